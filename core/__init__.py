@@ -1,0 +1,1 @@
+"""The leaf of the house: configuration, samples, chat format, randomness, errors, files."""

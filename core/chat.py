@@ -1,0 +1,198 @@
+"""Conversation -> token ids and loss mask: the one formatter of training and evaluation.
+
+The rendered string is tokenised once and targets are found from character offsets; pieces are
+never tokenised apart, which is how LLaVA-style code gets its "tokenization mismatch" samples.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from core.errors import ConfigError, DataError
+from core.samples import Role, Sample, Turn
+from core.tokens import IMAGE_MARK, IMAGE_TOKEN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ChatTemplate:
+    """The marks around turns. Everything between assistant marks is a target, end mark included."""
+
+    name: str
+    bos: str
+    user_prefix: str
+    user_suffix: str
+    assistant_prefix: str
+    assistant_suffix: str
+    system_prefix: str
+    system_suffix: str
+    pad_token: str
+    image_token: str = IMAGE_TOKEN
+
+
+EMBEDDED = ChatTemplate(
+    name="embedded",
+    bos="<|begin_of_text|>",
+    user_prefix="<|user|>",
+    user_suffix="",
+    assistant_prefix="<|assistant|>",
+    assistant_suffix="<|eot_id|>",
+    system_prefix="<|system|>",
+    system_suffix="",
+    pad_token="<|finetune_right_pad_id|>",
+)
+"""One mark per turn: the short turns of the embedded data would drown in Llama-3's headers."""
+
+_LLAMA3_HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
+
+LLAMA3 = ChatTemplate(
+    name="llama-3.1",
+    bos="<|begin_of_text|>",
+    user_prefix=_LLAMA3_HEADER.format(role="user"),
+    user_suffix="<|eot_id|>",
+    assistant_prefix=_LLAMA3_HEADER.format(role="assistant"),
+    assistant_suffix="<|eot_id|>",
+    system_prefix=_LLAMA3_HEADER.format(role="system"),
+    system_suffix="<|eot_id|>",
+    pad_token="<|finetune_right_pad_id|>",
+    image_token="<|reserved_special_token_0|>",
+)
+"""Llama-3.1 headers without the stock template's date block, which it repeats per call
+(LLaVA-NeXT issue 267). The picture's placeholder reuses a reserved token: no resized embeddings."""
+
+TEMPLATES = {template.name: template for template in (EMBEDDED, LLAMA3)}
+
+
+class PromptStyle(StrEnum):
+    """How a record becomes a sequence."""
+
+    PLAIN = "plain"
+    """Picture, caption, end mark: the user's words are left out (LLaVA stage 1)."""
+    CHAT = "chat"
+    """The whole conversation between turn marks."""
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer from a folder or a hub name.
+
+    Raises:
+        ConfigError: nothing there, or a tokenizer without character offsets.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        message = f"no tokenizer at '{path}': {error}. Give a folder with tokenizer.json"
+        raise ConfigError(message) from error
+    if not tokenizer.is_fast:
+        raise ConfigError(f"tokenizer '{path}' gives no character offsets; a fast one is needed")
+    return tokenizer
+
+
+class ChatFormat:
+    """Turns -> (input_ids_T, target_mask_T), with the picture expanded to its placeholders."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        *,
+        num_image_tokens: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.num_image_tokens = num_image_tokens
+        self.image_token_id = self._single_id(template.image_token)
+        self.pad_token_id = self._single_id(template.pad_token)
+        self.end_token_id = self._single_id(template.assistant_suffix)
+        marks = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
+
+    def encode(self, sample: Sample, style: PromptStyle) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (int64) and target mask (bool) of a training sample, both of shape (T,).
+
+        Raises:
+            DataError: nothing to learn from, or picture and `<image>` don't agree.
+        """
+        pieces = self._plain(sample) if style is PromptStyle.PLAIN else self._chat(sample.turns)
+        self._check_image(sample, "".join(text for text, _ in pieces))
+        ids, mask = self._tokenize(pieces)
+        if not mask.any():
+            raise DataError(f"{sample.source}/{sample.key}: no target token (empty answer?)")
+        return ids, mask
+
+    def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
+        """Ids (int64, shape (T,)) of a conversation up to where the assistant must speak."""
+        pieces = [*self._chat(turns), (self.template.assistant_prefix, False)]
+        return self._tokenize(pieces)[0]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, up to the end mark."""
+        end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+
+    def _single_id(self, token: str) -> int:
+        ids = self.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigError(
+                f"template '{self.template.name}' needs '{token}' as one token, the tokenizer "
+                f"makes {len(ids)}; choose the template that belongs to the backbone"
+            )
+        return ids[0]
+
+    def _chat(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
+        template = self.template
+        marks = {
+            Role.SYSTEM: (template.system_prefix, template.system_suffix),
+            Role.USER: (template.user_prefix, template.user_suffix),
+            Role.ASSISTANT: (template.assistant_prefix, template.assistant_suffix),
+            Role.TEXT: ("", template.assistant_suffix),
+        }
+        pieces = [(template.bos, False)]
+        for turn in turns:
+            prefix, suffix = marks[turn.role]
+            is_target = turn.role in (Role.ASSISTANT, Role.TEXT)
+            self._check_content(turn.content)
+            if is_target and not turn.content.strip():
+                raise DataError("empty answer")
+            pieces += [(prefix, False), (turn.content + suffix, is_target)]
+        return pieces
+
+    def _plain(self, sample: Sample) -> list[tuple[str, bool]]:
+        answers = [t.content for t in sample.turns if t.role in (Role.ASSISTANT, Role.TEXT)]
+        if not answers or not answers[0].strip():
+            raise DataError(f"{sample.source}/{sample.key}: empty caption")
+        image = IMAGE_MARK if sample.image is not None else ""
+        self._check_content(answers[0])
+        target = answers[0] + self.template.assistant_suffix
+        return [(self.template.bos + image, False), (target, True)]
+
+    def _check_content(self, content: str) -> None:
+        """Refuse data that speaks in the template's own marks: it would forge turns."""
+        if mark := self._marks.search(content):
+            raise DataError(f"the text contains the reserved token '{mark.group()}'; remove it")
+
+    def _check_image(self, sample: Sample, text: str) -> None:
+        marks, pictures = text.count(IMAGE_MARK), int(sample.image is not None)
+        if marks != pictures:
+            raise DataError(
+                f"{sample.source}/{sample.key}: {marks} '{IMAGE_MARK}' in the text, "
+                f"{pictures} picture in the sample; they must agree"
+            )
+
+    def _tokenize(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
+        placeholders = self.template.image_token * self.num_image_tokens
+        expanded = [(text.replace(IMAGE_MARK, placeholders), target) for text, target in pieces]
+        encoding = self.tokenizer(
+            "".join(text for text, _ in expanded),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+        )
+        starts = np.cumsum([0, *(len(text) for text, _ in expanded)])
+        offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+        piece_of_token = np.searchsorted(starts, offsets[:, 0], side="right") - 1
+        is_target = np.asarray([target for _, target in expanded], dtype=bool)
+        return np.asarray(encoding["input_ids"], dtype=np.int64), is_target[piece_of_token]

@@ -1,0 +1,35 @@
+"""Rank arithmetic that works with and without a process group."""
+
+import torch
+import torch.distributed as dist
+
+
+def is_initialized() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """This process's global rank (0 without a process group)."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def get_world_size() -> int:
+    """Number of processes (1 without a process group)."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all ranks; the input is left as it is."""
+    total = values.clone()
+    if is_initialized():
+        dist.all_reduce(total, op=dist.ReduceOp.SUM)
+    return total
+
+
+def any_rank(flag: bool, *, device: torch.device) -> bool:
+    """Whether the flag is up on any rank; every rank gets the same answer."""
+    value = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+    if is_initialized():
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())

@@ -1,0 +1,39 @@
+"""Errors a user can cause; each message says what, the offending value, and the fix.
+
+Kept apart from the code that raises them so that every layer can catch them by kind.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class IrudimenError(Exception):
+    """Base of every error that the command line shows without a traceback."""
+
+
+class ConfigError(IrudimenError):
+    """A configuration value, name or combination that can't be run."""
+
+
+class DataError(IrudimenError):
+    """A shard, manifest, picture or record that can't be used as it is."""
+
+
+class CheckpointError(IrudimenError):
+    """A checkpoint or weights file that is missing, damaged or does not fit."""
+
+
+class StageFailedError(IrudimenError):
+    """At least one stage of a grid failed; what finished stays finished."""
+
+
+class PreemptedError(IrudimenError):
+    """The run was asked to stop, saved its state and can be continued."""
+
+
+def unknown_name(kind: str, value: str, known: Iterable[str], *, fix: str = "") -> str:
+    """Word the message for a name that isn't known, with the nearest match first."""
+    names = sorted(known)
+    near = get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{value}'.{hint} Known: {', '.join(names) or 'none'}. {fix}".rstrip()

@@ -1,0 +1,16 @@
+"""A rank-aware logger: every rank may warn, only rank 0 talks."""
+
+import logging
+import os
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A stdlib logger whose INFO lines come from rank 0 only."""
+    logger = logging.getLogger(f"irudimen.{name}")
+    logger.addFilter(_quiet_on_other_ranks)
+    return logger
+
+
+def _quiet_on_other_ranks(record: logging.LogRecord) -> bool:
+    rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
+    return rank == "0" or record.levelno >= logging.WARNING

@@ -1,0 +1,79 @@
+"""Randomness that is owned and named: a stream of numbers is keyed by names, never by order.
+
+Adding a source, a rank or a worker leaves everybody else's numbers as they were. Nothing in the
+project draws from a global generator.
+"""
+
+import hashlib
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+Name: TypeAlias = str | int
+
+# Four rounds, the classic number, leave ranges below about 20 visibly uneven (chi2/dof 5 at n=6).
+_ROUNDS = 8
+
+
+def named_key(seed: int, *names: Name) -> int:
+    """A 64-bit key that depends on the seed and on every name, in order."""
+    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def named_rng(seed: int, *names: Name) -> np.random.Generator:
+    """A NumPy generator for one named purpose."""
+    return np.random.Generator(np.random.Philox(key=named_key(seed, *names)))
+
+
+def torch_generator(seed: int, *names: Name, device: str = "cpu") -> torch.Generator:
+    """A torch generator for one named purpose."""
+    generator = torch.Generator(device=device)
+    generator.manual_seed(named_key(seed, *names) & 0x7FFF_FFFF_FFFF_FFFF)
+    return generator
+
+
+class FeistelPermutation:
+    """A seeded permutation of range(n) whose every position is computed alone, in O(1).
+
+    A balanced Feistel network over the next even number of bits, walked until the value falls
+    inside the range ("cycle walking", Black and Rogaway 2002): no table of n entries is held, so
+    an epoch of three million samples costs nothing to enter in its middle.
+    """
+
+    def __init__(self, n: int, seed: int, *names: Name) -> None:
+        if n < 1:
+            raise ValueError(f"a permutation needs at least one element, got n={n}")
+        self.n = n
+        self._half = max(1, ((n - 1).bit_length() + 1) // 2)
+        self._mask = np.uint64((1 << self._half) - 1)
+        keys = named_rng(seed, "feistel", *names).integers(0, 2**63, size=_ROUNDS, dtype=np.uint64)
+        self._keys = keys | np.uint64(1)
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Map positions (int array, any shape, each in [0, n)) to elements of range(n)."""
+        values = np.asarray(positions, dtype=np.uint64)
+        if values.size and int(values.max()) >= self.n:
+            raise IndexError(f"position {int(values.max())} outside a permutation of {self.n}")
+        walked = np.atleast_1d(self._network(values))
+        outside = np.nonzero(walked >= self.n)
+        while outside[0].size:
+            walked[outside] = self._network(walked[outside])
+            outside = tuple(axis[walked[outside] >= self.n] for axis in outside)
+        return walked.reshape(values.shape).astype(np.int64)
+
+    def _network(self, values: np.ndarray) -> np.ndarray:
+        half, mask = np.uint64(self._half), self._mask
+        left, right = values >> half, values & mask
+        with np.errstate(over="ignore"):
+            for key in self._keys:
+                left, right = right, left ^ (_mix(right + key) & mask)
+        return (left << half) | right
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

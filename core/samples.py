@@ -1,0 +1,147 @@
+"""What travels through the data path, and the legend of tensor shapes.
+
+Shape legend, used in names throughout the house:
+    B  rows of a micro-batch          T  token positions of a row
+    N  pictures of a micro-batch      P  visual tokens of a picture
+    E  width of the vision tower      D  width of the language model
+    V  vocabulary                     C, H, W  channels, height, width of a picture
+"""
+
+import dataclasses
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+
+class Role(StrEnum):
+    """Who speaks in a turn."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TEXT = "text"
+    """Running text without a speaker: all of it is a target."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One record of a source as it lies in a shard."""
+
+    key: str
+    source: str
+    language: str
+    parallel_id: str
+    turns: tuple[Turn, ...]
+    image: bytes | None
+    """The encoded picture (webp, jpg, png), or None for text-only records."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedSample:
+    """A sample as token ids; the picture's place is held by placeholder ids."""
+
+    key: str
+    source: str
+    input_ids_T: np.ndarray
+    """int64, with one placeholder id per visual token."""
+    target_mask_T: np.ndarray
+    """bool: positions whose token the model must predict (from the position before)."""
+    image: bytes | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence, visual tokens included."""
+        return int(self.input_ids_T.size)
+
+    @property
+    def num_targets(self) -> int:
+        """Number of tokens that the loss counts."""
+        return int(self.target_mask_T.sum())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRef:
+    """Where a sample of a batch came from, and what it weighs."""
+
+    position: int
+    """Global sample index in the mixture stream."""
+    source: str
+    language: str
+    key: str
+    num_tokens: int
+    num_targets: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BadSample:
+    """A sample that was left out of its batch, and why."""
+
+    position: int
+    source: str
+    key: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """Packed rows that go through the model together."""
+
+    input_ids_BT: torch.Tensor
+    """int64; placeholder ids where visual tokens go, the pad id after the last document."""
+    labels_BT: torch.Tensor
+    """int64; the token to predict AT this position's place in the input (Hugging Face convention:
+    logits of position t-1 are compared with labels of position t), IGNORE_INDEX elsewhere."""
+    position_ids_BT: torch.Tensor
+    """int64; restart at 0 with every document."""
+    document_ids_BT: torch.Tensor
+    """int64; 1, 2, ... per row; PADDING_DOCUMENT on padding."""
+    pixels_NCHW: torch.Tensor | None
+    """float32 pictures in the order of their placeholders in row-major order, or None."""
+    features_NPE: torch.Tensor | None
+    """float32 features of the frozen tower in the same order, when they come from the cache."""
+    samples: tuple[SampleRef, ...]
+
+    @property
+    def num_images(self) -> int:
+        """Pictures in this micro-batch."""
+        images = self.features_NPE if self.features_NPE is not None else self.pixels_NCHW
+        return 0 if images is None else int(images.shape[0])
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+        """Move every tensor; what isn't a tensor stays."""
+        moved = {
+            field.name: value.to(device, **kwargs)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StepBatch:
+    """One rank's share of one optimizer step: one item of the DataLoader."""
+
+    step: int
+    micro_batches: tuple[MicroBatch, ...]
+    """The same number on every rank; a rank with less data gets empty-target micro-batches."""
+    bad_samples: tuple[BadSample, ...] = ()
+
+    @property
+    def num_targets(self) -> int:
+        """Target tokens of this rank in this step."""
+        return sum(ref.num_targets for mb in self.micro_batches for ref in mb.samples)
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+        """Move every tensor of every micro-batch."""
+        moved = tuple(micro_batch.to(device, **kwargs) for micro_batch in self.micro_batches)
+        return dataclasses.replace(self, micro_batches=moved)

@@ -1,0 +1,29 @@
+"""Last step of the set-up: make torchvision importable where torch is a CPU build.
+
+The wheels of torchvision are built for CUDA; beside a CPU torch their import fails, and with it
+lightning, timm and open_clip. The fix is a file in the environment, only where it is needed.
+"""
+
+import importlib.metadata
+import shutil
+import sysconfig
+from pathlib import Path
+
+SHIM = Path(__file__).parent / "torchvision_cpu"
+
+
+def main() -> None:
+    """Install the shim if torch is a CPU build and torchvision is not."""
+    import torch
+
+    torchvision = importlib.metadata.version("torchvision")
+    if torch.version.cuda is None and not torchvision.endswith("+cpu"):
+        site = Path(sysconfig.get_paths()["purelib"])
+        for file in SHIM.iterdir():
+            if file.suffix in (".py", ".pth"):
+                shutil.copyfile(file, site / file.name)
+    import torchvision  # noqa: F401  # fails here, not in the middle of a run
+
+
+if __name__ == "__main__":
+    main()
