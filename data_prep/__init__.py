@@ -1,0 +1,1 @@
+"""Offline commands that make shards, manifests and indexes."""

@@ -1,0 +1,201 @@
+"""What one language adds to the data: wordings, number words, category words; read from one file.
+
+A new language is one YAML file in `data_prep/languages/`; nothing else in the project knows it.
+"""
+
+import dataclasses
+import string
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from core.errors import DataError, unknown_name
+
+FOLDER = Path(__file__).with_name("languages")
+MODEL_LANGUAGE = "en"
+
+
+class QuestionKind(StrEnum):
+    """Every kind of question that the data ask; the value is the key in the language files."""
+
+    NAME = "name"
+    IS_SHOWN = "is_shown"
+    IS_CATEGORY = "is_category"
+    CATEGORY = "category"
+    CHOICE = "choice"
+    SCENE_CHOICE = "scene_choice"
+    COUNT_THINGS = "count_things"
+    COUNT_NAME = "count_name"
+    POSITION = "position"
+    NEIGHBOUR = "neighbour"
+    IS_SHOWN_REWORDED = "is_shown_reworded"
+
+
+FIELDS: dict[QuestionKind, frozenset[str]] = {
+    QuestionKind.NAME: frozenset(),
+    QuestionKind.IS_SHOWN: frozenset({"name"}),
+    QuestionKind.IS_CATEGORY: frozenset({"category"}),
+    QuestionKind.CATEGORY: frozenset(),
+    QuestionKind.CHOICE: frozenset("abcd"),
+    QuestionKind.SCENE_CHOICE: frozenset("abcd"),
+    QuestionKind.COUNT_THINGS: frozenset(),
+    QuestionKind.COUNT_NAME: frozenset({"name"}),
+    QuestionKind.POSITION: frozenset({"place"}),
+    QuestionKind.NEIGHBOUR: frozenset({"relation", "name"}),
+    QuestionKind.IS_SHOWN_REWORDED: frozenset({"name"}),
+}
+"""The blanks each kind of question has; a wording must use exactly these."""
+
+PLACES = ("top_left", "top_right", "bottom_left", "bottom_right", "left", "right", "top", "bottom")
+RELATIONS = ("left_of", "right_of", "above", "below")
+CATEGORIES = (
+    "accessory",
+    "animal",
+    "clothing",
+    "device",
+    "drink",
+    "food",
+    "game",
+    "household",
+    "instrument",
+    "nature",
+    "place",
+    "plant",
+    "reading",
+    "tool",
+    "vehicle",
+)
+MAX_COUNT = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Language:
+    """One language file, checked."""
+
+    code: str
+    name: str
+    cldr: str
+    """The locale of CLDR that names the things."""
+    help_package: str | None
+    """Debian package with the running text, if there is one."""
+    help_folder: str
+    article_endings: tuple[str, ...]
+    yes: str
+    no: str
+    numbers: tuple[str, ...]
+    """The words for 1 to MAX_COUNT."""
+    categories: dict[str, tuple[str, str]]
+    """Key -> (the answer, the phrase inside a question)."""
+    places: dict[str, tuple[str, str]]
+    """Key -> (the phrase inside a question, the label in a listing)."""
+    relations: dict[str, str]
+    questions: dict[QuestionKind, tuple[str, ...]]
+    not_answers: frozenset[str]
+    synonyms: dict[str, tuple[str, ...]]
+
+
+def load_language(code: str) -> Language:
+    """Read and check a language file.
+
+    Raises:
+        DataError: no such file (the message names the one to write), or something missing in it.
+    """
+    path = FOLDER / f"{code}.yaml"
+    if not path.is_file():
+        raise DataError(
+            f"no wordings for language '{code}'; write {path} (copy {FOLDER / 'eu.yaml'} and "
+            "translate its values)"
+        )
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    reader = _Reader(path=path, raw=raw if isinstance(raw, dict) else {})
+    help_pages = reader.get("help")
+    language = Language(
+        code=code,
+        name=str(reader.get("name")),
+        cldr=str(reader.get("cldr")),
+        help_package=help_pages["package"] if help_pages else None,
+        help_folder=help_pages["folder"] if help_pages else "",
+        article_endings=tuple(reader.get("article_endings")),
+        yes=reader.text("yes"),
+        no=reader.text("no"),
+        numbers=tuple(reader.get("numbers")),
+        categories=reader.pairs("categories", CATEGORIES),
+        places=reader.pairs("places", PLACES),
+        relations={key: str(reader.get("relations", key)) for key in RELATIONS},
+        questions={kind: reader.wordings(kind) for kind in QuestionKind},
+        not_answers=frozenset(str(word).casefold() for word in reader.get("not_answers")),
+        synonyms={str(key): tuple(words) for key, words in reader.get("synonyms").items()},
+    )
+    if len(language.numbers) != MAX_COUNT:
+        raise DataError(f"{path}: numbers {language.numbers}, expected {MAX_COUNT} words")
+    return language
+
+
+def load_languages(codes: list[str]) -> tuple[Language, ...]:
+    """Read several language files and check that their wordings correspond.
+
+    Raises:
+        DataError: a language named twice, a file at fault, or a different number of wordings.
+    """
+    if len(set(codes)) != len(codes) or not codes:
+        raise DataError(f"languages {codes}: name each language once, and at least one")
+    languages = tuple(load_language(code) for code in codes)
+    model = load_language(MODEL_LANGUAGE)
+    for language in languages:
+        for kind, wordings in language.questions.items():
+            if len(wordings) != len(model.questions[kind]):
+                raise DataError(
+                    f"{FOLDER / (language.code + '.yaml')}: {len(wordings)} wordings of '{kind}', "
+                    f"{MODEL_LANGUAGE}.yaml has {len(model.questions[kind])}; translate each"
+                )
+    return languages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Reader:
+    path: Path
+    raw: dict[str, Any]
+
+    def get(self, *keys: str) -> Any:
+        node: Any = self.raw
+        for depth, key in enumerate(keys):
+            if not isinstance(node, dict) or key not in node:
+                missing = ".".join(keys[: depth + 1])
+                raise DataError(f"{self.path}: '{missing}' is missing; copy it from eu.yaml")
+            node = node[key]
+        return node
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str):
+            # Bare yes and no are booleans in YAML.
+            raise DataError(f"{self.path}: '{key}' is {value!r}; put the word in quotes")
+        return value
+
+    def pairs(self, key: str, known: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+        found = self.get(key)
+        for name in found:
+            if name not in known:
+                raise DataError(f"{self.path}: {unknown_name(key, str(name), known)}")
+        return {name: self._pair(key, name) for name in known}
+
+    def wordings(self, kind: QuestionKind) -> tuple[str, ...]:
+        wordings = tuple(self.get("questions", kind.value))
+        for wording in wordings:
+            blanks = frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
+            if blanks != FIELDS[kind]:
+                raise DataError(
+                    f"{self.path}: '{wording}' ({kind}) has the blanks {sorted(blanks)}, expected "
+                    f"{sorted(FIELDS[kind])}"
+                )
+        if not wordings:
+            raise DataError(f"{self.path}: no wording of '{kind}'")
+        return wordings
+
+    def _pair(self, key: str, name: str) -> tuple[str, str]:
+        match value := self.get(key, name):
+            case [answer, phrase]:
+                return str(answer), str(phrase)
+        raise DataError(f"{self.path}: {key}.{name} is {value!r}, expected two phrases")

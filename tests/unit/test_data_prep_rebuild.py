@@ -1,0 +1,54 @@
+"""Rebuilding from the real packages; skipped where they are not at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data_prep import embedded
+from data_prep.packages import DEFAULT_FOLDER, read_lock
+from datamodules.manifest import verify
+from datamodules.shards import ShardReader
+
+PACKAGES = Path(os.environ.get("IRUDIMEN_PACKAGES", DEFAULT_FOLDER)).expanduser()
+MISSING = [
+    lock.file_name
+    for lock in read_lock().values()
+    if not any((folder / lock.file_name).is_file() for folder in (PACKAGES, PACKAGES / "npm"))
+]
+
+pytest.importorskip("resvg_py", reason="resvg-py is not installed: pip install -e .[data]")
+
+pytestmark = [
+    pytest.mark.packages,
+    pytest.mark.skipif(
+        bool(MISSING),
+        reason=f"{len(MISSING)} npm packages are not in {PACKAGES}; name their folder in "
+        "IRUDIMEN_PACKAGES, or run python -m data_prep.embedded once",
+    ),
+]
+
+
+def build(folder, *arguments):
+    return embedded.main(["--packages", str(PACKAGES), "--out", str(folder), *arguments])
+
+
+def test_spanish_is_one_file(tmp_path):
+    assert build(tmp_path, "--languages", "en", "es", "--concepts", "12", "--without-text") == 0
+    verify(tmp_path / "emoji_instruct_es.manifest.json", deep=True)
+    reader = ShardReader(tmp_path / "train-singles-000000.tar")
+    text = b"".join(reader.read(row)[0] for row in range(len(reader))).decode()
+    assert "¿Qué es esto?" in text
+    assert "hormiga" in text
+    assert "autobús" in text
+
+
+@pytest.mark.slow
+def test_small_build_repeats_and_check_sees_a_change(tmp_path, capsys):
+    arguments = ("--concepts", "16", "--without-text")
+    assert build(tmp_path, *arguments) == 0
+    assert build(tmp_path, *arguments, "--check") == 0
+    path = tmp_path / "chat-000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert build(tmp_path, *arguments, "--check") == 1
+    assert "chat-000000.tar" in capsys.readouterr().err
