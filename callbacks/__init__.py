@@ -1,0 +1,1 @@
+"""Observers of a run: they watch and save, and never change a number."""

@@ -1,0 +1,1 @@
+"""The online data path: shards -> Sample -> EncodedSample -> packed micro-batches of one step."""

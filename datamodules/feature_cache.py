@@ -1,0 +1,227 @@
+"""Features of the frozen vision tower, computed once per picture and looked up by its bytes.
+
+A folder per tower holds `features.npy` (float32, memory-mapped) and `keys.npy` (sha256 of each
+encoded picture). Kept apart from the tower: this file never computes a feature.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from core.errors import DataError
+
+Encoder = Callable[[list[bytes]], np.ndarray]
+"""Encoded pictures -> float32 features of shape (len(pictures), P, E)."""
+
+_KEY_BYTES = 32
+_FEATURES_RANK, _KEYS_RANK = len("NPE"), len("NK")
+_PARTS = "parts"
+
+
+class FeatureCache:
+    """Read-only look-up of features by picture."""
+
+    def __init__(self, folder: Path, features_NPE: np.ndarray, keys: np.ndarray) -> None:
+        self.folder = folder
+        self._features_NPE = features_NPE
+        self._row_of_key = {key.tobytes(): row for row, key in enumerate(keys)}
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the cache in a tower's folder (`cache_folder`).
+
+        Raises:
+            DataError: no cache there, or a damaged one.
+        """
+        features, keys = _load(folder / "features.npy"), _load(folder / "keys.npy")
+        if features.ndim != _FEATURES_RANK or keys.ndim != _KEYS_RANK or len(features) < len(keys):
+            raise DataError(
+                f"feature cache {folder} is damaged (features {features.shape}, keys "
+                f"{keys.shape}); delete the folder and build it again"
+            )
+        return cls(folder, features, keys)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._row_of_key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A spawned worker maps the files for itself."""
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the files again in the other process."""
+        self.__dict__.update(FeatureCache.open(state["folder"]).__dict__)
+
+    def __contains__(self, image: bytes) -> bool:
+        """Whether a picture's features are there."""
+        return hashlib.sha256(image).digest() in self._row_of_key
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Visual tokens per picture (P)."""
+        return int(self._features_NPE.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Width of a feature (E)."""
+        return int(self._features_NPE.shape[2])
+
+    def get(self, image: bytes) -> np.ndarray:
+        """Features (P, E) of an encoded picture.
+
+        Raises:
+            DataError: the picture was not there when the cache was built.
+        """
+        digest = hashlib.sha256(image).digest()
+        row = self._row_of_key.get(digest)
+        if row is None:
+            raise DataError(
+                f"picture {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
+                "cache again with this source's pictures"
+            )
+        return np.asarray(self._features_NPE[row])
+
+
+def cache_folder(root: Path, fingerprint: str) -> Path:
+    """The folder of one tower."""
+    return root / fingerprint
+
+
+def build_feature_cache(
+    root: Path,
+    fingerprint: str,
+    images: Iterable[bytes],
+    encode: Encoder,
+    *,
+    batch_size: int = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> FeatureCache:
+    """Add the pictures that are missing, and open the cache.
+
+    Every batch is kept as a part, so an interrupted build goes on; equal pictures count once.
+
+    Args:
+        root: Folder of all caches.
+        fingerprint: The tower, its weights and its picture transform.
+        images: Encoded pictures, in any order.
+        encode: Computes the features of one batch.
+        batch_size: Pictures per batch.
+        on_progress: Called with the number of new pictures after every batch.
+
+    Raises:
+        DataError: features of a wrong shape, or no pictures at all.
+    """
+    folder = cache_folder(root, fingerprint)
+    (parts := folder / _PARTS).mkdir(parents=True, exist_ok=True)
+    batches = _batches(images, _known_keys(folder), batch_size)
+    for number, batch in enumerate(batches, start=_next_part(parts)):
+        features = np.asarray(encode([image for _, image in batch]), dtype=np.float32)
+        if features.ndim != _FEATURES_RANK or len(features) != len(batch):
+            raise DataError(
+                f"the tower gave features of shape {features.shape} for {len(batch)} pictures, "
+                "expected (N, P, E)"
+            )
+        keys = np.frombuffer(b"".join(key for key, _ in batch), dtype=np.uint8)
+        _save_part(parts / f"{number:08d}.npz", keys.reshape(-1, _KEY_BYTES), features)
+        if on_progress is not None:
+            on_progress(len(batch))
+    _merge(folder)
+    return FeatureCache.open(folder)
+
+
+def _batches(
+    images: Iterable[bytes], known: set[bytes], batch_size: int
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    batch: list[tuple[bytes, bytes]] = []
+    for image in images:
+        key = hashlib.sha256(image).digest()
+        if key in known:
+            continue
+        known.add(key)
+        batch.append((key, image))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _known_keys(folder: Path) -> set[bytes]:
+    arrays = [_load(folder / "keys.npy")] if (folder / "keys.npy").is_file() else []
+    arrays += [_load_part(path)[0] for path in _part_files(folder / _PARTS)]
+    return {key.tobytes() for keys in arrays for key in keys}
+
+
+def _merge(folder: Path) -> None:
+    """Append the parts. Features first: rows beyond the keys are harmless, the reverse is not."""
+    part_files = _part_files(folder / _PARTS)
+    arrays = [_load_part(path) for path in part_files]
+    if (folder / "keys.npy").is_file():
+        keys = _load(folder / "keys.npy")
+        arrays.insert(0, (keys, _load(folder / "features.npy")[: len(keys)]))
+    if not arrays:
+        raise DataError(f"feature cache {folder}: no pictures to build it from")
+    shapes = {features.shape[1:] for _, features in arrays}
+    if len(shapes) > 1:
+        raise DataError(
+            f"feature cache {folder} holds features of shapes {sorted(shapes)}; delete the folder"
+        )
+    if part_files:
+        _save_array(folder / "features.npy", [features for _, features in arrays])
+        _save_array(folder / "keys.npy", [keys for keys, _ in arrays])
+    for path in part_files:
+        path.unlink()
+
+
+def _part_files(parts: Path) -> list[Path]:
+    return sorted(parts.glob("*.npz"))
+
+
+def _next_part(parts: Path) -> int:
+    files = _part_files(parts)
+    return int(files[-1].stem) + 1 if files else 0
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _save_part(path: Path, keys: np.ndarray, features: np.ndarray) -> None:
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        np.savez(file, keys=keys, features=features)
+    temporary.replace(path)
+
+
+def _save_array(path: Path, pieces: list[np.ndarray]) -> None:
+    """Concatenate on disk, without holding the whole in memory."""
+    shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        header = {"descr": pieces[0].dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for piece in pieces:
+            file.write(np.ascontiguousarray(piece).data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _load(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError(f"feature cache file {path} does not exist; build the cache first")
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"feature cache file {path} is damaged ({error}); delete it") from error
+    return array
+
+
+def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as part:
+        return part["keys"], part["features"]

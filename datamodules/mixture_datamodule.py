@@ -1,0 +1,296 @@
+"""The LightningDataModules of both stages: a mixture stream turned into a train loader."""
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from core.chat import ChatFormat, PromptStyle
+from core.errors import CheckpointError, ConfigError, DataError
+from core.log import get_logger
+from core.samples import StepBatch
+from datamodules.feature_cache import FeatureCache
+from datamodules.lengths import SourceLengths, measure_lengths
+from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureConfig, MixtureStream, differences
+from datamodules.plan import check_lengths
+from datamodules.sources import Source
+from datamodules.stream import StepData, StepDataset, Transform
+
+_LOG = get_logger(__name__)
+_MIN_BUDGET_SAMPLES = 1000
+"""The bad-sample budget is a share of at least so many: one bad sample of ten is no trend."""
+_COUNT_CHUNK_STEPS = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StreamConfig:
+    """The data of one stage and how they are batched."""
+
+    mixture: MixtureConfig
+    prompt_style: PromptStyle | None = None
+    """How records become sequences; by default what the stage's DataModule fixes."""
+    micro_batch_tokens: int = 8192
+    """Most tokens of one forward pass, padding included; memory decides it, results do not."""
+    row_tokens: int = 256
+    """Tokens that a packed row aims at; no sample may be longer."""
+    num_workers: int = 0
+    """Loader processes; 0 reads in the training process."""
+    feature_noise_std: float = 0.0
+    """Gaussian noise on cached features, the cache's only augmentation."""
+    max_bad_fraction: float = 0.01
+    """Fail when more of a source's samples than this turn out broken."""
+    block_shards: int = DEFAULT_BLOCK_SHARDS
+    """Samples are shuffled inside blocks of so many shards."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the data."""
+        check_lengths(np.zeros(0, dtype=np.int64), self.micro_batch_tokens, self.row_tokens)
+        if self.num_workers < 0:
+            raise ConfigError(f"num_workers={self.num_workers}, expected 0 or more")
+        if self.feature_noise_std < 0:
+            raise ConfigError(f"feature_noise_std={self.feature_noise_std}, expected 0 or more")
+        if not 0.0 <= self.max_bad_fraction < 1.0:
+            raise ConfigError(f"max_bad_fraction={self.max_bad_fraction}, expected within 0..1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RealisedShare:
+    """What one source has given to the stream so far, over all ranks."""
+
+    num_samples: int
+    num_targets: int
+    """Target tokens."""
+
+
+class MixtureDataModule(LightningDataModule):
+    """Owns sources, lengths and the train loader of one stage.
+
+    The data state is the global step: the loader starts at `trainer.global_step`, and a checkpoint
+    only carries what the order depends on, to refuse another one.
+    """
+
+    default_style: ClassVar[PromptStyle] = PromptStyle.CHAT
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        *,
+        chat: ChatFormat,
+        num_steps: int,
+        cache_dir: Path,
+        features: FeatureCache | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.chat, self.num_steps = config, chat, num_steps
+        self.prompt_style = config.prompt_style or self.default_style
+        self.features, self.transform = features, transform
+        self.bad_counts: Counter[str] = Counter()
+        """Bad samples per source that this rank has met."""
+        self._seen_counts: Counter[str] = Counter()
+        self._lengths_dir = cache_dir / "lengths"
+        self._data: StepData | None = None
+        self._counted_steps, self._realised = 0, dict[str, RealisedShare]()
+
+    def prepare_data(self) -> None:
+        """Measure lengths once per node, so that the other ranks only read them."""
+        for source in _used_sources(self._open_stream()).values():
+            self._measure(source)
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's hook
+        """Open the sources and check all that can be checked before the first step.
+
+        Raises:
+            ConfigError, DataError: with the source and the fix.
+        """
+        if self._data is not None:
+            return
+        stream = self._open_stream()
+        stream.check_epochs(self.num_steps)
+        sources = _used_sources(stream)
+        lengths = {name: self._measure(source) for name, source in sources.items()}
+        # The longest first: its message names the row_tokens that would do for all.
+        for name in sorted(lengths, key=lambda name: -int(lengths[name].num_tokens.max())):
+            self._check_source(name, lengths[name])
+        self._check_pictures(list(sources.values()))
+        self._data = StepData(
+            stream=stream,
+            lengths=lengths,
+            chat=self.chat,
+            prompt_style=self.prompt_style,
+            micro_batch_tokens=self.config.micro_batch_tokens,
+            row_tokens=self.config.row_tokens,
+            features=self.features,
+            transform=self.transform,
+            feature_noise_std=self.config.feature_noise_std,
+        )
+
+    @property
+    def data(self) -> StepData:
+        """Everything the stream is made of (set up on first use)."""
+        self.setup()
+        if self._data is None:
+            raise RuntimeError("setup() left no data")
+        return self._data
+
+    @property
+    def stream(self) -> MixtureStream:
+        """The mixture stream."""
+        return self.data.stream
+
+    def train_dataloader(self) -> DataLoader[StepBatch]:
+        """The steps from the trainer's global step on; one item is one optimizer step."""
+        trainer = self.trainer
+        dataset = StepDataset(
+            self.data,
+            num_steps=self.num_steps,
+            start_step=trainer.global_step if trainer is not None else 0,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=trainer.world_size if trainer is not None else 1,
+        )
+        if self.config.num_workers > 0:
+            # The tokenizer's threads do not survive a fork; the workers are the parallelism.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        workers = self.config.num_workers
+        return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+
+    def record(self, step_batch: StepBatch) -> None:
+        """Count a consumed step of this rank against the bad-sample budget.
+
+        Raises:
+            DataError: a source gave more bad samples than `max_bad_fraction`.
+        """
+        for micro_batch in step_batch.micro_batches:
+            self._seen_counts.update(ref.source for ref in micro_batch.samples)
+        for bad in step_batch.bad_samples:
+            self._seen_counts[bad.source] += 1
+            self.bad_counts[bad.source] += 1
+            _LOG.warning("step %d: sample left out: %s", step_batch.step, bad.reason)
+        for bad in step_batch.bad_samples:
+            count, seen = self.bad_counts[bad.source], self._seen_counts[bad.source]
+            if count > self.config.max_bad_fraction * max(seen, _MIN_BUDGET_SAMPLES):
+                raise DataError(
+                    f"source '{bad.source}': {count} of {seen} samples were bad, more than "
+                    f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the last one: "
+                    f"{bad.reason}. Repair the source or raise max_bad_fraction"
+                )
+
+    def realised_shares(self, step: int) -> dict[str, RealisedShare]:
+        """What each source has given in the steps before `step`; cheap when steps go up."""
+        if step < self._counted_steps:
+            self._counted_steps, self._realised = 0, {}
+        while self._counted_steps < step:
+            stop = min(step, self._counted_steps + _COUNT_CHUNK_STEPS)
+            self._count_steps(self._counted_steps, stop)
+            self._counted_steps = stop
+        return dict(self._realised)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order depends on, as JSON types."""
+        return {"fingerprint": self.stream.fingerprint(), "order": self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a checkpoint belongs to this very stream.
+
+        Raises:
+            CheckpointError: with every difference.
+        """
+        if changed := differences(state_dict["order"], self._order()):
+            raise CheckpointError(
+                "the checkpoint was trained on another data stream; continuing would repeat or "
+                f"skip samples. Changed: {'; '.join(changed)}. Undo the change or start anew"
+            )
+
+    def _order(self) -> dict[str, Any]:
+        style, noise = self.prompt_style.value, self.config.feature_noise_std
+        return {**self.stream.description(), "prompt_style": style, "feature_noise_std": noise}
+
+    def _open_stream(self) -> MixtureStream:
+        return MixtureStream(self.config.mixture, block_shards=self.config.block_shards)
+
+    def _measure(self, source: Source) -> SourceLengths:
+        return measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
+
+    def _check_source(self, name: str, lengths: SourceLengths) -> None:
+        num_bad, num_samples = len(lengths.reasons), len(lengths.num_tokens)
+        if num_bad > self.config.max_bad_fraction * num_samples:
+            first = next(iter(lengths.reasons.values()))
+            raise DataError(
+                f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
+                f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the first one: {first}"
+            )
+        try:
+            check_lengths(
+                lengths.num_tokens, self.config.micro_batch_tokens, self.config.row_tokens
+            )
+        except ConfigError as error:
+            raise ConfigError(f"source '{name}': {error}") from error
+
+    def _check_pictures(self, sources: list[Source]) -> None:
+        if not any(source.has_images for source in sources):
+            return
+        if self.features is None and self.transform is None:
+            raise ConfigError("the mixture has pictures; give a feature cache or a transform")
+        if self.features is None and self.config.feature_noise_std > 0:
+            raise ConfigError(
+                f"feature_noise_std={self.config.feature_noise_std} needs a feature cache; set 0"
+            )
+        expected = self.chat.num_image_tokens
+        if self.features is not None and self.features.num_image_tokens != expected:
+            raise ConfigError(
+                f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
+                f"tokens per picture, the chat format expects {expected}; build the cache again"
+            )
+
+    def _count_steps(self, start: int, stop: int) -> None:
+        """Add the steps [start, stop) to the realised shares."""
+        num_slots, data = self.stream.samples_per_step, self.data
+        located = data.stream.locate(np.arange(start * num_slots, stop * num_slots))
+        for c, component in enumerate(data.stream.components):
+            for is_target in (False, True):
+                here = (located.component == c) & (located.is_target == is_target)
+                source = component.source(is_target=is_target).name
+                if source not in data.lengths:
+                    continue
+                samples, lengths = located.sample[here], data.lengths[source]
+                before = self._realised.get(source, RealisedShare(num_samples=0, num_targets=0))
+                num_good = int((lengths.num_tokens[samples] > 0).sum())
+                self._realised[source] = RealisedShare(
+                    num_samples=before.num_samples + num_good,
+                    num_targets=before.num_targets + int(lengths.num_targets[samples].sum()),
+                )
+
+
+class AlignmentDataModule(MixtureDataModule):
+    """Stage 1: picture, caption, nothing else."""
+
+    default_style: ClassVar[PromptStyle] = PromptStyle.PLAIN
+
+
+class InstructionDataModule(MixtureDataModule):
+    """Stage 2: whole conversations."""
+
+    default_style: ClassVar[PromptStyle] = PromptStyle.CHAT
+
+
+def _used_sources(stream: MixtureStream) -> dict[str, Source]:
+    """The sources to read from, by name."""
+    used: dict[str, Source] = {}
+    for component in stream.components:
+        for source in component.used_sources():
+            other = used.setdefault(source.name, source)
+            if other.manifest.fingerprint() != source.manifest.fingerprint():
+                raise ConfigError(
+                    f"manifests {other.path} and {source.path} both call their source "
+                    f"'{source.name}'; give one another name"
+                )
+    return used
+
+
+def _unchanged(item: Any) -> Any:
+    return item

@@ -1,0 +1,20 @@
+"""Every picture of a source, once and in order, without its text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.manifest import load_manifest, shard_path
+from datamodules.shards import ShardReader
+
+
+def iterate_pictures(manifest_path: Path) -> Iterator[bytes]:
+    """Yield the encoded pictures of all shards (benchmarks too, which hold no conversations)."""
+    for entry in load_manifest(manifest_path).shards:
+        reader = ShardReader(shard_path(manifest_path, entry))
+        try:
+            for row in range(len(reader)):
+                image = reader.read(row)[1]
+                if image is not None:
+                    yield image
+        finally:
+            reader.close()

@@ -1,0 +1,191 @@
+"""Optimizer steps as DataLoader items: read, encode and pack this rank's share of each step.
+
+One item is one step's work, so the data state is the global step itself: whoever starts at step s,
+on any number of ranks and workers, gets the same global batches from there on.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, get_worker_info
+
+from core.chat import ChatFormat, PromptStyle
+from core.errors import DataError
+from core.rng import named_rng
+from core.samples import BadSample, MicroBatch, SampleRef, StepBatch
+from datamodules.collate import ReadySample, collate_micro_batch
+from datamodules.encode import encode_sample
+from datamodules.feature_cache import FeatureCache
+from datamodules.lengths import SourceLengths
+from datamodules.mixture import Located, MixtureStream
+from datamodules.plan import MicroBatchPlan, plan_step
+from datamodules.sources import Source
+
+Transform = Callable[[bytes], torch.Tensor]
+"""An encoded picture -> float32 pixels (C, H, W)."""
+
+# What a picture library may raise on bytes that are no picture; files are read elsewhere.
+_PICTURE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StepData:
+    """All that turns positions into batches, whoever computes them."""
+
+    stream: MixtureStream
+    lengths: dict[str, SourceLengths]
+    """By source name."""
+    chat: ChatFormat
+    prompt_style: PromptStyle
+    micro_batch_tokens: int
+    row_tokens: int
+    features: FeatureCache | None
+    transform: Transform | None
+    """Used where there is no feature cache."""
+    feature_noise_std: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """One place of a step's global batch."""
+
+    position: int
+    source: Source
+    sample: int
+    num_tokens: int
+    """0 for a sample that is known to be bad."""
+
+
+class StepDataset(IterableDataset[StepBatch]):
+    """The steps [start_step, num_steps) of one rank; worker w of W yields every W-th of them.
+
+    The DataLoader asks its workers in turn, so the order is exact with any number of them.
+    """
+
+    def __init__(
+        self,
+        data: StepData,
+        *,
+        num_steps: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.num_steps, self.start_step = num_steps, start_step
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        """Yield the steps of this worker."""
+        info = get_worker_info()
+        first, stride = (0, 1) if info is None else (info.id, info.num_workers)
+        for step in range(self.start_step + first, self.num_steps, stride):
+            yield self.step(step)
+
+    def step(self, step: int) -> StepBatch:
+        """This rank's share of one step.
+
+        Raises:
+            OSError: a shard that can't be read, several times over.
+        """
+        data, slots = self.data, slots_of_step(self.data, step)
+        lengths = np.asarray([slot.num_tokens for slot in slots], dtype=np.int64)
+        plan = plan_step(lengths, self.world_size, data.micro_batch_tokens, data.row_tokens)
+        bad = self._known_bad(slots)
+        micro_batches = tuple(self._micro_batch(slots, rows, bad) for rows in plan[self.rank])
+        return StepBatch(step=step, micro_batches=micro_batches, bad_samples=tuple(bad))
+
+    def _known_bad(self, slots: list[Slot]) -> list[BadSample]:
+        """Samples without a length; each is reported by one rank only."""
+        mine = slots[self.rank :: self.world_size]
+        known = [slot for slot in mine if slot.num_tokens == 0]
+        lengths = self.data.lengths
+        return [_bad(slot, lengths[slot.source.name].reasons[slot.sample]) for slot in known]
+
+    def _micro_batch(
+        self, slots: list[Slot], plan: MicroBatchPlan, bad: list[BadSample]
+    ) -> MicroBatch:
+        """Read, encode and pack; what turns out broken is left out and added to `bad`."""
+        rows: list[list[ReadySample]] = [[] for _ in plan]
+        for row, planned in zip(rows, plan, strict=True):
+            for i in planned:
+                try:
+                    row.append(_ready(self.data, slots[i]))
+                except DataError as error:
+                    bad.append(_bad(slots[i], str(error)))
+        return collate_micro_batch(
+            rows,
+            pad_token_id=self.data.chat.pad_token_id,
+            is_features=self.data.features is not None,
+        )
+
+
+def slots_of_step(data: StepData, step: int) -> list[Slot]:
+    """The global batch of a step: the same on every rank."""
+    num_slots = data.stream.samples_per_step
+    positions = np.arange(step * num_slots, (step + 1) * num_slots, dtype=np.int64)
+    located = data.stream.locate(positions)
+    return [_slot(data, located, i, int(position)) for i, position in enumerate(positions)]
+
+
+def _slot(data: StepData, located: Located, i: int, position: int) -> Slot:
+    component = data.stream.components[int(located.component[i])]
+    source, sample = component.source(is_target=bool(located.is_target[i])), int(located.sample[i])
+    num_tokens = int(data.lengths[source.name].num_tokens[sample])
+    return Slot(position=position, source=source, sample=sample, num_tokens=num_tokens)
+
+
+def _ready(data: StepData, slot: Slot) -> ReadySample:
+    sample = slot.source.read(slot.sample)
+    encoded = encode_sample(sample, data.chat, data.prompt_style)
+    if encoded.num_tokens != slot.num_tokens:
+        raise RuntimeError(
+            f"{sample.source}/{sample.key} has {encoded.num_tokens} tokens, the cached lengths say "
+            f"{slot.num_tokens}; delete the cached lengths (the shard changed under its manifest)"
+        )
+    ref = SampleRef(
+        position=slot.position,
+        source=sample.source,
+        language=sample.language,
+        key=sample.key,
+        num_tokens=encoded.num_tokens,
+        num_targets=encoded.num_targets,
+    )
+    return ReadySample(ref=ref, encoded=encoded, image=_image(data, slot, sample.image))
+
+
+def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | None:
+    if image is None:
+        return None
+    if data.features is not None:
+        features_PE = data.features.get(image)
+        if data.feature_noise_std > 0:
+            seed = data.stream.config.seed
+            rng = named_rng(seed, "feature_noise", slot.position)
+            noise_PE = rng.standard_normal(features_PE.shape, dtype=np.float32)
+            features_PE = features_PE + np.float32(data.feature_noise_std) * noise_PE
+        return torch.from_numpy(np.array(features_PE, dtype=np.float32))
+    if data.transform is None:
+        raise RuntimeError("a picture, but neither a feature cache nor a transform was given")
+    try:
+        return data.transform(image)
+    except _PICTURE_ERRORS as error:
+        key = slot.source.key(slot.sample)
+        raise DataError(f"{slot.source.name}/{key}: picture can't be decoded: {error}") from error
+
+
+def _bad(slot: Slot, reason: str) -> BadSample:
+    key = slot.source.key(slot.sample)
+    return BadSample(position=slot.position, source=slot.source.name, key=key, reason=reason)

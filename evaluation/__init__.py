@@ -1,0 +1,1 @@
+"""Benchmarks, prompts, parsers, scorers, statistics and the runner; works without a Trainer."""

@@ -1,0 +1,1 @@
+"""What Lightning needs of a training stage: the step, the optimiser, the strategy."""

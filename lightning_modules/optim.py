@@ -1,0 +1,58 @@
+"""The optimiser and its schedule, from plain numbers."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import torch
+
+from core.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a cosine decay (LLaVA-1.5 scripts/v1_5/*.sh)."""
+
+    lr: float
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of every trained parameter."""
+    warmup_fraction: float = 0.03
+    """Share of the steps over which the rate rises linearly from 0."""
+    min_lr_fraction: float = 0.0
+    """The rate at the last step, as a fraction of the peak."""
+    beta2: float = 0.999
+    """Second-moment decay of AdamW (beta1 is 0.9)."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would train nothing."""
+        if self.lr <= 0:
+            raise ConfigError(f"optim.lr must be positive, got {self.lr}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(f"optim.warmup_fraction must be in [0, 1): {self.warmup_fraction}")
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], config: OptimConfig
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; the rate comes from `lr_factor`."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trainable,
+        lr=config.lr,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def lr_factor(step: int, *, num_steps: int, config: OptimConfig) -> float:
+    """The learning rate of a step as a fraction of the peak."""
+    warmup = math.ceil(config.warmup_fraction * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return config.min_lr_fraction + (1.0 - config.min_lr_fraction) * cosine

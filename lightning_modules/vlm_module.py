@@ -1,0 +1,135 @@
+"""The training step of both stages: packed micro-batches, one optimizer step per loader item.
+
+Manual optimisation is what makes the data state equal to the global step: Lightning's own
+accumulation counter misaligns when the world size changes between two runs.
+"""
+
+import contextlib
+from functools import partial
+from typing import Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+
+from core.distributed import all_reduce_sum
+from core.errors import CheckpointError
+from core.samples import MicroBatch, StepBatch
+from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
+from models.freezing import FreezePolicy, FreezeReport, apply_freeze
+from models.vlm import VisionLanguageModel
+
+
+class VlmModule(lightning.LightningModule):
+    """Trains the parts of a vision-language model that a freeze policy leaves open."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        *,
+        policy: FreezePolicy,
+        optim: OptimConfig,
+        num_steps: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # frozen weights are not in checkpoints; see on_load_checkpoint
+        self.model = model
+        self.optim = optim
+        self.num_steps = num_steps
+        self.freeze_report: FreezeReport = apply_freeze(model, policy)
+
+    def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
+        """Summed loss over the target tokens of a micro-batch."""
+        return self.model(micro_batch).loss_sum
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """One optimizer step: the summed loss over all ranks' targets, divided by their number."""
+        del batch_idx
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        totals = torch.tensor([batch.num_targets], dtype=torch.float64, device=self.device)
+        num_targets = float(all_reduce_sum(totals).clamp(min=1).item())
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        last = len(batch.micro_batches) - 1
+        for index, micro_batch in enumerate(batch.micro_batches):
+            with self._gradient_sync(enabled=index == last):
+                loss = self(micro_batch)
+                # DDP and FSDP average gradients over ranks; the product undoes it.
+                self.manual_backward(loss * (self.trainer.world_size / num_targets))
+            loss_sum += loss.detach().double()
+        grad_norm = self._clip(optimizer)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
+        lr = scheduler.get_last_lr()[0]
+        scheduler.step()
+        self._log_step(all_reduce_sum(loss_sum) / num_targets, grad_norm=grad_norm, lr=lr)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the open parameters and the schedule over the configured steps."""
+        optimizer = build_optimizer(self.parameters(), self.optim)
+        factor = partial(lr_factor, num_steps=self.num_steps, config=self.optim)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep frozen weights out: they are inputs of the stage, named in its address."""
+        checkpoint["state_dict"] = {
+            name: value
+            for name, value in checkpoint["state_dict"].items()
+            if name in self._trainable_names()
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was saved under another freeze policy or model.
+
+        Raises:
+            CheckpointError: its trained parameters aren't the ones this stage trains.
+        """
+        saved, expected = set(checkpoint["state_dict"]), self._trainable_names()
+        if saved != expected:
+            raise CheckpointError(
+                f"checkpoint does not fit: missing {sorted(expected - saved)[:3]}, "
+                f"unexpected {sorted(saved - expected)[:3]}; start the stage in a new store"
+            )
+
+    def _trainable_names(self) -> set[str]:
+        return {name for name, value in self.named_parameters() if value.requires_grad}
+
+    def _gradient_sync(self, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        if enabled or block is None:
+            return contextlib.nullcontext()
+        return cast(contextlib.AbstractContextManager[None], block())
+
+    def _clip(self, optimizer: LightningOptimizer) -> torch.Tensor:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self.optim.grad_clip or float("inf")
+        return torch.nn.utils.clip_grad_norm_(parameters, limit, error_if_nonfinite=True)
+
+    def _log_step(self, loss: torch.Tensor, *, grad_norm: torch.Tensor, lr: float) -> None:
+        values = {"train/loss": loss.float(), "train/grad_norm": grad_norm, "train/lr": lr}
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+
+class AlignmentModule(VlmModule):
+    """Stage 1: only the connector learns; tower and language model are frozen."""
+
+    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
+        policy = FreezePolicy(tower=False, connector=True, language_model=False)
+        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)
+
+
+class InstructionModule(VlmModule):
+    """Stage 2: connector and language model learn; the tower is frozen."""
+
+    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
+        policy = FreezePolicy(tower=False, connector=True, language_model=True)
+        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)
+
+
+class PretrainModule(VlmModule):
+    """Text only: the language model learns, the way in for pictures stays shut."""
+
+    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
+        policy = FreezePolicy(tower=False, connector=False, language_model=True)
+        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)

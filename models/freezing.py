@@ -1,0 +1,82 @@
+"""Which parts of the model learn, said once per stage and reported in numbers."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from models.vlm import VisionLanguageModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreezePolicy:
+    """True = learns."""
+
+    tower: bool = False
+    """Not supported: the tower computes without gradients and its features may be cached."""
+    connector: bool = True
+    """The connector."""
+    language_model: bool = False
+    """Every weight of the language model."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would silently not happen."""
+        if self.tower:
+            raise ConfigError("a trainable tower is not supported; set tower=False")
+        if not (self.connector or self.language_model):
+            raise ConfigError("the freeze policy leaves nothing to train")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FreezeLine:
+    """One part of the model."""
+
+    part: str
+    trainable: int
+    frozen: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FreezeReport:
+    """What learns, in parameters."""
+
+    lines: tuple[FreezeLine, ...]
+
+    @property
+    def num_trainable(self) -> int:
+        """Trainable parameters of all parts."""
+        return sum(line.trainable for line in self.lines)
+
+    @property
+    def num_frozen(self) -> int:
+        """Frozen parameters of all parts."""
+        return sum(line.frozen for line in self.lines)
+
+    def table(self) -> str:
+        """A text table for logs."""
+        total = FreezeLine(part="total", trainable=self.num_trainable, frozen=self.num_frozen)
+        rows = [f"{'part':<16}{'trainable':>16}{'frozen':>16}"]
+        rows += [f"{x.part:<16}{x.trainable:>16,}{x.frozen:>16,}" for x in (*self.lines, total)]
+        return "\n".join(rows)
+
+
+def apply_freeze(model: "VisionLanguageModel", policy: FreezePolicy) -> FreezeReport:
+    """Set `requires_grad` of every parameter and drop gradients of what is frozen."""
+    flags = {"connector": policy.connector, "language_model": policy.language_model}
+    parts = {"tower": model.tower, "connector": model.connector}
+    parts["language_model"] = model.language_model
+    lines = []
+    for name, part in parts.items():
+        if part is None:
+            continue
+        learns = flags.get(name, False)
+        for parameter in part.parameters():
+            parameter.requires_grad_(learns and parameter.is_floating_point())
+            if not learns:
+                parameter.grad = None
+        count = {True: 0, False: 0}
+        for parameter in part.parameters():
+            count[parameter.requires_grad] += parameter.numel()
+        lines.append(FreezeLine(part=name, trainable=count[True], frozen=count[False]))
+    return FreezeReport(lines=tuple(lines))

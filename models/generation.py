@@ -1,0 +1,81 @@
+"""Greedy decoding in batches: left padding, key-value cache, an own loop of few lines.
+
+Padding is masked exactly and positions are counted from each prompt's first token, so a
+prediction doesn't depend on what else is in its batch (up to the rounding of matrix products).
+"""
+
+import dataclasses
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationLimits:
+    """When to stop."""
+
+    max_new_tokens: int
+    end_token_id: int
+    pad_token_id: int
+
+
+@torch.no_grad()
+def greedy_decode(
+    language_model: nn.Module,
+    embeds_BTD: torch.Tensor,
+    is_token_BT: torch.Tensor,
+    limits: GenerationLimits,
+) -> list[list[int]]:
+    """New token ids of every left-padded row, without the end token."""
+    decoder, output_layer = parts_of(language_model)
+    cache = DynamicCache(config=language_model.config)
+    mask_B1TT = prompt_mask(is_token_BT)
+    key_mask_BS = is_token_BT
+    positions_BT = (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
+    next_position_B1 = positions_BT[:, -1:] + 1
+    finished_B = torch.zeros_like(is_token_BT[:, 0])
+    new_ids: list[torch.Tensor] = []
+    inputs = {"inputs_embeds": embeds_BTD, "position_ids": positions_BT}
+    mask = mask_B1TT
+    for _ in range(limits.max_new_tokens):
+        states_BTD = decoder(
+            **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        next_B = output_layer(states_BTD[:, -1]).argmax(dim=-1)
+        next_B = next_B.masked_fill(finished_B, limits.end_token_id)
+        new_ids.append(next_B)
+        finished_B = finished_B | (next_B == limits.end_token_id)
+        if bool(finished_B.all()):
+            break
+        key_mask_BS = torch.cat([key_mask_BS, torch.ones_like(key_mask_BS[:, :1])], dim=1)
+        mask = key_mask_BS[:, None, None, :]
+        inputs = {"input_ids": next_B[:, None], "position_ids": next_position_B1}
+        next_position_B1 = next_position_B1 + 1
+    return _cut(new_ids, limits.end_token_id)
+
+
+def prompt_mask(is_token_BT: torch.Tensor) -> torch.Tensor:
+    """Boolean (B, 1, T, T): causal, real tokens only; padding sees itself and nothing else.
+
+    A query that sees nothing would get NaN from some attention kernels.
+    """
+    num_tokens = is_token_BT.shape[1]
+    square = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=is_token_BT.device)
+    causal_TT, self_TT = (
+        square.tril(),
+        torch.eye(num_tokens, dtype=torch.bool, device=is_token_BT.device),
+    )
+    return ((is_token_BT[:, None, :] & causal_TT) | self_TT)[:, None]
+
+
+def parts_of(language_model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The body that gives hidden states, and the layer that makes logits of them."""
+    return language_model.get_decoder(), language_model.get_output_embeddings()  # type: ignore[operator]
+
+
+def _cut(new_ids: list[torch.Tensor], end_token_id: int) -> list[list[int]]:
+    if not new_ids:
+        return []
+    rows: list[list[int]] = torch.stack(new_ids, dim=1).tolist()
+    return [row[: row.index(end_token_id)] if end_token_id in row else row for row in rows]

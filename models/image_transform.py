@@ -1,0 +1,128 @@
+"""Encoded picture -> normalised tensor, eagerly and deterministically, with guards against bombs.
+
+The arithmetic is that of open_clip's evaluation transform (Pillow bicubic, centre crop, mean and
+standard deviation), without its torchvision objects: small enough to travel to loader workers.
+"""
+
+import dataclasses
+import io
+import struct
+import warnings
+import zlib
+from enum import StrEnum
+
+import numpy as np
+import torch
+from PIL import Image
+
+from core.errors import DataError
+
+TRANSFORM_VERSION = 1
+"""Part of every tower's fingerprint; raise it when the arithmetic changes."""
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded; a few kilobytes of file can ask for gigabytes of memory."""
+
+MAX_ASPECT_RATIO = 64
+"""Longest side over shortest; beyond it the resize itself would be the bomb."""
+
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises on broken files, by format and by damage."""
+
+
+class ResizeMode(StrEnum):
+    """How a picture that is not square becomes square."""
+
+    SHORTEST = "shortest"
+    """Scale the shortest side, then crop the centre (CLIP)."""
+    SQUASH = "squash"
+    """Scale both sides alone."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTransform:
+    """Callable: encoded bytes -> float32 tensor of shape (C, H, W)."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize_mode: ResizeMode = ResizeMode.SHORTEST
+
+    def __call__(self, image_bytes: bytes) -> torch.Tensor:
+        """Decode, resize, normalise.
+
+        Raises:
+            DataError: the bytes are no picture, are damaged, or hide an absurd one.
+        """
+        return self.normalise(self.resize(decode_image(image_bytes)))
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """Bicubic resize to the tower's square."""
+        if self.resize_mode is ResizeMode.SQUASH:
+            return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        width, height = image.size
+        scale = self.size / min(width, height)
+        target = (
+            (self.size, int(height * scale))
+            if width <= height
+            else (
+                int(width * scale),
+                self.size,
+            )
+        )
+        if target != image.size:
+            image = image.resize(target, Image.Resampling.BICUBIC)
+        left = round((image.width - self.size) / 2)
+        top = round((image.height - self.size) / 2)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def normalise(self, image: Image.Image) -> torch.Tensor:
+        """RGB picture of the right size -> tensor."""
+        array_HWC = np.asarray(image, dtype=np.float32) / np.float32(255)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        array_HWC = (array_HWC - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(array_HWC.transpose(2, 0, 1)))
+
+
+def decode_image(image_bytes: bytes) -> Image.Image:
+    """Decode to RGB; transparent pictures are laid on white.
+
+    Raises:
+        DataError: not a picture, damaged, or too large to decode safely.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Sizes are checked below, with our limit; Pillow's own warning would come first.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(image_bytes))
+        _check_size(*image.size)
+        image.load()
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+    except _DECODE_ERRORS as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"picture of {len(image_bytes)} bytes can't be decoded: {reason}"
+        ) from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+    if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
+        limit = f"{MAX_ASPECT_RATIO}:1"
+        raise DataError(f"picture of {width}x{height} pixels is longer than {limit}; crop it")

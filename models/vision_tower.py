@@ -1,0 +1,197 @@
+"""The frozen vision tower: pictures -> grid of features, from an open_clip model.
+
+Two kinds of features. `penultimate` is LLaVA's (and the paper's): patch tokens of the block before
+the last, without class token and final norm. `pooled_grid` is for convolutional towers: the pooled
+and projected features of the whole picture and of the cells of each grid.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from core.errors import CheckpointError, ConfigError
+from models.image_transform import TRANSFORM_VERSION, ImageTransform, ResizeMode
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class TowerFeature(StrEnum):
+    """Which features the language model sees."""
+
+    PENULTIMATE = "penultimate"
+    """Patch tokens of the second-to-last transformer block."""
+    POOLED_GRID = "pooled_grid"
+    """Projected average of every cell of every grid."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionTowerConfig:
+    """Which tower, and what is taken from it."""
+
+    path: str = ""
+    """Folder with open_clip_config.json and model.safetensors."""
+    name: str = ""
+    """open_clip model name, when there is no folder, e.g. ViT-L-14-336-quickgelu."""
+    pretrained: str = ""
+    """open_clip weights tag of that name, e.g. openai."""
+    feature: TowerFeature = TowerFeature.PENULTIMATE
+    """Kind of features."""
+    grids: tuple[int, ...] = (1, 2)
+    """Grid sizes of pooled_grid: (1, 2) gives 1 + 4 tokens."""
+
+    def __post_init__(self) -> None:
+        """Check the grids; where the weights are is checked when they are loaded."""
+        if not self.grids or min(self.grids) < 1:
+            raise ConfigError(f"tower.grids must be positive sizes, got {self.grids}")
+
+
+class VisionTower(nn.Module):
+    """Frozen; always in evaluation mode; computes without gradients."""
+
+    def __init__(
+        self, visual: nn.Module, config: VisionTowerConfig, transform: ImageTransform
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.visual = visual.float().eval().requires_grad_(requires_grad=False)
+        self.transform = transform
+        self._fingerprint = ""
+        if config.feature is TowerFeature.PENULTIMATE:
+            self.num_image_tokens, self.width = _patch_shape(visual)
+        else:
+            self.num_image_tokens = sum(size * size for size in config.grids)
+            self.width = _head_width(visual)
+
+    @torch.no_grad()
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """Features of shape (N, P, E)."""
+        if self.config.feature is TowerFeature.PENULTIMATE:
+            return self._penultimate(pixels_NCHW)
+        return self._pooled_grid(pixels_NCHW)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+        """Stay in evaluation mode: batch norm and dropout of a frozen tower must not move."""
+        del mode
+        return super().train(mode=False)
+
+    def fingerprint(self) -> str:
+        """Address of the features: weights, what is taken from them, and the transform."""
+        if not self._fingerprint:
+            digest = hashlib.sha256()
+            grids = self.config.grids if self.config.feature is TowerFeature.POOLED_GRID else ()
+            head = (TRANSFORM_VERSION, self.config.feature.value, grids, self.transform)
+            digest.update(repr(head).encode())
+            for name, tensor in sorted(self.visual.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def _penultimate(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        outputs = self.visual.forward_intermediates(  # type: ignore[operator]
+            pixels_NCHW,
+            indices=[-2],
+            stop_early=True,
+            normalize_intermediates=False,  # normalised features differ from LLaVA's by 0.5
+            intermediates_only=True,
+            output_fmt="NLC",
+        )
+        features_NPE: torch.Tensor = outputs["image_intermediates"][0]
+        return features_NPE
+
+    def _pooled_grid(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        maps_NCHW = self.visual.trunk.forward_features(pixels_NCHW)  # type: ignore[union-attr, operator]
+        features_NPE: torch.Tensor = self.visual.head(  # type: ignore[operator]
+            pool_grids(maps_NCHW, self.config.grids)
+        )
+        return features_NPE
+
+
+def pool_grids(maps_NCHW: torch.Tensor, grids: Sequence[int]) -> torch.Tensor:
+    """Average-pool feature maps to every grid: (N, sum of g*g, C), row-major cells."""
+    cells = [
+        functional.adaptive_avg_pool2d(maps_NCHW, size).flatten(2).transpose(1, 2) for size in grids
+    ]
+    return torch.cat(cells, dim=1)
+
+
+def load_vision_tower(config: VisionTowerConfig) -> VisionTower:
+    """Load a tower from a local folder or by its open_clip name.
+
+    Raises:
+        ConfigError: neither or both of folder and name, or features the model can't give.
+        CheckpointError: the weights are missing or do not fit.
+    """
+    import open_clip  # needs torchvision, which runs on cached features don't
+
+    identifier, pretrained = _identify(config)
+    try:
+        model = open_clip.create_model(identifier, pretrained=pretrained, weights_only=True)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"tower '{identifier}' can't be loaded: {error}") from error
+    return VisionTower(model.visual, config, _transform_of(model.visual))
+
+
+def _identify(config: VisionTowerConfig) -> tuple[str, str | None]:
+    if bool(config.path) == bool(config.name):
+        raise ConfigError(
+            f"tower needs either path or name, got path='{config.path}' name='{config.name}'"
+        )
+    if config.name:
+        if not config.pretrained:
+            raise ConfigError(f"tower.name '{config.name}' needs tower.pretrained, e.g. openai")
+        return config.name, config.pretrained
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (Path(config.path) / file).is_file():
+            raise CheckpointError(f"tower folder '{config.path}' has no {file}")
+    return f"local-dir:{config.path}", None
+
+
+def _transform_of(visual: Any) -> ImageTransform:
+    """What open_clip says about the pictures this model was trained on."""
+    settings = visual.preprocess_cfg
+    size = settings["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    modes = [mode.value for mode in ResizeMode]
+    known = (settings["interpolation"], settings["mode"]) == ("bicubic", "RGB")
+    if height != width or not known or settings["resize_mode"] not in modes:
+        raise ConfigError(
+            f"tower wants pictures {settings}; supported: square, RGB, bicubic, {modes}"
+        )
+    return ImageTransform(
+        size=int(height),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        resize_mode=ResizeMode(settings["resize_mode"]),
+    )
+
+
+def _patch_shape(visual: Any) -> tuple[int, int]:
+    """Number and width of patch tokens."""
+    if hasattr(visual, "transformer") and hasattr(visual, "grid_size"):
+        rows, columns = visual.grid_size
+        return rows * columns, visual.transformer.width
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None and hasattr(trunk, "patch_embed"):
+        return trunk.patch_embed.num_patches, trunk.embed_dim
+    kind = type(trunk if trunk is not None else visual).__name__
+    raise ConfigError(f"{kind} has no transformer blocks; use tower.feature=pooled_grid")
+
+
+def _head_width(visual: Any) -> int:
+    """Output width of the projection head of an average-pooling timm tower."""
+    layers = [m for m in getattr(visual, "head", nn.Identity()).modules() if hasattr(m, "weight")]
+    if not hasattr(visual, "trunk") or not layers or not isinstance(layers[-1], nn.Linear):
+        kind = type(visual).__name__
+        raise ConfigError(
+            f"pooled_grid needs a timm tower (timm_pool avg, timm_proj mlp or linear), got {kind}"
+        )
+    return layers[-1].out_features

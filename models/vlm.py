@@ -1,0 +1,210 @@
+"""The vision-language model: tower (or cached features) -> connector -> language model.
+
+Shape legend: core/samples.py.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from core.errors import ConfigError, DataError
+from core.samples import MicroBatch
+from models.connector import Connector
+from models.fusion import fuse
+from models.generation import GenerationLimits, greedy_decode, parts_of
+from models.language_model import check_language_model
+from models.loss import LossSum, summed_cross_entropy
+from models.vision_tower import VisionTower
+
+_FEATURE_DIMS = 2
+"""A prompt's picture with two dimensions is features (P, E), with three pixels (C, H, W)."""
+
+
+class VisionLanguageModel(nn.Module):
+    """Composes the three parts; knows nothing of training, files or text."""
+
+    def __init__(
+        self,
+        tower: VisionTower | None,
+        connector: Connector,
+        language_model: PreTrainedModel,
+        *,
+        image_token_id: int,
+    ) -> None:
+        """Compose; `tower=None` is for runs on cached features.
+
+        Raises:
+            ConfigError: widths or vocabulary don't fit together.
+        """
+        super().__init__()
+        check_language_model(language_model)
+        if tower is not None and tower.width != connector.vision_width:
+            widths = tower.width, connector.vision_width
+            raise ConfigError(
+                f"the tower gives {widths[0]} numbers, the connector takes {widths[1]}"
+            )
+        vocabulary = language_model.get_input_embeddings().num_embeddings
+        if not 0 <= image_token_id < vocabulary:
+            raise ConfigError(f"image token {image_token_id} outside a vocabulary of {vocabulary}")
+        self.tower = tower
+        self.connector = connector
+        self.language_model = language_model
+        self.image_token_id = image_token_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def forward(self, micro_batch: MicroBatch) -> LossSum:
+        """Summed loss over the targets of packed rows."""
+        hidden_BTD = self.hidden_states(micro_batch)
+        output_layer = parts_of(self.language_model)[1]
+        return summed_cross_entropy(hidden_BTD, micro_batch.labels_BT, output_layer)
+
+    def logits(self, micro_batch: MicroBatch) -> torch.Tensor:
+        """Logits of shape (B, T, V) at every position; for tests and analysis."""
+        logits_BTV: torch.Tensor = parts_of(self.language_model)[1](self.hidden_states(micro_batch))
+        return logits_BTV
+
+    def hidden_states(self, micro_batch: MicroBatch) -> torch.Tensor:
+        """Last hidden states of shape (B, T, D); documents of a row don't see each other.
+
+        NOTE: the mask is explicit and the cache is off on purpose. Hugging Face derives a packed
+        mask from positions only when neither mask nor cache is given; with an all-ones mask or
+        the default cache, documents silently attend to each other.
+        """
+        images = self._images(micro_batch)
+        embeds_BTD = self.embed(micro_batch.input_ids_BT, images)
+        hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
+            inputs_embeds=embeds_BTD,
+            attention_mask=document_mask(micro_batch.document_ids_BT),
+            position_ids=micro_batch.position_ids_BT,
+            use_cache=False,
+        ).last_hidden_state
+        return hidden_BTD
+
+    def embed(self, input_ids_BT: torch.Tensor, features_NPE: torch.Tensor | None) -> torch.Tensor:
+        """Token embeddings with the projected features in their placeholders."""
+        embeds_BTD: torch.Tensor = self.language_model.get_input_embeddings()(input_ids_BT)
+        if features_NPE is not None:
+            projected_NPD = self.connector(features_NPE)
+            return fuse(embeds_BTD, projected_NPD, input_ids_BT, self.image_token_id)
+        if bool((input_ids_BT == self.image_token_id).any()):
+            number = int((input_ids_BT == self.image_token_id).sum())
+            raise DataError(f"{number} placeholders in the tokens, 0 pictures in the batch")
+        if torch.is_grad_enabled():
+            embeds_BTD = embeds_BTD + self._idle_connector(embeds_BTD.dtype)
+        return embeds_BTD
+
+    def generate(
+        self,
+        prompts: Sequence[np.ndarray],
+        images: Sequence[torch.Tensor | None],
+        *,
+        max_new_tokens: int,
+        end_token_id: int,
+        pad_token_id: int,
+        batch_size: int,
+    ) -> list[list[int]]:
+        """Greedy answers in the order of the prompts, without the end token.
+
+        Args:
+            prompts: ids (int64, shape (T,)) with placeholders.
+            images: per prompt None, cached features (P, E) or pixels (C, H, W).
+            max_new_tokens: longest answer.
+            end_token_id: the token that ends an answer.
+            pad_token_id: what fills the left of short prompts.
+            batch_size: prompts per batch; predictions do not depend on it.
+
+        Raises:
+            DataError: prompts and pictures don't pair up.
+        """
+        if len(prompts) != len(images):
+            raise DataError(f"{len(prompts)} prompts but {len(images)} pictures (None counts)")
+        limits = GenerationLimits(
+            max_new_tokens=max_new_tokens, end_token_id=end_token_id, pad_token_id=pad_token_id
+        )
+        # Neighbours of equal length waste no padding; the answers go back to their places.
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: list[list[int]] = [[] for _ in prompts]
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            rows = self._generate_batch(
+                [prompts[i] for i in chosen], [images[i] for i in chosen], limits
+            )
+            for index, row in zip(chosen, rows, strict=True):
+                answers[index] = row
+        return answers
+
+    @torch.no_grad()
+    def _generate_batch(
+        self,
+        prompts: Sequence[np.ndarray],
+        images: Sequence[torch.Tensor | None],
+        limits: GenerationLimits,
+    ) -> list[list[int]]:
+        longest = max(len(prompt) for prompt in prompts)
+        ids = np.full((len(prompts), longest), limits.pad_token_id, dtype=np.int64)
+        is_token = np.zeros(ids.shape, dtype=bool)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt
+            is_token[row, longest - len(prompt) :] = True
+        input_ids_BT = torch.from_numpy(ids).to(self.device)
+        is_token_BT = torch.from_numpy(is_token).to(self.device)
+        embeds_BTD = self.embed(input_ids_BT, self._stack(images))
+        return greedy_decode(self.language_model, embeds_BTD, is_token_BT, limits)
+
+    def _stack(self, images: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """Features (N, P, E) of the pictures of a batch, in order."""
+        features: list[torch.Tensor | None] = [None] * len(images)
+        pixels = [
+            i for i, image in enumerate(images) if image is not None and image.ndim > _FEATURE_DIMS
+        ]
+        if pixels:
+            pixels_NCHW = torch.stack([t for i in pixels if (t := images[i]) is not None])
+            computed_NPE = self._see(pixels_NCHW.to(self.device))
+            for place, index in enumerate(pixels):
+                features[index] = computed_NPE[place]
+        for index, image in enumerate(images):
+            if image is not None and image.ndim == _FEATURE_DIMS:
+                features[index] = image.to(self.device)
+        present = [feature.float() for feature in features if feature is not None]
+        return torch.stack(present) if present else None
+
+    def _images(self, micro_batch: MicroBatch) -> torch.Tensor | None:
+        """Cached features when the batch has them, else the tower's."""
+        if micro_batch.num_images == 0:
+            return None
+        if micro_batch.features_NPE is not None:
+            return micro_batch.features_NPE
+        return None if micro_batch.pixels_NCHW is None else self._see(micro_batch.pixels_NCHW)
+
+    def _see(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        if self.tower is None:
+            count = pixels_NCHW.shape[0]
+            raise ConfigError(f"{count} pictures came as pixels, but this model has no tower")
+        features_NPE: torch.Tensor = self.tower(pixels_NCHW)
+        return features_NPE
+
+    def _idle_connector(self, dtype: torch.dtype) -> torch.Tensor:
+        """Zero, with every connector parameter in its graph.
+
+        A text-only micro-batch uses no connector; data-parallel training waits for the gradient
+        of every parameter on every rank (DDP raises, FSDP hangs), so it takes part with weight 0.
+        """
+        features_NPE = torch.zeros(1, 1, self.connector.vision_width, device=self.device)
+        zero: torch.Tensor = 0.0 * self.connector(features_NPE).sum().to(dtype)
+        return zero
+
+
+def document_mask(document_ids_BT: torch.Tensor) -> torch.Tensor:
+    """Boolean (B, 1, T, T): True where a query may look: backwards, inside its own document.
+
+    Padding has one document id of its own, so it attends to itself and never to data.
+    """
+    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+    return same_BTT.tril()[:, None]

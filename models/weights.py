@@ -1,0 +1,90 @@
+"""Weights of named parts of a model in one safetensors file, strictly in and out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from core.errors import CheckpointError
+from core.files import atomic_write_bytes
+
+_FORMAT = "irudimen-weights-1"
+
+
+def save_weights(
+    path: Path, parts: Mapping[str, nn.Module], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write `{part}.{parameter}` of every part, floating point numbers as `dtype`."""
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in _unique_tensors(parts).items()
+    }
+    content = safetensors.torch.save(tensors, metadata={"format": _FORMAT})
+    atomic_write_bytes(path, content)
+
+
+def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Fill the given parts from a file, in place; other parts of the file are left alone.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or a part doesn't fit it exactly.
+    """
+    found = _read(path)
+    expected = _unique_tensors(parts)
+    prefixes = tuple(f"{part}." for part in parts)
+    relevant = {name for name in found if name.startswith(prefixes)}
+    missing, extra = sorted(expected.keys() - relevant), sorted(relevant - expected.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{path} does not fit: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected "
+            f"{extra[:3]}; it holds the parts {sorted({name.split('.')[0] for name in found})}"
+        )
+    for name in sorted(relevant):
+        if found[name].shape != expected[name].shape:
+            shapes = tuple(found[name].shape), tuple(expected[name].shape)
+            raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, the model wants {shapes[1]}")
+    with torch.no_grad():
+        for name in relevant:
+            expected[name].copy_(found[name])
+
+
+def list_parts(path: Path) -> tuple[str, ...]:
+    """Names of the parts in a weights file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return tuple(sorted({name.split(".")[0] for name in _read(path)}))
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"weights file {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        message = f"weights file {path} is damaged: {error}"
+        raise CheckpointError(f"{message}; use another one") from error
+    if metadata.get("format") != _FORMAT:
+        found = metadata.get("format")
+        raise CheckpointError(f"{path} has format '{found}', expected '{_FORMAT}'")
+    return tensors
+
+
+def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """Every tensor of the parts once: tied weights appear under their first name only."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for part, module in parts.items():
+        for name, value in module.state_dict().items():
+            identity = (value.data_ptr(), value.shape)
+            if value.numel() and identity in seen:
+                continue
+            seen.add(identity)
+            tensors[f"{part}.{name}"] = value
+    return tensors

@@ -1,0 +1,250 @@
+"""The DataModules: checks before the first step, budgets, and resuming with Lightning."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from core.chat import PromptStyle
+from core.config import dump_config, load_config
+from core.errors import CheckpointError, ConfigError, DataError
+from core.samples import BadSample, StepBatch
+from datamodules.feature_cache import build_feature_cache
+from datamodules.mixture import ComponentConfig, MixtureConfig
+from datamodules.mixture_datamodule import (
+    AlignmentDataModule,
+    InstructionDataModule,
+    MixtureDataModule,
+    StreamConfig,
+)
+from tests.doubles import fake_transform, make_captions, make_chat, make_parallel, make_texts
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datamodule")
+    base, target = make_parallel(folder, "cap", shard_sizes=(5, 3, 7))
+    return {"en": str(base), "eu": str(target), "text": str(make_texts(folder, "text"))}
+
+
+def make_config(paths, share=0.4, seed=1, **changes):
+    cap = ComponentConfig(
+        base=paths["en"], target=paths["eu"], target_share=share, samples_per_step=6.5
+    )
+    text = ComponentConfig(base=paths["text"], samples_per_step=3.5)
+    mixture = MixtureConfig(components={"cap": cap, "text": text}, seed=seed)
+    config = StreamConfig(mixture=mixture, micro_batch_tokens=128, row_tokens=64)
+    return dataclasses.replace(config, **changes)
+
+
+def make_module(paths, tmp_path, cls=MixtureDataModule, *, config=None, **kwargs):
+    defaults = {"chat": make_chat(), "num_steps": 8, "transform": fake_transform}
+    return cls(config or make_config(paths), cache_dir=tmp_path, **{**defaults, **kwargs})
+
+
+def test_stages_fix_the_prompt_style(paths, tmp_path):
+    assert make_module(paths, tmp_path, AlignmentDataModule).prompt_style is PromptStyle.PLAIN
+    assert make_module(paths, tmp_path, InstructionDataModule).prompt_style is PromptStyle.CHAT
+    config = make_config(paths, prompt_style=PromptStyle.CHAT)
+    module = make_module(paths, tmp_path, AlignmentDataModule, config=config)
+    assert module.prompt_style is PromptStyle.CHAT
+
+
+def test_loader_without_trainer_gives_all_steps(paths, tmp_path):
+    module = make_module(paths, tmp_path)
+    module.prepare_data()
+    module.setup("fit")
+    assert [step.step for step in module.train_dataloader()] == list(range(8))
+
+
+def test_configuration_round_trip(paths, tmp_path):
+    config = make_config(paths, prompt_style=PromptStyle.PLAIN)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(StreamConfig, path) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"row_tokens": 256}, r"row_tokens=256, expected 1\.\.micro_batch_tokens=128"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"feature_noise_std": -0.5}, "feature_noise_std=-0.5"),
+        ({"max_bad_fraction": 1.0}, "max_bad_fraction=1.0"),
+    ],
+)
+def test_refused_values(paths, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config(paths, **changes)
+
+
+def test_setup_checks_epochs_and_lengths(paths, tmp_path):
+    config = make_config(paths)
+    text = dataclasses.replace(config.mixture.components["text"], max_epochs=1)
+    components = {**config.mixture.components, "text": text}
+    tight = dataclasses.replace(config, mixture=MixtureConfig(components=components))
+    with pytest.raises(ConfigError, match=r"'text' .* would be repeated 4.67 times in 8 steps"):
+        make_module(paths, tmp_path, config=tight).setup()
+    short = dataclasses.replace(config, row_tokens=20)
+    with pytest.raises(ConfigError, match=r"source 'text': 6 of 6 samples are longer .* raise"):
+        make_module(paths, tmp_path, config=short).setup()
+
+
+def test_setup_checks_pictures(paths, tmp_path):
+    with pytest.raises(ConfigError, match=r"give a feature cache or a transform"):
+        make_module(paths, tmp_path, transform=None).setup()
+    noisy = make_config(paths, feature_noise_std=0.1)
+    with pytest.raises(ConfigError, match=r"feature_noise_std=0.1 needs a feature cache"):
+        make_module(paths, tmp_path, config=noisy).setup()
+    cache = build_feature_cache(tmp_path, "t", [b"x"], lambda _: torch.zeros(1, 9, 4).numpy())
+    with pytest.raises(ConfigError, match=r"has 9 visual tokens per picture, .* expects 3"):
+        make_module(paths, tmp_path, features=cache).setup()
+
+
+def test_setup_refuses_a_broken_source(tmp_path):
+    path = make_captions(tmp_path, "a", text=lambda i: "" if i < 2 else "bai")
+    components = {"a": ComponentConfig(base=str(path), samples_per_step=2)}
+    config = StreamConfig(mixture=MixtureConfig(components=components))
+    with pytest.raises(
+        DataError, match=r"source 'a': 2 of 8 samples are bad.*the first one: a/a-0"
+    ):
+        make_module({}, tmp_path, config=config).setup()
+    tolerant = dataclasses.replace(config, max_bad_fraction=0.25)
+    make_module({}, tmp_path, config=tolerant).setup()
+
+
+def test_two_sources_of_one_name(tmp_path):
+    one = make_captions(tmp_path / "x", "a")
+    two = make_captions(tmp_path / "y", "a", shard_sizes=(2,))
+    components = {
+        name: ComponentConfig(base=str(path), samples_per_step=1)
+        for name, path in (("x", one), ("y", two))
+    }
+    config = StreamConfig(mixture=MixtureConfig(components=components))
+    with pytest.raises(ConfigError, match=r"both call their source 'a'"):
+        make_module({}, tmp_path, config=config).setup()
+
+
+def step_with_bad(step, num_bad):
+    bad = tuple(
+        BadSample(position=i, source="cap_en", key=f"k{i}", reason=f"cap_en/k{i}: broken")
+        for i in range(num_bad)
+    )
+    return StepBatch(step=step, micro_batches=(), bad_samples=bad)
+
+
+def test_bad_samples_are_counted_against_a_budget(paths, tmp_path):
+    module = make_module(paths, tmp_path)
+    for step in module.train_dataloader():
+        module.record(step)
+    assert module.bad_counts == {}
+    module.record(step_with_bad(0, 10))
+    assert module.bad_counts == {"cap_en": 10}
+    with pytest.raises(DataError, match=r"'cap_en': 11 of .* were bad.*cap_en/k0: broken"):
+        module.record(step_with_bad(1, 1))
+    strict = make_module(paths, tmp_path, config=make_config(paths, max_bad_fraction=0.0))
+    with pytest.raises(DataError, match=r"max_bad_fraction=0 allows"):
+        strict.record(step_with_bad(0, 1))
+
+
+def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
+    module = make_module(paths, tmp_path)
+    samples, targets = {}, {}
+    for step in module.train_dataloader():
+        for ref in (ref for mb in step.micro_batches for ref in mb.samples):
+            samples[ref.source] = samples.get(ref.source, 0) + 1
+            targets[ref.source] = targets.get(ref.source, 0) + ref.num_targets
+        realised = module.realised_shares(step.step + 1)
+        assert {name: share.num_samples for name, share in realised.items()} == samples
+        assert {name: share.num_targets for name, share in realised.items()} == targets
+    assert sum(s.num_samples for s in module.realised_shares(2).values()) == 20
+
+
+def test_another_stream_is_refused(paths, tmp_path):
+    state = json.loads(json.dumps(make_module(paths, tmp_path).state_dict()))
+    make_module(paths, tmp_path).load_state_dict(state)
+    other = make_module(paths, tmp_path, config=make_config(paths, share=0.2, seed=5))
+    with pytest.raises(CheckpointError, match=r"cap\.target_share: 0\.4 -> 0\.2; seed: 1 -> 5"):
+        other.load_state_dict(state)
+    plain = make_module(paths, tmp_path, AlignmentDataModule)
+    with pytest.raises(CheckpointError, match=r"prompt_style: 'chat' -> 'plain'"):
+        plain.load_state_dict(state)
+    budget = make_config(paths, micro_batch_tokens=256, num_workers=1)
+    make_module(paths, tmp_path, config=budget).load_state_dict(state)
+
+
+# --- Lightning ---
+
+
+class Recorder(LightningModule):
+    """Manual optimisation over the micro-batches of a step; remembers what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.layer = torch.nn.Linear(1, 1)
+        torch.nn.init.zeros_(self.layer.weight)
+        self.seen, self.batch_indices = [], []
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        for micro_batch in batch.micro_batches:
+            values = micro_batch.position_ids_BT.float().mean().reshape(1, 1)
+            self.manual_backward(self.layer(values).sum())
+        optimizer.step()
+        self.trainer.datamodule.record(batch)
+        refs = [ref for mb in batch.micro_batches for ref in mb.samples]
+        self.seen.append((batch.step, sorted((r.position, r.key) for r in refs)))
+        self.batch_indices.append(batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(module, datamodule, max_steps, **kwargs):
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=datamodule, weights_only=True, **kwargs)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [(0, 0), (0, 2), (1, 0)])
+def test_resume_goes_on_with_the_next_batches(paths, tmp_path, workers):
+    whole = Recorder()
+    fit(whole, make_module(paths, tmp_path), max_steps=8)
+    assert [step for step, _ in whole.seen] == list(range(8))
+
+    configs = [make_config(paths, num_workers=n) for n in workers]
+    first, second = Recorder(), Recorder()
+    trainer = fit(first, make_module(paths, tmp_path, config=configs[0]), max_steps=3)
+    checkpoint = tmp_path / "step3.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    resumed = make_module(paths, tmp_path, config=configs[1])
+    end = fit(second, resumed, max_steps=8, ckpt_path=checkpoint)
+
+    assert end.global_step == 8
+    assert first.seen + second.seen == whole.seen
+    assert first.batch_indices + second.batch_indices == whole.batch_indices
+    assert torch.equal(second.layer.weight, whole.layer.weight)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resume_with_another_mixture_is_refused(paths, tmp_path):
+    trainer = fit(Recorder(), make_module(paths, tmp_path), max_steps=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    other = make_module(paths, tmp_path, config=make_config(paths, share=0.2))
+    with pytest.raises(CheckpointError, match=r"target_share: 0\.4 -> 0\.2"):
+        fit(Recorder(), other, max_steps=2, ckpt_path=tmp_path / "one.ckpt")
