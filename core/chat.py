@@ -74,6 +74,8 @@ class PromptStyle(StrEnum):
     """Picture, caption, end mark: the user's words are left out (LLaVA stage 1)."""
     CHAT = "chat"
     """The whole conversation between turn marks."""
+    FULL = "full"
+    """As CHAT, but every token after the first is a target: how a language model is pretrained."""
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -120,6 +122,9 @@ class ChatFormat:
         pieces = self._plain(sample) if style is PromptStyle.PLAIN else self._chat(sample.turns)
         self._check_image(sample, "".join(text for text, _ in pieces))
         ids, mask = self._tokenize(pieces)
+        if style is PromptStyle.FULL:
+            mask = ids != self.image_token_id
+            mask[0] = False
         if not mask.any():
             raise DataError(f"{sample.source}/{sample.key}: no target token (empty answer?)")
         return ids, mask

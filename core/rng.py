@@ -61,7 +61,8 @@ class FeistelPermutation:
         while outside[0].size:
             walked[outside] = self._network(walked[outside])
             outside = tuple(axis[walked[outside] >= self.n] for axis in outside)
-        return walked.reshape(values.shape).astype(np.int64)
+        elements: np.ndarray = walked.reshape(values.shape).astype(np.int64)
+        return elements
 
     def _network(self, values: np.ndarray) -> np.ndarray:
         half, mask = np.uint64(self._half), self._mask

@@ -1,0 +1,1 @@
+"""The composition root: configurations, the stage graph, the commands."""

@@ -1,0 +1,105 @@
+"""Specs -> objects: the one place that constructs models, data and trainers."""
+
+import dataclasses
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+
+from callbacks.checkpoints import AtomicCheckpoint
+from callbacks.metrics_log import JsonlLogger
+from callbacks.monitor import StreamMonitor
+from callbacks.preemption import Preemption, StopFlag
+from core.chat import TEMPLATES, ChatFormat, load_tokenizer
+from datamodules.feature_cache import FeatureCache
+from experiments.schema import TrainerConfig
+from experiments.specs import VlmSpec
+from lightning_modules.strategy import build_strategy
+from models.connector import build_connector
+from models.language_model import load_language_model
+from models.vision_tower import VisionTower, load_vision_tower
+from models.vlm import VisionLanguageModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VlmParts:
+    """A model with the two things that must agree with it."""
+
+    model: VisionLanguageModel
+    chat: ChatFormat
+    features: FeatureCache | None
+    """The cache that stands in for the tower; then the model holds no tower."""
+
+    def pictures(self, image: bytes) -> torch.Tensor:
+        """What the model takes for an encoded picture: features (P, E) or pixels (C, H, W)."""
+        if self.features is not None:
+            return torch.from_numpy(np.array(self.features.get(image)))
+        if self.model.tower is None:
+            raise ValueError("neither features nor a tower")
+        return self.model.tower.transform(image)
+
+
+def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int) -> VlmParts:
+    """Build the model of a spec with a freshly initialised connector.
+
+    Args:
+        spec: which parts.
+        cache: folder of a finished feature cache; None loads the tower itself.
+        seed: seed of the connector's weights.
+    """
+    features = FeatureCache.open(cache) if cache is not None else None
+    tower = load_vision_tower(spec.tower) if features is None else None
+    width, num_tokens = _shape(tower, features)
+    language_model = load_language_model(spec.language_model)
+    connector = build_connector(
+        spec.connector,
+        vision_width=width,
+        model_width=language_model.config.hidden_size,
+        seed=seed,
+    )
+    tokenizer = load_tokenizer(spec.language_model.path)
+    chat = ChatFormat(tokenizer, TEMPLATES[spec.template], num_image_tokens=num_tokens)
+    model = VisionLanguageModel(
+        tower, connector, language_model, image_token_id=chat.image_token_id
+    )
+    return VlmParts(model=model, chat=chat, features=features)
+
+
+def build_trainer(
+    folder: Path, config: TrainerConfig, *, num_steps: int, flag: StopFlag
+) -> lightning.Trainer:
+    """A step-based Trainer that saves, logs and stops the way this house does."""
+    checkpoint = AtomicCheckpoint(
+        folder / "checkpoints", every_n_steps=config.checkpoint_every_n_steps
+    )
+    return lightning.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=build_strategy(config.accelerator, config.devices),
+        precision=config.precision,  # type: ignore[arg-type]  # validated by Lightning itself
+        max_steps=num_steps,
+        max_epochs=-1,
+        logger=JsonlLogger(folder, total_steps=num_steps),
+        log_every_n_steps=config.log_every_n_steps,
+        callbacks=[
+            StreamMonitor(every_n_steps=config.log_every_n_steps),
+            checkpoint,
+            Preemption(flag, checkpoint),
+        ],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def _shape(tower: VisionTower | None, features: FeatureCache | None) -> tuple[int, int]:
+    """Width and number of visual tokens of a picture."""
+    if tower is not None:
+        return tower.width, tower.num_image_tokens
+    if features is None:
+        raise ValueError("either a tower or its cached features are needed")
+    return features.width, features.num_image_tokens
+

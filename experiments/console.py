@@ -1,0 +1,167 @@
+"""What the terminal shows: experiments, plan, progress, results, failures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn
+from rich.table import Table
+
+from core.errors import CheckpointError
+from experiments.estimate import estimate
+from experiments.graph import Graph
+from experiments.specs import StageKind
+from experiments.store import State, Store
+
+_COLUMNS = {
+    "VQA": "vqa/{}/accuracy",
+    "other": "vqa/{}/other",
+    "yes/no": "vqa/{}/yes_no",
+    "number": "vqa/{}/number",
+    "choice": "mc/{}/accuracy",
+    "capqa": "capqa/{}/accuracy",
+    "asked lang.": "fidelity/{}",
+}
+
+
+def show_experiments(console: Console, questions: Mapping[str, str]) -> None:
+    """The names that --exp takes."""
+    table = Table(title="Experiments", box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("--exp", style="bold")
+    table.add_column("question")
+    for name, question in questions.items():
+        table.add_row(name, question)
+    console.print(table)
+    console.print("Start with: python -m experiments.run --exp smoke", highlight=False)
+
+
+def show_plan(console: Console, graph: Graph, *, root: Path) -> None:
+    """The dry run: what would run, on how much data, for how long."""
+    store = Store(root)
+    table = Table(title=f"{len(graph.cells)} cells, {len(graph.nodes)} stage runs")
+    for name in ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
+                 "trained", "frozen", "memory", "time", "state"):  # fmt: skip
+        justify = "left" if name in ("stage run", "epochs (source)", "state") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+    total_s = 0.0
+    for address, node in graph.nodes.items():
+        numbers = estimate(node, cache=root / "cache")
+        is_done = store.folder(node.kind.value, address).is_done()
+        total_s += 0.0 if is_done else numbers.seconds
+        num_cells = str(len(graph.cells_of(address)))
+        state = "done" if is_done else "to run"
+        table.add_row(node.title, address[:8], num_cells, *numbers.cells(), state)
+    console.print(table)
+    console.print(
+        f"About {total_s / 60:.0f} core-minutes of computing to do, estimated for this machine; "
+        f"{len(graph.cells)} cells share what is equal.",
+        highlight=False,
+    )
+
+
+def show_results(console: Console, graph: Graph, store: Store) -> None:
+    """Scores per cell in both languages, in percent."""
+    rows = {cell: _scores(store, stages) for cell, stages in graph.cells.items()}
+    languages = sorted({lang for scores in rows.values() for lang in _languages(scores)})
+    for language in reversed(languages):
+        table = Table(title=f"Scores in '{language}' (percent; intervals are in the report)")
+        table.add_column("cell", overflow="fold")
+        for title in _COLUMNS:
+            table.add_column(title, justify="right")
+        for cell, scores in rows.items():
+            names = [pattern.format(language) for pattern in _COLUMNS.values()]
+            table.add_row(cell, *(_cell(scores.get(name)) for name in names))
+        console.print(table)
+
+
+def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence[str]) -> None:
+    """Why stage runs are missing."""
+    for address in failed:
+        node = graph.nodes[address]
+        folder = store.folder(node.kind.value, address)
+        reason = folder.read_status().error or "a stage run before it is missing"
+        console.print(f"[red]{node.title}[/] ({folder.path}): {reason}", soft_wrap=True)
+
+
+class GridProgress:
+    """One bar for the grid and one per running stage."""
+
+    def __init__(self, console: Console, graph: Graph, store: Store) -> None:
+        self._graph, self._store = graph, store
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._all = self._progress.add_task("[bold]stage runs", total=len(graph.nodes), note="")
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, states: dict[str, State]) -> None:
+        """Show the states as they are now."""
+        done = sum(state is State.DONE for state in states.values())
+        self._progress.update(self._all, completed=done)
+        for address, state in states.items():
+            if state is State.RUNNING:
+                self._show_running(address)
+            elif address in self._tasks:
+                self._progress.remove_task(self._tasks.pop(address))
+                self._say_end(address, state)
+
+    def _show_running(self, address: str) -> None:
+        node = self._graph.nodes[address]
+        if address not in self._tasks:
+            self._tasks[address] = self._progress.add_task(node.title, total=None, note="")
+        file = self._store.folder(node.kind.value, address).path / "progress.json"
+        if file.exists():
+            now = json.loads(file.read_text())
+            loss = now["metrics"].get("train/loss")
+            note = "" if loss is None else f"loss {loss:.3f}"
+            self._progress.update(
+                self._tasks[address], completed=now["step"], total=now["total"], note=note
+            )
+
+    def _say_end(self, address: str, state: State) -> None:
+        node = self._graph.nodes[address]
+        seconds = self._store.folder(node.kind.value, address).read_status().wall_s
+        line = f"{state.value:>8}  {node.title}  {seconds:.0f} s"
+        self._progress.console.print(line, highlight=False)
+
+
+def _scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:
+    folder = store.folder("evaluate", stages[StageKind.EVALUATE.value])
+    try:
+        if not folder.is_done():
+            return {}
+    except CheckpointError:
+        return {}
+    metrics: dict[str, dict[str, float]] = json.loads(
+        (folder.result / "metrics.json").read_text()
+    )["metrics"]
+    return metrics
+
+
+def _languages(scores: dict[str, dict[str, float]]) -> set[str]:
+    return {name.split("/")[1] for name in scores if name.startswith("vqa/")}
+
+
+def _cell(score: dict[str, float] | None) -> str:
+    return "-" if score is None else f"{score['value']:.1f}"

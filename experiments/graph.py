@@ -1,0 +1,163 @@
+"""The stage graph: what has to run for a list of cells, each thing once.
+
+A stage's address is the hash of what determines its result: its spec, the content of the data and
+weights it reads, the addresses it builds on, and the version of its recipe. Nothing else.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from core.config import fingerprint, to_plain
+from core.errors import ConfigError
+from core.files import sha256_file
+from datamodules.manifest import load_manifest
+from experiments.schema import RunConfig, Stages
+from experiments.specs import (
+    Spec,
+    StageKind,
+    align_spec,
+    evaluate_spec,
+    features_spec,
+    instruct_spec,
+    spec_manifests,
+    spec_weights,
+)
+
+RECIPE_VERSION = dict.fromkeys(StageKind, 1)
+"""Raise a number when the code of that stage changes its results: old results stop matching."""
+
+_ADDRESS_LENGTH = 16
+_EXECUTION_ONLY = ("num_workers",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageNode:
+    """One stage run of the graph."""
+
+    kind: StageKind
+    title: str
+    spec: Spec
+    inputs: "dict[str, StageNode]"
+    """Role ("features", "align", "init") -> the stage run whose result plays it."""
+    content: dict[str, str]
+    """Path of each manifest or weights file -> hash of what it holds."""
+    params: dict[str, str | float]
+    """The few values worth a column in a comparison."""
+
+    @property
+    def address(self) -> str:
+        """Content address of the result."""
+        spec = _without_execution(to_plain(self.spec))
+        upstream = {role: node.address for role, node in self.inputs.items()}
+        parts = [self.kind.value, RECIPE_VERSION[self.kind], spec, upstream, self.content]
+        return fingerprint(parts)[:_ADDRESS_LENGTH]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """Stage runs in an order in which they can run, and what each cell uses."""
+
+    nodes: dict[str, StageNode]
+    """Address -> stage run; upstream before downstream."""
+    cells: dict[str, dict[str, str]]
+    """Cell id -> kind -> address."""
+
+    def cells_of(self, address: str) -> list[str]:
+        """The cells that use a stage run."""
+        return [cell for cell, stages in self.cells.items() if address in stages.values()]
+
+
+def build_graph(cells: Sequence[RunConfig]) -> Graph:
+    """Turn cells into the smallest set of stage runs.
+
+    Raises:
+        ConfigError: two cells with the same id.
+    """
+    nodes: dict[str, StageNode] = {}
+    stages: dict[str, dict[str, str]] = {}
+    hashes = ContentHashes()
+    for config in cells:
+        cell_id = config.cell.cell_id
+        if cell_id in stages:
+            raise ConfigError(f"two cells are called '{cell_id}'; vary an axis of `cell`")
+        stages[cell_id] = {}
+        for node in _cell_nodes(config, hashes):
+            nodes.setdefault(node.address, node)
+            stages[cell_id][node.kind.value] = node.address
+    return Graph(nodes=nodes, cells=stages)
+
+
+def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
+    cell = config.cell
+    shared = {"backbone": cell.backbone, "seed": float(cell.seed)}
+    own = {
+        **shared,
+        "target_share": cell.target_share,
+        "text_only": str(cell.text_only).lower(),
+        "stages": cell.stages.value,
+    }
+    features = hashes.node(StageKind.FEATURES, "features", features_spec(config), {}, {})
+    nodes, inputs = [features], {"features": features}
+    if cell.stages is not Stages.INSTRUCT_ONLY:
+        title = f"align {cell.backbone} s{cell.seed}"
+        nodes.append(hashes.node(StageKind.ALIGN, title, align_spec(config), inputs, shared))
+        inputs = {"features": features, "align": nodes[-1]}
+    if cell.stages is not Stages.ALIGN_ONLY:
+        title = f"instruct {cell.cell_id}"
+        nodes.append(hashes.node(StageKind.INSTRUCT, title, instruct_spec(config), inputs, own))
+        inputs = {"features": features, "instruct": nodes[-1]}
+    title = f"evaluate {cell.cell_id}"
+    nodes.append(hashes.node(StageKind.EVALUATE, title, evaluate_spec(config), inputs, own))
+    return nodes
+
+
+class ContentHashes:
+    """Hashes of manifests and weights, each file read once per graph."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def node(
+        self,
+        kind: StageKind,
+        title: str,
+        spec: Spec,
+        inputs: Mapping[str, StageNode],
+        params: Mapping[str, str | float],
+    ) -> StageNode:
+        """A node with the content of everything its spec names."""
+        content = {path: self._manifest(path) for path in spec_manifests(spec)}
+        for folder in spec_weights(spec):
+            content |= self._weights(folder)
+        return StageNode(
+            kind=kind,
+            title=title,
+            spec=spec,
+            inputs=dict(inputs),
+            content=content,
+            params={**params, "stage": kind.value},
+        )
+
+    def _manifest(self, path: str) -> str:
+        if path not in self._known:
+            self._known[path] = load_manifest(Path(path)).fingerprint()
+        return self._known[path]
+
+    def _weights(self, path: str) -> dict[str, str]:
+        """Hashes of a local model folder; a hub name is pinned by its revision instead."""
+        folder = Path(path)
+        if not path or not folder.is_dir():
+            return {}
+        files = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
+        for file in sorted(files):
+            self._known.setdefault(str(file), sha256_file(file))
+        return {str(file): self._known[str(file)] for file in sorted(files)}
+
+
+def _without_execution(tree: object) -> object:
+    """Leave out fields that change where and how fast, not what."""
+    if isinstance(tree, dict):
+        kept = {k: v for k, v in tree.items() if k not in _EXECUTION_ONLY}
+        return {key: _without_execution(value) for key, value in kept.items()}
+    return tree

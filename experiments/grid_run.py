@@ -1,0 +1,165 @@
+"""One run of a grid: launch what is missing, show it, forward it to MLflow, report at the end."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from callbacks.preemption import StopFlag
+from core.config import to_plain
+from core.errors import PreemptedError, StageFailedError
+from core.files import atomic_write_text
+from experiments.console import GridProgress, show_failures, show_results
+from experiments.launch import LocalLauncher
+from experiments.plans import Plan
+from experiments.store import State, Store
+from experiments.tracking import GridTracker
+from experiments.ui import ui_command
+
+_SYNC_S = 5.0
+_VERSIONS = (
+    "torch", "lightning", "transformers", "open_clip_torch", "timm", "mlflow", "numpy",
+)  # fmt: skip
+
+
+class GridRun:
+    """Runs a grid from the command line's point of view."""
+
+    def __init__(
+        self,
+        *,
+        args: argparse.Namespace,
+        plan: Plan,
+        flag: StopFlag,
+        console: Console,
+    ) -> None:
+        self.args = args
+        self.plan = plan
+        self.graph = plan.graph
+        self.flag = flag
+        self.console = console
+        self.store = Store(args.root)
+        self._states: dict[str, State] = {}
+        self._last_sync = time.monotonic()
+
+    def run(self) -> None:
+        """Run to the end.
+
+        Raises:
+            StageFailedError: some stages failed.
+            PreemptedError: a stop was asked for.
+        """
+        begin = time.monotonic()
+        folder = self.args.root / "grids" / f"{self.args.exp}-{self.args.profile}"
+        atomic_write_text(folder / "grid.json", json.dumps(self._describe(), indent=1))
+        tracker = GridTracker(self.args.root, self.args.exp, self.args.profile)
+        tracker.ensure_parent_run()
+        try:
+            states = self._launch(tracker)
+        except PreemptedError:
+            self._track(tracker, dict.fromkeys(self._states, State.INTERRUPTED))
+            tracker.finish(state=State.INTERRUPTED)
+            raise
+        failed = [address for address, state in states.items() if state is not State.DONE]
+        outcome = self.plan.finish(self.store)
+        summary = [outcome.parent] if self.plan.cells else []
+        tracker.finish(summary, state=State.FAILED if failed else State.DONE)
+        show_results(self.console, self.graph, self.store)
+        self._say_where(outcome, seconds=time.monotonic() - begin)
+        if failed:
+            show_failures(self.console, self.graph, self.store, failed)
+            raise StageFailedError(
+                f"{len(failed)} of {len(states)} stage runs are missing; mend the cause and give "
+                "the same command again: what is finished stays finished"
+            )
+
+    def _launch(self, tracker: GridTracker) -> dict[str, State]:
+        launcher = LocalLauncher(
+            store=self.store,
+            graph=self.graph,
+            trainer=self.plan.trainer,
+            jobs=self.args.jobs or os.cpu_count() or 1,
+            flag=self.flag,
+        )
+        with GridProgress(self.console, self.graph, self.store) as progress:
+
+            def on_tick(states: dict[str, State]) -> None:
+                progress.update(states)
+                self._track(tracker, states)
+
+            states = launcher.run(on_tick)
+        self._track(tracker, states)
+        return states
+
+    def _track(self, tracker: GridTracker, states: dict[str, State]) -> None:
+        """Forward changes of state at once, and metrics of running stages now and then."""
+        is_due = time.monotonic() - self._last_sync > _SYNC_S
+        for address, state in states.items():
+            before = self._states.get(address)
+            folder = self.store.folder(self.graph.nodes[address].kind.value, address).path
+            if state is State.RUNNING and (before is not State.RUNNING):
+                tracker.ensure_stage_run(folder)
+            elif state is State.RUNNING and is_due:
+                tracker.sync(folder)
+            elif state is State.DONE and before is None:
+                tracker.ensure_stage_run(folder)
+            elif state in (State.DONE, State.FAILED, State.INTERRUPTED) and (
+                before is State.RUNNING
+            ):
+                tracker.finish_stage(folder)
+        if is_due:
+            self._last_sync = time.monotonic()
+        self._states = dict(states)
+
+    def _say_where(self, outcome: Path, *, seconds: float) -> None:
+        say = self.console.print
+        say(f"\n[bold]Done[/] in {seconds / 60:.1f} min.", highlight=False)
+        say(f"Results: {outcome}", soft_wrap=True, highlight=False)
+        say(f"MLflow:  {ui_command(self.args.root)}", soft_wrap=True, highlight=False)
+
+    def _describe(self) -> dict[str, object]:
+        """What the report and MLflow need to know of the grid."""
+        return {
+            "experiment": self.args.exp,
+            "profile": self.args.profile,
+            "title": f"{self.args.exp} ({self.args.profile})",
+            "created": time.time(),
+            "git_commit": _git("rev-parse", "HEAD"),
+            "git_dirty": bool(_git("status", "--porcelain")),
+            "versions": {name: version(name) for name in _VERSIONS},
+            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+            **self._describe_cells(),
+        }
+
+    def _describe_cells(self) -> dict[str, object]:
+        if not self.plan.cells:
+            return {"cells": []}
+        first = self.plan.cells[0]
+        cells = [
+            {
+                "cell_id": config.cell.cell_id,
+                "axes": to_plain(config.cell),
+                "stages": self.graph.cells[config.cell.cell_id],
+            }
+            for config in self.plan.cells
+        ]
+        return {
+            "languages": to_plain(first.languages),
+            "benchmark": f"{first.data.folder}/{first.data.benchmark}",
+            "cells": cells,
+        }
+
+
+def _git(*arguments: str) -> str:
+    """A git answer, or nothing where this is no checkout."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()

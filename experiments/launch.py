@@ -1,0 +1,166 @@
+"""The local launcher: stage runs as processes, as many at once as there are cores for.
+
+Workers are forked from a server process that has imported the heavy libraries once; a stage run
+on several devices is started as a command, because Lightning starts its further ranks by running
+the command again.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from callbacks.preemption import EXIT_PREEMPTED, StopFlag
+from core.errors import PreemptedError
+from core.log import get_logger
+from experiments.graph import Graph, StageNode
+from experiments.schema import TrainerConfig
+from experiments.specs import StageKind
+from experiments.store import StageFolder, State, Store
+
+_LOG = get_logger("launch")
+_POLL_S = 0.1
+_GRACE_S = 120.0
+_SINGLE_THREADED = (StageKind.INSTRUCT, StageKind.EVALUATE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LocalLauncher:
+    """Runs what is missing of a graph on this machine."""
+
+    store: Store
+    graph: Graph
+    trainer: TrainerConfig
+    jobs: int
+    """Cores to use; a stage run takes one of them or all."""
+    flag: StopFlag
+
+    def run(self, on_tick: Callable[[dict[str, State]], None]) -> dict[str, State]:
+        """Run stage runs in order until all are done or can't be; returns every state.
+
+        Raises:
+            PreemptedError: a stop was asked for; running stages have saved.
+        """
+        states = self._initial_states()
+        running: dict[str, _Process] = {}
+        while True:
+            if self.flag.is_set:
+                self._stop(running)
+            self._collect(running, states)
+            self._start_ready(running, states)
+            on_tick(states)
+            if not running:
+                return states
+            time.sleep(_POLL_S)
+
+    def threads_of(self, node: StageNode) -> int:
+        """Threads of a stage run: a function of the graph alone, so that a resumed run computes
+        with as many as the first attempt did (sums depend on it in their last bits)."""
+        siblings = sum(other.kind is node.kind for other in self.graph.nodes.values())
+        is_narrow = node.kind in _SINGLE_THREADED and siblings > 1
+        return 1 if is_narrow else self.jobs
+
+    def _initial_states(self) -> dict[str, State]:
+        states = {}
+        for address, node in self.graph.nodes.items():
+            folder = self.store.folder(node.kind.value, address)
+            states[address] = State.DONE if folder.is_done() else State.WAITING
+            folder.write_stage(node)
+        return states
+
+    def _start_ready(self, running: dict[str, "_Process"], states: dict[str, State]) -> None:
+        for address, node in self.graph.nodes.items():
+            if states[address] is not State.WAITING:
+                continue
+            upstream = [states[other.address] for other in node.inputs.values()]
+            if any(state is State.FAILED for state in upstream):
+                states[address] = State.FAILED
+                continue
+            busy = sum(self.threads_of(self.graph.nodes[other]) for other in running)
+            fits = busy + self.threads_of(node) <= self.jobs
+            if fits and all(state is State.DONE for state in upstream):
+                running[address] = self._start(node)
+                states[address] = State.RUNNING
+
+    def _start(self, node: StageNode) -> "_Process":
+        from experiments.worker import Execution, write_execution  # heavy: torch and friends
+
+        folder = self.store.folder(node.kind.value, node.address)
+        threads, root = self.threads_of(node), str(self.store.root)
+        write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
+        return _Process.start(folder, as_command=self.trainer.devices > 1)
+
+    def _collect(self, running: dict[str, "_Process"], states: dict[str, State]) -> None:
+        for address in [a for a, process in running.items() if process.exit_code() is not None]:
+            code = running.pop(address).exit_code()
+            node = self.graph.nodes[address]
+            folder = self.store.folder(node.kind.value, address)
+            state = _state_after(folder, code)
+            # Somebody stopped this one alone: it has saved, so it simply goes on.
+            states[address] = State.WAITING if state is State.INTERRUPTED else state
+
+    def _stop(self, running: dict[str, "_Process"]) -> None:
+        for process in running.values():
+            process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        while any(process.exit_code() is None for process in running.values()):
+            if time.monotonic() > deadline:
+                _LOG.warning("some stage runs did not stop within %.0f s", _GRACE_S)
+                break
+            time.sleep(_POLL_S)
+        raise PreemptedError("stopped on request; the same command continues where it stopped")
+
+
+def _state_after(folder: StageFolder, code: int | None) -> State:
+    if folder.is_done():
+        return State.DONE
+    status = folder.read_status()
+    if code == EXIT_PREEMPTED:
+        return State.INTERRUPTED
+    if status.state is State.RUNNING:  # it had no chance to say why
+        status.error = f"the process ended with code {code}; see {folder.path / 'log.txt'}"
+    status.state = State.FAILED
+    folder.write_status(status)
+    return State.FAILED
+
+
+class _Process:
+    """A stage run in flight, forked or started as a command."""
+
+    def __init__(self, process: "BaseProcess | subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    @classmethod
+    def start(cls, folder: StageFolder, *, as_command: bool) -> "_Process":
+        if as_command:
+            return cls(_start_command(folder.path))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["experiments.worker"])
+        process = context.Process(target=_forked_main, args=(str(folder.path),))
+        process.start()
+        return cls(process)
+
+    def exit_code(self) -> int | None:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll()
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+
+def _forked_main(path: str) -> None:
+    from experiments import worker  # already imported by the fork server
+
+    worker.run_forked(Path(path))
+
+
+def _start_command(path: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "experiments.worker", str(path)]
+    with (path / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))

@@ -1,0 +1,108 @@
+"""One static page that says what a grid found: `python -m experiments.report --exp mix_ablation`.
+
+The page needs no network and no server; figures (PNG, SVG) and all numbers (CSV) lie beside it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+
+from core.errors import IrudimenError
+from core.files import atomic_write_text
+from experiments.reporting import figures, gallery, hypotheses, sentences, tables
+from experiments.reporting.numbers import View, view_of
+from experiments.reporting.records import GridRecord, grid_folder, load_grid
+
+PAGE = "report.html"
+_TEMPLATES = Path(__file__).parent / "reporting"
+
+
+def build_report(
+    experiment: str,
+    *,
+    profile: str = "embedded",
+    root: Path = Path("mlruns"),
+    out: Path | None = None,
+) -> Path:
+    """Write the page, the figures and the CSV; returns the page's path.
+
+    Args:
+        experiment: Name of the experiment.
+        profile: Profile it ran with.
+        root: Output folder of the runs.
+        out: Folder of the report; by default `report/` beside the grid's description.
+
+    Raises:
+        DataError: no such grid, or damaged files.
+    """
+    grid = load_grid(root, experiment, profile)
+    view = view_of(grid)
+    folder = out or grid_folder(root, experiment, profile) / "report"
+    files = figures.save_figures(grid, view, folder / "figures")
+    atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
+    names = [str(path.relative_to(folder)) for path in files]
+    atomic_write_text(folder / PAGE, render(grid, view, [*names, "cells.csv"]))
+    return folder / PAGE
+
+
+def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["signed"] = _signed
+    claims = hypotheses.decide_claims(grid, view)
+    groups = [(g.label, figures.page_drawings(grid, view, g)) for g in figures.groups(view)]
+    return environment.get_template("page.html.j2").render(
+        grid=grid,
+        view=view,
+        summary=sentences.summary(grid, view, claims),
+        facts=sentences.facts(grid, view),
+        groups=[(label, drawings) for label, drawings in groups if drawings],
+        legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
+        claims=claims,
+        delta=100 * hypotheses.DELTA,
+        scores=tables.score_table(grid, view),
+        fidelity=tables.fidelity_table(grid, view),
+        gallery=gallery.build_gallery(grid, view),
+        stages=tables.stage_rows(grid),
+        cautions=tables.cautions(grid, view),
+        files=files,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _signed(points: float) -> str:
+    """A difference with a sign of its own width."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a report and say where it is."""
+    parser = argparse.ArgumentParser(prog="experiments.report", description="Write a report.")
+    add = parser.add_argument
+    add("--exp", required=True, help="experiment, for example mix_ablation")
+    add("--profile", default="embedded", help="profile it ran with (default: embedded)")
+    add("--root", type=Path, default=Path("mlruns"), help="where results lie (default: mlruns)")
+    add("--out", type=Path, help="folder of the report (default: beside the grid)")
+    options = parser.parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        page = build_report(
+            options.exp, profile=options.profile, root=options.root, out=options.out
+        )
+    except IrudimenError as error:
+        console.print(f"[red]error:[/] {error}", highlight=False)
+        return 2
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

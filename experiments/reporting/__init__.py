@@ -1,0 +1,1 @@
+"""Parts of the report: records of a grid, numbers, figures, tables, gallery, page."""

@@ -1,0 +1,205 @@
+"""The tables of a report: cells with their scores, fidelity, stages, and everything as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.reporting.numbers import (
+    ENOUGH_SHARE,
+    FIDELITY,
+    MAIN,
+    PANELS,
+    SEED,
+    SHARE,
+    Panel,
+    Point,
+    Setting,
+    View,
+    lines,
+    percent,
+    share_of,
+)
+from experiments.reporting.records import CellRecord, GridRecord, State
+
+_MINUTE, _HOUR = 60, 3600
+_HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """A score column: a panel in a language."""
+
+    title: str
+    language: str
+    is_target: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A setting at a share, all seeds together."""
+
+    share: str
+    setting: str
+    is_marked: bool
+    """Whether this is the share the study is about."""
+    points: tuple[Point | None, ...]
+    best: tuple[bool, ...]
+    """Whether the value is the column's highest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreTable:
+    """Rows of scores under their columns."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    has_setting: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRow:
+    """One stage run."""
+
+    kind: str
+    title: str
+    state: State
+    num_cells: int
+    attempts: int
+    steps: int
+    wall: str
+    memory: str
+    when: str
+    error: str
+
+
+def score_table(grid: GridRecord, view: View) -> ScoreTable:
+    """The headline scores of all cells."""
+    return _table(grid, view, _HEADLINES)
+
+
+def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
+    """How often the reply was in the language of the question."""
+    return _table(grid, view, (FIDELITY,))
+
+
+def stage_rows(grid: GridRecord) -> list[StageRow]:
+    """Every stage run of the grid, and what it cost."""
+    rows = []
+    for stage in grid.stages():
+        is_older = stage.state is State.DONE and (stage.ended or 0.0) < grid.created
+        cells = grid.cells_of(stage.address)
+        rows.append(
+            StageRow(
+                kind=stage.kind,
+                title=stage.title.removeprefix(f"{stage.kind} ") or stage.address[:8],
+                state=stage.state,
+                num_cells=len(cells),
+                attempts=stage.attempts,
+                steps=stage.steps,
+                wall=duration(stage.wall_s),
+                memory=f"{stage.max_rss_mb:,.0f} MB" if stage.max_rss_mb else "",
+                when="earlier run" if is_older else "this run" if stage.attempts else "",
+                error=stage.error,
+            )
+        )
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """A time span as people say it."""
+    if seconds < 1.5 * _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < 1.5 * _HOUR:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds / _HOUR:.1f} h"
+
+
+def cells_csv(grid: GridRecord) -> str:
+    """Every metric of every cell, one line each."""
+    axes = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
+    fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["cell_id", *axes, "metric", *fields])
+    for cell in grid.cells:
+        place = [cell.cell_id, *(cell.axes.get(name, "") for name in axes)]
+        for name, score in sorted(cell.evaluation.scores.items() if cell.evaluation else ()):
+            values = [getattr(score, field) for field in fields]
+            writer.writerow([*place, name, *("" if v is None else v for v in values)])
+    return buffer.getvalue()
+
+
+def cautions(grid: GridRecord, view: View) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = []
+    missing = [cell for cell in grid.cells if cell.evaluation is None]
+    if missing:
+        notes.append(
+            f"The grid is not finished: {len(missing)} of {len(grid.cells)} cells have no result. "
+            "'Best' means the best of what is there."
+        )
+    points = [p for line in lines(grid, view, MAIN) for p in line.points]
+    if points:
+        half = max((p.high or p.value) - (p.low or p.value) for p in points) / 2
+        notes.append(
+            f"Each accuracy rests on {points[0].n} questions about {points[0].num_images} "
+            f"pictures; its 95 % interval reaches up to {half:.1f} points to either side. The "
+            "interval covers the choice of pictures, not the luck of training."
+        )
+    if len(view.seeds) == 1:
+        notes.append(
+            "One training seed per cell: how much a result moves from one training to the next was "
+            "not measured. Run with --seeds 3 before building on a difference."
+        )
+    else:
+        notes.append(
+            f"Mean over {len(view.seeds)} seeds; intervals and decisions cover the choice of "
+            "pictures, the small dots show the single seeds."
+        )
+    notes.append(
+        "Comparisons are paired by question, clustered by picture and corrected for their number "
+        "(Holm). The best constant reply is chosen with knowledge of the answers."
+    )
+    if grid.profile == "embedded":
+        notes.append(
+            "The embedded profile trains very small models on drawn pictures: it shows the method "
+            "at work, and its numbers say nothing about 8-billion-parameter models."
+        )
+    if grid.git_dirty:
+        notes.append("The working tree had uncommitted changes: the commit alone won't repeat it.")
+    return notes
+
+
+def _table(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
+    columns, values = [], []
+    for panel in panels:
+        found = lines(grid, view, panel)
+        for language in view.languages:
+            points = {(x.setting, p.share): p for x in found if x.language == language
+                      for p in x.points}  # fmt: skip
+            if points:
+                is_target = language == view.target
+                title = panel.title
+                columns.append(Column(title=title, language=language, is_target=is_target))
+                values.append(points)
+    tops = [max(point.value for point in points.values()) for points in values]
+    rows = []
+    for setting, share in _places(grid.cells):
+        row = tuple(points.get((setting, share)) for points in values)
+        pairs = zip(row, tops, strict=True)
+        best = tuple(point is not None and point.value >= top for point, top in pairs)
+        label = view.label(setting)
+        is_marked = view.is_curve and share == ENOUGH_SHARE
+        rows.append(
+            Row(share=percent(share), setting=label, is_marked=is_marked, points=row, best=best)
+        )
+    return ScoreTable(columns=tuple(columns), rows=tuple(rows), has_setting=len(view.settings) > 1)
+
+
+def _places(cells: Sequence[CellRecord]) -> list[tuple[Setting, float]]:
+    keys = [
+        (tuple((n, v) for n, v in cell.axes.items() if n not in (SHARE, SEED)), share_of(cell))
+        for cell in cells
+    ]
+    return list(dict.fromkeys(keys))

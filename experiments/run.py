@@ -1,0 +1,94 @@
+"""The main command: run every cell of an experiment, continue what was interrupted.
+
+    python -m experiments.run --exp mix_ablation
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from callbacks.preemption import EXIT_PREEMPTED, StopFlag
+from core.errors import IrudimenError, PreemptedError, StageFailedError
+
+_WIDTH = 170
+"""Columns of a table that goes to a file."""
+
+_EPILOG = """examples:
+  python -m experiments.run --list
+  python -m experiments.run --exp smoke
+  python -m experiments.run --exp mix_ablation --dry-run
+  python -m experiments.run --exp mix_ablation --only share20 --seeds 3
+  python -m experiments.run --exp mix_ablation --set instruct.num_steps=600
+
+The same command continues an interrupted grid; finished stages are never run twice.
+Configuration: configs/PROFILE.yaml, then --set; every field is described in experiments/schema.py.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run",
+        description="Train and evaluate every cell of an experiment, and compare them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--exp", help="name of the experiment (see --list)")
+    add("--profile", default="embedded", help="configuration in configs/ (default: embedded)")
+    add("--only", nargs="+", default=[], metavar="PART", help="cells whose id contains a part")
+    add("--set", nargs="+", default=[], metavar="A.B=C", dest="overrides", help="change a value")
+    add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
+    add("--jobs", type=int, default=0, help="cores to use (default: all)")
+    add("--root", type=Path, default=Path("mlruns"), help="where results go (default: mlruns)")
+    add("--dry-run", action="store_true", help="print what would run, and stop")
+    add("--list", action="store_true", help="print the experiments, and stop")
+    return parser
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Do what the command line says.
+
+    Raises:
+        StageFailedError: some stages failed; the others are finished.
+        PreemptedError: a stop was asked for and everything is saved.
+    """
+    flag = StopFlag()
+    flag.install()
+    from experiments import console as view
+    from experiments.plans import make_plan, questions
+
+    if args.list or not args.exp:
+        view.show_experiments(console, questions())
+        return
+    plan = make_plan(args)
+    if args.dry_run:
+        view.show_plan(console, plan.graph, root=args.root)
+        return
+    from experiments.grid_run import GridRun
+
+    GridRun(args=args, plan=plan, flag=flag, console=console).run()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and turn errors a user can cause into one clear message."""
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    try:
+        run(build_parser().parse_args(argv), console)
+    except PreemptedError as error:
+        console.print(f"[yellow]{error}[/]")
+        return EXIT_PREEMPTED
+    except StageFailedError as error:
+        console.print(f"[red]{error}[/]", soft_wrap=True)
+        return 1
+    except IrudimenError as error:
+        console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

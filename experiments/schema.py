@@ -1,0 +1,209 @@
+"""What a run is: one frozen `RunConfig` per cell of a grid, checked before anything starts.
+
+`RunConfig` is what people write (YAML, `--set`); `experiments/specs.py` turns it into one spec per
+stage, which holds exactly what determines that stage's result.
+"""
+
+import dataclasses
+from enum import StrEnum
+
+from core.chat import TEMPLATES, PromptStyle
+from core.errors import ConfigError, unknown_name
+from lightning_modules.optim import OptimConfig
+from models.connector import ConnectorConfig
+from models.vision_tower import VisionTowerConfig
+
+
+class Stages(StrEnum):
+    """Which training stages a cell goes through."""
+
+    BOTH = "both"
+    ALIGN_ONLY = "align_only"
+    INSTRUCT_ONLY = "instruct_only"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """The axes of the study; everything else is shared by the cells of a grid."""
+
+    target_share: float = 0.2
+    """Share of stage-2 pictures whose conversation is in the target language (of samples)."""
+    text_only: bool = False
+    """Whether stage 2 also sees text-only target-language data, on top of the pictures."""
+    backbone: str = "general"
+    """Name of a language model under `backbones`."""
+    stages: Stages = Stages.BOTH
+    """Which training stages the cell goes through."""
+    seed: int = 0
+    """Seed of data order, initialisation and noise."""
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0.0 <= self.target_share <= 1.0:
+            raise ConfigError(f"cell.target_share must lie in 0..1, got {self.target_share}")
+
+    @property
+    def cell_id(self) -> str:
+        """A readable name, for people; no code reads it back."""
+        text = "_txt" if self.text_only else ""
+        stages = "" if self.stages is Stages.BOTH else f"_{self.stages.value}"
+        share = f"{100 * self.target_share:g}"
+        return f"{self.backbone}_share{share}{text}{stages}_s{self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguagesConfig:
+    """The two languages of a study, by their CLDR codes."""
+
+    base: str = "en"
+    """The well-served language."""
+    target: str = "eu"
+    """The language the study is for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where sources lie."""
+
+    folder: str = "data/embedded"
+    """Folder of the manifests, `{source}_{language}.manifest.json`."""
+    benchmark: str = "benchmark_test"
+    """Name of the benchmark manifest in that folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The parts that all cells share."""
+
+    tower: VisionTowerConfig = dataclasses.field(default_factory=VisionTowerConfig)
+    """The frozen vision tower."""
+    connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
+    """What carries its features into the language model."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A language model and the chat template that belongs to it."""
+
+    path: str
+    """Local folder or hub name."""
+    revision: str = ""
+    """Hub revision; empty for a local folder."""
+    template: str = "embedded"
+    """Name of a template in core.chat."""
+
+    def __post_init__(self) -> None:
+        """Check the template's name."""
+        if self.template not in TEMPLATES:
+            raise ConfigError(unknown_name("chat template", self.template, TEMPLATES))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComponentConfig:
+    """One line of a mixture, by the name of its source without the language."""
+
+    source: str
+    """`emoji_instruct` stands for emoji_instruct_en and emoji_instruct_eu."""
+    samples_per_step: float
+    """How many of the samples of one optimizer step come from here."""
+    max_epochs: float = 200.0
+    """More passes over the source than this are an error."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training stage."""
+
+    optim: OptimConfig
+    """Optimiser and schedule."""
+    num_steps: int = 300
+    """Optimizer steps."""
+    prompt_style: PromptStyle = PromptStyle.CHAT
+    """How records become sequences."""
+    target_share: float | None = None
+    """Share of the target language; None takes the cell's."""
+    visual: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
+    """Picture sources, parallel in both languages."""
+    text_only: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
+    """Target-language text, used by cells with `text_only`, on top of the pictures."""
+    micro_batch_tokens: int = 4096
+    """Most tokens that go through the model at once."""
+    row_tokens: int = 256
+    """Longest packed row."""
+    feature_noise_std: float = 0.0
+    """Gaussian noise on cached features, in units of the features."""
+    max_bad_fraction: float = 0.01
+    """More unusable samples than this share of a source are an error."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers that have no type to protect them."""
+        if self.num_steps < 1:
+            raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
+        if self.target_share is not None and not 0.0 <= self.target_share <= 1.0:
+            raise ConfigError(f"target_share must lie in 0..1, got {self.target_share}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How a trained cell is asked."""
+
+    max_new_tokens: int = 16
+    """Longest answer, in tokens."""
+    batch_size: int = 128
+    """Prompts per batch; predictions do not depend on it."""
+    blind: bool = True
+    """Also ask everything with a blank picture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """What does not change the result, only where and how fast it is computed."""
+
+    accelerator: str = "cpu"
+    """Lightning accelerator."""
+    devices: int = 1
+    """Processes per stage run."""
+    precision: str = "32-true"
+    """Lightning precision."""
+    num_workers: int = 0
+    """DataLoader workers; the order of samples does not depend on them."""
+    checkpoint_every_n_steps: int = 50
+    """Most steps lost on SIGKILL."""
+    log_every_n_steps: int = 10
+    """Interval of logged metrics."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One cell, fully resolved."""
+
+    align: TrainConfig
+    """Stage 1."""
+    instruct: TrainConfig
+    """Stage 2."""
+    backbones: dict[str, BackboneConfig]
+    """Language models by name."""
+    cell: CellConfig = dataclasses.field(default_factory=CellConfig)
+    """The axes."""
+    languages: LanguagesConfig = dataclasses.field(default_factory=LanguagesConfig)
+    """Base and target language."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Sources."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """Tower and connector."""
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    """Evaluation."""
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """Execution."""
+
+    def __post_init__(self) -> None:
+        """Checks across components."""
+        if self.cell.backbone not in self.backbones:
+            raise ConfigError(unknown_name("backbone", self.cell.backbone, self.backbones))
+        if self.languages.base == self.languages.target:
+            raise ConfigError(f"base and target language are both '{self.languages.base}'")
+
+    @property
+    def backbone(self) -> BackboneConfig:
+        """The language model of this cell."""
+        return self.backbones[self.cell.backbone]

@@ -1,0 +1,232 @@
+"""From a cell's `RunConfig` to one spec per stage: exactly what determines that stage's result.
+
+A spec holds no cell name, no thread count and no path of a run: two cells whose specs are equal
+share the stage.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeAlias
+
+from core.chat import PromptStyle
+from datamodules.mixture import ComponentConfig as StreamComponent
+from datamodules.mixture import MixtureConfig
+from datamodules.mixture_datamodule import StreamConfig
+from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, TrainConfig
+from lightning_modules.contrastive import TowerRecipe
+from lightning_modules.optim import OptimConfig
+from models.connector import ConnectorConfig
+from models.language_model import LanguageModelConfig
+from models.vision_tower import VisionTowerConfig
+
+
+class StageKind(StrEnum):
+    """The kinds of stage runs; also the folders of the store."""
+
+    FEATURES = "features"
+    ALIGN = "align"
+    INSTRUCT = "instruct"
+    EVALUATE = "evaluate"
+    TOKENIZER = "tokenizer"
+    PRETRAIN = "pretrain"
+    TOWER = "tower"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeaturesSpec:
+    """Features of the frozen tower for every picture that a grid touches."""
+
+    tower: VisionTowerConfig
+    manifests: tuple[str, ...]
+    """Manifest paths, sorted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VlmSpec:
+    """Which model a training or evaluation stage builds."""
+
+    tower: VisionTowerConfig
+    connector: ConnectorConfig
+    language_model: LanguageModelConfig
+    template: str
+    """Chat template by name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One training stage."""
+
+    model: VlmSpec
+    stream: StreamConfig
+    optim: OptimConfig
+    num_steps: int
+    seed: int
+    """Seed of the connector's initialisation; the data's seed is in the mixture."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSpec:
+    """One evaluation of one trained model."""
+
+    model: VlmSpec
+    manifest: str
+    """The benchmark's manifest."""
+    languages: tuple[str, ...]
+    settings: EvaluateConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """A byte-level BPE trained on text sources."""
+
+    manifests: tuple[str, ...]
+    """Manifest paths, in order."""
+    vocab_size: int
+    """Entries, special tokens included."""
+    template: str
+    """Chat template whose marks become special tokens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaShape:
+    """Dimensions of a language model that starts from random weights."""
+
+    hidden_size: int = 192
+    num_layers: int = 4
+    num_heads: int = 3
+    intermediate_size: int = 512
+    max_positions: int = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainSpec:
+    """A language model trained on text: from its shape, or on from another one ("init")."""
+
+    shape: LlamaShape
+    template: str
+    stream: StreamConfig
+    optim: OptimConfig
+    num_steps: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerSpec:
+    """The contrastively trained vision tower of the embedded profile."""
+
+    manifest: str
+    """Caption source in the base language: pictures and names."""
+    recipe: TowerRecipe
+    seed: int
+
+
+Spec: TypeAlias = FeaturesSpec | TrainSpec | EvaluateSpec | TokenizerSpec | PretrainSpec | TowerSpec
+
+
+def features_spec(config: RunConfig) -> FeaturesSpec:
+    """Every picture source of both stages and the benchmark."""
+    lines = [*config.align.visual.values(), *config.instruct.visual.values()]
+    base = config.languages.base
+    manifests = {manifest_path(config, f"{line.source}_{base}") for line in lines}
+    manifests.add(manifest_path(config, config.data.benchmark))
+    return FeaturesSpec(tower=config.model.tower, manifests=tuple(sorted(manifests)))
+
+
+def align_spec(config: RunConfig) -> TrainSpec:
+    """Stage 1; its share is fixed, so that all cells of a backbone share it."""
+    return _train_spec(config, config.align, text_only={})
+
+
+def instruct_spec(config: RunConfig) -> TrainSpec:
+    """Stage 2, where the cell's share and text-only data act."""
+    text_only = config.instruct.text_only if config.cell.text_only else {}
+    return _train_spec(config, config.instruct, text_only=text_only)
+
+
+def evaluate_spec(config: RunConfig) -> EvaluateSpec:
+    """The benchmark in both languages."""
+    return EvaluateSpec(
+        model=_vlm_spec(config),
+        manifest=manifest_path(config, config.data.benchmark),
+        languages=(config.languages.base, config.languages.target),
+        settings=config.evaluate,
+    )
+
+
+def manifest_path(config: RunConfig, source: str) -> str:
+    """The manifest of a source of the configured data folder."""
+    return f"{config.data.folder}/{source}.manifest.json"
+
+
+def spec_manifests(spec: Spec) -> tuple[str, ...]:
+    """Every manifest that a spec reads."""
+    if isinstance(spec, FeaturesSpec | TokenizerSpec):
+        return spec.manifests
+    if isinstance(spec, EvaluateSpec | TowerSpec):
+        return (spec.manifest,)
+    components = spec.stream.mixture.components.values()
+    return tuple(sorted({path for c in components for path in (c.base, c.target) if path}))
+
+
+def spec_weights(spec: Spec) -> tuple[str, ...]:
+    """Every model folder that a spec reads."""
+    if isinstance(spec, FeaturesSpec):
+        return (spec.tower.path,)
+    if isinstance(spec, TrainSpec | EvaluateSpec):
+        return (spec.model.tower.path, spec.model.language_model.path)
+    return ()
+
+
+def _vlm_spec(config: RunConfig) -> VlmSpec:
+    backbone = config.backbone
+    return VlmSpec(
+        tower=config.model.tower,
+        connector=config.model.connector,
+        language_model=LanguageModelConfig(path=backbone.path, revision=backbone.revision),
+        template=backbone.template,
+    )
+
+
+def _train_spec(
+    config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, ComponentConfig]
+) -> TrainSpec:
+    share = config.cell.target_share if stage.target_share is None else stage.target_share
+    components = {
+        name: _parallel(config, line, share=share) for name, line in stage.visual.items()
+    } | {name: _target_only(config, line) for name, line in text_only.items()}
+    stream = StreamConfig(
+        mixture=MixtureConfig(components=components, seed=config.cell.seed),
+        prompt_style=PromptStyle(stage.prompt_style),
+        micro_batch_tokens=stage.micro_batch_tokens,
+        row_tokens=stage.row_tokens,
+        feature_noise_std=stage.feature_noise_std,
+        max_bad_fraction=stage.max_bad_fraction,
+        num_workers=config.trainer.num_workers,
+    )
+    return TrainSpec(
+        model=_vlm_spec(config),
+        stream=stream,
+        optim=stage.optim,
+        num_steps=stage.num_steps,
+        seed=config.cell.seed,
+    )
+
+
+def _parallel(config: RunConfig, line: ComponentConfig, *, share: float) -> StreamComponent:
+    base, target = config.languages.base, config.languages.target
+    return StreamComponent(
+        base=manifest_path(config, f"{line.source}_{base}"),
+        target=manifest_path(config, f"{line.source}_{target}"),
+        target_share=share,
+        samples_per_step=line.samples_per_step,
+        max_epochs=line.max_epochs,
+    )
+
+
+def _target_only(config: RunConfig, line: ComponentConfig) -> StreamComponent:
+    return StreamComponent(
+        base=manifest_path(config, f"{line.source}_{config.languages.target}"),
+        samples_per_step=line.samples_per_step,
+        max_epochs=line.max_epochs,
+    )

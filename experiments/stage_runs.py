@@ -1,0 +1,171 @@
+"""What each kind of stage does once its inputs are there. One function a kind, all restartable."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from callbacks.checkpoints import latest_checkpoint
+from callbacks.metrics_log import write_progress
+from callbacks.preemption import StopFlag
+from core.errors import PreemptedError
+from core.files import atomic_write_text
+from datamodules.feature_cache import build_feature_cache
+from datamodules.manifest import load_manifest
+from datamodules.mixture_datamodule import (
+    AlignmentDataModule,
+    InstructionDataModule,
+    MixtureDataModule,
+)
+from datamodules.pictures import iterate_pictures
+from evaluation.answerer import VlmAnswerer
+from evaluation.benchmark import load_benchmark
+from evaluation.runner import EvaluationOptions, blank_picture, evaluate
+from experiments.builders import build_trainer, build_vlm
+from experiments.schema import TrainerConfig
+from experiments.specs import EvaluateSpec, FeaturesSpec, TrainSpec
+from experiments.store import StageFolder
+from lightning_modules.vlm_module import AlignmentModule, InstructionModule, VlmModule
+from models.vision_tower import load_vision_tower
+from models.vlm import VisionLanguageModel
+from models.weights import list_parts, load_weights, save_weights
+
+CACHE_NAME = "cache.txt"
+"""File of a features result that names its cache folder."""
+_FEATURE_BATCH = 64
+WEIGHTS = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """What a stage run knows besides its spec."""
+
+    folder: StageFolder
+    inputs: dict[str, Path]
+    """Role -> result folder of the stage run it builds on."""
+    cache: Path
+    """Scratch that may be deleted at any time (token lengths)."""
+    trainer: TrainerConfig
+    flag: StopFlag
+
+
+def run_features(spec: FeaturesSpec, context: StageContext) -> None:
+    """Encode every picture once with the frozen tower."""
+    tower = load_vision_tower(spec.tower).eval()
+    manifests = [load_manifest(Path(path)) for path in spec.manifests]
+    total = sum({e.sha256: e.num_samples for m in manifests for e in m.shards}.values())
+
+    def encode(pictures: list[bytes]) -> np.ndarray:
+        if context.flag.is_set:
+            raise PreemptedError("stopped between two batches of pictures")
+        pixels_NCHW = torch.stack([tower.transform(picture) for picture in pictures])
+        return tower(pixels_NCHW).numpy()
+
+    def pictures() -> Iterator[bytes]:
+        yield blank_picture()
+        for manifest in spec.manifests:
+            yield from iterate_pictures(Path(manifest))
+
+    done = 0
+
+    def on_progress(count: int) -> None:
+        nonlocal done
+        done += count
+        write_progress(context.folder.path, step=done, total=total, metrics={})
+
+    cache = build_feature_cache(
+        context.folder.scratch,
+        tower.fingerprint(),
+        pictures(),
+        encode,
+        batch_size=_FEATURE_BATCH,
+        on_progress=on_progress,
+    )
+    atomic_write_text(context.folder.scratch / CACHE_NAME, cache.folder.name)
+
+
+def run_align(spec: TrainSpec, context: StageContext) -> None:
+    """Stage 1: train the connector."""
+    _train(spec, context, AlignmentModule, AlignmentDataModule)
+
+
+def run_instruct(spec: TrainSpec, context: StageContext) -> None:
+    """Stage 2: train connector and language model, from stage 1 where there was one."""
+    _train(spec, context, InstructionModule, InstructionDataModule)
+
+
+def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
+    """Ask the trained model every question of the benchmark."""
+    parts = build_vlm(spec.model, cache=feature_folder(context), seed=0)
+    for role in ("align", "instruct"):
+        if role in context.inputs:
+            load_parts(parts.model, context.inputs[role] / WEIGHTS)
+    answerer = VlmAnswerer(
+        parts.model.eval(),
+        parts.chat,
+        parts.pictures,
+        max_new_tokens=spec.settings.max_new_tokens,
+        batch_size=spec.settings.batch_size,
+    )
+    items = load_benchmark(Path(spec.manifest), languages=spec.languages)
+    options = EvaluationOptions(blind=spec.settings.blind)
+    evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
+
+
+def _train(
+    spec: TrainSpec,
+    context: StageContext,
+    module_class: type[AlignmentModule] | type[InstructionModule],
+    data_class: type[AlignmentDataModule] | type[InstructionDataModule],
+) -> None:
+    parts = build_vlm(spec.model, cache=feature_folder(context), seed=spec.seed)
+    if "align" in context.inputs:
+        load_parts(parts.model, context.inputs["align"] / WEIGHTS)
+    data = data_class(
+        spec.stream,
+        chat=parts.chat,
+        num_steps=spec.num_steps,
+        cache_dir=context.cache,
+        features=parts.features,
+        transform=None if parts.model.tower is None else parts.model.tower.transform,
+    )
+    module = module_class(parts.model, optim=spec.optim, num_steps=spec.num_steps)
+    is_first = fit(context, module, data, num_steps=spec.num_steps)
+    if is_first:
+        trained = {line.part for line in module.freeze_report.lines if line.trainable}
+        save_weights(
+            context.folder.scratch / WEIGHTS,
+            {name: getattr(parts.model, name) for name in sorted(trained)},
+        )
+
+
+def fit(
+    context: StageContext, module: VlmModule, data: MixtureDataModule, *, num_steps: int
+) -> bool:
+    """Train from the newest whole checkpoint on; returns whether this is rank 0."""
+    checkpoint = latest_checkpoint(context.folder.checkpoints)
+    trainer = build_trainer(
+        context.folder.path,
+        context.trainer,
+        num_steps=num_steps,
+        flag=context.flag,
+    )
+    path = checkpoint.path if checkpoint else None
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    report = context.folder.scratch / "freeze_report.txt"
+    if trainer.is_global_zero:
+        atomic_write_text(report, module.freeze_report.table())
+    return trainer.is_global_zero
+
+
+def feature_folder(context: StageContext) -> Path:
+    """The feature cache that a stage run reads."""
+    result = context.inputs["features"]
+    return result / (result / CACHE_NAME).read_text()
+
+
+def load_parts(model: VisionLanguageModel, path: Path) -> None:
+    """Fill the parts of a model that a stage trained."""
+    load_weights(path, {name: getattr(model, name) for name in list_parts(path)})

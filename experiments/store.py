@@ -1,0 +1,159 @@
+"""The store of stage runs on disk: one folder per address, finished or continued, never half.
+
+    mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json metrics.jsonl
+                                    checkpoints/ result/ (appears by a rename when complete)
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from core.config import dump_config, to_plain
+from core.errors import CheckpointError
+from core.files import atomic_write_text, sha256_file
+from experiments.graph import StageNode
+
+_SEAL = "complete.json"
+
+
+class State(StrEnum):
+    """Where a stage run stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Status:
+    """What status.json says of a stage run, over all its attempts."""
+
+    state: State = State.WAITING
+    started: float = 0.0
+    ended: float = 0.0
+    wall_s: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    max_rss_mb: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StageFolder:
+    """The folder of one stage run."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        """Where the finished result lies."""
+        return self.path / "result"
+
+    @property
+    def scratch(self) -> Path:
+        """Where a result is put together before the rename."""
+        return self.path / "result.tmp"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of a training stage."""
+        return self.path / "checkpoints"
+
+    def write_stage(self, node: StageNode) -> None:
+        """Say on disk what this folder is for (once; a finished stage is left alone)."""
+        if (self.path / "stage.json").exists():
+            return
+        stage = {
+            "kind": node.kind.value,
+            "address": node.address,
+            "title": node.title,
+            "config": to_plain(node.spec),
+            "params": node.params,
+            "upstream": {role: other.address for role, other in node.inputs.items()},
+            "inputs": {r: [n.kind.value, n.address] for r, n in node.inputs.items()},
+            "data": node.content,
+        }
+        atomic_write_text(self.path / "spec.yaml", dump_config(node.spec))
+        atomic_write_text(self.path / "stage.json", json.dumps(stage, indent=1))
+
+    def read_stage(self) -> dict[str, Any]:
+        """What `write_stage` wrote."""
+        stage: dict[str, Any] = json.loads((self.path / "stage.json").read_text())
+        return stage
+
+    def read_status(self) -> Status:
+        """The status, or that of a stage that never ran."""
+        file = self.path / "status.json"
+        if not file.exists():
+            return Status()
+        raw = json.loads(file.read_text())
+        return Status(**{**raw, "state": State(raw["state"])})
+
+    def write_status(self, status: Status) -> None:
+        """Replace the status atomically."""
+        atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
+
+    def seal(self) -> None:
+        """Hash the scratch folder's files and rename it to the result."""
+        files = [file for file in sorted(self.scratch.rglob("*")) if file.is_file()]
+        hashes = {str(file.relative_to(self.scratch)): sha256_file(file) for file in files}
+        atomic_write_text(self.scratch / _SEAL, json.dumps(hashes, indent=1))
+        self.scratch.rename(self.result)
+
+    def is_done(self) -> bool:
+        """Whether the result is there, whole.
+
+        Raises:
+            CheckpointError: a result file is missing or altered.
+        """
+        if not self.result.is_dir():
+            return False
+        for name, digest in json.loads((self.result / _SEAL).read_text()).items():
+            file = self.result / name
+            if not file.is_file() or sha256_file(file) != digest:
+                raise CheckpointError(
+                    f"{file} is missing or damaged; delete {self.result} to run the stage again"
+                )
+        return True
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the stage run: a second process waits until the first has saved and gone."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class Store:
+    """All stage runs under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: str, address: str) -> StageFolder:
+        """The folder of a stage run, whether it exists or not."""
+        return StageFolder(self.root / "store" / kind / address)
+
+
+@contextlib.contextmanager
+def timed_attempt(folder: StageFolder) -> Iterator[Status]:
+    """Count an attempt and its wall time, whatever its end."""
+    status = folder.read_status()
+    before, status.attempts = status.wall_s, status.attempts + 1
+    status.state, status.error = State.RUNNING, ""
+    status.started = status.started or time.time()
+    folder.write_status(status)
+    begin = time.monotonic()
+    try:
+        yield status
+    finally:
+        status.ended, status.wall_s = time.time(), before + time.monotonic() - begin
+        folder.write_status(status)
