@@ -59,7 +59,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
     environment.filters["signed"] = _signed
     claims = hypotheses.decide_claims(grid, view)
     groups = [(g.label, figures.page_drawings(grid, view, g)) for g in figures.groups(view)]
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html").render(
         grid=grid,
         view=view,
         summary=sentences.summary(grid, view, claims),
@@ -71,6 +71,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
+        shown=[cell.cell_id for _, cell in gallery.chosen_cells(grid, view)],
         stages=tables.stage_rows(grid),
         cautions=tables.cautions(grid, view),
         files=files,

@@ -138,7 +138,8 @@ class GridTracker:
             is_local = self.uri == default_store(self.root)
             folder = (self.root.resolve() / "artifacts" / name).as_uri() if is_local else None
             tags = {"mlflow.experimentKind": "custom_model_development"}  # training, not GenAI
-            return self._client.create_experiment(name, artifact_location=folder, tags=tags)
+            created = self._client.create_experiment(name, artifact_location=folder, tags=tags)
+            return str(created)
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

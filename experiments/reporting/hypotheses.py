@@ -126,7 +126,7 @@ def _backbones(view: View, scores: Scores) -> list[Claim]:
         same = equivalence(*_pair(first, second), delta=DELTA, seed=_SEED)
         text = f"The {name} backbone is not needed"
         claims.append(Claim(text=text, detail=detail, decision=worse))
-        text = f"{names[0]} and {name} backbones do equally well"
+        text = f"The {names[0]} and the {name} backbone do equally well"
         claims.append(Claim(text=text, detail=detail, decision=same))
     return claims
 

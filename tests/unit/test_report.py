@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = {"num_pictures": _SMALL}
     fake_grid.make_grid(root, "backbone_ablation", cells=fake_grid.backbone_axes(), **small)
     fake_grid.make_grid(root, "stage_ablation", cells=fake_grid.stage_axes(), **small)
-    partial = fake_grid.mix_axes((0, 1))
+    partial = [x for x in fake_grid.mix_axes((0, 1)) if x["target_share"] in (0.0, 0.2, 1.0)]
     fake_grid.make_grid(root, "partial", cells=partial, unfinished=3, **small)
     fake_grid.make_grid(root, num_pictures=30)
     return root
@@ -127,7 +127,7 @@ def test_several_seeds_are_averaged_and_their_spread_kept(root: Path) -> None:
 
 def test_unfinished_grid_says_so(root: Path) -> None:
     grid, view = _load(root, "partial")
-    assert "3 of 24 cells have no result" in tables.cautions(grid, view)[0]
+    assert "3 of 12 cells have no result" in tables.cautions(grid, view)[0]
     states = {row.state for row in tables.stage_rows(grid)}
     assert states == {State.DONE, State.FAILED, State.WAITING}
 
@@ -203,7 +203,7 @@ def test_every_kind_of_claim_is_made(root: Path) -> None:
     assert sum("is enough" in text for text in mixture) == 2
     assert "Text-only data in the target language helps" in mixture
     assert "The adapted backbone is not needed" in backbone
-    assert "general and adapted backbones do equally well" in backbone
+    assert "The general and the adapted backbone do equally well" in backbone
 
 
 def test_superiority_has_no_margin() -> None:
