@@ -76,9 +76,7 @@ def run_tower(spec: TowerSpec, context: StageContext) -> None:
     train_tower(pictures, spec.recipe, seed=spec.seed, out_dir=context.folder.scratch)
 
 
-def _language_model(
-    spec: PretrainSpec, init: Path | None, chat: ChatFormat
-) -> PreTrainedModel:
+def _language_model(spec: PretrainSpec, init: Path | None, chat: ChatFormat) -> PreTrainedModel:
     if init is not None:
         return load_language_model(LanguageModelConfig(path=str(init)))
     shape = spec.shape

@@ -102,4 +102,3 @@ def _shape(tower: VisionTower | None, features: FeatureCache | None) -> tuple[in
     if features is None:
         raise ValueError("either a tower or its cached features are needed")
     return features.width, features.num_image_tokens
-

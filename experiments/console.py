@@ -153,9 +153,9 @@ def _scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]
             return {}
     except CheckpointError:
         return {}
-    metrics: dict[str, dict[str, float]] = json.loads(
-        (folder.result / "metrics.json").read_text()
-    )["metrics"]
+    metrics: dict[str, dict[str, float]] = json.loads((folder.result / "metrics.json").read_text())[
+        "metrics"
+    ]
     return metrics
 
 

@@ -1,6 +1,6 @@
 """The main command: run every cell of an experiment, continue what was interrupted.
 
-    python -m experiments.run --exp mix_ablation
+python -m experiments.run --exp mix_ablation
 """
 
 import argparse

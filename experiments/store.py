@@ -1,7 +1,7 @@
 """The store of stage runs on disk: one folder per address, finished or continued, never half.
 
-    mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json metrics.jsonl
-                                    checkpoints/ result/ (appears by a rename when complete)
+mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json metrics.jsonl
+                                checkpoints/ result/ (appears by a rename when complete)
 """
 
 import contextlib

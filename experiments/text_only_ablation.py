@@ -8,6 +8,4 @@ SHARES = (0.0, 0.1, 0.2)
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Text-only data off and on, for every backbone, at three small shares."""
-    return vary(
-        base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES
-    )
+    return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)

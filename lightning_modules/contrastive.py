@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class TowerRecipe:
     """Size of the byte-level BPE, which is trained on the names."""
     views: ViewsConfig = dataclasses.field(default_factory=ViewsConfig)
     """Augmentation."""
-    num_steps: int = 700
+    num_steps: int = 300
     """Optimizer steps."""
     batch_size: int = 256
     """Views per step."""
@@ -81,7 +82,7 @@ class TowerRecipe:
     """Peak learning rate (AdamW, cosine)."""
     weight_decay: float = 0.05
     """AdamW weight decay."""
-    drop: float = 0.3
+    drop: float = 0.5
     """Dropout on trunk features while training."""
     global_weight: float = 1.0
     """Weight of the whole-picture cell beside the quadrants."""
@@ -183,7 +184,9 @@ def _fit(module: ContrastiveModule, views: TrunkViews, *, seed: int) -> None:
         enable_model_summary=False,
         gradient_clip_val=1.0,
     )
-    with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own stream
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+        # Dropout draws from torch's own stream.
         torch.manual_seed(named_key(seed, "tower", "dropout") % 2**63)
         trainer.fit(module, loader)
     module.eval()

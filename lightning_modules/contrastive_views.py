@@ -5,6 +5,7 @@ view and of its four quadrants, each with the number of the name it shows.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -76,10 +77,10 @@ def trunk_views(
     ids = np.asarray(name_ids, dtype=np.int64)
     nothing = int(ids.max()) + 1
     features, targets = [], []
-    views = [
-        *_single_views(pictures_NCHW, ids, config, seed=seed),
-        *_scene_views(pictures_NCHW, ids, config, seed=seed, nothing=nothing),
-    ]
+    views = itertools.chain(  # lazily: the pixels of all views together would not fit
+        _single_views(pictures_NCHW, ids, config, seed=seed),
+        _scene_views(pictures_NCHW, ids, config, seed=seed, nothing=nothing),
+    )
     for pixels_NCHW, targets_NP in views:
         features.append(trunk_features(trunk, pixels_NCHW))
         targets.append(targets_NP)

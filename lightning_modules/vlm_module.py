@@ -38,6 +38,8 @@ class VlmModule(lightning.LightningModule):
         self.optim = optim
         self.num_steps = num_steps
         self.freeze_report: FreezeReport = apply_freeze(model, policy)
+        self.step_metrics: dict[str, torch.Tensor | float] = {}
+        """Numbers of the last step, for a callback to log (see callbacks/monitor.py)."""
 
     def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Summed loss over the target tokens of a micro-batch."""
@@ -63,7 +65,8 @@ class VlmModule(lightning.LightningModule):
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         lr = scheduler.get_last_lr()[0]
         scheduler.step()
-        self._log_step(all_reduce_sum(loss_sum) / num_targets, grad_norm=grad_norm, lr=lr)
+        loss = (all_reduce_sum(loss_sum) / num_targets).float()
+        self.step_metrics = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr}
 
     def configure_optimizers(self) -> Any:
         """AdamW over the open parameters and the schedule over the configured steps."""
@@ -105,10 +108,6 @@ class VlmModule(lightning.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
         return torch.nn.utils.clip_grad_norm_(parameters, limit, error_if_nonfinite=True)
-
-    def _log_step(self, loss: torch.Tensor, *, grad_norm: torch.Tensor, lr: float) -> None:
-        values = {"train/loss": loss.float(), "train/grad_norm": grad_norm, "train/lr": lr}
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
 
 class AlignmentModule(VlmModule):

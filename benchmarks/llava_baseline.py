@@ -1,0 +1,213 @@
+"""The baseline of `train_step`: stock LlavaForConditionalGeneration under the stock Trainer.
+
+Its only surgery: where the vision tower stands, a stub hands through cached features, which our
+side gets as well.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from core.chat import ChatFormat
+from core.tokens import IGNORE_INDEX
+from datamodules.collate import ReadySample
+
+WIDTH, NUM_IMAGE_TOKENS, LR = 192, 5, 1e-3
+WARM_STEPS = 2
+
+_clock: list[Callable[[], float]] = [time.perf_counter]
+
+
+def set_clock(*, cpu_seconds: bool) -> None:
+    """Choose wall time or this process's CPU time for both sides."""
+    _clock[0] = time.process_time if cpu_seconds else time.perf_counter
+
+
+def read_clock() -> float:
+    """Seconds by the chosen clock."""
+    return _clock[0]()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One run of one side."""
+
+    seconds: float
+    """Of the steps after the warm-up."""
+    losses: list[float]
+    density: float
+
+
+class Clock:
+    """End times and losses of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[float] = []
+        self.losses: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """From the end of the warm-up to the end of the last step."""
+        return self.ends[-1] - self.ends[WARM_STEPS - 1]
+
+
+def count_tokens(steps: Sequence[Sequence[ReadySample]]) -> int:
+    """Tokens without padding."""
+    return sum(sample.encoded.num_tokens for step in steps for sample in step)
+
+
+class CachedTower(nn.Module):
+    """Stands where LLaVA's vision tower stands; its "pixels" are the features already."""
+
+    def forward(self, features_NPE: torch.Tensor, **_: Any) -> Any:
+        """Pretend that they are the last but one hidden state, behind a class token."""
+        hidden = nn.functional.pad(features_NPE, (0, 0, 1, 0))
+        return transformers.modeling_outputs.BaseModelOutputWithPooling(
+            hidden_states=(hidden, hidden)
+        )
+
+
+def build_llava(chat: ChatFormat) -> LlavaForConditionalGeneration:
+    """LLaVA with the embedded language model's shape and random weights."""
+    text = LlamaConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=4,
+        intermediate_size=512,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=4096,
+        tie_word_embeddings=True,
+        max_position_embeddings=1024,
+    )
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4, image_size=8, patch_size=8
+    )
+    config = LlavaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=chat.image_token_id,
+        image_seq_length=NUM_IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config)
+    model.model.vision_tower = CachedTower()
+    return model
+
+
+def clone(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> LlavaForConditionalGeneration:
+    """A second model with the same weights."""
+    model = build_llava(chat)
+    model.load_state_dict(llava.state_dict())
+    return model
+
+
+class TheirClock(Clock, transformers.TrainerCallback):
+    """Hooked into the Trainer."""
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """One step is over."""
+        del args, kwargs
+        self.ends.append(read_clock())
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The loss of one step."""
+        del args, state, control
+        if "loss" in kwargs["logs"]:
+            self.losses.append(float(kwargs["logs"]["loss"]))
+
+
+class Flat(Dataset[ReadySample]):
+    """All samples in order."""
+
+    def __init__(self, steps: Sequence[Sequence[ReadySample]]) -> None:
+        self.samples = [sample for step in steps for sample in step]
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> ReadySample:
+        """One sample."""
+        return self.samples[index]
+
+
+class PaddingCollator:
+    """Pads to the longest of the batch, as LLaVA's collator does."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id, self.num_positions = pad_token_id, 0
+
+    def __call__(self, samples: Sequence[ReadySample]) -> dict[str, torch.Tensor]:
+        """Make one batch."""
+        shape = len(samples), max(sample.encoded.num_tokens for sample in samples)
+        ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, IGNORE_INDEX)
+        mask = torch.zeros(shape, dtype=torch.long)
+        for row, sample in enumerate(samples):
+            tokens = torch.from_numpy(sample.encoded.input_ids_T)
+            is_target = torch.from_numpy(sample.encoded.target_mask_T)
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+            labels[row, : len(tokens)] = torch.where(is_target, tokens, IGNORE_INDEX)
+        self.num_positions += ids.numel()
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        images = [sample.image for sample in samples if sample.image is not None]
+        return batch | ({"pixel_values": torch.stack(images)} if images else {})
+
+
+class OrderedTrainer(transformers.Trainer):
+    """The Trainer with samples in the given order."""
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def run_hugging_face(
+    llava: LlavaForConditionalGeneration,
+    steps: Sequence[Sequence[ReadySample]],
+    chat: ChatFormat,
+    *,
+    batch_size: int,
+) -> Result:
+    """The Trainer on padded batches, accumulated to the same step."""
+    collator, clock = PaddingCollator(chat.pad_token_id), TheirClock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = transformers.TrainingArguments(
+            output_dir=folder,
+            max_steps=len(steps),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=len(steps[0]) // batch_size,
+            learning_rate=LR,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            optim="adamw_torch_fused",
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        trainer = OrderedTrainer(
+            model=clone(llava, chat),
+            args=arguments,
+            train_dataset=Flat(steps),
+            data_collator=collator,
+            callbacks=[clock],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    density = count_tokens(steps) / collator.num_positions
+    return Result(seconds=clock.seconds, losses=clock.losses, density=density)
