@@ -204,11 +204,11 @@ class PackedSteps(IterableDataset[StepBatch]):
 class OurClock(Clock, lightning.Callback):
     """Hooked into Lightning."""
 
-    def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """One step is over."""
-        del args, kwargs
+        del trainer, args
         self.ends.append(read_clock())
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.losses.append(float(pl_module.step_metrics["train/loss"]))
 
 
 def run_ours(

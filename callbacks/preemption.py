@@ -59,6 +59,6 @@ class Preemption(Callback):
         del args
         if trainer.global_step >= trainer.max_steps:
             return
-        if any_rank(self.flag.is_set, device=module.device):
+        if any_rank(flag=self.flag.is_set, device=module.device):
             path = self.checkpoint.save(trainer)
             raise PreemptedError(f"stopped at step {trainer.global_step}, saved to {path}")

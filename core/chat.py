@@ -137,10 +137,11 @@ class ChatFormat:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, up to the end mark."""
         end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return text.strip()
 
     def _single_id(self, token: str) -> int:
-        ids = self.tokenizer.encode(token, add_special_tokens=False)
+        ids: list[int] = self.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             raise ConfigError(
                 f"template '{self.template.name}' needs '{token}' as one token, the tokenizer "

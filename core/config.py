@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +20,11 @@ from core.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_config(schema: type[T] | T, *yamls: Path, overrides: Sequence[str] = ()) -> T:
+@overload
+def load_config(schema: type[T], *yamls: Path, overrides: Sequence[str] = ()) -> T: ...
+@overload
+def load_config(schema: T, *yamls: Path, overrides: Sequence[str] = ()) -> T: ...
+def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any:
     """Merge a dataclass (type or instance), YAML files and `a.b=c` overrides, in that order.
 
     Raises:
@@ -32,9 +36,10 @@ def load_config(schema: type[T] | T, *yamls: Path, overrides: Sequence[str] = ()
     try:
         layers = [OmegaConf.structured(schema), *(_load_yaml(path) for path in yamls)]
         merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
-        return cast(T, OmegaConf.to_object(merged))
+        return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"configuration: {str(error).splitlines()[0]}") from error
+        where = f"'{error.full_key}': " if error.full_key else ""
+        raise ConfigError(f"configuration: {where}{str(error).splitlines()[0]}") from error
 
 
 def _load_yaml(path: Path) -> Any:

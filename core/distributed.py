@@ -27,7 +27,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def any_rank(flag: bool, *, device: torch.device) -> bool:
+def any_rank(*, flag: bool, device: torch.device) -> bool:
     """Whether the flag is up on any rank; every rank gets the same answer."""
     value = torch.tensor([int(flag)], dtype=torch.int32, device=device)
     if is_initialized():

@@ -119,7 +119,7 @@ class MicroBatch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Move every tensor; what isn't a tensor stays."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, **kwargs)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), torch.Tensor)

@@ -17,6 +17,8 @@ from core.errors import DataError
 Encoder = Callable[[list[bytes]], np.ndarray]
 """Encoded pictures -> float32 features of shape (len(pictures), P, E)."""
 
+BROKEN_PICTURE = float("nan")
+"""Stands in every feature of a picture that could not be decoded."""
 _KEY_BYTES = 32
 _FEATURES_RANK, _KEYS_RANK = len("NPE"), len("NK")
 _PARTS = "parts"
@@ -75,7 +77,7 @@ class FeatureCache:
         """Features (P, E) of an encoded picture.
 
         Raises:
-            DataError: the picture was not there when the cache was built.
+            DataError: the picture was not there when the cache was built, or it was broken.
         """
         digest = hashlib.sha256(image).digest()
         row = self._row_of_key.get(digest)
@@ -84,7 +86,13 @@ class FeatureCache:
                 f"picture {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
                 "cache again with this source's pictures"
             )
-        return np.asarray(self._features_NPE[row])
+        features_PE = np.asarray(self._features_NPE[row])
+        if np.isnan(features_PE[0, 0]):
+            raise DataError(
+                f"picture {digest.hex()[:16]} can't be decoded (so feature cache {self.folder} "
+                "says); replace it in its shard"
+            )
+        return features_PE
 
 
 def cache_folder(root: Path, fingerprint: str) -> Path:

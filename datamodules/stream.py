@@ -170,7 +170,10 @@ def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | No
     if image is None:
         return None
     if data.features is not None:
-        features_PE = data.features.get(image)
+        try:
+            features_PE = data.features.get(image)
+        except DataError as error:
+            raise DataError(f"{_name(slot)}: {error}") from error
         if data.feature_noise_std > 0:
             seed = data.stream.config.seed
             rng = named_rng(seed, "feature_noise", slot.position)
@@ -181,9 +184,12 @@ def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | No
         raise RuntimeError("a picture, but neither a feature cache nor a transform was given")
     try:
         return data.transform(image)
-    except _PICTURE_ERRORS as error:
-        key = slot.source.key(slot.sample)
-        raise DataError(f"{slot.source.name}/{key}: picture can't be decoded: {error}") from error
+    except (*_PICTURE_ERRORS, DataError) as error:
+        raise DataError(f"{_name(slot)}: picture can't be decoded: {error}") from error
+
+
+def _name(slot: Slot) -> str:
+    return f"{slot.source.name}/{slot.source.key(slot.sample)}"
 
 
 def _bad(slot: Slot, reason: str) -> BadSample:

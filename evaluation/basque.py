@@ -12,7 +12,7 @@ from evaluation.normalisers import normalise_neutral
 NUMERALS = {
     word: str(value)
     for value, word in enumerate(
-        "zero bat bi hiru lau bost sei zazpi zortzi bederatzi hamar".split()
+        ["zero", "bat", "bi", "hiru", "lau", "bost", "sei", "zazpi", "zortzi", "bederatzi", "hamar"]
     )
 } | {"huts": "0"}
 

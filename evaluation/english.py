@@ -17,7 +17,9 @@ survives."""
 
 NUMERALS = {
     word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+    for value, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
 } | {"none": "0"}
 
 ARTICLES = frozenset({"a", "an", "the"})

@@ -7,15 +7,22 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from core.errors import CheckpointError
 from experiments.estimate import estimate
 from experiments.graph import Graph
 from experiments.specs import StageKind
-from experiments.store import State, Store
+from experiments.states import State
+from experiments.store import Store
 
 _COLUMNS = {
     "VQA": "vqa/{}/accuracy",
@@ -45,8 +52,8 @@ def show_plan(console: Console, graph: Graph, *, root: Path) -> None:
     table = Table(title=f"{len(graph.cells)} cells, {len(graph.nodes)} stage runs")
     for name in ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
                  "trained", "frozen", "memory", "time", "state"):  # fmt: skip
-        justify = "left" if name in ("stage run", "epochs (source)", "state") else "right"
-        table.add_column(name, justify=justify, overflow="fold")
+        is_text = name in ("stage run", "epochs (source)", "state")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     total_s = 0.0
     for address, node in graph.nodes.items():
         numbers = estimate(node, cache=root / "cache")

@@ -147,5 +147,5 @@ def _pretrain(
         num_steps=part.num_steps,
         seed=config.seed,
     )
-    params = {"seed": float(config.seed), "backbone": name}
+    params: dict[str, str | float] = {"seed": float(config.seed), "backbone": name}
     return hashes.node(StageKind.PRETRAIN, f"pretrain {name}", spec, inputs, params)

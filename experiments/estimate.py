@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from core.chat import TEMPLATES, ChatFormat, load_tokenizer
+from core.chat import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
 from datamodules.lengths import measure_lengths
 from datamodules.manifest import load_manifest
 from datamodules.sources import Source
@@ -75,7 +75,7 @@ def _train(spec: TrainSpec, *, trains_lm: bool, cache: Path) -> Estimate:
     chat = _chat(spec)
     epochs, samples, tokens = [], 0.0, 0.0
     for name, component in spec.stream.mixture.components.items():
-        style = spec.stream.prompt_style
+        style = spec.stream.prompt_style or PromptStyle.CHAT
         source = Source(Path(component.base))
         lengths = measure_lengths(source, chat, style, cache / "lengths").num_tokens
         drawn = component.samples_per_step * spec.num_steps

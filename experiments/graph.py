@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from core.config import fingerprint, to_plain
-from core.errors import ConfigError
+from core.errors import ConfigError, unknown_name
 from core.files import sha256_file
-from datamodules.manifest import load_manifest
+from datamodules.manifest import load_manifest, verify
 from experiments.schema import RunConfig, Stages
 from experiments.specs import (
     Spec,
@@ -20,6 +20,7 @@ from experiments.specs import (
     evaluate_spec,
     features_spec,
     instruct_spec,
+    manifest_path,
     spec_manifests,
     spec_weights,
 )
@@ -29,6 +30,8 @@ RECIPE_VERSION = dict.fromkeys(StageKind, 1)
 
 _ADDRESS_LENGTH = 16
 _EXECUTION_ONLY = ("num_workers",)
+_DEEP_VERIFY_BYTES = 1 << 30
+"""Sources up to this size are read and hashed before anything starts; larger ones by size only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,16 +85,31 @@ def build_graph(cells: Sequence[RunConfig]) -> Graph:
         if cell_id in stages:
             raise ConfigError(f"two cells are called '{cell_id}'; vary an axis of `cell`")
         stages[cell_id] = {}
+        check_languages(config)
         for node in _cell_nodes(config, hashes):
             nodes.setdefault(node.address, node)
             stages[cell_id][node.kind.value] = node.address
     return Graph(nodes=nodes, cells=stages)
 
 
+def check_languages(config: RunConfig) -> None:
+    """Refuse, before the training, languages in which nothing could be asked after it.
+
+    Raises:
+        ConfigError: the benchmark lacks one.
+    """
+    manifest = load_manifest(Path(manifest_path(config, config.data.benchmark)))
+    available = manifest.language.split(",")
+    for language in (config.languages.base, config.languages.target):
+        if language not in available:
+            kind = f"language of benchmark '{manifest.name}'"
+            raise ConfigError(unknown_name(kind, language, available, fix="See data_prep."))
+
+
 def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
     cell = config.cell
-    shared = {"backbone": cell.backbone, "seed": float(cell.seed)}
-    own = {
+    shared: dict[str, str | float] = {"backbone": cell.backbone, "seed": float(cell.seed)}
+    own: dict[str, str | float] = {
         **shared,
         "target_share": cell.target_share,
         "text_only": str(cell.text_only).lower(),
@@ -117,6 +135,7 @@ class ContentHashes:
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
+        self._verified: set[object] = set()
 
     def node(
         self,
@@ -140,8 +159,15 @@ class ContentHashes:
         )
 
     def _manifest(self, path: str) -> str:
+        """The fingerprint of a manifest whose shards are there and are the ones it lists."""
         if path not in self._known:
-            self._known[path] = load_manifest(Path(path)).fingerprint()
+            manifest = load_manifest(Path(path))
+            # Sources of several languages list the same shards: read them once.
+            shards = (Path(path).parent, manifest.shards)
+            is_small = sum(shard.num_bytes for shard in manifest.shards) <= _DEEP_VERIFY_BYTES
+            verify(Path(path), deep=is_small and shards not in self._verified)
+            self._verified.add(shards)
+            self._known[path] = manifest.fingerprint()
         return self._known[path]
 
     def _weights(self, path: str) -> dict[str, str]:

@@ -18,7 +18,8 @@ from core.files import atomic_write_text
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.launch import LocalLauncher
 from experiments.plans import Plan
-from experiments.store import State, Store
+from experiments.states import State
+from experiments.store import Store
 from experiments.tracking import GridTracker
 from experiments.ui import ui_command
 

@@ -21,7 +21,8 @@ from core.log import get_logger
 from experiments.graph import Graph, StageNode
 from experiments.schema import TrainerConfig
 from experiments.specs import StageKind
-from experiments.store import StageFolder, State, Store
+from experiments.states import State
+from experiments.store import StageFolder, Store
 
 _LOG = get_logger("launch")
 _POLL_S = 0.1
@@ -59,8 +60,11 @@ class LocalLauncher:
             time.sleep(_POLL_S)
 
     def threads_of(self, node: StageNode) -> int:
-        """Threads of a stage run: a function of the graph alone, so that a resumed run computes
-        with as many as the first attempt did (sums depend on it in their last bits)."""
+        """Threads of a stage run, from the graph alone.
+
+        A resumed run must compute with as many as the first attempt did: sums depend on it in
+        their last bits.
+        """
         siblings = sum(other.kind is node.kind for other in self.graph.nodes.values())
         is_narrow = node.kind in _SINGLE_THREADED and siblings > 1
         return 1 if is_narrow else self.jobs

@@ -10,9 +10,10 @@ import torch
 from callbacks.checkpoints import latest_checkpoint
 from callbacks.metrics_log import write_progress
 from callbacks.preemption import StopFlag
-from core.errors import PreemptedError
+from core.errors import DataError, PreemptedError
 from core.files import atomic_write_text
-from datamodules.feature_cache import build_feature_cache
+from core.log import get_logger
+from datamodules.feature_cache import BROKEN_PICTURE, build_feature_cache
 from datamodules.manifest import load_manifest
 from datamodules.mixture_datamodule import (
     AlignmentDataModule,
@@ -28,10 +29,11 @@ from experiments.schema import TrainerConfig
 from experiments.specs import EvaluateSpec, FeaturesSpec, TrainSpec
 from experiments.store import StageFolder
 from lightning_modules.vlm_module import AlignmentModule, InstructionModule, VlmModule
-from models.vision_tower import load_vision_tower
+from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 from models.weights import list_parts, load_weights, save_weights
 
+_LOG = get_logger("stage")
 CACHE_NAME = "cache.txt"
 """File of a features result that names its cache folder."""
 _FEATURE_BATCH = 64
@@ -60,8 +62,14 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     def encode(pictures: list[bytes]) -> np.ndarray:
         if context.flag.is_set:
             raise PreemptedError("stopped between two batches of pictures")
-        pixels_NCHW = torch.stack([tower.transform(picture) for picture in pictures])
-        return tower(pixels_NCHW).numpy()
+        pixels = [_decode(tower, picture) for picture in pictures]
+        shape = (len(pictures), tower.num_image_tokens, tower.width)
+        features_NPE = np.full(shape, BROKEN_PICTURE, dtype=np.float32)
+        whole = [i for i, pixels_CHW in enumerate(pixels) if pixels_CHW is not None]
+        if whole:
+            pixels_NCHW = torch.stack([p for p in pixels if p is not None])
+            features_NPE[whole] = tower(pixels_NCHW).numpy()
+        return features_NPE
 
     def pictures() -> Iterator[bytes]:
         yield blank_picture()
@@ -84,6 +92,15 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
         on_progress=on_progress,
     )
     atomic_write_text(context.folder.scratch / CACHE_NAME, cache.folder.name)
+
+
+def _decode(tower: VisionTower, picture: bytes) -> torch.Tensor | None:
+    """Pixels of a picture, None for a broken one: each source has a budget of those."""
+    try:
+        return tower.transform(picture)
+    except DataError as error:
+        _LOG.warning("a picture is left out of the cache: %s", error)
+        return None
 
 
 def run_align(spec: TrainSpec, context: StageContext) -> None:

@@ -10,7 +10,6 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,9 @@ from core.config import dump_config, to_plain
 from core.errors import CheckpointError
 from core.files import atomic_write_text, sha256_file
 from experiments.graph import StageNode
+from experiments.states import State
 
 _SEAL = "complete.json"
-
-
-class State(StrEnum):
-    """Where a stage run stands."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -30,11 +30,11 @@ from experiments.reporting.mlflow_quiet import (
 from experiments.reporting.records import (
     GridRecord,
     StageRecord,
-    State,
     load_grid,
     load_stage,
     read_json,
 )
+from experiments.states import State
 
 RUN_FILE = "mlflow_run.json"
 _TAG = "irudimen"

@@ -15,9 +15,10 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 
@@ -36,9 +37,10 @@ from experiments.specs import (
     TowerSpec,
     TrainSpec,
 )
-from experiments.store import StageFolder, State, Store, timed_attempt
+from experiments.states import State
+from experiments.store import StageFolder, Store, timed_attempt
 
-_RUNS = {
+_RUNS: dict[StageKind, tuple[type[Any], Callable[[Any, stage_runs.StageContext], None]]] = {
     StageKind.FEATURES: (FeaturesSpec, stage_runs.run_features),
     StageKind.ALIGN: (TrainSpec, stage_runs.run_align),
     StageKind.INSTRUCT: (TrainSpec, stage_runs.run_instruct),
@@ -123,7 +125,7 @@ def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
     torch.set_num_threads(execution.threads)
     stage = folder.read_stage()
     spec_class, run_stage = _RUNS[StageKind(stage["kind"])]
-    spec = load_config(cast(type, spec_class), folder.path / "spec.yaml")
+    spec = load_config(spec_class, folder.path / "spec.yaml")
     store = Store(Path(execution.root))
     context = stage_runs.StageContext(
         folder=folder,

@@ -43,7 +43,8 @@ class VlmModule(lightning.LightningModule):
 
     def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Summed loss over the target tokens of a micro-batch."""
-        return self.model(micro_batch).loss_sum
+        loss_sum: torch.Tensor = self.model(micro_batch).loss_sum
+        return loss_sum
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step: the summed loss over all ranks' targets, divided by their number."""

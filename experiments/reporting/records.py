@@ -7,25 +7,15 @@ unfinished in any way: a stage that was never started has the state `waiting`.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from experiments.states import State
 
 Axis = str | float | int | bool
 
 STAGE_ORDER = ("tokenizer", "tower", "pretrain", "features", "align", "instruct", "evaluate")
-
-
-class State(StrEnum):
-    """Where a stage stands."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

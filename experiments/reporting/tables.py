@@ -20,7 +20,8 @@ from experiments.reporting.numbers import (
     percent,
     share_of,
 )
-from experiments.reporting.records import CellRecord, GridRecord, State
+from experiments.reporting.records import CellRecord, GridRecord
+from experiments.states import State
 
 _MINUTE, _HOUR = 60, 3600
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))

@@ -54,7 +54,19 @@ def test_basque(text, expected):
 
 
 def test_all_basque_numerals():
-    words = "zero bat bi hiru lau bost sei zazpi zortzi bederatzi hamar".split()
+    words = [
+        "zero",
+        "bat",
+        "bi",
+        "hiru",
+        "lau",
+        "bost",
+        "sei",
+        "zazpi",
+        "zortzi",
+        "bederatzi",
+        "hamar",
+    ]
     assert [basque.normalise(word) for word in words] == [str(i) for i in range(11)]
 
 

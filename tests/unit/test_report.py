@@ -15,7 +15,8 @@ from evaluation.predictions import read_predictions, write_predictions
 from evaluation.statistics import Verdict
 from experiments import report
 from experiments.reporting import figures, gallery, hypotheses, numbers, sentences, tables
-from experiments.reporting.records import GridRecord, State, load_grid
+from experiments.reporting.records import GridRecord, load_grid
+from experiments.states import State
 
 _SMALL = 8
 

@@ -13,7 +13,8 @@ from core.errors import ConfigError
 from experiments import ui
 from experiments.reporting import mlflow_payload as payload
 from experiments.reporting.mlflow_quiet import MlflowClient, MlflowException
-from experiments.reporting.records import State, load_grid, load_stage
+from experiments.reporting.records import load_grid, load_stage
+from experiments.states import State
 from experiments.tracking import RUN_FILE, GridTracker
 
 _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
