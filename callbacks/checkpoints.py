@@ -32,6 +32,7 @@ class AtomicCheckpoint(Callback):
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self._last: Path | None = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save when the interval is full; never in the middle of an optimizer step."""
@@ -42,7 +43,7 @@ class AtomicCheckpoint(Callback):
     def save(self, trainer: lightning.Trainer) -> Path:
         """Write one complete checkpoint; every rank must call it."""
         final = self.folder / f"step={trainer.global_step:08d}"
-        if final.exists():
+        if final == self._last:
             return final
         temporary = final.with_name(f".{final.name}.tmp")
         if trainer.is_global_zero:
@@ -54,10 +55,13 @@ class AtomicCheckpoint(Callback):
         trainer.save_checkpoint(temporary / _STATE)
         if trainer.is_global_zero:
             _seal(temporary, trainer.global_step)
+            if final.exists():  # left by an attempt that was resumed before it: it is damaged
+                shutil.rmtree(final)
             temporary.rename(final)
             _fsync_folder(self.folder)
             self._prune()
         trainer.strategy.barrier("checkpoint_done")
+        self._last = final
         return final
 
     def _prune(self) -> None:
@@ -96,7 +100,11 @@ def _damage(folder: Path) -> str | None:
     state, seal = folder / _STATE, folder / _SEAL
     if not state.is_file() or not seal.is_file():
         return "a file is missing"
-    expected = json.loads(seal.read_text())
+    try:
+        expected = json.loads(seal.read_bytes())
+        _ = expected["step"], expected["num_bytes"], expected["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return f"{_SEAL} is not one"
     if state.stat().st_size != expected["num_bytes"]:
         return f"{state.stat().st_size} bytes instead of {expected['num_bytes']}"
     return None if sha256_file(state) == expected["sha256"] else "checksum differs"

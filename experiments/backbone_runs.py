@@ -20,6 +20,8 @@ from models.language_model import LanguageModelConfig, load_language_model, save
 from models.vlm import VisionLanguageModel
 
 _MAX_SEED = 2**63 - 1
+_SCENES = "scene-"
+"""Keys of composed pictures; the tower's recipe composes its own."""
 
 
 def run_tokenizer(spec: TokenizerSpec, context: StageContext) -> None:
@@ -71,7 +73,7 @@ def run_tower(spec: TowerSpec, context: StageContext) -> None:
     pictures = [
         TowerPicture(name=sample.turns[-1].content, image=sample.image)
         for sample in samples
-        if sample.image is not None and sample.key.startswith("single")
+        if sample.image is not None and not sample.key.startswith(_SCENES)
     ]
     train_tower(pictures, spec.recipe, seed=spec.seed, out_dir=context.folder.scratch)
 

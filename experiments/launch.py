@@ -25,7 +25,7 @@ from experiments.states import State
 from experiments.store import StageFolder, Store
 
 _LOG = get_logger("launch")
-_POLL_S = 0.1
+_POLL_S = 0.25
 _GRACE_S = 120.0
 _SINGLE_THREADED = (StageKind.INSTRUCT, StageKind.EVALUATE)
 

@@ -201,7 +201,8 @@ class RunConfig:
         if self.cell.backbone not in self.backbones:
             raise ConfigError(unknown_name("backbone", self.cell.backbone, self.backbones))
         if self.languages.base == self.languages.target:
-            raise ConfigError(f"base and target language are both '{self.languages.base}'")
+            both = f"languages.base and languages.target are both '{self.languages.base}'"
+            raise ConfigError(f"{both}; name two languages")
 
     @property
     def backbone(self) -> BackboneConfig:

@@ -5,7 +5,7 @@ import dataclasses
 from experiments.axes import vary
 from experiments.schema import RunConfig, TrainConfig
 
-_STEPS = 20
+_STEPS = 10
 
 
 def cells(base: RunConfig) -> list[RunConfig]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,20 +57,24 @@ class StageContext:
 
 def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     """Encode every picture once with the frozen tower."""
-    tower = load_vision_tower(spec.tower).eval()
+    # Convolutional trunks are a third faster on CPU with the channels last.
+    layout = torch.channels_last
+    tower = load_vision_tower(spec.tower).eval().to(memory_format=layout)
     manifests = [load_manifest(Path(path)) for path in spec.manifests]
     total = sum({e.sha256: e.num_samples for m in manifests for e in m.shards}.values())
 
     def encode(pictures: list[bytes]) -> np.ndarray:
         if context.flag.is_set:
             raise PreemptedError("stopped between two batches of pictures")
-        pixels = [_decode(tower, picture) for picture in pictures]
+        # Decoding and resizing leave the interpreter lock, so threads help.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            pixels = list(pool.map(partial(_decode, tower), pictures))
         shape = (len(pictures), tower.num_image_tokens, tower.width)
         features_NPE = np.full(shape, BROKEN_PICTURE, dtype=np.float32)
         whole = [i for i, pixels_CHW in enumerate(pixels) if pixels_CHW is not None]
         if whole:
             pixels_NCHW = torch.stack([p for p in pixels if p is not None])
-            features_NPE[whole] = tower(pixels_NCHW).numpy()
+            features_NPE[whole] = tower(pixels_NCHW.contiguous(memory_format=layout)).numpy()
         return features_NPE
 
     def pictures() -> Iterator[bytes]:

@@ -1,0 +1,145 @@
+"""A checkpoint is whole or it is not there: damage is seen, named and passed over."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
+from core.errors import ConfigError
+
+NUM_STEPS, EVERY_N_STEPS = 7, 2
+
+
+class Walk(lightning.LightningModule):
+    """The smallest training there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def train(folder: Path, *, num_steps: int = NUM_STEPS, keep: int = 2) -> None:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=num_steps,
+        callbacks=[AtomicCheckpoint(folder, every_n_steps=EVERY_N_STEPS, keep=keep)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Walk(), DataLoader(torch.ones(32, 2), batch_size=2))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Checkpoints of steps 4 and 6."""
+    train(tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def _flip_bit(newest: Path) -> None:
+    content = bytearray((newest / "checkpoint.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "checkpoint.ckpt").write_bytes(content)
+
+
+def _truncate(newest: Path) -> None:
+    content = (newest / "checkpoint.ckpt").read_bytes()
+    (newest / "checkpoint.ckpt").write_bytes(content[:-100])
+
+
+def _unseal(newest: Path) -> None:
+    (newest / "complete.json").unlink()
+
+
+def _break_seal(newest: Path) -> None:
+    (newest / "complete.json").write_text('{"step": 6, "sha')
+
+
+def _empty_seal(newest: Path) -> None:
+    (newest / "complete.json").write_text("{}")
+
+
+def _remove_state(newest: Path) -> None:
+    (newest / "checkpoint.ckpt").unlink()
+
+
+DAMAGES = (_flip_bit, _truncate, _unseal, _break_seal, _empty_seal, _remove_state)
+
+
+def test_the_newest_whole_checkpoint_is_found(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["step=00000004", "step=00000006"]
+    saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 6
+    assert torch.load(saved.path, weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    folder: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(folder / "step=00000006")
+    with caplog.at_level(logging.WARNING):
+        saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 4
+    assert "step=00000006 is damaged" in caplog.text
+    assert (folder / "step=00000006").exists(), "evidence stays"
+
+
+def test_nothing_whole_is_a_start_from_the_beginning(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        _truncate(path)
+    assert latest_checkpoint(folder) is None
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_leftovers_of_a_torn_save_do_not_matter(folder: Path) -> None:
+    torn = folder / ".step=00000008.tmp"
+    torn.mkdir()
+    (torn / "checkpoint.ckpt").write_bytes(b"half")
+    saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 6
+    train(folder, num_steps=8)
+    assert not list(folder.glob(".step=*"))
+    saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 8
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_does_not_block_its_own_step(
+    folder: Path, damage: Callable[[Path], None]
+) -> None:
+    """The resumed run takes that step again and must be able to save it."""
+    damage(folder / "step=00000006")
+    train(folder)
+    saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 6
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_last_few_are_kept(tmp_path: Path, keep: int) -> None:
+    train(tmp_path, num_steps=10, keep=keep)
+    steps = [int(path.name.split("=")[1]) for path in sorted(tmp_path.iterdir())]
+    assert steps == [10, 8, 6][:keep][::-1]
+
+
+def test_an_interval_of_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="interval 0"):
+        AtomicCheckpoint(tmp_path, every_n_steps=0)
