@@ -27,7 +27,7 @@ from experiments.store import StageFolder, Store
 _LOG = get_logger("launch")
 _POLL_S = 0.25
 _GRACE_S = 120.0
-_SINGLE_THREADED = (StageKind.INSTRUCT, StageKind.EVALUATE)
+_PARALLEL = (StageKind.FEATURES, StageKind.TOWER)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,13 @@ class LocalLauncher:
             time.sleep(_POLL_S)
 
     def threads_of(self, node: StageNode) -> int:
-        """Threads of a stage run, from the graph alone.
+        """Threads of a stage run: all of them for pictures, which are independent; else one.
 
-        A resumed run must compute with as many as the first attempt did: sums depend on it in
-        their last bits.
+        Fixed by the kind, because sums depend on the number of threads in their last bits and a
+        resumed run must equal an uninterrupted one. One, because models of this size lose more
+        at barriers than they win; several stage runs fill the cores instead.
         """
-        siblings = sum(other.kind is node.kind for other in self.graph.nodes.values())
-        is_narrow = node.kind in _SINGLE_THREADED and siblings > 1
-        return 1 if is_narrow else self.jobs
+        return self.jobs if node.kind in _PARALLEL else 1
 
     def _initial_states(self) -> dict[str, State]:
         states = {}
