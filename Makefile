@@ -47,7 +47,7 @@ dry-run: env  ## plan of every experiment
 		$(BIN)/python -m experiments.run --exp $$name --dry-run || exit 1; done
 
 lock: env  ## write the exact versions of the environment
-	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 clean:  ## remove the environment and caches; results in mlruns stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,8 @@ lightning, timm and open_clip. The fix is a file in the environment, only where 
 
 import importlib.metadata
 import shutil
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -22,7 +24,9 @@ def main() -> None:
         for file in SHIM.iterdir():
             if file.suffix in (".py", ".pth"):
                 shutil.copyfile(file, site / file.name)
-    import torchvision  # noqa: F401  # fails here, not in the middle of a run
+    # A new interpreter, since this one started before the shim was there: a broken
+    # environment fails here, not in the middle of a run.
+    subprocess.run([sys.executable, "-c", "import torchvision"], check=True)
 
 
 if __name__ == "__main__":
