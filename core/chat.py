@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -74,8 +75,19 @@ class PromptStyle(StrEnum):
     """Picture, caption, end mark: the user's words are left out (LLaVA stage 1)."""
     CHAT = "chat"
     """The whole conversation between turn marks."""
+    SHARED_PREFIX = "shared_prefix"
+    """As CHAT, but each question about a picture stands alone behind it: the picture's tokens are
+    computed once, and no question sees another one's answer. Without a picture the same as CHAT."""
     FULL = "full"
     """As CHAT, but every token after the first is a target: how a language model is pretrained."""
+
+
+class TokenSequence(NamedTuple):
+    """Three arrays of one shape; see `core.samples.EncodedSample`."""
+
+    input_ids_T: np.ndarray
+    target_mask_T: np.ndarray
+    branch_ids_T: np.ndarray
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -95,7 +107,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 
 class ChatFormat:
-    """Turns -> (input_ids_T, target_mask_T), with the picture expanded to its placeholders."""
+    """Turns -> token ids and targets, with the picture expanded to its placeholders."""
 
     def __init__(
         self,
@@ -113,12 +125,14 @@ class ChatFormat:
         marks = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
         self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
 
-    def encode(self, sample: Sample, style: PromptStyle) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (int64) and target mask (bool) of a training sample, both of shape (T,).
+    def encode(self, sample: Sample, style: PromptStyle) -> TokenSequence:
+        """A training sample as one sequence.
 
         Raises:
             DataError: nothing to learn from, or picture and `<image>` don't agree.
         """
+        if style is PromptStyle.SHARED_PREFIX and sample.image is not None:
+            return self._branches(sample)
         pieces = self._plain(sample) if style is PromptStyle.PLAIN else self._chat(sample.turns)
         self._check_image(sample, "".join(text for text, _ in pieces))
         ids, mask = self._tokenize(pieces)
@@ -127,7 +141,7 @@ class ChatFormat:
             mask[0] = False
         if not mask.any():
             raise DataError(f"{sample.source}/{sample.key}: no target token (empty answer?)")
-        return ids, mask
+        return TokenSequence(ids, mask, np.zeros_like(ids))
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
         """Ids (int64, shape (T,)) of a conversation up to where the assistant must speak."""
@@ -167,6 +181,25 @@ class ChatFormat:
             pieces += [(prefix, False), (turn.content + suffix, is_target)]
         return pieces
 
+    def _branches(self, sample: Sample) -> TokenSequence:
+        """Everything up to the picture once, then each question and its answer.
+
+        The idea is that of Molmo's message trees. A branch is tokenised with the prefix before it,
+        so its tokens are those that it would have alone.
+        """
+        shared, questions = _split_at_picture(sample)
+        whole = [self._tokenize(self._chat([*shared, *question])) for question in questions]
+        prefix = 1 + int(np.flatnonzero(whole[0][0] == self.image_token_id)[-1])
+        first_ids, first_mask = whole[0]
+        ids, mask = [first_ids[:prefix]], [first_mask[:prefix]]
+        for branch_ids, branch_mask in whole:
+            if not np.array_equal(branch_ids[:prefix], first_ids[:prefix]):
+                raise DataError("the tokenizer joins the picture's mark to the text behind it")
+            ids.append(branch_ids[prefix:])
+            mask.append(branch_mask[prefix:])
+        branches = [np.full(part.shape, number) for number, part in enumerate(ids)]
+        return TokenSequence(*(np.concatenate(parts) for parts in (ids, mask, branches)))
+
     def _plain(self, sample: Sample) -> list[tuple[str, bool]]:
         answers = [t.content for t in sample.turns if t.role in (Role.ASSISTANT, Role.TEXT)]
         if not answers or not answers[0].strip():
@@ -202,3 +235,28 @@ class ChatFormat:
         piece_of_token = np.searchsorted(starts, offsets[:, 0], side="right") - 1
         is_target = np.asarray([target for _, target in expanded], dtype=bool)
         return np.asarray(encoding["input_ids"], dtype=np.int64), is_target[piece_of_token]
+
+
+def _split_at_picture(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
+    """System turns, and each question about the picture with its answer, the picture before it.
+
+    Raises:
+        DataError: the conversation isn't questions and answers behind one picture.
+    """
+    where = f"{sample.source}/{sample.key}"
+    shared = [turn for turn in sample.turns[:1] if turn.role is Role.SYSTEM]
+    turns = sample.turns[len(shared) :]
+    roles = [turn.role for turn in turns]
+    if not turns or roles != [Role.USER, Role.ASSISTANT] * (len(turns) // 2):
+        raise DataError(
+            f"{where}: turns {', '.join(roles)}; prompt style '{PromptStyle.SHARED_PREFIX}' needs "
+            "a user and an assistant in turn, so that each question can stand alone"
+        )
+    opening = re.match(rf"{re.escape(IMAGE_MARK)}\s*", turns[0].content)
+    if opening is None or sum(turn.content.count(IMAGE_MARK) for turn in sample.turns) != 1:
+        raise DataError(f"{where}: one '{IMAGE_MARK}' must open the first question")
+    questions = []
+    for number in range(0, len(turns), 2):
+        content = turns[number].content if number == 0 else opening[0] + turns[number].content
+        questions.append([Turn(role=Role.USER, content=content), turns[number + 1]])
+    return shared, questions

@@ -56,6 +56,9 @@ class EncodedSample:
     """int64, with one placeholder id per visual token."""
     target_mask_T: np.ndarray
     """bool: positions whose token the model must predict (from the position before)."""
+    branch_ids_T: np.ndarray
+    """int64; 0 where everything after may look, 1, 2, ... inside branches that see what is 0 and
+    themselves only. All 0 in an ordinary sequence."""
     image: bytes | None
 
     @property
@@ -67,6 +70,17 @@ class EncodedSample:
     def num_targets(self) -> int:
         """Number of tokens that the loss counts."""
         return int(self.target_mask_T.sum())
+
+    def positions(self) -> np.ndarray:
+        """int64 (T,): every branch counts on from the prefix, as if it stood there alone."""
+        places_T = np.arange(self.num_tokens)
+        _, first_of_branch, branch_of_T = np.unique(
+            self.branch_ids_T, return_index=True, return_inverse=True
+        )
+        prefix = int((self.branch_ids_T == 0).sum())
+        return np.where(
+            self.branch_ids_T == 0, places_T, places_T - first_of_branch[branch_of_T] + prefix
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,9 +116,11 @@ class MicroBatch:
     """int64; the token to predict AT this position's place in the input (Hugging Face convention:
     logits of position t-1 are compared with labels of position t), IGNORE_INDEX elsewhere."""
     position_ids_BT: torch.Tensor
-    """int64; restart at 0 with every document."""
+    """int64; restart at 0 with every document, and after the prefix with every branch of it."""
     document_ids_BT: torch.Tensor
     """int64; 1, 2, ... per row; PADDING_DOCUMENT on padding."""
+    branch_ids_BT: torch.Tensor
+    """int64; 0 in what all of a document shares, else the branch (`EncodedSample`)."""
     pixels_NCHW: torch.Tensor | None
     """float32 pictures in the order of their placeholders in row-major order, or None."""
     features_NPE: torch.Tensor | None

@@ -36,6 +36,7 @@ def collate_micro_batch(
     labels_BT = np.full(shape, IGNORE_INDEX, dtype=np.int64)
     position_ids_BT = np.zeros(shape, dtype=np.int64)
     document_ids_BT = np.full(shape, PADDING_DOCUMENT, dtype=np.int64)
+    branch_ids_BT = np.zeros(shape, dtype=np.int64)
     for b, row in enumerate(rows):
         start = 0
         for document, sample in enumerate(row, start=PADDING_DOCUMENT + 1):
@@ -44,8 +45,9 @@ def collate_micro_batch(
             input_ids_BT[b, place] = ids_T
             labels_BT[b, place][mask_T] = ids_T[mask_T]
             labels_BT[b, start] = IGNORE_INDEX
-            position_ids_BT[b, place] = np.arange(ids_T.size)
+            position_ids_BT[b, place] = sample.encoded.positions()
             document_ids_BT[b, place] = document
+            branch_ids_BT[b, place] = sample.encoded.branch_ids_T
             start = place.stop
     images = [sample.image for row in rows for sample in row if sample.image is not None]
     stacked = torch.stack(images) if images else None
@@ -54,6 +56,7 @@ def collate_micro_batch(
         labels_BT=torch.from_numpy(labels_BT),
         position_ids_BT=torch.from_numpy(position_ids_BT),
         document_ids_BT=torch.from_numpy(document_ids_BT),
+        branch_ids_BT=torch.from_numpy(branch_ids_BT),
         pixels_NCHW=None if is_features else stacked,
         features_NPE=stacked if is_features else None,
         samples=tuple(sample.ref for row in rows for sample in row),

@@ -12,19 +12,20 @@ def encode_sample(sample: Sample, chat: ChatFormat, style: PromptStyle) -> Encod
         DataError: nothing to learn from it, or text and picture do not agree.
     """
     try:
-        input_ids_T, target_mask_T = chat.encode(sample, style)
+        tokens = chat.encode(sample, style)
     except DataError as error:
         if sample.key in str(error):
             raise
         raise DataError(f"{sample.source}/{sample.key}: {error}") from error
     # Nothing stands before the first token of a document, so nothing can predict it.
-    target_mask_T[0] = False
-    if not target_mask_T.any():
+    tokens.target_mask_T[0] = False
+    if not tokens.target_mask_T.any():
         raise DataError(f"{sample.source}/{sample.key}: no target after the first token")
     return EncodedSample(
         key=sample.key,
         source=sample.source,
-        input_ids_T=input_ids_T,
-        target_mask_T=target_mask_T,
+        input_ids_T=tokens.input_ids_T,
+        target_mask_T=tokens.target_mask_T,
+        branch_ids_T=tokens.branch_ids_T,
         image=sample.image,
     )

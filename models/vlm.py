@@ -81,7 +81,7 @@ class VisionLanguageModel(nn.Module):
         embeds_BTD = self.embed(micro_batch.input_ids_BT, images)
         hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
             inputs_embeds=embeds_BTD,
-            attention_mask=document_mask(micro_batch.document_ids_BT),
+            attention_mask=document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT),
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
         ).last_hidden_state
@@ -201,10 +201,14 @@ class VisionLanguageModel(nn.Module):
         return zero
 
 
-def document_mask(document_ids_BT: torch.Tensor) -> torch.Tensor:
+def document_mask(document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor) -> torch.Tensor:
     """Boolean (B, 1, T, T): True where a query may look: backwards, inside its own document.
 
-    Padding has one document id of its own, so it attends to itself and never to data.
+    Of a document with branches it sees what all share (branch 0) and its own branch. Padding has
+    one document id of its own, so it attends to itself and never to data.
     """
     same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
+    if bool(branch_ids_BT.any()):
+        key_branch_BT = branch_ids_BT[:, None, :]
+        same_BTT &= (key_branch_BT == 0) | (key_branch_BT == branch_ids_BT[:, :, None])
     return same_BTT.tril()[:, None]

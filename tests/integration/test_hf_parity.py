@@ -160,6 +160,7 @@ def pack(rows: Sequence[Sequence[Document]]) -> MicroBatch:
         labels_BT=labels,
         position_ids_BT=positions,
         document_ids_BT=owners,
+        branch_ids_BT=torch.zeros_like(owners),
         pixels_NCHW=torch.stack(pixels) if pixels else None,
         features_NPE=None,
         samples=(),

@@ -12,11 +12,16 @@ from datamodules.collate import ReadySample, collate_micro_batch
 PAD = 999
 
 
-def ready(number, num_tokens, num_context, image=None):
+def ready(number, num_tokens, num_context, image=None, branches=None):
     ids = np.arange(num_tokens, dtype=np.int64) + 10 * number
     mask = np.arange(num_tokens) >= num_context
     encoded = EncodedSample(
-        key=f"k{number}", source="s", input_ids_T=ids, target_mask_T=mask, image=None
+        key=f"k{number}",
+        source="s",
+        input_ids_T=ids,
+        target_mask_T=mask,
+        branch_ids_T=np.zeros(num_tokens, dtype=np.int64) if branches is None else branches,
+        image=None,
     )
     ref = SampleRef(
         position=number,
@@ -79,6 +84,16 @@ def test_first_token_of_a_document_is_never_a_label():
         [[ready(0, 3, 0), ready(1, 3, 0)]], pad_token_id=PAD, is_features=True
     )
     assert batch.labels_BT.tolist() == [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 11, 12]]
+
+
+def test_branches_restart_behind_what_they_share():
+    branches = np.array([0, 0, 1, 1, 1, 2, 2])
+    batch = collate_micro_batch(
+        [[ready(0, 2, 1), ready(1, 7, 4, branches=branches)]], pad_token_id=PAD, is_features=True
+    )
+    assert batch.position_ids_BT.tolist() == [[0, 1, 0, 1, 2, 3, 4, 2, 3]]
+    assert batch.branch_ids_BT.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2]]
+    assert batch.document_ids_BT.tolist() == [[1, 1, 2, 2, 2, 2, 2, 2, 2]]
 
 
 def test_pictures_follow_their_placeholders():

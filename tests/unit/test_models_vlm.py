@@ -46,6 +46,7 @@ def row(ids: list[int], *, labels: list[int] | None = None) -> MicroBatch:
         else torch.tensor([labels]),
         position_ids_BT=torch.arange(len(ids))[None],
         document_ids_BT=torch.ones_like(input_ids_BT),
+        branch_ids_BT=torch.zeros_like(input_ids_BT),
         pixels_NCHW=None,
         features_NPE=None,
         samples=(),
@@ -69,7 +70,8 @@ def prompts_and_images(count: int) -> tuple[list[np.ndarray], list[torch.Tensor 
 
 
 def test_document_mask_is_causal_inside_documents_and_never_empty() -> None:
-    mask = document_mask(torch.tensor([[1, 1, 2, 2, 0, 0]]))[0, 0]
+    documents = torch.tensor([[1, 1, 2, 2, 0, 0]])
+    mask = document_mask(documents, torch.zeros_like(documents))[0, 0]
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],
@@ -78,6 +80,21 @@ def test_document_mask_is_causal_inside_documents_and_never_empty() -> None:
             [0, 0, 1, 1, 0, 0],
             [0, 0, 0, 0, 1, 0],
             [0, 0, 0, 0, 1, 1],
+        ]
+    ).bool()
+    assert torch.equal(mask, expected)
+
+
+def test_document_mask_keeps_branches_apart() -> None:
+    documents, branches = torch.tensor([[1, 1, 1, 1, 2]]), torch.tensor([[0, 1, 1, 2, 0]])
+    mask = document_mask(documents, branches)[0, 0]
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 0, 0, 1, 0],
+            [0, 0, 0, 0, 1],
         ]
     ).bool()
     assert torch.equal(mask, expected)
