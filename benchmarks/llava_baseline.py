@@ -8,6 +8,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from core.chat import ChatFormat
 from core.tokens import IGNORE_INDEX
 from datamodules.collate import ReadySample
 
-WIDTH, NUM_IMAGE_TOKENS, LR = 192, 5, 1e-3
+VISION_WIDTH, NUM_IMAGE_TOKENS, LR = 192, 5, 1e-3
+SHAPE = Path(__file__).parents[1] / "data" / "embedded" / "models" / "lm_general"
 WARM_STEPS = 2
 
 _clock: list[Callable[[], float]] = [time.perf_counter]
@@ -78,18 +80,13 @@ class CachedTower(nn.Module):
 
 def build_llava(chat: ChatFormat) -> LlavaForConditionalGeneration:
     """LLaVA with the embedded language model's shape and random weights."""
-    text = LlamaConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=4,
-        intermediate_size=512,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        vocab_size=4096,
-        tie_word_embeddings=True,
-        max_position_embeddings=1024,
-    )
+    text = LlamaConfig.from_pretrained(SHAPE)
     vision = transformers.CLIPVisionConfig(
-        hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=4, image_size=8, patch_size=8
+        hidden_size=VISION_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        image_size=8,
+        patch_size=8,
     )
     config = LlavaConfig(
         text_config=text,

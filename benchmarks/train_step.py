@@ -1,9 +1,11 @@
 """Training throughput on CPU: our step against Hugging Face Trainer + LLaVA.
 
-Both sides (theirs is `llava_baseline`) train the same tiny model (random weights, Llama d=192,
-4 layers, vocabulary 4096, MLP connector) on the same samples in the same order with the same
-AdamW, and both get the tower's features ready made: what is compared is packing with a document
-mask and label-only logits against padded batches with full logits. Two baselines: samples in stream
+Both sides (theirs is `llava_baseline`) train the embedded profile's model (its Llama shape, random
+weights, MLP connector) on the same questions in the same steps with the same AdamW, and both get
+the tower's features ready made: what is compared is packing with a document mask, shared picture
+prefixes and label-only logits against padded batches with full logits. Two recipes: the embedded
+profile's `shared_prefix`, where stock LLaVA trains each question as a sample of its own (the loss
+curves are equal), and `chat`, whole conversations on both sides. Two baselines: samples in stream
 order (LLaVA stage 1, and the Trainer's default) and sorted by length within each step (the most
 that padding can do).
 
@@ -11,6 +13,7 @@ that padding can do).
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 from collections.abc import Iterator, Sequence
@@ -27,8 +30,8 @@ from transformers import LlavaForConditionalGeneration
 from benchmarks.llava_baseline import (
     LR,
     NUM_IMAGE_TOKENS,
+    VISION_WIDTH,
     WARM_STEPS,
-    WIDTH,
     Clock,
     Result,
     build_llava,
@@ -39,7 +42,7 @@ from benchmarks.llava_baseline import (
 )
 from core.chat import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
 from core.rng import FeistelPermutation, named_rng
-from core.samples import SampleRef, StepBatch
+from core.samples import EncodedSample, Sample, SampleRef, StepBatch
 from datamodules.collate import ReadySample, collate_micro_batch
 from datamodules.encode import encode_sample
 from datamodules.plan import plan_step
@@ -51,9 +54,9 @@ from models.vlm import VisionLanguageModel
 
 FOLDER = Path(__file__).parents[1] / "data" / "embedded"
 SHARES = {"emoji_instruct_en": 38, "emoji_instruct_eu": 10, "chat_eu": 12, "text_eu": 4}
-"""Samples per optimizer step by source: stage 2 of the embedded profile."""
+"""Samples per optimizer step by source: stage 2 of the embedded profile at 20 %, times 3."""
 
-MICRO_BATCH_TOKENS, ROW_TOKENS = 4096, 256
+MICRO_BATCH_TOKENS, ROW_TOKENS = 4096, 192
 
 
 def main() -> None:
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe", choices=["shared_prefix", "chat"], default="shared_prefix")
     parser.add_argument("--hf-batch", type=int, default=16, help="LLaVA-1.5 trains with 16")
     parser.add_argument(
         "--cpu-seconds",
@@ -79,20 +83,23 @@ def main() -> None:
         EMBEDDED,
         num_image_tokens=NUM_IMAGE_TOKENS,
     )
-    num_steps = options.steps + WARM_STEPS
-    steps = stream(chat, num_steps)
-    by_length = [sorted(step, key=lambda sample: sample.encoded.num_tokens) for step in steps]
-    initial, batch = build_llava(chat), options.hf_batch
+    style, batch = PromptStyle(options.recipe), options.hf_batch
+    drawn = draw(options.steps + WARM_STEPS, in_batches_of=batch, style=style)
+    features = named_rng(0, "benchmark", "features")
+    ours = [[_ready(one, chat, style, features) for one in step] for step in drawn]
+    theirs = [[alone for one in step for alone in _alone(one)] for step in ours]
+    by_length = [sorted(step, key=lambda sample: sample.encoded.num_tokens) for step in theirs]
+    initial = build_llava(chat)
     sides = {
-        "ours": lambda: run_ours(initial, steps, chat),
-        "hf": lambda: run_hugging_face(initial, steps, chat, batch_size=batch),
+        "ours": lambda: run_ours(initial, ours, chat),
+        "hf": lambda: run_hugging_face(initial, theirs, chat, batch_size=batch),
         "hf sorted": lambda: run_hugging_face(initial, by_length, chat, batch_size=batch),
     }
     runs: dict[str, list[Result]] = {name: [] for name in sides}
     for _ in range(options.rounds):
         for name, side in sides.items():
             runs[name].append(side())
-    report(runs, num_tokens=count_tokens(steps[WARM_STEPS:]), path=options.json)
+    report(runs, num_tokens=count_tokens(theirs[WARM_STEPS:]), path=options.json)
 
 
 def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None) -> None:
@@ -125,37 +132,77 @@ def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None)
 # --- data ---
 
 
-def stream(chat: ChatFormat, num_steps: int) -> list[list[ReadySample]]:
-    """The samples of every step: real text, features drawn at random once per sample."""
-    rng = named_rng(0, "benchmark", "features")
+def draw(num_steps: int, *, in_batches_of: int, style: PromptStyle) -> list[list[Sample]]:
+    """The samples of every step.
+
+    Where questions stand alone, the longest conversations lose some, so that every step has the
+    same number of them, in whole batches: the Trainer can't do otherwise.
+    """
     columns = []
     for name, count in SHARES.items():
         source = Source(FOLDER / f"{name}.manifest.json")
         order = FeistelPermutation(len(source), 0, name)(np.arange(len(source)))
-        chosen = np.resize(order, num_steps * count)
-        column = [_ready(source, int(index), chat, rng) for index in chosen]
-        columns.append([column[i * count : (i + 1) * count] for i in range(num_steps)])
+        chosen = [source.read(int(i)) for i in np.resize(order, num_steps * count)]
+        columns.append([chosen[i * count : (i + 1) * count] for i in range(num_steps)])
     steps = [[sample for part in parts for sample in part] for parts in zip(*columns, strict=True)]
-    orders = [
-        named_rng(0, "benchmark", "order", i).permutation(len(s)) for i, s in enumerate(steps)
+    if style is PromptStyle.SHARED_PREFIX:
+        wanted = min(map(_num_alone, steps)) // in_batches_of * in_batches_of
+        for step in steps:
+            while _num_alone(step) > wanted:
+                longest = max(range(len(step)), key=lambda i: _questions(step[i]))
+                turns = step[longest].turns[:-2]
+                step[longest] = dataclasses.replace(step[longest], turns=turns)
+    rngs = [named_rng(0, "benchmark", "order", i) for i in range(num_steps)]
+    return [
+        [step[i] for i in r.permutation(len(step))] for step, r in zip(steps, rngs, strict=True)
     ]
-    return [[step[i] for i in order] for step, order in zip(steps, orders, strict=True)]
 
 
-def _ready(source: Source, index: int, chat: ChatFormat, rng: np.random.Generator) -> ReadySample:
-    sample = source.read(index)
-    encoded = encode_sample(sample, chat, PromptStyle.CHAT)
-    ref = SampleRef(
-        position=index,
-        source=sample.source,
-        language=sample.language,
-        key=sample.key,
+def _questions(sample: Sample) -> int:
+    """Sequences that a sample is when its questions stand alone."""
+    return len(sample.turns) // 2 if sample.image is not None else 1
+
+
+def _num_alone(step: Sequence[Sample]) -> int:
+    return sum(map(_questions, step))
+
+
+def _ready(
+    sample: Sample, chat: ChatFormat, style: PromptStyle, rng: np.random.Generator
+) -> ReadySample:
+    """Encoded, with features drawn at random once."""
+    encoded = encode_sample(sample, chat, style)
+    features = torch.from_numpy(
+        rng.normal(size=(NUM_IMAGE_TOKENS, VISION_WIDTH)).astype(np.float32)
+    )
+    image = features if sample.image is not None else None
+    return ReadySample(ref=_ref(sample.source, encoded), encoded=encoded, image=image)
+
+
+def _alone(ready: ReadySample) -> list[ReadySample]:
+    """Each question behind the picture as a sample of its own, as stock LLaVA trains it."""
+    encoded, branches_T = ready.encoded, ready.encoded.branch_ids_T
+    alone = []
+    for branch in range(1, int(branches_T.max()) + 1):
+        seen_T = (branches_T == 0) | (branches_T == branch)
+        one = dataclasses.replace(
+            encoded,
+            input_ids_T=encoded.input_ids_T[seen_T],
+            target_mask_T=encoded.target_mask_T[seen_T],
+            branch_ids_T=np.zeros(int(seen_T.sum()), dtype=np.int64),
+        )
+        alone.append(dataclasses.replace(ready, ref=_ref(encoded.source, one), encoded=one))
+    return alone or [ready]
+
+
+def _ref(source: str, encoded: EncodedSample) -> SampleRef:
+    return SampleRef(
+        position=0,
+        source=source,
+        language=source[-2:],
+        key=encoded.key,
         num_tokens=encoded.num_tokens,
         num_targets=encoded.num_targets,
-    )
-    features = torch.from_numpy(rng.normal(size=(NUM_IMAGE_TOKENS, WIDTH)).astype(np.float32))
-    return ReadySample(
-        ref=ref, encoded=encoded, image=features if sample.image is not None else None
     )
 
 
@@ -166,8 +213,8 @@ def our_model(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> VisionL
     """LLaVA's weights in our composition."""
     connector = build_connector(
         ConnectorConfig(kind=ConnectorKind.MLP2X_GELU),
-        vision_width=WIDTH,
-        model_width=WIDTH,
+        vision_width=VISION_WIDTH,
+        model_width=llava.config.text_config.hidden_size,
         seed=0,
     )
     connector.load_state_dict(llava.model.multi_modal_projector.state_dict())
