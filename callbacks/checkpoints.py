@@ -59,13 +59,16 @@ class AtomicCheckpoint(Callback):
                 shutil.rmtree(final)
             temporary.rename(final)
             _fsync_folder(self.folder)
-            self._prune()
+            self._prune(final)
         trainer.strategy.barrier("checkpoint_done")
         self._last = final
         return final
 
-    def _prune(self) -> None:
-        for old in sorted(self.folder.glob("step=*"))[: -self.keep]:
+    def _prune(self, newest: Path) -> None:
+        """Keep the last few; later steps were left by an attempt whose checkpoints are damaged."""
+        saved = sorted(self.folder.glob("step=*"))
+        last = saved.index(newest)
+        for old in (*saved[last + 1 :], *saved[: max(0, last + 1 - self.keep)]):
             shutil.rmtree(old)
 
 

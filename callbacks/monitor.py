@@ -5,7 +5,6 @@ all callbacks are through is missing from the log of a run that is stopped right
 """
 
 import time
-from collections import Counter
 from typing import Any
 
 import lightning
@@ -13,20 +12,19 @@ from lightning.pytorch.callbacks import Callback
 
 from core.samples import StepBatch
 from core.tokens import PADDING_DOCUMENT
+from datamodules.mixture_datamodule import MixtureDataModule
 from lightning_modules.vlm_module import VlmModule
 
 
 class StreamMonitor(Callback):
-    """Logs the module's numbers, tokens per second, batch density, and counts per source.
+    """Logs the module's numbers, tokens per second, batch density, and shares per source.
 
-    Counts are of this process's ranks' share, from the first step of this attempt on; the
-    mixture itself is checked exactly by the DataModule.
+    Speed and density are this rank's since the last line. Shares and epochs are the whole run's,
+    exact over all ranks and attempts: the order of samples is known, so nothing needs counting.
     """
 
     def __init__(self, *, every_n_steps: int) -> None:
         self.every_n_steps = every_n_steps
-        self.samples: Counter[str] = Counter()
-        self.targets: Counter[str] = Counter()
         self._tokens = 0
         self._positions = 0
         self._since = 0.0
@@ -51,9 +49,6 @@ class StreamMonitor(Callback):
             documents = micro_batch.document_ids_BT
             self._tokens += int((documents != PADDING_DOCUMENT).sum())
             self._positions += documents.numel()
-            for ref in micro_batch.samples:
-                self.samples[ref.source] += 1
-                self.targets[ref.source] += ref.num_targets
         if trainer.global_step % self.every_n_steps == 0:
             self._log(trainer, module)
 
@@ -64,12 +59,22 @@ class StreamMonitor(Callback):
             "train/tokens_per_s": self._tokens / max(now - self._since, 1e-9),
             "train/density": self._tokens / max(self._positions, 1),
         }
-        total_samples, total_targets = self.samples.total(), self.targets.total()
-        for source in self.samples:
-            values[f"share_of_samples/{source}"] = self.samples[source] / total_samples
-            values[f"share_of_targets/{source}"] = self.targets[source] / total_targets
+        values |= _shares(trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
         for source, count in trainer.datamodule.bad_counts.items():  # type: ignore[attr-defined]
             values[f"bad_samples/{source}"] = count
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=trainer.global_step - 1)
         self._since, self._tokens, self._positions = now, 0, 0
+
+
+def _shares(data: MixtureDataModule, step: int) -> dict[str, float]:
+    """Of the steps before `step`: each source's share of samples and targets, each's epochs."""
+    realised = data.realised_shares(step)
+    num_samples = max(1, sum(share.num_samples for share in realised.values()))
+    num_targets = max(1, sum(share.num_targets for share in realised.values()))
+    values: dict[str, float] = {}
+    for source, share in realised.items():
+        values[f"share_of_samples/{source}"] = share.num_samples / num_samples
+        values[f"share_of_targets/{source}"] = share.num_targets / num_targets
+    epochs = data.stream.epochs(step)
+    return values | {f"epochs/{component}": number for component, number in epochs.items()}

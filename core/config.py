@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from core.errors import ConfigError
 
@@ -37,6 +38,10 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
         layers = [OmegaConf.structured(schema), *(_load_yaml(path) for path in yamls)]
         merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
         return OmegaConf.to_object(merged)
+    except (YAMLError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        given = ", ".join([*map(str, yamls), *overrides])
+        raise ConfigError(f"configuration can't be read ({given}): {told}") from error
     except OmegaConfBaseException as error:
         where = f"'{error.full_key}': " if error.full_key else ""
         raise ConfigError(f"configuration: {where}{str(error).splitlines()[0]}") from error

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -14,3 +15,8 @@ def get_logger(name: str) -> logging.Logger:
 def _quiet_on_other_ranks(record: logging.LogRecord) -> bool:
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     return rank == "0" or record.levelno >= logging.WARNING
+
+
+def without_password(uri: str) -> str:
+    """An address fit for logs and files: what stands before the @ is left out."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", uri)

@@ -23,7 +23,7 @@ from data_prep.questions import (
     word_answer,
     word_question,
 )
-from data_prep.scenes import Scene, SceneMaker, balanced_patterns
+from data_prep.scenes import Combination, Scene, SceneMaker, balanced_patterns
 from data_prep.votes import Voter, equal_answers
 
 _ANSWER_TYPES = {
@@ -97,15 +97,15 @@ class Asked:
 class BenchmarkPlanner:
     """Plans the pictures and questions of one split, in no language."""
 
-    def __init__(self, asker: Asker, training_pairs: set[tuple[int, int]], split: str) -> None:
+    def __init__(self, asker: Asker, training: set[Combination], split: str) -> None:
         self._asker = asker
         self._split = split
         self._quotas = quotas_for(len(asker.catalogue))
         self._seed = 0
-        self._forbidden = training_pairs
+        self._forbidden = training
 
     def pictures(self, seed: int) -> list[Picture]:
-        """Every concept alone, and scenes whose pairs of concepts no training scene has."""
+        """Every concept alone, and scenes whose combinations no training scene has."""
         self._seed = seed
         maker = SceneMaker(self._asker, self._forbidden)
         pictures = [

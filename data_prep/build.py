@@ -116,8 +116,8 @@ class Builder:
 
     def build_benchmark(self, folder: Path, split: str, style: Style) -> None:
         """The benchmark of one art style."""
-        pairs = {pair for scene in self._training_scenes() for pair in scene.pairs}
-        planner = BenchmarkPlanner(self.asker, pairs, split)
+        seen = {combo for scene in self._training_scenes() for combo in scene.combinations}
+        planner = BenchmarkPlanner(self.asker, seen, split)
         pictures = planner.pictures(self.plan.seed)
         asked = planner.questions(pictures)
         by_picture: dict[str, list[tuple[int, Asked]]] = {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track as rich_track
 
 from core.errors import DataError, IrudimenError
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _build(builder, options.out, with_dev=options.with_dev)
     except IrudimenError as error:
-        _console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        _console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 1
     _console.log(f"done in {time.perf_counter() - started:.0f} s")
     return 0

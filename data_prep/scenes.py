@@ -6,6 +6,7 @@ often a thing appears.
 
 import dataclasses
 from collections import Counter
+from typing import TypeAlias
 
 import numpy as np
 
@@ -39,6 +40,9 @@ _PATTERN_WEIGHTS: dict[tuple[int, ...], int] = {
 
 _MAX_TRIES = 2000
 
+Combination: TypeAlias = tuple[int, ...]
+"""Two different concepts, or one as often as it appears in a scene of its own."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
@@ -57,9 +61,11 @@ class Scene:
         return dict(Counter(self.things))
 
     @property
-    def pairs(self) -> set[tuple[int, int]]:
-        """Unordered pairs of different concepts."""
+    def combinations(self) -> set[Combination]:
+        """Unordered pairs of different concepts; of one concept, how often it is there."""
         found = sorted(set(self.things))
+        if len(found) == 1:
+            return {tuple(self.things)}
         return {(a, b) for i, a in enumerate(found) for b in found[i + 1 :]}
 
     def places(self) -> list[tuple[str, int]]:
@@ -94,7 +100,7 @@ class Scene:
 class SceneMaker:
     """Draws scenes: every concept used about equally often, no two confusable ones together."""
 
-    def __init__(self, asker: Asker, forbidden: set[tuple[int, int]]) -> None:
+    def __init__(self, asker: Asker, forbidden: set[Combination]) -> None:
         self._asker = asker
         self._forbidden = forbidden
         self._uses = np.zeros(len(asker.catalogue), dtype=np.int64)
@@ -105,7 +111,7 @@ class SceneMaker:
         Raises:
             DataError: too few concepts go together.
         """
-        concepts = self._concepts(len(pattern), rng)
+        concepts = self._concepts(pattern, rng)
         things = [concept for concept, n in zip(concepts, pattern, strict=True) for _ in range(n)]
         cells: list[int | None] = [None] * NUM_CELLS
         for cell, thing in zip(rng.permutation(NUM_CELLS), rng.permutation(things), strict=False):
@@ -113,9 +119,9 @@ class SceneMaker:
         self._uses[concepts] += 1
         return Scene(cells=tuple(cells))
 
-    def _concepts(self, count: int, rng: np.random.Generator) -> list[int]:
+    def _concepts(self, pattern: tuple[int, ...], rng: np.random.Generator) -> list[int]:
         """The least used concepts that go together, ties broken by chance."""
-        confusable = self._asker.catalogue.confusable
+        confusable, count = self._asker.catalogue.confusable, len(pattern)
         for _ in range(_MAX_TRIES):
             order = np.lexsort((rng.random(len(self._uses)), self._uses))
             chosen: list[int] = []
@@ -125,6 +131,8 @@ class SceneMaker:
                     and (min(concept, other), max(concept, other)) not in self._forbidden
                     for other in chosen
                 )
+                if count == 1:
+                    fits = (int(concept),) * pattern[0] not in self._forbidden
                 if fits:
                     chosen.append(int(concept))
                 if len(chosen) == count:

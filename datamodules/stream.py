@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from core.chat import ChatFormat, PromptStyle
 from core.errors import DataError
 from core.rng import named_rng
-from core.samples import BadSample, MicroBatch, SampleRef, StepBatch
+from core.samples import BadSample, EncodedSample, MicroBatch, Sample, SampleRef, StepBatch
 from datamodules.collate import ReadySample, collate_micro_batch
 from datamodules.encode import encode_sample
 from datamodules.feature_cache import FeatureCache
@@ -27,6 +27,9 @@ from datamodules.sources import Source
 
 Transform = Callable[[bytes], torch.Tensor]
 """An encoded picture -> float32 pixels (C, H, W)."""
+
+_MEMO_SAMPLES = 8192
+"""Sources up to this size are kept encoded: some 1 kB a sample."""
 
 # What a picture library may raise on bytes that are no picture; files are read elsewhere.
 _PICTURE_ERRORS = (
@@ -54,6 +57,8 @@ class StepData:
     transform: Transform | None
     """Used where there is no feature cache."""
     feature_noise_std: float = 0.0
+    encoded: dict[tuple[str, int], EncodedSample] = dataclasses.field(default_factory=dict)
+    """Samples of small sources, encoded once; without their pictures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +154,7 @@ def _slot(data: StepData, located: Located, i: int, position: int) -> Slot:
 
 def _ready(data: StepData, slot: Slot) -> ReadySample:
     sample = slot.source.read(slot.sample)
-    encoded = encode_sample(sample, data.chat, data.prompt_style)
+    encoded = _encoded(data, slot, sample)
     if encoded.num_tokens != slot.num_tokens:
         raise RuntimeError(
             f"{sample.source}/{sample.key} has {encoded.num_tokens} tokens, the cached lengths say "
@@ -164,6 +169,17 @@ def _ready(data: StepData, slot: Slot) -> ReadySample:
         num_targets=encoded.num_targets,
     )
     return ReadySample(ref=ref, encoded=encoded, image=_image(data, slot, sample.image))
+
+
+def _encoded(data: StepData, slot: Slot, sample: Sample) -> EncodedSample:
+    """Encode, or look up: a small source comes round every few steps, and tokenising is slow."""
+    place = slot.source.name, slot.sample
+    if place in data.encoded:
+        return data.encoded[place]
+    encoded = encode_sample(sample, data.chat, data.prompt_style)
+    if len(slot.source) <= _MEMO_SAMPLES:
+        data.encoded[place] = dataclasses.replace(encoded, image=None)
+    return encoded
 
 
 def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | None:

@@ -61,7 +61,7 @@ def run_pretrain(spec: PretrainSpec, context: StageContext) -> None:
         spec.stream, chat=chat, num_steps=spec.num_steps, cache_dir=context.cache
     )
     module = PretrainModule(model, optim=spec.optim, num_steps=spec.num_steps)
-    if fit(context, module, data, num_steps=spec.num_steps):
+    if fit(context, module, data, spec):
         save_language_model(context.folder.scratch, language_model, fp16=True)
         tokenizer.save_pretrained(context.folder.scratch)
 

@@ -67,7 +67,7 @@ def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int) -> VlmParts:
 
 
 def build_trainer(
-    folder: Path, config: TrainerConfig, *, num_steps: int, flag: StopFlag
+    folder: Path, config: TrainerConfig, *, num_steps: int, precision: str, flag: StopFlag
 ) -> lightning.Trainer:
     """A step-based Trainer that saves, logs and stops the way this house does."""
     checkpoint = AtomicCheckpoint(
@@ -77,7 +77,7 @@ def build_trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=build_strategy(config.accelerator, config.devices),
-        precision=config.precision,  # type: ignore[arg-type]  # validated by Lightning itself
+        precision=precision,  # type: ignore[arg-type]  # validated by Lightning itself
         max_steps=num_steps,
         max_epochs=-1,
         logger=JsonlLogger(folder, total_steps=num_steps),

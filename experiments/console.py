@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -54,17 +55,19 @@ def show_plan(console: Console, graph: Graph, *, root: Path) -> None:
                  "trained", "frozen", "memory", "time", "state"):  # fmt: skip
         is_text = name in ("stage run", "epochs (source)", "state")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
-    total_s = 0.0
+    total_s, is_known = 0.0, True
     for address, node in graph.nodes.items():
         numbers = estimate(node, cache=root / "cache")
         is_done = store.folder(node.kind.value, address).is_done()
-        total_s += 0.0 if is_done else numbers.seconds
+        is_known &= is_done or numbers.seconds is not None
+        total_s += 0.0 if is_done else numbers.seconds or 0.0
         num_cells = str(len(graph.cells_of(address)))
         state = "done" if is_done else "to run"
         table.add_row(node.title, address[:8], num_cells, *numbers.cells(), state)
     console.print(table)
     console.print(
-        f"About {total_s / 60:.0f} core-minutes of computing to do, estimated for this machine; "
+        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} core-minutes of computing to "
+        "do, estimated for this machine; "
         f"{len(graph.cells)} cells share what is equal.",
         highlight=False,
     )
@@ -91,7 +94,8 @@ def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence
         node = graph.nodes[address]
         folder = store.folder(node.kind.value, address)
         reason = folder.read_status().error or "a stage run before it is missing"
-        console.print(f"[red]{node.title}[/] ({folder.path}): {reason}", soft_wrap=True)
+        where = escape(f"({folder.path}): {reason}")
+        console.print(f"[red]{node.title}[/] {where}", soft_wrap=True)
 
 
 class GridProgress:

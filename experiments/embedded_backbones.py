@@ -146,6 +146,7 @@ def _pretrain(
         optim=part.optim,
         num_steps=part.num_steps,
         seed=config.seed,
+        precision=config.trainer.precision,
     )
     params: dict[str, str | float] = {"seed": float(config.seed), "backbone": name}
     return hashes.node(StageKind.PRETRAIN, f"pretrain {name}", spec, inputs, params)

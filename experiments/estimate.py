@@ -39,7 +39,8 @@ class Estimate:
     trained: int = 0
     frozen: int = 0
     memory_mb: float = _PROCESS_MB
-    seconds: float = 0.0
+    seconds: float | None = None
+    """None where nobody knows."""
 
     def cells(self) -> tuple[str, ...]:
         """Texts of a table row."""
@@ -50,7 +51,7 @@ class Estimate:
             self.epochs,
             *(f"{count / 1e6:.2f} M" if count else "" for count in parameters),
             f"{self.memory_mb:,.0f} MB",
-            f"{self.seconds:,.0f} s",
+            "?" if self.seconds is None else f"{self.seconds:,.0f} s",
         )
 
 

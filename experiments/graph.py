@@ -5,7 +5,7 @@ weights it reads, the addresses it builds on, and the version of its recipe. Not
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from core.config import fingerprint, to_plain
@@ -52,7 +52,12 @@ class StageNode:
     def address(self) -> str:
         """Content address of the result."""
         spec = _without_execution(to_plain(self.spec))
-        upstream = {role: node.address for role, node in self.inputs.items()}
+        # A feature is a function of tower and picture, and both are in this node's own content:
+        # which other pictures lie in the same cache must not matter.
+        upstream = {
+            role: node.address if node.kind is not StageKind.FEATURES else RECIPE_VERSION[node.kind]
+            for role, node in self.inputs.items()
+        }
         parts = [self.kind.value, RECIPE_VERSION[self.kind], spec, upstream, self.content]
         return fingerprint(parts)[:_ADDRESS_LENGTH]
 
@@ -65,6 +70,13 @@ class Graph:
     """Address -> stage run; upstream before downstream."""
     cells: dict[str, dict[str, str]]
     """Cell id -> kind -> address."""
+
+    def only(self, cells: Collection[str]) -> "Graph":
+        """The part that some cells need."""
+        kept = {cell: stages for cell, stages in self.cells.items() if cell in cells}
+        wanted = {address for stages in kept.values() for address in stages.values()}
+        nodes = {address: node for address, node in self.nodes.items() if address in wanted}
+        return Graph(nodes=nodes, cells=kept)
 
     def cells_of(self, address: str) -> list[str]:
         """The cells that use a stage run."""
@@ -115,16 +127,20 @@ def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
         "text_only": str(cell.text_only).lower(),
         "stages": cell.stages.value,
     }
-    features = hashes.node(StageKind.FEATURES, "features", features_spec(config), {}, {})
-    nodes, inputs = [features], {"features": features}
+    nodes: list[StageNode] = []
+    shared_inputs: dict[str, StageNode] = {}
+    if config.model.cache_features:
+        nodes.append(hashes.node(StageKind.FEATURES, "features", features_spec(config), {}, {}))
+        shared_inputs = {"features": nodes[-1]}
+    inputs = shared_inputs
     if cell.stages is not Stages.INSTRUCT_ONLY:
         title = f"align {cell.backbone} s{cell.seed}"
         nodes.append(hashes.node(StageKind.ALIGN, title, align_spec(config), inputs, shared))
-        inputs = {"features": features, "align": nodes[-1]}
+        inputs = {**shared_inputs, "align": nodes[-1]}
     if cell.stages is not Stages.ALIGN_ONLY:
         title = f"instruct {cell.cell_id}"
         nodes.append(hashes.node(StageKind.INSTRUCT, title, instruct_spec(config), inputs, own))
-        inputs = {"features": features, "instruct": nodes[-1]}
+        inputs = {**shared_inputs, "instruct": nodes[-1]}
     title = f"evaluate {cell.cell_id}"
     nodes.append(hashes.node(StageKind.EVALUATE, title, evaluate_spec(config), inputs, own))
     return nodes

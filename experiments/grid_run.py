@@ -68,10 +68,15 @@ class GridRun:
             tracker.finish(state=State.INTERRUPTED)
             raise
         failed = [address for address, state in states.items() if state is not State.DONE]
-        outcome = self.plan.finish(self.store)
-        summary = [outcome.parent] if self.plan.cells else []
-        tracker.finish(summary, state=State.FAILED if failed else State.DONE)
         show_results(self.console, self.graph, self.store)
+        # A report that can't be written must not leave the grid open in MLflow.
+        summary, outcome_state = list[Path](), State.FAILED
+        try:
+            outcome = self.plan.finish(self.store)
+            summary = [outcome.parent] if self.plan.cells else []
+            outcome_state = State.FAILED if failed else State.DONE
+        finally:
+            tracker.finish(summary, state=outcome_state)
         self._say_where(outcome, seconds=time.monotonic() - begin)
         if failed:
             show_failures(self.console, self.graph, self.store, failed)
@@ -139,6 +144,7 @@ class GridRun:
         }
 
     def _describe_cells(self) -> dict[str, object]:
+        """All cells of the grid: with `--only`, what other cells have given stays in the report."""
         if not self.plan.cells:
             return {"cells": []}
         first = self.plan.cells[0]
@@ -146,7 +152,7 @@ class GridRun:
             {
                 "cell_id": config.cell.cell_id,
                 "axes": to_plain(config.cell),
-                "stages": self.graph.cells[config.cell.cell_id],
+                "stages": self.plan.whole.cells[config.cell.cell_id],
             }
             for config in self.plan.cells
         ]

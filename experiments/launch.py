@@ -72,7 +72,10 @@ class LocalLauncher:
         states = {}
         for address, node in self.graph.nodes.items():
             folder = self.store.folder(node.kind.value, address)
-            states[address] = State.DONE if folder.is_done() else State.WAITING
+            states[address] = State.WAITING
+            if folder.is_done():
+                folder.settle()
+                states[address] = State.DONE
             folder.write_stage(node)
         return states
 
@@ -121,6 +124,7 @@ class LocalLauncher:
 
 def _state_after(folder: StageFolder, code: int | None) -> State:
     if folder.is_done():
+        folder.settle()
         return State.DONE
     status = folder.read_status()
     if code == EXIT_PREEMPTED:

@@ -22,9 +22,12 @@ class Plan:
     """What a command will run."""
 
     graph: Graph
+    """What this command runs."""
+    whole: Graph
+    """The whole grid, of which `--only` runs a part."""
     trainer: TrainerConfig
     cells: tuple[RunConfig, ...]
-    """Empty for a recipe that trains no cells."""
+    """Of the whole grid; empty for a recipe that trains no cells."""
     finish: Callable[[Store], Path]
     """Writes what people look at in the end and returns its path."""
 
@@ -44,8 +47,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
         return build_report(args.exp, profile=args.profile, root=store.root)
 
+    whole = build_graph(cells)
+    chosen = {config.cell.cell_id for config in select(cells, args.only)}
     return Plan(
-        graph=build_graph(cells),
+        graph=whole.only(chosen),
+        whole=whole,
         trainer=cells[0].trainer,
         cells=cells,
         finish=report,
@@ -67,7 +73,27 @@ def _load_cells(args: argparse.Namespace) -> list[RunConfig]:
         fix = "" if profiles else "Run the command from the repository's root."
         raise ConfigError(unknown_name("profile", args.profile, profiles, fix=fix))
     base = load_config(RunConfig, profiles[args.profile], overrides=args.overrides)
-    return select(with_seeds(experiment.cells(base), args.seeds), args.only)
+    cells = experiment.cells(base)
+    _check_axes(args, base, cells)
+    return with_seeds(cells, args.seeds)
+
+
+def _check_axes(args: argparse.Namespace, base: RunConfig, cells: list[RunConfig]) -> None:
+    """Refuse a value for an axis that the experiment varies: it would change nothing.
+
+    Raises:
+        ConfigError: with the axis and what to do.
+    """
+    for override in args.overrides:
+        section, _, axis = override.partition("=")[0].partition(".")
+        if section != "cell":
+            continue
+        given = getattr(base.cell, axis)
+        if any(getattr(config.cell, axis) != given for config in cells):
+            raise ConfigError(
+                f"--set {override}: experiment '{args.exp}' varies cell.{axis} itself; choose "
+                "cells with --only"
+            )
 
 
 def _recipe_plan(args: argparse.Namespace) -> Plan:
@@ -76,6 +102,7 @@ def _recipe_plan(args: argparse.Namespace) -> Plan:
     graph = recipe.build_graph(config)
     return Plan(
         graph=graph,
+        whole=graph,
         trainer=config.trainer,
         cells=(),
         finish=lambda store: recipe.publish(config, graph, store),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
+from rich.markup import escape
 
 from core.errors import IrudimenError
 from core.files import atomic_write_text
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.exp, profile=options.profile, root=options.root, out=options.out
         )
     except IrudimenError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         return 2
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0

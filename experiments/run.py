@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from callbacks.preemption import EXIT_PREEMPTED, StopFlag
-from core.errors import IrudimenError, PreemptedError, StageFailedError
+from core.errors import ConfigError, IrudimenError, PreemptedError, StageFailedError
 
 _WIDTH = 170
 """Columns of a table that goes to a file."""
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from experiments import console as view
     from experiments.plans import make_plan, questions
 
+    if args.jobs < 0:
+        raise ConfigError(f"--jobs must be 0 (all cores) or more, got {args.jobs}")
     if args.list or not args.exp:
         view.show_experiments(console, questions())
         return
@@ -82,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"[yellow]{error}[/]")
         return EXIT_PREEMPTED
     except StageFailedError as error:
-        console.print(f"[red]{error}[/]", soft_wrap=True)
+        console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
     except IrudimenError as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 2
     return 0
 

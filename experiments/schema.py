@@ -79,6 +79,9 @@ class ModelConfig:
     """The frozen vision tower."""
     connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
     """What carries its features into the language model."""
+    cache_features: bool = True
+    """Compute the frozen tower's features once per picture and keep them on disk. Pays where every
+    picture is seen several times; without it the tower runs in every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ class ComponentConfig:
     source: str
     """`emoji_instruct` stands for emoji_instruct_en and emoji_instruct_eu."""
     samples_per_step: float
-    """How many of the samples of one optimizer step come from here."""
+    """How many of the samples of one optimizer step come from here; 0 leaves the source out."""
     max_epochs: float = 200.0
     """More passes over the source than this are an error."""
 
@@ -154,23 +157,37 @@ class EvaluateConfig:
     blind: bool = True
     """Also ask everything with a blank picture."""
 
+    def __post_init__(self) -> None:
+        """Refuse, before the training, what would fail after it."""
+        for name in ("max_new_tokens", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"evaluate.{name} must be at least 1, got {value}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """What does not change the result, only where and how fast it is computed."""
+    """Where and how fast it is computed; all but `precision` leave the result as it is."""
 
     accelerator: str = "cpu"
     """Lightning accelerator."""
     devices: int = 1
     """Processes per stage run."""
     precision: str = "32-true"
-    """Lightning precision."""
+    """Lightning precision; it changes results, so it is part of every training stage's address."""
     num_workers: int = 0
     """DataLoader workers; the order of samples does not depend on them."""
     checkpoint_every_n_steps: int = 50
     """Most steps lost on SIGKILL."""
     log_every_n_steps: int = 10
     """Interval of logged metrics."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers that have no type to protect them."""
+        for name in ("devices", "checkpoint_every_n_steps", "log_every_n_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"trainer.{name} must be at least 1, got {value}")
+        if self.num_workers < 0:
+            raise ConfigError(f"trainer.num_workers must be 0 or more, got {self.num_workers}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,8 @@ class TrainSpec:
     num_steps: int
     seed: int
     """Seed of the connector's initialisation; the data's seed is in the mixture."""
+    precision: str = "32-true"
+    """Lightning precision: it changes the result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ class PretrainSpec:
     optim: OptimConfig
     num_steps: int
     seed: int
+    precision: str = "32-true"
+    """Lightning precision: it changes the result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ Spec: TypeAlias = FeaturesSpec | TrainSpec | EvaluateSpec | TokenizerSpec | Pret
 
 def features_spec(config: RunConfig) -> FeaturesSpec:
     """Every picture source of both stages and the benchmark."""
-    lines = [*config.align.visual.values(), *config.instruct.visual.values()]
+    lines = [line for _, line in (*_used(config.align.visual), *_used(config.instruct.visual))]
     base = config.languages.base
     manifests = {manifest_path(config, f"{line.source}_{base}") for line in lines}
     manifests.add(manifest_path(config, config.data.benchmark))
@@ -193,8 +197,8 @@ def _train_spec(
 ) -> TrainSpec:
     share = config.cell.target_share if stage.target_share is None else stage.target_share
     components = {
-        name: _parallel(config, line, share=share) for name, line in stage.visual.items()
-    } | {name: _target_only(config, line) for name, line in text_only.items()}
+        name: _parallel(config, line, share=share) for name, line in _used(stage.visual)
+    } | {name: _target_only(config, line) for name, line in _used(text_only)}
     stream = StreamConfig(
         mixture=MixtureConfig(components=components, seed=config.cell.seed),
         prompt_style=PromptStyle(stage.prompt_style),
@@ -210,7 +214,12 @@ def _train_spec(
         optim=stage.optim,
         num_steps=stage.num_steps,
         seed=config.cell.seed,
+        precision=config.trainer.precision,
     )
+
+
+def _used(lines: Mapping[str, ComponentConfig]) -> list[tuple[str, ComponentConfig]]:
+    return [(name, line) for name, line in lines.items() if line.samples_per_step != 0]
 
 
 def _parallel(config: RunConfig, line: ComponentConfig, *, share: float) -> StreamComponent:

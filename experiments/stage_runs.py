@@ -28,7 +28,7 @@ from evaluation.benchmark import load_benchmark
 from evaluation.runner import EvaluationOptions, blank_picture, evaluate
 from experiments.builders import build_trainer, build_vlm
 from experiments.schema import TrainerConfig
-from experiments.specs import EvaluateSpec, FeaturesSpec, TrainSpec
+from experiments.specs import EvaluateSpec, FeaturesSpec, PretrainSpec, TrainSpec
 from experiments.store import StageFolder
 from lightning_modules.vlm_module import AlignmentModule, InstructionModule, VlmModule
 from models.vision_tower import VisionTower, load_vision_tower
@@ -170,7 +170,7 @@ def _train(
         transform=None if parts.model.tower is None else parts.model.tower.transform,
     )
     module = module_class(parts.model, optim=spec.optim, num_steps=spec.num_steps)
-    is_first = fit(context, module, data, num_steps=spec.num_steps)
+    is_first = fit(context, module, data, spec)
     if is_first:
         trained = {line.part for line in module.freeze_report.lines if line.trainable}
         save_weights(
@@ -180,26 +180,33 @@ def _train(
 
 
 def fit(
-    context: StageContext, module: VlmModule, data: MixtureDataModule, *, num_steps: int
+    context: StageContext,
+    module: VlmModule,
+    data: MixtureDataModule,
+    spec: TrainSpec | PretrainSpec,
 ) -> bool:
     """Train from the newest whole checkpoint on; returns whether this is rank 0."""
     checkpoint = latest_checkpoint(context.folder.checkpoints)
     trainer = build_trainer(
         context.folder.path,
         context.trainer,
-        num_steps=num_steps,
+        num_steps=spec.num_steps,
+        precision=spec.precision,
         flag=context.flag,
     )
+    if trainer.is_global_zero:
+        report = module.freeze_report.table()
+        _LOG.info("what learns, in parameters:\n%s", report)
+        atomic_write_text(context.folder.scratch / "freeze_report.txt", report)
     path = checkpoint.path if checkpoint else None
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
-    report = context.folder.scratch / "freeze_report.txt"
-    if trainer.is_global_zero:
-        atomic_write_text(report, module.freeze_report.table())
     return trainer.is_global_zero
 
 
-def feature_folder(context: StageContext) -> Path:
-    """The feature cache that a stage run reads."""
+def feature_folder(context: StageContext) -> Path | None:
+    """The feature cache that a stage run reads; None where the tower itself runs."""
+    if "features" not in context.inputs:
+        return None
     result = context.inputs["features"]
     return result / (result / CACHE_NAME).read_text()
 

@@ -57,8 +57,12 @@ class StageFolder:
         return self.path / "checkpoints"
 
     def write_stage(self, node: StageNode) -> None:
-        """Say on disk what this folder is for (once; a finished stage is left alone)."""
-        if (self.path / "stage.json").exists():
+        """Say on disk what this folder is for; a finished stage is left alone.
+
+        An unfinished one is told anew: what is no part of its address (the features it reads, the
+        number of workers) may have changed since it was stopped.
+        """
+        if self.result.is_dir():
             return
         stage = {
             "kind": node.kind.value,
@@ -90,6 +94,14 @@ class StageFolder:
         """Replace the status atomically."""
         atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
 
+    def settle(self) -> None:
+        """Mend the status of a finished stage whose process was killed before it could say so."""
+        status = self.read_status()
+        if status.state is not State.DONE:
+            status.state, status.error = State.DONE, ""
+            status.ended = (self.result / _SEAL).stat().st_mtime
+            self.write_status(status)
+
     def seal(self) -> None:
         """Hash the scratch folder's files and rename it to the result."""
         files = [file for file in sorted(self.scratch.rglob("*")) if file.is_file()]
@@ -105,6 +117,10 @@ class StageFolder:
         """
         if not self.result.is_dir():
             return False
+        if not (self.result / _SEAL).is_file():
+            raise CheckpointError(
+                f"{self.result / _SEAL} is missing; delete {self.result} to run the stage again"
+            )
         for name, digest in json.loads((self.result / _SEAL).read_text()).items():
             file = self.result / name
             if not file.is_file() or sha256_file(file) != digest:

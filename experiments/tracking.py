@@ -18,7 +18,7 @@ from typing import Any, ParamSpec
 from core.config import fingerprint
 from core.errors import ConfigError
 from core.files import atomic_write_text
-from core.log import get_logger
+from core.log import get_logger, without_password
 from experiments.reporting import mlflow_payload as payload
 from experiments.reporting.mlflow_quiet import (
     Metric,
@@ -86,8 +86,9 @@ class GridTracker:
                 self._client = MlflowClient(tracking_uri=self.uri)
                 self._experiment_id = self._ensure_experiment(f"{experiment}-{profile}")
         except MlflowException as error:
+            told = str(error).splitlines()[0][:200]
             raise ConfigError(
-                f"MLflow store {self.uri} can't be opened: {str(error).splitlines()[0][:200]}; "
+                f"MLflow store {without_password(self.uri)} can't be opened: {told}; "
                 "start the server, or unset MLFLOW_TRACKING_URI to use the local database"
             ) from error
 
@@ -184,6 +185,8 @@ class GridTracker:
         cells = grid.cells_of(stage.address)
         tags = {"mlflow.parentRunId": self._ensure_parent(), **tags}
         tags |= payload.stage_tags(grid, stage, cells)
+        if found := self._find_child(stage, tags):
+            return found
         started = int(1000 * stage.started) if stage.started else None
         run = self._client.create_run(
             self._experiment_id, start_time=started, run_name=payload.run_name(stage, cells),
@@ -191,6 +194,13 @@ class GridTracker:
         )  # fmt: skip
         self._log_batch(run.info.run_id, params=payload.stage_params(stage, cells))
         return str(run.info.run_id)
+
+    def _find_child(self, stage: StageRecord, tags: dict[str, str]) -> str:
+        """A child that a process made and was killed before it could note it, else ""."""
+        parent = f"tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
+        where = f"{parent} and tags.address = '{stage.address}' and tags.kind = '{stage.kind}'"
+        found = self._client.search_runs([self._experiment_id], filter_string=where, max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
     def _owned_note(self, stage_dir: Path) -> dict[str, Any]:
         """The stage's note, with a run to write to."""
@@ -278,12 +288,12 @@ class GridTracker:
     def _read_note(self, stage_dir: Path) -> dict[str, Any]:
         """The stage's note; a new one where it speaks of another store or a deleted run."""
         note = read_json(stage_dir / RUN_FILE, default={})
-        if note.get("uri") == self.uri and self._is_alive(note["owner"]):
+        if note.get("uri") == without_password(self.uri) and self._is_alive(note["owner"]):
             note["runs"] = {p: r for p, r in note["runs"].items() if self._is_alive(r)}
             return note
         return {
-            "uri": self.uri, "owner": "", "runs": {}, "position": {"inode": 0, "offset": 0},
-            "last_step": {}, "finished": None,
+            "uri": without_password(self.uri), "owner": "", "runs": {},
+            "position": {"inode": 0, "offset": 0}, "last_step": {}, "finished": None,
         }  # fmt: skip
 
     def _write_note(self, stage_dir: Path, note: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
 from core.errors import ConfigError, IrudimenError
+from core.log import without_password
 
 _HOST = "127.0.0.1"
 
@@ -41,7 +43,9 @@ def server_command(root: Path, port: int) -> list[str]:
 
 def ui_command(root: Path) -> str:
     """What to type to open MLflow on the runs under a root."""
-    return shlex.join(["python", "-m", "experiments.ui", "--root", str(root)])
+    python, here = Path(sys.executable), Path.cwd()
+    shown = python.relative_to(here) if python.is_relative_to(here) else python
+    return shlex.join([str(shown), "-m", "experiments.ui", "--root", str(root)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,10 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = server_command(options.root, options.port)
     except IrudimenError as error:
-        console.print(f"[red]error:[/] {error}", highlight=False)
+        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         return 2
     if remote := os.environ.get("MLFLOW_TRACKING_URI"):
-        console.print(f"note: runs go to MLFLOW_TRACKING_URI={remote}, not to this database")
+        shown = escape(without_password(remote))
+        console.print(f"note: runs go to MLFLOW_TRACKING_URI={shown}, not to this database")
     console.print(f"MLflow: http://{_HOST}:{options.port}  (Ctrl-C stops it)", highlight=False)
     console.print(shlex.join(["mlflow", *command[3:]]), highlight=False, soft_wrap=True)
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}

@@ -79,12 +79,13 @@ def run(path: Path) -> int:
     flag = StopFlag()
     flag.install()
     _stop_with_parent(flag)
-    _quiet_libraries()
+    _set_up_logs()
     folder = StageFolder(path)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _assist(folder, flag)
     with folder.locked():
         if folder.is_done():
+            folder.settle()
             return 0
         return _attempt(folder, flag)
 
@@ -156,8 +157,10 @@ def _stop_with_parent(flag: StopFlag) -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _quiet_libraries() -> None:
-    """Keep Lightning's advertisements out of the logs; warnings of substance stay."""
+def _set_up_logs() -> None:
+    """This house's words with their time, without Lightning's advertisements."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("irudimen").setLevel(logging.INFO)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=text)

@@ -32,6 +32,13 @@ class OptimConfig:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(f"optim.warmup_fraction must be in [0, 1): {self.warmup_fraction}")
+        if not 0 <= self.min_lr_fraction <= 1:
+            raise ConfigError(f"optim.min_lr_fraction must be in [0, 1]: {self.min_lr_fraction}")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigError(f"optim.beta2 must be in [0, 1), got {self.beta2}")
+        for name in ("weight_decay", "grad_clip"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"optim.{name} must be 0 or more, got {value}")
 
 
 def build_optimizer(

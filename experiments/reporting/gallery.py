@@ -104,8 +104,8 @@ def chosen_cells(grid: GridRecord, view: View) -> list[tuple[str, CellRecord]]:
     done = [c for c in grid.cells if c.evaluation and c.evaluation.predictions.is_file()]
     done = [cell for cell in done if cell.axes.get("seed") == done[0].axes.get("seed")]
     best = best_point(lines(grid, view, MAIN), view.target)
-    if view.is_curve and best is not None:
-        mine = {share_of(cell): cell for cell in done if setting_of(cell) == best[0]}
+    mine = {share_of(cell): cell for cell in done if best and setting_of(cell) == best[0]}
+    if view.is_curve and mine:
         shares = sorted(mine)
         wanted = dict.fromkeys([shares[0], *(s for s in (ENOUGH_SHARE,) if s in mine), shares[-1]])
         return [(percent(share), mine[share]) for share in wanted]

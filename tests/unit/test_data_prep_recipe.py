@@ -207,11 +207,11 @@ def test_benchmark_scenes_are_new_and_answers_balanced(packages, num_concepts):
     asker = Asker(catalogue)
     maker = SceneMaker(asker, set())
     trained = [maker.make(draw_pattern(named_rng(n)), named_rng(n)) for n in range(num_concepts)]
-    pairs = {pair for scene in trained for pair in scene.pairs}
-    planner = BenchmarkPlanner(asker, pairs, "test")
+    seen = {combo for scene in trained for combo in scene.combinations}
+    planner = BenchmarkPlanner(asker, seen, "test")
     pictures = planner.pictures(0)
-    assert pairs
-    assert not pairs & {pair for p in pictures if p.is_scene for pair in p.scene.pairs}
+    assert {len(set(combo)) for combo in seen} == {1, 2}
+    assert not seen & {combo for p in pictures if p.is_scene for combo in p.scene.combinations}
     voters = tuple(Voter(catalogue, lexicon) for lexicon in catalogue.lexicons)
     items = [word_item(n, asked, voters) for n, asked in enumerate(planner.questions(pictures))]
     yes_no = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "yes/no"]
