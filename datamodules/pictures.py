@@ -9,12 +9,18 @@ from datamodules.shards import ShardReader
 
 def iterate_pictures(manifest_path: Path) -> Iterator[bytes]:
     """Yield the encoded pictures of all shards (benchmarks too, which hold no conversations)."""
+    for _, image in iterate_named_pictures(manifest_path):
+        yield image
+
+
+def iterate_named_pictures(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the pictures with words that say where each lies."""
     for entry in load_manifest(manifest_path).shards:
         reader = ShardReader(shard_path(manifest_path, entry))
         try:
             for row in range(len(reader)):
                 image = reader.read(row)[1]
                 if image is not None:
-                    yield image
+                    yield f"shard {reader.path}, sample '{reader.key(row)}'", image
         finally:
             reader.close()

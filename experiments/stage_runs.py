@@ -15,14 +15,14 @@ from callbacks.preemption import StopFlag
 from core.errors import DataError, PreemptedError
 from core.files import atomic_write_text
 from core.log import get_logger
-from datamodules.feature_cache import BROKEN_PICTURE, build_feature_cache
-from datamodules.manifest import load_manifest
+from datamodules.feature_cache import BROKEN_PICTURE, FeatureCache, build_feature_cache
+from datamodules.manifest import Modality, load_manifest
 from datamodules.mixture_datamodule import (
     AlignmentDataModule,
     InstructionDataModule,
     MixtureDataModule,
 )
-from datamodules.pictures import iterate_pictures
+from datamodules.pictures import iterate_named_pictures, iterate_pictures
 from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import load_benchmark
 from evaluation.runner import EvaluationOptions, blank_picture, evaluate
@@ -98,7 +98,28 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
         batch_size=_FEATURE_BATCH,
         on_progress=on_progress,
     )
+    for manifest in manifests_of_benchmarks(spec):
+        check_benchmark_pictures(manifest, cache)
     atomic_write_text(context.folder.scratch / CACHE_NAME, cache.folder.name)
+
+
+def manifests_of_benchmarks(spec: FeaturesSpec) -> list[Path]:
+    """The manifests whose pictures are all asked about."""
+    paths = [Path(path) for path in spec.manifests]
+    return [path for path in paths if load_manifest(path).modality is Modality.BENCHMARK]
+
+
+def check_benchmark_pictures(manifest: Path, cache: FeatureCache) -> None:
+    """Refuse a benchmark with a broken picture before anything is trained.
+
+    Raises:
+        DataError: with shard and key.
+    """
+    for where, picture in iterate_named_pictures(manifest):
+        try:
+            cache.get(picture)
+        except DataError as error:
+            raise DataError(f"benchmark {manifest.name}, {where}: {error}") from error
 
 
 @torch.inference_mode()

@@ -55,7 +55,7 @@ align:
   row_tokens: 48
 instruct:
   num_steps: 60
-  prompt_style: chat
+  prompt_style: shared_prefix
   visual: {conversations: {source: instruct, samples_per_step: 5}}
   text_only:
     chat: {source: chat, samples_per_step: 2}

@@ -13,6 +13,8 @@ import torch
 from callbacks.metrics_log import read_lines
 from callbacks.preemption import EXIT_PREEMPTED
 from core.errors import CheckpointError
+from datamodules.manifest import Modality
+from datamodules.shards import ShardReader
 from experiments import run, worker
 from experiments.graph import Graph
 from experiments.plans import make_plan
@@ -77,6 +79,12 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--set", "align.optim.lrr=1"], ["align.optim.lrr", "'lr'"]),
         (["--set", "instruct.num_steps=many"], ["instruct.num_steps", "many"]),
         (["--set", "instruct.num_steps"], ["override 'instruct.num_steps'", "'='"]),
+        (["--jobs", "-1"], ["--jobs", "-1"]),
+        (["--set", "cell.target_share=0.3"], ["varies cell.target_share itself", "--only"]),
+        (["--set", "align.optim.grad_clip=-1"], ["grad_clip", "-1"]),
+        (["--set", "evaluate.batch_size=0"], ["evaluate.batch_size", "0"]),
+        (["--set", "trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps", "0"]),
+        (["--set", "align=[1"], ["can't be read", "align=[1"]),
         (["--set", "cell.backbone=generl"], ["backbone 'generl'", "'general'"]),
         (["--set", "cell.target_share=1.5"], ["cell.target_share", "0..1", "1.5"]),
         (["--set", "align.target_share=-0.1"], ["target_share", "0..1", "-0.1"]),
@@ -230,6 +238,25 @@ def test_broken_samples_are_fatal_past_the_budget(
     for part in ("source 'caption_e", "picture-00003", reason, "max_bad_fraction=0"):
         assert part in status.error
     assert features.is_done(), "what was finished stays finished"
+
+
+def test_a_broken_benchmark_picture_is_named_before_any_training(world: Path) -> None:
+    data, manifest = world / "data", world / "data" / "benchmark_test.manifest.json"
+    reader = ShardReader(data / "benchmark-000000.tar")
+    samples = []
+    for row in range(len(reader)):
+        record, image = reader.read(row)
+        whole = image or b""
+        samples.append((reader.key(row), json.loads(record), whole[:40] if row == 1 else whole))
+    name = samples[1][0]
+    entry = write_shard(data / "benchmark-000000.tar", samples)
+    write_source(data, "benchmark_test", [entry], language="en,eu", modality=Modality.BENCHMARK)
+    assert manifest.is_file()
+    code, folder = run_stage(plan_of(), "features")
+    assert code == 1
+    error = folder.read_status().error
+    assert "benchmark_test.manifest.json" in error
+    assert f"sample '{name}'" in error
 
 
 def test_a_checkpoint_of_another_stage_is_refused_and_kept(

@@ -143,3 +143,14 @@ def test_the_last_few_are_kept(tmp_path: Path, keep: int) -> None:
 def test_an_interval_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="interval 0"):
         AtomicCheckpoint(tmp_path, every_n_steps=0)
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(folder: Path) -> None:
+    """Both kept checkpoints are damaged: the run starts again, and its first save must stay."""
+    for step in (4, 6):
+        _truncate(folder / f"step={step:08d}")
+    train(folder, num_steps=2)
+    saved = latest_checkpoint(folder)
+    assert saved is not None
+    assert saved.step == 2
+    assert [path.name for path in folder.iterdir()] == ["step=00000002"]

@@ -108,6 +108,7 @@ def test_where_and_how_fast_does_not_change_an_address(world: Path, override: st
         ("evaluate.max_new_tokens=5", {StageKind.EVALUATE}),
         ("align.optim.lr=0.002", {*TRAINED, StageKind.EVALUATE}),
         ("cell.seed=1", {*TRAINED, StageKind.EVALUATE}),
+        ("trainer.precision=bf16-true", {*TRAINED, StageKind.EVALUATE}),
         ("model.connector.kind=MLP2X_GELU", {*TRAINED, StageKind.EVALUATE}),
     ],
 )
@@ -131,6 +132,37 @@ def test_the_content_of_the_data_changes_the_address(
         path.write_text(original)
     changed = {kind for kind in before if before[kind] != after[kind]}
     assert changed == {StageKind.INSTRUCT, StageKind.EVALUATE}
+
+
+def test_another_benchmark_trains_nothing_again(world: Path) -> None:
+    """Though its pictures are in the feature cache that the training reads."""
+    path = world / "data" / "benchmark_other.manifest.json"
+    original = (world / "data" / "benchmark_test.manifest.json").read_text()
+    path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))
+    before, after = addresses(), addresses("data.benchmark=benchmark_other")
+    path.unlink()
+    changed = {kind for kind in before if before[kind] != after[kind]}
+    assert changed == {StageKind.FEATURES, StageKind.EVALUATE}
+
+
+def test_a_source_without_samples_is_left_out(world: Path) -> None:
+    """Its manifest need not even be there."""
+    left_out = "instruct.text_only.text={source: absent, samples_per_step: 0}"
+    graph = build_graph([load("cell.text_only=true", left_out)])
+    (node,) = nodes_of(graph, StageKind.INSTRUCT)
+    assert "absent" not in dump_config(node.spec)
+
+
+def test_without_a_feature_cache_there_is_no_such_stage(world: Path) -> None:
+    assert StageKind.FEATURES not in addresses("model.cache_features=false")
+
+
+def test_part_of_a_grid(world: Path) -> None:
+    part = graph_of("mix_ablation").only({"general_share20_s0"})
+    assert list(part.cells) == ["general_share20_s0"]
+    assert [node.kind.value for node in part.nodes.values()] == [
+        "features", "align", "instruct", "evaluate",
+    ]  # fmt: skip
 
 
 def test_two_cells_of_one_name_are_refused(world: Path) -> None:

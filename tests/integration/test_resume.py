@@ -143,6 +143,29 @@ def test_a_killed_stage_ends_with_the_same_bits(
     assert not folder.checkpoints.exists()
 
 
+def test_a_stage_killed_before_it_could_say_done_is_settled(
+    reference: Reference, tmp_path: Path
+) -> None:
+    """The result is there and the status says running: what a kill after the rename leaves."""
+    root = tmp_path / "copy"
+    shutil.copytree(reference.root / "store", root / "store")
+    folder = StageFolder(worlds.stage_folder(root, "align"))
+    status = folder.read_status()
+    status.state, status.ended = State.RUNNING, 0.0
+    folder.write_status(status)
+    process, _ = start_worker_in(folder, root)
+    assert wait_for_end(process) == 0
+    settled = folder.read_status()
+    assert settled.state is State.DONE
+    assert settled.ended > 0
+    assert settled.attempts == status.attempts
+
+
+def start_worker_in(folder: StageFolder, root: Path) -> tuple[launch._Process, int]:
+    write_execution(folder, Execution(root=str(root), threads=1, trainer=TRAINER))
+    return start_worker(folder)
+
+
 def finished_stages(root: Path) -> dict[str, tuple[int, float]]:
     """Kind -> attempts and time of the result, of the stages that are done."""
     found = {}

@@ -57,6 +57,14 @@ def test_wrong_values_are_named(overrides, message):
         load_config(Outer, overrides=overrides)
 
 
+@pytest.mark.parametrize("text", ["name: [1", "name: a\nname: b: c", "- a\n- b"])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(Outer, path)
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(Outer, tmp_path / "nothing.yaml")
