@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from core.chat import PromptStyle
-from datamodules.mixture import ComponentConfig as StreamComponent
-from datamodules.mixture import MixtureConfig
+from datamodules.mixture_config import MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
+from experiments.mixtures import manifest_path, stage_components
 from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, TrainConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
@@ -154,11 +154,6 @@ def evaluate_spec(config: RunConfig) -> EvaluateSpec:
     )
 
 
-def manifest_path(config: RunConfig, source: str) -> str:
-    """The manifest of a source of the configured data folder."""
-    return f"{config.data.folder}/{source}.manifest.json"
-
-
 def spec_manifests(spec: Spec) -> tuple[str, ...]:
     """Every manifest that a spec reads."""
     if isinstance(spec, FeaturesSpec | TokenizerSpec):
@@ -191,10 +186,7 @@ def _vlm_spec(config: RunConfig) -> VlmSpec:
 def _train_spec(
     config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, ComponentConfig]
 ) -> TrainSpec:
-    share = config.cell.target_share if stage.target_share is None else stage.target_share
-    components = {
-        name: _parallel(config, line, share=share) for name, line in stage.visual.items()
-    } | {name: _target_only(config, line) for name, line in text_only.items()}
+    components = stage_components(config, stage, text_only=text_only)
     stream = StreamConfig(
         mixture=MixtureConfig(components=components, seed=config.cell.seed),
         prompt_style=PromptStyle(stage.prompt_style),
@@ -210,23 +202,4 @@ def _train_spec(
         optim=stage.optim,
         num_steps=stage.num_steps,
         seed=config.cell.seed,
-    )
-
-
-def _parallel(config: RunConfig, line: ComponentConfig, *, share: float) -> StreamComponent:
-    base, target = config.languages.base, config.languages.target
-    return StreamComponent(
-        base=manifest_path(config, f"{line.source}_{base}"),
-        target=manifest_path(config, f"{line.source}_{target}"),
-        target_share=share,
-        samples_per_step=line.samples_per_step,
-        max_epochs=line.max_epochs,
-    )
-
-
-def _target_only(config: RunConfig, line: ComponentConfig) -> StreamComponent:
-    return StreamComponent(
-        base=manifest_path(config, f"{line.source}_{config.languages.target}"),
-        samples_per_step=line.samples_per_step,
-        max_epochs=line.max_epochs,
     )

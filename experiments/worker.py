@@ -26,6 +26,7 @@ from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.config import load_config
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
+from core.log import show_info
 from experiments import backbone_runs, stage_runs
 from experiments.schema import TrainerConfig
 from experiments.specs import (
@@ -80,6 +81,7 @@ def run(path: Path) -> int:
     flag.install()
     _stop_with_parent(flag)
     _quiet_libraries()
+    show_info()
     folder = StageFolder(path)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _assist(folder, flag)
