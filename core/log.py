@@ -12,6 +12,12 @@ def get_logger(name: str) -> logging.Logger:
     return logger
 
 
+def show_info() -> None:
+    """Let our INFO lines through to standard error, which of a stage run is its log file."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("irudimen").setLevel(logging.INFO)
+
+
 def _quiet_on_other_ranks(record: logging.LogRecord) -> bool:
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     return rank == "0" or record.levelno >= logging.WARNING

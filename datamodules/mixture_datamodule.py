@@ -16,15 +16,16 @@ from core.log import get_logger
 from core.samples import StepBatch
 from datamodules.feature_cache import FeatureCache
 from datamodules.lengths import SourceLengths, measure_lengths
-from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureConfig, MixtureStream, differences
+from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
+from datamodules.mixture_config import MixtureConfig
 from datamodules.plan import check_lengths
+from datamodules.realised import Attempt, RealisedShare, Tally, check_prediction, log_token_shares
 from datamodules.sources import Source
 from datamodules.stream import StepData, StepDataset, Transform
 
 _LOG = get_logger(__name__)
 _MIN_BUDGET_SAMPLES = 1000
 """The bad-sample budget is a share of at least so many: one bad sample of ten is no trend."""
-_COUNT_CHUNK_STEPS = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +59,6 @@ class StreamConfig:
             raise ConfigError(f"max_bad_fraction={self.max_bad_fraction}, expected within 0..1")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RealisedShare:
-    """What one source has given to the stream so far, over all ranks."""
-
-    num_samples: int
-    num_targets: int
-    """Target tokens."""
-
-
 class MixtureDataModule(LightningDataModule):
     """Owns sources, lengths and the train loader of one stage.
 
@@ -76,7 +68,7 @@ class MixtureDataModule(LightningDataModule):
 
     default_style: ClassVar[PromptStyle] = PromptStyle.CHAT
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - runtime objects by name; what can be configured is in `config`
         self,
         config: StreamConfig,
         *,
@@ -85,17 +77,21 @@ class MixtureDataModule(LightningDataModule):
         cache_dir: Path,
         features: FeatureCache | None = None,
         transform: Transform | None = None,
+        allow_data_change: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.chat, self.num_steps = config, chat, num_steps
         self.prompt_style = config.prompt_style or self.default_style
         self.features, self.transform = features, transform
+        self.allow_data_change = allow_data_change
+        """Take up a checkpoint of another data stream with a warning instead of an error."""
         self.bad_counts: Counter[str] = Counter()
         """Bad samples per source that this rank has met."""
         self._seen_counts: Counter[str] = Counter()
+        self._attempt = Attempt(first_step=0)
         self._lengths_dir = cache_dir / "lengths"
         self._data: StepData | None = None
-        self._counted_steps, self._realised = 0, dict[str, RealisedShare]()
+        self._tally: Tally | None = None
 
     def prepare_data(self) -> None:
         """Measure lengths once per node, so that the other ranks only read them."""
@@ -112,12 +108,15 @@ class MixtureDataModule(LightningDataModule):
             return
         stream = self._open_stream()
         stream.check_epochs(self.num_steps)
+        check_prediction(stream, self.num_steps)
         sources = _used_sources(stream)
         lengths = {name: self._measure(source) for name, source in sources.items()}
         # The longest first: its message names the row_tokens that would do for all.
         for name in sorted(lengths, key=lambda name: -int(lengths[name].num_tokens.max())):
             self._check_source(name, lengths[name])
         self._check_pictures(list(sources.values()))
+        log_token_shares(stream)
+        self._tally = Tally(stream, lengths)
         self._data = StepData(
             stream=stream,
             lengths=lengths,
@@ -162,9 +161,15 @@ class MixtureDataModule(LightningDataModule):
     def record(self, step_batch: StepBatch) -> None:
         """Count a consumed step of this rank against the bad-sample budget.
 
+        The last step is followed by the comparison of what was given with the configuration.
+
         Raises:
             DataError: a source gave more bad samples than `max_bad_fraction`.
+            RuntimeError: the realised mixture is not the configured one, which is a bug.
         """
+        if step_batch.step != self._attempt.next_step:
+            self._attempt = Attempt(first_step=step_batch.step)
+        self._attempt.add(step_batch)
         for micro_batch in step_batch.micro_batches:
             self._seen_counts.update(ref.source for ref in micro_batch.samples)
         for bad in step_batch.bad_samples:
@@ -179,16 +184,14 @@ class MixtureDataModule(LightningDataModule):
                     f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the last one: "
                     f"{bad.reason}. Repair the source or raise max_bad_fraction"
                 )
+        if step_batch.step == self.num_steps - 1:
+            is_alone = self.trainer is None or self.trainer.world_size == 1
+            self._counts.check(self.num_steps)
+            self._attempt.check(self.stream, is_alone=is_alone)
 
     def realised_shares(self, step: int) -> dict[str, RealisedShare]:
         """What each source has given in the steps before `step`; cheap when steps go up."""
-        if step < self._counted_steps:
-            self._counted_steps, self._realised = 0, {}
-        while self._counted_steps < step:
-            stop = min(step, self._counted_steps + _COUNT_CHUNK_STEPS)
-            self._count_steps(self._counted_steps, stop)
-            self._counted_steps = stop
-        return dict(self._realised)
+        return self._counts.up_to(step)
 
     def state_dict(self) -> dict[str, Any]:
         """What the order depends on, as JSON types."""
@@ -198,23 +201,43 @@ class MixtureDataModule(LightningDataModule):
         """Check that a checkpoint belongs to this very stream.
 
         Raises:
-            CheckpointError: with every difference.
+            CheckpointError: with every difference, unless `allow_data_change`.
         """
-        if changed := differences(state_dict["order"], self._order()):
+        changed = "; ".join(differences(state_dict["order"], self._order()))
+        if not changed:
+            return
+        if not self.allow_data_change:
             raise CheckpointError(
                 "the checkpoint was trained on another data stream; continuing would repeat or "
-                f"skip samples. Changed: {'; '.join(changed)}. Undo the change or start anew"
+                f"skip samples. Changed: {changed}. Undo the change, start anew, or insist with "
+                "--allow-data-change (trainer.allow_data_change)"
             )
+        _LOG.warning(
+            "the checkpoint was trained on another data stream and goes on with this one, as "
+            "allow_data_change says: samples may be repeated or skipped. Changed: %s",
+            changed,
+        )
 
     def _order(self) -> dict[str, Any]:
         style, noise = self.prompt_style.value, self.config.feature_noise_std
         return {**self.stream.description(), "prompt_style": style, "feature_noise_std": noise}
 
     def _open_stream(self) -> MixtureStream:
-        return MixtureStream(self.config.mixture, block_shards=self.config.block_shards)
+        return MixtureStream(
+            self.config.mixture,
+            block_shards=self.config.block_shards,
+            count_targets=lambda source: self._measure(source).num_targets,
+        )
 
     def _measure(self, source: Source) -> SourceLengths:
         return measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
+
+    @property
+    def _counts(self) -> Tally:
+        self.setup()
+        if self._tally is None:
+            raise RuntimeError("setup() left no tally")
+        return self._tally
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
         num_bad, num_samples = len(lengths.reasons), len(lengths.num_tokens)
@@ -246,24 +269,6 @@ class MixtureDataModule(LightningDataModule):
                 f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
                 f"tokens per picture, the chat format expects {expected}; build the cache again"
             )
-
-    def _count_steps(self, start: int, stop: int) -> None:
-        """Add the steps [start, stop) to the realised shares."""
-        num_slots, data = self.stream.samples_per_step, self.data
-        located = data.stream.locate(np.arange(start * num_slots, stop * num_slots))
-        for c, component in enumerate(data.stream.components):
-            for is_target in (False, True):
-                here = (located.component == c) & (located.is_target == is_target)
-                source = component.source(is_target=is_target).name
-                if source not in data.lengths:
-                    continue
-                samples, lengths = located.sample[here], data.lengths[source]
-                before = self._realised.get(source, RealisedShare(num_samples=0, num_targets=0))
-                num_good = int((lengths.num_tokens[samples] > 0).sum())
-                self._realised[source] = RealisedShare(
-                    num_samples=before.num_samples + num_good,
-                    num_targets=before.num_targets + int(lengths.num_targets[samples].sum()),
-                )
 
 
 class AlignmentDataModule(MixtureDataModule):

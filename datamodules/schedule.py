@@ -17,7 +17,8 @@ from core.rng import FeistelPermutation, Name, named_rng
 
 MAX_PERIOD = 1 << 18
 """Entries of the schedule's table; weights with four decimals stay far below."""
-_MAX_DENOMINATOR = 1000
+MAX_DENOMINATOR = 1000
+"""Fractions of a sample per step have at most this denominator."""
 _EXACTNESS = 1e-6
 _TABLED = 1 << 14
 
@@ -77,6 +78,12 @@ class Schedule:
         partial = [int(np.searchsorted(places, place)) for places in self._places]
         return turn * self.counts + np.asarray(partial, dtype=np.int64)
 
+    def expected(self, num_positions: int) -> np.ndarray:
+        """The exact share of each component in so many positions: a fraction, as float64."""
+        turn, place = divmod(num_positions, self.period)
+        shares: np.ndarray = turn * self.counts + self.counts * (place / self.period)
+        return shares
+
 
 class EpochOrder:
     """The order of one epoch: shards permuted, then samples permuted inside blocks of shards.
@@ -130,11 +137,11 @@ def permutation(n: int, seed: int, *names: Name) -> Permutation:
 
 
 def _exact(weight: float) -> Fraction:
-    fraction = Fraction(weight).limit_denominator(_MAX_DENOMINATOR)
+    fraction = Fraction(weight).limit_denominator(MAX_DENOMINATOR)
     if weight <= 0 or abs(fraction - Fraction(weight)) > _EXACTNESS:
         raise ConfigError(
             f"samples_per_step={weight!r}, expected a positive fraction with a denominator up to "
-            f"{_MAX_DENOMINATOR} (nearest: {fraction}); leave an unused component out"
+            f"{MAX_DENOMINATOR} (nearest: {fraction}); leave an unused component out"
         )
     return fraction
 

@@ -58,7 +58,11 @@ def run_pretrain(spec: PretrainSpec, context: StageContext) -> None:
     )
     model = VisionLanguageModel(None, connector, language_model, image_token_id=chat.image_token_id)
     data = InstructionDataModule(
-        spec.stream, chat=chat, num_steps=spec.num_steps, cache_dir=context.cache
+        spec.stream,
+        chat=chat,
+        num_steps=spec.num_steps,
+        cache_dir=context.cache,
+        allow_data_change=context.trainer.allow_data_change,
     )
     module = PretrainModule(model, optim=spec.optim, num_steps=spec.num_steps)
     if fit(context, module, data, spec):

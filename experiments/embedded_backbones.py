@@ -8,7 +8,7 @@ from pathlib import Path
 from core.chat import PromptStyle
 from core.config import load_config
 from core.errors import ConfigError
-from datamodules.mixture import ComponentConfig, MixtureConfig
+from datamodules.mixture_config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.graph import ContentHashes, Graph, StageNode
 from experiments.schema import LanguagesConfig, TrainerConfig

@@ -79,7 +79,7 @@ def _train(spec: TrainSpec, *, trains_lm: bool, cache: Path) -> Estimate:
         style = spec.stream.prompt_style or PromptStyle.CHAT
         source = Source(Path(component.base))
         lengths = measure_lengths(source, chat, style, cache / "lengths").num_tokens
-        drawn = component.samples_per_step * spec.num_steps
+        drawn = component.samples_in(spec.num_steps)
         epochs.append(f"{name} {drawn / len(lengths):.1f}")
         samples, tokens = samples + drawn, tokens + drawn * float(lengths.mean())
     parameters = _num_parameters(spec.model.language_model.path)

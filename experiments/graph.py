@@ -12,6 +12,7 @@ from core.config import fingerprint, to_plain
 from core.errors import ConfigError, unknown_name
 from core.files import sha256_file
 from datamodules.manifest import load_manifest, verify
+from experiments.mixtures import manifest_path
 from experiments.schema import RunConfig, Stages
 from experiments.specs import (
     Spec,
@@ -20,7 +21,6 @@ from experiments.specs import (
     evaluate_spec,
     features_spec,
     instruct_spec,
-    manifest_path,
     spec_manifests,
     spec_weights,
 )
@@ -30,6 +30,8 @@ RECIPE_VERSION = dict.fromkeys(StageKind, 1)
 
 _ADDRESS_LENGTH = 16
 _EXECUTION_ONLY = ("num_workers",)
+_YOUNGER = {"share_of": "samples", "phases": []}
+"""Fields that older stores don't know: at these values a spec means what it meant without them."""
 _DEEP_VERIFY_BYTES = 1 << 30
 """Sources up to this size are read and hashed before anything starts; larger ones by size only."""
 
@@ -198,8 +200,12 @@ class ContentHashes:
 
 
 def _without_execution(tree: object) -> object:
-    """Leave out fields that change where and how fast, not what."""
+    """Leave out fields that change where and how fast, not what, and those that change nothing."""
     if isinstance(tree, dict):
-        kept = {k: v for k, v in tree.items() if k not in _EXECUTION_ONLY}
+        kept = {
+            key: value
+            for key, value in tree.items()
+            if key not in _EXECUTION_ONLY and not (key in _YOUNGER and value == _YOUNGER[key])
+        }
         return {key: _without_execution(value) for key, value in kept.items()}
     return tree

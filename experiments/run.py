@@ -41,7 +41,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--exp", help="name of the experiment (see --list)")
     add("--profile", default="embedded", help="configuration in configs/ (default: embedded)")
     add("--only", nargs="+", default=[], metavar="PART", help="cells whose id contains a part")
-    add("--set", nargs="+", default=[], metavar="A.B=C", dest="overrides", help="change a value")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="A.B=C",
+        dest="overrides",
+        help="change a value",
+    )
+    add(
+        "--allow-data-change",
+        action="append_const",
+        const="trainer.allow_data_change=true",
+        dest="overrides",
+        help="continue a checkpoint although its data stream was another (the log says what)",
+    )
     add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
     add("--jobs", type=int, default=0, help="cores to use (default: all)")
     add("--root", type=Path, default=Path("mlruns"), help="where results go (default: mlruns)")

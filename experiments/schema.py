@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
+from datamodules.mixture_config import ShareOf
 from lightning_modules.optim import OptimConfig
 from models.connector import ConnectorConfig
 from models.vision_tower import VisionTowerConfig
@@ -22,14 +23,23 @@ class Stages(StrEnum):
     INSTRUCT_ONLY = "instruct_only"
 
 
+class TextOnly(StrEnum):
+    """Where the samples of text-only data go in an optimizer step."""
+
+    ON_TOP = "on_top"
+    """The step grows by them; the pictures stay."""
+    INSIDE = "inside"
+    """They replace picture samples, of each source alike; the step keeps its size."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellConfig:
     """The axes of the study; everything else is shared by the cells of a grid."""
 
     target_share: float = 0.2
-    """Share of stage-2 pictures whose conversation is in the target language (of samples)."""
+    """Share of the target language in stage 2's picture data (of what, each line says)."""
     text_only: bool = False
-    """Whether stage 2 also sees text-only target-language data, on top of the pictures."""
+    """Whether stage 2 also sees text-only target-language data."""
     backbone: str = "general"
     """Name of a language model under `backbones`."""
     stages: Stages = Stages.BOTH
@@ -102,6 +112,36 @@ class BackboneConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """From a point of the training on, other values of a line; what is left out stays."""
+
+    from_step: int | None = None
+    """First optimizer step of the phase."""
+    from_fraction: float | None = None
+    """The same as a fraction of the stage's steps, rounded to the nearest step."""
+    samples_per_step: float | None = None
+    """Samples of the line in one step from here on; 0 rests it."""
+    target_share: float | None = None
+    """Share of the target language from here on, whatever the cell's."""
+
+    def __post_init__(self) -> None:
+        """Check that the beginning is given once."""
+        if (self.from_step is None) == (self.from_fraction is None):
+            raise ConfigError(
+                f"phase with from_step={self.from_step}, from_fraction={self.from_fraction}; "
+                "give one of the two"
+            )
+        if self.from_fraction is not None and not 0.0 < self.from_fraction < 1.0:
+            raise ConfigError(f"from_fraction={self.from_fraction}, expected between 0 and 1")
+
+    def first_step(self, num_steps: int) -> int:
+        """The step from which the phase holds in a stage of so many."""
+        if self.from_step is not None:
+            return self.from_step
+        return round((self.from_fraction or 0.0) * num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ComponentConfig:
     """One line of a mixture, by the name of its source without the language."""
 
@@ -111,6 +151,10 @@ class ComponentConfig:
     """How many of the samples of one optimizer step come from here; 0 leaves the source out."""
     max_epochs: float = 200.0
     """More passes over the source than this are an error."""
+    share_of: ShareOf = ShareOf.SAMPLES
+    """What the share of the target language is a share of."""
+    phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
+    """A curriculum: other values from later steps on; `docs/MIXTURE.md`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +172,9 @@ class TrainConfig:
     visual: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
     """Picture sources, parallel in both languages."""
     text_only: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
-    """Target-language text, used by cells with `text_only`, on top of the pictures."""
+    """Target-language text, used by cells with `text_only`."""
+    text_only_as: TextOnly = TextOnly.ON_TOP
+    """Whether that text comes on top of the pictures or in the place of some."""
     micro_batch_tokens: int = 4096
     """Most tokens that go through the model at once."""
     row_tokens: int = 256
@@ -144,6 +190,15 @@ class TrainConfig:
             raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.target_share is not None and not 0.0 <= self.target_share <= 1.0:
             raise ConfigError(f"target_share must lie in 0..1, got {self.target_share}")
+        if both := sorted({*self.visual} & {*self.text_only}):
+            raise ConfigError(
+                f"'{both[0]}' names a line of `visual` and one of `text_only`; rename one"
+            )
+        if self.text_only_as is not TextOnly.ON_TOP and not self.text_only:
+            raise ConfigError(
+                f"text_only_as={self.text_only_as.value}, but `text_only` has no lines; add one or "
+                "leave text_only_as out"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,6 +235,8 @@ class TrainerConfig:
     """Most steps lost on SIGKILL."""
     log_every_n_steps: int = 10
     """Interval of logged metrics."""
+    allow_data_change: bool = False
+    """Continue a checkpoint on another data stream than its own: a warning, not an error."""
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""

@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from core.chat import PromptStyle
-from datamodules.mixture import ComponentConfig as StreamComponent
-from datamodules.mixture import MixtureConfig
+from datamodules.mixture_config import MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
+from experiments.mixtures import manifest_path, stage_components, used_lines
 from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, TrainConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
@@ -130,7 +130,8 @@ Spec: TypeAlias = FeaturesSpec | TrainSpec | EvaluateSpec | TokenizerSpec | Pret
 
 def features_spec(config: RunConfig) -> FeaturesSpec:
     """Every picture source of both stages and the benchmark."""
-    lines = [line for _, line in (*_used(config.align.visual), *_used(config.instruct.visual))]
+    stages = (config.align, config.instruct)
+    lines = [line for stage in stages for line in used_lines(stage.visual).values()]
     base = config.languages.base
     manifests = {manifest_path(config, f"{line.source}_{base}") for line in lines}
     manifests.add(manifest_path(config, config.data.benchmark))
@@ -156,11 +157,6 @@ def evaluate_spec(config: RunConfig) -> EvaluateSpec:
         languages=(config.languages.base, config.languages.target),
         settings=config.evaluate,
     )
-
-
-def manifest_path(config: RunConfig, source: str) -> str:
-    """The manifest of a source of the configured data folder."""
-    return f"{config.data.folder}/{source}.manifest.json"
 
 
 def spec_manifests(spec: Spec) -> tuple[str, ...]:
@@ -195,10 +191,7 @@ def _vlm_spec(config: RunConfig) -> VlmSpec:
 def _train_spec(
     config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, ComponentConfig]
 ) -> TrainSpec:
-    share = config.cell.target_share if stage.target_share is None else stage.target_share
-    components = {
-        name: _parallel(config, line, share=share) for name, line in _used(stage.visual)
-    } | {name: _target_only(config, line) for name, line in _used(text_only)}
+    components = stage_components(config, stage, text_only=text_only)
     stream = StreamConfig(
         mixture=MixtureConfig(components=components, seed=config.cell.seed),
         prompt_style=PromptStyle(stage.prompt_style),
@@ -215,27 +208,4 @@ def _train_spec(
         num_steps=stage.num_steps,
         seed=config.cell.seed,
         precision=config.trainer.precision,
-    )
-
-
-def _used(lines: Mapping[str, ComponentConfig]) -> list[tuple[str, ComponentConfig]]:
-    return [(name, line) for name, line in lines.items() if line.samples_per_step != 0]
-
-
-def _parallel(config: RunConfig, line: ComponentConfig, *, share: float) -> StreamComponent:
-    base, target = config.languages.base, config.languages.target
-    return StreamComponent(
-        base=manifest_path(config, f"{line.source}_{base}"),
-        target=manifest_path(config, f"{line.source}_{target}"),
-        target_share=share,
-        samples_per_step=line.samples_per_step,
-        max_epochs=line.max_epochs,
-    )
-
-
-def _target_only(config: RunConfig, line: ComponentConfig) -> StreamComponent:
-    return StreamComponent(
-        base=manifest_path(config, f"{line.source}_{config.languages.target}"),
-        samples_per_step=line.samples_per_step,
-        max_epochs=line.max_epochs,
     )

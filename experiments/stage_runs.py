@@ -189,6 +189,7 @@ def _train(
         cache_dir=context.cache,
         features=parts.features,
         transform=None if parts.model.tower is None else parts.model.tower.transform,
+        allow_data_change=context.trainer.allow_data_change,
     )
     module = module_class(parts.model, optim=spec.optim, num_steps=spec.num_steps)
     is_first = fit(context, module, data, spec)

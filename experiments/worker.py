@@ -26,6 +26,7 @@ from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.config import load_config
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
+from core.log import show_info
 from experiments import backbone_runs, stage_runs
 from experiments.schema import TrainerConfig
 from experiments.specs import (
@@ -159,8 +160,7 @@ def _stop_with_parent(flag: StopFlag) -> None:
 
 def _set_up_logs() -> None:
     """This house's words with their time, without Lightning's advertisements."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("irudimen").setLevel(logging.INFO)
+    show_info()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=text)

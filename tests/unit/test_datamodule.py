@@ -13,13 +13,23 @@ from core.errors import CheckpointError, ConfigError, DataError
 from core.samples import BadSample, StepBatch
 from datamodules.feature_cache import build_feature_cache
 from datamodules.mixture import ComponentConfig, MixtureConfig
+from datamodules.mixture_config import Phase, ShareOf
 from datamodules.mixture_datamodule import (
     AlignmentDataModule,
     InstructionDataModule,
     MixtureDataModule,
     StreamConfig,
 )
-from tests.doubles import fake_transform, make_captions, make_chat, make_parallel, make_texts
+from tests.doubles import (
+    caption_record,
+    fake_transform,
+    make_captions,
+    make_chat,
+    make_parallel,
+    make_texts,
+    write_shard,
+    write_source,
+)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +185,91 @@ def test_another_stream_is_refused(paths, tmp_path):
     make_module(paths, tmp_path, config=budget).load_state_dict(state)
 
 
+def test_a_changed_stream_can_be_insisted_on(paths, tmp_path, caplog):
+    state = json.loads(json.dumps(make_module(paths, tmp_path).state_dict()))
+    config = make_config(paths, share=0.2, seed=5)
+    other = make_module(paths, tmp_path, config=config, allow_data_change=True)
+    other.load_state_dict(state)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "cap.target_share: 0.4 -> 0.2; seed: 1 -> 5" in record.getMessage()
+    caplog.clear()
+    make_module(paths, tmp_path, allow_data_change=True).load_state_dict(state)
+    assert not caplog.records
+
+
+def make_long(folder):
+    """Parallel captions that are three times as long in the target language."""
+    raw = [
+        (
+            f"k{i}",
+            {"caption": {"en": caption_record("a" * 10), "eu": caption_record("b" * 32)}},
+            b"picture",
+        )
+        for i in range(40)
+    ]
+    entries = [write_shard(folder / "long-000000.tar", raw)]
+    return [
+        str(write_source(folder, f"long_{tag}", entries, language=tag, record=f"caption.{tag}"))
+        for tag in ("en", "eu")
+    ]
+
+
+def test_shares_of_target_tokens_are_settled_by_the_lengths(tmp_path):
+    base, target = make_long(tmp_path)
+    component = ComponentConfig(
+        base=base,
+        target=target,
+        target_share=0.5,
+        samples_per_step=10,
+        share_of=ShareOf.TARGET_TOKENS,
+    )
+    config = StreamConfig(mixture=MixtureConfig(components={"long": component}))
+    module = make_module({}, tmp_path, config=config)
+    module.prepare_data()
+    targets = {"long_en": 0, "long_eu": 0}
+    for step in module.train_dataloader():
+        module.record(step)
+        for ref in (ref for mb in step.micro_batches for ref in mb.samples):
+            targets[ref.source] += ref.num_targets
+    # One more token each: the end of the answer. 10 x 33 of 10 x 33 + 30 x 11 tokens are half.
+    assert module.stream.components[0].num_target == (10,)
+    assert targets == {"long_en": 2 * 30 * 11, "long_eu": 2 * 10 * 33}
+    described = module.state_dict()["order"]["components"]["long"]
+    assert (described["share_of"], described["num_target"]) == ("target_tokens", [10])
+
+
+def test_a_curriculum_runs_to_its_end(paths, tmp_path):
+    config = make_config(paths)
+    cap, text = config.mixture.components["cap"], config.mixture.components["text"]
+    phases = [Phase(from_step=3, samples_per_step=10, target_share=1.0)]
+    rest = [Phase(from_step=3, samples_per_step=0)]
+    components = {
+        "cap": dataclasses.replace(cap, phases=phases),
+        "text": dataclasses.replace(text, phases=rest),
+    }
+    config = dataclasses.replace(config, mixture=MixtureConfig(components=components))
+    module = make_module(paths, tmp_path, config=config)
+    for step in module.train_dataloader():
+        module.record(step)
+        sources = {ref.source for mb in step.micro_batches for ref in mb.samples}
+        assert sources == {"cap_eu"} if step.step >= 3 else {"cap_en", "cap_eu", "text"} >= sources
+    with pytest.raises(ConfigError, match=r"phase from step 3 never begins in 3 steps"):
+        make_module(paths, tmp_path, config=config, num_steps=3).setup()
+
+
+def test_a_loader_that_loses_samples_is_found_out(paths, tmp_path):
+    module = make_module(paths, tmp_path)
+    *others, last = module.train_dataloader()
+    for step in others:
+        module.record(step)
+    with pytest.raises(RuntimeError, match=r"in the steps 0\.\.7, the stream holds"):
+        module.record(dataclasses.replace(last, micro_batches=last.micro_batches[1:]))
+    resumed = make_module(paths, tmp_path)
+    resumed.record(others[-1])
+    resumed.record(last)
+
+
 # --- Lightning ---
 
 
@@ -248,3 +343,15 @@ def test_resume_with_another_mixture_is_refused(paths, tmp_path):
     other = make_module(paths, tmp_path, config=make_config(paths, share=0.2))
     with pytest.raises(CheckpointError, match=r"target_share: 0\.4 -> 0\.2"):
         fit(Recorder(), other, max_steps=2, ckpt_path=tmp_path / "one.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_resume_with_another_mixture_on_request(paths, tmp_path, caplog):
+    trainer = fit(Recorder(), make_module(paths, tmp_path), max_steps=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    config = make_config(paths, share=0.2)
+    other = make_module(paths, tmp_path, config=config, allow_data_change=True)
+    recorder = Recorder()
+    fit(recorder, other, max_steps=8, ckpt_path=tmp_path / "one.ckpt")
+    assert [step for step, _ in recorder.seen] == list(range(1, 8))
+    assert any("target_share: 0.4 -> 0.2" in text for text in caplog.messages)

@@ -1,5 +1,7 @@
 """The mixture stream: a pure function of the position; shares exact and nested."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,24 @@ def make_stream(paths, share=0.4, seed=3, **more):
         **more,
     }
     return MixtureStream(MixtureConfig(components=components, seed=seed))
+
+
+def test_the_order_of_existing_runs_stays(paths):
+    """Golden: computed before curricula and token shares; checkpoints in the world rely on it."""
+    stream = make_stream(paths)
+    expected = "bcc7ef2b8d3a42fec3f13752c544b941ce4752a9657d3bfd46fcc7bbf82d2476"
+    assert stream.fingerprint() == expected
+    located = stream.locate(np.arange(20))
+    assert located.sample.tolist() == [
+        *(12, 2, 2, 13, 7, 0, 4, 1, 5, 14),
+        *(1, 8, 9, 6, 3, 11, 3, 4, 5, 10),
+    ]
+    assert np.flatnonzero(located.is_target).tolist() == [0, 1, 4, 11, 13, 19]
+    far = stream.locate(np.arange(10**9, 10**9 + 10**4))
+    fields = (far.component, far.is_target, far.epoch, far.sample)
+    content = np.stack([field.astype("<i8") for field in fields]).tobytes()
+    expected = "709a1900f09b83e013b9f74adf62a955b3898ba48d0b2fe4240897c4508061de"
+    assert hashlib.sha256(content).hexdigest() == expected
 
 
 def by_component(stream, located):
