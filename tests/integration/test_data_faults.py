@@ -4,6 +4,7 @@ The healthy world is run once; then one sample of it, or one shard, is damaged i
 """
 
 import gzip
+import os
 import re
 import tarfile
 from collections.abc import Callable
@@ -258,6 +259,15 @@ def test_a_damaged_shard_is_fatal_before_the_first_step(tmp_path: Path, name: st
     with pytest.raises(DataError, match=reason) as raised:
         make_module(tmp_path, manifests).setup()
     assert "cap-000000" in str(raised.value)
+
+
+def test_a_shard_cut_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
+    """All that lay behind the cut is broken, which no budget for single samples covers."""
+    module = make_module(tmp_path, write_world(tmp_path, {}), max_bad_fraction=0.01)
+    module.setup()
+    os.truncate(tmp_path / "cap-000000.tar", 3000)
+    with pytest.raises(DataError, match=r"cap-000000\.tar, .* it was cut"):
+        consume(module)
 
 
 def _flip_byte(shard: Path) -> None:
