@@ -7,6 +7,7 @@ and projected features of the whole picture and of the cells of each grid.
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -138,6 +139,31 @@ def load_vision_tower(config: VisionTowerConfig) -> VisionTower:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"tower '{identifier}' can't be loaded: {error}") from error
     return VisionTower(model.visual, config, _transform_of(model.visual))
+
+
+def count_image_tokens(config: VisionTowerConfig) -> int:
+    """Visual tokens of a picture, from the shape of the tower alone: no weights are read.
+
+    Raises:
+        ConfigError, CheckpointError: as `load_vision_tower`.
+    """
+    if config.feature is TowerFeature.POOLED_GRID:
+        return sum(size * size for size in config.grids)
+    import open_clip  # as above
+
+    identifier, _ = _identify(config)
+    threshold = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it warns of random weights, and there are none
+    try:
+        with torch.device("meta"):
+            model = open_clip.create_model(
+                identifier, load_weights=False, pretrained_text=False, device="meta"
+            )
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"tower '{identifier}' can't be built: {error}") from error
+    finally:
+        logging.disable(threshold)
+    return _patch_shape(model.visual)[0]
 
 
 def _identify(config: VisionTowerConfig) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from models.vision_tower import (
     TowerFeature,
     VisionTower,
     VisionTowerConfig,
+    count_image_tokens,
     load_vision_tower,
     pool_grids,
 )
@@ -139,3 +140,27 @@ def test_features_must_suit_the_architecture(tmp_path: Path) -> None:
         load(write_tower(tmp_path / "vit", VIT), TowerFeature.POOLED_GRID)
     with pytest.raises(ConfigError, match="no transformer blocks"):
         load(write_tower(tmp_path / "conv", CONVOLUTIONAL), TowerFeature.PENULTIMATE)
+
+
+@pytest.mark.parametrize(
+    ("vision", "feature", "expected"),
+    [
+        (VIT, TowerFeature.PENULTIMATE, 16),
+        (CONVOLUTIONAL, TowerFeature.POOLED_GRID, 5),
+    ],
+)
+def test_tokens_are_counted_without_the_weights(
+    tmp_path: Path, vision: dict[str, Any], feature: TowerFeature, expected: int
+) -> None:
+    folder = write_tower(tmp_path / "tower", vision)
+    assert load(folder, feature).num_image_tokens == expected
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    assert count_image_tokens(VisionTowerConfig(path=str(folder), feature=feature)) == expected
+
+
+def test_a_tower_without_patches_has_no_count(tmp_path: Path) -> None:
+    folder = write_tower(tmp_path / "tower", CONVOLUTIONAL)
+    with pytest.raises(ConfigError, match=r"use tower\.feature=pooled_grid"):
+        count_image_tokens(VisionTowerConfig(path=str(folder)))
+    with pytest.raises(ConfigError, match="either path or name"):
+        count_image_tokens(VisionTowerConfig())

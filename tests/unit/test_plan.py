@@ -56,6 +56,41 @@ def test_the_plan_keeps_its_promises(lengths, world_size, micro_batch_tokens):
     assert plan == plan_step(lengths.copy(), world_size, micro_batch_tokens, 100)
 
 
+@given(
+    lengths=st.lists(st.integers(0, 100), min_size=1, max_size=60),
+    world_size=st.integers(1, 4),
+    micro_batch_tokens=st.integers(100, 700),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_micro_batch_is_more_than_a_sample_above_another(
+    lengths, world_size, micro_batch_tokens
+):
+    """So no rank waits longer for another than a sample takes, in any of its micro-batches."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    plan = plan_step(lengths, world_size, micro_batch_tokens, 100)
+    tokens = [sum(lengths[slot] for row in micro for slot in row) for micro in flat(plan)]
+    assert max(tokens) - min(tokens) <= lengths.max()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=60),
+    bad=st.sets(st.integers(0, 59)),
+    world_size=st.integers(1, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_slot_without_length_leaves_the_plan_of_the_others(lengths, bad, world_size):
+    """A bad sample is as good as none: what is planned is the plan of the rest."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    lengths[[i for i in bad if i < lengths.size]] = 0
+    kept = np.flatnonzero(lengths)
+    rest = plan_step(lengths[kept], world_size, 400, 100)
+    renamed = tuple(
+        tuple(tuple(tuple(int(kept[i]) for i in row) for row in micro) for micro in rank)
+        for rank in rest
+    )
+    assert plan_step(lengths, world_size, 400, 100) == renamed
+
+
 def test_ranks_are_balanced_by_tokens():
     lengths = np.random.default_rng(1).integers(20, 200, 96)
     plan = plan_step(lengths, 4, 1024, 256)
