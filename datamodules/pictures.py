@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.manifest import load_manifest, shard_path
-from datamodules.shards import ShardReader
+from datamodules.manifest import load_manifest, open_shard
 
 
 def iterate_pictures(manifest_path: Path) -> Iterator[bytes]:
     """Yield the encoded pictures of all shards (benchmarks too, which hold no conversations)."""
     for entry in load_manifest(manifest_path).shards:
-        reader = ShardReader(shard_path(manifest_path, entry))
+        reader = open_shard(manifest_path, entry)
         try:
             for row in range(len(reader)):
                 image = reader.read(row)[1]
