@@ -199,7 +199,7 @@ def _scan(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenEr
         return error
     index = result.index.to_bytes()
     stem = PurePosixPath(urlsplit(shard).path).stem
-    name = f"{stem}-{result.sha256[:12]}.index.npy"
+    name = f"{stem}-{result.sha256[:12]}.index"
     atomic_write_bytes(folder / name, index)
     return ShardReport(
         stamp=stamp,

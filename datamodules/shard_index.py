@@ -1,11 +1,12 @@
 """The index of a shard on disk: where the record and the picture of each sample lie.
 
-Two formats, told apart by their content. The plain one, one array of INDEX_DTYPE, is what ships
-with the embedded data. The compact one serves tars of any origin: 20 bytes a sample and its key,
-picture sizes included. Both are .npy arrays without pickle, memory-mapped.
+Two formats, told apart by their first bytes, both memory-mapped. The plain one, an .npy array of
+INDEX_DTYPE, is what ships with the embedded data. The compact one serves tars of any origin: 20
+bytes a sample and its key, picture sizes included.
 
-Compact: four arrays one after the other: a JSON header (uint8), rows (ROW_DTYPE), where each key
-ends (uint32), all keys in one string (uint8).
+Compact: MAGIC, the header's length (uint32) and the header (JSON, padded with spaces to a multiple
+of 64 bytes with what stands before it), then rows (ROW_DTYPE), where each key ends (uint32), all
+keys in one string. Numbers are little-endian.
 """
 
 import dataclasses
@@ -42,8 +43,11 @@ ROW_DTYPE = np.dtype(
 )
 """Places in tar blocks of 512 bytes (up to 2 TiB); image_block 0 where there is no picture."""
 
+MAGIC = b"IRUIDX2\n"
 BLOCK_BYTES = 512
-COMPACT_FORMAT = 2
+_KEY_END_DTYPE = np.dtype("<u4")
+_ALIGNMENT = 64
+_LENGTH_BYTES = 4
 NO_PLACE = -1
 
 
@@ -95,21 +99,14 @@ class ShardIndex:
         try:
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                first = _map_array(file, mapped)
-                if first.dtype == INDEX_DTYPE and first.ndim == 1:
-                    return cls(first, None, None)
-                if first.dtype != np.uint8 or first.ndim != 1:
-                    raise DataError(
-                        f"index {path} has dtype {first.dtype}, not this format's; {fix}"
-                    )
-                header = _header(first)
-                rows, ends, text = (_map_array(file, mapped) for _ in range(3))
+                if mapped[: len(MAGIC)] == MAGIC:
+                    return cls(*_compact_parts(mapped))
+                rows = _map_array(file, mapped)
         except (ValueError, EOFError, OSError, KeyError, TypeError) as error:
             raise DataError(f"index {path} is damaged ({error}); {fix}") from error
-        is_whole = rows.dtype == ROW_DTYPE and ends.dtype == np.uint32 and text.dtype == np.uint8
-        if not is_whole or len(ends) != len(rows) or (len(ends) and ends[-1] != len(text)):
-            raise DataError(f"index {path} is damaged (its parts do not fit); {fix}")
-        return cls(rows, (ends, text), header)
+        if rows.dtype != INDEX_DTYPE or rows.ndim != 1:
+            raise DataError(f"index {path} has dtype {rows.dtype}, not this format's; {fix}")
+        return cls(rows, None, None)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -174,11 +171,14 @@ class ShardIndex:
         if self._keys is None or self.header is None:
             np.save(buffer, self.rows, allow_pickle=False)
             return buffer.getvalue()
-        header = {"format": COMPACT_FORMAT, **dataclasses.asdict(self.header)}
-        header_bytes = json.dumps(header).encode("utf-8")
-        for array in (np.frombuffer(header_bytes, dtype=np.uint8), self.rows, *self._keys):
-            np.save(buffer, array, allow_pickle=False)
-        return buffer.getvalue()
+        ends, text = self._keys
+        counts = {"num_samples": len(self), "key_bytes": len(text)}
+        header = json.dumps({**dataclasses.asdict(self.header), **counts}).encode("utf-8")
+        prefix = len(MAGIC) + _LENGTH_BYTES
+        header += b" " * (-(prefix + len(header)) % _ALIGNMENT)
+        length = len(header).to_bytes(_LENGTH_BYTES, "little")
+        parts = (self.rows.tobytes(), ends.astype(_KEY_END_DTYPE).tobytes(), text.tobytes())
+        return b"".join((MAGIC, length, header, *parts))
 
 
 def compact_index(
@@ -196,15 +196,30 @@ def _start(ends: np.ndarray, row: int) -> int:
     return int(ends[row - 1]) if row else 0
 
 
-def _header(content: np.ndarray) -> IndexHeader:
-    raw: dict[str, Any] = json.loads(content.tobytes())
-    if raw.pop("format") != COMPACT_FORMAT:
-        raise ValueError("another format")
-    return IndexHeader(**raw)
+def _compact_parts(
+    mapped: mmap.mmap,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], IndexHeader]:
+    """Views of a mapped compact index; a ValueError if it is not whole."""
+    start = len(MAGIC) + _LENGTH_BYTES
+    offset = start + int.from_bytes(mapped[len(MAGIC) : start], "little")
+    raw: dict[str, Any] = json.loads(mapped[start:offset])
+    num_samples, key_bytes = int(raw.pop("num_samples")), int(raw.pop("key_bytes"))
+    arrays = []
+    for dtype, count in (
+        (ROW_DTYPE, num_samples),
+        (_KEY_END_DTYPE, num_samples),
+        (np.dtype(np.uint8), key_bytes),
+    ):
+        arrays.append(np.frombuffer(mapped, dtype=dtype, count=count, offset=offset))
+        offset += count * dtype.itemsize
+    rows, ends, text = arrays
+    if offset != len(mapped) or (num_samples and int(ends[-1]) != key_bytes):
+        raise ValueError("its parts do not fit")
+    return rows, (ends, text), IndexHeader(**raw)
 
 
 def _map_array(file: BinaryIO, mapped: mmap.mmap) -> np.ndarray:
-    """The array that starts here, as a view of the mapped file, which then stands behind it."""
+    """The .npy array of a file as a view of the mapped file."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"array version {version}")
@@ -212,7 +227,4 @@ def _map_array(file: BinaryIO, mapped: mmap.mmap) -> np.ndarray:
     if dtype.hasobject or is_fortran:
         raise ValueError(f"dtype {dtype}")
     count, offset = int(np.prod(shape)), file.tell()
-    file.seek(offset + count * dtype.itemsize)
-    if count == 0:
-        return np.zeros(shape, dtype=dtype)
     return np.frombuffer(mapped, dtype=dtype, count=count, offset=offset).reshape(shape)

@@ -4,6 +4,7 @@ Kept apart from `shards`, which knows bytes and offsets but nothing of conversat
 """
 
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,9 @@ class Source:
         sizes = [entry.num_samples for entry in self.manifest.shards]
         self.shard_sizes = np.asarray(sizes, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+        self._first_samples = self._starts.tolist()
+        self._readers: dict[int, ShardReader] = {}
+        self._open: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -104,17 +107,19 @@ class Source:
     def _place(self, i: int) -> tuple[ShardReader, int]:
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} outside source '{self.name}' of {len(self)}")
-        shard = int(self.shards_of(np.asarray(i)))
-        return self._reader(shard), i - int(self._starts[shard])
+        shard = bisect_right(self._first_samples, i) - 1
+        return self._reader(shard), i - self._first_samples[shard]
 
     def _reader(self, shard: int) -> ShardReader:
+        """The reader of a shard; those not used for longest give their files back."""
         reader = self._readers.get(shard)
         if reader is None:
             entry = self.manifest.shards[shard]
             reader = self._readers[shard] = manifests.open_shard(self.path, entry, self.cache)
-            if len(self._readers) > _OPEN_SHARDS:
-                self._readers.popitem(last=False)[1].close()
-        self._readers.move_to_end(shard)
+        if shard not in self._open and len(self._open) >= _OPEN_SHARDS:
+            self._readers[self._open.popitem(last=False)[0]].close()
+        self._open[shard] = None
+        self._open.move_to_end(shard)
         return reader
 
     def _image(self, image: bytes | None, where: str) -> bytes | None:
