@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.manifest import load_manifest, shard_path
-from datamodules.shards import ShardReader
+from datamodules.manifest import load_manifest, open_shard
 
 
 def iterate_pictures(manifest_path: Path) -> Iterator[bytes]:
@@ -16,7 +15,7 @@ def iterate_pictures(manifest_path: Path) -> Iterator[bytes]:
 def iterate_named_pictures(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the pictures with words that say where each lies."""
     for entry in load_manifest(manifest_path).shards:
-        reader = ShardReader(shard_path(manifest_path, entry))
+        reader = open_shard(manifest_path, entry)
         try:
             for row in range(len(reader)):
                 image = reader.read(row)[1]

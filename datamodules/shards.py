@@ -4,10 +4,12 @@ An index is a plain structured array beside the tar (no pickle, memory-mapped); 
 `pread`, so forked workers can share a descriptor.
 """
 
+import contextlib
+import dataclasses
 import io
 import os
-import re
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,22 @@ import numpy as np
 
 from core.errors import DataError
 from core.files import atomic_write_bytes
-
-IMAGE_EXTENSIONS = ("webp", "jpg", "jpeg", "png")
-INDEX_DTYPE = np.dtype(
-    [
-        ("json_offset", "<i8"),
-        ("json_size", "<i4"),
-        ("image_offset", "<i8"),
-        ("image_size", "<i4"),
-        ("key", "S48"),
-    ]
-)
-"""One row per sample, in the order of the tar; image_offset -1 where there is no picture."""
+from datamodules.remote import shown
+from datamodules.shard_index import INDEX_DTYPE, NO_PLACE, ShardIndex
+from datamodules.storage import RemoteFile, ShardCache
+from datamodules.tar_scan import IMAGE_EXTENSIONS, MEMBER_NAME
 
 _MAX_KEY_BYTES = INDEX_DTYPE["key"].itemsize
 _MAX_MEMBER_BYTES = 2**31 - 1
 _END_MARK_BYTES = 1024
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-"""WebDataset's rule: the key ends at the first dot of the file name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CachedFile:
+    """A remote file and the cache that it is read through."""
+
+    file: RemoteFile
+    cache: ShardCache
 
 
 def index_path(tar_path: Path) -> Path:
@@ -81,77 +81,124 @@ def write_index(tar_path: Path) -> np.ndarray:
     return index
 
 
-def read_index(tar_path: Path) -> np.ndarray:
+def read_index(tar_path: Path) -> ShardIndex:
     """The saved index of a tar, memory-mapped.
 
     Raises:
         DataError: no index, or a file that is not one.
     """
     path = index_path(tar_path)
-    fix = f"write it again from {tar_path.name}"
     if not path.is_file():
-        raise DataError(f"shard {tar_path} has no index {path.name}; {fix}")
-    try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"index {path} is damaged ({error}); {fix}") from error
-    if index.dtype != INDEX_DTYPE or index.ndim != 1:
-        raise DataError(f"index {path} has dtype {index.dtype}, not this format's; {fix}")
-    # A plain view of the mapped file: np.memmap's own indexing is several times slower.
-    return np.asarray(index)
+        raise DataError(
+            f"shard {tar_path} has no index {path.name}; write it again from {tar_path.name}"
+        )
+    return ShardIndex.load(path)
 
 
 class ShardReader:
-    """Reads samples of one tar by their index row."""
+    """Reads samples of one tar by their index row.
 
-    def __init__(self, tar_path: Path) -> None:
-        self.path = tar_path
-        self.index = read_index(tar_path)
+    A local tar stays open between reads. A remote one is opened for every read, because the cache
+    must not evict what is open and can't ask other processes to let go.
+    """
+
+    def __init__(
+        self,
+        tar: Path | CachedFile,
+        index: Path | CachedFile | None = None,
+        *,
+        num_samples: int = 0,
+    ) -> None:
+        self._tar = tar
+        if index is None and isinstance(tar, CachedFile):
+            raise DataError(f"{shown(tar.file.url)} has no index; write one with data_prep.index")
+        self._index_file = index
+        self._num_samples = num_samples
+        """As the manifest says; 0 if there is none."""
+        self.name = shown(tar.file.url) if isinstance(tar, CachedFile) else str(tar)
+        """Path or URL, for messages."""
+        self._index: ShardIndex | None = None
         self._file: io.FileIO | None = None
+
+    @property
+    def index(self) -> ShardIndex:
+        """Where the samples lie; mapped on first use."""
+        if self._index is None:
+            self._index = self._load_index()
+            if self._num_samples not in (0, len(self._index)):
+                raise DataError(
+                    f"index of shard {self.name} has {len(self._index)} samples, its manifest says "
+                    f"{self._num_samples}; write the index again"
+                )
+        return self._index
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.index)
+        return self._num_samples or len(self.index)
 
     def __getstate__(self) -> dict[str, Any]:
         """A spawned worker opens the tar for itself."""
-        return {"path": self.path}
+        return {"tar": self._tar, "index": self._index_file, "num_samples": self._num_samples}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the index again in the other process."""
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def key(self, row: int) -> str:
         """Key of a sample."""
-        return bytes(self.index["key"][row]).decode("utf-8")
+        return self.index.key(row)
 
     def read(self, row: int, *, with_image: bool = True) -> tuple[bytes, bytes | None]:
-        """JSON bytes and picture bytes of a sample (None without one, b"" if not wanted).
+        """Record bytes and picture bytes of a sample (None without one, b"" if not wanted).
 
         Raises:
             DataError: the tar is shorter than its index says.
-            OSError: the file could not be read (worth another try).
+            OSError: the file could not be read (worth another try, unless a StorageError).
         """
-        entry = self.index[row]
-        record = self._pread(int(entry["json_size"]), int(entry["json_offset"]), row)
-        if entry["image_offset"] < 0:
+        place = self.index.place(row)
+        record = self._pread(place.record_size, place.record_offset, row)
+        if place.image_offset == NO_PLACE:
             return record, None
-        size = int(entry["image_size"]) if with_image else 0
-        return record, self._pread(size, int(entry["image_offset"]), row)
+        size = place.image_size if with_image else 0
+        return record, self._pread(size, place.image_offset, row) if size else b""
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Path]:
+        """The tar as a file on this machine, for as long as the block lasts."""
+        if isinstance(self._tar, Path):
+            yield self._tar
+        else:
+            with self._tar.cache.use(self._tar.file):
+                yield self._tar.cache.path(self._tar.file)
 
     def close(self) -> None:
-        """Give the descriptor back; the next read opens the file again."""
+        """Give descriptor and index back; the next read opens the files again."""
+        self._index = None
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def _load_index(self) -> ShardIndex:
+        if isinstance(self._index_file, CachedFile):
+            with self._index_file.cache.use(self._index_file.file) as opened:
+                return ShardIndex.load(Path(str(opened.name)))
+        if self._index_file is not None:
+            return ShardIndex.load(self._index_file)
+        if isinstance(self._tar, CachedFile):
+            raise TypeError("a remote shard's index is given")
+        return read_index(self._tar)
+
     def _pread(self, size: int, offset: int, row: int) -> bytes:
-        if self._file is None:
-            self._file = self.path.open("rb", buffering=0)
-        content = os.pread(self._file.fileno(), size, offset)
+        if isinstance(self._tar, CachedFile):
+            with self._tar.cache.use(self._tar.file) as opened:
+                content = os.pread(opened.fileno(), size, offset)
+        else:
+            if self._file is None:
+                self._file = io.FileIO(self._tar)
+            content = os.pread(self._file.fileno(), size, offset)
         if len(content) != size:
             raise DataError(
-                f"shard {self.path}, sample '{self.key(row)}': {size} bytes expected at {offset}, "
+                f"shard {self.name}, sample '{self.key(row)}': {size} bytes expected at {offset}, "
                 f"{len(content)} there; it was cut: fetch or prepare it again"
             )
         return content
@@ -163,7 +210,7 @@ def _checked_name(member: tarfile.TarInfo, tar_path: Path) -> tuple[str, str]:
         raise _error(tar_path, name, "a link, folder or special member", "keep plain files only")
     if name.startswith("/") or ".." in name.split("/"):
         raise _error(tar_path, name, "the name leaves its folder", "use a relative name")
-    match = _NAME.fullmatch(name)
+    match = MEMBER_NAME.fullmatch(name)
     if match is None or match[2] not in ("json", *IMAGE_EXTENSIONS):
         known = ", ".join(("json", *IMAGE_EXTENSIONS))
         raise _error(tar_path, name, "unknown kind of member", f"name it KEY.<{known}>")

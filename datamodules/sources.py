@@ -3,34 +3,41 @@
 Kept apart from `shards`, which knows bytes and offsets but nothing of conversations.
 """
 
-import json
 import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from core.errors import DataError
-from core.samples import Role, Sample, Turn
+from core.samples import Sample
 from datamodules import manifest as manifests
 from datamodules.manifest import Modality
+from datamodules.records import parse_record
+from datamodules.remote import StorageError
 from datamodules.shards import ShardReader
+from datamodules.storage import ShardCache
 
 _RETRY_DELAYS_S = (0.1, 0.5, 2.0)
-_ROLES = tuple(Role)
+_OPEN_SHARDS = 64
+"""Shards whose files stay open: each takes two descriptors, of which a process has few."""
 
 
 class Source:
     """The samples of one manifest, in the order of its shards."""
 
-    def __init__(self, manifest_path: Path) -> None:
+    def __init__(self, manifest_path: Path, cache: ShardCache | None = None) -> None:
         self.path = manifest_path
-        self.manifest = manifests.verify(manifest_path)
-        entries = self.manifest.shards
-        self._readers = [ShardReader(manifests.shard_path(manifest_path, e)) for e in entries]
-        self.shard_sizes = np.asarray([len(reader) for reader in self._readers], dtype=np.int64)
+        self.cache = cache or ShardCache()
+        self.manifest = manifests.verify(manifest_path, cache=self.cache)
+        sizes = [entry.num_samples for entry in self.manifest.shards]
+        self.shard_sizes = np.asarray(sizes, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
-        self._record_path = tuple(filter(None, self.manifest.record.split(".")))
+        self._first_samples = self._starts.tolist()
+        self._readers: dict[int, ShardReader] = {}
+        self._open: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -53,12 +60,27 @@ class Source:
 
     def keys(self) -> np.ndarray:
         """All keys (bytes), in order."""
-        return np.concatenate([reader.index["key"] for reader in self._readers])
+        return np.concatenate([self._reader(s).index.keys() for s in range(len(self.shard_sizes))])
 
     def key(self, i: int) -> str:
         """Key of sample i."""
         reader, row = self._place(i)
         return reader.key(row)
+
+    def image_sizes(self) -> np.ndarray:
+        """Width and height of every picture, (n, 2) uint16; 0 where the index does not say."""
+        shards = range(len(self.shard_sizes))
+        return np.concatenate([self._reader(s).index.image_sizes() for s in shards])
+
+    def shards_of(self, samples: np.ndarray) -> np.ndarray:
+        """The shard that each of these samples lies in."""
+        return np.searchsorted(self._starts, samples, side="right") - 1
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Fetch shards in the background, in this order, if they are remote (`ShardCache`)."""
+        entries = self.manifest.shards
+        files = [manifests.remote_file(entries[shard]) for shard in dict.fromkeys(shards)]
+        self.cache.prefetch([file for file in files if file is not None])
 
     def read(self, i: int, *, with_image: bool = True) -> Sample:
         """Sample i; `with_image=False` gives b"" in the place of its picture, unread.
@@ -69,37 +91,36 @@ class Source:
         """
         reader, row = self._place(i)
         with_image = with_image and self.has_images
-        record_bytes, image = _read_patiently(reader, row, with_image=with_image)
-        where = f"shard {reader.path}, sample '{reader.key(row)}'"
-        raw = _parse(record_bytes, where)
+        content, image = _read_patiently(reader, row, with_image=with_image)
+        key = reader.key(row)
+        where = f"shard {reader.name}, sample '{key}'"
+        raw, turns = parse_record(content, self.manifest.record, where, has_image=self.has_images)
         return Sample(
-            key=reader.key(row),
+            key=key,
             source=self.name,
             language=self.language,
-            parallel_id=str(raw.get("parallel_id", reader.key(row))),
-            turns=_turns(self._record(raw, where), where),
+            parallel_id=str(raw.get("parallel_id", key)),
+            turns=turns,
             image=self._image(image, where),
         )
 
     def _place(self, i: int) -> tuple[ShardReader, int]:
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} outside source '{self.name}' of {len(self)}")
-        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        return self._readers[shard], i - int(self._starts[shard])
+        shard = bisect_right(self._first_samples, i) - 1
+        return self._reader(shard), i - self._first_samples[shard]
 
-    def _record(self, raw: dict[str, Any], where: str) -> dict[str, Any]:
-        value: Any = raw
-        for name in self._record_path:
-            if not isinstance(value, dict) or name not in value:
-                found = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
-                raise DataError(
-                    f"{where}: no record '{self.manifest.record}' (at '{name}' there is: {found}); "
-                    f"correct 'record' in {self.path.name} or prepare the data again"
-                )
-            value = value[name]
-        if not isinstance(value, dict):
-            raise DataError(f"{where}: record '{self.manifest.record}' is {value!r}, not an object")
-        return value
+    def _reader(self, shard: int) -> ShardReader:
+        """The reader of a shard; those not used for longest give their files back."""
+        reader = self._readers.get(shard)
+        if reader is None:
+            entry = self.manifest.shards[shard]
+            reader = self._readers[shard] = manifests.open_shard(self.path, entry, self.cache)
+        if shard not in self._open and len(self._open) >= _OPEN_SHARDS:
+            self._readers[self._open.popitem(last=False)[0]].close()
+        self._open[shard] = None
+        self._open.move_to_end(shard)
+        return reader
 
     def _image(self, image: bytes | None, where: str) -> bytes | None:
         if not self.has_images:
@@ -119,10 +140,17 @@ def check_parallel(base: Source, target: Source) -> None:
     fix = "prepare both from the same shards"
     if len(base) != len(target):
         raise DataError(f"{pair}: {len(base)} and {len(target)} samples; {fix}")
+    if _contents(base) == _contents(target):
+        return  # the same shards by the same indexes: no need to read them
     different = np.flatnonzero(base.keys() != target.keys())
     if different.size:
         i = int(different[0])
         raise DataError(f"{pair}: sample {i} is '{base.key(i)}' and '{target.key(i)}'; {fix}")
+
+
+def _contents(source: Source) -> list[tuple[str, int, str]]:
+    entries = source.manifest.shards
+    return [(e.sha256, e.num_samples, e.index.sha256 if e.index else "") for e in entries]
 
 
 def _read_patiently(
@@ -132,34 +160,9 @@ def _read_patiently(
     for delay in _RETRY_DELAYS_S:
         try:
             return reader.read(row, with_image=with_image)
+        except StorageError:
+            raise  # the cache was patient already
         except OSError:
             reader.close()
             time.sleep(delay)
     return reader.read(row, with_image=with_image)
-
-
-def _parse(record_bytes: bytes, where: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(record_bytes)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: not JSON ({error}); prepare the shard again") from error
-    if not isinstance(raw, dict):
-        raise DataError(f"{where}: the JSON is {type(raw).__name__}, expected an object")
-    return raw
-
-
-def _turns(record: dict[str, Any], where: str) -> tuple[Turn, ...]:
-    messages = record.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: 'messages' is {messages!r}, expected a list of messages")
-    return tuple(_turn(message, where) for message in messages)
-
-
-def _turn(message: Any, where: str) -> Turn:
-    role = message.get("role") if isinstance(message, dict) else None
-    content = message.get("content") if isinstance(message, dict) else None
-    if role not in _ROLES or not isinstance(content, str):
-        raise DataError(
-            f"{where}: message {message!r} needs a role of {', '.join(_ROLES)} and a text"
-        )
-    return Turn(role=Role(role), content=content)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from datamodules.manifest import Modality, load_manifest, shard_path
+from datamodules.manifest import Modality, load_manifest, open_shard
 from datamodules.shards import ShardReader
 
 
@@ -73,7 +73,7 @@ def load_benchmark(
         )
     items: list[BenchmarkItem] = []
     for entry in manifest.shards:
-        reader = ShardReader(shard_path(manifest_path, entry))
+        reader = open_shard(manifest_path, entry)
         for row in range(len(reader)):
             items += _read_sample(reader, row, wanted)
         reader.close()
@@ -96,7 +96,7 @@ def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> lis
         ]
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(
-            f"benchmark sample '{key}' in {reader.path.name}: {error!r}; prepare the data again"
+            f"benchmark sample '{key}' in {reader.name}: {error!r}; prepare the data again"
         ) from error
 
 

@@ -16,8 +16,7 @@ from PIL import Image
 from core.errors import DataError
 from core.log import get_logger
 from core.rng import named_rng
-from datamodules.manifest import SUFFIX, load_manifest, shard_path
-from datamodules.shards import ShardReader
+from datamodules.manifest import SUFFIX, load_manifest, open_shard
 from evaluation.predictions import read_predictions
 from experiments.reporting.numbers import (
     ENOUGH_SHARE,
@@ -125,7 +124,7 @@ def read_pictures(manifest_path: Path, keys: Sequence[str]) -> dict[str, str]:
     """
     wanted, found = set(keys), {}
     for entry in load_manifest(manifest_path).shards:
-        reader = ShardReader(shard_path(manifest_path, entry))
+        reader = open_shard(manifest_path, entry)
         for row in range(len(reader)):
             if (key := reader.key(row)) in wanted:
                 found[key] = _data_uri(reader.read(row)[1])

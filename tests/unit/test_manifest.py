@@ -5,7 +5,14 @@ import json
 import pytest
 
 from core.errors import DataError
-from datamodules.manifest import load_manifest, save_manifest, verify
+from datamodules.manifest import (
+    load_manifest,
+    open_shard,
+    remote_file,
+    save_manifest,
+    shard_path,
+    verify,
+)
 from datamodules.shards import index_path, write_index
 from tests.doubles import make_captions, write_tar
 
@@ -106,4 +113,68 @@ def test_shards_stay_in_their_folder(tmp_path):
     raw["shards"][0]["path"] = "../a-000000.tar"
     path.write_text(json.dumps(raw))
     with pytest.raises(DataError, match=r"leaves its folder"):
+        verify(path)
+
+
+def with_url(path, **changes):
+    raw = json.loads(path.read_text())
+    raw["shards"][0] |= {"path": "s3://bucket/a-000000.tar", **changes}
+    path.write_text(json.dumps(raw))
+
+
+INDEX = {"path": "a.index", "sha256": "0" * 64, "num_bytes": 3}
+
+
+def test_urls_and_indexes_of_their_own(tmp_path):
+    path = make_captions(tmp_path, "a", shard_sizes=(2,))
+    before = load_manifest(path)
+    assert "index" not in json.loads(path.read_text())["shards"][0]
+    with_url(path, index=INDEX)
+    manifest = load_manifest(path)
+    entry = manifest.shards[0]
+    assert remote_file(entry).url == "s3://bucket/a-000000.tar"
+    assert remote_file(entry.index) is None
+    assert open_shard(path, entry).name == "s3://bucket/a-000000.tar"
+    with pytest.raises(DataError, match=r"s3://bucket/a-000000\.tar of a\.manifest.* is remote"):
+        shard_path(path, entry)
+    save_manifest(path, manifest)
+    assert load_manifest(path) == manifest
+    # Another index may list other samples of the same shard.
+    assert manifest.fingerprint() != before.fingerprint()
+    with pytest.raises(DataError, match=r"index .*a\.index does not exist"):
+        verify(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"'s3://bucket/a-000000\.tar' is remote and has no 'index'; write .*data_prep\.index"),
+        ({"index": "a.index"}, "a shard's index is 'a.index', expected an object"),
+        ({"index": {**INDEX, "sha256": 3}}, "field 'sha256' is 3, expected str"),
+        ({"index": {"path": "a.index", "sha256": ""}}, "field 'num_bytes' is missing"),
+    ],
+)
+def test_wrong_remote_entries_are_named(tmp_path, changes, message):
+    path = make_captions(tmp_path, "a", shard_sizes=(2,))
+    with_url(path, **changes)
+    with pytest.raises(DataError, match=message):
+        load_manifest(path)
+
+
+def test_a_file_url_is_read_in_place(tmp_path):
+    path = make_captions(tmp_path / "shards", "a", shard_sizes=(2,))
+    raw = json.loads(path.read_text())
+    raw["shards"][0]["path"] = f"file://{tmp_path}/shards/a-000000.tar"
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / path.name
+    moved.write_text(json.dumps(raw))
+    assert verify(moved, deep=True).num_samples == 2
+
+
+def test_an_index_that_leaves_the_folder_is_refused(tmp_path):
+    path = make_captions(tmp_path, "a", shard_sizes=(2,))
+    raw = json.loads(path.read_text())
+    raw["shards"][0]["index"] = {**INDEX, "path": "../a.index"}
+    path.write_text(json.dumps(raw))
+    with pytest.raises(DataError, match="leaves its folder"):
         verify(path)

@@ -5,6 +5,7 @@ import pytest
 from core.errors import DataError
 from core.samples import Role
 from datamodules.manifest import Modality
+from datamodules.remote import StorageError
 from datamodules.shards import ShardReader
 from datamodules.sources import Source, check_parallel
 from tests.doubles import (
@@ -96,6 +97,36 @@ def test_parallel_sources(tmp_path):
     short = Source(make_captions(tmp_path, "c", shard_sizes=(5,)))
     with pytest.raises(DataError, match="8 and 5 samples"):
         check_parallel(base, short)
+
+
+def test_few_shards_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.sources._OPEN_SHARDS", 2)
+    source = Source(make_captions(tmp_path, "a", shard_sizes=(1,) * 6))
+    for i in (0, 3, 0, 5, 2, 0, 4):
+        assert source.read(i).key == f"a-{i:05d}"
+    assert sorted(s for s, reader in source._readers.items() if reader._file is not None) == [0, 4]
+    assert len(source.keys()) == 6
+
+
+def test_captions_that_are_strings(tmp_path):
+    content = {"caption": {"eu": "katu bat"}}
+    sample = one_sample_source(tmp_path, content, record="caption.eu").read(0)
+    assert [turn.content for turn in sample.turns] == ["<image>", "katu bat"]
+    text = one_sample_source(tmp_path, content, record="caption.eu", modality=Modality.TEXT)
+    assert [(turn.role, turn.content) for turn in text.read(0).turns] == [(Role.TEXT, "katu bat")]
+
+
+def test_storage_that_gave_up_is_not_asked_again(tmp_path, monkeypatch):
+    source, calls = Source(make_captions(tmp_path, "a")), []
+
+    def gone(*_):
+        calls.append(0)
+        raise StorageError("gone")
+
+    monkeypatch.setattr(ShardReader, "_pread", gone)
+    with pytest.raises(StorageError, match="gone"):
+        source.read(0)
+    assert len(calls) == 1
 
 
 def test_io_errors_are_retried_then_raised(tmp_path, monkeypatch):
