@@ -20,6 +20,6 @@ def iterate_named_pictures(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
             for row in range(len(reader)):
                 image = reader.read(row)[1]
                 if image is not None:
-                    yield f"shard {reader.path}, sample '{reader.key(row)}'", image
+                    yield f"shard {reader.name}, sample '{reader.key(row)}'", image
         finally:
             reader.close()
