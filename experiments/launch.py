@@ -6,7 +6,6 @@ the command again.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.errors import PreemptedError
 from core.log import get_logger
+from experiments import forks
 from experiments.graph import Graph, StageNode
 from experiments.schema import TrainerConfig
 from experiments.specs import StageKind
@@ -146,9 +146,7 @@ class _Process:
     def start(cls, folder: StageFolder, *, as_command: bool) -> "_Process":
         if as_command:
             return cls(_start_command(folder.path))
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["experiments.worker"])
-        process = context.Process(target=_forked_main, args=(str(folder.path),))
+        process = forks.context().Process(target=_forked_main, args=(str(folder.path),))
         process.start()
         return cls(process)
 

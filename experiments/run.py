@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.errors import ConfigError, IrudimenError, PreemptedError, StageFailedError
+from experiments import forks
 
 _WIDTH = 170
 """Columns of a table that goes to a file."""
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     flag = StopFlag()
     flag.install()
+    if args.exp and not (args.list or args.dry_run):
+        forks.start_early()
     from experiments import console as view
     from experiments.plans import make_plan, questions
 
