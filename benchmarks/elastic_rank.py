@@ -10,6 +10,7 @@ import sys
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
     os.dup2(log, sys.stderr.fileno())
     torch.set_num_threads(1)
     module = _data_module(job)
+    # Only so much of a trainer as the module asks for when it counts.
+    module.trainer = SimpleNamespace(world_size=job.topology.world_size)
     loader = _loader(job, module, rank)
     with job.record(rank).open("ab", buffering=0) as record:
         for batch in loader:

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 from PIL import Image
 
@@ -140,6 +141,8 @@ class Consumed:
 def consume(module: InstructionDataModule, *, world_size: int = 1) -> Consumed:
     batches: dict[int, dict[int, tuple[str, str]]] = {}
     bad: list[BadSample] = []
+    # Only so much of a trainer as the module asks for when it counts.
+    module.trainer = SimpleNamespace(world_size=world_size)
     for rank in range(world_size):
         dataset = StepDataset(module.data, num_steps=NUM_STEPS, rank=rank, world_size=world_size)
         for batch in dataset:
