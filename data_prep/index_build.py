@@ -7,6 +7,7 @@ build scans only what is new. Kept apart from `index`, which is the command arou
 import dataclasses
 import json
 import multiprocessing
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -23,6 +24,7 @@ from datamodules.tar_scan import ScanRules, guess_record, scan_tar
 
 AUTO = "auto"
 _SHOWN_ERRORS = 5
+_SAVE_EVERY_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,13 +107,19 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
         on_shard(report.num_samples, sum(report.unusable.values()))
     missing = [shard for shard in plan.shards if shard not in reports]
     errors: list[str] = []
-    for shard, result in _scan_all(plan, folder, missing):
-        if isinstance(result, IrudimenError):
-            errors.append(str(result))
-            continue
-        reports[shard] = result
+    saved_at = time.monotonic()
+    try:
+        for shard, result in _scan_all(plan, folder, missing):
+            if isinstance(result, IrudimenError):
+                errors.append(str(result))
+                continue
+            reports[shard] = result
+            on_shard(result.num_samples, sum(result.unusable.values()))
+            if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                _save(folder, plan, reports)
+                saved_at = time.monotonic()
+    finally:
         _save(folder, plan, reports)
-        on_shard(result.num_samples, sum(result.unusable.values()))
     if errors:
         rest = f"; and {len(errors) - _SHOWN_ERRORS} more" if len(errors) > _SHOWN_ERRORS else ""
         raise DataError(

@@ -1,8 +1,10 @@
 """The shard cache on one machine: bounded, checked, patient, and clear when it gives up."""
 
+import contextlib
 import errno
 import os
 import pickle
+import threading
 import time
 
 import fsspec
@@ -10,9 +12,10 @@ import pytest
 
 from core.errors import ConfigError, DataError, IrudimenError
 from core.files import sha256_bytes
-from datamodules import remote, storage
+from datamodules import download, remote, storage
+from datamodules.download import CacheConfig, NoRoomError, RemoteFile
 from datamodules.remote import RangeStream, RetryConfig, StorageError, file_info, is_url, shown
-from datamodules.storage import CacheConfig, NoRoomError, RemoteFile, ShardCache
+from datamodules.storage import ShardCache
 
 SIZE = 1000
 QUICK = RetryConfig(attempts=3, first_delay_s=0.0, max_delay_s=0.0)
@@ -37,7 +40,9 @@ def upload():
 
 def make_cache(tmp_path, *, num_files=10, **changes):
     values = {"folder": str(tmp_path / "cache"), "max_gb": (num_files * SIZE + 1) / 1e9}
-    return ShardCache(CacheConfig(**{**values, "retry": QUICK, "chunk_bytes": 300, **changes}))
+    return ShardCache(
+        CacheConfig(**{**values, "retry": QUICK, "room_wait_s": 0.0, "chunk_bytes": 300, **changes})
+    )
 
 
 def read(cache, file):
@@ -53,13 +58,13 @@ def cached(cache):
 def reads(monkeypatch):
     """Counts the requests; a test may put a fault in front of each."""
     seen, faults = [], []
-    original = storage.read_range
+    original = download.read_range
 
     def counted(url, start, stop, retry):
         seen.append((url, start, stop))
         return faults.pop(0)() if faults else original(url, start, stop, retry)
 
-    monkeypatch.setattr(storage, "read_range", counted)
+    monkeypatch.setattr(download, "read_range", counted)
     return seen, faults
 
 
@@ -102,8 +107,19 @@ def test_what_is_in_use_stays(tmp_path, upload):
     assert len(cached(cache)) == 2
 
 
+def test_what_is_in_use_is_waited_for(tmp_path, upload):
+    cache, files = make_cache(tmp_path, num_files=1, room_wait_s=30.0), [upload(n) for n in "ab"]
+    lease = contextlib.ExitStack()
+    lease.enter_context(cache.use(files[0]))
+    timer = threading.Timer(0.2, lease.close)
+    timer.start()
+    assert read(cache, files[1]) == b"b" * SIZE
+    timer.join()
+    assert cached(cache) == {files[1].sha256}
+
+
 def test_a_file_over_the_limit(tmp_path, upload):
-    cache, file = make_cache(tmp_path, max_gb=900 / 1e9), upload("a")
+    cache, file = make_cache(tmp_path, max_gb=900 / 1e9, room_wait_s=60.0), upload("a")
     with pytest.raises(NoRoomError, match="may hold 900 and 0 of them are in use; raise max_gb"):
         read(cache, file)
     assert cached(cache) == set()
@@ -114,7 +130,7 @@ def test_a_full_disk_is_told_with_the_bytes_it_takes(tmp_path, upload, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = (storage, "_write") if where == "_write" else (storage.os, "posix_fallocate")
+    target = (download, "_write") if where == "_write" else (storage.os, "posix_fallocate")
     monkeypatch.setattr(*target, full)
     cache, file = make_cache(tmp_path), upload("a")
     with pytest.raises(NoRoomError, match=r"disk full: memory://a needs 1000 bytes in .* are free"):
@@ -261,7 +277,12 @@ def test_configuration(monkeypatch, tmp_path):
     monkeypatch.setenv("IRUDIMEN_SHARD_CACHE_GB", "lots")
     with pytest.raises(ConfigError, match="'lots' is no number"):
         ShardCache()
-    for wrong in ({"chunk_bytes": 0}, {"damaged_downloads": 0}, {"max_gb": -1.0}):
+    for wrong in (
+        {"chunk_bytes": 0},
+        {"damaged_downloads": 0},
+        {"max_gb": -1.0},
+        {"room_wait_s": -1.0},
+    ):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):
             CacheConfig(**wrong)
     for wrong in ({"attempts": 0}, {"first_delay_s": 9.0, "max_delay_s": 1.0}):
