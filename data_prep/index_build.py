@@ -7,10 +7,12 @@ build scans only what is new. Kept apart from `index`, which is the command arou
 import dataclasses
 import json
 import multiprocessing
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from core.errors import DataError, IrudimenError
@@ -22,7 +24,10 @@ from datamodules.remote import RetryConfig, shown
 from datamodules.tar_scan import ScanRules, guess_record, scan_tar
 
 AUTO = "auto"
+_FORMAT = 1
+_SCANNED = "scanned.json"
 _SHOWN_ERRORS = 5
+_SAVE_EVERY_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,13 +110,19 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
         on_shard(report.num_samples, sum(report.unusable.values()))
     missing = [shard for shard in plan.shards if shard not in reports]
     errors: list[str] = []
-    for shard, result in _scan_all(plan, folder, missing):
-        if isinstance(result, IrudimenError):
-            errors.append(str(result))
-            continue
-        reports[shard] = result
+    saved_at = time.monotonic()
+    try:
+        for shard, result in _scan_all(plan, folder, missing):
+            if isinstance(result, IrudimenError):
+                errors.append(str(result))
+                continue
+            reports[shard] = result
+            on_shard(result.num_samples, sum(result.unusable.values()))
+            if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                _save(folder, plan, reports)
+                saved_at = time.monotonic()
+    finally:
         _save(folder, plan, reports)
-        on_shard(result.num_samples, sum(result.unusable.values()))
     if errors:
         rest = f"; and {len(errors) - _SHOWN_ERRORS} more" if len(errors) > _SHOWN_ERRORS else ""
         raise DataError(
@@ -124,8 +135,7 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
 
 def _resume(plan: IndexPlan, folder: Path) -> tuple[IndexPlan, dict[str, ShardReport]]:
     """The plan with its record decided, and the reports that still hold."""
-    path = folder / "scanned.json"
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    saved = _saved(folder / _SCANNED)
     is_same_kind = saved.get("has_image") == plan.has_image
     if plan.record == AUTO:
         record = saved["record"] if is_same_kind else _guess(plan)
@@ -135,6 +145,20 @@ def _resume(plan: IndexPlan, folder: Path) -> tuple[IndexPlan, dict[str, ShardRe
     reports = {shard: ShardReport(**raw) for shard, raw in saved["shards"].items()}
     held = {shard: _still_holds(shard, reports.get(shard), folder, plan) for shard in plan.shards}
     return plan, {shard: report for shard, report in held.items() if report is not None}
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """What earlier builds noted; {} before the first one."""
+    if not path.is_file():
+        return {}
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        is_known = saved["format"] == _FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); delete it to scan all again") from error
+    if not is_known:
+        raise DataError(f"{path} has format {saved['format']!r}, expected {_FORMAT}; delete it")
+    return dict(saved)
 
 
 def _still_holds(
@@ -158,11 +182,12 @@ def _still_holds(
 
 def _save(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]) -> None:
     content = {
+        "format": _FORMAT,
         "record": plan.record,
         "has_image": plan.has_image,
         "shards": {shard: dataclasses.asdict(report) for shard, report in reports.items()},
     }
-    atomic_write_text(folder / "scanned.json", json.dumps(content, indent=1) + "\n")
+    atomic_write_text(folder / _SCANNED, json.dumps(content, indent=1) + "\n")
 
 
 def _guess(plan: IndexPlan) -> str:

@@ -16,10 +16,11 @@ from core import config
 from core.errors import DataError, unknown_name
 from core.files import atomic_write_text, safe_join, sha256_file
 from datamodules import shards
+from datamodules.download import RemoteFile
 from datamodules.remote import is_url, local_file
 from datamodules.shard_index import ShardIndex
 from datamodules.shards import CachedFile, ShardReader
-from datamodules.storage import RemoteFile, ShardCache
+from datamodules.storage import ShardCache
 from datamodules.tar_scan import ScanRules, scan_tar
 
 FORMAT = 1

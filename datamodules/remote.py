@@ -179,7 +179,9 @@ def with_retries(ask: Callable[[], _Result], what: str, retry: RetryConfig) -> _
 
 
 def shown(url: str) -> str:
-    """A URL as messages may show it: without a password or a signed query."""
+    """A URL as messages may show it: without a password or a signed query; a path as it is."""
+    if not is_url(url):
+        return url
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}{'?...' if parts.query else ''}"

@@ -17,9 +17,10 @@ import numpy as np
 
 from core.errors import DataError
 from core.files import atomic_write_bytes
+from datamodules.download import RemoteFile
 from datamodules.remote import shown
 from datamodules.shard_index import INDEX_DTYPE, NO_PLACE, ShardIndex
-from datamodules.storage import RemoteFile, ShardCache
+from datamodules.storage import ShardCache
 from datamodules.tar_scan import IMAGE_EXTENSIONS, MEMBER_NAME
 
 _MAX_KEY_BYTES = INDEX_DTYPE["key"].itemsize

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from datamodules.storage import CacheConfig, RemoteFile, ShardCache
+from datamodules.download import CacheConfig, RemoteFile
+from datamodules.storage import ShardCache
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 

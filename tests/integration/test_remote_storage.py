@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader
 from core.chat import PromptStyle
 from core.files import sha256_file
 from data_prep.index import main as index_main
+from datamodules.download import CacheConfig, RemoteFile
 from datamodules.lengths import measure_lengths
 from datamodules.manifest import load_manifest, open_shard, verify
 from datamodules.mixture import ComponentConfig, MixtureConfig, MixtureStream
 from datamodules.pictures import iterate_pictures
 from datamodules.remote import RetryConfig, StorageError
 from datamodules.sources import Source
-from datamodules.storage import CacheConfig, RemoteFile, ShardCache
+from datamodules.storage import ShardCache
 from datamodules.stream import StepData, StepDataset
 from tests.doubles import caption_record, fake_transform, make_chat, write_tar
 from tests.integration.http_store import fetch_all, serve
@@ -64,10 +65,11 @@ def store(shards, tmp_path):
         yield server
 
 
-def make_manifests(pattern, out):
+def make_manifests(pattern, out, *, jobs=1):
     """Sources in two languages over the shards; returns their manifests."""
     for tag in ("en", "eu"):
         arguments = ["--name", f"cap_{tag}", "--language", tag, "--record", f"caption.{tag}"]
+        arguments += ["--jobs", str(jobs)]
         assert index_main([pattern, *arguments, "--out", str(out)]) == 0
     return tuple(out / f"cap_{tag}.manifest.json" for tag in ("en", "eu"))
 
@@ -79,7 +81,7 @@ def local(shards, tmp_path):
 
 @pytest.fixture
 def http(store, tmp_path):
-    return make_manifests(f"{store.url}/s-{{0..3}}.tar", tmp_path / "remote")
+    return make_manifests(f"{store.url}/s-{{0..3}}.tar", tmp_path / "remote", jobs=2)
 
 
 def step_data(manifests, folder):
@@ -305,7 +307,7 @@ def s3_store(shards, monkeypatch):
 @pytest.mark.slow
 def test_s3(shards, local, tmp_path, monkeypatch, cache_folder):
     with s3_store(shards, monkeypatch) as client:
-        manifests = make_manifests("s3://data/cap/*.tar", tmp_path / "s3")
+        manifests = make_manifests("s3://data/cap/*.tar", tmp_path / "s3", jobs=2)
         paths = [entry.path for entry in load_manifest(manifests[0]).shards]
         assert paths == [f"s3://data/cap/s-{i}.tar" for i in range(4)]
         assert_equal(steps(manifests, tmp_path, workers=2), steps(local, tmp_path))

@@ -148,7 +148,7 @@ def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
     said = capsys.readouterr().err
     assert "2 of 11 samples can't be used, more than --max-unusable 0.01" in said
     assert "2 x the picture can't be read (first: " in said
-    assert "00001.tar: 000000011)" in said
+    assert f"(first: {shards}/00001.tar: 000000011)" in said
     assert run(shards, "--max-unusable", "0.2") == 0
     assert len(scans) == 3
     manifest = load_manifest(shards / "c.manifest.json")
@@ -180,6 +180,17 @@ def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
         write_tar(shards / name, members(50 * number, 2))
     assert run(shards, "--record", ".txt") == 0
     assert scans[3:] == ["00000.tar", "00002.tar"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "scanned.json is damaged"), ("[]", "is damaged"), ('{"format": 9}', "has format 9")],
+)
+def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message):
+    (shards / "c.index").mkdir()
+    (shards / "c.index" / "scanned.json").write_text(content)
+    assert run(shards) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Fetches remote files in the background, before they are read."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from core.log import get_logger
+from datamodules.download import RemoteFile
+
+_LOG = get_logger(__name__)
+
+
+class FetchAhead:
+    """One thread of one process, and what it shall fetch."""
+
+    def __init__(self, fetch: Callable[[RemoteFile], None], *, max_bytes: int) -> None:
+        self.process_id = os.getpid()
+        self._fetch, self._max_bytes = fetch, max_bytes
+        self._wanted: dict[str, RemoteFile] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def want(self, files: Sequence[RemoteFile]) -> None:
+        """Queue files, in this order, as long as all that is queued fits into `max_bytes`."""
+        with self._changed:
+            room = self._max_bytes - sum(file.num_bytes for file in self._wanted.values())
+            for file in files:
+                if file.sha256 in self._wanted:
+                    continue
+                room -= file.num_bytes
+                if room < 0:
+                    break
+                self._wanted[file.sha256] = file
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._wanted:
+                    self._changed.wait()
+                file = self._wanted[next(iter(self._wanted))]
+            try:
+                self._fetch(file)
+            except OSError as error:
+                _LOG.warning("not fetched ahead: %s", error)
+            with self._changed:
+                del self._wanted[file.sha256]
