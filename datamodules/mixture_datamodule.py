@@ -156,7 +156,14 @@ class MixtureDataModule(LightningDataModule):
             # The tokenizer's threads do not survive a fork; the workers are the parallelism.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         workers = self.config.num_workers
-        return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            # A stage run comes from a fork server, whose children would import everything anew.
+            multiprocessing_context="fork" if workers else None,
+        )
 
     def record(self, step_batch: StepBatch) -> None:
         """Count a consumed step of this rank against the bad-sample budget.

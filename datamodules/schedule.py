@@ -126,14 +126,17 @@ class EpochOrder:
 def permutation(n: int, seed: int, *names: Name) -> Permutation:
     """A Feistel permutation, written out where it is small: steps ask for few places each."""
     feistel = FeistelPermutation(n, seed, *names)
-    if n > _TABLED:
-        return feistel
-    table = feistel(np.arange(n))
+    return feistel if n > _TABLED else _Table(feistel(np.arange(n)))
 
-    def look_up(places: np.ndarray) -> np.ndarray:
-        return np.asarray(table[places])
 
-    return look_up
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """A permutation written out. A class, because loader workers get it pickled."""
+
+    values: np.ndarray
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        return np.asarray(self.values[places])
 
 
 def _exact(weight: float) -> Fraction:

@@ -15,6 +15,7 @@ from datamodules.manifest import load_manifest
 from datamodules.sources import Source
 from experiments.graph import StageNode
 from experiments.specs import EvaluateSpec, FeaturesSpec, StageKind, TrainSpec
+from models.vision_tower import count_image_tokens
 
 _STATES_PER_TRAINED = 4
 """Copies of a trained number: weight, gradient, two moments of AdamW."""
@@ -99,7 +100,7 @@ def _train(spec: TrainSpec, *, trains_lm: bool, cache: Path) -> Estimate:
 
 def _chat(spec: TrainSpec) -> ChatFormat:
     model = spec.model
-    num_image_tokens = sum(side * side for side in model.tower.grids)
+    num_image_tokens = count_image_tokens(model.tower)
     tokenizer = load_tokenizer(model.language_model.path)
     return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=num_image_tokens)
 

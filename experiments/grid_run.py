@@ -23,7 +23,8 @@ from experiments.store import Store
 from experiments.tracking import GridTracker
 from experiments.ui import ui_command
 
-_SYNC_S = 5.0
+_SYNC_S = 15.0
+"""Between two looks at the logs of running stages: each costs the trainings a little of a core."""
 _VERSIONS = (
     "torch", "lightning", "transformers", "open_clip_torch", "timm", "mlflow", "numpy",
 )  # fmt: skip

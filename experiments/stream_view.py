@@ -4,11 +4,13 @@ Kept apart from the command that prints it, so that numbers can be checked witho
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from datamodules.mixture import MixtureStream
+from datamodules.mixture_config import ShareOf
 from datamodules.plan import density, plan_step
 from datamodules.stream import Slot, StepData, slots_of_step
 
@@ -119,9 +121,15 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
 
 def expected(stream: MixtureStream, component: int, steps: range, *, is_target: bool) -> float:
     """Samples that the configuration asks of one side of a component in some steps."""
-    config = stream.components[component].config
-    share = config.target_share if is_target else 1.0 - config.target_share
-    return len(steps) * config.samples_per_step * share
+    part, starts = stream.components[component], stream.schedule.start_steps
+    total = 0.0
+    for phase, (start, stop) in enumerate(itertools.pairwise((*starts, max(*starts, steps.stop)))):
+        num_steps = max(0, min(stop, steps.stop) - max(start, steps.start))
+        samples, share = part.config.at(start)
+        if part.config.share_of is ShareOf.TARGET_TOKENS:
+            share = part.num_target[phase] / len(part)
+        total += num_steps * samples * (share if is_target else 1.0 - share)
+    return total
 
 
 def by_language(counts: dict[str, SourceCount]) -> dict[str, SourceCount]:

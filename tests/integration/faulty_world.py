@@ -158,6 +158,8 @@ def consume(module: InstructionDataModule, *, world_size: int = 1) -> Consumed:
 KNOWN: dict[str, tuple[Fault, str]] = {
     "no picture member": (lambda key: healthy(key)[1:], "no picture, but source 'cap'"),
     "invalid JSON": (with_json(b'{"messages": ['), "not JSON"),
+    "JSON nested too deep": (with_json(b"[" * 200_000), "not JSON"),
+    "a number of 5,000 digits": (with_json(b'{"id": ' + b"9" * 5000 + b"}"), "not JSON"),
     "not UTF-8": (with_json(b'{"a": "\xff\xfe"}'), "not JSON"),
     "JSON of another type": (with_json(b"[1, 2]"), "the JSON is list, expected an object"),
     "messages of another type": (with_json(b'{"messages": "kaixo"}'), "'messages' is 'kaixo'"),

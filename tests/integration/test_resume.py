@@ -284,3 +284,12 @@ def test_a_finished_grid_is_left_alone(reference: Reference) -> None:
     assert code == 0, output
     assert finished_stages(reference.root) == before
     assert mlflow_runs(reference.root) == runs
+
+
+def test_loader_workers_change_nothing(reference: Reference) -> None:
+    """Through the launcher's fork server, from which workers are forked once more."""
+    arguments = worlds.grid_arguments("workers", "--set", "trainer.num_workers=2")
+    code, output = worlds.run(reference.world, arguments)
+    assert code == 0, output
+    for kind in TRAINED:
+        assert weights(reference.world / "workers", kind) == weights(reference.root, kind)
