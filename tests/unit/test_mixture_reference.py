@@ -46,7 +46,7 @@ class SizedSource:
     def __init__(self, path):
         self.name = path.name
         self.shard_sizes = np.asarray(SHARD_SIZES[path.name.removesuffix("_eu")], dtype=np.int64)
-        self.manifest = SimpleNamespace(fingerprint=lambda: self.name)
+        self.manifest = SimpleNamespace(fingerprint=lambda: self.name, shards=())
 
     def __len__(self):
         return int(self.shard_sizes.sum())
