@@ -4,6 +4,7 @@ It stands before the checkpoint callback and writes at once: what Lightning's ow
 all callbacks are through is missing from the log of a run that is stopped right after a save.
 """
 
+import re
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ from core.samples import StepBatch
 from core.tokens import PADDING_DOCUMENT
 from datamodules.mixture_datamodule import MixtureDataModule
 from lightning_modules.vlm_module import VlmModule
+
+_NO_METRIC_NAME = re.compile(r"[^\w .-]+")
 
 
 class StreamMonitor(Callback):
@@ -33,6 +36,11 @@ class StreamMonitor(Callback):
         """Start the clock."""
         del args
         self._since = time.perf_counter()
+
+    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Let every rank write down what it left out before anybody counts."""
+        del args
+        trainer.strategy.barrier("bad samples")
 
     def on_train_batch_end(
         self,
@@ -60,11 +68,20 @@ class StreamMonitor(Callback):
             "train/density": self._tokens / max(self._positions, 1),
         }
         values |= _shares(trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
-        for source, count in trainer.datamodule.bad_counts.items():  # type: ignore[attr-defined]
-            values[f"bad_samples/{source}"] = count
+        values |= _faults(trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=trainer.global_step - 1)
         self._since, self._tokens, self._positions = now, 0, 0
+
+
+def _faults(data: MixtureDataModule, step: int) -> dict[str, float]:
+    """Samples left out before `step`: of each source, and of each source by fault."""
+    values: dict[str, float] = {}
+    for source, faults in data.fault_counts(step).items():
+        values[f"bad_samples/{source}"] = faults.total()
+        for fault, count in faults.items():
+            values[f"bad_samples/{source}/{_NO_METRIC_NAME.sub('_', fault)}"] = count
+    return values
 
 
 def _shares(data: MixtureDataModule, step: int) -> dict[str, float]:

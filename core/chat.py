@@ -140,7 +140,9 @@ class ChatFormat:
             mask = ids != self.image_token_id
             mask[0] = False
         if not mask.any():
-            raise DataError(f"{sample.source}/{sample.key}: no target token (empty answer?)")
+            raise DataError(
+                f"{sample.source}/{sample.key}: no target token (empty answer?)", "no target token"
+            )
         return TokenSequence(ids, mask, np.zeros_like(ids))
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
@@ -177,7 +179,7 @@ class ChatFormat:
             is_target = turn.role in (Role.ASSISTANT, Role.TEXT)
             self._check_content(turn.content)
             if is_target and not turn.content.strip():
-                raise DataError("empty answer")
+                raise DataError("empty answer", "empty answer")
             pieces += [(prefix, False), (turn.content + suffix, is_target)]
         return pieces
 
@@ -194,7 +196,8 @@ class ChatFormat:
         ids, mask = [first_ids[:prefix]], [first_mask[:prefix]]
         for branch_ids, branch_mask in whole:
             if not np.array_equal(branch_ids[:prefix], first_ids[:prefix]):
-                raise DataError("the tokenizer joins the picture's mark to the text behind it")
+                fault = "the tokenizer joins the picture's mark to the text behind it"
+                raise DataError(fault, fault)
             ids.append(branch_ids[prefix:])
             mask.append(branch_mask[prefix:])
         branches = [np.full(part.shape, number) for number, part in enumerate(ids)]
@@ -203,7 +206,7 @@ class ChatFormat:
     def _plain(self, sample: Sample) -> list[tuple[str, bool]]:
         answers = [t.content for t in sample.turns if t.role in (Role.ASSISTANT, Role.TEXT)]
         if not answers or not answers[0].strip():
-            raise DataError(f"{sample.source}/{sample.key}: empty caption")
+            raise DataError(f"{sample.source}/{sample.key}: empty caption", "empty caption")
         image = IMAGE_MARK if sample.image is not None else ""
         self._check_content(answers[0])
         target = answers[0] + self.template.assistant_suffix
@@ -212,14 +215,16 @@ class ChatFormat:
     def _check_content(self, content: str) -> None:
         """Refuse data that speaks in the template's own marks: it would forge turns."""
         if mark := self._marks.search(content):
-            raise DataError(f"the text contains the reserved token '{mark.group()}'; remove it")
+            fault = f"the text contains the reserved token '{mark.group()}'"
+            raise DataError(f"{fault}; remove it", fault)
 
     def _check_image(self, sample: Sample, text: str) -> None:
         marks, pictures = text.count(IMAGE_MARK), int(sample.image is not None)
         if marks != pictures:
             raise DataError(
                 f"{sample.source}/{sample.key}: {marks} '{IMAGE_MARK}' in the text, "
-                f"{pictures} picture in the sample; they must agree"
+                f"{pictures} picture in the sample; they must agree",
+                f"{IMAGE_MARK} and picture do not agree",
             )
 
     def _tokenize(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
@@ -250,11 +255,13 @@ def _split_at_picture(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
     if not turns or roles != [Role.USER, Role.ASSISTANT] * (len(turns) // 2):
         raise DataError(
             f"{where}: turns {', '.join(roles)}; prompt style '{PromptStyle.SHARED_PREFIX}' needs "
-            "a user and an assistant in turn, so that each question can stand alone"
+            "a user and an assistant in turn, so that each question can stand alone",
+            "no questions and answers in turn",
         )
     opening = re.match(rf"{re.escape(IMAGE_MARK)}\s*", turns[0].content)
     if opening is None or sum(turn.content.count(IMAGE_MARK) for turn in sample.turns) != 1:
-        raise DataError(f"{where}: one '{IMAGE_MARK}' must open the first question")
+        fault = f"no single {IMAGE_MARK} before the first question"
+        raise DataError(f"{where}: one '{IMAGE_MARK}' must open the first question", fault)
     questions = []
     for number in range(0, len(turns), 2):
         content = turns[number].content if number == 0 else opening[0] + turns[number].content

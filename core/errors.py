@@ -6,6 +6,9 @@ Kept apart from the code that raises them so that every layer can catch them by 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+UNDECODABLE = "picture can't be decoded"
+"""The fault of a picture that its library refuses."""
+
 
 class IrudimenError(Exception):
     """Base of every error that the command line shows without a traceback."""
@@ -17,6 +20,15 @@ class ConfigError(IrudimenError):
 
 class DataError(IrudimenError):
     """A shard, manifest, picture or record that can't be used as it is."""
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message, fault)
+        self.fault = fault
+        """A few words, the same for all samples with this fault; what they are counted by."""
+
+    def __str__(self) -> str:
+        """The message alone."""
+        return str(self.args[0])
 
 
 class CheckpointError(IrudimenError):

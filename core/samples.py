@@ -103,7 +103,10 @@ class BadSample:
     position: int
     source: str
     key: str
+    fault: str
+    """A few words that it is counted by."""
     reason: str
+    """All about it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,9 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from core.chat import PromptStyle
 from core.errors import ConfigError, IrudimenError
 from data_prep.index_build import AUTO, BuildReport, IndexPlan, build_source
 from data_prep.index_inputs import expand_shards, local_path
+from data_prep.index_lengths import LengthsPlan
 from datamodules.manifest import Modality
 from datamodules.remote import RetryConfig, shown
 
@@ -47,7 +49,8 @@ examples:
 what you get:
   OUT/NAME.manifest.json     name it in a mixture; lists every shard with its sha256
   OUT/NAME.index/            the indexes, and scanned.json: stop and start again at any time,
-                             or add shards later; only what is new is scanned
+                             or add shards later; only what is new is scanned; with --lengths-for
+                             also the length of every sample, which the batch plan needs
 Remote shards stay where they are; training reads them through a cache (docs/STORAGE.md).
 
 A sample that can't be used (no text, no or two pictures, a broken header, an unsafe name ...) is
@@ -110,6 +113,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="more unusable samples than this are an error (default: %(default)s)",
     )
+    lengths = parser.add_argument_group(
+        "lengths (else the first training on the source measures them, reading it once)"
+    )
+    add = lengths.add_argument
+    add("--lengths-for", default="", metavar="TOKENIZER", help="tokenizer: a folder or a hub name")
+    add("--template", default="llama-3.1", help="chat template (default: %(default)s)")
+    add(
+        "--image-tokens",
+        type=int,
+        default=576,
+        metavar="N",
+        help="visual tokens of a picture (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
+    )
+    add(
+        "--prompt-styles",
+        nargs="+",
+        choices=list(PromptStyle),
+        default=[PromptStyle.CHAT],
+        help="how records become sequences (default: chat)",
+    )
     return parser
 
 
@@ -120,6 +143,12 @@ def _plan(options: argparse.Namespace) -> IndexPlan:
         raise ConfigError(f"--max-unusable {options.max_unusable}, expected within 0..1")
     if not options.name or set(options.name) & set("/\\"):
         raise ConfigError(f"--name '{options.name}' becomes a file name; use letters, digits, _ -")
+    lengths = LengthsPlan(
+        tokenizer=options.lengths_for,
+        template=options.template,
+        num_image_tokens=options.image_tokens,
+        styles=tuple(PromptStyle(style) for style in options.prompt_styles),
+    )
     retry = RetryConfig()
     shards = expand_shards(options.shards, retry)
     first = local_path(shards[0])
@@ -135,6 +164,7 @@ def _plan(options: argparse.Namespace) -> IndexPlan:
         jobs=options.jobs,
         max_unusable=options.max_unusable,
         retry=retry,
+        lengths=lengths if options.lengths_for else None,
     )
 
 

@@ -17,9 +17,12 @@ from urllib.parse import urlsplit
 
 from core.errors import DataError, IrudimenError
 from core.files import atomic_write_bytes, atomic_write_text, sha256_bytes, sha256_file
+from core.samples import Sample, Turn
 from data_prep.index_inputs import local_path, shard_state, shard_stream
+from data_prep.index_lengths import LengthsPlan
 from data_prep.shard_writer import SourceInfo, write_manifest
-from datamodules.manifest import IndexEntry, Modality, ShardEntry
+from datamodules.lengths import lengths_name
+from datamodules.manifest import INDEX_SUFFIX, IndexEntry, Modality, ShardEntry
 from datamodules.remote import RetryConfig, shown
 from datamodules.tar_scan import ScanRules, guess_record, scan_tar
 
@@ -49,6 +52,8 @@ class IndexPlan:
     max_unusable: float = 0.01
     """Fail when a larger share of the samples than this can't be used."""
     retry: RetryConfig = dataclasses.field(default_factory=RetryConfig)
+    lengths: LengthsPlan | None = None
+    """Also measure the samples in this chat format; None leaves it to the first training."""
 
     @property
     def has_image(self) -> bool:
@@ -103,7 +108,7 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
             samples.
         StorageError: remote shards that can't be read.
     """
-    folder = plan.out / f"{plan.name}.index"
+    folder = plan.out / f"{plan.name}{INDEX_SUFFIX}"
     plan, reports = _resume(plan, folder)
     num_reused = len(reports)
     for report in reports.values():
@@ -170,6 +175,8 @@ def _still_holds(
     index = folder / report.index
     if not index.is_file() or sha256_file(index) != report.index_sha256:
         return None
+    if not all(path.is_file() for path in _lengths_paths(plan, folder, report.sha256)):
+        return None
     state, path = shard_state(shard, plan.retry), local_path(shard)
     if state.num_bytes != report.num_bytes:
         return None
@@ -218,13 +225,30 @@ def _scan(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenEr
     try:
         stamp = shard_state(shard, plan.retry).stamp
         rules = ScanRules(record=plan.record, has_image=plan.has_image)
+        lengths = [] if plan.lengths is None else plan.lengths.counters()
+
+        def measure(key: str, turns: tuple[Turn, ...]) -> None:
+            image = b"" if plan.has_image else None
+            sample = Sample(
+                key=key,
+                source=plan.name,
+                language=plan.language,
+                parallel_id=key,
+                turns=turns,
+                image=image,
+            )
+            for counter in lengths:
+                counter.add(sample)
+
         with shard_stream(shard, plan.retry) as stream:
-            result = scan_tar(stream, shown(shard), rules)
+            result = scan_tar(stream, shown(shard), rules, measure if lengths else None)
     except IrudimenError as error:
         return error
     index = result.index.to_bytes()
     stem = PurePosixPath(urlsplit(shard).path).stem
     name = f"{stem}-{result.sha256[:12]}.index"
+    for counter, path in zip(lengths, _lengths_paths(plan, folder, result.sha256), strict=True):
+        counter.save(path)
     atomic_write_bytes(folder / name, index)
     return ShardReport(
         stamp=stamp,
@@ -237,6 +261,12 @@ def _scan(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenEr
         examples=result.examples,
         ignored=dict(result.ignored),
     )
+
+
+def _lengths_paths(plan: IndexPlan, folder: Path, sha256: str) -> list[Path]:
+    """Where the lengths of a shard lie, by prompt style."""
+    addresses = [] if plan.lengths is None else plan.lengths.addresses()
+    return [folder / lengths_name(plan.name, plan.record, sha256, a) for a in addresses]
 
 
 def _finish(plan: IndexPlan, reports: dict[str, ShardReport], num_reused: int) -> BuildReport:
@@ -298,7 +328,7 @@ def _entry(plan: IndexPlan, shard: str, report: ShardReport) -> ShardEntry:
         place = path.relative_to(plan.out.resolve()).as_posix()
     else:
         place = f"file://{path}"
-    index = f"{plan.name}.index/{report.index}"
+    index = f"{plan.name}{INDEX_SUFFIX}/{report.index}"
     return ShardEntry(
         path=place,
         sha256=report.sha256,

@@ -16,11 +16,12 @@ def encode_sample(sample: Sample, chat: ChatFormat, style: PromptStyle) -> Encod
     except DataError as error:
         if sample.key in str(error):
             raise
-        raise DataError(f"{sample.source}/{sample.key}: {error}") from error
+        raise DataError(f"{sample.source}/{sample.key}: {error}", error.fault) from error
     # Nothing stands before the first token of a document, so nothing can predict it.
     tokens.target_mask_T[0] = False
     if not tokens.target_mask_T.any():
-        raise DataError(f"{sample.source}/{sample.key}: no target after the first token")
+        fault = "no target after the first token"
+        raise DataError(f"{sample.source}/{sample.key}: {fault}", fault)
     return EncodedSample(
         key=sample.key,
         source=sample.source,

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from core.errors import DataError
+from core.errors import UNDECODABLE, DataError
 
 Encoder = Callable[[list[bytes]], np.ndarray]
 """Encoded pictures -> float32 features of shape (len(pictures), P, E)."""
@@ -84,13 +84,15 @@ class FeatureCache:
         if row is None:
             raise DataError(
                 f"picture {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
-                "cache again with this source's pictures"
+                "cache again with this source's pictures",
+                "picture not in the feature cache",
             )
         features_PE = np.asarray(self._features_NPE[row])
         if np.isnan(features_PE[0, 0]):
             raise DataError(
                 f"picture {digest.hex()[:16]} can't be decoded (so feature cache {self.folder} "
-                "says); replace it in its shard"
+                "says); replace it in its shard",
+                UNDECODABLE,
             )
         return features_PE
 

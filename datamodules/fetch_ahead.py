@@ -8,17 +8,21 @@ from core.log import get_logger
 from datamodules.download import RemoteFile
 
 _LOG = get_logger(__name__)
+_THREADS = 4
+"""One connection seldom fills a line."""
 
 
 class FetchAhead:
-    """One thread of one process, and what it shall fetch."""
+    """Some threads of one process, and what they shall fetch."""
 
     def __init__(self, fetch: Callable[[RemoteFile], None], *, max_bytes: int) -> None:
         self.process_id = os.getpid()
         self._fetch, self._max_bytes = fetch, max_bytes
         self._wanted: dict[str, RemoteFile] = {}
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, daemon=True).start()
+        self._under_way: set[str] = set()
+        for _ in range(_THREADS):
+            threading.Thread(target=self._run, daemon=True).start()
 
     def want(self, files: Sequence[RemoteFile]) -> None:
         """Queue files, in this order, as long as all that is queued fits into `max_bytes`."""
@@ -31,17 +35,22 @@ class FetchAhead:
                 if room < 0:
                     break
                 self._wanted[file.sha256] = file
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._wanted:
+                while (file := self._next()) is None:
                     self._changed.wait()
-                file = self._wanted[next(iter(self._wanted))]
+                self._under_way.add(file.sha256)
             try:
                 self._fetch(file)
             except OSError as error:
                 _LOG.warning("not fetched ahead: %s", error)
             with self._changed:
+                self._under_way.remove(file.sha256)
                 del self._wanted[file.sha256]
+
+    def _next(self) -> RemoteFile | None:
+        waiting = (name for name in self._wanted if name not in self._under_way)
+        return self._wanted.get(next(waiting, ""))

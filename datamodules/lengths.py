@@ -1,7 +1,8 @@
-"""How long every sample of a source is, measured once per chat format and kept on disk.
+"""How long every sample is, measured once per chat format and kept shard by shard.
 
-The batch plan needs all lengths of a step on every rank, long before the samples are read. The
-file's name is the content address of all that the lengths depend on.
+The batch plan needs all lengths of a step on every rank, long before the samples are read. What
+`data_prep.index --lengths-for` left beside the index is used; the rest is measured at the first
+start. A file's name is the content address of all that the lengths depend on.
 """
 
 import dataclasses
@@ -15,10 +16,14 @@ from core import config
 from core.chat import ChatFormat, PromptStyle
 from core.errors import DataError
 from core.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from core.log import get_logger
+from core.samples import Sample
 from datamodules.encode import encode_sample
+from datamodules.manifest import INDEX_SUFFIX, Manifest
 from datamodules.sources import Source
 
-_RECIPE = 1
+_LOG = get_logger(__name__)
+_RECIPE = 2
 """Raise it when the way samples are encoded changes."""
 
 
@@ -30,7 +35,7 @@ class SourceLengths:
     """int32; 0 marks a bad sample."""
     num_targets: np.ndarray
     """int32."""
-    reasons: dict[int, str]
+    faults: dict[int, DataError]
     """Why each bad sample is bad."""
 
 
@@ -42,49 +47,104 @@ def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
     )
 
 
+class ShardLengths:
+    """Lengths of one shard's samples, as they are found one after the other."""
+
+    def __init__(self, chat: ChatFormat, style: PromptStyle) -> None:
+        self._chat, self._style = chat, style
+        self._lengths: list[tuple[int, int]] = []
+        self._faults: dict[int, tuple[str, str]] = {}
+
+    def add(self, sample: Sample | DataError) -> None:
+        """Take the next sample, or the reason why it can't be read."""
+        try:
+            if isinstance(sample, DataError):
+                raise sample
+            encoded = encode_sample(sample, self._chat, self._style)
+        except DataError as error:
+            self._faults[len(self._lengths)] = (str(error), error.fault)
+            self._lengths.append((0, 0))
+        else:
+            self._lengths.append((encoded.num_tokens, encoded.num_targets))
+
+    def save(self, path: Path) -> None:
+        """Write the array, and the faults beside it if there are any."""
+        if self._faults:
+            # The array is written last: where it is, both are whole.
+            faults = json.dumps(self._faults, ensure_ascii=False, indent=1)
+            atomic_write_text(_faults_path(path), faults)
+        buffer = io.BytesIO()
+        lengths = np.asarray(self._lengths, dtype=np.int32).reshape(-1, 2)
+        np.save(buffer, np.ascontiguousarray(lengths.T), allow_pickle=False)
+        atomic_write_bytes(path, buffer.getvalue())
+
+
+def lengths_name(source: str, record: str, shard_sha256: str, chat_address: str) -> str:
+    """File name of a shard's lengths in one source and one chat format."""
+    address = config.fingerprint([source, record, shard_sha256, chat_address])
+    return f"{shard_sha256[:12]}-{address[:16]}.lengths.npy"
+
+
 def measure_lengths(
     source: Source, chat: ChatFormat, style: PromptStyle, cache_dir: Path
 ) -> SourceLengths:
-    """Encode every sample of a source once, or read what an earlier call found."""
-    address = config.fingerprint([source.manifest.fingerprint(), chat_fingerprint(chat, style)])
-    array_path = cache_dir / f"{source.name}-{address[:16]}.npy"
-    reasons_path = array_path.with_suffix(".json")
-    if not array_path.is_file():
-        lengths, found = _measure(source, chat, style)
-        # The array is written last: where it is, both are whole.
-        atomic_write_text(reasons_path, json.dumps(found, ensure_ascii=False, indent=1))
-        buffer = io.BytesIO()
-        np.save(buffer, lengths, allow_pickle=False)
-        atomic_write_bytes(array_path, buffer.getvalue())
+    """Encode every sample of a source once, or read what the index or an earlier call says.
+
+    Raises:
+        DataError: a file of lengths that is damaged.
+    """
+    found = _paths(source, cache_dir, chat_fingerprint(chat, style))
+    missing = [shard for shard, path in enumerate(found) if not path.is_file()]
+    if len(missing) > 1:
+        _LOG.info("source '%s': measuring %d of its shards", source.name, len(missing))
+    for shard in missing:
+        _measure(source, shard, chat, style).save(found[shard])
+    parts, faults, first = [], dict[int, DataError](), 0
+    for entry, path in zip(source.manifest.shards, found, strict=True):
+        lengths, shard_faults = _load(path, entry.num_samples)
+        parts.append(lengths)
+        faults |= {first + row: fault for row, fault in shard_faults.items()}
+        first += entry.num_samples
+    num_tokens, num_targets = np.concatenate(parts, axis=1)
+    return SourceLengths(num_tokens=num_tokens, num_targets=num_targets, faults=faults)
+
+
+def _paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:
+    """For each shard the file beside its index if there is one, else the one in the cache."""
+    manifest: Manifest = source.manifest
+    beside = source.path.parent / f"{manifest.name}{INDEX_SUFFIX}"
+    names = [
+        lengths_name(manifest.name, manifest.record, entry.sha256, chat_address)
+        for entry in manifest.shards
+    ]
+    return [beside / name if (beside / name).is_file() else cache_dir / name for name in names]
+
+
+def _measure(source: Source, shard: int, chat: ChatFormat, style: PromptStyle) -> ShardLengths:
+    lengths = ShardLengths(chat, style)
+    for i in source.samples_of(shard):
+        try:
+            lengths.add(source.read(i, with_image=False))
+        except DataError as error:
+            lengths.add(error)
+    return lengths
+
+
+def _load(path: Path, num_samples: int) -> tuple[np.ndarray, dict[int, DataError]]:
     try:
-        lengths = np.load(array_path, mmap_mode="r", allow_pickle=False)
-        reasons = json.loads(reasons_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, EOFError) as error:
+        lengths = np.load(path, allow_pickle=False)
+        bad = np.flatnonzero(lengths[0] == 0).tolist()
+        faults = json.loads(_faults_path(path).read_text(encoding="utf-8")) if bad else {}
+        named = {row: DataError(*faults[str(row)]) for row in bad}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"cached lengths {path} are damaged ({error!r}); delete them") from error
+    if lengths.shape != (2, num_samples):
         raise DataError(
-            f"cached lengths {array_path} are damaged ({error}); delete them"
-        ) from error
-    if lengths.shape != (2, len(source)):
-        raise DataError(
-            f"cached lengths {array_path} have shape {lengths.shape}, expected (2, {len(source)}); "
+            f"cached lengths {path} have shape {lengths.shape}, expected (2, {num_samples}); "
             "delete them"
         )
-    return SourceLengths(
-        num_tokens=np.asarray(lengths[0]),
-        num_targets=np.asarray(lengths[1]),
-        reasons={int(i): reason for i, reason in reasons.items()},
-    )
+    return lengths, named
 
 
-def _measure(
-    source: Source, chat: ChatFormat, style: PromptStyle
-) -> tuple[np.ndarray, dict[int, str]]:
-    lengths = np.zeros((2, len(source)), dtype=np.int32)
-    reasons: dict[int, str] = {}
-    for i in range(len(source)):
-        try:
-            encoded = encode_sample(source.read(i, with_image=False), chat, style)
-        except DataError as error:
-            reasons[i] = str(error)
-        else:
-            lengths[:, i] = encoded.num_tokens, encoded.num_targets
-    return lengths, reasons
+def _faults_path(path: Path) -> Path:
+    return path.with_suffix(".json")

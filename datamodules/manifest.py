@@ -25,6 +25,8 @@ from datamodules.tar_scan import ScanRules, scan_tar
 
 FORMAT = 1
 SUFFIX = ".manifest.json"
+INDEX_SUFFIX = ".index"
+"""Of the folder beside a manifest that holds its indexes, if `data_prep.index` wrote them."""
 
 _INDEX_FETCHES = 16
 

@@ -23,6 +23,7 @@ from datamodules.token_share import nearest_num_target
 
 DEFAULT_BLOCK_SHARDS = 64
 _COUNT_CHUNK = 1 << 18
+_BLOCKS_AHEAD = 2
 
 CountTargets = Callable[[Source], np.ndarray]
 """A source -> target tokens of each of its samples, 0 for a bad one."""
@@ -125,6 +126,13 @@ class Component:
             samples[here] = self._order(int(epoch))(places[here])
         return samples
 
+    def shards_at(self, rank: int) -> tuple[list[int], int]:
+        """The shards among which its rank-th sample is drawn, and the rank where others begin."""
+        epoch, place = divmod(rank, len(self))
+        order = self._order(epoch)
+        block = order.block_of(place)
+        return order.shards_of(block), epoch * len(self) + order.end_of(block)
+
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:
             while len(self._orders) > 1:
@@ -198,6 +206,21 @@ class MixtureStream:
             sample=samples,
             phase=phases,
         )
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Fetch remote shards for the positions [start, stop) in the background.
+
+        Those of the current blocks first, then those of the next (`ShardCache.prefetch`).
+        """
+        if not any(s.is_remote for part in self.components for s in part.used_sources()):
+            return
+        ranks, ends = self.schedule.prefix_counts(start), self.schedule.prefix_counts(stop)
+        for _ in range(_BLOCKS_AHEAD):
+            for c, component in enumerate(self.components):
+                if ranks[c] < ends[c]:
+                    shards, ranks[c] = component.shards_at(int(ranks[c]))
+                    for source in component.used_sources():
+                        source.prefetch(shards)
 
     def realised(self, start: int, stop: int) -> dict[str, int]:
         """Samples per source among the positions [start, stop)."""

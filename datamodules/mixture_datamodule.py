@@ -14,6 +14,7 @@ from core.chat import ChatFormat, PromptStyle
 from core.errors import CheckpointError, ConfigError, DataError
 from core.log import get_logger
 from core.samples import StepBatch
+from datamodules.bad_samples import BadSampleLedger, Counts, count_faults
 from datamodules.feature_cache import FeatureCache
 from datamodules.lengths import SourceLengths, measure_lengths
 from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
@@ -78,6 +79,7 @@ class MixtureDataModule(LightningDataModule):
         features: FeatureCache | None = None,
         transform: Transform | None = None,
         allow_data_change: bool = False,
+        ledger_dir: Path | None = None,
     ) -> None:
         super().__init__()
         self.config, self.chat, self.num_steps = config, chat, num_steps
@@ -86,8 +88,10 @@ class MixtureDataModule(LightningDataModule):
         self.allow_data_change = allow_data_change
         """Take up a checkpoint of another data stream with a warning instead of an error."""
         self.bad_counts: Counter[str] = Counter()
-        """Bad samples per source that this rank has met."""
+        """Bad samples per source: of all ranks in earlier attempts, of this one in this attempt."""
         self._seen_counts: Counter[str] = Counter()
+        self._ledger_dir = ledger_dir
+        self._ledger: BadSampleLedger | None = None
         self._attempt = Attempt(first_step=0)
         self._lengths_dir = cache_dir / "lengths"
         self._data: StepData | None = None
@@ -145,11 +149,14 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """The steps from the trainer's global step on; one item is one optimizer step."""
         trainer = self.trainer
+        step = trainer.global_step if trainer is not None else 0
+        rank = trainer.global_rank if trainer is not None else 0
+        self._take_up_counts(step, rank)
         dataset = StepDataset(
             self.data,
             num_steps=self.num_steps,
-            start_step=trainer.global_step if trainer is not None else 0,
-            rank=trainer.global_rank if trainer is not None else 0,
+            start_step=step,
+            rank=rank,
             world_size=trainer.world_size if trainer is not None else 1,
         )
         if self.config.num_workers > 0:
@@ -182,6 +189,8 @@ class MixtureDataModule(LightningDataModule):
         for bad in step_batch.bad_samples:
             self._seen_counts[bad.source] += 1
             self.bad_counts[bad.source] += 1
+            if self._ledger is not None:
+                self._ledger.add(bad)
             _LOG.warning("step %d: sample left out: %s", step_batch.step, bad.reason)
         for bad in step_batch.bad_samples:
             count, seen = self.bad_counts[bad.source], self._seen_counts[bad.source]
@@ -199,6 +208,21 @@ class MixtureDataModule(LightningDataModule):
     def realised_shares(self, step: int) -> dict[str, RealisedShare]:
         """What each source has given in the steps before `step`; cheap when steps go up."""
         return self._counts.up_to(step)
+
+    def fault_counts(self, step: int) -> Counts:
+        """Source -> fault -> samples left out in the steps before `step`, over all ranks."""
+        if self._ledger_dir is None:
+            return {}
+        return count_faults(self._ledger_dir, stop=step * self.stream.samples_per_step)
+
+    def _take_up_counts(self, step: int, rank: int) -> None:
+        """Continue the budget where earlier attempts left it."""
+        if self._ledger_dir is None:
+            return
+        first = step * self.stream.samples_per_step
+        self._ledger = BadSampleLedger(self._ledger_dir, rank=rank, first_position=first)
+        self.bad_counts = self._ledger.before()
+        self._seen_counts = Counter(self.stream.realised(0, first))
 
     def state_dict(self) -> dict[str, Any]:
         """What the order depends on, as JSON types."""
@@ -247,9 +271,9 @@ class MixtureDataModule(LightningDataModule):
         return self._tally
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
-        num_bad, num_samples = len(lengths.reasons), len(lengths.num_tokens)
+        num_bad, num_samples = len(lengths.faults), len(lengths.num_tokens)
         if num_bad > self.config.max_bad_fraction * num_samples:
-            first = next(iter(lengths.reasons.values()))
+            first = next(iter(lengths.faults.values()))
             raise DataError(
                 f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
                 f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the first one: {first}"

@@ -18,16 +18,7 @@ _ROLES = tuple(Role)
 
 
 class RecordError(DataError):
-    """A record that can't be used."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message, reason)
-        self.reason = reason
-        """A few words, the same for all records with this fault."""
-
-    def __str__(self) -> str:
-        """The message; the reason is for counting."""
-        return str(self.args[0])
+    """A record that can't be used; its fault is always named."""
 
 
 def member_of(record: str) -> str:

@@ -21,6 +21,7 @@ MAX_DENOMINATOR = 1000
 """Fractions of a sample per step have at most this denominator."""
 _EXACTNESS = 1e-6
 _TABLED = 1 << 14
+_KEPT_BLOCKS = 4
 
 Permutation = Callable[[np.ndarray], np.ndarray]
 
@@ -96,6 +97,7 @@ class EpochOrder:
     ) -> None:
         shards = named_rng(seed, "shards", name, epoch).permutation(len(shard_sizes))
         starts = np.concatenate([[0], np.cumsum(shard_sizes)[:-1]])
+        self._shards, self._block_shards = shards, block_shards
         self._sample_start = starts[shards]
         self._shard_start = np.concatenate([[0], np.cumsum(shard_sizes[shards])])
         firsts = np.arange(0, len(shards), block_shards)
@@ -114,8 +116,24 @@ class EpochOrder:
         samples: np.ndarray = self._sample_start[shard] + shuffled - self._shard_start[shard]
         return samples
 
+    def block_of(self, place: int) -> int:
+        """The block that a place of the epoch falls in."""
+        return int(np.searchsorted(self._block_start, place, side="right")) - 1
+
+    def end_of(self, block: int) -> int:
+        """The place after a block's last."""
+        return int(self._block_start[block + 1])
+
+    def shards_of(self, block: int) -> list[int]:
+        """The shards of a block; all of them are wanted from its first samples on."""
+        first = block * self._block_shards
+        shards: list[int] = self._shards[first : first + self._block_shards].tolist()
+        return shards
+
     def _permutation(self, block: int) -> Permutation:
         if block not in self._blocks:
+            while len(self._blocks) >= _KEPT_BLOCKS:
+                self._blocks.pop(next(iter(self._blocks)))
             seed, name, epoch = self._names
             size = int(self._block_start[block + 1] - self._block_start[block])
             names = ("samples", name, epoch, block)

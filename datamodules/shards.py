@@ -18,7 +18,7 @@ import numpy as np
 from core.errors import DataError
 from core.files import atomic_write_bytes
 from datamodules.download import RemoteFile
-from datamodules.remote import shown
+from datamodules.remote import StorageError, shown
 from datamodules.shard_index import INDEX_DTYPE, NO_PLACE, ShardIndex
 from datamodules.storage import ShardCache
 from datamodules.tar_scan import IMAGE_EXTENSIONS, MEMBER_NAME
@@ -153,8 +153,8 @@ class ShardReader:
         """Record bytes and picture bytes of a sample (None without one, b"" if not wanted).
 
         Raises:
-            DataError: the tar is shorter than its index says.
-            OSError: the file could not be read (worth another try, unless a StorageError).
+            StorageError: the tar is shorter than its index says.
+            OSError: the file could not be read, which may be worth another try.
         """
         place = self.index.place(row)
         record = self._pread(place.record_size, place.record_offset, row)
@@ -162,6 +162,22 @@ class ShardReader:
             return record, None
         size = place.image_size if with_image else 0
         return record, self._pread(size, place.image_offset, row) if size else b""
+
+    def announce(self, row: int, *, with_image: bool = True) -> None:
+        """Ask the system to read a sample of a local tar into memory, without waiting for it.
+
+        Order is shuffled, so the system's own read-ahead would fetch what nobody wants next. What
+        is wrong with a file is left to `read`, which says so.
+        """
+        if isinstance(self._tar, CachedFile):
+            return  # just fetched, or about to be
+        with contextlib.suppress(OSError, DataError):
+            place, descriptor = self.index.place(row), self._descriptor(self._tar)
+            parts = [(place.record_offset, place.record_size)]
+            if with_image and place.image_offset != NO_PLACE:
+                parts.append((place.image_offset, place.image_size))
+            for offset, size in parts:
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[Path]:
@@ -189,16 +205,20 @@ class ShardReader:
             raise TypeError("a remote shard's index is given")
         return read_index(self._tar)
 
+    def _descriptor(self, tar: Path) -> int:
+        if self._file is None:
+            self._file = io.FileIO(tar)
+        return self._file.fileno()
+
     def _pread(self, size: int, offset: int, row: int) -> bytes:
         if isinstance(self._tar, CachedFile):
             with self._tar.cache.use(self._tar.file) as opened:
                 content = os.pread(opened.fileno(), size, offset)
         else:
-            if self._file is None:
-                self._file = io.FileIO(self._tar)
-            content = os.pread(self._file.fileno(), size, offset)
+            content = os.pread(self._descriptor(self._tar), size, offset)
         if len(content) != size:
-            raise DataError(
+            # Not the sample is broken but the shard: to leave it out would change the stream.
+            raise StorageError(
                 f"shard {self.name}, sample '{self.key(row)}': {size} bytes expected at {offset}, "
                 f"{len(content)} there; it was cut: fetch or prepare it again"
             )

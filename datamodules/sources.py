@@ -34,6 +34,8 @@ class Source:
         self.manifest = manifests.verify(manifest_path, cache=self.cache)
         sizes = [entry.num_samples for entry in self.manifest.shards]
         self.shard_sizes = np.asarray(sizes, dtype=np.int64)
+        self.is_remote = any(manifests.remote_file(entry) for entry in self.manifest.shards)
+        """Whether any shard is read through the cache."""
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self._first_samples = self._starts.tolist()
         self._readers: dict[int, ShardReader] = {}
@@ -72,6 +74,10 @@ class Source:
         shards = range(len(self.shard_sizes))
         return np.concatenate([self._reader(s).index.image_sizes() for s in shards])
 
+    def samples_of(self, shard: int) -> range:
+        """The samples that lie in a shard."""
+        return range(self._first_samples[shard], self._first_samples[shard + 1])
+
     def shards_of(self, samples: np.ndarray) -> np.ndarray:
         """The shard that each of these samples lies in."""
         return np.searchsorted(self._starts, samples, side="right") - 1
@@ -81,6 +87,11 @@ class Source:
         entries = self.manifest.shards
         files = [manifests.remote_file(entries[shard]) for shard in dict.fromkeys(shards)]
         self.cache.prefetch([file for file in files if file is not None])
+
+    def announce(self, i: int) -> None:
+        """Say that sample i will be read soon: the system may fetch it meanwhile."""
+        reader, row = self._place(i)
+        reader.announce(row, with_image=self.has_images)
 
     def read(self, i: int, *, with_image: bool = True) -> Sample:
         """Sample i; `with_image=False` gives b"" in the place of its picture, unread.

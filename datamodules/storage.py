@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,17 @@ class ShardCache:
         finally:
             _release(opened)
 
-    def fetch(self, file: RemoteFile) -> None:
+    def fetch(self, file: RemoteFile, *, wait: bool = True) -> None:
         """Bring a file into the cache, unless it is there or another process just brought it.
+
+        Args:
+            file: What to fetch.
+            wait: Wait for another process that is fetching it; else leave it to that one.
 
         Raises:
             StorageError: as `use`.
         """
-        with self._locked(file.sha256) as is_mine:
+        with self._locked(file.sha256, wait=wait) as is_mine:
             if not is_mine or self.path(file).exists():
                 return
             self._warn_if_again(file)
@@ -108,7 +113,8 @@ class ShardCache:
         """
         # A fork copies the object but not its thread.
         if self._ahead is None or self._ahead.process_id != os.getpid():
-            self._ahead = FetchAhead(self.fetch, max_bytes=self.max_bytes // 2)
+            fetch = partial(self.fetch, wait=False)
+            self._ahead = FetchAhead(fetch, max_bytes=self.max_bytes // 2)
         self._ahead.want([file for file in files if not self.path(file).exists()])
 
     def _open_shared(self, file: RemoteFile) -> io.FileIO | None:

@@ -6,7 +6,8 @@ on any number of ranks and workers, gets the same global batches from there on.
 
 import dataclasses
 import struct
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from core.chat import ChatFormat, PromptStyle
-from core.errors import DataError
+from core.errors import UNDECODABLE, DataError
 from core.rng import named_rng
 from core.samples import BadSample, EncodedSample, MicroBatch, Sample, SampleRef, StepBatch
 from datamodules.collate import ReadySample, collate_micro_batch
@@ -30,6 +31,10 @@ Transform = Callable[[bytes], torch.Tensor]
 
 _MEMO_SAMPLES = 8192
 """Sources up to this size are kept encoded: some 1 kB a sample."""
+_LOCATED_STEPS = 32
+"""Steps whose samples are looked up at once: the arithmetic costs as much for one as for all."""
+_ANNOUNCED_STEPS = 4
+"""Steps whose reads are announced to the system before the first of them is due."""
 
 # What a picture library may raise on bytes that are no picture; files are read elsewhere.
 _PICTURE_ERRORS = (
@@ -72,6 +77,17 @@ class Slot:
     """0 for a sample that is known to be bad."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedStep:
+    """A step before anything of it is read."""
+
+    step: int
+    slots: list[Slot]
+    """The global batch: the same on every rank."""
+    micro_batches: tuple[MicroBatchPlan, ...]
+    """This rank's, as places in `slots`."""
+
+
 class StepDataset(IterableDataset[StepBatch]):
     """The steps [start_step, num_steps) of one rank; worker w of W yields every W-th of them.
 
@@ -96,8 +112,19 @@ class StepDataset(IterableDataset[StepBatch]):
         """Yield the steps of this worker."""
         info = get_worker_info()
         first, stride = (0, 1) if info is None else (info.id, info.num_workers)
-        for step in range(self.start_step + first, self.num_steps, stride):
-            yield self.step(step)
+        steps = range(self.start_step + first, self.num_steps, stride)
+        announced: deque[PlannedStep] = deque()
+        stream = self.data.stream
+        stop = self.num_steps * stream.samples_per_step
+        for i in range(0, len(steps), _LOCATED_STEPS):
+            stream.prefetch(steps[i] * stream.samples_per_step, stop)
+            for planned in self._plan(steps[i : i + _LOCATED_STEPS]):
+                self._announce(planned)
+                announced.append(planned)
+                if len(announced) > _ANNOUNCED_STEPS:
+                    yield self._read(announced.popleft())
+        while announced:
+            yield self._read(announced.popleft())
 
     def step(self, step: int) -> StepBatch:
         """This rank's share of one step.
@@ -105,19 +132,35 @@ class StepDataset(IterableDataset[StepBatch]):
         Raises:
             OSError: a shard that can't be read, several times over.
         """
-        data, slots = self.data, slots_of_step(self.data, step)
-        lengths = np.asarray([slot.num_tokens for slot in slots], dtype=np.int64)
-        plan = plan_step(lengths, self.world_size, data.micro_batch_tokens, data.row_tokens)
-        bad = self._known_bad(slots)
-        micro_batches = tuple(self._micro_batch(slots, rows, bad) for rows in plan[self.rank])
-        return StepBatch(step=step, micro_batches=micro_batches, bad_samples=tuple(bad))
+        (planned,) = self._plan([step])
+        return self._read(planned)
+
+    def _plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
+        data = self.data
+        for step, slots in zip(steps, slots_of_steps(data, steps), strict=True):
+            lengths = np.asarray([slot.num_tokens for slot in slots], dtype=np.int64)
+            plan = plan_step(lengths, self.world_size, data.micro_batch_tokens, data.row_tokens)
+            yield PlannedStep(step=step, slots=slots, micro_batches=plan[self.rank])
+
+    def _announce(self, planned: PlannedStep) -> None:
+        """Let the system fetch what this rank will read, while earlier steps are decoded."""
+        for rows in planned.micro_batches:
+            for slot in (planned.slots[i] for row in rows for i in row):
+                slot.source.announce(slot.sample)
+
+    def _read(self, planned: PlannedStep) -> StepBatch:
+        bad = self._known_bad(planned.slots)
+        micro_batches = tuple(
+            self._micro_batch(planned.slots, rows, bad) for rows in planned.micro_batches
+        )
+        return StepBatch(step=planned.step, micro_batches=micro_batches, bad_samples=tuple(bad))
 
     def _known_bad(self, slots: list[Slot]) -> list[BadSample]:
         """Samples without a length; each is reported by one rank only."""
         mine = slots[self.rank :: self.world_size]
         known = [slot for slot in mine if slot.num_tokens == 0]
         lengths = self.data.lengths
-        return [_bad(slot, lengths[slot.source.name].reasons[slot.sample]) for slot in known]
+        return [_bad(slot, lengths[slot.source.name].faults[slot.sample]) for slot in known]
 
     def _micro_batch(
         self, slots: list[Slot], plan: MicroBatchPlan, bad: list[BadSample]
@@ -129,7 +172,7 @@ class StepDataset(IterableDataset[StepBatch]):
                 try:
                     row.append(_ready(self.data, slots[i]))
                 except DataError as error:
-                    bad.append(_bad(slots[i], str(error)))
+                    bad.append(_bad(slots[i], error))
         return collate_micro_batch(
             rows,
             pad_token_id=self.data.chat.pad_token_id,
@@ -139,10 +182,19 @@ class StepDataset(IterableDataset[StepBatch]):
 
 def slots_of_step(data: StepData, step: int) -> list[Slot]:
     """The global batch of a step: the same on every rank."""
+    (slots,) = slots_of_steps(data, [step])
+    return slots
+
+
+def slots_of_steps(data: StepData, steps: Sequence[int]) -> Iterator[list[Slot]]:
+    """The global batches of some steps, located together."""
     num_slots = data.stream.samples_per_step
-    positions = np.arange(step * num_slots, (step + 1) * num_slots, dtype=np.int64)
+    firsts = np.asarray(steps, dtype=np.int64) * num_slots
+    positions = (firsts[:, None] + np.arange(num_slots)).ravel()
     located = data.stream.locate(positions)
-    return [_slot(data, located, i, int(position)) for i, position in enumerate(positions)]
+    for first in range(0, len(positions), num_slots):
+        places = range(first, first + num_slots)
+        yield [_slot(data, located, i, int(positions[i])) for i in places]
 
 
 def _slot(data: StepData, located: Located, i: int, position: int) -> Slot:
@@ -189,7 +241,7 @@ def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | No
         try:
             features_PE = data.features.get(image)
         except DataError as error:
-            raise DataError(f"{_name(slot)}: {error}") from error
+            raise DataError(f"{_name(slot)}: {error}", error.fault) from error
         if data.feature_noise_std > 0:
             seed = data.stream.config.seed
             rng = named_rng(seed, "feature_noise", slot.position)
@@ -201,13 +253,20 @@ def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | No
     try:
         return data.transform(image)
     except (*_PICTURE_ERRORS, DataError) as error:
-        raise DataError(f"{_name(slot)}: picture can't be decoded: {error}") from error
+        fault = error.fault if isinstance(error, DataError) else UNDECODABLE
+        message = f"{_name(slot)}: picture can't be decoded: {error}"
+        raise DataError(message, fault) from error
 
 
 def _name(slot: Slot) -> str:
     return f"{slot.source.name}/{slot.source.key(slot.sample)}"
 
 
-def _bad(slot: Slot, reason: str) -> BadSample:
-    key = slot.source.key(slot.sample)
-    return BadSample(position=slot.position, source=slot.source.name, key=key, reason=reason)
+def _bad(slot: Slot, error: DataError) -> BadSample:
+    return BadSample(
+        position=slot.position,
+        source=slot.source.name,
+        key=slot.source.key(slot.sample),
+        fault=error.fault or "unusable",
+        reason=str(error),
+    )

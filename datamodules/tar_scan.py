@@ -11,12 +11,13 @@ import io
 import re
 import tarfile
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from PIL import Image
 
 from core.errors import DataError
+from core.samples import Turn
 from datamodules.records import JSON_MEMBER, RecordError, member_of, parse_record
 from datamodules.shard_index import BLOCK_BYTES, IndexHeader, ShardIndex, compact_index
 
@@ -88,13 +89,20 @@ class TarSample:
     """Why it can't be used, as far as the tar tells."""
 
 
-def scan_tar(stream: Stream, name: str, rules: ScanRules) -> ScanResult:
+OnTurns = Callable[[str, tuple[Turn, ...]], None]
+"""Takes the key and the turns of a usable sample."""
+
+
+def scan_tar(
+    stream: Stream, name: str, rules: ScanRules, on_turns: OnTurns | None = None
+) -> ScanResult:
     """Read a tar to its end.
 
     Args:
         stream: The tar's bytes.
         name: Path or URL, for messages.
         rules: What makes a sample usable.
+        on_turns: Called with every usable sample, in the order of the index.
 
     Raises:
         DataError: not a complete, uncompressed tar.
@@ -109,13 +117,15 @@ def scan_tar(stream: Stream, name: str, rules: ScanRules) -> ScanResult:
             if sample.key in seen:
                 raise RecordError(f"'{sample.key}' is there twice", "the key appears twice")
             seen.add(sample.key)
-            row = _row(sample, member, rules)
+            row, turns = _row(sample, member, rules)
         except RecordError as error:
-            unusable[error.reason] += 1
-            examples.setdefault(error.reason, f"{name}: {sample.key}")
+            unusable[error.fault] += 1
+            examples.setdefault(error.fault, f"{name}: {sample.key}")
         else:
             rows.append(row)
             keys.append(sample.key)
+            if on_turns is not None:
+                on_turns(sample.key, turns)
     header = IndexHeader(member=member, sha256=source.hexdigest(), num_bytes=source.position)
     return ScanResult(
         index=compact_index(rows, keys, header),
@@ -155,8 +165,10 @@ def guess_record(stream: Stream, name: str, *, has_image: bool) -> str:
     )
 
 
-def _row(sample: TarSample, member: str, rules: ScanRules) -> tuple[int, int, int, int, int, int]:
-    """A usable sample's row in the index, or a RecordError."""
+def _row(
+    sample: TarSample, member: str, rules: ScanRules
+) -> tuple[tuple[int, int, int, int, int, int], tuple[Turn, ...]]:
+    """A usable sample's row in the index and its turns, or a RecordError."""
     if sample.problem:
         raise RecordError(sample.problem, sample.problem)
     if len(sample.key.encode("utf-8")) > _MAX_KEY_BYTES:
@@ -165,16 +177,17 @@ def _row(sample: TarSample, member: str, rules: ScanRules) -> tuple[int, int, in
         raise RecordError(f"no .{member}", f"no .{member} member")
     if record.size > _MAX_RECORD_BYTES:
         raise RecordError("large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes")
-    parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
+    _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
     place = (record.offset // BLOCK_BYTES, record.size)
     if not rules.has_image:
-        return (*place, 0, 0, 0, 0)
+        return (*place, 0, 0, 0, 0), turns
     pictures = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
     if len(pictures) != 1:
         reason = "two pictures" if pictures else "no picture"
         raise RecordError(reason, reason)
     width, height = _image_size(pictures[0], rules.max_pixels)
-    return (*place, pictures[0].offset // BLOCK_BYTES, pictures[0].size, width, height)
+    image = (pictures[0].offset // BLOCK_BYTES, pictures[0].size, width, height)
+    return (*place, *image), turns
 
 
 def _image_size(member: TarMember, max_pixels: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from core.rng import named_key
 from datamodules.mixture_datamodule import InstructionDataModule
 from datamodules.sources import Source
 from experiments.specs import PretrainSpec, TokenizerSpec, TowerSpec
-from experiments.stage_runs import StageContext, fit
+from experiments.stage_runs import LEDGER_FOLDER, StageContext, fit
 from lightning_modules.contrastive import TowerPicture, train_tower
 from lightning_modules.vlm_module import PretrainModule
 from models.connector import ConnectorConfig, build_connector
@@ -63,6 +63,7 @@ def run_pretrain(spec: PretrainSpec, context: StageContext) -> None:
         num_steps=spec.num_steps,
         cache_dir=context.cache,
         allow_data_change=context.trainer.allow_data_change,
+        ledger_dir=context.folder.path / LEDGER_FOLDER,
     )
     module = PretrainModule(model, optim=spec.optim, num_steps=spec.num_steps)
     if fit(context, module, data, spec):

@@ -15,6 +15,7 @@ from callbacks.preemption import StopFlag
 from core.errors import DataError, PreemptedError
 from core.files import atomic_write_text
 from core.log import get_logger
+from datamodules.bad_samples import SUMMARY_NAME, write_summary
 from datamodules.feature_cache import BROKEN_PICTURE, FeatureCache, build_feature_cache
 from datamodules.manifest import Modality, load_manifest
 from datamodules.mixture_datamodule import (
@@ -38,6 +39,8 @@ from models.weights import list_parts, load_weights, save_weights
 _LOG = get_logger("stage")
 CACHE_NAME = "cache.txt"
 """File of a features result that names its cache folder."""
+LEDGER_FOLDER = "bad_samples"
+"""Folder of a training stage in which every rank notes what it left out."""
 _FEATURE_BATCH = 64
 _CHUNK = 8
 _CONV_DIMS = 4
@@ -190,6 +193,7 @@ def _train(
         features=parts.features,
         transform=None if parts.model.tower is None else parts.model.tower.transform,
         allow_data_change=context.trainer.allow_data_change,
+        ledger_dir=context.folder.path / LEDGER_FOLDER,
     )
     module = module_class(parts.model, optim=spec.optim, num_steps=spec.num_steps)
     is_first = fit(context, module, data, spec)
@@ -222,6 +226,11 @@ def fit(
         atomic_write_text(context.folder.scratch / "freeze_report.txt", report)
     path = checkpoint.path if checkpoint else None
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    if trainer.is_global_zero:
+        stop = spec.num_steps * data.stream.samples_per_step
+        write_summary(
+            context.folder.path / LEDGER_FOLDER, context.folder.scratch / SUMMARY_NAME, stop=stop
+        )
     return trainer.is_global_zero
 
 

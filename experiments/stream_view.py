@@ -151,7 +151,7 @@ def by_language(counts: dict[str, SourceCount]) -> dict[str, SourceCount]:
 def _planned(data: StepData, slot: Slot, place: tuple[int, int, int] | None) -> PlannedSample:
     lengths, key = data.lengths[slot.source.name], slot.source.key(slot.sample)
     if place is None:
-        reason = lengths.reasons[slot.sample]
+        reason = str(lengths.faults[slot.sample])
         return PlannedSample(slot=slot, key=key, num_targets=0, reason=reason)
     rank, micro_batch, row = place
     return PlannedSample(

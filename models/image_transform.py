@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from core.errors import DataError
+from core.errors import UNDECODABLE, DataError
 
 TRANSFORM_VERSION = 1
 """Part of every tower's fingerprint; raise it when the arithmetic changes."""
@@ -116,13 +116,16 @@ def decode_image(image_bytes: bytes) -> Image.Image:
     except _DECODE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"picture of {len(image_bytes)} bytes can't be decoded: {reason}"
+            f"picture of {len(image_bytes)} bytes can't be decoded: {reason}",
+            UNDECODABLE,
         ) from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(f"picture of {width}x{height} pixels; at most {MAX_PIXELS} are decoded")
+        message = f"picture of {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+        raise DataError(message, "picture too large")
     if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
         limit = f"{MAX_ASPECT_RATIO}:1"
-        raise DataError(f"picture of {width}x{height} pixels is longer than {limit}; crop it")
+        message = f"picture of {width}x{height} pixels is longer than {limit}; crop it"
+        raise DataError(message, "picture too long")

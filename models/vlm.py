@@ -81,7 +81,11 @@ class VisionLanguageModel(nn.Module):
         embeds_BTD = self.embed(micro_batch.input_ids_BT, images)
         hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
             inputs_embeds=embeds_BTD,
-            attention_mask=document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT),
+            # As numbers: from booleans every layer would make them anew (a tenth of a CPU step).
+            attention_mask=additive(
+                document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT),
+                embeds_BTD.dtype,
+            ),
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
         ).last_hidden_state
@@ -199,6 +203,11 @@ class VisionLanguageModel(nn.Module):
         features_NPE = torch.zeros(1, 1, self.connector.vision_width, device=self.device)
         zero: torch.Tensor = 0.0 * self.connector(features_NPE).sum().to(dtype)
         return zero
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a query may look, -inf elsewhere: what is added to its scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def document_mask(document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor) -> torch.Tensor:

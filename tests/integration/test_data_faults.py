@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from core.errors import ConfigError, DataError
 from core.files import sha256_file
 from datamodules.manifest import ShardEntry, verify
+from datamodules.remote import StorageError
 from datamodules.shards import index_path, write_index
 from datamodules.sources import Source
 from tests.doubles import write_source, write_tar
@@ -263,11 +264,11 @@ def test_a_damaged_shard_is_fatal_before_the_first_step(tmp_path: Path, name: st
 
 
 def test_a_shard_cut_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
-    """All that lay behind the cut is broken, which no budget for single samples covers."""
+    """Nothing is left out of the stream because storage lost it."""
     module = make_module(tmp_path, write_world(tmp_path, {}), max_bad_fraction=0.01)
     module.setup()
     os.truncate(tmp_path / "cap-000000.tar", 3000)
-    with pytest.raises(DataError, match=r"cap-000000\.tar, .* it was cut"):
+    with pytest.raises(StorageError, match=r"cap-000000\.tar, .* it was cut"):
         consume(module)
 
 

@@ -139,7 +139,13 @@ def test_two_sources_of_one_name(tmp_path):
 
 def step_with_bad(step, num_bad):
     bad = tuple(
-        BadSample(position=i, source="cap_en", key=f"k{i}", reason=f"cap_en/k{i}: broken")
+        BadSample(
+            position=20 * step + i,
+            source="cap_en",
+            key=f"k{i}",
+            fault="broken",
+            reason=f"cap_en/k{i}: broken",
+        )
         for i in range(num_bad)
     )
     return StepBatch(step=step, micro_batches=(), bad_samples=bad)

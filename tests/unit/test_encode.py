@@ -40,8 +40,8 @@ def test_errors_name_the_sample(tmp_path, chat):
 def test_lengths_are_those_of_the_encoded_samples(tmp_path, chat, style):
     source = Source(make_captions(tmp_path, "a", text=some_empty))
     lengths = measure_lengths(source, chat, style, tmp_path / "cache")
-    assert set(lengths.reasons) == {3}
-    assert "a-00003" in lengths.reasons[3]
+    assert set(lengths.faults) == {3}
+    assert "a-00003" in str(lengths.faults[3])
     assert lengths.num_tokens[3] == lengths.num_targets[3] == 0
     for i in set(range(len(source))) - {3}:
         encoded = encode_sample(source.read(i), chat, style)
@@ -55,8 +55,8 @@ def test_lengths_are_measured_once(tmp_path, chat, monkeypatch):
     monkeypatch.setattr("datamodules.lengths.encode_sample", None)
     second = measure_lengths(source, chat, PromptStyle.CHAT, cache)
     assert np.array_equal(first.num_tokens, second.num_tokens)
-    assert first.reasons == second.reasons
-    assert len(list(cache.glob("*.npy"))) == 1
+    assert [str(e) for e in first.faults.values()] == [str(e) for e in second.faults.values()]
+    assert len(list(cache.glob("*.npy"))) == len(source.manifest.shards)
 
 
 def test_address_follows_all_that_matters(chat):
@@ -72,9 +72,12 @@ def test_address_follows_all_that_matters(chat):
 def test_damaged_cache_is_named(tmp_path, chat):
     source, cache = Source(make_captions(tmp_path, "a")), tmp_path / "cache"
     measure_lengths(source, chat, PromptStyle.CHAT, cache)
-    (path,) = cache.glob("*.npy")
-    np.save(path, np.zeros((2, 3)))
-    with pytest.raises(DataError, match=r"have shape \(2, 3\), expected \(2, 8\); delete"):
+    (path,) = cache.glob(f"{source.manifest.shards[0].sha256[:12]}-*.npy")
+    expected = source.manifest.shards[0].num_samples
+    np.save(path, np.ones((2, 3)))
+    with pytest.raises(
+        DataError, match=rf"have shape \(2, 3\), expected \(2, {expected}\); delete"
+    ):
         measure_lengths(source, chat, PromptStyle.CHAT, cache)
     path.write_bytes(b"garbage")
     with pytest.raises(DataError, match=r"are damaged"):

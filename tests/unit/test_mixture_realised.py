@@ -53,7 +53,7 @@ def make_tally(stream, *, bad=()):
             targets = count_targets(source)
             targets[list(bad)] = 0
             tokens = np.where(targets > 0, 10, 0)
-            lengths[source.name] = SourceLengths(num_tokens=tokens, num_targets=targets, reasons={})
+            lengths[source.name] = SourceLengths(num_tokens=tokens, num_targets=targets, faults={})
     return Tally(stream, lengths)
 
 
@@ -139,7 +139,9 @@ def test_a_token_share_that_is_off_is_a_warning(paths, caplog):
 
 def batch(step, sources, bad=()):
     refs = tuple(SimpleNamespace(source=source) for source in sources)
-    bad_samples = tuple(BadSample(position=0, source=s, key="k", reason="r") for s in bad)
+    bad_samples = tuple(
+        BadSample(position=0, source=s, key="k", fault="f", reason="r") for s in bad
+    )
     micro_batch = SimpleNamespace(samples=refs)
     return StepBatch(step=step, micro_batches=(micro_batch,), bad_samples=bad_samples)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import DataError
+from datamodules.remote import StorageError
 from datamodules.shards import (
     INDEX_DTYPE,
     ShardReader,
@@ -130,7 +131,7 @@ def test_missing_or_damaged_index(tar):
 def test_tar_that_was_cut_after_indexing(tar):
     write_index(tar)
     tar.write_bytes(tar.read_bytes()[:1100])
-    with pytest.raises(DataError, match=r"s-000000\.tar, sample 'b': 11 bytes expected"):
+    with pytest.raises(StorageError, match=r"s-000000\.tar, sample 'b': 11 bytes expected"):
         ShardReader(tar).read(1)
 
 

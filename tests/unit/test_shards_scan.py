@@ -189,4 +189,4 @@ def test_captions_become_turns():
     assert raw["i"] == 1
     with pytest.raises(RecordError, match="here: record 'n' is 3, not an object") as raised:
         parse_record(b'{"n": 3}', "n", "here", has_image=False)
-    assert raised.value.reason == "record 'n' is no object and no caption"
+    assert raised.value.fault == "record 'n' is no object and no caption"
