@@ -5,8 +5,6 @@ with 0, which a scheduler reads as "done". Here a signal only raises a flag; all
 at the next step, save, and leave the loop.
 """
 
-import signal
-from types import FrameType
 from typing import Any
 
 import lightning
@@ -15,27 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from callbacks.checkpoints import AtomicCheckpoint
 from core.distributed import any_rank
 from core.errors import PreemptedError
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-EXIT_PREEMPTED = 128 + signal.SIGTERM
-"""Exit code of a process that saved and stopped on request (143)."""
-
-
-class StopFlag:
-    """A flag that signals raise; install it before the slow imports of a run."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def install(self) -> None:
-        """Take over the stop signals of this process (main thread only)."""
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._raise)
-
-    def _raise(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self.is_set = True
+from core.stop import StopFlag
 
 
 class Preemption(Callback):

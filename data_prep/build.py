@@ -93,10 +93,9 @@ class Builder:
         """Training pictures with captions and instructions in every language."""
         singles, single_kinds = self._singles()
         scenes, scene_kinds = self._scenes()
-        shards = [
-            *write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD),
-            *write_shards(folder, "train-singles", singles, per_shard=_PER_SHARD),
-        ]
+        scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD)
+        single_shards = write_shards(folder, "train-singles", singles, per_shard=_PER_SHARD)
+        shards = [*scene_shards, *single_shards]
         statistics = {
             "num_pictures": {"singles": len(singles), "scenes": len(scenes)},
             "styles": [style.value for style in TRAIN_STYLES],
@@ -104,6 +103,10 @@ class Builder:
         questions = {"num_questions": dict(sorted((single_kinds + scene_kinds).items()))}
         self._write(folder, "emoji_caption", "caption", shards, statistics)
         self._write(folder, "emoji_instruct", "instruct", shards, statistics | questions)
+        # A part of the same shards, for a look at everything in a minute.
+        statistics = {**statistics, "num_pictures": {"scenes": len(scenes)}}
+        self._write(folder, "scene_caption", "caption", scene_shards, statistics)
+        self._write(folder, "scene_instruct", "instruct", scene_shards, statistics)
 
     def build_texts(self, folder: Path) -> None:
         """Short text-only questions, and running text if the plan has it."""

@@ -10,8 +10,9 @@ import torch
 from callbacks.checkpoints import AtomicCheckpoint
 from callbacks.metrics_log import JsonlLogger
 from callbacks.monitor import StreamMonitor
-from callbacks.preemption import Preemption, StopFlag
+from callbacks.preemption import Preemption
 from core.chat import TEMPLATES, ChatFormat, load_tokenizer
+from core.stop import StopFlag
 from datamodules.feature_cache import FeatureCache
 from experiments.schema import TrainerConfig
 from experiments.specs import VlmSpec

@@ -6,15 +6,16 @@ import os
 import platform
 import subprocess
 import time
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-from callbacks.preemption import StopFlag
 from core.config import to_plain
 from core.errors import PreemptedError, StageFailedError
 from core.files import atomic_write_text
+from core.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.launch import LocalLauncher
 from experiments.plans import Plan
@@ -60,13 +61,11 @@ class GridRun:
         begin = time.monotonic()
         folder = self.args.root / "grids" / f"{self.args.exp}-{self.args.profile}"
         atomic_write_text(folder / "grid.json", json.dumps(self._describe(), indent=1))
-        tracker = GridTracker(self.args.root, self.args.exp, self.args.profile)
-        tracker.ensure_parent_run()
         try:
-            states = self._launch(tracker)
+            states = self._launch()
         except PreemptedError:
-            self._track(tracker, dict.fromkeys(self._states, State.INTERRUPTED))
-            tracker.finish(state=State.INTERRUPTED)
+            self._track(dict.fromkeys(self._states, State.INTERRUPTED))
+            self._tracker.finish(state=State.INTERRUPTED)
             raise
         failed = [address for address, state in states.items() if state is not State.DONE]
         show_results(self.console, self.graph, self.store)
@@ -77,7 +76,7 @@ class GridRun:
             summary = [outcome.parent] if self.plan.cells else []
             outcome_state = State.FAILED if failed else State.DONE
         finally:
-            tracker.finish(summary, state=outcome_state)
+            self._tracker.finish(summary, state=outcome_state)
         self._say_where(outcome, seconds=time.monotonic() - begin)
         if failed:
             show_failures(self.console, self.graph, self.store, failed)
@@ -86,7 +85,14 @@ class GridRun:
                 "the same command again: what is finished stays finished"
             )
 
-    def _launch(self, tracker: GridTracker) -> dict[str, State]:
+    @cached_property
+    def _tracker(self) -> GridTracker:
+        """Opened when the first stage runs are under way: MLflow takes seconds for its tables."""
+        tracker = GridTracker(self.args.root, self.args.exp, self.args.profile)
+        tracker.ensure_parent_run()
+        return tracker
+
+    def _launch(self) -> dict[str, State]:
         launcher = LocalLauncher(
             store=self.store,
             graph=self.graph,
@@ -98,14 +104,15 @@ class GridRun:
 
             def on_tick(states: dict[str, State]) -> None:
                 progress.update(states)
-                self._track(tracker, states)
+                self._track(states)
 
             states = launcher.run(on_tick)
-        self._track(tracker, states)
+        self._track(states)
         return states
 
-    def _track(self, tracker: GridTracker, states: dict[str, State]) -> None:
+    def _track(self, states: dict[str, State]) -> None:
         """Forward changes of state at once, and metrics of running stages now and then."""
+        tracker = self._tracker
         is_due = time.monotonic() - self._last_sync > _SYNC_S
         for address, state in states.items():
             before = self._states.get(address)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.errors import PreemptedError
 from core.log import get_logger
+from core.stop import EXIT_PREEMPTED, StopFlag
 from experiments import forks
 from experiments.graph import Graph, StageNode
 from experiments.schema import TrainerConfig

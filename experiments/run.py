@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.errors import ConfigError, IrudimenError, PreemptedError, StageFailedError
+from core.stop import EXIT_PREEMPTED, StopFlag
 from experiments import forks
 
 _WIDTH = 170

@@ -79,6 +79,8 @@ class DataConfig:
     """Folder of the manifests, `{source}_{language}.manifest.json`."""
     benchmark: str = "benchmark_test"
     """Name of the benchmark manifest in that folder."""
+    smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Smaller sources that the experiment `smoke` reads in the place of others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,28 @@
 """Does everything work here: one small cell through both stages, evaluation and report."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from experiments.axes import vary
-from experiments.schema import RunConfig, TrainConfig
+from experiments.schema import ComponentConfig, RunConfig, TrainConfig
 
 _STEPS = 10
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """One cell with few steps; its numbers mean nothing, its files are all there."""
-    short = dataclasses.replace(base, align=_shorten(base.align), instruct=_shorten(base.instruct))
+    smaller = base.data.smoke_sources
+    align, instruct = (_shorten(stage, smaller) for stage in (base.align, base.instruct))
+    short = dataclasses.replace(base, align=align, instruct=instruct)
     return vary(short, target_share=(0.4,), text_only=(True,))
 
 
-def _shorten(stage: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(stage, num_steps=min(_STEPS, stage.num_steps))
+def _shorten(stage: TrainConfig, smaller: Mapping[str, str]) -> TrainConfig:
+    visual = {name: _replace(line, smaller) for name, line in stage.visual.items()}
+    text_only = {name: _replace(line, smaller) for name, line in stage.text_only.items()}
+    num_steps = min(_STEPS, stage.num_steps)
+    return dataclasses.replace(stage, num_steps=num_steps, visual=visual, text_only=text_only)
+
+
+def _replace(line: ComponentConfig, smaller: Mapping[str, str]) -> ComponentConfig:
+    return dataclasses.replace(line, source=smaller.get(line.source, line.source))

@@ -11,10 +11,10 @@ import torch
 
 from callbacks.checkpoints import latest_checkpoint
 from callbacks.metrics_log import write_progress
-from callbacks.preemption import StopFlag
 from core.errors import DataError, PreemptedError
 from core.files import atomic_write_text
 from core.log import get_logger
+from core.stop import StopFlag
 from datamodules.bad_samples import SUMMARY_NAME, write_summary
 from datamodules.feature_cache import BROKEN_PICTURE, FeatureCache, build_feature_cache
 from datamodules.manifest import Modality, load_manifest
@@ -32,6 +32,7 @@ from experiments.schema import TrainerConfig
 from experiments.specs import EvaluateSpec, FeaturesSpec, PretrainSpec, TrainSpec
 from experiments.store import StageFolder
 from lightning_modules.vlm_module import AlignmentModule, InstructionModule, VlmModule
+from models.folding import fold_batch_norms
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 from models.weights import list_parts, load_weights, save_weights
@@ -42,7 +43,8 @@ CACHE_NAME = "cache.txt"
 LEDGER_FOLDER = "bad_samples"
 """Folder of a training stage in which every rank notes what it left out."""
 _FEATURE_BATCH = 64
-_CHUNK = 8
+_CHUNK = 2
+"""Pictures at once: their feature maps stay in the cache of a core."""
 _CONV_DIMS = 4
 WEIGHTS = "model.safetensors"
 
@@ -63,6 +65,8 @@ class StageContext:
 def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     """Encode every picture once with the frozen tower."""
     tower = load_vision_tower(spec.tower).eval()
+    address = tower.fingerprint()  # of the weights as they lie on disk
+    fold_batch_norms(tower, torch.zeros(1, 3, tower.transform.size, tower.transform.size))
     for parameter in tower.parameters():  # what `to(memory_format=...)` does, in typed words
         if parameter.ndim == _CONV_DIMS:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -95,7 +99,7 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
 
     cache = build_feature_cache(
         context.folder.scratch,
-        tower.fingerprint(),
+        address,
         pictures(),
         encode,
         batch_size=_FEATURE_BATCH,

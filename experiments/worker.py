@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from callbacks.preemption import EXIT_PREEMPTED, StopFlag
 from core.config import load_config
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
 from core.log import show_info
+from core.stop import EXIT_PREEMPTED, StopFlag
 from experiments import backbone_runs, stage_runs
 from experiments.schema import TrainerConfig
 from experiments.specs import (

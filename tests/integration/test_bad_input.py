@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from callbacks.metrics_log import read_lines
-from callbacks.preemption import EXIT_PREEMPTED
 from core.errors import CheckpointError
+from core.stop import EXIT_PREEMPTED
 from datamodules.manifest import Modality
 from datamodules.shards import ShardReader
 from experiments import run, worker

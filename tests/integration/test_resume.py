@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.checkpoints import latest_checkpoint
-from callbacks.preemption import EXIT_PREEMPTED
+from core.stop import EXIT_PREEMPTED
 from experiments import launch, run
 from experiments.graph import Graph
 from experiments.plans import make_plan

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from callbacks.checkpoints import latest_checkpoint
-from callbacks.preemption import EXIT_PREEMPTED
+from core.stop import EXIT_PREEMPTED
 from experiments import run
 from experiments.graph import Graph, StageNode
 from experiments.plans import make_plan
