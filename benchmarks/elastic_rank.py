@@ -11,7 +11,6 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -28,7 +27,6 @@ from core.files import atomic_write_text
 from core.samples import StepBatch
 from datamodules.mixture import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
-from datamodules.stream import StepDataset
 from models.image_transform import ImageTransform
 
 _TOKENIZER = Path(__file__).parents[1] / "data" / "embedded" / "models" / "lm_general"
@@ -47,8 +45,6 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
     os.dup2(log, sys.stderr.fileno())
     torch.set_num_threads(1)
     module = _data_module(job)
-    # Only so much of a trainer as the module asks for when it counts.
-    module.trainer = SimpleNamespace(world_size=job.topology.world_size)
     loader = _loader(job, module, rank)
     with job.record(rank).open("ab", buffering=0) as record:
         for batch in loader:
@@ -82,6 +78,7 @@ def _data_module(job: Job) -> InstructionDataModule:
         micro_batch_tokens=192,
         row_tokens=96,
         block_shards=2,
+        num_workers=job.topology.num_workers,
     )
     tokenizer = load_tokenizer(_TOKENIZER)
     grey = (0.5, 0.5, 0.5)
@@ -100,23 +97,11 @@ def _loader(job: Job, module: InstructionDataModule, rank: int) -> DataLoader[St
         state = json.loads(job.checkpoint.read_text())
         module.load_state_dict(state["data"])
         start = state["step"]
-    dataset = StepDataset(
-        module.data,
-        num_steps=NUM_STEPS,
-        start_step=start,
-        rank=rank,
-        world_size=job.topology.world_size,
+    # Only so much of a trainer as the module asks for.
+    module.trainer = SimpleNamespace(
+        global_step=start, global_rank=rank, world_size=job.topology.world_size
     )
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    workers = job.topology.num_workers
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        # A child of a fork server would start one of its own, and import everything again.
-        multiprocessing_context="fork" if workers else None,
-    )
+    return module.train_dataloader()
 
 
 def _line(batch: StepBatch) -> bytes:
@@ -128,7 +113,3 @@ def _line(batch: StepBatch) -> bytes:
     bad = [[sample.position, sample.source, sample.key] for sample in batch.bad_samples]
     content = {"step": batch.step, "micro_batches": micro_batches, "bad": bad}
     return json.dumps(content).encode() + b"\n"
-
-
-def _unchanged(item: Any) -> Any:
-    return item

@@ -7,9 +7,11 @@ every step, those that were done again too; no sample lost, none repeated within
 is a kill: the topology that it hits and the step.
 
     python -m benchmarks.elastic_resume --pairs 200
+    python -m benchmarks.elastic_resume --pairs 60 --remote
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -28,6 +30,7 @@ from rich.console import Console
 
 from benchmarks import elastic_check as check
 from benchmarks.elastic_check import Attempt, Ref
+from benchmarks.elastic_remote import remote_world
 from benchmarks.elastic_world import NUM_STEPS, TOPOLOGIES, Job, Topology, write_world
 
 KILLS_PER_RUN = 3
@@ -80,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--pairs", type=int, default=12, help="kills, in runs of three (default: 12)")
     add("--seed", type=int, default=0, help="seed of topologies and moments (default: 0)")
     add("--out", type=Path, help="keep records and outcomes.json here (default: nothing is kept)")
+    add("--remote", action="store_true", help="shards come over HTTP, through a small cache")
     arguments = parser.parse_args(argv)
     if arguments.pairs < 1:
         parser.error(f"--pairs must be at least 1, got {arguments.pairs}")
@@ -87,15 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--out {arguments.out} is not empty; name a new folder")
     console = Console(width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
-        return run_all(arguments.out or Path(scratch), arguments.pairs, arguments.seed, console)
+        folder = (arguments.out or Path(scratch)).resolve()
+        world = write_world(folder / "world")
+        served = remote_world(world, folder / "remote") if arguments.remote else None
+        with served or contextlib.nullcontext(world) as used:
+            return run_all(used, folder, arguments.pairs, arguments.seed, console)
 
 
-def run_all(folder: Path, num_pairs: int, seed: int, console: Console) -> int:
+def run_all(world: Path, folder: Path, num_pairs: int, seed: int, console: Console) -> int:
     """All runs, one after the other; returns the exit code."""
     begin = time.monotonic()
     # The server imports torch and friends once; every rank is forked from it.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.elastic_rank"])
-    world = write_world(folder / "world")
     references: dict[int, dict[int, list[Ref]]] = {}
     topologies = endless_topologies(random.Random(f"topologies {seed}"))
     outcomes: list[Outcome] = []

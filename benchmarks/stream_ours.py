@@ -1,7 +1,9 @@
 """Our sides of `stream`: the shards, the sample path with the common decode, and whole steps."""
 
+import itertools
 import json
 import tarfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from data_prep.shard_writer import ShardSample, SourceInfo, write_manifest, writ
 from datamodules.lengths import measure_lengths
 from datamodules.manifest import SUFFIX, Modality
 from datamodules.mixture import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.sources import Source
 from datamodules.stream import StepData, StepDataset
 
 EMBEDDED_DATA = Path(__file__).parents[1] / "data" / "embedded"
@@ -36,6 +39,8 @@ _ORIGIN = {
     "captions_eu": ("train-singles", "caption.eu", "eu"),
 }
 _NO_END = 1 << 40
+_LOCATED_STEPS, _ANNOUNCED_STEPS = 32, 4
+"""As in `datamodules.stream`."""
 _MAX_EPOCHS = 1e9
 
 
@@ -96,18 +101,34 @@ class OurSamples(IterableDataset[list[Item]]):
         """Yield this rank's part of every step."""
         info = get_worker_info()
         first, stride = (0, 1) if info is None else (info.id, info.num_workers)
-        for step in range(self.start_step + first, _NO_END, stride):
-            places = np.arange(step * GLOBAL_BATCH, (step + 1) * GLOBAL_BATCH)
-            located = self.stream.locate(places[self.job.rank :: self.job.world_size])
-            yield [
-                self._item(int(c), bool(is_target), int(sample))
-                for c, is_target, sample in zip(
-                    located.component, located.is_target, located.sample, strict=True
-                )
-            ]
+        announced: deque[list[tuple[Source, int]]] = deque()
+        for batch in self._located(itertools.count(self.start_step + first, stride)):
+            for source, i in batch:
+                source.announce(i)
+            announced.append(batch)
+            if len(announced) > _ANNOUNCED_STEPS:
+                yield [self._item(*place) for place in announced.popleft()]
 
-    def _item(self, component: int, is_target: bool, i: int) -> Item:  # noqa: FBT001
-        sample = self.stream.components[component].source(is_target=is_target).read(i)
+    def _located(self, steps: Iterator[int]) -> Iterator[list[tuple[Source, int]]]:
+        """Sources and samples of this rank's part of each step, located many steps at a time."""
+        sources = [
+            [part.source(is_target=is_target) for is_target in (False, True)]
+            for part in self.stream.components
+        ]
+        while some := list(itertools.islice(steps, _LOCATED_STEPS)):
+            places = np.asarray(some)[:, None] * GLOBAL_BATCH + np.arange(GLOBAL_BATCH)
+            mine = places[:, self.job.rank :: self.job.world_size]
+            located = self.stream.locate(mine.ravel())
+            parts = (located.component, located.is_target, located.sample)
+            found = [
+                (sources[c][int(is_target)], i)
+                for c, is_target, i in zip(*(part.tolist() for part in parts), strict=True)
+            ]
+            for place in range(0, len(found), mine.shape[1]):
+                yield found[place : place + mine.shape[1]]
+
+    def _item(self, source: Source, i: int) -> Item:
+        sample = source.read(i)
         pixels = self.job.decode_pixels
         picture = decode_picture(sample.image, pixels) if pixels and sample.image else None
         return Item(sample.key, sample.turns, picture)

@@ -18,6 +18,8 @@ EACH = (3_000_000,) * 5
 WEIGHTS = (26, 18, 10.5, 6, 3.5)
 PER_SHARD = 5000
 _ROUNDS = 9
+_LOCATED_STEPS = 32
+"""As in `datamodules.stream`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ def measure(position: int, num_located: int) -> dict[str, Any]:
     num_slots, uss = stream.samples_per_step, {}
     marks = {num_located // 10, num_located // 2, num_located}
     started = time.perf_counter()
-    for located in range(num_slots, num_located + 1, num_slots):
-        stream.locate(np.arange(position + located - num_slots, position + located))
+    chunk = num_slots * _LOCATED_STEPS
+    for located in range(chunk, num_located + chunk, chunk):
+        stream.locate(np.arange(position + located - chunk, position + located))
         passed = {mark for mark in marks if mark <= located}
         marks -= passed
         uss.update({mark: memory_of(os.getpid())[0] for mark in passed})
@@ -72,5 +75,5 @@ def measure(position: int, num_located: int) -> dict[str, Any]:
 
 def _seek(stream: MixtureStream, position: int) -> float:
     started = time.perf_counter()
-    stream.locate(np.arange(position, position + stream.samples_per_step))
+    stream.locate(np.arange(position, position + _LOCATED_STEPS * stream.samples_per_step))
     return (time.perf_counter() - started) * 1000

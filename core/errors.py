@@ -6,7 +6,7 @@ Kept apart from the code that raises them so that every layer can catch them by 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-UNDECODABLE = "picture can't be decoded"
+UNDECODABLE = "picture cannot be decoded"
 """The fault of a picture that its library refuses."""
 
 

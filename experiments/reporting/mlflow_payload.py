@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from core.config import dump_config
+from datamodules.bad_samples import SUMMARY_NAME
 from experiments.reporting.records import Axis, CellRecord, GridRecord, StageRecord
 
 MAX_TABLE_ROWS = 2000
@@ -103,7 +104,7 @@ def stage_files(stage: StageRecord) -> list[tuple[Path, str]]:
     """Files of a finished stage that go along, each with its folder; weights stay in the store."""
     result = stage.folder / "result"
     files = [(stage.predictions, "predictions"), (result / "metrics.json", "predictions")]
-    files += [(result / "freeze_report.txt", "model")]
+    files += [(result / "freeze_report.txt", "model"), (result / SUMMARY_NAME, "data")]
     figures = [(p, "figures") for s in ("png", "svg") for p in sorted(result.glob(f"*.{s}"))]
     return [(path, folder) for path, folder in files + figures if path.is_file()]
 

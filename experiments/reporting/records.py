@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from datamodules.bad_samples import SUMMARY_NAME
 from experiments.states import State
 
 Axis = str | float | int | bool
@@ -53,6 +54,8 @@ class StageRecord:
     max_rss_mb: float | None = None
     steps: int = 0
     scores: Mapping[str, Score] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Source -> fault -> samples that a training could not use (`datamodules.bad_samples`)."""
 
     @property
     def predictions(self) -> Path:
@@ -170,6 +173,7 @@ def load_stage(folder: Path) -> StageRecord:
         max_rss_mb=status.get("max_rss_mb") or None,
         steps=progress.get("step") or 0,
         scores={name: _load_score(score) for name, score in metrics.items()},
+        left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -167,9 +168,24 @@ def cautions(grid: GridRecord, view: View) -> list[str]:
             "The embedded profile trains very small models on drawn pictures: it shows the method "
             "at work, and its numbers say nothing about 8-billion-parameter models."
         )
+    notes += _left_out(grid)
     if grid.git_dirty:
         notes.append("The working tree had uncommitted changes: the commit alone won't repeat it.")
     return notes
+
+
+def _left_out(grid: GridRecord) -> list[str]:
+    """Samples that no training could use, by source and fault."""
+    counts: dict[str, Counter[str]] = {}
+    for stage in grid.stages():
+        for source, faults in stage.left_out.items():
+            for fault, entry in faults.items():
+                counts.setdefault(source, Counter())[fault] += entry["count"]
+    return [
+        f"Samples of {source} were left out of trainings, each counted whenever it was due: "
+        f"{', '.join(f'{count} x {fault}' for fault, count in faults.most_common())}."
+        for source, faults in sorted(counts.items())
+    ]
 
 
 def _table(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:

@@ -208,9 +208,12 @@ def _bad_counts(folder: StageFolder) -> dict[str, float]:
     return {name: value for name, value in last.items() if name.startswith("bad_samples/")}
 
 
-@pytest.mark.parametrize("change", [_break_picture, _empty_answer])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [(_break_picture, "picture cannot be decoded"), (_empty_answer, "empty caption")],
+)
 def test_broken_samples_are_counted_below_the_budget(
-    world: Path, change: Callable[..., Any]
+    world: Path, change: Callable[..., Any], fault: str
 ) -> None:
     _rewrite(world / "data", change)
     graph = plan_of("align.max_bad_fraction=0.2")
@@ -218,8 +221,14 @@ def test_broken_samples_are_counted_below_the_budget(
     code, folder = run_stage(graph, "align")
     assert code == 0, folder.read_status().error
     counts = _bad_counts(folder)
-    assert sum(counts.values()) == 84 // 24, "12 steps of 7 samples: every sample 3 or 4 times"
-    assert set(counts) <= {"bad_samples/caption_en", "bad_samples/caption_eu"}
+    by_source = {name: number for name, number in counts.items() if name.count("/") == 1}
+    assert sum(by_source.values()) == 84 // 24, "12 steps of 7 samples: every sample 3 or 4 times"
+    assert set(by_source) <= {"bad_samples/caption_en", "bad_samples/caption_eu"}
+    by_fault = {name: number for name, number in counts.items() if name not in by_source}
+    assert set(by_fault) == {f"{name}/{fault}" for name in by_source}
+    summary = json.loads((folder.result / "bad_samples.json").read_text())
+    found = {f"bad_samples/{source}": faults[fault]["count"] for source, faults in summary.items()}
+    assert found == by_source
 
 
 @pytest.mark.parametrize(

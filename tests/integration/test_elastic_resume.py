@@ -73,6 +73,17 @@ def test_a_kill_costs_at_most_the_steps_since_the_checkpoint(outcomes: list[Outc
     assert any(pair["resumed_at"] > 0 for pair in pairs)
 
 
+def test_shards_behind_a_server_change_nothing(tmp_path: Path) -> None:
+    """Killed while it fetches, too: the cache is smaller than what is read at a time."""
+    arguments = ("--pairs", "6", "--seed", "4", "--remote", "--out", str(tmp_path / "out"))
+    process = worlds.start(worlds.REPOSITORY, *arguments, module="benchmarks.elastic_resume")
+    code, output = worlds.finish(process, timeout_s=TIMEOUT_S)
+    assert code == 0, output
+    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    assert [outcome["differences"] for outcome in outcomes] == [[], []]
+    assert list((tmp_path / "out" / "remote" / "cache").glob("?" * 64))
+
+
 def attempts_of_first_run(folder: Path, outcomes: list[Outcome]) -> list[Attempt]:
     """The attempts of the first run, as the command saw them."""
     attempts = []

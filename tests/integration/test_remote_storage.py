@@ -236,10 +236,7 @@ def test_ahead_of_time(http, store):
     source = Source(http[0])
     store.gets.clear()
     source.prefetch([2, 0, 2])
-    deadline = time.monotonic() + 20
-    while len(list(source.cache.folder.glob("?" * 64))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_shards(source.cache.folder, 2)
     assert store.gets == {"s-2.tar": 1, "s-0.tar": 1}
     source.read(0)
     assert store.gets["s-0.tar"] == 1
@@ -321,3 +318,25 @@ def test_s3(shards, local, tmp_path, monkeypatch, cache_folder):
         entry = load_manifest(manifests[0]).shards[2]
         with pytest.raises(StorageError, match=r"s3://data/cap/s-2\.tar came with sha256"):
             open_shard(manifests[0], entry).read(0)
+
+
+def wait_for_shards(folder, number):
+    deadline = time.monotonic() + 20
+    while len(list(folder.glob("?" * 64))) < number:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("num_steps", "number"), [(1, 2), (NUM_STEPS, 4)])
+def test_the_stream_fetches_this_block_and_the_next(http, store, tmp_path, num_steps, number):
+    """Two shards a block: the second block is fetched before anything of it is read."""
+    data = step_data(http, tmp_path)
+    cache = data.stream.components[0].base.cache.folder
+    for path in cache.glob("?" * 64):
+        path.unlink()
+    store.gets.clear()
+    first = next(iter(StepDataset(data, num_steps=num_steps)))
+    assert first.step == 0
+    wait_for_shards(cache, number)
+    time.sleep(0.1)
+    assert list(store.gets.values()) == [1] * number

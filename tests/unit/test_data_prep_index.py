@@ -2,19 +2,25 @@
 
 import io
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from PIL import Image
 
+from core.chat import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
 from core.errors import DataError
 from data_prep import index_build
 from data_prep.index import main
 from data_prep.index_inputs import expand_shards
+from datamodules.lengths import measure_lengths
 from datamodules.manifest import load_manifest, verify
 from datamodules.remote import RetryConfig
 from datamodules.sources import Source
 from tests.doubles import caption_record, write_tar
+
+TOKENIZER = Path(__file__).parents[2] / "data" / "embedded" / "models" / "lm_general"
 
 
 def picture(i):
@@ -224,3 +230,29 @@ def test_help_teaches(capsys):
     said = capsys.readouterr().out
     for word in ("img2dataset", "--record", ".txt", "s3://", "scanned.json", "--max-unusable"):
         assert word in said
+
+
+def test_lengths_come_with_the_index(shards, scans, tmp_path):
+    arguments = ["--lengths-for", str(TOKENIZER), "--template", "embedded", "--image-tokens", "3"]
+    arguments += ["--prompt-styles", "chat", "plain"]
+    assert run(shards) == 0
+    assert run(shards, *arguments) == 0
+    assert len(scans) == 6  # the shards were indexed, but not measured
+    source, styles = Source(shards / "c.manifest.json"), (PromptStyle.CHAT, PromptStyle.PLAIN)
+    chat = ChatFormat(load_tokenizer(TOKENIZER), TEMPLATES["embedded"], num_image_tokens=3)
+    found = [measure_lengths(source, chat, style, tmp_path / "none") for style in styles]
+    assert not (tmp_path / "none").exists()
+    assert run(shards, *arguments) == 0
+    assert len(scans) == 6
+    for path in (shards / "c.index").glob("*.lengths.npy"):
+        path.unlink()
+    for style, lengths in zip(styles, found, strict=True):
+        measured = measure_lengths(source, chat, style, tmp_path / "cache")
+        assert np.array_equal(lengths.num_tokens, measured.num_tokens)
+        assert np.array_equal(lengths.num_targets, measured.num_targets)
+        assert lengths.num_tokens.min() > 3
+
+
+def test_lengths_need_a_known_template(shards, capsys):
+    assert run(shards, "--lengths-for", str(TOKENIZER), "--template", "embeded") == 1
+    assert "Did you mean 'embedded'?" in capsys.readouterr().err

@@ -58,7 +58,9 @@ def names(train):
 
 def test_every_source_is_there():
     names = {path.name.removesuffix(".manifest.json") for path in MANIFESTS}
-    kinds = ("emoji_caption", "emoji_instruct", "text", "chat")
+    kinds = (
+        "emoji_caption", "emoji_instruct", "scene_caption", "scene_instruct", "text", "chat",
+    )  # fmt: skip
     assert names == {"benchmark_test"} | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_two_sources_of_one_name(tmp_path):
 def step_with_bad(step, num_bad):
     bad = tuple(
         BadSample(
-            position=20 * step + i,
+            position=10 * step + i,
             source="cap_en",
             key=f"k{i}",
             fault="broken",
@@ -361,3 +362,20 @@ def test_resume_with_another_mixture_on_request(paths, tmp_path, caplog):
     fit(recorder, other, max_steps=8, ckpt_path=tmp_path / "one.ckpt")
     assert [step for step, _ in recorder.seen] == list(range(1, 8))
     assert any("target_share: 0.4 -> 0.2" in text for text in caplog.messages)
+
+
+def test_the_budget_goes_on_where_it_was(paths, tmp_path):
+    """Nine bad samples before the kill and two after it are eleven."""
+    ledger = tmp_path / "ledger"
+    first = make_module(paths, tmp_path, ledger_dir=ledger)
+    first.train_dataloader()
+    first.record(step_with_bad(0, 9))
+    first.record(step_with_bad(1, 1))
+    resumed = make_module(paths, tmp_path, ledger_dir=ledger)
+    resumed.trainer = SimpleNamespace(global_step=1, global_rank=0, world_size=1)
+    resumed.train_dataloader()
+    assert resumed.bad_counts == {"cap_en": 9}
+    resumed.record(step_with_bad(1, 1))
+    assert resumed.fault_counts(2) == {"cap_en": {"broken": 10}}
+    with pytest.raises(DataError, match=r"'cap_en': 11 of \d+ samples were bad"):
+        resumed.record(step_with_bad(2, 1))
