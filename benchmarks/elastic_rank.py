@@ -57,7 +57,7 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
             os.fsync(record.fileno())
             # Nobody commits a step that another rank has not consumed.
             barrier.wait(_TIMEOUT_S)
-            done = batch.step + 1
+            done = module.trainer.global_step = batch.step + 1
             if rank == 0 and (done % CHECKPOINT_EVERY_N_STEPS == 0 or done == NUM_STEPS):
                 state = {"step": done, "data": module.state_dict()}
                 atomic_write_text(job.checkpoint, json.dumps(state))

@@ -39,7 +39,7 @@ _ORIGIN = {
     "captions_eu": ("train-singles", "caption.eu", "eu"),
 }
 _NO_END = 1 << 40
-_LOCATED_STEPS, _ANNOUNCED_STEPS = 32, 4
+_LOCATED_STEPS, _ANNOUNCED_STEPS = 16, 4
 """As in `datamodules.stream`."""
 _MAX_EPOCHS = 1e9
 

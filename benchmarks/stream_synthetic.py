@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import time
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
 from benchmarks.stream_common import memory_of
-from datamodules import mixture
 from datamodules.mixture import ComponentConfig, MixtureConfig, MixtureStream
 
 TOTAL = (1_500_000, 800_000, 400_000, 200_000, 100_000)
@@ -18,7 +17,7 @@ EACH = (3_000_000,) * 5
 WEIGHTS = (26, 18, 10.5, 6, 3.5)
 PER_SHARD = 5000
 _ROUNDS = 9
-_LOCATED_STEPS = 32
+_LOCATED_STEPS = 16
 """As in `datamodules.stream`."""
 
 
@@ -40,12 +39,11 @@ def build_stream(sizes: tuple[int, ...], per_shard: int) -> MixtureStream:
         for i, (size, weight) in enumerate(zip(sizes, WEIGHTS, strict=True))
     }
 
-    def synthetic(path: Any) -> SyntheticSource:
+    def synthetic(path: Path) -> Any:
         size = int(str(path))
         return SyntheticSource(np.full(size // per_shard, per_shard, dtype=np.int64))
 
-    with mock.patch.object(mixture, "Source", synthetic):
-        return MixtureStream(MixtureConfig(components=components, seed=0))
+    return MixtureStream(MixtureConfig(components=components, seed=0), open_source=synthetic)
 
 
 def measure(position: int, num_located: int) -> dict[str, Any]:

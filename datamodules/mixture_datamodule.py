@@ -222,11 +222,16 @@ class MixtureDataModule(LightningDataModule):
         first = step * self.stream.samples_per_step
         self._ledger = BadSampleLedger(self._ledger_dir, rank=rank, first_position=first)
         self.bad_counts = self._ledger.before()
-        self._seen_counts = Counter(self.stream.realised(0, first))
+        self._seen_counts = self._counts.dealt(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on, as JSON types."""
-        return {"fingerprint": self.stream.fingerprint(), "order": self._order()}
+        """What the order depends on, as JSON types, and what was counted so far."""
+        step = self.trainer.global_step if self.trainer is not None else 0
+        return {
+            "fingerprint": self.stream.fingerprint(),
+            "order": self._order(),
+            "realised": self._counts.state(step),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint belongs to this very stream.
@@ -236,6 +241,7 @@ class MixtureDataModule(LightningDataModule):
         """
         changed = "; ".join(differences(state_dict["order"], self._order()))
         if not changed:
+            self._counts.restore(state_dict["realised"])
             return
         if not self.allow_data_change:
             raise CheckpointError(

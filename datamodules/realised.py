@@ -6,6 +6,7 @@ Kept apart from `mixture`, which promises the shares: here they are counted with
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,16 +73,31 @@ class Tally:
         shape = (stream.schedule.num_phases, len(stream.components), 2)
         self._samples, self._good, self._targets = (np.zeros(shape, np.int64) for _ in range(3))
 
+    def state(self, step: int) -> dict[str, Any]:
+        """The counts before `step` as JSON types: a run resumed late need not count from 0."""
+        self._advance(step)
+        counts = (self._samples, self._good, self._targets)
+        return {"num_steps": step, "counts": [array.tolist() for array in counts]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the counts of the same stream."""
+        self._num_steps = int(state["num_steps"])
+        counts = (np.asarray(array, dtype=np.int64) for array in state["counts"])
+        self._samples, self._good, self._targets = counts
+
+    def dealt(self, step: int) -> Counter[str]:
+        """Samples of each source in the steps before `step`, bad ones too."""
+        self._advance(step)
+        counts: Counter[str] = Counter()
+        for c, component in enumerate(self._stream.components):
+            for is_target in (False, True):
+                source = component.source(is_target=is_target).name
+                counts[source] += int(self._samples[:, c, int(is_target)].sum())
+        return counts
+
     def up_to(self, step: int) -> dict[str, RealisedShare]:
         """Usable samples of each source in the steps before `step`; cheap when steps go up."""
-        if step < self._num_steps:
-            self._num_steps = 0
-            for counts in (self._samples, self._good, self._targets):
-                counts[:] = 0
-        while self._num_steps < step:
-            stop = min(step, self._num_steps + _COUNT_CHUNK_STEPS)
-            self._count(self._num_steps, stop)
-            self._num_steps = stop
+        self._advance(step)
         realised: dict[str, RealisedShare] = {}
         for c, component in enumerate(self._stream.components):
             for is_target in (False, True):
@@ -99,6 +115,17 @@ class Tally:
                 )
         return realised
 
+    def _advance(self, step: int) -> None:
+        """Count on, or anew when steps went back."""
+        if step < self._num_steps:
+            self._num_steps = 0
+            for counts in (self._samples, self._good, self._targets):
+                counts[:] = 0
+        while self._num_steps < step:
+            stop = min(step, self._num_steps + _COUNT_CHUNK_STEPS)
+            self._count(self._num_steps, stop)
+            self._num_steps = stop
+
     def check(self, num_steps: int) -> None:
         """Compare what so many steps gave with the configuration, and log the shares.
 
@@ -106,7 +133,7 @@ class Tally:
             RuntimeError: a component is more than a sample off, or an epoch has another number of
                 samples in the target language than was settled. Both are bugs.
         """
-        self.up_to(num_steps)
+        self._advance(num_steps)
         for phase, start, stop in _phases(self._stream, num_steps):
             _check_counts(self._stream, phase, stop - start, self._samples[phase].sum(axis=1))
             for c, component in enumerate(self._stream.components):

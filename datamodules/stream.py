@@ -31,7 +31,7 @@ Transform = Callable[[bytes], torch.Tensor]
 
 _MEMO_SAMPLES = 8192
 """Sources up to this size are kept encoded: some 1 kB a sample."""
-_LOCATED_STEPS = 32
+_LOCATED_STEPS = 16
 """Steps whose samples are looked up at once: the arithmetic costs as much for one as for all."""
 _ANNOUNCED_STEPS = 4
 """Steps whose reads are announced to the system before the first of them is due."""

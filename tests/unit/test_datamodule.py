@@ -166,6 +166,18 @@ def test_bad_samples_are_counted_against_a_budget(paths, tmp_path):
         strict.record(step_with_bad(0, 1))
 
 
+def test_counts_are_taken_up_and_not_made_anew(paths, tmp_path, monkeypatch):
+    module = make_module(paths, tmp_path)
+    module.trainer = SimpleNamespace(global_step=5, global_rank=0, world_size=1)
+    state = json.loads(json.dumps(module.state_dict()))
+    resumed = make_module(paths, tmp_path)
+    resumed.load_state_dict(state)
+    monkeypatch.setattr("datamodules.realised.Tally._count", None)
+    assert resumed.realised_shares(5) == module.realised_shares(5)
+    monkeypatch.undo()
+    assert resumed.realised_shares(8) == make_module(paths, tmp_path).realised_shares(8)
+
+
 def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
     module = make_module(paths, tmp_path)
     samples, targets = {}, {}
