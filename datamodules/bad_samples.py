@@ -67,6 +67,8 @@ def read_bad_samples(folder: Path, *, stop: int) -> list[BadSample]:
     files = sorted(_files(folder), key=_first_position)
     starts = [_first_position(path) for path in files]
     for path, start in zip(files, starts, strict=True):
+        if start >= stop:
+            continue  # and rank 0 may be removing it
         # A later attempt took over where it began.
         end = min([stop, *(later for later in starts if later > start)])
         for bad in _lines(path):

@@ -241,7 +241,8 @@ class MixtureDataModule(LightningDataModule):
         """
         changed = "; ".join(differences(state_dict["order"], self._order()))
         if not changed:
-            self._counts.restore(state_dict["realised"])
+            if "realised" in state_dict:  # else they are counted anew
+                self._counts.restore(state_dict["realised"])
             return
         if not self.allow_data_change:
             raise CheckpointError(
