@@ -36,6 +36,28 @@ def test_density(name, world_size):
     assert min(found) >= 0.95
 
 
+def cc3m_like(rng, n):
+    """Captions behind the 576 tokens of CLIP ViT-L/14 at 336 pixels, all of nearly one length."""
+    return 592 + np.clip(rng.lognormal(3.2, 0.5, n), 4, 200).astype(np.int64)
+
+
+def ama_like(rng, n):
+    """Questions with answers of very different length, and text-only instructions among them."""
+    pictures = 600 + np.clip(rng.lognormal(4.6, 0.8, n), 4, 1400).astype(np.int64)
+    texts = np.clip(rng.lognormal(6.2, 0.6, n), 40, 2000).astype(np.int64)
+    return np.where(rng.random(n) < 0.8, pictures, texts)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+@pytest.mark.parametrize(("make", "batch"), [(cc3m_like, 256), (ama_like, 128)])
+def test_density_at_paper_scale(make, batch, world_size):
+    found = []
+    for seed in range(4):
+        lengths = make(np.random.default_rng(seed), batch)
+        found.append(density(flat(plan_step(lengths, world_size, 16384, 4096)), lengths))
+    assert min(found) >= 0.97
+
+
 @given(
     lengths=st.lists(st.integers(0, 100), min_size=0, max_size=80),
     world_size=st.integers(1, 4),
