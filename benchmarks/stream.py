@@ -42,7 +42,7 @@ NUM_STEPS, SAVE_AFTER, KILL_AFTER = 30, 12, 17
 TOPOLOGY, OTHER_TOPOLOGY = (2, 2), (1, 3)
 """Ranks and workers per rank: of the killed run, and to continue on."""
 SYNTHETIC_POSITION, SYNTHETIC_LOCATED = 10_000_000, 1_000_000
-TIMEOUT_S = 300.0
+TIMEOUT_S = 900.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +53,8 @@ class Bench:
     pythons: dict[str, str]
     """Interpreter of each side."""
     pixels: int
+    memory_at: tuple[int, ...] = MEMORY_AT
+    """Samples after which a worker's memory is read: first and last."""
 
     def job(self, side: str, task: str, **changes: Any) -> Job:
         """A job on this data."""
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=2048, help="timed samples of a round")
     parser.add_argument("--pixels", type=int, default=192, help="side that pictures are resized to")
+    parser.add_argument("--memory-at", nargs=2, type=int, default=MEMORY_AT, metavar="SAMPLES")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--folder", type=Path, default=None, help="keep the shards here")
     parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
@@ -80,7 +83,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        bench = Bench(folder=folder.resolve(), pythons=pythons, pixels=options.pixels)
+        bench = Bench(
+            folder=folder.resolve(),
+            pythons=pythons,
+            pixels=options.pixels,
+            memory_at=tuple(options.memory_at),
+        )
         amounts = {"rounds": options.rounds, "samples": options.samples}
         numbers = measure(bench, options.sides, options.parts, **amounts)
     print(as_markdown(numbers, ours=OURS, not_compared=(WHOLE_STEPS,)))
@@ -103,7 +111,7 @@ def measure(
                 numbers[side].setdefault(name, []).append(found)
     for side in sides:
         if "memory" in parts:
-            job = bench.job(side, "memory", num_workers=1, amounts=MEMORY_AT)
+            job = bench.job(side, "memory", num_workers=1, amounts=bench.memory_at)
             numbers[side]["memory"] = run(bench, job)
         # The sample path alone is no product; what resumes is what training uses.
         if "resume" in parts and side != OURS:

@@ -23,6 +23,8 @@ from datamodules.manifest import INDEX_SUFFIX, Manifest
 from datamodules.sources import Source
 
 _LOG = get_logger(__name__)
+LONGER = "longer than a row"
+"""The fault of a sample that has more tokens than `row_tokens`."""
 _RECIPE = 2
 """Raise it when the way samples are encoded changes."""
 
@@ -37,6 +39,8 @@ class SourceLengths:
     """int32."""
     faults: dict[int, DataError]
     """Why each bad sample is bad."""
+    longest: int
+    """Tokens of the longest sample, even if it is left out for its length."""
 
 
 def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
@@ -106,7 +110,30 @@ def measure_lengths(
         faults |= {first + row: fault for row, fault in shard_faults.items()}
         first += entry.num_samples
     num_tokens, num_targets = np.concatenate(parts, axis=1)
-    return SourceLengths(num_tokens=num_tokens, num_targets=num_targets, faults=faults)
+    return SourceLengths(
+        num_tokens=num_tokens,
+        num_targets=num_targets,
+        faults=faults,
+        longest=int(num_tokens.max(initial=0)),
+    )
+
+
+def leave_out_longer(lengths: SourceLengths, source: Source, row_tokens: int) -> SourceLengths:
+    """Samples that no row could take become bad ones: left out whole, never cut."""
+    longer = lengths.num_tokens > row_tokens
+    faults = {
+        i: DataError(
+            f"{source.name}/{source.key(i)}: {n} tokens, longer than row_tokens={row_tokens}",
+            LONGER,
+        )
+        for i, n in zip(np.flatnonzero(longer).tolist(), lengths.num_tokens[longer], strict=True)
+    }
+    return dataclasses.replace(
+        lengths,
+        num_tokens=np.where(longer, 0, lengths.num_tokens),
+        num_targets=np.where(longer, 0, lengths.num_targets),
+        faults=lengths.faults | faults,
+    )
 
 
 def _paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:

@@ -16,7 +16,7 @@ from core.log import get_logger
 from core.samples import StepBatch
 from datamodules.bad_samples import BadSampleLedger, Counts, count_faults
 from datamodules.feature_cache import FeatureCache
-from datamodules.lengths import SourceLengths, measure_lengths
+from datamodules.lengths import LONGER, SourceLengths, leave_out_longer, measure_lengths
 from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
 from datamodules.mixture_config import MixtureConfig
 from datamodules.plan import check_lengths
@@ -116,7 +116,7 @@ class MixtureDataModule(LightningDataModule):
         sources = _used_sources(stream)
         lengths = {name: self._measure(source) for name, source in sources.items()}
         # The longest first: its message names the row_tokens that would do for all.
-        for name in sorted(lengths, key=lambda name: -int(lengths[name].num_tokens.max())):
+        for name in sorted(lengths, key=lambda name: -lengths[name].longest):
             self._check_source(name, lengths[name])
         self._check_pictures(list(sources.values()))
         log_token_shares(stream)
@@ -268,7 +268,8 @@ class MixtureDataModule(LightningDataModule):
         )
 
     def _measure(self, source: Source) -> SourceLengths:
-        return measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
+        lengths = measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
+        return leave_out_longer(lengths, source, self.config.row_tokens)
 
     @property
     def _counts(self) -> Tally:
@@ -278,19 +279,30 @@ class MixtureDataModule(LightningDataModule):
         return self._tally
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
+        """Hold what is known to be bad against the budget.
+
+        Raises:
+            DataError: with the first sample, and the row length that would do if that is why.
+        """
         num_bad, num_samples = len(lengths.faults), len(lengths.num_tokens)
+        num_longer = sum(error.fault == LONGER for error in lengths.faults.values())
+        too_long = (
+            f"{num_longer} of {num_samples} samples are longer than row_tokens="
+            f"{self.config.row_tokens}, the longest has {lengths.longest} tokens"
+        )
         if num_bad > self.config.max_bad_fraction * num_samples:
             first = next(iter(lengths.faults.values()))
+            why = (
+                f"{too_long}: raise row_tokens or remove them"
+                if num_longer
+                else f"the first one: {first}"
+            )
             raise DataError(
                 f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
-                f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the first one: {first}"
+                f"max_bad_fraction={self.config.max_bad_fraction:g} allows: {why}"
             )
-        try:
-            check_lengths(
-                lengths.num_tokens, self.config.micro_batch_tokens, self.config.row_tokens
-            )
-        except ConfigError as error:
-            raise ConfigError(f"source '{name}': {error}") from error
+        if num_longer:
+            _LOG.warning("source '%s': %s; they are left out", name, too_long)
 
     def _check_pictures(self, sources: list[Source]) -> None:
         if not any(source.has_images for source in sources):

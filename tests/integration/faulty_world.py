@@ -173,6 +173,10 @@ KNOWN: dict[str, tuple[Fault, str]] = {
         "'robot'.* needs a role",
     ),
     "empty answer": (with_answer("<image>\nZer?", "  "), "empty answer"),
+    "longer than a row": (
+        with_answer("<image>\nZer?", "luze " * 40),
+        "longer than row_tokens=128",
+    ),
     "nothing to learn": (
         with_json(b'{"messages": [{"role": "user", "content": "<image>"}]}'),
         "no target token",

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 from core.files import sha256_file
 from datamodules.manifest import ShardEntry, verify
 from datamodules.remote import StorageError
@@ -34,7 +34,6 @@ from tests.integration.faulty_world import (
     healthy,
     healthy_record,
     make_module,
-    with_answer,
     write_pictures,
     write_world,
 )
@@ -149,13 +148,6 @@ def test_any_faults_leave_the_others_where_they_were(
     assert consumed.batches == without(reference, keys)
     found = sorted((bad.position, bad.source, bad.key) for bad in consumed.bad)
     assert found == places_of(reference, keys)
-
-
-def test_a_sample_longer_than_a_row_is_fatal_and_never_cut(tmp_path: Path) -> None:
-    manifests = write_world(tmp_path, {FAULTY: with_answer("<image>\nZer?", "luze " * 40)})
-    message = f"source 'cap': 1 of {NUM_PICTURES} samples are longer than row_tokens=128, .*raise"
-    with pytest.raises(ConfigError, match=message):
-        make_module(tmp_path, manifests).setup()
 
 
 # --- refused with the whole shard, when it is indexed ---

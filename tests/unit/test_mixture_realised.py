@@ -53,7 +53,9 @@ def make_tally(stream, *, bad=()):
             targets = count_targets(source)
             targets[list(bad)] = 0
             tokens = np.where(targets > 0, 10, 0)
-            lengths[source.name] = SourceLengths(num_tokens=tokens, num_targets=targets, faults={})
+            lengths[source.name] = SourceLengths(
+                num_tokens=tokens, num_targets=targets, faults={}, longest=9
+            )
     return Tally(stream, lengths)
 
 
