@@ -133,6 +133,19 @@ def test_unfinished_grid_says_so(root: Path) -> None:
     assert states == {State.DONE, State.FAILED, State.WAITING}
 
 
+def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_pictures=_SMALL)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    assert not any("left out" in note for note in tables.cautions(grid, numbers.view_of(grid)))
+    for stage in [stage for stage in grid.stages() if stage.kind == "instruct"]:
+        summary = {"cap_eu": {"no picture": {"count": 2, "examples": ["cap_eu/k: no picture"]}}}
+        (stage.folder / "result").mkdir(exist_ok=True)
+        (stage.folder / "result" / "bad_samples.json").write_text(json.dumps(summary))
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    assert any("cap_eu" in note and "4 x no picture" in note
+               for note in tables.cautions(grid, numbers.view_of(grid)))  # fmt: skip
+
+
 def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
     cells = fake_grid.mix_axes()[:4]
     fake_grid.make_grid(tmp_path, cells=cells, unfinished=4, num_pictures=_SMALL)
