@@ -30,9 +30,11 @@ from tests.integration import small_world as worlds
 
 pytestmark = pytest.mark.slow
 
-NUM_STEPS, EVERY_N_STEPS = 60, 7
+NUM_STEPS, EVERY_N_STEPS = 160, 7
+"""So many steps that a stage lasts longer than the launcher needs to pass a signal on."""
 TRAINED = ("align", "instruct")
 KILLS_PER_SIGNAL = 3
+LENGTH = ("--set", *(f"{stage}.num_steps={NUM_STEPS}" for stage in TRAINED))
 TRAINER = TrainerConfig(checkpoint_every_n_steps=EVERY_N_STEPS, log_every_n_steps=1)
 
 
@@ -51,12 +53,12 @@ class Reference:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     world = worlds.build_world(tmp_path_factory.mktemp("world"))
-    code, output = worlds.run(world, worlds.grid_arguments("ref"))
+    code, output = worlds.run(world, worlds.grid_arguments("ref", *LENGTH))
     assert code == 0, output
     before = Path.cwd()
     os.chdir(world)  # manifests are named relative to where the command is given
     try:
-        plan = make_plan(run.build_parser().parse_args(worlds.grid_arguments("ref")))
+        plan = make_plan(run.build_parser().parse_args(worlds.grid_arguments("ref", *LENGTH)))
         yield Reference(world=world, graph=plan.graph)
     finally:
         os.chdir(before)
@@ -236,7 +238,11 @@ def check_nothing_lost(folder: StageFolder) -> None:
 
 
 def test_the_command_continues_after_any_kill(reference: Reference) -> None:
-    world, root, arguments = reference.world, Path("killed"), worlds.grid_arguments("killed")
+    world, root, arguments = (
+        reference.world,
+        Path("killed"),
+        worlds.grid_arguments("killed", *LENGTH),
+    )
     lose_the_machine(world, root, arguments)
     first, runs = finished_stages(root), mlflow_runs(root)
     assert first.keys() == {"features"}
@@ -280,7 +286,7 @@ def check_points_are_unique(root: Path) -> None:
 
 def test_a_finished_grid_is_left_alone(reference: Reference) -> None:
     before, runs = finished_stages(reference.root), mlflow_runs(reference.root)
-    code, output = worlds.run(reference.world, worlds.grid_arguments("ref"))
+    code, output = worlds.run(reference.world, worlds.grid_arguments("ref", *LENGTH))
     assert code == 0, output
     assert finished_stages(reference.root) == before
     assert mlflow_runs(reference.root) == runs
@@ -288,7 +294,7 @@ def test_a_finished_grid_is_left_alone(reference: Reference) -> None:
 
 def test_loader_workers_change_nothing(reference: Reference) -> None:
     """Through the launcher's fork server, from which workers are forked once more."""
-    arguments = worlds.grid_arguments("workers", "--set", "trainer.num_workers=2")
+    arguments = worlds.grid_arguments("workers", *LENGTH, "trainer.num_workers=2")
     code, output = worlds.run(reference.world, arguments)
     assert code == 0, output
     for kind in TRAINED:
