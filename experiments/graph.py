@@ -24,13 +24,19 @@ from experiments.specs import (
     spec_manifests,
     spec_weights,
 )
+from models.adapters import TuningConfig
 
 RECIPE_VERSION = dict.fromkeys(StageKind, 1)
 """Raise a number when the code of that stage changes its results: old results stop matching."""
 
 _ADDRESS_LENGTH = 16
-_EXECUTION_ONLY = ("num_workers",)
-_YOUNGER = {"share_of": "samples", "phases": []}
+_EXECUTION_ONLY = ("num_workers", "compute")
+_YOUNGER = {
+    "share_of": "samples",
+    "phases": [],
+    "optimizer": "adamw",
+    "tuning": to_plain(TuningConfig()),
+}
 """Fields that older stores don't know: at these values a spec means what it meant without them."""
 _DEEP_VERIFY_BYTES = 1 << 30
 """Sources up to this size are read and hashed before anything starts; larger ones by size only."""

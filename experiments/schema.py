@@ -10,7 +10,9 @@ from enum import StrEnum
 from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
+from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig
+from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
 from models.vision_tower import VisionTowerConfig
 
@@ -185,6 +187,10 @@ class TrainConfig:
     """Gaussian noise on cached features, in units of the features."""
     max_bad_fraction: float = 0.01
     """More unusable samples than this share of a source are an error."""
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """What of the language model learns, in stages in which it does."""
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    """Speed and memory; leaves the result as it is."""
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""
@@ -228,7 +234,9 @@ class TrainerConfig:
     accelerator: str = "cpu"
     """Lightning accelerator."""
     devices: int = 1
-    """Processes per stage run."""
+    """Processes per stage run and node."""
+    num_nodes: int = 1
+    """Machines per stage run."""
     precision: str = "32-true"
     """Lightning precision; it changes results, so it is part of every training stage's address."""
     num_workers: int = 0
@@ -242,7 +250,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""
-        for name in ("devices", "checkpoint_every_n_steps", "log_every_n_steps"):
+        for name in ("devices", "num_nodes", "checkpoint_every_n_steps", "log_every_n_steps"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1, got {value}")
         if self.num_workers < 0:
