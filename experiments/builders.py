@@ -16,9 +16,13 @@ from core.stop import StopFlag
 from datamodules.feature_cache import FeatureCache
 from experiments.schema import TrainerConfig
 from experiments.specs import VlmSpec
+from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.strategy import build_strategy
+from models.attention import AttentionKind, use_packed_attention
+from models.blocks import checkpoint_activations, compile_blocks
 from models.connector import build_connector
-from models.language_model import load_language_model
+from models.language_model import empty_language_model, load_language_model, weights_folder
+from models.sharding import load_pretrained
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 
@@ -41,18 +45,20 @@ class VlmParts:
         return self.model.tower.transform(image)
 
 
-def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int) -> VlmParts:
+def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int, is_empty: bool = False) -> VlmParts:
     """Build the model of a spec with a freshly initialised connector.
 
     Args:
         spec: which parts.
         cache: folder of a finished feature cache; None loads the tower itself.
         seed: seed of the connector's weights.
+        is_empty: leave the language model without weights, for `fill_language_model`.
     """
     features = FeatureCache.open(cache) if cache is not None else None
     tower = load_vision_tower(spec.tower) if features is None else None
     width, num_tokens = _shape(tower, features)
-    language_model = load_language_model(spec.language_model)
+    load = empty_language_model if is_empty else load_language_model
+    language_model = load(spec.language_model)
     connector = build_connector(
         spec.connector,
         vision_width=width,
@@ -67,8 +73,32 @@ def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int) -> VlmParts:
     return VlmParts(model=model, chat=chat, features=features)
 
 
+def fill_language_model(spec: VlmSpec, model: VisionLanguageModel) -> None:
+    """Load the weights that `build_vlm` left out; of sharded ones, each rank its own part."""
+    load_pretrained(model.language_model, weights_folder(spec.language_model))
+
+
+def apply_compute(model: VisionLanguageModel, config: ComputeConfig, accelerator: str) -> None:
+    """Set the levers of a training stage; none of them changes what is computed."""
+    kind = config.attention
+    if kind is AttentionKind.AUTO and accelerator == "cpu":
+        kind = AttentionKind.MASK
+    use_packed_attention(model.language_model, kind)
+    model.attention = kind
+    model.loss_chunk = config.loss_chunk
+    checkpoint_activations(model.language_model, every=config.checkpoint_blocks)
+    if config.compile_blocks:
+        compile_blocks(model.language_model)
+
+
 def build_trainer(
-    folder: Path, config: TrainerConfig, *, num_steps: int, precision: str, flag: StopFlag
+    folder: Path,
+    config: TrainerConfig,
+    *,
+    num_steps: int,
+    precision: str,
+    flag: StopFlag,
+    strategy: StrategyName = StrategyName.AUTO,
 ) -> lightning.Trainer:
     """A step-based Trainer that saves, logs and stops the way this house does."""
     checkpoint = AtomicCheckpoint(
@@ -77,7 +107,10 @@ def build_trainer(
     return lightning.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy=build_strategy(config.accelerator, config.devices),
+        num_nodes=config.num_nodes,
+        strategy=build_strategy(
+            config.accelerator, config.devices, num_nodes=config.num_nodes, name=strategy
+        ),
         precision=precision,  # type: ignore[arg-type]  # validated by Lightning itself
         max_steps=num_steps,
         max_epochs=-1,

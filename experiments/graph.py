@@ -35,6 +35,7 @@ _YOUNGER = {
     "share_of": "samples",
     "phases": [],
     "optimizer": "adamw",
+    "weights": "float32",
     "tuning": to_plain(TuningConfig()),
 }
 """Fields that older stores don't know: at these values a spec means what it meant without them."""

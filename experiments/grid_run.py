@@ -17,6 +17,7 @@ from core.errors import PreemptedError, StageFailedError
 from core.files import atomic_write_text
 from core.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
+from experiments.devices import GpuSlots
 from experiments.launch import LocalLauncher
 from experiments.plans import Plan
 from experiments.states import State
@@ -99,6 +100,7 @@ class GridRun:
             trainer=self.plan.trainer,
             jobs=self.args.jobs or os.cpu_count() or 1,
             flag=self.flag,
+            slots=GpuSlots.of(self.plan.trainer),
         )
         with GridProgress(self.console, self.graph, self.store) as progress:
 

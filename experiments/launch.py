@@ -18,6 +18,7 @@ from core.errors import PreemptedError
 from core.log import get_logger
 from core.stop import EXIT_PREEMPTED, StopFlag
 from experiments import forks
+from experiments.devices import NO_GPUS, GpuSlots
 from experiments.graph import Graph, StageNode
 from experiments.schema import TrainerConfig
 from experiments.specs import StageKind
@@ -40,6 +41,8 @@ class LocalLauncher:
     jobs: int
     """Cores to use; a stage run takes one of them or all."""
     flag: StopFlag
+    slots: GpuSlots = NO_GPUS
+    """Places on GPUs; without any, cores alone limit how many run at once."""
 
     def run(self, on_tick: Callable[[dict[str, State]], None]) -> dict[str, State]:
         """Run stage runs in order until all are done or can't be; returns every state.
@@ -89,17 +92,22 @@ class LocalLauncher:
                 continue
             busy = sum(self.threads_of(self.graph.nodes[other]) for other in running)
             fits = busy + self.threads_of(node) <= self.jobs
+            place = self.slots.free([process.place for process in running.values()])
+            if self.slots.places and place is None:
+                return
             if fits and all(state is State.DONE for state in upstream):
-                running[address] = self._start(node)
+                running[address] = self._start(node, place or "")
                 states[address] = State.RUNNING
 
-    def _start(self, node: StageNode) -> "_Process":
+    def _start(self, node: StageNode, place: str) -> "_Process":
         from experiments.worker import Execution, write_execution  # heavy: torch and friends
 
         folder = self.store.folder(node.kind.value, node.address)
         threads, root = self.threads_of(node), str(self.store.root)
-        write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
-        return _Process.start(folder, as_command=self.trainer.devices > 1)
+        write_execution(
+            folder, Execution(root=root, threads=threads, trainer=self.trainer, gpus=place)
+        )
+        return _Process.start(folder, as_command=self.trainer.devices > 1, place=place)
 
     def _collect(self, running: dict[str, "_Process"], states: dict[str, State]) -> None:
         for address in [a for a, process in running.items() if process.exit_code() is not None]:
@@ -139,16 +147,20 @@ def _state_after(folder: StageFolder, code: int | None) -> State:
 class _Process:
     """A stage run in flight, forked or started as a command."""
 
-    def __init__(self, process: "BaseProcess | subprocess.Popen[bytes]") -> None:
+    def __init__(
+        self, process: "BaseProcess | subprocess.Popen[bytes]", *, place: str = ""
+    ) -> None:
         self._process = process
+        self.place = place
+        """The GPUs it was given."""
 
     @classmethod
-    def start(cls, folder: StageFolder, *, as_command: bool) -> "_Process":
+    def start(cls, folder: StageFolder, *, as_command: bool, place: str = "") -> "_Process":
         if as_command:
-            return cls(_start_command(folder.path))
+            return cls(_start_command(folder.path), place=place)
         process = forks.context().Process(target=_forked_main, args=(str(folder.path),))
         process.start()
-        return cls(process)
+        return cls(process, place=place)
 
     def exit_code(self) -> int | None:
         if isinstance(self._process, subprocess.Popen):

@@ -209,6 +209,15 @@ class TrainConfig:
             )
 
 
+class EvaluationWeights(StrEnum):
+    """Type of a model's weights while it is asked; it can change answers."""
+
+    FLOAT32 = "float32"
+    """As trained by the embedded profile."""
+    BFLOAT16 = "bfloat16"
+    """Half the memory: 8B on one card."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """How a trained cell is asked."""
@@ -219,6 +228,8 @@ class EvaluateConfig:
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
     """Also ask everything with a blank picture."""
+    weights: EvaluationWeights = EvaluationWeights.FLOAT32
+    """Type of the weights while it answers."""
 
     def __post_init__(self) -> None:
         """Refuse, before the training, what would fail after it."""
@@ -237,6 +248,8 @@ class TrainerConfig:
     """Processes per stage run and node."""
     num_nodes: int = 1
     """Machines per stage run."""
+    runs_per_gpu: int = 1
+    """Stage runs that share one GPU; small models leave most of it idle."""
     precision: str = "32-true"
     """Lightning precision; it changes results, so it is part of every training stage's address."""
     num_workers: int = 0
@@ -250,7 +263,13 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""
-        for name in ("devices", "num_nodes", "checkpoint_every_n_steps", "log_every_n_steps"):
+        for name in (
+            "devices",
+            "num_nodes",
+            "runs_per_gpu",
+            "checkpoint_every_n_steps",
+            "log_every_n_steps",
+        ):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1, got {value}")
         if self.num_workers < 0:

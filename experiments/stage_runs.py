@@ -27,12 +27,20 @@ from datamodules.pictures import iterate_named_pictures, iterate_pictures
 from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import load_benchmark
 from evaluation.runner import EvaluationOptions, blank_picture, evaluate
-from experiments.builders import build_trainer, build_vlm
-from experiments.schema import TrainerConfig
+from experiments.builders import apply_compute, build_trainer, build_vlm, fill_language_model
+from experiments.devices import compute_device
+from experiments.schema import EvaluationWeights, TrainerConfig
 from experiments.specs import EvaluateSpec, FeaturesSpec, PretrainSpec, TrainSpec
 from experiments.store import StageFolder
-from lightning_modules.vlm_module import AlignmentModule, InstructionModule, VlmModule
+from lightning_modules.compute import StrategyName
+from lightning_modules.vlm_module import (
+    AlignmentModule,
+    InstructionModule,
+    Sharding,
+    VlmModule,
+)
 from models.folding import fold_batch_norms
+from models.freezing import cast_all, cast_frozen
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 from models.weights import list_parts, load_weights, save_weights
@@ -70,6 +78,8 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     for parameter in tower.parameters():  # what `to(memory_format=...)` does, in typed words
         if parameter.ndim == _CONV_DIMS:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    device = compute_device(context.trainer.accelerator)
+    tower.to(device)
     manifests = [load_manifest(Path(path)) for path in spec.manifests]
     total = sum({e.sha256: e.num_samples for m in manifests for e in m.shards}.values())
 
@@ -83,7 +93,7 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
         if context.flag.is_set:
             raise PreemptedError("stopped between two batches of pictures")
         chunks = [pictures[i : i + _CHUNK] for i in range(0, len(pictures), _CHUNK)]
-        return np.concatenate(list(pool.map(partial(_encode, tower), chunks)))
+        return np.concatenate(list(pool.map(partial(_encode, tower, device), chunks)))
 
     def pictures() -> Iterator[bytes]:
         yield blank_picture()
@@ -130,7 +140,7 @@ def check_benchmark_pictures(manifest: Path, cache: FeatureCache) -> None:
 
 
 @torch.inference_mode()
-def _encode(tower: VisionTower, pictures: list[bytes]) -> np.ndarray:
+def _encode(tower: VisionTower, device: torch.device, pictures: list[bytes]) -> np.ndarray:
     """Features (N, P, E); BROKEN_PICTURE where a picture can't be read."""
     pixels = [_decode(tower, picture) for picture in pictures]
     shape = (len(pictures), tower.num_image_tokens, tower.width)
@@ -139,7 +149,8 @@ def _encode(tower: VisionTower, pictures: list[bytes]) -> np.ndarray:
     if whole:
         pixels_NCHW = torch.stack([p for p in pixels if p is not None])
         layout = torch.channels_last  # convolutional trunks are a third faster this way on CPU
-        features_NPE[whole] = tower(pixels_NCHW.contiguous(memory_format=layout)).numpy()
+        pixels_NCHW = pixels_NCHW.contiguous(memory_format=layout).to(device)
+        features_NPE[whole] = tower(pixels_NCHW).float().cpu().numpy()
     return features_NPE
 
 
@@ -168,8 +179,10 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     for role in ("align", "instruct"):
         if role in context.inputs:
             load_parts(parts.model, context.inputs[role] / WEIGHTS)
+    if spec.settings.weights is EvaluationWeights.BFLOAT16:
+        cast_all(parts.model, torch.bfloat16)
     answerer = VlmAnswerer(
-        parts.model.eval(),
+        parts.model.eval().to(compute_device(context.trainer.accelerator)),
         parts.chat,
         parts.pictures,
         max_new_tokens=spec.settings.max_new_tokens,
@@ -186,9 +199,19 @@ def _train(
     module_class: type[AlignmentModule] | type[InstructionModule],
     data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
-    parts = build_vlm(spec.model, cache=feature_folder(context), seed=spec.seed)
-    if "align" in context.inputs:
-        load_parts(parts.model, context.inputs["align"] / WEIGHTS)
+    is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    parts = build_vlm(
+        spec.model, cache=feature_folder(context), seed=spec.seed, is_empty=is_sharded
+    )
+
+    def fill(model: VisionLanguageModel) -> None:
+        if is_sharded:
+            fill_language_model(spec.model, model)
+        if "align" in context.inputs:
+            load_parts(model, context.inputs["align"] / WEIGHTS)
+
+    if not is_sharded:
+        fill(parts.model)
     data = data_class(
         spec.stream,
         chat=parts.chat,
@@ -200,13 +223,18 @@ def _train(
         ledger_dir=context.folder.path / LEDGER_FOLDER,
     )
     module = module_class(parts.model, optim=spec.optim, num_steps=spec.num_steps)
-    is_first = fit(context, module, data, spec)
-    if is_first:
-        trained = {line.part for line in module.freeze_report.lines if line.trainable}
-        save_weights(
-            context.folder.scratch / WEIGHTS,
-            {name: getattr(parts.model, name) for name in sorted(trained)},
-        )
+    if spec.precision != "32-true":
+        cast_frozen(parts.model, torch.bfloat16)
+    apply_compute(parts.model, spec.compute, context.trainer.accelerator)
+    if is_sharded:
+        module.sharding = Sharding(precision=spec.precision, load=fill)
+    is_first = fit(context, module, data, spec, strategy=spec.compute.strategy)
+    trained = {line.part for line in module.freeze_report.lines if line.trainable}
+    save_weights(
+        context.folder.scratch / WEIGHTS,
+        {name: getattr(parts.model, name) for name in sorted(trained)},
+        is_writer=is_first,
+    )
 
 
 def fit(
@@ -214,6 +242,8 @@ def fit(
     module: VlmModule,
     data: MixtureDataModule,
     spec: TrainSpec | PretrainSpec,
+    *,
+    strategy: StrategyName = StrategyName.AUTO,
 ) -> bool:
     """Train from the newest whole checkpoint on; returns whether this is rank 0."""
     checkpoint = latest_checkpoint(context.folder.checkpoints)
@@ -223,6 +253,7 @@ def fit(
         num_steps=spec.num_steps,
         precision=spec.precision,
         flag=context.flag,
+        strategy=strategy,
     )
     if trainer.is_global_zero:
         report = module.freeze_report.table()

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from core.config import load_config
+from core.distributed import is_assistant
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
 from core.log import show_info
@@ -60,6 +61,8 @@ class Execution:
     root: str
     threads: int
     trainer: TrainerConfig
+    gpus: str = ""
+    """CUDA_VISIBLE_DEVICES of the stage run; empty leaves it as it is."""
 
 
 def write_execution(folder: StageFolder, execution: Execution) -> None:
@@ -82,7 +85,7 @@ def run(path: Path) -> int:
     _stop_with_parent(flag)
     _set_up_logs()
     folder = StageFolder(path)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if is_assistant(os.environ):
         return _assist(folder, flag)
     with folder.locked():
         if folder.is_done():
@@ -125,6 +128,8 @@ def _attempt(folder: StageFolder, flag: StopFlag) -> int:
 def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
     execution = _read_execution(folder)
     torch.set_num_threads(execution.threads)
+    if execution.gpus:  # read when CUDA starts, which nothing before this has done
+        os.environ["CUDA_VISIBLE_DEVICES"] = execution.gpus
     stage = folder.read_stage()
     spec_class, run_stage = _RUNS[StageKind(stage["kind"])]
     spec = load_config(spec_class, folder.path / "spec.yaml")

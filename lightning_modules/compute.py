@@ -7,6 +7,7 @@ import dataclasses
 from enum import StrEnum
 
 from core.errors import ConfigError
+from models.attention import AttentionKind
 
 
 class StrategyName(StrEnum):
@@ -18,17 +19,6 @@ class StrategyName(StrEnum):
     """Every device holds all weights; right where the trained part is small (stage 1, LoRA)."""
     FSDP2 = "fsdp2"
     """Weights, gradients and optimiser are sharded over the devices, block by block."""
-
-
-class AttentionKind(StrEnum):
-    """How packed rows are attended."""
-
-    AUTO = "auto"
-    """The fastest that this device and this batch allow."""
-    MASK = "mask"
-    """SDPA with an explicit mask: everywhere, quadratic in the row."""
-    FLEX = "flex"
-    """Block-sparse flex attention (CUDA; needs a compiler)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

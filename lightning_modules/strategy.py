@@ -1,19 +1,100 @@
 """Where a stage runs: one device or several, from plain words."""
 
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from core.errors import ConfigError
+from lightning_modules.compute import StrategyName
+
+_META = "meta.pt"
+"""Lightning's name for what is neither weights nor optimiser (loops, schedulers, data)."""
 
 
-def build_strategy(accelerator: str, devices: int) -> Strategy | str:
-    """A Lightning strategy: the plain one for one device, DDP for several.
+def build_strategy(
+    accelerator: str, devices: int, *, num_nodes: int = 1, name: StrategyName = StrategyName.AUTO
+) -> Strategy | str:
+    """A Lightning strategy: the plain one for one device, DDP or FSDP2 for several.
 
     Every micro-batch touches every trained parameter (`VisionLanguageModel.forward` sees to it),
-    so DDP needs no search for unused ones.
+    so DDP needs no search for unused ones and sharded ranks never wait for each other in vain.
     """
-    if devices < 1:
-        raise ConfigError(f"trainer.devices must be at least 1, got {devices}")
-    if devices == 1:
-        return "auto"
+    if devices < 1 or num_nodes < 1:
+        raise ConfigError(
+            f"trainer.devices and num_nodes must be at least 1, got {devices} and {num_nodes}"
+        )
     backend = "gloo" if accelerator == "cpu" else "nccl"
+    if name is StrategyName.FSDP2:
+        return ShardedStrategy(devices * num_nodes, process_group_backend=backend)
+    if devices * num_nodes == 1:
+        return "auto"
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 over all ranks, with checkpoints of what learns and of nothing else.
+
+    A checkpoint is a folder with one file per rank, which any other number of ranks can take up.
+    """
+
+    def __init__(self, num_ranks: int, *, process_group_backend: str) -> None:
+        super().__init__(
+            data_parallel_size=num_ranks,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=True,
+            process_group_backend=process_group_backend,
+        )
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """This rank's shards of the trained weights, on the CPU."""
+        options = StateDictOptions(cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(self._wrapped, options=options)
+
+    def load_checkpoint(
+        self,
+        checkpoint_path: str | Path,
+        weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature; always
+    ) -> dict[str, Any]:
+        """Fill model and optimisers in place; returns the rest.
+
+        Raises:
+            CheckpointError: it holds other parameters than this stage trains.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        saved = _names_in(path)
+        self.lightning_module.check_saved(saved)  # type: ignore[union-attr, operator]  # VlmModule
+        options = StateDictOptions(ignore_frozen_params=True, strict=False)
+        weights = {"state_dict": get_model_state_dict(self._wrapped, options=options)}
+        dcp.load(weights, checkpoint_id=path)
+        set_model_state_dict(self._wrapped, weights["state_dict"], options=options)
+        for number, optimizer in enumerate(self.optimizers):
+            key = f"optimizer_{number}"
+            state = {key: get_optimizer_state_dict(self._wrapped, optimizer)}
+            dcp.load(state, checkpoint_id=path)
+            set_optimizer_state_dict(self._wrapped, optimizer, optim_state_dict=state[key])
+        rest: dict[str, Any] = torch.load(path / _META, weights_only=True)
+        return rest | {"state_dict": dict.fromkeys(saved)}
+
+    @property
+    def _wrapped(self) -> torch.nn.Module:
+        if self.model is None:
+            raise RuntimeError("the strategy has no model yet")
+        return self.model
+
+
+def _names_in(path: Path) -> set[str]:
+    """Names of the weights in a sharded checkpoint."""
+    metadata: Mapping[str, Any] = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    prefix = "state_dict."
+    return {name.removeprefix(prefix) for name in metadata if name.startswith(prefix)}

@@ -5,6 +5,8 @@ accumulation counter misaligns when the world size changes between two runs.
 """
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +19,18 @@ from core.errors import CheckpointError
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
+from models.sharding import full, materialise, shard, sharding_policy
 from models.vlm import VisionLanguageModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Sharding:
+    """What a module needs to become a sharded one."""
+
+    precision: str
+    """Lightning precision of the stage."""
+    load: Callable[[VisionLanguageModel], None]
+    """Fills weights that are not there yet, on every rank its own part."""
 
 
 class VlmModule(lightning.LightningModule):
@@ -33,6 +46,8 @@ class VlmModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.sharding: Sharding | None = None
+        """Set before training under a strategy that shards the model."""
         self.strict_loading = False  # frozen weights are not in checkpoints; see on_load_checkpoint
         self.model = model
         self.optim = optim
@@ -40,6 +55,15 @@ class VlmModule(lightning.LightningModule):
         self.freeze_report: FreezeReport = apply_freeze(model, policy)
         self.step_metrics: dict[str, torch.Tensor | float] = {}
         """Numbers of the last step, for a callback to log (see callbacks/monitor.py)."""
+
+    def configure_model(self) -> None:
+        """Shard the model over the ranks, where the strategy does that, and load its weights."""
+        if self.device_mesh is None or self.sharding is None:
+            return
+        sharding, self.sharding = self.sharding, None
+        shard(self.model, self.device_mesh["data_parallel"], sharding_policy(sharding.precision))
+        materialise(self.model, self.trainer.strategy.root_device)
+        sharding.load(self.model)
 
     def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Summed loss over the target tokens of a micro-batch."""
@@ -89,7 +113,11 @@ class VlmModule(lightning.LightningModule):
         Raises:
             CheckpointError: its trained parameters aren't the ones this stage trains.
         """
-        saved, expected = set(checkpoint["state_dict"]), self._trainable_names()
+        self.check_saved(set(checkpoint["state_dict"]))
+
+    def check_saved(self, saved: set[str]) -> None:
+        """Refuse a checkpoint by the names of its weights; see `on_load_checkpoint`."""
+        expected = self._trainable_names()
         if saved != expected:
             raise CheckpointError(
                 f"checkpoint does not fit: missing {sorted(expected - saved)[:3]}, "
@@ -108,7 +136,7 @@ class VlmModule(lightning.LightningModule):
     def _clip(self, optimizer: LightningOptimizer) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
-        return torch.nn.utils.clip_grad_norm_(parameters, limit, error_if_nonfinite=True)
+        return full(torch.nn.utils.clip_grad_norm_(parameters, limit, error_if_nonfinite=True))
 
 
 class AlignmentModule(VlmModule):

@@ -1,7 +1,10 @@
 """Which parts of the model learn, said once per stage and reported in numbers."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import torch
 
 from core.errors import ConfigError
 
@@ -59,6 +62,26 @@ class FreezeReport:
         rows = [f"{'part':<16}{'trainable':>16}{'frozen':>16}"]
         rows += [f"{x.part:<16}{x.trainable:>16,}{x.frozen:>16,}" for x in (*self.lines, total)]
         return "\n".join(rows)
+
+
+def cast_frozen(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
+    """Keep what does not learn in a smaller type: nothing is added to it, so nothing is lost.
+
+    16-bit matrix products round frozen weights to the same numbers anyway; buffers (rotary
+    frequencies) stay as they are.
+    """
+    _cast((p for p in model.parameters() if not p.requires_grad), dtype)
+
+
+def cast_all(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
+    """Keep every weight in a smaller type, for answering; buffers stay as they are."""
+    _cast(model.parameters(), dtype)
+
+
+def _cast(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    for parameter in parameters:
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def apply_freeze(model: "VisionLanguageModel", policy: FreezePolicy) -> FreezeReport:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
 
@@ -54,6 +54,37 @@ def load_language_model(config: LanguageModelConfig) -> PreTrainedModel:
         )
     check_language_model(model)
     return model
+
+
+def empty_language_model(config: LanguageModelConfig) -> PreTrainedModel:
+    """The same model without its weights: parameters on the meta device, buffers as they must be.
+
+    `models.sharding` fills it rank by rank, so that no rank ever holds all of it.
+    """
+    from accelerate import init_empty_weights
+
+    arguments: dict[str, Any] = {"revision": config.revision} if config.revision else {}
+    shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            shape, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        )
+    model.tie_weights()
+    check_language_model(model)
+    return model
+
+
+def weights_folder(config: LanguageModelConfig) -> Path:
+    """Local folder of a model's safetensors; a hub name is downloaded to the cache first."""
+    if Path(config.path).is_dir():
+        return Path(config.path)
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            config.path, revision=config.revision or None, allow_patterns=["*.safetensors*"]
+        )
+    )
 
 
 def check_language_model(model: PreTrainedModel) -> None:

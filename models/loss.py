@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from core.tokens import IGNORE_INDEX
 
@@ -23,6 +24,8 @@ def summed_cross_entropy(
     hidden_BTD: torch.Tensor,
     labels_BT: torch.Tensor,
     output_layer: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    chunk: int = 0,
 ) -> LossSum:
     """Sum of -log p(label at t | hidden at t-1) over positions with a label.
 
@@ -30,12 +33,29 @@ def summed_cross_entropy(
     and prompts, pictures and padding need none of it. Without any label the sum is zero and
     every parameter still gets a (zero) gradient.
 
+    With `chunk` logits exist for so many positions at a time, and once more in the backward pass:
+    at a vocabulary of 128k, 1,024 positions are half a gigabyte in float32.
+
     CONTRACT: the first token of a document has no label; its predecessor belongs to another one.
     """
     targets_BT = labels_BT[:, 1:]
     is_target_BT = targets_BT != IGNORE_INDEX
     hidden_KD = hidden_BTD[:, :-1][is_target_BT]
     targets_K = targets_BT[is_target_BT]
+    num_targets = is_target_BT.sum()
+    if not 0 < chunk < targets_K.numel():
+        return LossSum(loss_sum=_loss(hidden_KD, targets_K, output_layer), num_targets=num_targets)
+    parts = [
+        checkpoint(_loss, *part, output_layer, use_reentrant=False, preserve_rng_state=False)
+        for part in zip(hidden_KD.split(chunk), targets_K.split(chunk), strict=True)
+    ]
+    return LossSum(loss_sum=torch.stack(parts).sum(), num_targets=num_targets)
+
+
+def _loss(
+    hidden_KD: torch.Tensor,
+    targets_K: torch.Tensor,
+    output_layer: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
     logits_KV = output_layer(hidden_KD).float()
-    loss_sum = functional.cross_entropy(logits_KV, targets_K, reduction="sum")
-    return LossSum(loss_sum=loss_sum, num_targets=is_target_BT.sum())
+    return functional.cross_entropy(logits_KV, targets_K, reduction="sum")

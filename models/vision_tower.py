@@ -74,6 +74,7 @@ class VisionTower(nn.Module):
     @torch.no_grad()
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         """Features of shape (N, P, E)."""
+        pixels_NCHW = pixels_NCHW.to(next(self.visual.parameters()).dtype)
         if self.config.feature is TowerFeature.PENULTIMATE:
             return self._penultimate(pixels_NCHW)
         return self._pooled_grid(pixels_NCHW)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from core.errors import ConfigError, DataError
 from core.samples import MicroBatch
+from models.attention import AttentionKind, attention_inputs
 from models.connector import Connector
 from models.fusion import fuse
 from models.generation import GenerationLimits, greedy_decode, parts_of
@@ -53,6 +54,10 @@ class VisionLanguageModel(nn.Module):
         self.connector = connector
         self.language_model = language_model
         self.image_token_id = image_token_id
+        self.attention = AttentionKind.MASK
+        """How packed rows are attended; `models/blocks.py` sets it."""
+        self.loss_chunk = 0
+        """Target positions whose logits exist at once; 0 = all."""
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +68,9 @@ class VisionLanguageModel(nn.Module):
         """Summed loss over the targets of packed rows."""
         hidden_BTD = self.hidden_states(micro_batch)
         output_layer = parts_of(self.language_model)[1]
-        return summed_cross_entropy(hidden_BTD, micro_batch.labels_BT, output_layer)
+        return summed_cross_entropy(
+            hidden_BTD, micro_batch.labels_BT, output_layer, chunk=self.loss_chunk
+        )
 
     def logits(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Logits of shape (B, T, V) at every position; for tests and analysis."""
@@ -81,13 +88,9 @@ class VisionLanguageModel(nn.Module):
         embeds_BTD = self.embed(micro_batch.input_ids_BT, images)
         hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
             inputs_embeds=embeds_BTD,
-            # As numbers: from booleans every layer would make them anew (a tenth of a CPU step).
-            attention_mask=additive(
-                document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT),
-                embeds_BTD.dtype,
-            ),
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
+            **attention_inputs(micro_batch, self.attention, embeds_BTD.dtype),
         ).last_hidden_state
         return hidden_BTD
 
@@ -95,7 +98,8 @@ class VisionLanguageModel(nn.Module):
         """Token embeddings with the projected features in their placeholders."""
         embeds_BTD: torch.Tensor = self.language_model.get_input_embeddings()(input_ids_BT)
         if features_NPE is not None:
-            projected_NPD = self.connector(features_NPE)
+            # Sharded parameters compute in another type than they are kept in.
+            projected_NPD = self.connector(features_NPE.to(next(self.connector.parameters()).dtype))
             return fuse(embeds_BTD, projected_NPD, input_ids_BT, self.image_token_id)
         if bool((input_ids_BT == self.image_token_id).any()):
             number = int((input_ids_BT == self.image_token_id).sum())
@@ -200,24 +204,8 @@ class VisionLanguageModel(nn.Module):
         A text-only micro-batch uses no connector; data-parallel training waits for the gradient
         of every parameter on every rank (DDP raises, FSDP hangs), so it takes part with weight 0.
         """
-        features_NPE = torch.zeros(1, 1, self.connector.vision_width, device=self.device)
+        weight = next(self.connector.parameters())
+        shape = (1, 1, self.connector.vision_width)
+        features_NPE = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
         zero: torch.Tensor = 0.0 * self.connector(features_NPE).sum().to(dtype)
         return zero
-
-
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a query may look, -inf elsewhere: what is added to its scores."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
-
-
-def document_mask(document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, 1, T, T): True where a query may look: backwards, inside its own document.
-
-    Of a document with branches it sees what all share (branch 0) and its own branch. Padding has
-    one document id of its own, so it attends to itself and never to data.
-    """
-    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    if bool(branch_ids_BT.any()):
-        key_branch_BT = branch_ids_BT[:, None, :]
-        same_BTT &= (key_branch_BT == 0) | (key_branch_BT == branch_ids_BT[:, :, None])
-    return same_BTT.tril()[:, None]

@@ -10,20 +10,31 @@ from torch import nn
 
 from core.errors import CheckpointError
 from core.files import atomic_write_bytes
+from models.sharding import assign, full
 
 _FORMAT = "irudimen-weights-1"
 
 
 def save_weights(
-    path: Path, parts: Mapping[str, nn.Module], *, dtype: torch.dtype = torch.float32
+    path: Path,
+    parts: Mapping[str, nn.Module],
+    *,
+    dtype: torch.dtype = torch.float32,
+    is_writer: bool = True,
 ) -> None:
-    """Write `{part}.{parameter}` of every part, floating point numbers as `dtype`."""
-    tensors = {
-        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in _unique_tensors(parts).items()
-    }
-    content = safetensors.torch.save(tensors, metadata={"format": _FORMAT})
-    atomic_write_bytes(path, content)
+    """Write `{part}.{parameter}` of every part, floating point numbers as `dtype`.
+
+    Sharded parts are gathered tensor by tensor: every rank must call, one of them writes.
+    """
+    tensors = {}
+    for name, value in _unique_tensors(parts).items():
+        whole = full(value.detach())
+        if is_writer:
+            kept = whole.to(dtype) if whole.is_floating_point() else whole
+            tensors[name] = kept.cpu().contiguous()
+    if is_writer:
+        content = safetensors.torch.save(tensors, metadata={"format": _FORMAT})
+        atomic_write_bytes(path, content)
 
 
 def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
@@ -46,9 +57,8 @@ def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
         if found[name].shape != expected[name].shape:
             shapes = tuple(found[name].shape), tuple(expected[name].shape)
             raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, the model wants {shapes[1]}")
-    with torch.no_grad():
-        for name in relevant:
-            expected[name].copy_(found[name])
+    for name in relevant:
+        assign(expected[name], found[name].__getitem__)
 
 
 def list_parts(path: Path) -> tuple[str, ...]:
@@ -79,12 +89,16 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     """Every tensor of the parts once: tied weights appear under their first name only."""
     tensors: dict[str, torch.Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
+    seen: set[int] = set()
     for part, module in parts.items():
+        # By the parameter itself: a rank's share of a sharded one may be empty, without an address.
+        owners = {
+            name: id(owner) for name, owner in module.named_parameters(remove_duplicate=False)
+        }
         for name, value in module.state_dict().items():
-            identity = (value.data_ptr(), value.shape)
-            if value.numel() and identity in seen:
+            if owners.get(name) in seen:
                 continue
-            seen.add(identity)
+            if name in owners:
+                seen.add(owners[name])
             tensors[f"{part}.{name}"] = value
     return tensors

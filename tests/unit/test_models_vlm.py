@@ -11,10 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.errors import ConfigError, DataError
 from core.samples import MicroBatch
 from core.tokens import IGNORE_INDEX
+from models.attention import document_mask
 from models.connector import ConnectorConfig, build_connector
 from models.freezing import FreezePolicy, apply_freeze
 from models.language_model import LanguageModelConfig, load_language_model, save_language_model
-from models.vlm import VisionLanguageModel, document_mask
+from models.vlm import VisionLanguageModel
 
 IMAGE, PAD, END = 5, 0, 7
 NUM_IMAGE_TOKENS, WIDTH = 3, 16

@@ -1,0 +1,123 @@
+"""A model over several devices (FSDP2): who holds what, and how weights get there.
+
+Every decoder block is gathered only while it computes. Parts in which nothing learns stay whole on
+every rank: sharding a frozen language model in stage 1 would buy communication and nothing else.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from core.errors import CheckpointError
+from models.blocks import decoder_blocks
+from models.vlm import VisionLanguageModel
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def sharding_policy(precision: str) -> MixedPrecisionPolicy:
+    """How sharded parameters compute under a Lightning precision.
+
+    Gradients are summed in float32 whatever the parameters are: 16-bit sums over ranks and
+    micro-batches degrade the result (prismatic-vlms issue 32).
+    """
+    if precision == "32-true":
+        return MixedPrecisionPolicy()
+    param_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    return MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
+
+
+def shard(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Shard the parts of a model in which something learns, in place."""
+    parts = (model.tower, model.connector, model.language_model)
+    whole: set[nn.Parameter] = set()
+    for part in parts:
+        if part is not None and not any(p.requires_grad for p in part.parameters()):
+            whole |= set(part.parameters())
+    if any(p.requires_grad for p in model.language_model.parameters()):
+        for block in decoder_blocks(model.language_model):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
+
+
+def materialise(module: nn.Module, device: torch.device) -> None:
+    """Give parameters on the meta device memory (with undefined content), sharded or not."""
+
+    def real(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor
+
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((part, name))
+    tied = [places for places in owners.values() if len(places) > 1]
+    module._apply(real)  # what to_empty does, but buffers that have content keep it
+    for first, *others in tied:  # each owner has got memory of its own
+        for part, name in others:
+            setattr(part, name, getattr(*first))
+
+
+@torch.no_grad()
+def assign(target: torch.Tensor, read: Callable[[tuple[slice, ...]], torch.Tensor]) -> None:
+    """Fill a tensor from a reader of slices; of a sharded one, only this rank's rows are read."""
+    if not isinstance(target, DTensor):
+        target.copy_(read(tuple(slice(0, size) for size in target.shape)))
+        return
+    local = target.to_local()
+    if local.numel() == 0:
+        return
+    shape, offset = compute_local_shape_and_global_offset(
+        target.shape, target.device_mesh, target.placements
+    )
+    where = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
+    local.copy_(read(where))
+
+
+def load_pretrained(language_model: nn.Module, folder: Path) -> None:
+    """Fill a language model from a folder of safetensors, reading only what this rank holds.
+
+    Raises:
+        CheckpointError: a weight is missing or has another shape.
+    """
+    files = _files_by_name(folder)
+    expected = dict(language_model.named_parameters())
+    if missing := sorted(expected.keys() - files.keys()):
+        raise CheckpointError(
+            f"{folder}: {len(missing)} weights are missing, e.g. {missing[0]}; "
+            "they would stay random"
+        )
+    for file in sorted({files[name] for name in expected}):
+        with safe_open(file, framework="pt") as weights:
+            for name in (name for name in expected if files[name] == file):
+                view = weights.get_slice(name)
+                if tuple(view.get_shape()) != tuple(expected[name].shape):
+                    shapes = tuple(view.get_shape()), tuple(expected[name].shape)
+                    raise CheckpointError(
+                        f"{file}: '{name}' is {shapes[0]}, the model wants {shapes[1]}"
+                    )
+                assign(expected[name], view.__getitem__)
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor, gathered from all ranks where it is sharded (collective)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _files_by_name(folder: Path) -> dict[str, Path]:
+    """Weight name -> the file that holds it."""
+    index, single = folder / _INDEX, folder / _SINGLE
+    if index.is_file():
+        names = json.loads(index.read_bytes())["weight_map"]
+        return {name: folder / file for name, file in names.items()}
+    if not single.is_file():
+        raise CheckpointError(f"{folder} has neither {_SINGLE} nor {_INDEX}")
+    with safe_open(single, framework="pt") as weights:
+        return dict.fromkeys(weights.keys(), single)
