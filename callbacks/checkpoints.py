@@ -1,38 +1,104 @@
-"""Checkpoints that are complete or absent: temporary name, fsync, checksum, rename.
+"""Checkpoints that are complete or absent: temporary name, fsync, checksums, rename.
 
 Lightning's own callback overwrites in place, so a process killed while saving loses the good
-checkpoint along with the new one.
+checkpoint along with the new one. Large states are written by a thread while training goes on.
 """
 
 import dataclasses
-import json
-import os
 import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.checkpoint.api import CheckpointException
 
-from core.errors import ConfigError
-from core.files import atomic_write_text, sha256_file
+from callbacks.checkpoint_files import STATE, SavedState, latest_checkpoint, publish, seal
+from core.distributed import any_rank
+from core.errors import CheckpointError, ConfigError
 from core.log import get_logger
+from core.snapshots import copy_to_cpu, count_bytes
+from lightning_modules.strategy import ShardedStrategy
+
+__all__ = ["AtomicCheckpoint", "SavedState", "latest_checkpoint"]
 
 _LOG = get_logger("checkpoints")
-_STATE = "checkpoint.ckpt"
-_SEAL = "complete.json"
+_SMALL_BYTES = 64 << 20
+"""A state up to this size is written at once: it takes less time than a step of a large model."""
+_FAULTS = (OSError, RuntimeError, CheckpointException)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeepRule:
+    """Which checkpoints stay."""
+
+    last: int = 2
+    """So many of the newest."""
+    every_n_steps: int = 0
+    """Also those of every so many steps; 0 = none."""
+
+    def outdated(self, saved: list[Path], newest: Path) -> list[Path]:
+        """The checkpoints to delete once `newest` is complete.
+
+        Later steps were left by an attempt whose checkpoints are damaged.
+        """
+        place = saved.index(newest)
+        old = saved[: max(0, place + 1 - self.last)]
+        if self.every_n_steps:
+            old = [p for p in old if int(p.name.removeprefix("step=")) % self.every_n_steps]
+        return [*saved[place + 1 :], *old]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A save that is being written."""
+
+    step: int
+    temporary: Path
+    future: "Future[None] | None"
+    """None on ranks that write nothing."""
 
 
 class AtomicCheckpoint(Callback):
-    """Saves every `every_n_steps` optimizer steps and keeps the last few."""
+    """Saves every `every_n_steps` optimizer steps; a failed save costs nothing that was saved.
 
-    def __init__(self, folder: Path, *, every_n_steps: int, keep: int = 2) -> None:
+    At most one save is in flight. What went wrong with it is known at the next one, on every rank
+    alike; `max_failures` in a row are fatal.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every_n_steps: int,
+        keep: int = 2,
+        keep_every_n_steps: int = 0,
+        background_above_bytes: int = _SMALL_BYTES,
+        max_failures: int = 3,
+    ) -> None:
         if every_n_steps < 1 or keep < 1:
             raise ConfigError(f"checkpoint interval {every_n_steps} and keep {keep} must be >= 1")
         self.folder = folder
         self.every_n_steps = every_n_steps
-        self.keep = keep
-        self._last: Path | None = None
+        self.rule = KeepRule(last=keep, every_n_steps=keep_every_n_steps)
+        self.background_above_bytes = background_above_bytes
+        self.max_failures = max_failures
+        self.last_step: int | None = None
+        """Step of the newest checkpoint that this attempt has completed."""
+        self._failures = 0
+        self._pending: _Pending | None = None
+        self._taken = _TakeOnly()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+
+    def setup(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Have Lightning hand over the state instead of writing it."""
+        del args, kwargs
+        if not isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.checkpoint_io = self._taken
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save when the interval is full; never in the middle of an optimizer step."""
@@ -40,82 +106,141 @@ class AtomicCheckpoint(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self.save(trainer)
 
-    def save(self, trainer: lightning.Trainer) -> Path:
-        """Write one complete checkpoint; every rank must call it."""
-        final = self.folder / f"step={trainer.global_step:08d}"
-        if final == self._last:
-            return final
+    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Let the last save end before the stage does."""
+        del args
+        self._settle(trainer)
+
+    def save(self, trainer: lightning.Trainer, *, wait: bool = False) -> bool:
+        """Save this step; every rank must call it.
+
+        Args:
+            trainer: whose state is saved.
+            wait: return only when the checkpoint is complete, or known to have failed.
+
+        Returns:
+            Whether the newest save that is through was good.
+
+        Raises:
+            CheckpointError: too many saves in a row have failed.
+        """
+        is_good = self._settle(trainer)
+        step = trainer.global_step
+        if step == self.last_step:
+            return True
+        final = self.folder / f"step={step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
-        if trainer.is_global_zero:
+        fault = self._open(temporary) if trainer.is_global_zero else ""
+        if fault := trainer.strategy.broadcast(fault):
+            return self._failed(step, temporary, fault, is_writer=trainer.is_global_zero)
+        trainer.save_checkpoint(temporary / STATE)  # collects; what writes is below
+        write, num_bytes = self._what_to_write(trainer)
+        self._pending = self._start(trainer, write, final, temporary)
+        large = any_rank(flag=num_bytes > self.background_above_bytes, device=_device(trainer))
+        return self._settle(trainer) if wait or not large else is_good
+
+    def _what_to_write(self, trainer: lightning.Trainer) -> tuple[Callable[[], None] | None, int]:
+        """The writing of this rank (None: it has nothing to write), and its bytes."""
+        if isinstance(trainer.strategy, ShardedStrategy):
+            return trainer.strategy.take()
+        return self._taken.take()
+
+    def _start(
+        self,
+        trainer: lightning.Trainer,
+        write: Callable[[], None] | None,
+        final: Path,
+        temporary: Path,
+    ) -> _Pending:
+        step = trainer.global_step
+        future: Future[None] | None = None
+        if trainer.is_global_zero and write is not None:
+            future = self._writer.submit(self._write, write, final, temporary, step)
+        elif write is not None:
+            future = self._writer.submit(write)
+        return _Pending(step=step, temporary=temporary, future=future)
+
+    def _write(self, write: Callable[[], None], final: Path, temporary: Path, step: int) -> None:
+        """Write, seal, rename; only then delete what is older."""
+        write()
+        seal(temporary, step)
+        if final.exists():  # left by an attempt that was resumed before it: it is damaged
+            shutil.rmtree(final)
+        publish(temporary, final)
+        for old in self.rule.outdated(sorted(self.folder.glob("step=*")), final):
+            shutil.rmtree(old)
+
+    def _open(self, temporary: Path) -> str:
+        """Make room for a save; returns what went wrong."""
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(".step=*.tmp"):
                 shutil.rmtree(stale)
             temporary.mkdir()
-        trainer.strategy.barrier("checkpoint_folder")
-        trainer.save_checkpoint(temporary / _STATE)
-        if trainer.is_global_zero:
-            _seal(temporary, trainer.global_step)
-            if final.exists():  # left by an attempt that was resumed before it: it is damaged
-                shutil.rmtree(final)
-            temporary.rename(final)
-            _fsync_folder(self.folder)
-            self._prune(final)
-        trainer.strategy.barrier("checkpoint_done")
-        self._last = final
-        return final
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
 
-    def _prune(self, newest: Path) -> None:
-        """Keep the last few; later steps were left by an attempt whose checkpoints are damaged."""
-        saved = sorted(self.folder.glob("step=*"))
-        last = saved.index(newest)
-        for old in (*saved[last + 1 :], *saved[: max(0, last + 1 - self.keep)]):
-            shutil.rmtree(old)
+    def _settle(self, trainer: lightning.Trainer) -> bool:
+        """Wait for the save in flight; all ranks learn alike whether it was good."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return True
+        fault = ""
+        try:
+            if pending.future is not None:
+                pending.future.result()
+        except _FAULTS as error:
+            fault = f"{type(error).__name__}: {error}".strip()
+        if any_rank(flag=bool(fault), device=_device(trainer)):
+            return self._failed(
+                pending.step, pending.temporary, fault, is_writer=trainer.is_global_zero
+            )
+        self.last_step, self._failures = pending.step, 0
+        return True
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class SavedState:
-    """A checkpoint that is whole."""
-
-    path: Path
-    step: int
-
-
-def latest_checkpoint(folder: Path) -> SavedState | None:
-    """The newest checkpoint whose checksum holds; damaged ones are named and passed over."""
-    for candidate in sorted(folder.glob("step=*"), reverse=True):
-        reason = _damage(candidate)
-        if reason is None:
-            step = json.loads((candidate / _SEAL).read_text())["step"]
-            return SavedState(path=candidate / _STATE, step=step)
-        _LOG.warning("checkpoint %s is damaged (%s); trying the one before", candidate, reason)
-    return None
-
-
-def _seal(folder: Path, step: int) -> None:
-    state = folder / _STATE
-    with state.open("rb+") as file:
-        os.fsync(file.fileno())
-    seal = {"step": step, "sha256": sha256_file(state), "num_bytes": state.stat().st_size}
-    atomic_write_text(folder / _SEAL, json.dumps(seal))
+    def _failed(self, step: int, temporary: Path, fault: str, *, is_writer: bool) -> bool:
+        """Say it, tidy up, count it; what was saved before is still there."""
+        self._failures += 1
+        if is_writer:
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = "none yet" if self.last_step is None else f"that of step {self.last_step}"
+            _LOG.error(
+                "the checkpoint of step %d could not be written to %s (%s); the newest of this "
+                "attempt is %s. Failure %d of %d in a row",
+                *(step, self.folder, fault or "on another rank", kept),
+                *(self._failures, self.max_failures),
+            )
+        if self._failures >= self.max_failures:
+            raise CheckpointError(
+                f"{self._failures} checkpoints in a row could not be written to {self.folder} "
+                f"({fault or 'see rank 0'}); make room or repair the storage and start again: the "
+                "newest whole checkpoint is still there"
+            )
+        return False
 
 
-def _damage(folder: Path) -> str | None:
-    state, seal = folder / _STATE, folder / _SEAL
-    if not state.is_file() or not seal.is_file():
-        return "a file is missing"
-    try:
-        expected = json.loads(seal.read_bytes())
-        _ = expected["step"], expected["num_bytes"], expected["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return f"{_SEAL} is not one"
-    if state.stat().st_size != expected["num_bytes"]:
-        return f"{state.stat().st_size} bytes instead of {expected['num_bytes']}"
-    return None if sha256_file(state) == expected["sha256"] else "checksum differs"
+class _TakeOnly(TorchCheckpointIO):
+    """Keeps a copy of the state that Lightning wants to save, for a thread to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state: tuple[Mapping[str, Any], Path] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Copy now: the parameters change with the next step."""
+        del storage_options
+        self._state = (copy_to_cpu(checkpoint), Path(path))
+
+    def take(self) -> tuple[Callable[[], None] | None, int]:
+        """The writing of the state, once; its size in bytes."""
+        if self._state is None:
+            return None, 0
+        (state, path), self._state = self._state, None
+        return lambda: torch.save(state, path), count_bytes(state)
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _device(trainer: lightning.Trainer) -> torch.device:
+    return trainer.strategy.root_device

@@ -38,5 +38,9 @@ class Preemption(Callback):
         if trainer.global_step >= trainer.max_steps:
             return
         if any_rank(flag=self.flag.is_set, device=module.device):
-            path = self.checkpoint.save(trainer)
-            raise PreemptedError(f"stopped at step {trainer.global_step}, saved to {path}")
+            # A save that fails is tried once more: there is no later one.
+            is_saved = self.checkpoint.save(trainer, wait=True)
+            is_saved = is_saved or self.checkpoint.save(trainer, wait=True)
+            step, saved = trainer.global_step, self.checkpoint.last_step
+            told = f"saved to {self.checkpoint.folder}" if is_saved else f"saved: step {saved}"
+            raise PreemptedError(f"stopped at step {step}, {told}")

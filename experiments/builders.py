@@ -102,7 +102,10 @@ def build_trainer(
 ) -> lightning.Trainer:
     """A step-based Trainer that saves, logs and stops the way this house does."""
     checkpoint = AtomicCheckpoint(
-        folder / "checkpoints", every_n_steps=config.checkpoint_every_n_steps
+        folder / "checkpoints",
+        every_n_steps=config.checkpoint_every_n_steps,
+        keep=config.keep_checkpoints,
+        keep_every_n_steps=config.keep_every_n_steps,
     )
     return lightning.Trainer(
         accelerator=config.accelerator,

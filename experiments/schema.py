@@ -255,7 +255,11 @@ class TrainerConfig:
     num_workers: int = 0
     """DataLoader workers; the order of samples does not depend on them."""
     checkpoint_every_n_steps: int = 50
-    """Most steps lost on SIGKILL."""
+    """Most steps lost on SIGKILL (and those during which a large state is being written)."""
+    keep_checkpoints: int = 2
+    """So many of the newest stay until the stage is done."""
+    keep_every_n_steps: int = 0
+    """Checkpoints of every so many steps stay too; 0 = none."""
     log_every_n_steps: int = 10
     """Interval of logged metrics."""
     allow_data_change: bool = False
@@ -267,13 +271,15 @@ class TrainerConfig:
             "devices",
             "num_nodes",
             "runs_per_gpu",
+            "keep_checkpoints",
             "checkpoint_every_n_steps",
             "log_every_n_steps",
         ):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"trainer.{name} must be at least 1, got {value}")
-        if self.num_workers < 0:
-            raise ConfigError(f"trainer.num_workers must be 0 or more, got {self.num_workers}")
+        for name in ("num_workers", "keep_every_n_steps"):
+            if (value := getattr(self, name)) < 0:
+                raise ConfigError(f"trainer.{name} must be 0 or more, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

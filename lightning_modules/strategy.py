@@ -1,10 +1,11 @@
 """Where a stage runs: one device or several, from plain words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint.state_dict import (
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from core.errors import ConfigError
+from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.compute import StrategyName
 
 _META = "meta.pt"
@@ -55,11 +57,43 @@ class ShardedStrategy(ModelParallelStrategy):
             save_distributed_checkpoint=True,
             process_group_backend=process_group_backend,
         )
+        self._taken: tuple[dict[str, Any], dict[str, Any], Path] | None = None
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """This rank's shards of the trained weights, on the CPU."""
         options = StateDictOptions(cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self._wrapped, options=options)
+
+    def setup_environment(self) -> None:
+        """Start the processes, and a group of their own for threads that write checkpoints."""
+        super().setup_environment()
+        self._writers = dist.new_group(backend="gloo")
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Keep a copy of this rank's part of the state, for `take`."""
+        del storage_options
+        path = Path(self.broadcast(filepath))
+        optimizers = enumerate(checkpoint.pop("optimizer_states", []))
+        parts = {"state_dict": checkpoint.pop("state_dict")}
+        parts |= {f"optimizer_{number}": state for number, state in optimizers}
+        self._taken = (copy_to_cpu(parts), copy_to_cpu(checkpoint), path)
+
+    def take(self) -> tuple[Callable[[], None] | None, int]:
+        """The writing of the state that was kept, to be run on every rank; its bytes here."""
+        if self._taken is None:
+            return None, 0
+        (parts, rest, path), self._taken = self._taken, None
+        group, is_first = self._writers, self.is_global_zero
+
+        def write() -> None:
+            path.mkdir(exist_ok=True)
+            if is_first:
+                torch.save(rest, path / _META)
+            dcp.save(parts, checkpoint_id=path, process_group=group)
+
+        return write, count_bytes(parts)
 
     def load_checkpoint(
         self,
