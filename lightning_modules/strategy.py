@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch.distributed.checkpoint import FileSystemReader, state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -91,7 +91,7 @@ class ShardedStrategy(ModelParallelStrategy):
             path.mkdir(exist_ok=True)
             if is_first:
                 torch.save(rest, path / _META)
-            dcp.save(parts, checkpoint_id=path, process_group=group)
+            state_dict_saver.save(parts, checkpoint_id=path, process_group=group)
 
         return write, count_bytes(parts)
 
@@ -109,13 +109,15 @@ class ShardedStrategy(ModelParallelStrategy):
         saved = _names_in(path)
         self.lightning_module.check_saved(saved)  # type: ignore[union-attr, operator]  # VlmModule
         options = StateDictOptions(ignore_frozen_params=True, strict=False)
-        weights = {"state_dict": get_model_state_dict(self._wrapped, options=options)}
-        dcp.load(weights, checkpoint_id=path)
+        ours = get_model_state_dict(self._wrapped, options=options)
+        # Tied weights are saved under one of their names.
+        weights = {"state_dict": {name: ours[name] for name in saved}}
+        state_dict_loader.load(weights, checkpoint_id=path)
         set_model_state_dict(self._wrapped, weights["state_dict"], options=options)
         for number, optimizer in enumerate(self.optimizers):
             key = f"optimizer_{number}"
             state = {key: get_optimizer_state_dict(self._wrapped, optimizer)}
-            dcp.load(state, checkpoint_id=path)
+            state_dict_loader.load(state, checkpoint_id=path)
             set_optimizer_state_dict(self._wrapped, optimizer, optim_state_dict=state[key])
         rest: dict[str, Any] = torch.load(path / _META, weights_only=True)
         return rest | {"state_dict": dict.fromkeys(saved)}
@@ -129,6 +131,6 @@ class ShardedStrategy(ModelParallelStrategy):
 
 def _names_in(path: Path) -> set[str]:
     """Names of the weights in a sharded checkpoint."""
-    metadata: Mapping[str, Any] = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    metadata: Mapping[str, Any] = FileSystemReader(path).read_metadata().state_dict_metadata
     prefix = "state_dict."
     return {name.removeprefix(prefix) for name in metadata if name.startswith(prefix)}

@@ -121,7 +121,9 @@ def varlen_attention(
     scale: float | None,
 ) -> torch.Tensor:
     """Causal attention inside every document of rows laid end to end; (B, T, H, C) out."""
-    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.10; CUDA only
+    from torch.nn.attention import varlen  # torch >= 2.10; CUDA only
+
+    varlen_attn: Any = varlen.varlen_attn
 
     num_rows, num_heads, num_tokens, width = query_BHTC.shape
     known = inspect.signature(varlen_attn).parameters  # it changed from release to release
