@@ -40,6 +40,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that would train nothing."""
+        if self.optimizer is not OptimizerName.ADAMW:
+            raise ConfigError(f"optim.optimizer={self.optimizer} is not there yet; use adamw")
         if self.lr <= 0:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction < 1:

@@ -32,6 +32,8 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""
+        if self.kind is not TuningKind.FULL:
+            raise ConfigError(f"tuning.kind={self.kind} is not there yet; use full")
         if self.rank < 1:
             raise ConfigError(f"tuning.rank must be at least 1, got {self.rank}")
         if not 0.0 <= self.dropout < 1.0:
