@@ -47,7 +47,7 @@ def summed_cross_entropy(
         return LossSum(loss_sum=_loss(hidden_KD, targets_K, output_layer), num_targets=num_targets)
     parts = [
         checkpoint(_loss, *part, output_layer, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(hidden_KD.split(chunk), targets_K.split(chunk), strict=True)
+        for part in zip(torch.split(hidden_KD, chunk), torch.split(targets_K, chunk), strict=True)
     ]
     return LossSum(loss_sum=torch.stack(parts).sum(), num_targets=num_targets)
 
