@@ -62,7 +62,8 @@ class GpuSlots:
         """A place that nobody has, None without one."""
         left = list(self.places)
         for place in taken:
-            left.remove(place)
+            if place in left:  # a run that was started without a place has taken none
+                left.remove(place)
         return left[0] if left else None
 
 

@@ -41,6 +41,7 @@ def test_too_few_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cpu_has_no_places_and_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert GpuSlots.of(TrainerConfig()).places == ()
+    assert GpuSlots.of(TrainerConfig()).free(["", ""]) is None, "stage runs without a place"
     assert compute_device("cpu") == compute_device("auto") == torch.device("cpu")
     assert not uses_gpu("auto")
     with pytest.raises(ConfigError, match="torch sees no GPU"):
