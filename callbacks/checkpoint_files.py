@@ -6,7 +6,6 @@ A state is one file (one process, DDP) or a folder of one file per rank (FSDP2);
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,14 @@ class SavedState:
     step: int
 
 
-def latest_checkpoint(
-    folder: Path, *, warn: Callable[..., None] = _LOG.warning
-) -> SavedState | None:
+def latest_checkpoint(folder: Path) -> SavedState | None:
     """The newest checkpoint whose checksums hold; damaged ones are named, kept and passed over."""
     for candidate in sorted(folder.glob("step=*"), reverse=True):
         reason = damage(candidate)
         if reason is None:
             step = json.loads((candidate / _SEAL).read_text())["step"]
             return SavedState(path=candidate / STATE, step=step)
-        warn("checkpoint %s is damaged (%s); trying the one before", candidate, reason)
+        _LOG.warning("checkpoint %s is damaged (%s); trying the one before", candidate, reason)
     return None
 
 

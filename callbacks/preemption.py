@@ -41,6 +41,7 @@ class Preemption(Callback):
             # A save that fails is tried once more: there is no later one.
             is_saved = self.checkpoint.save(trainer, wait=True)
             is_saved = is_saved or self.checkpoint.save(trainer, wait=True)
-            step, saved = trainer.global_step, self.checkpoint.last_step
-            told = f"saved to {self.checkpoint.folder}" if is_saved else f"saved: step {saved}"
-            raise PreemptedError(f"stopped at step {step}, {told}")
+            told = "saved to" if is_saved else "NOT saved; what was saved before is in"
+            raise PreemptedError(
+                f"stopped at step {trainer.global_step}, {told} {self.checkpoint.folder}"
+            )

@@ -1,22 +1,12 @@
 """Rank arithmetic that works with and without a process group."""
 
-from collections.abc import Mapping
-
 import torch
 import torch.distributed as dist
-
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""Set by torchrun, by Lightning for the ranks it starts, by its multi-node users, by srun."""
 
 
 def is_initialized() -> bool:
     """Whether a process group is up."""
     return dist.is_available() and dist.is_initialized()
-
-
-def is_assistant(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as a rank other than the first of all nodes."""
-    return any(environment.get(name, "0") != "0" for name in _RANK_VARIABLES)
 
 
 def get_rank() -> int:

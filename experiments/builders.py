@@ -110,10 +110,7 @@ def build_trainer(
     return lightning.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        num_nodes=config.num_nodes,
-        strategy=build_strategy(
-            config.accelerator, config.devices, num_nodes=config.num_nodes, name=strategy
-        ),
+        strategy=build_strategy(config.accelerator, config.devices, name=strategy),
         precision=precision,  # type: ignore[arg-type]  # validated by Lightning itself
         max_steps=num_steps,
         max_epochs=-1,

@@ -24,7 +24,6 @@ from experiments.specs import (
     spec_manifests,
     spec_weights,
 )
-from models.adapters import TuningConfig
 
 RECIPE_VERSION = dict.fromkeys(StageKind, 1)
 """Raise a number when the code of that stage changes its results: old results stop matching."""
@@ -34,9 +33,7 @@ _EXECUTION_ONLY = ("num_workers", "compute")
 _YOUNGER = {
     "share_of": "samples",
     "phases": [],
-    "optimizer": "adamw",
     "weights": "float32",
-    "tuning": to_plain(TuningConfig()),
 }
 """Fields that older stores don't know: at these values a spec means what it meant without them."""
 _DEEP_VERIFY_BYTES = 1 << 30

@@ -12,7 +12,6 @@ from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig
-from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
 from models.vision_tower import VisionTowerConfig
 
@@ -187,8 +186,6 @@ class TrainConfig:
     """Gaussian noise on cached features, in units of the features."""
     max_bad_fraction: float = 0.01
     """More unusable samples than this share of a source are an error."""
-    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
-    """What of the language model learns, in stages in which it does."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     """Speed and memory; leaves the result as it is."""
 
@@ -245,9 +242,7 @@ class TrainerConfig:
     accelerator: str = "cpu"
     """Lightning accelerator."""
     devices: int = 1
-    """Processes per stage run and node."""
-    num_nodes: int = 1
-    """Machines per stage run."""
+    """Processes per stage run."""
     runs_per_gpu: int = 1
     """Stage runs that share one GPU; small models leave most of it idle."""
     precision: str = "32-true"
@@ -269,7 +264,6 @@ class TrainerConfig:
         """Check the numbers that have no type to protect them."""
         for name in (
             "devices",
-            "num_nodes",
             "runs_per_gpu",
             "keep_checkpoints",
             "checkpoint_every_n_steps",

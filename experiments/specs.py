@@ -17,7 +17,6 @@ from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, Train
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
-from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
 from models.language_model import LanguageModelConfig
 from models.vision_tower import VisionTowerConfig
@@ -67,8 +66,6 @@ class TrainSpec:
     """Seed of the connector's initialisation; the data's seed is in the mixture."""
     precision: str = "32-true"
     """Lightning precision: it changes the result."""
-    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
-    """What of the language model learns."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     """Execution only: no part of the address."""
 
@@ -214,6 +211,5 @@ def _train_spec(
         num_steps=stage.num_steps,
         seed=config.cell.seed,
         precision=config.trainer.precision,
-        tuning=stage.tuning,
         compute=stage.compute,
     )

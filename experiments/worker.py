@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from core.config import load_config
-from core.distributed import is_assistant
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
 from core.log import show_info
@@ -85,7 +84,7 @@ def run(path: Path) -> int:
     _stop_with_parent(flag)
     _set_up_logs()
     folder = StageFolder(path)
-    if is_assistant(os.environ):
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         return _assist(folder, flag)
     with folder.locked():
         if folder.is_done():

@@ -3,20 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Iterable
-from enum import StrEnum
 
 import torch
 
 from core.errors import ConfigError
-
-
-class OptimizerName(StrEnum):
-    """Which optimiser; it changes results, so it is part of a stage's address."""
-
-    ADAMW = "adamw"
-    """torch's fused AdamW."""
-    ADAMW_8BIT = "adamw_8bit"
-    """bitsandbytes' AdamW with 8-bit moments: a quarter of the optimiser's memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +25,9 @@ class OptimConfig:
     """Second-moment decay of AdamW (beta1 is 0.9)."""
     grad_clip: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-    optimizer: OptimizerName = OptimizerName.ADAMW
-    """Which optimiser."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that would train nothing."""
-        if self.optimizer is not OptimizerName.ADAMW:
-            raise ConfigError(f"optim.optimizer={self.optimizer} is not there yet; use adamw")
         if self.lr <= 0:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction < 1:

@@ -26,21 +26,19 @@ _META = "meta.pt"
 
 
 def build_strategy(
-    accelerator: str, devices: int, *, num_nodes: int = 1, name: StrategyName = StrategyName.AUTO
+    accelerator: str, devices: int, *, name: StrategyName = StrategyName.AUTO
 ) -> Strategy | str:
     """A Lightning strategy: the plain one for one device, DDP or FSDP2 for several.
 
     Every micro-batch touches every trained parameter (`VisionLanguageModel.forward` sees to it),
     so DDP needs no search for unused ones and sharded ranks never wait for each other in vain.
     """
-    if devices < 1 or num_nodes < 1:
-        raise ConfigError(
-            f"trainer.devices and num_nodes must be at least 1, got {devices} and {num_nodes}"
-        )
+    if devices < 1:
+        raise ConfigError(f"trainer.devices must be at least 1, got {devices}")
     backend = "gloo" if accelerator == "cpu" else "nccl"
     if name is StrategyName.FSDP2:
-        return ShardedStrategy(devices * num_nodes, process_group_backend=backend)
-    if devices * num_nodes == 1:
+        return ShardedStrategy(devices, process_group_backend=backend)
+    if devices == 1:
         return "auto"
     return DDPStrategy(process_group_backend=backend, find_unused_parameters=False)
 
@@ -99,7 +97,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self,
         checkpoint_path: str | Path,
-        weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature; always
+        weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
     ) -> dict[str, Any]:
         """Fill model and optimisers in place; returns the rest.
 

@@ -59,7 +59,8 @@ def materialise(module: nn.Module, device: torch.device) -> None:
         for name, parameter in part.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append((part, name))
     tied = [places for places in owners.values() if len(places) > 1]
-    module._apply(real)  # type: ignore[no-untyped-call]  # what to_empty does, but buffers that have content keep it
+    # What to_empty does, but buffers that have content keep it.
+    module._apply(real)  # type: ignore[no-untyped-call]
     for first, *others in tied:  # each owner has got memory of its own
         for part, name in others:
             setattr(part, name, getattr(*first))

@@ -55,7 +55,7 @@ class VisionLanguageModel(nn.Module):
         self.language_model = language_model
         self.image_token_id = image_token_id
         self.attention = AttentionKind.MASK
-        """How packed rows are attended; `models/blocks.py` sets it."""
+        """How packed rows are attended; a stage sets it when it is built."""
         self.loss_chunk = 0
         """Target positions whose logits exist at once; 0 = all."""
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from callbacks.checkpoint_files import damage, seal
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 
 NUM_STEPS, EVERY_N_STEPS = 7, 2
 
@@ -29,16 +30,17 @@ class Walk(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(folder: Path, *, num_steps: int = NUM_STEPS, keep: int = 2) -> None:
+def train(folder: Path, *, num_steps: int = NUM_STEPS, keep: int = 2, **settings: int) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=num_steps,
-        callbacks=[AtomicCheckpoint(folder, every_n_steps=EVERY_N_STEPS, keep=keep)],
+        callbacks=[AtomicCheckpoint(folder, every_n_steps=EVERY_N_STEPS, keep=keep, **settings)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    torch.manual_seed(0)
     trainer.fit(Walk(), DataLoader(torch.ones(32, 2), batch_size=2))
 
 
@@ -154,3 +156,87 @@ def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(folder: Path) ->
     assert saved is not None
     assert saved.step == 2
     assert [path.name for path in folder.iterdir()] == ["step=00000002"]
+
+
+def test_milestones_stay(tmp_path: Path) -> None:
+    train(tmp_path, num_steps=14, keep=1, keep_every_n_steps=4)
+    steps = [int(path.name.split("=")[1]) for path in sorted(tmp_path.iterdir())]
+    assert steps == [4, 8, 12, 14]
+
+
+def test_a_state_written_beside_the_training_is_that_of_its_step(tmp_path: Path) -> None:
+    """The parameters go on changing while the thread writes; the copy does not."""
+    for name, size in (("at_once", 1 << 30), ("beside", 0)):
+        train(tmp_path / name, keep=3, background_above_bytes=size)
+    for step in (2, 4, 6):
+        first, second = (
+            torch.load(tmp_path / name / f"step={step:08d}" / "checkpoint.ckpt", weights_only=True)
+            for name in ("at_once", "beside")
+        )
+        torch.testing.assert_close(second["state_dict"], first["state_dict"], rtol=0, atol=0)
+        assert second["global_step"] == first["global_step"] == step
+    assert latest_checkpoint(tmp_path / "beside") is not None
+
+
+@pytest.mark.parametrize("size", [0, 1 << 30])
+def test_a_full_disk_costs_nothing_that_was_saved(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path, num_steps=4, background_above_bytes=size)
+    write = torch.save
+    failures = iter([True, True])
+
+    def save(state: object, path: Path) -> None:
+        if next(failures, False):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(state, path)
+
+    monkeypatch.setattr(torch, "save", save)
+    train(tmp_path, num_steps=9, background_above_bytes=size)  # steps 2 and 4 fail, 6 and 8 don't
+    assert caplog.text.count("No space left on device") == 2
+    assert not list(tmp_path.glob(".step=*"))
+    saved = latest_checkpoint(tmp_path)
+    assert saved is not None
+    assert saved.step == 8
+
+
+def test_the_third_failure_in_a_row_is_fatal_and_keeps_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, num_steps=4)
+
+    def full(state: object, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="3 checkpoints in a row"):
+        train(tmp_path, num_steps=20)
+    saved = latest_checkpoint(tmp_path)
+    assert saved is not None
+    assert saved.step == 4
+
+
+def _sharded(folder: Path) -> Path:
+    """What a state of two ranks looks like."""
+    state = folder / "step=00000006" / "checkpoint.ckpt"
+    state.mkdir(parents=True)
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"):
+        (state / name).write_bytes(name.encode() * 9)
+    seal(folder / "step=00000006", 6)
+    return state
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"])
+def test_every_file_of_a_sharded_state_counts(tmp_path: Path, name: str) -> None:
+    state = _sharded(tmp_path)
+    assert damage(state.parent) is None
+    content = (state / name).read_bytes()
+    (state / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert damage(state.parent) == f"checkpoint.ckpt/{name}: checksum differs"
+    (state / name).write_bytes(content[:-1])
+    assert damage(state.parent) == (
+        f"checkpoint.ckpt/{name}: {len(content) - 1} bytes instead of {len(content)}"
+    )
+    (state / name).unlink()
+    assert damage(state.parent) == f"checkpoint.ckpt/{name}: No such file or directory"

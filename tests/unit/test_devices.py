@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from core.distributed import is_assistant
 from core.errors import ConfigError
 from experiments.devices import GpuSlots, compute_device, uses_gpu
 from experiments.schema import TrainerConfig
@@ -46,18 +45,3 @@ def test_a_cpu_has_no_places_and_a_missing_gpu_is_said(monkeypatch: pytest.Monke
     assert not uses_gpu("auto")
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         compute_device("gpu")
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, False),
-        ({"LOCAL_RANK": "0", "RANK": "0"}, False),
-        ({"LOCAL_RANK": "1"}, True),
-        ({"LOCAL_RANK": "0", "RANK": "8"}, True),  # torchrun on a second node
-        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, True),
-        ({"SLURM_PROCID": "3"}, True),
-    ],
-)
-def test_one_rank_keeps_the_books(environment: dict[str, str], *, expected: bool) -> None:
-    assert is_assistant(environment) is expected

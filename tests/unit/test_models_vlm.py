@@ -13,7 +13,7 @@ from core.samples import MicroBatch
 from core.tokens import IGNORE_INDEX
 from models.attention import document_mask
 from models.connector import ConnectorConfig, build_connector
-from models.freezing import FreezePolicy, apply_freeze
+from models.freezing import FreezePolicy, apply_freeze, cast_all, cast_frozen
 from models.language_model import LanguageModelConfig, load_language_model, save_language_model
 from models.vlm import VisionLanguageModel
 
@@ -274,3 +274,24 @@ def test_language_models_with_missing_weights_are_refused(tmp_path: Path) -> Non
     safetensors.torch.save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights.*model\.layers\.1\.mlp\.up_proj"):
         load_language_model(LanguageModelConfig(path=str(tmp_path / "lm")))
+
+
+def test_what_is_frozen_shrinks_and_buffers_stay() -> None:
+    model = build_model()
+    apply_freeze(model, FreezePolicy(connector=True, language_model=False))
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    cast_frozen(model, torch.bfloat16)
+    assert {p.dtype for p in model.connector.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(dict(model.named_buffers()), buffers, rtol=0, atol=0)
+
+
+def test_a_model_in_bfloat16_answers() -> None:
+    model = build_model()
+    cast_all(model, torch.bfloat16)
+    prompts, images = prompts_and_images(5)
+    answers = model.generate(
+        prompts, images, max_new_tokens=4, end_token_id=END, pad_token_id=PAD, batch_size=2
+    )
+    assert len(answers) == 5
+    assert all(0 < len(answer) <= 4 for answer in answers)
