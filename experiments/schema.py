@@ -11,6 +11,7 @@ from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
 from lightning_modules.compute import ComputeConfig
+from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
 from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
@@ -312,6 +313,14 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; name two languages")
+        for name, stage in (("align", self.align), ("instruct", self.instruct)):
+            check_combination(
+                name,
+                optimizer=stage.optim.optimizer,
+                tuning=stage.tuning.kind,
+                strategy=stage.compute.strategy,
+                trains_language_model=name == "instruct",
+            )
 
     @property
     def backbone(self) -> BackboneConfig:

@@ -13,7 +13,7 @@ from core.chat import PromptStyle
 from datamodules.mixture_config import MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.mixtures import manifest_path, stage_components, used_lines
-from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, TrainConfig
+from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, Stages, TrainConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
@@ -82,6 +82,8 @@ class EvaluateSpec:
     """The benchmark's manifest."""
     languages: tuple[str, ...]
     settings: EvaluateConfig
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """How the last stage tuned the language model, which says what its weights file holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,11 +159,14 @@ def instruct_spec(config: RunConfig) -> TrainSpec:
 
 def evaluate_spec(config: RunConfig) -> EvaluateSpec:
     """The benchmark in both languages."""
+    is_aligned_only = config.cell.stages is Stages.ALIGN_ONLY
+    last_stage = config.align if is_aligned_only else config.instruct
     return EvaluateSpec(
         model=_vlm_spec(config),
         manifest=manifest_path(config, config.data.benchmark),
         languages=(config.languages.base, config.languages.target),
         settings=config.evaluate,
+        tuning=last_stage.tuning,
     )
 
 

@@ -9,6 +9,9 @@ import torch
 
 from core.errors import ConfigError
 
+MIN_8BIT_SIZE = 4096
+"""Tensors with fewer numbers keep 32-bit moments (norms, biases), as bitsandbytes advises."""
+
 
 class OptimizerName(StrEnum):
     """Which optimiser; it changes results, so it is part of a stage's address."""
@@ -40,8 +43,6 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that would train nothing."""
-        if self.optimizer is not OptimizerName.ADAMW:
-            raise ConfigError(f"optim.optimizer={self.optimizer} is not there yet; use adamw")
         if self.lr <= 0:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction < 1:
@@ -57,9 +58,20 @@ class OptimConfig:
 
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], config: OptimConfig
-) -> torch.optim.AdamW:
+) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; the rate comes from `lr_factor`."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if config.optimizer is OptimizerName.ADAMW_8BIT:
+        from bitsandbytes.optim import AdamW8bit  # seconds to import, and most runs need none of it
+
+        optimizer: torch.optim.Optimizer = AdamW8bit(
+            trainable,
+            lr=config.lr,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            min_8bit_size=MIN_8BIT_SIZE,
+        )
+        return optimizer
     return torch.optim.AdamW(
         trainable,
         lr=config.lr,
