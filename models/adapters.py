@@ -6,6 +6,7 @@ What is sound where, and why: docs/LOWBIT.md.
 import dataclasses
 import math
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,7 +78,7 @@ def quantise(language_model: nn.Module) -> None:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name in _linear_names(language_model):
-        old = language_model.get_submodule(name)
+        old: Any = language_model.get_submodule(name)
         new = Linear4bit(
             old.in_features,
             old.out_features,
@@ -155,7 +156,7 @@ def merge_adapters(language_model: nn.Module) -> None:
     """
     for name, module in list(language_model.named_modules()):
         if hasattr(module, _DOWN) and hasattr(module, "base_layer"):
-            plain = _written_out(module.base_layer)  # type: ignore[arg-type]
+            plain = _written_out(module.base_layer)
             delta_OI = _delta(module).to(plain.weight.device)
             plain.weight.data = (plain.weight.data.float() + delta_OI).to(plain.weight.dtype)
             language_model.set_submodule(name, plain)
@@ -166,11 +167,11 @@ def merge_adapters(language_model: nn.Module) -> None:
         language_model.__dict__.pop(mark, None)
 
 
-def _delta(layer: nn.Module) -> torch.Tensor:
+def _delta(layer: Any) -> torch.Tensor:
     """What an adapter adds to the weight (out, in) of its layer, in float32."""
-    down_RI = layer.lora_A[_ADAPTER].weight.detach().float()  # type: ignore[index, union-attr]
-    up_OR = layer.lora_B[_ADAPTER].weight.detach().float()  # type: ignore[index, union-attr]
-    delta_OI: torch.Tensor = layer.scaling[_ADAPTER] * (up_OR @ down_RI)  # type: ignore[index]
+    down_RI = layer.lora_A[_ADAPTER].weight.detach().float()
+    up_OR = layer.lora_B[_ADAPTER].weight.detach().float()
+    delta_OI: torch.Tensor = layer.scaling[_ADAPTER] * (up_OR @ down_RI)
     return delta_OI
 
 

@@ -287,7 +287,13 @@ def test_sharding_goes_with_neither_low_bits_nor_adapters() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "tuning", "strategy", "learns", "words"),
     [
-        ("adamw_8bit", "full", "fsdp2", True, ("instruct.optim.optimizer=adamw_8bit", "set optimizer=adamw")),
+        (
+            "adamw_8bit",
+            "full",
+            "fsdp2",
+            True,
+            ("instruct.optim.optimizer=adamw_8bit", "set optimizer=adamw"),
+        ),
         ("adamw", "qlora", "fsdp2", True, ("instruct.tuning.kind=qlora", "set strategy=ddp")),
         ("adamw", "lora", "fsdp2", True, ("instruct.tuning.kind=lora", "set strategy=ddp")),
         ("adamw", "lora", "auto", False, ("kind=lora", "frozen in this stage", "kind=qlora")),
