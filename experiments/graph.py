@@ -24,6 +24,7 @@ from experiments.specs import (
     spec_manifests,
     spec_weights,
 )
+from models.adapters import TuningConfig
 
 RECIPE_VERSION = dict.fromkeys(StageKind, 1)
 """Raise a number when the code of that stage changes its results: old results stop matching."""
@@ -33,6 +34,8 @@ _EXECUTION_ONLY = ("num_workers", "compute")
 _YOUNGER = {
     "share_of": "samples",
     "phases": [],
+    "optimizer": "adamw",
+    "tuning": to_plain(TuningConfig()),
     "weights": "float32",
 }
 """Fields that older stores don't know: at these values a spec means what it meant without them."""

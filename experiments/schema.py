@@ -11,7 +11,9 @@ from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
 from lightning_modules.compute import ComputeConfig
+from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
+from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
 from models.vision_tower import VisionTowerConfig
 
@@ -186,6 +188,8 @@ class TrainConfig:
     """Gaussian noise on cached features, in units of the features."""
     max_bad_fraction: float = 0.01
     """More unusable samples than this share of a source are an error."""
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """What of the language model learns, in stages in which it does."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     """Speed and memory; leaves the result as it is."""
 
@@ -306,6 +310,14 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; name two languages")
+        for name, stage in (("align", self.align), ("instruct", self.instruct)):
+            check_combination(
+                name,
+                optimizer=stage.optim.optimizer,
+                tuning=stage.tuning.kind,
+                strategy=stage.compute.strategy,
+                trains_language_model=name == "instruct",
+            )
 
     @property
     def backbone(self) -> BackboneConfig:

@@ -13,10 +13,11 @@ from core.chat import PromptStyle
 from datamodules.mixture_config import MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.mixtures import manifest_path, stage_components, used_lines
-from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, TrainConfig
+from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, Stages, TrainConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
+from models.adapters import TuningConfig
 from models.connector import ConnectorConfig
 from models.language_model import LanguageModelConfig
 from models.vision_tower import VisionTowerConfig
@@ -66,6 +67,8 @@ class TrainSpec:
     """Seed of the connector's initialisation; the data's seed is in the mixture."""
     precision: str = "32-true"
     """Lightning precision: it changes the result."""
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """What of the language model learns."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     """Execution only: no part of the address."""
 
@@ -79,6 +82,8 @@ class EvaluateSpec:
     """The benchmark's manifest."""
     languages: tuple[str, ...]
     settings: EvaluateConfig
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """How the last stage tuned the language model, which says what its weights file holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,11 +159,14 @@ def instruct_spec(config: RunConfig) -> TrainSpec:
 
 def evaluate_spec(config: RunConfig) -> EvaluateSpec:
     """The benchmark in both languages."""
+    is_aligned_only = config.cell.stages is Stages.ALIGN_ONLY
+    last_stage = config.align if is_aligned_only else config.instruct
     return EvaluateSpec(
         model=_vlm_spec(config),
         manifest=manifest_path(config, config.data.benchmark),
         languages=(config.languages.base, config.languages.target),
         settings=config.evaluate,
+        tuning=last_stage.tuning,
     )
 
 
@@ -211,5 +219,6 @@ def _train_spec(
         num_steps=stage.num_steps,
         seed=config.cell.seed,
         precision=config.trainer.precision,
+        tuning=stage.tuning,
         compute=stage.compute,
     )

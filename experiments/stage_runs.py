@@ -33,12 +33,14 @@ from experiments.schema import EvaluationWeights, TrainerConfig
 from experiments.specs import EvaluateSpec, FeaturesSpec, PretrainSpec, TrainSpec
 from experiments.store import StageFolder
 from lightning_modules.compute import StrategyName
+from lightning_modules.lowbit import check_combination
 from lightning_modules.vlm_module import (
     AlignmentModule,
     InstructionModule,
     Sharding,
     VlmModule,
 )
+from models.adapters import adapter_names, tune
 from models.folding import fold_batch_norms
 from models.freezing import cast_all, cast_frozen
 from models.vision_tower import VisionTower, load_vision_tower
@@ -176,6 +178,8 @@ def run_instruct(spec: TrainSpec, context: StageContext) -> None:
 def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     """Ask the trained model every question of the benchmark."""
     parts = build_vlm(spec.model, cache=feature_folder(context), seed=0)
+    learned = "instruct" in context.inputs
+    tune(parts.model.language_model, spec.tuning, seed=0, learns=learned)
     for role in ("align", "instruct"):
         if role in context.inputs:
             load_parts(parts.model, context.inputs[role] / WEIGHTS)
@@ -200,6 +204,13 @@ def _train(
     data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
     is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    check_combination(
+        "stage",
+        optimizer=spec.optim.optimizer,
+        tuning=spec.tuning.kind,
+        strategy=spec.compute.strategy,
+        trains_language_model=module_class is InstructionModule,
+    )
     parts = build_vlm(
         spec.model, cache=feature_folder(context), seed=spec.seed, is_empty=is_sharded
     )
@@ -212,6 +223,8 @@ def _train(
 
     if not is_sharded:
         fill(parts.model)
+        learns = module_class is InstructionModule
+        tune(parts.model.language_model, spec.tuning, seed=spec.seed, learns=learns)
     data = data_class(
         spec.stream,
         chat=parts.chat,
@@ -226,6 +239,8 @@ def _train(
     if spec.precision != "32-true":
         cast_frozen(parts.model, torch.bfloat16)
     apply_compute(parts.model, spec.compute, context.trainer.accelerator)
+    if spec.tuning.dropout and adapter_names(parts.model.language_model):
+        module.dropout_seed = spec.seed
     if is_sharded:
         module.sharding = Sharding(precision=spec.precision, load=fill)
     is_first = fit(context, module, data, spec, strategy=spec.compute.strategy)

@@ -16,11 +16,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from core.distributed import all_reduce_sum
 from core.errors import CheckpointError
+from core.rng import named_key
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
 from models.sharding import full, materialise, shard, sharding_policy
 from models.vlm import VisionLanguageModel
+
+_MAX_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,8 @@ class VlmModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.sharding: Sharding | None = None
         """Set before training under a strategy that shards the model."""
+        self.dropout_seed: int | None = None
+        """Set where adapters have dropout: its noise is then a function of seed, step and rank."""
         self.strict_loading = False  # frozen weights are not in checkpoints; see on_load_checkpoint
         self.model = model
         self.optim = optim
@@ -73,6 +78,9 @@ class VlmModule(lightning.LightningModule):
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
         """One optimizer step: the summed loss over all ranks' targets, divided by their number."""
         del batch_idx
+        if self.dropout_seed is not None:  # torch's dropout knows the global generator only
+            place = ("dropout", self.trainer.global_step, self.global_rank)
+            torch.manual_seed(named_key(self.dropout_seed, *place) & _MAX_SEED)
         optimizer = cast(LightningOptimizer, self.optimizers())
         totals = torch.tensor([batch.num_targets], dtype=torch.float64, device=self.device)
         num_targets = float(all_reduce_sum(totals).clamp(min=1).item())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.errors import ConfigError
+from models.adapters import learnable_names, num_weights
 
 if TYPE_CHECKING:
     from models.vlm import VisionLanguageModel
@@ -21,7 +22,7 @@ class FreezePolicy:
     connector: bool = True
     """The connector."""
     language_model: bool = False
-    """Every weight of the language model."""
+    """Every weight of the language model; where it has adapters, those alone."""
 
     def __post_init__(self) -> None:
         """Refuse what would silently not happen."""
@@ -93,13 +94,13 @@ def apply_freeze(model: "VisionLanguageModel", policy: FreezePolicy) -> FreezeRe
     for name, part in parts.items():
         if part is None:
             continue
-        learns = flags.get(name, False)
-        for parameter in part.parameters():
-            parameter.requires_grad_(learns and parameter.is_floating_point())
-            if not learns:
+        chosen = learnable_names(part) if flags.get(name, False) else frozenset()
+        for key, parameter in part.named_parameters():
+            parameter.requires_grad_(key in chosen)
+            if key not in chosen:
                 parameter.grad = None
         count = {True: 0, False: 0}
         for parameter in part.parameters():
-            count[parameter.requires_grad] += parameter.numel()
+            count[parameter.requires_grad] += num_weights(parameter)
         lines.append(FreezeLine(part=name, trainable=count[True], frozen=count[False]))
     return FreezeReport(lines=tuple(lines))

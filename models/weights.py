@@ -10,6 +10,7 @@ from torch import nn
 
 from core.errors import CheckpointError
 from core.files import atomic_write_bytes
+from models.adapters import adapter_names
 from models.sharding import assign, full
 
 _FORMAT = "irudimen-weights-1"
@@ -87,7 +88,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """Every tensor of the parts once: tied weights appear under their first name only."""
+    """Every tensor of the parts once: tied weights appear under their first name only.
+
+    Of a part with adapters those alone: its other weights are inputs that nothing has changed.
+    """
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for part, module in parts.items():
@@ -95,7 +99,10 @@ def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
         owners = {
             name: id(owner) for name, owner in module.named_parameters(remove_duplicate=False)
         }
+        only = adapter_names(module)
         for name, value in module.state_dict().items():
+            if only and name not in only:
+                continue
             if owners.get(name) in seen:
                 continue
             if name in owners:
