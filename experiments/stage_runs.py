@@ -41,6 +41,7 @@ from lightning_modules.vlm_module import (
 )
 from models.folding import fold_batch_norms
 from models.freezing import cast_all, cast_frozen
+from models.language_model import loading_dtype
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 from models.weights import list_parts, load_weights, save_weights
@@ -175,11 +176,13 @@ def run_instruct(spec: TrainSpec, context: StageContext) -> None:
 
 def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     """Ask the trained model every question of the benchmark."""
-    parts = build_vlm(spec.model, cache=feature_folder(context), seed=0)
+    is_half = spec.settings.weights is EvaluationWeights.BFLOAT16
+    dtype = torch.bfloat16 if is_half else torch.float32
+    parts = build_vlm(spec.model, cache=feature_folder(context), seed=0, dtype=dtype)
     for role in ("align", "instruct"):
         if role in context.inputs:
             load_parts(parts.model, context.inputs[role] / WEIGHTS)
-    if spec.settings.weights is EvaluationWeights.BFLOAT16:
+    if is_half:
         cast_all(parts.model, torch.bfloat16)
     answerer = VlmAnswerer(
         parts.model.eval().to(compute_device(context.trainer.accelerator)),
@@ -200,8 +203,13 @@ def _train(
     data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
     is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    is_frozen = module_class is AlignmentModule and spec.precision != "32-true"
     parts = build_vlm(
-        spec.model, cache=feature_folder(context), seed=spec.seed, is_empty=is_sharded
+        spec.model,
+        cache=feature_folder(context),
+        seed=spec.seed,
+        is_empty=is_sharded,
+        dtype=torch.bfloat16 if is_frozen else loading_dtype(spec.precision),
     )
 
     def fill(model: VisionLanguageModel) -> None:
