@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from core.errors import ConfigError, DataError
+from core.hub import explain, hub_arguments
 from core.samples import Role, Sample, Turn
 from core.tokens import IMAGE_MARK, IMAGE_TOKEN
 
@@ -33,6 +34,10 @@ class ChatTemplate:
     system_suffix: str
     pad_token: str
     image_token: str = IMAGE_TOKEN
+    separator: str = ""
+    """Between an answer and the next turn; no target."""
+    added_tokens: tuple[str, ...] = ()
+    """Marks that are added to a tokenizer without them; the embeddings are then resized."""
 
 
 EMBEDDED = ChatTemplate(
@@ -65,7 +70,35 @@ LLAMA3 = ChatTemplate(
 """Llama-3.1 headers without the stock template's date block, which it repeats per call
 (LLaVA-NeXT issue 267). The picture's placeholder reuses a reserved token: no resized embeddings."""
 
-TEMPLATES = {template.name: template for template in (EMBEDDED, LLAMA3)}
+_CHATML_HEADER = "<|im_start|>{role}\n"
+
+SMOLLM2 = ChatTemplate(
+    name="smollm2",
+    bos="",
+    user_prefix=_CHATML_HEADER.format(role="user"),
+    user_suffix="<|im_end|>\n",
+    assistant_prefix=_CHATML_HEADER.format(role="assistant"),
+    assistant_suffix="<|im_end|>",
+    system_prefix=_CHATML_HEADER.format(role="system"),
+    system_suffix="<|im_end|>\n",
+    pad_token="<gh_stars>",
+    image_token="<empty_output>",
+    separator="\n",
+)
+"""ChatML as SmolLM2-Instruct has it, without the English system turn its stock template puts first.
+Padding and placeholder reuse marks of its code data: its own pad token is its end mark, and id 0
+is the end of a document, so that a mask made from ids would hide real tokens."""
+
+CHATML = dataclasses.replace(
+    SMOLLM2,
+    name="chatml",
+    pad_token="<|fim_pad|>",
+    image_token="<|image_pad|>",
+    added_tokens=("<|fim_pad|>", "<|image_pad|>"),
+)
+"""ChatML for any other tokenizer that has `<|im_start|>` and `<|im_end|>` (Qwen's has all four)."""
+
+TEMPLATES = {template.name: template for template in (EMBEDDED, LLAMA3, SMOLLM2, CHATML)}
 
 
 class PromptStyle(StrEnum):
@@ -90,16 +123,18 @@ class TokenSequence(NamedTuple):
     branch_ids_T: np.ndarray
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer from a folder or a hub name.
+def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer from a folder or, at a revision, by its name on the hub.
 
     Raises:
-        ConfigError: nothing there, or a tokenizer without character offsets.
+        ConfigError: nothing there, no access, no revision, or a tokenizer without offsets.
     """
+    arguments = hub_arguments(path, revision, kind="tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **arguments)
     except (OSError, ValueError) as error:
-        message = f"no tokenizer at '{path}': {error}. Give a folder with tokenizer.json"
+        reason = explain(error, path, revision)
+        message = f"no tokenizer at '{path}': {reason}. Give a folder with tokenizer.json"
         raise ConfigError(message) from error
     if not tokenizer.is_fast:
         raise ConfigError(f"tokenizer '{path}' gives no character offsets; a fast one is needed")
@@ -119,10 +154,12 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.template = template
         self.num_image_tokens = num_image_tokens
+        _add_tokens(tokenizer, template.added_tokens)
         self.image_token_id = self._single_id(template.image_token)
         self.pad_token_id = self._single_id(template.pad_token)
         self.end_token_id = self._single_id(template.assistant_suffix)
-        marks = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        self._check_marks()
+        marks = sorted(_special_tokens(tokenizer), key=len, reverse=True)
         self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
 
     def encode(self, sample: Sample, style: PromptStyle) -> TokenSequence:
@@ -147,13 +184,17 @@ class ChatFormat:
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
         """Ids (int64, shape (T,)) of a conversation up to where the assistant must speak."""
-        pieces = [*self._chat(turns), (self.template.assistant_prefix, False)]
-        return self._tokenize(pieces)[0]
+        pieces = self._chat(turns)
+        if pieces[-1][1]:
+            pieces.append((self.template.separator, False))
+        return self._tokenize([*pieces, (self.template.assistant_prefix, False)])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated ids, up to the end mark."""
         end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
-        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text.strip()
 
     def _single_id(self, token: str) -> int:
@@ -164,6 +205,19 @@ class ChatFormat:
                 f"makes {len(ids)}; choose the template that belongs to the backbone"
             )
         return ids[0]
+
+    def _check_marks(self) -> None:
+        """Padding must be told from ends and pictures by its id."""
+        names = {
+            self.pad_token_id: self.template.pad_token,
+            self.end_token_id: self.template.assistant_suffix,
+            self.image_token_id: self.template.image_token,
+        }
+        if len(names) < len(("pad", "end", "image")):
+            raise ConfigError(
+                f"template '{self.template.name}': padding, end mark and placeholder must be three "
+                f"tokens, got {sorted(names.values())}"
+            )
 
     def _chat(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
         template = self.template
@@ -180,6 +234,8 @@ class ChatFormat:
             self._check_content(turn.content)
             if is_target and not turn.content.strip():
                 raise DataError("empty answer", "empty answer")
+            if pieces[-1][1] and template.separator:
+                pieces.append((template.separator, False))
             pieces += [(prefix, False), (turn.content + suffix, is_target)]
         return pieces
 
@@ -240,6 +296,21 @@ class ChatFormat:
         piece_of_token = np.searchsorted(starts, offsets[:, 0], side="right") - 1
         is_target = np.asarray([target for _, target in expanded], dtype=bool)
         return np.asarray(encoding["input_ids"], dtype=np.int64), is_target[piece_of_token]
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Every control token: the named ones are a few of Llama-3's 256."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Append those a tokenizer lacks, as control tokens that no text can spell."""
+    known = tokenizer.get_vocab()
+    missing = [AddedToken(token, special=True, normalized=False) for token in tokens
+               if token not in known]  # fmt: skip
+    if missing:
+        tokenizer.add_tokens(missing, special_tokens=True)
 
 
 def _split_at_picture(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:

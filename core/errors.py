@@ -6,6 +6,8 @@ Kept apart from the code that raises them so that every layer can catch them by 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MANY, _FEW = 60, 12
+"""Of more names than _MANY only the _FEW nearest are told."""
 UNDECODABLE = "picture cannot be decoded"
 """The fault of a picture that its library refuses."""
 
@@ -48,4 +50,8 @@ def unknown_name(kind: str, value: str, known: Iterable[str], *, fix: str = "") 
     names = sorted(known)
     near = get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{value}'.{hint} Known: {', '.join(names) or 'none'}. {fix}".rstrip()
+    few = get_close_matches(value, names, n=_FEW, cutoff=0) if len(names) > _MANY else names
+    more = f" and {len(names) - len(few)} more" if len(few) < len(names) else ""
+    return (
+        f"unknown {kind} '{value}'.{hint} Known: {', '.join(few) or 'none'}{more}. {fix}".rstrip()
+    )

@@ -21,7 +21,12 @@ from lightning_modules.strategy import build_strategy
 from models.attention import AttentionKind, use_packed_attention
 from models.blocks import checkpoint_activations, compile_blocks
 from models.connector import build_connector
-from models.language_model import empty_language_model, load_language_model, weights_folder
+from models.language_model import (
+    empty_language_model,
+    fit_vocabulary,
+    load_language_model,
+    weights_folder,
+)
 from models.sharding import load_pretrained
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
@@ -45,7 +50,14 @@ class VlmParts:
         return self.model.tower.transform(image)
 
 
-def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int, is_empty: bool = False) -> VlmParts:
+def build_vlm(
+    spec: VlmSpec,
+    *,
+    cache: Path | None,
+    seed: int,
+    is_empty: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> VlmParts:
     """Build the model of a spec with a freshly initialised connector.
 
     Args:
@@ -53,20 +65,22 @@ def build_vlm(spec: VlmSpec, *, cache: Path | None, seed: int, is_empty: bool = 
         cache: folder of a finished feature cache; None loads the tower itself.
         seed: seed of the connector's weights.
         is_empty: leave the language model without weights, for `fill_language_model`.
+        dtype: type of the language model's weights (`models.language_model.loading_dtype`).
     """
     features = FeatureCache.open(cache) if cache is not None else None
     tower = load_vision_tower(spec.tower) if features is None else None
     width, num_tokens = _shape(tower, features)
     load = empty_language_model if is_empty else load_language_model
-    language_model = load(spec.language_model)
+    language_model = load(spec.language_model, dtype=dtype)
     connector = build_connector(
         spec.connector,
         vision_width=width,
         model_width=language_model.config.hidden_size,
         seed=seed,
     )
-    tokenizer = load_tokenizer(spec.language_model.path)
+    tokenizer = load_tokenizer(spec.language_model.path, revision=spec.language_model.revision)
     chat = ChatFormat(tokenizer, TEMPLATES[spec.template], num_image_tokens=num_tokens)
+    fit_vocabulary(language_model, len(tokenizer))
     model = VisionLanguageModel(
         tower, connector, language_model, image_token_id=chat.image_token_id
     )

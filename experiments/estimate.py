@@ -101,7 +101,7 @@ def _train(spec: TrainSpec, *, trains_lm: bool, cache: Path) -> Estimate:
 def _chat(spec: TrainSpec) -> ChatFormat:
     model = spec.model
     num_image_tokens = count_image_tokens(model.tower)
-    tokenizer = load_tokenizer(model.language_model.path)
+    tokenizer = load_tokenizer(model.language_model.path, revision=model.language_model.revision)
     return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=num_image_tokens)
 
 

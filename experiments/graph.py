@@ -37,6 +37,8 @@ _YOUNGER = {
     "optimizer": "adamw",
     "tuning": to_plain(TuningConfig()),
     "weights": "float32",
+    "library": "open_clip",
+    "hub_revision": "",
 }
 """Fields that older stores don't know: at these values a spec means what it meant without them."""
 _DEEP_VERIFY_BYTES = 1 << 30

@@ -124,7 +124,7 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     if not isinstance(spec, TrainSpec):
         raise TypeError(f"stage '{node.kind}' trains nothing")
     chat = ChatFormat(
-        load_tokenizer(spec.model.language_model.path),
+        load_tokenizer(spec.model.language_model.path, revision=spec.model.language_model.revision),
         TEMPLATES[spec.model.template],
         num_image_tokens=count_image_tokens(spec.model.tower),
     )

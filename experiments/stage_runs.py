@@ -40,9 +40,10 @@ from lightning_modules.vlm_module import (
     Sharding,
     VlmModule,
 )
-from models.adapters import adapter_names, tune
+from models.adapters import TuningKind, adapter_names, tune
 from models.folding import fold_batch_norms
 from models.freezing import cast_all, cast_frozen
+from models.language_model import loading_dtype
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
 from models.weights import list_parts, load_weights, save_weights
@@ -175,15 +176,27 @@ def run_instruct(spec: TrainSpec, context: StageContext) -> None:
     _train(spec, context, InstructionModule, InstructionDataModule)
 
 
+def _before_tuning(dtype: torch.dtype, kind: TuningKind) -> torch.dtype:
+    """Type to load in: 4 bits are always made of float32, so that every stage gets the same."""
+    return torch.float32 if kind is TuningKind.QLORA else dtype
+
+
 def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     """Ask the trained model every question of the benchmark."""
-    parts = build_vlm(spec.model, cache=feature_folder(context), seed=0)
+    is_half = spec.settings.weights is EvaluationWeights.BFLOAT16
+    dtype = torch.bfloat16 if is_half else torch.float32
+    parts = build_vlm(
+        spec.model,
+        cache=feature_folder(context),
+        seed=0,
+        dtype=_before_tuning(dtype, spec.tuning.kind),
+    )
     learned = "instruct" in context.inputs
     tune(parts.model.language_model, spec.tuning, seed=0, learns=learned)
     for role in ("align", "instruct"):
         if role in context.inputs:
             load_parts(parts.model, context.inputs[role] / WEIGHTS)
-    if spec.settings.weights is EvaluationWeights.BFLOAT16:
+    if is_half:
         cast_all(parts.model, torch.bfloat16)
     answerer = VlmAnswerer(
         parts.model.eval().to(compute_device(context.trainer.accelerator)),
@@ -204,15 +217,22 @@ def _train(
     data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
     is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    learns = module_class is InstructionModule
     check_combination(
         "stage",
         optimizer=spec.optim.optimizer,
         tuning=spec.tuning.kind,
         strategy=spec.compute.strategy,
-        trains_language_model=module_class is InstructionModule,
+        trains_language_model=learns,
     )
+    is_frozen = not learns and spec.precision != "32-true"
+    dtype = torch.bfloat16 if is_frozen else loading_dtype(spec.precision)
     parts = build_vlm(
-        spec.model, cache=feature_folder(context), seed=spec.seed, is_empty=is_sharded
+        spec.model,
+        cache=feature_folder(context),
+        seed=spec.seed,
+        is_empty=is_sharded,
+        dtype=_before_tuning(dtype, spec.tuning.kind),
     )
 
     def fill(model: VisionLanguageModel) -> None:
@@ -223,7 +243,6 @@ def _train(
 
     if not is_sharded:
         fill(parts.model)
-        learns = module_class is InstructionModule
         tune(parts.model.language_model, spec.tuning, seed=spec.seed, learns=learns)
     data = data_class(
         spec.stream,

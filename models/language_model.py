@@ -3,12 +3,12 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
+from core.hub import explain, hub_arguments
 
 _LOGIT_TRICKS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings that change logits after the output layer; the label-only loss does not apply them."""
@@ -21,21 +21,31 @@ class LanguageModelConfig:
     path: str
     """Local folder or hub name."""
     revision: str = ""
-    """Hub revision; empty for a local folder."""
+    """Hub revision, a commit or (knowingly moving) main; empty for a local folder."""
 
 
-def load_language_model(config: LanguageModelConfig) -> PreTrainedModel:
-    """Load a causal LM in fp32 with SDPA attention.
+def loading_dtype(precision: str) -> torch.dtype:
+    """Type of the loaded weights under a Lightning precision.
+
+    Only `bf16-true` keeps 16-bit weights; mixed precision learns in float32.
+    """
+    return torch.bfloat16 if precision == "bf16-true" else torch.float32
+
+
+def load_language_model(
+    config: LanguageModelConfig, *, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Load a causal LM with SDPA attention; bfloat16 takes 16 GB for 8B, float32 32.
 
     Raises:
-        CheckpointError: nothing there, or weights that would stay random.
-        ConfigError: an architecture whose logits our loss would get wrong.
+        CheckpointError: nothing there, no access, or weights that would stay random.
+        ConfigError: a hub name without revision; logits that our loss would get wrong.
     """
-    arguments: dict[str, Any] = {"revision": config.revision} if config.revision else {}
+    arguments = hub_arguments(config.path, config.revision, kind="language model")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             config.path,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
@@ -43,10 +53,7 @@ def load_language_model(config: LanguageModelConfig) -> PreTrainedModel:
             **arguments,
         )
     except (OSError, ValueError) as error:
-        message = f"no language model at '{config.path}': {error}"
-        raise CheckpointError(
-            f"{message}. Give a folder with config.json and safetensors"
-        ) from error
+        raise _not_there(config, error) from error
     if random := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
         raise CheckpointError(
             f"language model '{config.path}': {len(random)} weights are not in the file "
@@ -56,18 +63,26 @@ def load_language_model(config: LanguageModelConfig) -> PreTrainedModel:
     return model
 
 
-def empty_language_model(config: LanguageModelConfig) -> PreTrainedModel:
+def empty_language_model(
+    config: LanguageModelConfig, *, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """The same model without its weights: parameters on the meta device, buffers as they must be.
 
     `models.sharding` fills it rank by rank, so that no rank ever holds all of it.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_language_model`.
     """
     from accelerate import init_empty_weights
 
-    arguments: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-    shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
+    arguments = hub_arguments(config.path, config.revision, kind="language model")
+    try:
+        shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
+    except (OSError, ValueError) as error:
+        raise _not_there(config, error) from error
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            shape, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            shape, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )
     model.tie_weights()
     check_language_model(model)
@@ -75,15 +90,53 @@ def empty_language_model(config: LanguageModelConfig) -> PreTrainedModel:
 
 
 def weights_folder(config: LanguageModelConfig) -> Path:
-    """Local folder of a model's safetensors; a hub name is downloaded to the cache first."""
+    """Local folder of a model's safetensors; a hub name is downloaded to the cache first.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_language_model`.
+    """
     if Path(config.path).is_dir():
         return Path(config.path)
     from huggingface_hub import snapshot_download
 
-    return Path(
-        snapshot_download(
-            config.path, revision=config.revision or None, allow_patterns=["*.safetensors*"]
+    arguments = hub_arguments(config.path, config.revision, kind="language model")
+    patterns = ["*.safetensors", "*.safetensors.index.json"]
+    try:
+        return Path(snapshot_download(config.path, allow_patterns=patterns, **arguments))
+    except (OSError, ValueError) as error:
+        raise _not_there(config, error) from error
+
+
+def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
+    """Give tokens that a template added their rows: each the mean of the rows that were there.
+
+    A tokenizer smaller than the embeddings (padded ones) changes nothing.
+
+    Raises:
+        ConfigError: the model has no weights yet (sharded loading), so there is no mean.
+    """
+    embeddings = model.get_input_embeddings()
+    before = embeddings.num_embeddings
+    if num_tokens <= before:
+        return
+    if embeddings.weight.is_meta:
+        raise ConfigError(
+            f"the chat template adds {num_tokens - before} tokens, which sharded loading can't; "
+            "take a template whose marks the tokenizer has, or another compute.strategy"
         )
+    # Not transformers' own mean_resizing: that one draws from the global random numbers.
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            weight_VD = layer.weight
+            weight_VD[before:] = weight_VD[:before].float().mean(dim=0).to(weight_VD.dtype)
+
+
+def _not_there(config: LanguageModelConfig, error: Exception) -> CheckpointError:
+    reason = explain(error, config.path, config.revision)
+    return CheckpointError(
+        f"no language model at '{config.path}': {reason}. "
+        "Give a folder with config.json and safetensors, or a hub name"
     )
 
 

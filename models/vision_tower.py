@@ -1,4 +1,4 @@
-"""The frozen vision tower: pictures -> grid of features, from an open_clip model.
+"""The frozen vision tower: pictures -> grid of features; from open_clip, transformers or timm.
 
 Two kinds of features. `penultimate` is LLaVA's (and the paper's): patch tokens of the block before
 the last, without class token and final norm. `pooled_grid` is for convolutional towers: the pooled
@@ -17,11 +17,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, unknown_name
+from models import hf_tower, timm_tower
 from models.image_transform import TRANSFORM_VERSION, ImageTransform, ResizeMode
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+
+class TowerLibrary(StrEnum):
+    """Who wrote the weights, and so how they are named."""
+
+    OPEN_CLIP = "open_clip"
+    """open_clip's own models and the timm models it wraps."""
+    TRANSFORMERS = "transformers"
+    """CLIPVisionModel, e.g. openai/clip-vit-large-patch14-336."""
+    TIMM = "timm"
+    """Any vision transformer of timm, e.g. vit_base_patch16_clip_224.openai."""
 
 
 class TowerFeature(StrEnum):
@@ -37,12 +49,18 @@ class TowerFeature(StrEnum):
 class VisionTowerConfig:
     """Which tower, and what is taken from it."""
 
+    library: TowerLibrary = TowerLibrary.OPEN_CLIP
+    """Whose format the weights have."""
     path: str = ""
-    """Folder with open_clip_config.json and model.safetensors."""
+    """Folder with configuration and weights; of open_clip, open_clip_config.json and
+    model.safetensors."""
     name: str = ""
-    """open_clip model name, when there is no folder, e.g. ViT-L-14-336-quickgelu."""
+    """When there is no folder: open_clip's model name (ViT-L-14-336-quickgelu), or the name on the
+    hub (openai/clip-vit-large-patch14-336)."""
     pretrained: str = ""
-    """open_clip weights tag of that name, e.g. openai."""
+    """open_clip only: the weights tag of that name, e.g. openai."""
+    hub_revision: str = ""
+    """transformers and timm: the commit on the hub, or (knowingly moving) main."""
     feature: TowerFeature = TowerFeature.PENULTIMATE
     """Kind of features."""
     grids: tuple[int, ...] = (1, 2)
@@ -50,6 +68,16 @@ class VisionTowerConfig:
 
     def __post_init__(self) -> None:
         """Check the grids; where the weights are is checked when they are loaded."""
+        is_open_clip = self.library is TowerLibrary.OPEN_CLIP
+        if (self.pretrained and not is_open_clip) or (self.hub_revision and is_open_clip):
+            raise ConfigError(
+                f"tower.library={self.library.value} with pretrained='{self.pretrained}', "
+                f"hub_revision='{self.hub_revision}': a tag is open_clip's, a revision the others'"
+            )
+        if not is_open_clip and self.feature is TowerFeature.POOLED_GRID:
+            raise ConfigError(
+                f"tower.feature=pooled_grid needs tower.library=open_clip, got {self.library.value}"
+            )
         if not self.grids or min(self.grids) < 1:
             raise ConfigError(f"tower.grids must be positive sizes, got {self.grids}")
 
@@ -66,7 +94,7 @@ class VisionTower(nn.Module):
         self.transform = transform
         self._fingerprint = ""
         if config.feature is TowerFeature.PENULTIMATE:
-            self.num_image_tokens, self.width = _patch_shape(visual)
+            self.num_image_tokens, self.width = _shape_of(visual, config)
         else:
             self.num_image_tokens = sum(size * size for size in config.grids)
             self.width = _head_width(visual)
@@ -98,6 +126,10 @@ class VisionTower(nn.Module):
         return self._fingerprint
 
     def _penultimate(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        if self.config.library is TowerLibrary.TRANSFORMERS:
+            return hf_tower.penultimate_states(self.visual, pixels_NCHW)
+        if self.config.library is TowerLibrary.TIMM:
+            return timm_tower.penultimate_states(self.visual, pixels_NCHW)
         outputs = self.visual.forward_intermediates(  # type: ignore[operator]
             pixels_NCHW,
             indices=[-2],
@@ -126,12 +158,20 @@ def pool_grids(maps_NCHW: torch.Tensor, grids: Sequence[int]) -> torch.Tensor:
 
 
 def load_vision_tower(config: VisionTowerConfig) -> VisionTower:
-    """Load a tower from a local folder or by its open_clip name.
+    """Load a tower from a local folder or by its name.
 
     Raises:
-        ConfigError: neither or both of folder and name, or features the model can't give.
-        CheckpointError: the weights are missing or do not fit.
+        ConfigError: neither or both of folder and name, an activation that isn't the weights',
+            a hub name without revision, or features the model can't give.
+        CheckpointError: the weights are missing, can't be had or do not fit.
     """
+    if config.library is TowerLibrary.TRANSFORMERS:
+        source, revision = _source(config), config.hub_revision
+        visual = hf_tower.load_clip_vision(source, revision)
+        return VisionTower(visual, config, hf_tower.read_transform(source, revision))
+    if config.library is TowerLibrary.TIMM:
+        trunk = timm_tower.load_timm(_source(config), config.hub_revision)
+        return VisionTower(trunk, config, timm_tower.transform_of(trunk))
     import open_clip  # needs torchvision, which runs on cached features don't
 
     identifier, pretrained = _identify(config)
@@ -150,6 +190,10 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
     """
     if config.feature is TowerFeature.POOLED_GRID:
         return sum(size * size for size in config.grids)
+    if config.library is TowerLibrary.TRANSFORMERS:
+        return hf_tower.read_shape(_source(config), config.hub_revision)[0]
+    if config.library is TowerLibrary.TIMM:
+        return timm_tower.patch_shape(timm_tower.empty_timm(_source(config)))[0]
     import open_clip  # as above
 
     identifier, _ = _identify(config)
@@ -167,19 +211,44 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
     return _patch_shape(model.visual)[0]
 
 
-def _identify(config: VisionTowerConfig) -> tuple[str, str | None]:
+def _source(config: VisionTowerConfig) -> str:
     if bool(config.path) == bool(config.name):
         raise ConfigError(
             f"tower needs either path or name, got path='{config.path}' name='{config.name}'"
         )
+    return config.path or config.name
+
+
+def _identify(config: VisionTowerConfig) -> tuple[str, str | None]:
+    _source(config)
     if config.name:
         if not config.pretrained:
             raise ConfigError(f"tower.name '{config.name}' needs tower.pretrained, e.g. openai")
+        _check_activation(config.name, config.pretrained)
         return config.name, config.pretrained
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (Path(config.path) / file).is_file():
             raise CheckpointError(f"tower folder '{config.path}' has no {file}")
     return f"local-dir:{config.path}", None
+
+
+def _check_activation(name: str, tag: str) -> None:
+    """Refuse a model whose GELU isn't the one its weights were trained with: open_clip only warns.
+
+    Raises:
+        ConfigError: with the name to write instead.
+    """
+    import open_clip
+
+    model = open_clip.get_model_config(name)
+    if model is None:
+        raise ConfigError(unknown_name("open_clip model", name, open_clip.list_models()))
+    weights = open_clip.get_pretrained_cfg(name, tag)  # empty for a file, and for unknown tags
+    if weights.get("quick_gelu", False) and not model.get("quick_gelu", False):
+        raise ConfigError(
+            f"tower '{name}' computes GELU, its weights '{tag}' were trained with QuickGELU: "
+            f"features would be wrong without a word. Use tower.name={name}-quickgelu"
+        )
 
 
 def _transform_of(visual: Any) -> ImageTransform:
@@ -199,6 +268,14 @@ def _transform_of(visual: Any) -> ImageTransform:
         std=tuple(settings["std"]),
         resize_mode=ResizeMode(settings["resize_mode"]),
     )
+
+
+def _shape_of(visual: Any, config: VisionTowerConfig) -> tuple[int, int]:
+    if config.library is TowerLibrary.TRANSFORMERS:
+        return hf_tower.read_shape(_source(config), config.hub_revision)
+    if config.library is TowerLibrary.TIMM:
+        return timm_tower.patch_shape(visual)
+    return _patch_shape(visual)
 
 
 def _patch_shape(visual: Any) -> tuple[int, int]:
