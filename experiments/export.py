@@ -112,7 +112,7 @@ def write_processor(folder: Path, parts: VlmParts) -> None:
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor.from_dict(settings),
         tokenizer=parts.chat.tokenizer,
-        patch_size=parts.model.tower.visual.patch_size[0],  # type: ignore[index, union-attr]
+        patch_size=parts.model.tower.visual.patch_size[0],  # type: ignore[index]
         vision_feature_select_strategy="default",
         chat_template=template,
         image_token=parts.chat.template.image_token,

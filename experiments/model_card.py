@@ -1,7 +1,7 @@
 """The README.md of an exported model: what it learned from, how it scored, how it was made."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from callbacks.metrics_log import read_lines
@@ -134,7 +134,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _table(
-    title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], *, level: int = 2
+    title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, level: int = 2
 ) -> str:
     lines = [f"{'#' * level} {title}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]

@@ -55,7 +55,7 @@ class HfModel:
 def to_hugging_face(
     model: VisionLanguageModel, chat: ChatFormat, *, dtype: torch.dtype = torch.float32
 ) -> HfModel:
-    """Map a whole model, its tower included; the tensors are copies in `dtype` on the CPU.
+    """Map a whole model, its tower included; tensors in `dtype` on the CPU, which may be the model's.
 
     Raises:
         ConfigError: a part that stock LLaVA has no place for.
@@ -89,8 +89,8 @@ def to_hugging_face(
         "dtype": name,
         "torch_dtype": name,
     }
-    copies = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    return HfModel(config=config, state=copies, warnings=warnings)
+    written = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
+    return HfModel(config=config, state=written, warnings=warnings)
 
 
 def clip_vision_config(tower: VisionTower) -> CLIPVisionConfig:
@@ -197,7 +197,8 @@ def text_config(language_model: PreTrainedModel, chat: ChatFormat) -> dict[str, 
 
 def _language_model_weights(language_model: PreTrainedModel) -> dict[str, torch.Tensor]:
     state = {_LM + name: value for name, value in language_model.state_dict().items()}
-    state[_LM + "lm_head.weight"] = language_model.get_output_embeddings().weight
+    # A tied one gets memory of its own: files hold no shared tensors.
+    state[_LM + "lm_head.weight"] = language_model.get_output_embeddings().weight.detach().clone()
     strange = [key for key in state if not key.startswith((_LM + "model.", _LM + "lm_head."))]
     if strange:
         raise ConfigError(
@@ -219,7 +220,7 @@ def _split(name: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         if inner == "attn" and kind.startswith("in_proj_"):
             kind = kind.removeprefix("in_proj_")
             pieces = zip("qkv", value.chunk(3), strict=True)
-            return [(f"{block}.self_attn.{x}_proj.{kind}", piece) for x, piece in pieces]
+            return [(f"{block}.self_attn.{x}_proj.{kind}", piece.clone()) for x, piece in pieces]
     raise ConfigError(f"the tower's '{name}' has no place in a stock CLIP ViT")
 
 
