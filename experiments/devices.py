@@ -60,6 +60,8 @@ class GpuSlots:
 
     def free(self, taken: list[str]) -> str | None:
         """A place that nobody has, None without one."""
+        if not self.places:  # then what runs has no place either
+            return None
         left = list(self.places)
         for place in taken:
             if place in left:  # a run that was started without a place has taken none
