@@ -150,6 +150,15 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
     """
     if config.feature is TowerFeature.POOLED_GRID:
         return sum(size * size for size in config.grids)
+    return empty_vision_tower(config).num_image_tokens
+
+
+def empty_vision_tower(config: VisionTowerConfig) -> VisionTower:
+    """The tower without its weights: parameters on the meta device.
+
+    Raises:
+        ConfigError, CheckpointError: as `load_vision_tower`.
+    """
     import open_clip  # as above
 
     identifier, _ = _identify(config)
@@ -164,7 +173,7 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
         raise CheckpointError(f"tower '{identifier}' can't be built: {error}") from error
     finally:
         logging.disable(threshold)
-    return _patch_shape(model.visual)[0]
+    return VisionTower(model.visual, config, _transform_of(model.visual))
 
 
 def _identify(config: VisionTowerConfig) -> tuple[str, str | None]:
