@@ -52,6 +52,13 @@ def load_clip_vision(source: str, revision: str) -> nn.Module:
     return module
 
 
+def empty_clip_vision(source: str, revision: str) -> nn.Module:
+    """The same model on the meta device, from its configuration alone."""
+    with torch.device("meta"):
+        model: nn.Module = CLIPVisionModel(_vision_config(source, revision))
+    return model
+
+
 def penultimate_states(visual: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
     """Patch tokens (N, P, E) of the second-to-last block, before any final norm."""
     states = visual(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states

@@ -192,8 +192,22 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
         return sum(size * size for size in config.grids)
     if config.library is TowerLibrary.TRANSFORMERS:
         return hf_tower.read_shape(_source(config), config.hub_revision)[0]
+    return empty_vision_tower(config).num_image_tokens
+
+
+def empty_vision_tower(config: VisionTowerConfig) -> VisionTower:
+    """The tower without its weights: parameters on the meta device.
+
+    Raises:
+        ConfigError, CheckpointError: as `load_vision_tower`.
+    """
+    if config.library is TowerLibrary.TRANSFORMERS:
+        source, revision = _source(config), config.hub_revision
+        visual = hf_tower.empty_clip_vision(source, revision)
+        return VisionTower(visual, config, hf_tower.read_transform(source, revision))
     if config.library is TowerLibrary.TIMM:
-        return timm_tower.patch_shape(timm_tower.empty_timm(_source(config)))[0]
+        trunk = timm_tower.empty_timm(_source(config))
+        return VisionTower(trunk, config, timm_tower.transform_of(trunk))
     import open_clip  # as above
 
     identifier, _ = _identify(config)
@@ -208,7 +222,7 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
         raise CheckpointError(f"tower '{identifier}' can't be built: {error}") from error
     finally:
         logging.disable(threshold)
-    return _patch_shape(model.visual)[0]
+    return VisionTower(model.visual, config, _transform_of(model.visual))
 
 
 def _source(config: VisionTowerConfig) -> str:
