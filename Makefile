@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := core models datamodules lightning_modules callbacks evaluation data_prep experiments
-EXPERIMENTS := smoke mix_ablation backbone_ablation stage_ablation text_only_ablation
+EXPERIMENTS := smoke mix_ablation backbone_ablation full_grid stage_ablation text_only_ablation
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env run smoke report ui test test-fast check dry-run lock clean
@@ -45,6 +45,7 @@ check: env  ## lint, format, types, layers
 dry-run: env  ## plan of every experiment
 	@for name in $(EXPERIMENTS); do \
 		$(BIN)/python -m experiments.run --exp $$name --dry-run || exit 1; done
+	$(BIN)/python -m experiments.run --profile paper --exp full_grid --dry-run
 
 lock: env  ## write the exact versions of the environment
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

@@ -1,8 +1,7 @@
-"""What the terminal shows: experiments, plan, progress, results, failures."""
+"""What the terminal shows: experiments, progress, results, failures."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +18,6 @@ from rich.progress import (
 from rich.table import Table
 
 from core.errors import CheckpointError
-from experiments.estimate import estimate
 from experiments.graph import Graph
 from experiments.specs import StageKind
 from experiments.states import State
@@ -45,32 +43,6 @@ def show_experiments(console: Console, questions: Mapping[str, str]) -> None:
         table.add_row(name, question)
     console.print(table)
     console.print("Start with: python -m experiments.run --exp smoke", highlight=False)
-
-
-def show_plan(console: Console, graph: Graph, *, root: Path) -> None:
-    """The dry run: what would run, on how much data, for how long."""
-    store = Store(root)
-    table = Table(title=f"{len(graph.cells)} cells, {len(graph.nodes)} stage runs")
-    for name in ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
-                 "trained", "frozen", "memory", "time", "state"):  # fmt: skip
-        is_text = name in ("stage run", "epochs (source)", "state")
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
-    total_s, is_known = 0.0, True
-    for address, node in graph.nodes.items():
-        numbers = estimate(node, cache=root / "cache")
-        is_done = store.folder(node.kind.value, address).is_done()
-        is_known &= is_done or numbers.seconds is not None
-        total_s += 0.0 if is_done else numbers.seconds or 0.0
-        num_cells = str(len(graph.cells_of(address)))
-        state = "done" if is_done else "to run"
-        table.add_row(node.title, address[:8], num_cells, *numbers.cells(), state)
-    console.print(table)
-    console.print(
-        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} core-minutes of computing to "
-        "do, estimated for this machine; "
-        f"{len(graph.cells)} cells share what is equal.",
-        highlight=False,
-    )
 
 
 def show_results(console: Console, graph: Graph, store: Store) -> None:

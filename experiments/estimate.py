@@ -1,21 +1,21 @@
 """What a stage run will cost, before it runs: steps, tokens, epochs, parameters, memory, time."""
 
 import dataclasses
-import json
-import struct
 import time
 from functools import cache as memoize
 from pathlib import Path
 
 import torch
 
-from core.chat import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
-from datamodules.lengths import measure_lengths
-from datamodules.manifest import load_manifest
-from datamodules.sources import Source
+from experiments import costs
+from experiments.costs import Cost
 from experiments.graph import StageNode
-from experiments.specs import EvaluateSpec, FeaturesSpec, StageKind, TrainSpec
-from models.vision_tower import count_image_tokens
+from experiments.loads import Expected, Load, Loads
+from experiments.specs import EvaluateSpec, FeaturesSpec, StageKind, TrainSpec, VlmSpec
+from models.adapters import TuningConfig
+from models.footprint import Footprint, footprint, saved_bytes_per_token, tower_flops
+from models.shapes import EmptyVlm, empty_vlm
+from models.vision_tower import VisionTowerConfig, empty_vision_tower
 
 _STATES_PER_TRAINED = 4
 """Copies of a trained number: weight, gradient, two moments of AdamW."""
@@ -25,96 +25,117 @@ _ACHIEVED = 0.5
 """Share of a plain matrix product's speed that a small model's step reaches (measured)."""
 _PICTURES_PER_S = 50.0
 """Pictures a core encodes with the embedded tower (measured)."""
-_QUESTIONS_PER_PICTURE, _TOKENS_PER_QUESTION = 4, 60
 _PROBE = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Numbers of a dry run; zero or empty where they have no meaning."""
+    """Numbers of a dry run on the cores of this machine; zero where they have no meaning."""
 
-    num_steps: int = 0
-    num_samples: int = 0
-    num_tokens: int = 0
-    epochs: str = ""
+    load: Load = dataclasses.field(default_factory=Load)
     trained: int = 0
     frozen: int = 0
     memory_mb: float = _PROCESS_MB
     seconds: float | None = None
-    """None where nobody knows."""
+    """Of one core; None where nobody knows."""
 
-    def cells(self) -> tuple[str, ...]:
-        """Texts of a table row."""
-        counts = (self.num_steps, self.num_samples, self.num_tokens)
-        parameters = (self.trained, self.frozen)
-        return (
-            *(f"{count:,}" if count else "" for count in counts),
-            self.epochs,
-            *(f"{count / 1e6:.2f} M" if count else "" for count in parameters),
-            f"{self.memory_mb:,.0f} MB",
-            "?" if self.seconds is None else f"{self.seconds:,.0f} s",
+
+class Estimator:
+    """Estimates of stage runs from their specs, their data and the shapes of their models."""
+
+    def __init__(self, expected: Expected, cache: Path) -> None:
+        self._loads = Loads(expected, cache)
+
+    def load(self, node: StageNode) -> Load:
+        """What a stage run computes on; an empty load where that has no meaning."""
+        spec = node.spec
+        if isinstance(spec, TrainSpec):
+            return self._loads.of_training(spec)
+        if isinstance(spec, EvaluateSpec):
+            return self._loads.of_evaluation(spec)
+        if isinstance(spec, FeaturesSpec):
+            count = self._loads.num_pictures(spec.manifests)
+            return Load(num_samples=count, num_pictures=count)
+        return Load()
+
+    def cost(self, node: StageNode, *, count: int, spec: TrainSpec | None = None) -> Cost | None:
+        """On `count` GPUs; None for stages that nobody runs there.
+
+        Args:
+            node: the stage run.
+            count: GPUs that share it.
+            spec: another one in the place of its own, for a what-if.
+        """
+        own = node.spec
+        load = self.load(node)
+        if isinstance(own, FeaturesSpec):
+            return costs.features_cost(_picture_flops(own.tower), round(load.num_pictures))
+        has_tower = "features" not in node.inputs
+        if isinstance(own, EvaluateSpec):
+            model = model_of(own.model, own.tuning)
+            return costs.evaluation_cost(own, model, load, has_tower=has_tower)
+        if not isinstance(own, TrainSpec):
+            return None
+        used, learns = spec or own, node.kind is StageKind.INSTRUCT
+        dtype = costs.activation_dtype(used.precision)
+        how = costs.Circumstances(
+            learns=learns,
+            has_tower=has_tower,
+            saved_per_token=_saved(used.model, used.tuning, learns=learns, dtype=dtype),
+            count=count,
+        )
+        return costs.training_cost(used, model_of(used.model, used.tuning), load, how)
+
+    def on_this_machine(self, node: StageNode) -> Estimate:
+        """On one core of this machine."""
+        load, spec = self.load(node), node.spec
+        if isinstance(spec, FeaturesSpec):
+            return Estimate(load=load, seconds=load.num_pictures / _PICTURES_PER_S)
+        if not isinstance(spec, TrainSpec | EvaluateSpec):
+            return Estimate()
+        learns = node.kind is StageKind.INSTRUCT
+        weights = trained_weights(node)
+        cost = self.cost(node, count=1)
+        trained = weights.trained if isinstance(spec, TrainSpec) else 0
+        total = weights.trained + weights.frozen
+        states = _STATES_PER_TRAINED * trained if learns else trained
+        return Estimate(
+            load=load,
+            trained=trained,
+            frozen=total - trained,
+            memory_mb=_PROCESS_MB + 4 * (states + total) / 2**20,
+            seconds=None if cost is None else cost.flops / _flops_per_s(),
         )
 
 
-def estimate(node: StageNode, *, cache: Path) -> Estimate:
-    """Estimate a stage run from its spec, its data and the speed of one core of this machine."""
+def trained_weights(node: StageNode) -> costs.Weights:
+    """What a training or evaluation stage holds, and what of it learns."""
     spec = node.spec
-    if isinstance(spec, TrainSpec):
-        return _train(spec, trains_lm=node.kind is StageKind.INSTRUCT, cache=cache)
-    if isinstance(spec, FeaturesSpec):
-        count = sum(load_manifest(Path(path)).num_samples for path in spec.manifests)
-        return Estimate(num_samples=count, seconds=count / _PICTURES_PER_S)
-    if isinstance(spec, EvaluateSpec):
-        parameters = _num_parameters(spec.model.language_model.path)
-        pictures = load_manifest(Path(spec.manifest)).num_samples
-        questions = pictures * len(spec.languages) * _QUESTIONS_PER_PICTURE
-        seconds = 2 * parameters * questions * _TOKENS_PER_QUESTION / _flops_per_s()
-        return Estimate(num_samples=questions, frozen=parameters, seconds=seconds)
-    return Estimate()
-
-
-def _train(spec: TrainSpec, *, trains_lm: bool, cache: Path) -> Estimate:
-    chat = _chat(spec)
-    epochs, samples, tokens = [], 0.0, 0.0
-    for name, component in spec.stream.mixture.components.items():
-        style = spec.stream.prompt_style or PromptStyle.CHAT
-        source = Source(Path(component.base))
-        lengths = measure_lengths(source, chat, style, cache / "lengths").num_tokens
-        drawn = component.samples_in(spec.num_steps)
-        epochs.append(f"{name} {drawn / len(lengths):.1f}")
-        samples, tokens = samples + drawn, tokens + drawn * float(lengths.mean())
-    parameters = _num_parameters(spec.model.language_model.path)
-    trained = parameters if trains_lm else 0
-    flops_per_token = (6 if trains_lm else 4) * parameters
-    return Estimate(
-        num_steps=spec.num_steps,
-        num_samples=round(samples),
-        num_tokens=round(tokens),
-        epochs=", ".join(epochs),
-        trained=trained,
-        frozen=parameters - trained,
-        memory_mb=_PROCESS_MB + 4 * (_STATES_PER_TRAINED * trained + parameters) / 2**20,
-        seconds=flops_per_token * tokens / _flops_per_s(),
-    )
-
-
-def _chat(spec: TrainSpec) -> ChatFormat:
-    model = spec.model
-    num_image_tokens = count_image_tokens(model.tower)
-    tokenizer = load_tokenizer(model.language_model.path, revision=model.language_model.revision)
-    return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=num_image_tokens)
+    if not isinstance(spec, TrainSpec | EvaluateSpec):
+        return costs.Weights(trained=0, frozen=0)
+    model = model_of(spec.model, spec.tuning)
+    return costs.weights_of(model, spec.tuning.kind, learns=node.kind is StageKind.INSTRUCT)
 
 
 @memoize
-def _num_parameters(folder: str) -> int:
-    """Parameters of a local model, read from the safetensors headers alone."""
-    total = 0
-    for file in Path(folder).glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        total += sum(int(torch.Size(shape).numel()) for shape in shapes)
-    return total
+def model_of(model: VlmSpec, tuning: TuningConfig) -> Footprint:
+    """The counted model of a spec."""
+    return footprint(_empty(model), tuning)
+
+
+@memoize
+def _empty(model: VlmSpec) -> EmptyVlm:
+    return empty_vlm(model.tower, model.connector, model.language_model)
+
+
+@memoize
+def _saved(model: VlmSpec, tuning: TuningConfig, *, learns: bool, dtype: torch.dtype) -> float:
+    return saved_bytes_per_token(_empty(model), tuning, learns=learns, dtype=dtype)
+
+
+@memoize
+def _picture_flops(tower: VisionTowerConfig) -> float:
+    return tower_flops(empty_vision_tower(tower))
 
 
 @memoize

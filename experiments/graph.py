@@ -5,14 +5,14 @@ weights it reads, the addresses it builds on, and the version of its recipe. Not
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from core.config import fingerprint, to_plain
 from core.errors import ConfigError, unknown_name
 from core.files import sha256_file
 from datamodules.manifest import load_manifest, verify
-from experiments.mixtures import manifest_path
+from experiments.mixtures import expected_manifests, manifest_path
 from experiments.schema import RunConfig, Stages
 from experiments.specs import (
     Spec,
@@ -81,38 +81,48 @@ class Graph:
     """Address -> stage run; upstream before downstream."""
     cells: dict[str, dict[str, str]]
     """Cell id -> kind -> address."""
+    missing: tuple[str, ...] = ()
+    """Manifests that are only expected: such a graph can be looked at, not run."""
 
     def only(self, cells: Collection[str]) -> "Graph":
         """The part that some cells need."""
         kept = {cell: stages for cell, stages in self.cells.items() if cell in cells}
         wanted = {address for stages in kept.values() for address in stages.values()}
         nodes = {address: node for address, node in self.nodes.items() if address in wanted}
-        return Graph(nodes=nodes, cells=kept)
+        return Graph(nodes=nodes, cells=kept, missing=self.missing)
 
     def cells_of(self, address: str) -> list[str]:
         """The cells that use a stage run."""
         return [cell for cell, stages in self.cells.items() if address in stages.values()]
 
 
-def build_graph(cells: Sequence[RunConfig]) -> Graph:
+def build_graph(cells: Sequence[RunConfig], *, is_plan: bool = False) -> Graph:
     """Turn cells into the smallest set of stage runs.
+
+    Args:
+        cells: with ids of their own.
+        is_plan: let expected sources stand for manifests that aren't there yet.
 
     Raises:
         ConfigError: two cells with the same id.
+        DataError: a manifest or shard that isn't there.
     """
     nodes: dict[str, StageNode] = {}
     stages: dict[str, dict[str, str]] = {}
     hashes = ContentHashes()
     for config in cells:
+        if is_plan:
+            hashes.expect(expected_manifests(config))
         cell_id = config.cell.cell_id
         if cell_id in stages:
             raise ConfigError(f"two cells are called '{cell_id}'; vary an axis of `cell`")
         stages[cell_id] = {}
-        check_languages(config)
+        if not hashes.is_missing(manifest_path(config, config.data.benchmark)):
+            check_languages(config)
         for node in _cell_nodes(config, hashes):
             nodes.setdefault(node.address, node)
             stages[cell_id][node.kind.value] = node.address
-    return Graph(nodes=nodes, cells=stages)
+    return Graph(nodes=nodes, cells=stages, missing=tuple(sorted(hashes.missing)))
 
 
 def check_languages(config: RunConfig) -> None:
@@ -163,6 +173,17 @@ class ContentHashes:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._verified: set[object] = set()
+        self._expected: set[str] = set()
+        self.missing: set[str] = set()
+        """Expected manifests that were asked for and aren't there."""
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Let these stand for themselves where they don't exist."""
+        self._expected |= set(paths)
+
+    def is_missing(self, path: str) -> bool:
+        """Whether a manifest is only expected."""
+        return path in self._expected and not Path(path).exists()
 
     def node(
         self,
@@ -187,6 +208,9 @@ class ContentHashes:
 
     def _manifest(self, path: str) -> str:
         """The fingerprint of a manifest whose shards are there and are the ones it lists."""
+        if self.is_missing(path):
+            self.missing.add(path)
+            return "expected"
         if path not in self._known:
             manifest = load_manifest(Path(path))
             # Sources of several languages list the same shards: read them once.

@@ -8,6 +8,7 @@ from types import ModuleType
 from core.errors import ConfigError, unknown_name
 from experiments import (
     backbone_ablation,
+    full_grid,
     mix_ablation,
     smoke,
     stage_ablation,
@@ -19,6 +20,7 @@ _MODULES: tuple[ModuleType, ...] = (
     smoke,
     mix_ablation,
     backbone_ablation,
+    full_grid,
     stage_ablation,
     text_only_ablation,
 )

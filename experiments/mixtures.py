@@ -12,7 +12,7 @@ from core.errors import ConfigError
 from datamodules.mixture_config import ComponentConfig, Phase, ShareOf
 from datamodules.schedule import MAX_DENOMINATOR
 from experiments.schema import ComponentConfig as Line
-from experiments.schema import RunConfig, TextOnly, TrainConfig
+from experiments.schema import ExpectedSource, RunConfig, TextOnly, TrainConfig
 
 
 def stage_components(
@@ -43,6 +43,18 @@ def used_lines(lines: Mapping[str, Line]) -> dict[str, Line]:
 def manifest_path(config: RunConfig, source: str) -> str:
     """The manifest of a source of the configured data folder."""
     return f"{config.data.folder}/{source}.manifest.json"
+
+
+def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str]]:
+    """Path of each manifest that a plan may do without -> what stands for it, and its language."""
+    found: dict[str, tuple[ExpectedSource, str]] = {}
+    for name, source in config.data.expected.items():
+        if name == config.data.benchmark:
+            found[manifest_path(config, name)] = (source, config.languages.target)
+            continue
+        for language in source.text_tokens:
+            found[manifest_path(config, f"{name}_{language}")] = (source, language)
+    return found
 
 
 def _parallel(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConfig:

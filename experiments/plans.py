@@ -47,7 +47,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
         return build_report(args.exp, profile=args.profile, root=store.root)
 
-    whole = build_graph(cells)
+    whole = build_graph(cells, is_plan=getattr(args, "dry_run", False))
     chosen = {config.cell.cell_id for config in select(cells, args.only)}
     return Plan(
         graph=whole.only(chosen),

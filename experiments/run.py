@@ -22,6 +22,7 @@ _EPILOG = """examples:
   python -m experiments.run --list
   python -m experiments.run --exp smoke
   python -m experiments.run --exp mix_ablation --dry-run
+  python -m experiments.run --profile paper --exp full_grid --dry-run --gpu a100-80
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
   python -m experiments.run --exp mix_ablation --set instruct.num_steps=600
 
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=0, help="cores to use (default: all)")
     add("--root", type=Path, default=Path("mlruns"), help="where results go (default: mlruns)")
     add("--dry-run", action="store_true", help="print what would run, and stop")
+    add("--gpu", default="h100", help="with --dry-run: kind of GPU to plan for (default: h100)")
     add("--list", action="store_true", help="print the experiments, and stop")
     return parser
 
@@ -87,7 +89,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     plan = make_plan(args)
     if args.dry_run:
-        view.show_plan(console, plan.graph, root=args.root)
+        from experiments.plan_view import show_plan
+
+        show_plan(console, plan, root=args.root, gpu=args.gpu)
         return
     from experiments.grid_run import GridRun
 

@@ -75,6 +75,27 @@ class LanguagesConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExpectedSource:
+    """What is known of a source before it is prepared: a dry run plans with it, nothing else."""
+
+    num_samples: int
+    """Samples; of a benchmark, questions in one language."""
+    text_tokens: dict[str, float]
+    """Language -> mean tokens of a sample, chat marks included, pictures not."""
+    target_tokens: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Language -> mean tokens that the loss counts."""
+    has_pictures: bool = True
+    """Whether a sample has one."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers that have no type to protect them."""
+        if self.num_samples < 1:
+            raise ConfigError(f"expected num_samples must be at least 1, got {self.num_samples}")
+        if odd := sorted(self.target_tokens.keys() - self.text_tokens.keys()):
+            raise ConfigError(f"expected target_tokens of '{odd[0]}' without its text_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where sources lie."""
 
@@ -84,6 +105,8 @@ class DataConfig:
     """Name of the benchmark manifest in that folder."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Smaller sources that the experiment `smoke` reads in the place of others."""
+    expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
+    """By name: sources that a dry run may plan with before they are prepared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class HfModel:
 def to_hugging_face(
     model: VisionLanguageModel, chat: ChatFormat, *, dtype: torch.dtype = torch.float32
 ) -> HfModel:
-    """Map a whole model, its tower included; tensors in `dtype` on the CPU, which may be the model's.
+    """Map a whole model with its tower; tensors in `dtype` on the CPU may be the model's own.
 
     Raises:
         ConfigError: a part that stock LLaVA has no place for.
