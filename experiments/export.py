@@ -23,7 +23,7 @@ from experiments.export_check import ParityReport, check_export
 from experiments.model_card import model_card
 from experiments.trained import TrainedCell, add_grid_options, find_cells, load_cell
 from models.freezing import cast_all
-from models.hf_export import to_hugging_face
+from models.hf_export import clip_vision_config, to_hugging_face
 from models.hf_processor import chat_template, generation_config, image_processor_config
 
 _DTYPES = {
@@ -112,7 +112,7 @@ def write_processor(folder: Path, parts: VlmParts) -> None:
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor.from_dict(settings),
         tokenizer=parts.chat.tokenizer,
-        patch_size=parts.model.tower.visual.patch_size[0],  # type: ignore[index]
+        patch_size=clip_vision_config(parts.model.tower).patch_size,
         vision_feature_select_strategy="default",
         chat_template=template,
         image_token=parts.chat.template.image_token,

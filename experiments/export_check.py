@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalGeneration
 
 from core.errors import CheckpointError
 from core.rng import named_rng
@@ -50,6 +50,9 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
     if problems:
         raise CheckpointError(f"the export does not load whole: {problems}")
     processor = AutoProcessor.from_pretrained(folder)
+    # Of transformers' two ways to resize this is CLIP's own and training's, equal to the last
+    # digit; the other, their default where torchvision is, may be off by a grey level.
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     picture = _picture(parts.model)
     pixels_NCHW, pixel_error = _check_pixels(processor, picture, parts.model)
     error, largest, num_positions = 0.0, 0.0, 0
@@ -98,7 +101,7 @@ def _check_prompt(processor: Any, picture: bytes, turns: list[Turn], parts: VlmP
 def _check_pixels(
     processor: Any, picture: bytes, model: VisionLanguageModel
 ) -> tuple[torch.Tensor, float]:
-    """Pixels (1, C, H, W) of a picture that needs no resizing, where ours and theirs must agree."""
+    """Pixels (1, C, H, W) of a picture, on which ours and theirs must agree."""
     if model.tower is None:
         raise ValueError("no tower")
     ours_CHW = model.tower.transform(picture)
@@ -111,11 +114,12 @@ def _check_pixels(
 
 
 def _picture(model: VisionLanguageModel) -> bytes:
-    """Noise of the tower's own size, losslessly encoded."""
+    """Noise of another shape than the tower's, losslessly encoded."""
     if model.tower is None:
         raise ValueError("no tower")
     size = model.tower.transform.size
-    noise = named_rng(0, "export", "probe").integers(0, 256, (size, size, 3), dtype=np.uint8)
+    shape = (size + size // 3, size + size // 2, 3)
+    noise = named_rng(0, "export", "probe").integers(0, 256, shape, dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -15,7 +15,7 @@ from experiments.schema import RunConfig
 from experiments.specs import EvaluateSpec, StageKind, TrainSpec
 from experiments.stage_runs import WEIGHTS, load_parts
 from experiments.store import StageFolder, Store
-from models.adapters import TuningKind
+from models.adapters import merge_adapters, tune
 
 _TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
 
@@ -83,27 +83,25 @@ def find_cells(options: argparse.Namespace, names: Sequence[str]) -> list[Traine
 
 
 def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
-    """The model after its last stage, in fp32 on a device, ready to answer.
+    """The model after its last stage, in fp32 on a device, ready to answer; adapters are merged.
 
     Raises:
         CheckpointError: a stage has not run to its end, or its result is damaged.
     """
-    specs = cell.train_specs
-    for kind, spec in specs.items():
-        if spec.tuning.kind is not TuningKind.FULL:
-            raise ConfigError(
-                f"{kind} of '{cell.cell_id}' is tuned with {spec.tuning.kind}; only cells with "
-                "tuning.kind=full can be loaded here"
-            )
+    specs, spec = cell.train_specs, cell.evaluate_spec
+    for kind in specs:
         if not cell.folder(kind).is_done():
             raise CheckpointError(
                 f"{kind} of '{cell.cell_id}' has not run to its end under {cell.root}; run it: "
                 f"python -m experiments.run --only {cell.cell_id} (with the same --exp, --profile "
                 "and --set)"
             )
-    parts = build_vlm(cell.evaluate_spec.model, cache=None, seed=0)
+    parts = build_vlm(spec.model, cache=None, seed=0)
+    language_model = parts.model.language_model
+    tune(language_model, spec.tuning, seed=0, learns=StageKind.INSTRUCT in specs)
     for kind in specs:  # stage 2 holds all that it trained: the later file wins
         load_parts(parts.model, cell.folder(kind).result / WEIGHTS)
+    merge_adapters(language_model)
     parts.model.eval().to(device)
     return parts
 

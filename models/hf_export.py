@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, LlavaConfig, PreTrainedModel
 from core.chat import ChatFormat
 from core.errors import ConfigError
 from models.connector import Connector, LinearConnector
-from models.vision_tower import TowerFeature, VisionTower
+from models.vision_tower import TowerFeature, TowerLibrary, VisionTower
 from models.vlm import VisionLanguageModel
 
 _LOG = logging.getLogger("irudimen.export")
@@ -94,17 +94,20 @@ def to_hugging_face(
 
 
 def clip_vision_config(tower: VisionTower) -> CLIPVisionConfig:
-    """The shape of an open_clip ViT in Hugging Face's words.
+    """The shape of a CLIP ViT in Hugging Face's words.
 
     Raises:
         ConfigError: no CLIP ViT, or one with parts that CLIPVisionModel does not have.
     """
     visual: Any = tower.visual
+    if tower.config.library is TowerLibrary.TRANSFORMERS:
+        config: CLIPVisionConfig = visual.config
+        return config
     if tower.config.feature is not TowerFeature.PENULTIMATE or not hasattr(visual, "transformer"):
         kind = type(getattr(visual, "trunk", visual)).__name__
         raise ConfigError(
             f"a {kind} tower with feature '{tower.config.feature}' can't be a stock LLaVA: that "
-            "has a CLIP ViT and its penultimate patch tokens. Cells with an open_clip ViT and "
+            "has a CLIP ViT and its penultimate patch tokens. Cells with a CLIP ViT and "
             "tower.feature=penultimate can be exported; talk to this one with experiments.chat"
         )
     block = visual.transformer.resblocks[0]
@@ -131,6 +134,8 @@ def clip_vision_weights(tower: VisionTower) -> dict[str, torch.Tensor]:
         ConfigError: tensors without a place there, or places left without a tensor.
     """
     ours = dict(tower.visual.state_dict())
+    if tower.config.library is TowerLibrary.TRANSFORMERS:  # 4.x has the prefix, 5.x has none
+        return {name.removeprefix("vision_model."): value for name, value in ours.items()}
     ours.pop("proj", None)
     theirs: dict[str, torch.Tensor] = {}
     for name, value in ours.items():

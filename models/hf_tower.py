@@ -12,11 +12,36 @@ from transformers.utils import cached_file
 
 from core.errors import CheckpointError, ConfigError
 from core.hub import explain, hub_arguments, is_hub_name
-from models.image_transform import ImageTransform, ResizeMode
+from models.image_transform import CropRule, ImageTransform, ResizeMode
 
 _CONFIG_FILE, _PICTURES_FILE = "config.json", "preprocessor_config.json"
 _BICUBIC = 3
 _CLIP_TYPES = ("clip", "clip_vision_model")
+_KNOWN: dict[str, dict[str, dict[str, Any]]] = {
+    "openai/clip-vit-large-patch14-336": {
+        _CONFIG_FILE: {
+            "model_type": "clip",
+            "vision_config": {
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "image_size": 336,
+                "patch_size": 14,
+                "projection_dim": 768,
+                "hidden_act": "quick_gelu",
+            },
+        },
+        _PICTURES_FILE: {
+            "size": 336,
+            "crop_size": 336,
+            "resample": _BICUBIC,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+    }
+}
+"""What LLaVA's tower says of itself, so that plans need no network; weights are never guessed."""
 
 
 def load_clip_vision(source: str, revision: str) -> nn.Module:
@@ -79,9 +104,6 @@ def read_shape(source: str, revision: str) -> tuple[int, int]:
 def read_transform(source: str, revision: str) -> ImageTransform:
     """What the checkpoint's image processor does, as our transform.
 
-    The centre crop of an odd margin follows OpenAI's CLIP (round), not transformers' (floor):
-    one pixel.
-
     Raises:
         ConfigError: the processor does something our transform can't.
         CheckpointError: as `load_clip_vision`.
@@ -111,6 +133,7 @@ def read_transform(source: str, revision: str) -> ImageTransform:
         mean=tuple(settings["image_mean"]),
         std=tuple(settings["image_std"]),
         resize_mode=mode,
+        crop=CropRule.FLOOR,
     )
 
 
@@ -145,6 +168,8 @@ def _vision_config(source: str, revision: str) -> CLIPVisionConfig:
 
 def _read_json(source: str, revision: str, name: str) -> dict[str, Any]:
     arguments = hub_arguments(source, revision, kind="tower")
+    if is_hub_name(source) and source in _KNOWN:
+        return _KNOWN[source][name]
     if not is_hub_name(source) and not (Path(source) / name).is_file():
         raise CheckpointError(f"tower folder '{source}' has no {name}")
     try:

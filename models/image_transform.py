@@ -50,6 +50,15 @@ class ResizeMode(StrEnum):
     """Scale both sides alone."""
 
 
+class CropRule(StrEnum):
+    """Where the centre is when the margin is odd: one pixel."""
+
+    ROUND = "round"
+    """OpenAI's CLIP and open_clip."""
+    FLOOR = "floor"
+    """transformers' CLIP, and so LLaVA's."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTransform:
     """Callable: encoded bytes -> float32 tensor of shape (C, H, W)."""
@@ -58,6 +67,7 @@ class ImageTransform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize_mode: ResizeMode = ResizeMode.SHORTEST
+    crop: CropRule = dataclasses.field(default=CropRule.ROUND, repr=False)
 
     def __call__(self, image_bytes: bytes) -> torch.Tensor:
         """Decode, resize, normalise.
@@ -83,9 +93,11 @@ class ImageTransform:
         )
         if target != image.size:
             image = image.resize(target, Image.Resampling.BICUBIC)
-        left = round((image.width - self.size) / 2)
-        top = round((image.height - self.size) / 2)
+        left, top = (self._half(side - self.size) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
+
+    def _half(self, margin: int) -> int:
+        return margin // 2 if self.crop is CropRule.FLOOR else round(margin / 2)
 
     def normalise(self, image: Image.Image) -> torch.Tensor:
         """RGB picture of the right size -> tensor."""

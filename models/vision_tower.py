@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from core.errors import CheckpointError, ConfigError, unknown_name
 from models import hf_tower, timm_tower
-from models.image_transform import TRANSFORM_VERSION, ImageTransform, ResizeMode
+from models.image_transform import TRANSFORM_VERSION, CropRule, ImageTransform, ResizeMode
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -119,6 +119,8 @@ class VisionTower(nn.Module):
             grids = self.config.grids if self.config.feature is TowerFeature.POOLED_GRID else ()
             head = (TRANSFORM_VERSION, self.config.feature.value, grids, self.transform)
             digest.update(repr(head).encode())
+            if self.transform.crop is not CropRule.ROUND:  # not in the repr: caches are older
+                digest.update(self.transform.crop.value.encode())
             for name, tensor in sorted(self.visual.state_dict().items()):
                 digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

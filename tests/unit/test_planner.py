@@ -30,7 +30,7 @@ from models.shapes import EmptyVlm
 
 CONNECTOR = 1024 * 4096 + 4096
 LLAMA_8B = 8_030_261_248
-TOWER = 304_293_888
+TOWER = 303_507_456
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,129 @@
+"""Do the intervals and tests of a report keep their promises, on grids whose truth is known?
+
+    python -m benchmarks.statistics_simulation --grids 2000
+
+Each simulated grid has the shape of the embedded one: pictures with several questions, which are
+easier or harder together, asked of six cells whose true accuracies are known. Counted are: how
+often a 95 % interval holds the truth (one cell, a paired difference); how often TOST and
+non-inferiority support a claim that is false (at the edge of the margin, where it is hardest);
+how often a family of six such claims, corrected by Holm, has at least one false support; and how
+often true claims are supported.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.rng import named_rng
+from evaluation.statistics import (
+    ALPHA,
+    Verdict,
+    apply_holm,
+    equivalence,
+    mean_interval,
+    non_inferiority,
+    paired_difference,
+    wilson_interval,
+)
+
+NUM_CELLS = 6
+DELTA = 0.03
+_SPREAD = 0.18
+"""Standard deviation of how easy pictures are."""
+_OWN = 0.08
+"""Standard deviation of how a cell does on a picture besides that."""
+
+
+def simulate(
+    rng: np.random.Generator, accuracies: Sequence[float], num_pictures: int, per_picture: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (cells, items) of 0 or 1 and the picture of every item.
+
+    Chances are the cell's accuracy plus the picture's ease plus noise of the two, with means of
+    exactly 0 over the population, so that the cell's accuracy is the truth.
+    """
+    ease_P = rng.uniform(-1, 1, num_pictures) * _SPREAD * math.sqrt(3)
+    own_CP = rng.uniform(-1, 1, (len(accuracies), num_pictures)) * _OWN * math.sqrt(3)
+    chance_CP = np.asarray(accuracies)[:, None] + ease_P + own_CP
+    if chance_CP.min() < 0 or chance_CP.max() > 1:
+        raise ValueError("accuracies this far out leave no room for easy and hard pictures")
+    chance_CI = np.repeat(chance_CP, per_picture, axis=1)
+    scores_CI = (rng.random(chance_CI.shape) < chance_CI).astype(np.float64)
+    return scores_CI, np.repeat(np.arange(num_pictures), per_picture)
+
+
+def one_grid(seed: int, *, num_pictures: int, per_picture: int) -> dict[str, bool]:
+    """What one grid says about truths that are known."""
+    rng = named_rng(seed, "simulated grid")
+    base = 0.5
+    # The second and third lie at the edges of the margin, the rest are equal to the first.
+    accuracies = [base, base + DELTA, base - DELTA, base, base, base]
+    scores, pictures = simulate(rng, accuracies, num_pictures, per_picture)
+    first, above, below, same = scores[0], scores[1], scores[2], scores[3]
+    cell = mean_interval(first, pictures, seed=seed)
+    difference = paired_difference(above, first, pictures, seed=seed)
+    settings = {"delta": DELTA, "seed": seed}
+    # Six claims of one report, all false at the edge of the margin.
+    edge, _ = simulate(rng, [base] + [base - DELTA] * NUM_CELLS, num_pictures, per_picture)
+    family = [non_inferiority(other, edge[0], pictures, **settings) for other in edge[1:]]
+    corrected = apply_holm(family)
+    return {
+        "interval of a cell holds the truth": cell.low <= base <= cell.high,
+        "interval of a difference holds it": difference.low <= DELTA <= difference.high,
+        "equivalence: false support": _supports(equivalence(above, first, pictures, **settings)),
+        "non-inferiority: false support": _supports(
+            non_inferiority(below, first, pictures, **settings)
+        ),
+        "six claims, uncorrected: a false support": any(map(_supports, family)),
+        "six claims, Holm: a false support": any(map(_supports, corrected)),
+        "equivalence: true support": _supports(equivalence(same, first, pictures, **settings)),
+    }
+
+
+def _supports(decision: object) -> bool:
+    return getattr(decision, "verdict", None) is Verdict.SUPPORTED
+
+
+def run(num_grids: int, *, num_pictures: int, per_picture: int, seed: int = 0) -> dict[str, object]:
+    """Rates over many grids, each with its own 95 % interval."""
+    counts: dict[str, int] = {}
+    for at in range(num_grids):
+        found = one_grid(seed + at, num_pictures=num_pictures, per_picture=per_picture)
+        for name, is_true in found.items():
+            counts[name] = counts.get(name, 0) + is_true
+    rates = {
+        name: {"rate": count / num_grids, "interval": wilson_interval(count, num_grids)}
+        for name, count in counts.items()
+    }
+    return {
+        "grids": num_grids,
+        "pictures": num_pictures,
+        "questions_per_picture": per_picture,
+        "delta": DELTA,
+        "alpha": ALPHA,
+        "rates": rates,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--grids", type=int, default=2000, help="simulated grids (default: 2000)")
+    parser.add_argument("--pictures", type=int, default=373, help="per grid (default: 373)")
+    parser.add_argument("--questions", type=int, default=4, help="per picture (default: 4)")
+    parser.add_argument("--json", type=Path, help="write the rates there")
+    options = parser.parse_args(arguments)
+    result = run(options.grids, num_pictures=options.pictures, per_picture=options.questions)
+    for name, rate in result["rates"].items():  # type: ignore[attr-defined]
+        low, high = rate["interval"]
+        print(f"{name:45s} {rate['rate']:7.2%}   ({low:.2%} .. {high:.2%})")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

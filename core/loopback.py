@@ -1,0 +1,103 @@
+"""Small pages on this machine: who may ask, how much, and what a browser may do with the answer.
+
+A page on 127.0.0.1 is open to every other page that the browser shows: those can send it requests,
+and after a change of their own address (DNS rebinding) read the answers.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+HOST = "127.0.0.1"
+LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+_POLICY = (
+    "default-src 'none'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_JSON = "application/json"
+_UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+def guard(app: FastAPI, *, names: Collection[str] = LOCAL_NAMES, max_bytes: int) -> None:
+    """Refuse foreign hosts and origins, anything but JSON, and bodies that are too large.
+
+    Args:
+        app: gets a middleware.
+        names: host names under which the page may be asked for.
+        max_bytes: largest body of a request.
+    """
+
+    @app.middleware("http")
+    async def _check(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        problem = _problem(request, names, max_bytes)
+        if problem is None and request.method in _UNSAFE:
+            problem = await _read_body(request, max_bytes)
+        response = refusal(*problem) if problem else await call_next(request)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+
+def refusal(status: int, message: str) -> JSONResponse:
+    """An answer that says what is wrong."""
+    return JSONResponse({"error": message}, status_code=status)
+
+
+def serve(app: FastAPI, *, host: str, port: int) -> None:
+    """Serve until Ctrl-C."""
+    import uvicorn
+
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+
+
+def _problem(request: Request, names: Collection[str], max_bytes: int) -> tuple[int, str] | None:
+    if (_name(request.headers.get("host", "")) or "") not in names:
+        return 421, f"this page is not served under that name; open it as http://{HOST}:PORT"
+    origin = request.headers.get("origin")
+    own = request.headers.get("host", "")
+    if origin is not None and urlsplit(origin).netloc != own:
+        return 403, "a request from another page was refused"
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return 403, "a request from another page was refused"
+    if request.method not in _UNSAFE:
+        return None
+    if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
+        return 415, f"send {_JSON}"
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > max_bytes:
+        return 413, f"more than {max_bytes:,} bytes"
+    return None
+
+
+async def _read_body(request: Request, max_bytes: int) -> tuple[int, str] | None:
+    """Keep the body for the handler; a length that was not announced is counted."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > max_bytes:
+            return 413, f"more than {max_bytes:,} bytes"
+        parts.append(part)
+    body: Any = b"".join(parts)
+    request._body = body
+    return None
+
+
+def _name(host: str) -> str | None:
+    """Host name of a Host header, None for nonsense."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
