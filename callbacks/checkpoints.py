@@ -29,7 +29,8 @@ __all__ = ["AtomicCheckpoint", "SavedState", "latest_checkpoint"]
 _LOG = get_logger("checkpoints")
 _SMALL_BYTES = 64 << 20
 """A state up to this size is written at once: it takes less time than a step of a large model."""
-_FAULTS = (OSError, RuntimeError, CheckpointException)
+_STORAGE_FAULTS = (OSError, RuntimeError, CheckpointException)
+"""Worth another try (torch words a full disk as a RuntimeError); other errors are bugs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,12 +169,15 @@ class AtomicCheckpoint(Callback):
             shutil.rmtree(final)
         publish(temporary, final)
         for old in self.rule.outdated(sorted(self.folder.glob("step=*")), final):
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # the new one is complete: no reason to fail
 
     def _open(self, temporary: Path) -> str:
         """Make room for a save; returns what went wrong."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Once something was saved, a folder that isn't there is a lost storage: made anew, it
+            # would fill the disk below the place where it was mounted.
+            if self.last_step is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(".step=*.tmp"):
                 shutil.rmtree(stale)
             temporary.mkdir()
@@ -186,12 +190,15 @@ class AtomicCheckpoint(Callback):
         pending, self._pending = self._pending, None
         if pending is None:
             return True
-        fault = ""
-        try:
-            if pending.future is not None:
-                pending.future.result()
-        except _FAULTS as error:
-            fault = f"{type(error).__name__}: {error}".strip()
+        error = None if pending.future is None else pending.future.exception()
+        fault = "" if error is None else f"{type(error).__name__}: {error}".strip()
+        if any_rank(
+            flag=error is not None and not isinstance(error, _STORAGE_FAULTS),
+            device=_device(trainer),
+        ):  # on every rank: one that ended alone would leave the others waiting
+            raise CheckpointError(
+                f"the checkpoint of step {pending.step} broke ({fault or 'on another rank'})"
+            ) from error
         if any_rank(flag=bool(fault), device=_device(trainer)):
             return self._failed(
                 pending.step, pending.temporary, fault, is_writer=trainer.is_global_zero

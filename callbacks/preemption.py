@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.checkpoints import AtomicCheckpoint
 from core.distributed import any_rank
-from core.errors import PreemptedError
+from core.errors import CheckpointError, PreemptedError
 from core.stop import StopFlag
 
 
@@ -38,10 +38,18 @@ class Preemption(Callback):
         if trainer.global_step >= trainer.max_steps:
             return
         if any_rank(flag=self.flag.is_set, device=module.device):
+            raise PreemptedError(self._save(trainer))
+
+    def _save(self, trainer: lightning.Trainer) -> str:
+        """Save and say what is on disk; a full one must not turn a stop into a failure."""
+        step, checkpoint = trainer.global_step, self.checkpoint
+        try:
             # A save that fails is tried once more: there is no later one.
-            is_saved = self.checkpoint.save(trainer, wait=True)
-            is_saved = is_saved or self.checkpoint.save(trainer, wait=True)
-            told = "saved to" if is_saved else "NOT saved; what was saved before is in"
-            raise PreemptedError(
-                f"stopped at step {trainer.global_step}, {told} {self.checkpoint.folder}"
-            )
+            if checkpoint.save(trainer, wait=True) or checkpoint.save(trainer, wait=True):
+                return f"stopped at step {step}, saved to {checkpoint.folder}"
+        except CheckpointError as error:
+            told = str(error)
+        else:
+            told = "see the log"
+        kept = "none of this attempt" if checkpoint.last_step is None else checkpoint.last_step
+        return f"stopped at step {step}, which could not be saved ({told}); last saved step: {kept}"

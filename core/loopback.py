@@ -4,7 +4,7 @@ A page on 127.0.0.1 is open to every other page that the browser shows: those ca
 and after a change of their own address (DNS rebinding) read the answers.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,20 +28,14 @@ _JSON = "application/json"
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-def guard(app: FastAPI, *, names: Collection[str] = LOCAL_NAMES, max_bytes: int) -> None:
-    """Refuse foreign hosts and origins, anything but JSON, and bodies that are too large.
-
-    Args:
-        app: gets a middleware.
-        names: host names under which the page may be asked for.
-        max_bytes: largest body of a request.
-    """
+def guard(app: FastAPI, *, max_bytes: int) -> None:
+    """Refuse foreign hosts and origins, anything but JSON, and bodies of more bytes."""
 
     @app.middleware("http")
     async def _check(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        problem = _problem(request, names, max_bytes)
+        problem = _problem(request, max_bytes)
         if problem is None and request.method in _UNSAFE:
             problem = await _read_body(request, max_bytes)
         response = refusal(*problem) if problem else await call_next(request)
@@ -55,15 +49,15 @@ def refusal(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status_code=status)
 
 
-def serve(app: FastAPI, *, host: str, port: int) -> None:
+def serve(app: FastAPI, *, port: int) -> None:
     """Serve until Ctrl-C."""
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False)
 
 
-def _problem(request: Request, names: Collection[str], max_bytes: int) -> tuple[int, str] | None:
-    if (_name(request.headers.get("host", "")) or "") not in names:
+def _problem(request: Request, max_bytes: int) -> tuple[int, str] | None:
+    if (_name(request.headers.get("host", "")) or "") not in LOCAL_NAMES:
         return 421, f"this page is not served under that name; open it as http://{HOST}:PORT"
     origin = request.headers.get("origin")
     own = request.headers.get("host", "")

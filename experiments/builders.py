@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from callbacks.checkpoints import AtomicCheckpoint
 from callbacks.metrics_log import JsonlLogger
@@ -125,6 +126,7 @@ def build_trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=build_strategy(config.accelerator, config.devices, name=strategy),
+        plugins=_cluster(),
         precision=precision,  # type: ignore[arg-type]  # validated by Lightning itself
         max_steps=num_steps,
         max_epochs=-1,
@@ -141,6 +143,11 @@ def build_trainer(
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def _cluster() -> SLURMEnvironment | None:
+    """SLURM without Lightning's own requeueing, which saves inside a signal handler."""
+    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
 
 def _shape(tower: VisionTower | None, features: FeatureCache | None) -> tuple[int, int]:

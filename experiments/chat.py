@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from core import loopback
 from core.errors import ConfigError, DataError, IrudimenError
 from core.samples import Role, Turn
 from core.tokens import IMAGE_MARK
@@ -107,7 +106,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--style", default=BARE_STYLE, help="prompt style of evaluation/prompts (default: bare)")
     add("--max-new-tokens", type=int, default=64, help="longest answer (default: 64)")
     add("--page", action="store_true", help="a page in the browser instead of the terminal")
-    add("--host", default=loopback.HOST, help="address of the page (default: this machine only)")
     add("--port", type=int, default=7860, help="port of the page (default: 7860)")
     add_grid_options(parser)
     return parser

@@ -82,5 +82,5 @@ def serve_page(options: argparse.Namespace, console: Console) -> None:
     """Load the cells and serve until Ctrl-C."""
     talkers, language = load_talkers(options)
     app = build_app(talkers, language=language)
-    console.print(f"Open http://{options.host}:{options.port}  (Ctrl-C stops it)", highlight=False)
-    loopback.serve(app, host=options.host, port=options.port)
+    console.print(f"Open http://{loopback.HOST}:{options.port}  (Ctrl-C stops it)", highlight=False)
+    loopback.serve(app, port=options.port)

@@ -86,10 +86,13 @@ class ShardedStrategy(ModelParallelStrategy):
         (parts, rest, path), self._taken = self._taken, None
         group, is_first = self._writers, self.is_global_zero
 
-        def write() -> None:
+        def open_folder() -> None:
             path.mkdir(exist_ok=True)
             if is_first:
                 torch.save(rest, path / _META)
+
+        def write() -> None:
+            _on_all_ranks(open_folder, group)
             state_dict_saver.save(parts, checkpoint_id=path, process_group=group)
 
         return write, count_bytes(parts)
@@ -126,6 +129,24 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.model is None:
             raise RuntimeError("the strategy has no model yet")
         return self.model
+
+
+def _on_all_ranks(work: Callable[[], None], group: dist.ProcessGroup) -> None:
+    """Do something on every rank; where it fails on one it fails on all, and nobody waits.
+
+    Raises:
+        OSError: the storage refused, here or elsewhere.
+    """
+    fault = ""
+    try:
+        work()
+    except (OSError, RuntimeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    faults = [""] * dist.get_world_size(group)
+    dist.all_gather_object(faults, fault, group=group)
+    for rank, told in enumerate(faults):
+        if told:
+            raise OSError(f"rank {rank}: {told}")
 
 
 def _names_in(path: Path) -> set[str]:

@@ -61,7 +61,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         os.chdir(before)
 
 
-def prepare(world: World, kind: str, *, root: str, devices: int) -> StageFolder:
+def prepare(
+    world: World, kind: str, *, root: str, devices: int, checkpoint_every_n_steps: int = 5
+) -> StageFolder:
     node, store = world.node(kind), Store(Path(root))
     folder = store.folder(kind, node.address)
     for upstream in node.inputs.values():
@@ -69,7 +71,11 @@ def prepare(world: World, kind: str, *, root: str, devices: int) -> StageFolder:
         if not (root / place).exists():
             shutil.copytree("one" / place, root / place)
     folder.write_stage(node)
-    trainer = TrainerConfig(devices=devices, checkpoint_every_n_steps=5, log_every_n_steps=1)
+    trainer = TrainerConfig(
+        devices=devices,
+        checkpoint_every_n_steps=checkpoint_every_n_steps,
+        log_every_n_steps=1,
+    )
     write_execution(folder, Execution(root=root, threads=1, trainer=trainer))
     return folder
 
