@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     content = report.environment(device)
     content |= {"shape": options.shape, "stages": {}}
     name = content["device"].lower().replace("nvidia ", "").replace(" ", "_")
-    path = options.out / f"gpu_step_{name}{'' if options.shape == '8b' else '_' + options.shape}.json"
+    path = (
+        options.out / f"gpu_step_{name}{'' if options.shape == '8b' else '_' + options.shape}.json"
+    )
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         sources = write_sources(Path(folder), shape)

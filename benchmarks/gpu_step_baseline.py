@@ -71,7 +71,6 @@ class Decoded(Dataset[ReadySample]):
         image = None if sample.image is None else self.transform(sample.image)
         return ReadySample(ref=ref, encoded=encoded, image=image)
 
-
     def work(self, first: int, last: int) -> Work:
         """What the samples [first, last) ask to be computed."""
         total = Work()

@@ -100,7 +100,9 @@ def _caption(rng: np.random.Generator) -> dict[str, Any]:
 
 def _questions(rng: np.random.Generator) -> dict[str, Any]:
     count = int(rng.integers(1, 5))  # 2.5 on average
-    turns = [(_words(rng, median=14, most=60), _words(rng, median=45, most=150)) for _ in range(count)]
+    turns = [
+        (_words(rng, median=14, most=60), _words(rng, median=45, most=150)) for _ in range(count)
+    ]
     turns[0] = ("<image>\n" + turns[0][0], turns[0][1])
     return _messages(turns)
 

@@ -1,4 +1,4 @@
-"""Models of `gpu_step`: the paper's shapes (or tiny ones) with random weights, made on the device."""
+"""Models of `gpu_step`: the paper's shapes or tiny ones, random weights made on the device."""
 
 import dataclasses
 from typing import Any

@@ -163,9 +163,7 @@ class StepClock(lightning.Callback):
         return time.perf_counter()
 
 
-def run_ours(
-    lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources
-) -> Timing:
+def run_ours(lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> Timing:
     """Train a fresh random model for a few steps under one setting."""
     torch.compiler.reset()  # a compilation of the lever before would be found, not made
     model = build_ours(shape, chat, plan.device)

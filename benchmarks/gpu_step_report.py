@@ -33,7 +33,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
         cwd=_REPOSITORY,
         capture_output=True,
         text=True,
@@ -72,13 +72,14 @@ def numbers(timing: Timing, peak: float | None, peak_memory: int | None) -> dict
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """All runs of a stage, a line each."""
-    lines = [f"{'':<24}" + "".join(f"{name:>20}" for name in _COLUMNS)]
+    lines = [f"{'':<24}" + "".join(f"{name:>20}" for name in _COLUMNS) + "  optimizer"]
     for name, result in results.items():
         if result["status"] != "ok":
             lines.append(f"{name:<24}  {result['status']}")
             continue
         cells = ("-" if (value := result[key]) is None else f"{value:,.3f}" for key in _COLUMNS)
-        lines.append(f"{name:<24}" + "".join(f"{cell:>20}" for cell in cells))
+        line = f"{name:<24}" + "".join(f"{cell:>20}" for cell in cells)
+        lines.append(f"{line}  {result['optimizer']}")
     return "\n".join(lines)
 
 
