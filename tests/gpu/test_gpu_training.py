@@ -7,10 +7,10 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from benchmarks.gpu_step_data import Sources, mixture_of, write_sources
 from benchmarks.gpu_step_model import TINY, build_ours, make_chat, make_transform
+from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from core.chat import PromptStyle
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
@@ -105,8 +105,9 @@ def test_a_bf16_step_on_the_card_is_the_fp32_step_of_the_cpu(step: StepBatch) ->
 
 
 @pytest.mark.parametrize("name", LEVERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_lever_changes_a_step(step: StepBatch, name: str, dtype: torch.dtype) -> None:
+def test_no_lever_changes_a_step(step: StepBatch, name: str) -> None:
+    """In fp32, where differences show; in bf16 where the kernel (varlen) needs it."""
+    dtype = torch.bfloat16 if name in ("auto", "all") else torch.float32
     loss_mask, expected = loss_and_gradients(model_on(CUDA, dtype), step, MASK)
     loss, found = loss_and_gradients(model_on(CUDA, dtype), step, LEVERS[name])
     is_half = dtype is torch.bfloat16
@@ -131,7 +132,7 @@ def _optimise(
 ) -> list[float]:
     config = OptimConfig(lr=1e-3, optimizer=name)
     module = InstructionModule(model, optim=config, num_steps=num_steps)
-    apply_compute(model, MASK, "gpu")
+    apply_compute(model, MASK, CUDA.type)
     optimizer, losses = build_optimizer(module.parameters(), config), []
     moved = step.to(model.device)
     for _ in range(num_steps):
@@ -139,7 +140,7 @@ def _optimise(
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 
@@ -166,26 +167,29 @@ def test_a_killed_run_goes_on_where_it_was(sources: Sources, tmp_path: Path) -> 
     """Four steps at once, and two and two with a checkpoint between them, end alike."""
     initial = model_on(CPU, torch.float32)
 
-    def train(num_steps: int, *, checkpoint: Path | None = None) -> list[torch.Tensor]:
+    def train(folder: Path, num_steps: int) -> list[torch.Tensor]:
         module = InstructionModule(
             copy.deepcopy(initial), optim=OptimConfig(lr=1e-3), num_steps=NUM_STEPS
         )
-        apply_compute(module.model, MASK, "gpu")
+        apply_compute(module.model, MASK, CUDA.type)
+        newest = latest_checkpoint(folder)
         trainer = lightning.Trainer(
             max_steps=num_steps,
             max_epochs=-1,
-            accelerator="gpu",
+            accelerator=CUDA.type,
             devices=1,
             logger=False,
-            callbacks=[ModelCheckpoint(tmp_path, every_n_train_steps=2, filename="{step}")],
+            callbacks=[AtomicCheckpoint(folder, every_n_steps=2)],
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         data = data_of(sources, tmp_path, PromptStyle.CHAT)
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        path = newest.path if newest else None
+        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
         return [p.detach().cpu() for p in module.parameters() if p.requires_grad]
 
-    train(2)
-    resumed = train(NUM_STEPS, checkpoint=tmp_path / "step=2.ckpt")
-    whole = train(NUM_STEPS)
+    train(tmp_path / "killed", 2)
+    resumed = train(tmp_path / "killed", NUM_STEPS)
+    whole = train(tmp_path / "whole", NUM_STEPS)
     torch.testing.assert_close(resumed, whole, rtol=1e-4, atol=1e-5)
