@@ -67,7 +67,9 @@ install() { # What is missing, never torch: the machine's build fits its driver
     "$PYTHON" -m pip freeze | grep -iE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+)==' >"$WORK/keep.txt"
     "$PYTHON" -m pip install --disable-pip-version-check -c "$WORK/keep.txt" "${source[@]}" "${wanted[@]}"
 }
-pinned() { grep -iE "^$1==" requirements.lock || echo "$1"; }
+pinned() { # the lock's version; of a folder of wheels, whatever lies there
+    [[ -z ${WHEELS:-} ]] && grep -iE "^$1==" requirements.lock || echo "$1"
+}
 PACKAGES=(
     open_clip:open_clip_torch webdataset:webdataset mlflow:mlflow omegaconf:omegaconf
     bitsandbytes:bitsandbytes torchmetrics:torchmetrics lightning:lightning
