@@ -6,7 +6,7 @@ PACKAGES := core models datamodules lightning_modules callbacks evaluation data_
 EXPERIMENTS := smoke mix_ablation backbone_ablation full_grid stage_ablation text_only_ablation
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env run smoke report ui test test-fast check dry-run lock clean
+.PHONY: help env run smoke report ui test test-fast gpu check dry-run lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test: env  ## all tests
 test-fast: env  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
+gpu:  ## on a machine with a GPU: its tests, the step benchmark, the small study
+	PYTHON=$(PYTHON) bash benchmarks/gpu_session.sh
+
 check: env  ## lint, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,6 +48,7 @@ check: env  ## lint, format, types, layers
 dry-run: env  ## plan of every experiment
 	@for name in $(EXPERIMENTS); do \
 		$(BIN)/python -m experiments.run --exp $$name --dry-run || exit 1; done
+	$(BIN)/python -m experiments.run --profile small --exp mix_ablation --dry-run
 	$(BIN)/python -m experiments.run --profile paper --exp full_grid --dry-run
 
 lock: env  ## write the exact versions of the environment

@@ -6,6 +6,7 @@ from functools import cache as memoize
 from pathlib import Path
 
 from core.chat import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
+from core.errors import ConfigError
 from datamodules.lengths import measure_lengths
 from datamodules.manifest import load_manifest
 from datamodules.mixture_config import ComponentConfig
@@ -103,10 +104,11 @@ class Loads:
     def _lengths(self, path: str, model: VlmSpec, style: PromptStyle) -> _Lengths:
         key = (path, model.language_model, model.template, model.tower, style)
         if key not in self._known:
+            is_guessed = path in self._expected and not (
+                Path(path).exists() and _has_tokenizer(model)
+            )
             self._known[key] = (
-                self._expect(path, model)
-                if self._is_missing(path)
-                else self._measure(path, model, style)
+                self._expect(path, model) if is_guessed else self._measure(path, model, style)
             )
         return self._known[key]
 
@@ -146,6 +148,15 @@ def chat_of(model: VlmSpec) -> ChatFormat:
     return ChatFormat(
         tokenizer, TEMPLATES[model.template], num_image_tokens=_count_image_tokens(model.tower)
     )
+
+
+@memoize
+def _has_tokenizer(model: VlmSpec) -> bool:
+    try:
+        chat_of(model)
+    except ConfigError:
+        return False
+    return True
 
 
 def _draws(component: ComponentConfig, num_steps: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ _COLUMNS = ("stage run", "address", "cells", "steps", "samples", "tokens", "epoc
             "trained", "frozen", "memory", "time", "state")  # fmt: skip
 _TEXTS = ("stage run", "epochs (source)", "state")
 _MISSING_SHOWN = 4
+_SHORT, _LONG = 2.0, 10.0
 _TOWER_WIDTH = 1024
 """Assumed of towers, whose time hardly counts."""
 
@@ -93,7 +94,7 @@ def _show_gpu(console: Console, plan: Plan, estimator: Estimator, root: Path, gp
             load=estimator.load(node),
             weights=trained_weights(node),
             memory=f"{cost.memory_gib:,.1f} GiB",
-            time=f"{hours:,.1f} h x {number}",
+            time=f"{_duration(hours)} x {number}",
         )
 
     _show_stages(console, graph, root, row)
@@ -179,7 +180,13 @@ def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -
             return "?"
         too_large = max(too_large, cost.memory_gib if cost.memory_gib > kind.memory_gib else 0.0)
         total += cost.seconds(kind, _width(node), number) * number / count / _HOUR
-    return f"needs {too_large:.0f} GiB" if too_large else f"{total:,.0f} h"
+    return f"needs {too_large:.0f} GiB" if too_large else _duration(total)
+
+
+def _duration(hours: float) -> str:
+    if hours < _SHORT:
+        return f"{hours * 60:,.0f} min"
+    return f"{hours:,.1f} h" if hours < _LONG else f"{hours:,.0f} h"
 
 
 def _show_advice(console: Console, plan: Plan, estimator: Estimator, *, gpu: str) -> None:
