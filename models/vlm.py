@@ -136,6 +136,7 @@ class VisionLanguageModel(nn.Module):
         limits = GenerationLimits(
             max_new_tokens=max_new_tokens, end_token_id=end_token_id, pad_token_id=pad_token_id
         )
+        images = self._seen_once(images, batch_size)
         # Neighbours of equal length waste no padding; the answers go back to their places.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: list[list[int]] = [[] for _ in prompts]
@@ -166,21 +167,25 @@ class VisionLanguageModel(nn.Module):
         embeds_BTD = self.embed(input_ids_BT, self._stack(images))
         return greedy_decode(self.language_model, embeds_BTD, is_token_BT, limits)
 
+    @torch.no_grad()
+    def _seen_once(
+        self, images: Sequence[torch.Tensor | None], batch_size: int
+    ) -> list[torch.Tensor | None]:
+        """Features in the place of pixels: a picture with several questions is looked at once."""
+        pixels = {
+            id(image): image for image in images if image is not None and image.ndim > _FEATURE_DIMS
+        }
+        features: dict[int, torch.Tensor] = {}
+        keys = list(pixels)
+        for start in range(0, len(keys), batch_size):
+            part = keys[start : start + batch_size]
+            stacked_NCHW = torch.stack([pixels[key] for key in part]).to(self.device)
+            features |= zip(part, self._see(stacked_NCHW), strict=True)
+        return [None if image is None else features.get(id(image), image) for image in images]
+
     def _stack(self, images: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """Features (N, P, E) of the pictures of a batch, in order."""
-        features: list[torch.Tensor | None] = [None] * len(images)
-        pixels = [
-            i for i, image in enumerate(images) if image is not None and image.ndim > _FEATURE_DIMS
-        ]
-        if pixels:
-            pixels_NCHW = torch.stack([t for i in pixels if (t := images[i]) is not None])
-            computed_NPE = self._see(pixels_NCHW.to(self.device))
-            for place, index in enumerate(pixels):
-                features[index] = computed_NPE[place]
-        for index, image in enumerate(images):
-            if image is not None and image.ndim == _FEATURE_DIMS:
-                features[index] = image.to(self.device)
-        present = [feature.float() for feature in features if feature is not None]
+        present = [image.to(self.device).float() for image in images if image is not None]
         return torch.stack(present) if present else None
 
     def _images(self, micro_batch: MicroBatch) -> torch.Tensor | None:

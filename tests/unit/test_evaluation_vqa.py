@@ -55,6 +55,15 @@ def test_equal_to_the_oracle_on_random_and_adversarial_cases():
     assert min(seen[value] for value in (0.0, 0.3, 0.6, 0.9, 1.0)) > 100
 
 
+@pytest.mark.slow
+def test_equal_to_the_oracle_on_a_hundred_thousand_cases():
+    rng = named_rng(2, "more vqa cases")
+    for _ in range(100_000):
+        prediction, answers = random_case(rng)
+        expected = vqa_oracle.score(prediction, answers)
+        assert official_score(prediction, answers) == expected, (prediction, answers)
+
+
 def test_normalisation_equal_to_the_oracle():
     rng = named_rng(1, "vqa strings")
     for _ in range(5_000):
