@@ -19,7 +19,9 @@ from transformers import (
 
 from core.samples import Role, Turn
 from core.tokens import IMAGE_MARK
+from evaluation import run as evaluation_run
 from evaluation.answerer import VlmAnswerer
+from evaluation.predictions import read_predictions
 from experiments.builders import VlmParts
 from experiments.export import build_parser, main
 from experiments.trained import find_cells, load_cell
@@ -232,3 +234,17 @@ def test_an_unfinished_or_unknown_cell_says_what_to_do(
     words[1] = "share41"
     assert main(words) == 2
     assert "unknown cell 'share41'" in capsys.readouterr().err
+
+
+def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
+    """The stranger's way in, with its own template and processor, gets the same answers."""
+    target, results = inside / "out" / "asked", inside / "results"
+    assert main(arguments(target)) == 0
+    words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]
+    words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
+    assert evaluation_run.main(words) == 0
+    folder = worlds.stage_folder(inside / "mlruns", "evaluate")
+    columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
+    own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
+    assert read_predictions(results / "predictions.parquet").select(columns) == own
+    assert evaluation_run.main(words) == 2, "results are not overwritten"

@@ -1,0 +1,109 @@
+"""Evaluate any LLaVA-class checkpoint: `python -m evaluation.run --model FOLDER --benchmark ...`.
+
+Cells of this project are evaluated by their grid; this command is for exported ones and for
+models of others, on the same benchmarks with the same scores, baselines and intervals.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from core.chat import ChatFormat
+from core.errors import ConfigError, IrudimenError
+from evaluation.benchmark import load_benchmark
+from evaluation.hf_answerer import HfAnswerer
+from evaluation.prompting import BARE_STYLE
+from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
+
+_EPILOG = """examples:
+  python -m evaluation.run --model exports/share40 \\
+      --benchmark data/embedded/benchmark_test.manifest.json --out results/share40
+  python -m evaluation.run --model llava-hf/llava-1.5-7b-hf --revision main --style instructed \\
+      --dtype bfloat16 --device cuda --languages eu --benchmark data/paper/benchmarks.manifest.json
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.run",
+        description="Ask a LLaVA-class checkpoint every question of a benchmark, and score it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="folder of a checkpoint, or its name on the hub")
+    add("--revision", default="", help="commit of a name on the hub, or (knowingly moving) main")
+    add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
+    add("--languages", nargs="+", help="of those it has (default: all)")
+    add("--style", default=BARE_STYLE, help="prompt style of evaluation/prompts (default: bare)")
+    add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
+    add("--max-new-tokens", type=int, default=32, help="longest answer (default: 32)")
+    add("--batch-size", type=int, default=8, help="prompts at once (default: 8)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--device", default="cpu", help="cpu, cuda ...")
+    add("--no-blind", action="store_true", help="don't also ask with a blank picture")
+    add("--out", type=Path, required=True, help="new folder for predictions and metrics")
+    return parser
+
+
+def run(options: argparse.Namespace) -> EvaluationResult:
+    """Load, ask, score, write.
+
+    Raises:
+        ConfigError: a folder that exists, or a language, style or revision that doesn't.
+        CheckpointError: a model that can't be loaded whole.
+    """
+    if options.out.exists():
+        raise ConfigError(f"{options.out} exists; name a new folder or remove it")
+    items = load_benchmark(options.benchmark, languages=options.languages)
+    items = items[: options.limit] if options.limit else items
+    answerer = HfAnswerer(
+        options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device=options.device,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+    )
+    settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
+    chat = cast(ChatFormat, answerer)  # of a chat format, prompts alone are asked for here
+    return evaluate(answerer, items, chat, settings, output_folder=options.out)
+
+
+def show(console: Console, result: EvaluationResult) -> None:
+    """Accuracies with intervals and baselines."""
+    table = Table(title="percent")
+    for name in ("metric", "value", "95 % interval", "n", "majority", "without picture"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, metric in result.metrics.items():
+        if "/type/" in name or not name.endswith(("accuracy", "yes_no", "other", "number")):
+            continue
+        interval = "" if metric.ci_low is None else f"{metric.ci_low:.1f} .. {metric.ci_high:.1f}"
+        baselines = (metric.majority, metric.blind)
+        shown = ("" if value is None else f"{value:.1f}" for value in baselines)
+        table.add_row(name, f"{metric.value:.1f}", interval, str(metric.n), *shown)
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate, and turn errors a user can cause into one clear message."""
+    console = Console()
+    options = build_parser().parse_args(arguments)
+    try:
+        show(console, run(options))
+    except IrudimenError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return 2
+    console.print(f"written: {escape(str(options.out))}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
