@@ -26,6 +26,7 @@ from datamodules.mixture_datamodule import (
 from datamodules.pictures import iterate_named_pictures, iterate_pictures
 from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import load_benchmark
+from evaluation.canaries import run_canaries
 from evaluation.runner import EvaluationOptions, blank_picture, evaluate
 from experiments.builders import apply_compute, build_trainer, build_vlm, fill_language_model
 from experiments.devices import compute_device
@@ -198,16 +199,27 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
             load_parts(parts.model, context.inputs[role] / WEIGHTS)
     if is_half:
         cast_all(parts.model, torch.bfloat16)
-    answerer = VlmAnswerer(
-        parts.model.eval().to(compute_device(context.trainer.accelerator)),
-        parts.chat,
-        parts.pictures,
-        max_new_tokens=spec.settings.max_new_tokens,
-        batch_size=spec.settings.batch_size,
+    model = parts.model.eval().to(compute_device(context.trainer.accelerator))
+    answerer, alone = (
+        VlmAnswerer(
+            model,
+            parts.chat,
+            parts.pictures,
+            max_new_tokens=spec.settings.max_new_tokens,
+            batch_size=batch_size,
+        )
+        for batch_size in (spec.settings.batch_size, 1)
     )
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
     options = EvaluationOptions(blind=spec.settings.blind)
-    evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
+    result = evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
+    checks = run_canaries(answerer, alone, items, parts.chat, result, options)
+    checks.save(context.folder.scratch)
+    if checks.num_changed:
+        _LOG.warning(
+            "%d of %d answers change with the batch size (float rounding decides a tie, or a bug)",
+            *(checks.num_changed, checks.num_alone),
+        )
 
 
 def _train(

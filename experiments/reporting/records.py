@@ -12,6 +12,7 @@ from typing import Any
 
 from core.errors import DataError
 from datamodules.bad_samples import SUMMARY_NAME
+from evaluation import canaries
 from experiments.states import State
 
 Axis = str | float | int | bool
@@ -56,6 +57,9 @@ class StageRecord:
     scores: Mapping[str, Score] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Source -> fault -> samples that a training could not use (`datamodules.bad_samples`)."""
+
+    canaries: Mapping[str, Any] = field(default_factory=dict)
+    """What an evaluation's checks found (`evaluation.canaries`); empty before they were made."""
 
     @property
     def predictions(self) -> Path:
@@ -174,6 +178,7 @@ def load_stage(folder: Path) -> StageRecord:
         steps=progress.get("step") or 0,
         scores={name: _load_score(score) for name, score in metrics.items()},
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
+        canaries=read_json(folder / "result" / canaries.FILE_NAME, default={}),
     )
 
 

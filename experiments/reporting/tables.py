@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.reporting.numbers import (
@@ -83,6 +83,46 @@ def score_table(grid: GridRecord, view: View) -> ScoreTable:
 def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
     """How often the reply was in the language of the question."""
     return _table(grid, view, (FIDELITY,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanaryRow:
+    """What an evaluation's own checks say."""
+
+    cell: str
+    shuffled: str
+    blank: str
+    alone: str
+    is_well: bool
+
+
+def canary_rows(grid: GridRecord) -> list[CanaryRow]:
+    """One line per finished evaluation that was checked."""
+    rows = []
+    for cell in grid.cells:
+        stage = cell.evaluation
+        found = stage.canaries if stage is not None else {}
+        if not found:
+            continue
+        costs = [found.get(name) for name in ("shuffled", "blank")]
+        rows.append(
+            CanaryRow(
+                cell=cell.cell_id,
+                shuffled=_cost(costs[0]),
+                blank=_cost(costs[1]),
+                alone=f"{found['num_changed']} of {found['num_alone']}",
+                is_well=not found["num_changed"]
+                and all(cost is None or cost["low"] > 0 for cost in costs),
+            )
+        )
+    return rows
+
+
+def _cost(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    low, high = found["low"], found["high"]
+    return f"{found['value']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def stage_rows(grid: GridRecord) -> list[StageRow]:
