@@ -11,7 +11,7 @@ import torch
 from experiments.gpus import GIB, Gpu
 from experiments.loads import Load
 from experiments.schema import EvaluationWeights
-from experiments.specs import EvaluateSpec, TrainSpec
+from experiments.specs import EvaluateSpec, RetentionSpec, TrainSpec
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.adapters import TuningKind
@@ -31,6 +31,8 @@ _FRAGMENTS = 1.06
 """What the allocator wastes."""
 _ATTENTION_PASSES = 3
 _EVALUATION_COPIES = 6
+_TASK_DOCUMENTS, _DOCUMENT_TOKENS = 3000, 150
+"""Assumed of a task of lm-eval."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +119,19 @@ def evaluation_cost(spec: EvaluateSpec, model: Footprint, load: Load, *, has_tow
 def features_cost(picture_flops: float, num_pictures: int) -> Cost:
     """The tower once over every picture."""
     return Cost(flops=picture_flops * num_pictures, memory=_with_reserve({}))
+
+
+def retention_cost(spec: RetentionSpec, model: Footprint) -> Cost:
+    """The language model alone; what lm-eval's tasks hold is not known before they are fetched."""
+    settings = spec.settings
+    documents = settings.limit or _TASK_DOCUMENTS
+    tokens = len(settings.tasks) * documents * _DOCUMENT_TOKENS
+    load = Load(num_samples=len(settings.tasks) * documents, num_tokens=tokens)
+    at_once = settings.batch_size * _DOCUMENT_TOKENS
+    logits = at_once * model.vocab_size * _FLOAT * 2
+    memory = {"frozen weights": model.language_model * _FLOAT, "logits": logits}
+    head = 2.0 * tokens * model.vocab_size * model.hidden_size
+    return Cost(flops=sum(_block_flops(model, load)) + head, memory=_with_reserve(memory))
 
 
 def _weight_bytes(

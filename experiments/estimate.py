@@ -11,7 +11,14 @@ from experiments import costs
 from experiments.costs import Cost
 from experiments.graph import StageNode
 from experiments.loads import Expected, Load, Loads
-from experiments.specs import EvaluateSpec, FeaturesSpec, StageKind, TrainSpec, VlmSpec
+from experiments.specs import (
+    EvaluateSpec,
+    FeaturesSpec,
+    RetentionSpec,
+    StageKind,
+    TrainSpec,
+    VlmSpec,
+)
 from models.adapters import TuningConfig
 from models.footprint import Footprint, footprint, saved_bytes_per_token, tower_flops
 from models.shapes import EmptyVlm, empty_vlm
@@ -74,6 +81,8 @@ class Estimator:
         if isinstance(own, EvaluateSpec):
             model = model_of(own.model, own.tuning)
             return costs.evaluation_cost(own, model, load, has_tower=has_tower)
+        if isinstance(own, RetentionSpec):
+            return costs.retention_cost(own, model_of(own.model, own.tuning))
         if not isinstance(own, TrainSpec):
             return None
         used, learns = spec or own, node.kind is StageKind.INSTRUCT
@@ -91,7 +100,7 @@ class Estimator:
         load, spec = self.load(node), node.spec
         if isinstance(spec, FeaturesSpec):
             return Estimate(load=load, seconds=load.num_pictures / _PICTURES_PER_S)
-        if not isinstance(spec, TrainSpec | EvaluateSpec):
+        if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
             return Estimate()
         learns = node.kind is StageKind.INSTRUCT
         weights = trained_weights(node)
@@ -111,7 +120,7 @@ class Estimator:
 def trained_weights(node: StageNode) -> costs.Weights:
     """What a training or evaluation stage holds, and what of it learns."""
     spec = node.spec
-    if not isinstance(spec, TrainSpec | EvaluateSpec):
+    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
         return costs.Weights(trained=0, frozen=0)
     model = model_of(spec.model, spec.tuning)
     return costs.weights_of(model, spec.tuning.kind, learns=node.kind is StageKind.INSTRUCT)

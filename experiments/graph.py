@@ -21,6 +21,7 @@ from experiments.specs import (
     evaluate_spec,
     features_spec,
     instruct_spec,
+    retention_spec,
     spec_manifests,
     spec_weights,
 )
@@ -149,6 +150,9 @@ def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
         "stages": cell.stages.value,
     }
     nodes: list[StageNode] = []
+    if config.retention.tasks:
+        spec, model = retention_spec(config, is_trained=False), {"backbone": cell.backbone}
+        nodes.append(hashes.node(StageKind.BACKBONE, f"backbone {cell.backbone}", spec, {}, model))
     shared_inputs: dict[str, StageNode] = {}
     if config.model.cache_features:
         nodes.append(hashes.node(StageKind.FEATURES, "features", features_spec(config), {}, {}))
@@ -162,6 +166,9 @@ def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
         title = f"instruct {cell.cell_id}"
         nodes.append(hashes.node(StageKind.INSTRUCT, title, instruct_spec(config), inputs, own))
         inputs = {**shared_inputs, "instruct": nodes[-1]}
+        if config.retention.tasks:
+            title, spec = f"retention {cell.cell_id}", retention_spec(config, is_trained=True)
+            nodes.append(hashes.node(StageKind.RETENTION, title, spec, inputs, own))
     title = f"evaluate {cell.cell_id}"
     nodes.append(hashes.node(StageKind.EVALUATE, title, evaluate_spec(config), inputs, own))
     return nodes

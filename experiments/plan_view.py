@@ -16,7 +16,7 @@ from experiments.graph import Graph, StageNode
 from experiments.loads import Load
 from experiments.mixtures import expected_manifests
 from experiments.plans import Plan
-from experiments.specs import EvaluateSpec, StageKind, TrainSpec
+from experiments.specs import EvaluateSpec, RetentionSpec, StageKind, TrainSpec
 from experiments.store import Store
 
 _HOUR = 3600.0
@@ -253,6 +253,6 @@ def _count(node: StageNode, devices: int) -> int:
 
 def _width(node: StageNode) -> int:
     spec = node.spec
-    if not isinstance(spec, TrainSpec | EvaluateSpec):
+    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
         return _TOWER_WIDTH
     return model_of(spec.model, spec.tuning).hidden_size

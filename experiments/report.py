@@ -71,6 +71,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         delta=100 * hypotheses.DELTA,
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
+        retention=tables.retention_table(grid),
         canaries=tables.canary_rows(grid),
         gallery=gallery.build_gallery(grid, view),
         shown=[cell.cell_id for _, cell in gallery.chosen_cells(grid, view)],

@@ -1,7 +1,6 @@
 """What a run is: one frozen `RunConfig` per cell of a grid, checked before anything starts.
 
-`RunConfig` is what people write (YAML, `--set`); `experiments/specs.py` turns it into one spec per
-stage, which holds exactly what determines that stage's result.
+`RunConfig` is what people write (YAML, `--set`); `specs` makes of it what determines each stage.
 """
 
 import dataclasses
@@ -10,6 +9,7 @@ from enum import StrEnum
 from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
+from evaluation.retention import RetentionConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
@@ -323,6 +323,8 @@ class RunConfig:
     """Tower and connector."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """Evaluation."""
+    retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
+    """Scores without pictures."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     """Execution."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from evaluation.retention import RetentionConfig
 from experiments.axes import vary
 from experiments.schema import ComponentConfig, RunConfig, TrainConfig
 
@@ -13,7 +14,7 @@ def cells(base: RunConfig) -> list[RunConfig]:
     """One cell with few steps; its numbers mean nothing, its files are all there."""
     smaller = base.data.smoke_sources
     align, instruct = (_shorten(stage, smaller) for stage in (base.align, base.instruct))
-    short = dataclasses.replace(base, align=align, instruct=instruct)
+    short = dataclasses.replace(base, align=align, instruct=instruct, retention=RetentionConfig())
     return vary(short, target_share=(0.4,), text_only=(True,))
 
 

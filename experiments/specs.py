@@ -12,8 +12,15 @@ from typing import TypeAlias
 from core.chat import PromptStyle
 from datamodules.mixture_config import MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
+from evaluation.retention import TEXT_PREFIX, RetentionConfig
 from experiments.mixtures import manifest_path, stage_components, used_lines
-from experiments.schema import ComponentConfig, EvaluateConfig, RunConfig, Stages, TrainConfig
+from experiments.schema import (
+    ComponentConfig,
+    EvaluateConfig,
+    RunConfig,
+    Stages,
+    TrainConfig,
+)
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
@@ -30,6 +37,10 @@ class StageKind(StrEnum):
     ALIGN = "align"
     INSTRUCT = "instruct"
     EVALUATE = "evaluate"
+    BACKBONE = "backbone"
+    """What the language model scores without pictures before any training."""
+    RETENTION = "retention"
+    """The same after the last stage."""
     TOKENIZER = "tokenizer"
     PRETRAIN = "pretrain"
     TOWER = "tower"
@@ -87,6 +98,18 @@ class EvaluateSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RetentionSpec:
+    """The language model alone on tasks without pictures (`evaluation.retention`)."""
+
+    model: VlmSpec
+    texts: dict[str, str]
+    """Task over a source's running text -> its manifest."""
+    settings: RetentionConfig
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """As in `EvaluateSpec`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
     """A byte-level BPE trained on text sources."""
 
@@ -133,7 +156,15 @@ class TowerSpec:
     seed: int
 
 
-Spec: TypeAlias = FeaturesSpec | TrainSpec | EvaluateSpec | TokenizerSpec | PretrainSpec | TowerSpec
+Spec: TypeAlias = (
+    FeaturesSpec
+    | TrainSpec
+    | EvaluateSpec
+    | RetentionSpec
+    | TokenizerSpec
+    | PretrainSpec
+    | TowerSpec
+)
 
 
 def features_spec(config: RunConfig) -> FeaturesSpec:
@@ -170,12 +201,29 @@ def evaluate_spec(config: RunConfig) -> EvaluateSpec:
     )
 
 
+def retention_spec(config: RunConfig, *, is_trained: bool) -> RetentionSpec:
+    """The language model after stage 2, or before any training."""
+    texts = {
+        task: manifest_path(config, task.removeprefix(TEXT_PREFIX))
+        for task in config.retention.tasks
+        if task.startswith(TEXT_PREFIX)
+    }
+    return RetentionSpec(
+        model=_vlm_spec(config),
+        texts=texts,
+        settings=config.retention,
+        tuning=config.instruct.tuning if is_trained else TuningConfig(),
+    )
+
+
 def spec_manifests(spec: Spec) -> tuple[str, ...]:
     """Every manifest that a spec reads."""
     if isinstance(spec, FeaturesSpec | TokenizerSpec):
         return spec.manifests
     if isinstance(spec, EvaluateSpec | TowerSpec):
         return (spec.manifest,)
+    if isinstance(spec, RetentionSpec):
+        return tuple(sorted(spec.texts.values()))
     components = spec.stream.mixture.components.values()
     return tuple(sorted({path for c in components for path in (c.base, c.target) if path}))
 
@@ -184,7 +232,7 @@ def spec_weights(spec: Spec) -> tuple[str, ...]:
     """Every model folder that a spec reads."""
     if isinstance(spec, FeaturesSpec):
         return (spec.tower.path,)
-    if isinstance(spec, TrainSpec | EvaluateSpec):
+    if isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
         return (spec.model.tower.path, spec.model.language_model.path)
     return ()
 

@@ -24,14 +24,15 @@ from datamodules.mixture_datamodule import (
     MixtureDataModule,
 )
 from datamodules.pictures import iterate_named_pictures, iterate_pictures
-from evaluation.answerer import VlmAnswerer
-from evaluation.benchmark import load_benchmark
-from evaluation.canaries import run_canaries
-from evaluation.runner import EvaluationOptions, blank_picture, evaluate
+from evaluation.runner import blank_picture
 from experiments.builders import apply_compute, build_trainer, build_vlm, fill_language_model
 from experiments.devices import compute_device
-from experiments.schema import EvaluationWeights, TrainerConfig
-from experiments.specs import EvaluateSpec, FeaturesSpec, PretrainSpec, TrainSpec
+from experiments.schema import TrainerConfig
+from experiments.specs import (
+    FeaturesSpec,
+    PretrainSpec,
+    TrainSpec,
+)
 from experiments.store import StageFolder
 from lightning_modules.compute import StrategyName
 from lightning_modules.lowbit import check_combination
@@ -43,7 +44,7 @@ from lightning_modules.vlm_module import (
 )
 from models.adapters import TuningKind, adapter_names, tune
 from models.folding import fold_batch_norms
-from models.freezing import cast_all, cast_frozen
+from models.freezing import cast_frozen
 from models.language_model import loading_dtype
 from models.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
@@ -177,49 +178,9 @@ def run_instruct(spec: TrainSpec, context: StageContext) -> None:
     _train(spec, context, InstructionModule, InstructionDataModule)
 
 
-def _before_tuning(dtype: torch.dtype, kind: TuningKind) -> torch.dtype:
+def before_tuning(dtype: torch.dtype, kind: TuningKind) -> torch.dtype:
     """Type to load in: 4 bits are always made of float32, so that every stage gets the same."""
     return torch.float32 if kind is TuningKind.QLORA else dtype
-
-
-def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
-    """Ask the trained model every question of the benchmark."""
-    is_half = spec.settings.weights is EvaluationWeights.BFLOAT16
-    dtype = torch.bfloat16 if is_half else torch.float32
-    parts = build_vlm(
-        spec.model,
-        cache=feature_folder(context),
-        seed=0,
-        dtype=_before_tuning(dtype, spec.tuning.kind),
-    )
-    learned = "instruct" in context.inputs
-    tune(parts.model.language_model, spec.tuning, seed=0, learns=learned)
-    for role in ("align", "instruct"):
-        if role in context.inputs:
-            load_parts(parts.model, context.inputs[role] / WEIGHTS)
-    if is_half:
-        cast_all(parts.model, torch.bfloat16)
-    model = parts.model.eval().to(compute_device(context.trainer.accelerator))
-    answerer, alone = (
-        VlmAnswerer(
-            model,
-            parts.chat,
-            parts.pictures,
-            max_new_tokens=spec.settings.max_new_tokens,
-            batch_size=batch_size,
-        )
-        for batch_size in (spec.settings.batch_size, 1)
-    )
-    items = load_benchmark(Path(spec.manifest), languages=spec.languages)
-    options = EvaluationOptions(blind=spec.settings.blind)
-    result = evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
-    checks = run_canaries(answerer, alone, items, parts.chat, result, options)
-    checks.save(context.folder.scratch)
-    if checks.num_changed:
-        _LOG.warning(
-            "%d of %d answers change with the batch size (float rounding decides a tie, or a bug)",
-            *(checks.num_changed, checks.num_alone),
-        )
 
 
 def _train(
@@ -244,7 +205,7 @@ def _train(
         cache=feature_folder(context),
         seed=spec.seed,
         is_empty=is_sharded,
-        dtype=_before_tuning(dtype, spec.tuning.kind),
+        dtype=before_tuning(dtype, spec.tuning.kind),
     )
 
     def fill(model: VisionLanguageModel) -> None:

@@ -27,12 +27,13 @@ from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
 from core.log import show_info
 from core.stop import EXIT_PREEMPTED, StopFlag
-from experiments import backbone_runs, stage_runs
+from experiments import backbone_runs, evaluation_runs, stage_runs
 from experiments.schema import TrainerConfig
 from experiments.specs import (
     EvaluateSpec,
     FeaturesSpec,
     PretrainSpec,
+    RetentionSpec,
     StageKind,
     TokenizerSpec,
     TowerSpec,
@@ -45,7 +46,9 @@ _RUNS: dict[StageKind, tuple[type[Any], Callable[[Any, stage_runs.StageContext],
     StageKind.FEATURES: (FeaturesSpec, stage_runs.run_features),
     StageKind.ALIGN: (TrainSpec, stage_runs.run_align),
     StageKind.INSTRUCT: (TrainSpec, stage_runs.run_instruct),
-    StageKind.EVALUATE: (EvaluateSpec, stage_runs.run_evaluate),
+    StageKind.EVALUATE: (EvaluateSpec, evaluation_runs.run_evaluate),
+    StageKind.BACKBONE: (RetentionSpec, evaluation_runs.run_backbone),
+    StageKind.RETENTION: (RetentionSpec, evaluation_runs.run_after),
     StageKind.TOKENIZER: (TokenizerSpec, backbone_runs.run_tokenizer),
     StageKind.PRETRAIN: (PretrainSpec, backbone_runs.run_pretrain),
     StageKind.TOWER: (TowerSpec, backbone_runs.run_tower),

@@ -12,12 +12,22 @@ from typing import Any
 
 from core.errors import DataError
 from datamodules.bad_samples import SUMMARY_NAME
-from evaluation import canaries
+from evaluation import canaries, retention
 from experiments.states import State
 
 Axis = str | float | int | bool
 
-STAGE_ORDER = ("tokenizer", "tower", "pretrain", "features", "align", "instruct", "evaluate")
+STAGE_ORDER = (
+    "tokenizer",
+    "tower",
+    "pretrain",
+    "features",
+    "backbone",
+    "align",
+    "instruct",
+    "retention",
+    "evaluate",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +70,9 @@ class StageRecord:
 
     canaries: Mapping[str, Any] = field(default_factory=dict)
     """What an evaluation's checks found (`evaluation.canaries`); empty before they were made."""
+
+    retention: Mapping[str, Any] = field(default_factory=dict)
+    """Task -> score of the language model alone (`evaluation.retention`)."""
 
     @property
     def predictions(self) -> Path:
@@ -178,6 +191,7 @@ def load_stage(folder: Path) -> StageRecord:
         steps=progress.get("step") or 0,
         scores={name: _load_score(score) for name, score in metrics.items()},
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
+        retention=read_json(folder / "result" / retention.FILE_NAME, default={}),
         canaries=read_json(folder / "result" / canaries.FILE_NAME, default={}),
     )
 

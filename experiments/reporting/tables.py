@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.reporting.numbers import (
     ENOUGH_SHARE,
@@ -21,7 +22,7 @@ from experiments.reporting.numbers import (
     percent,
     share_of,
 )
-from experiments.reporting.records import CellRecord, GridRecord
+from experiments.reporting.records import CellRecord, GridRecord, StageRecord
 from experiments.states import State
 
 _MINUTE, _HOUR = 60, 3600
@@ -116,6 +117,52 @@ def canary_rows(grid: GridRecord) -> list[CanaryRow]:
             )
         )
     return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionTable:
+    """What the language models score without pictures, and what training changed."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Cell (or backbone) and its texts."""
+
+
+def retention_table(grid: GridRecord) -> RetentionTable:
+    """One line per backbone, then one per cell with the change from its backbone."""
+    before: dict[str, StageRecord] = {}
+    after: list[tuple[CellRecord, StageRecord]] = []
+    for cell in grid.cells:
+        if (stage := cell.stages.get("backbone")) is not None and stage.retention:
+            before[stage.address] = stage
+        if (stage := cell.stages.get("retention")) is not None and stage.retention:
+            after.append((cell, stage))
+    found = [*before.values(), *(stage for _, stage in after)]
+    tasks = tuple(dict.fromkeys(task for stage in found for task in stage.retention))
+    rows = [
+        (f"{stage.params.get('backbone', 'backbone')}, before training",
+         tuple(_alone(stage.retention.get(task)) for task in tasks))
+        for stage in before.values()
+    ]  # fmt: skip
+    for cell, stage in after:
+        own = cell.stages["backbone"].retention if "backbone" in cell.stages else {}
+        texts = (_alone(stage.retention.get(task), own.get(task)) for task in tasks)
+        rows.append((cell.cell_id, tuple(texts)))
+    return RetentionTable(tasks=tasks, rows=tuple(rows))
+
+
+def _alone(found: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None) -> str:
+    if found is None:
+        return ""
+    is_bits = found["metric"] == "bits_per_byte"
+    scale, unit = (1.0, " bits/byte") if is_bits else (100.0, " %")
+    digits = 3 if is_bits else 1
+    text = f"{scale * found['value']:.{digits}f}{unit}"
+    if found["stderr"]:
+        text += f" \N{PLUS-MINUS SIGN} {1.96 * scale * found['stderr']:.{digits}f}"
+    if before is not None:
+        text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
+    return text
 
 
 def _cost(found: Mapping[str, float] | None) -> str:

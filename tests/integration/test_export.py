@@ -176,6 +176,23 @@ def test_stock_llava_answers_as_we_do(inside: Path) -> None:
     assert not any((inside / "out").glob(".*.part"))
 
 
+def test_the_report_says_what_was_forgotten_and_checked(inside: Path) -> None:
+    before, after = (
+        json.loads((worlds.stage_folder(inside / "mlruns", kind) / "result" / name).read_text())
+        for kind, name in (("backbone", "retention.json"), ("retention", "retention.json"))
+    )
+    assert before.keys() == after.keys() == {"text:text_eu"}
+    assert before["text:text_eu"]["value"] != after["text:text_eu"]["value"]
+    folder = worlds.stage_folder(inside / "mlruns", "evaluate")
+    checks = json.loads((folder / "result" / "canaries.json").read_text())
+    assert (checks["num_changed"], checks["shuffled"]["num_images"]) == (0, 4)
+    page = next((inside / "mlruns" / "grids").rglob("report.html")).read_text()
+    change = after["text:text_eu"]["value"] - before["text:text_eu"]["value"]
+    assert f"{change:+.3f}" in page
+    assert "before training" in page
+    assert f"0 of {checks['num_alone']}" in page
+
+
 def test_a_folder_that_exists_is_left_alone(inside: Path, capsys: pytest.CaptureFixture) -> None:
     target = inside / "taken"
     target.mkdir(exist_ok=True)
