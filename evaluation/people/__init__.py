@@ -1,0 +1,1 @@
+"""People as judges: blind comparisons of two models, and validation of translated items."""

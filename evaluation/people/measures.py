@@ -1,0 +1,163 @@
+"""What the judgements of people say, with intervals and their agreement."""
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from core.errors import DataError
+from evaluation.people.store import QUESTIONS, SKIP, TIE, Judgement, PeopleStore
+from evaluation.people.tasks import TaskKind
+from evaluation.statistics import bootstrap_means, wilson_interval
+
+_ELO = 400.0
+_EDGE = 0.5
+"""Judgements added to either side, so that a strength is finite where one side wins them all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Preference:
+    """One question of a comparison."""
+
+    first: str
+    second: str
+    wins: int
+    losses: int
+    ties: int
+    skipped: int
+    share: float
+    """Of `first`, ties counted half."""
+    low: float
+    high: float
+    """95 %, resampled by picture."""
+    elo: float
+    """Bradley-Terry strength of `first` over `second`, in Elo points (400 to a factor of ten)."""
+    elo_low: float
+    elo_high: float
+    alpha: float | None
+    """Krippendorff's, of annotators who judged the same tasks; None without any."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Acceptance:
+    """Of translated items."""
+
+    accepted: int
+    fixed: int
+    rejected: int
+    skipped: int
+    share: float
+    """Accepted as they are, of those judged."""
+    low: float
+    high: float
+    """Wilson's 95 % interval over tasks (the first judgement of each)."""
+    alpha: float | None
+
+
+def preferences(store: PeopleStore, *, seed: int = 0) -> dict[str, Preference]:
+    """Of every question of a comparison.
+
+    Raises:
+        DataError: no comparison, or nothing judged.
+    """
+    if store.kind is not TaskKind.COMPARE:
+        raise DataError(f"{store.path} holds tasks of the kind {store.kind}, not comparisons")
+    judgements = store.judgements()
+    return {
+        question: _preference(store, judgements, question, seed)
+        for question in QUESTIONS[TaskKind.COMPARE]
+    }
+
+
+def acceptance(store: PeopleStore) -> Acceptance:
+    """Of translated items.
+
+    Raises:
+        DataError: no validation, or nothing judged.
+    """
+    if store.kind is not TaskKind.VALIDATE:
+        raise DataError(f"{store.path} holds tasks of the kind {store.kind}, not translations")
+    verdicts = [(j.task_id, j.annotator, j.answers["verdict"]) for j in store.judgements()]
+    count = Counter(verdict for _, _, verdict in verdicts)
+    first: dict[str, str] = {}
+    for task, _, verdict in verdicts:
+        if verdict != SKIP:
+            first.setdefault(task, verdict)
+    if not first:
+        raise DataError("nothing has been judged yet")
+    good = sum(verdict == "accept" for verdict in first.values())
+    low, high = wilson_interval(good, len(first))
+    return Acceptance(
+        accepted=count["accept"],
+        fixed=count["fix"],
+        rejected=count["reject"],
+        skipped=count[SKIP],
+        share=good / len(first),
+        low=low,
+        high=high,
+        alpha=krippendorff([v for v in verdicts if v[2] != SKIP]),
+    )
+
+
+def krippendorff(ratings: Sequence[tuple[str, str, str]]) -> float | None:
+    """Nominal alpha of (unit, annotator, value) triples; None where no unit has two.
+
+    Krippendorff, Content Analysis (2004), section 11.3: 1 - observed / expected disagreement.
+    1 where only one value occurs would be undefined; None is returned then as well.
+    """
+    units: dict[str, list[str]] = defaultdict(list)
+    for unit, _, value in ratings:
+        units[unit].append(value)
+    paired = [values for values in units.values() if len(values) > 1]
+    total = Counter(value for values in paired for value in values)
+    n = sum(total.values())
+    expected = n * n - sum(count * count for count in total.values())
+    if not paired or expected == 0:
+        return None
+    observed = 0.0
+    for values in paired:
+        counts = Counter(values)
+        differing = len(values) ** 2 - sum(count * count for count in counts.values())
+        observed += differing / (len(values) - 1)
+    return 1.0 - (n - 1) * observed / expected
+
+
+def _preference(
+    store: PeopleStore, judgements: Sequence[Judgement], question: str, seed: int
+) -> Preference:
+    first, second = sorted(store.tasks[0].content)
+    given = [(j.task_id, j.annotator, j.answers[question]) for j in judgements]
+    count = Counter(answer for _, _, answer in given)
+    judged = [entry for entry in given if entry[2] != SKIP]
+    if not judged:
+        raise DataError("nothing has been judged yet")
+    value: Mapping[str, float] = {first: 1.0, TIE: 0.5, second: 0.0}
+    scores = np.array([value[answer] for _, _, answer in judged])
+    clusters = [store.task(task).image_key or task for task, _, _ in judged]
+    means = bootstrap_means(scores, clusters, seed=seed, names=("people", question))
+    low, high = (float(x) for x in np.quantile(means, [0.025, 0.975]))
+    size = len(scores)
+    elos = [_elo(mean, size) for mean in (float(scores.mean()), low, high)]
+    return Preference(
+        first=first,
+        second=second,
+        wins=count[first],
+        losses=count[second],
+        ties=count[TIE],
+        skipped=count[SKIP],
+        share=float(scores.mean()),
+        low=low,
+        high=high,
+        elo=elos[0],
+        elo_low=elos[1],
+        elo_high=elos[2],
+        alpha=krippendorff(judged),
+    )
+
+
+def _elo(share: float, size: int) -> float:
+    """Bradley-Terry for two: the odds of winning, ties split."""
+    wins, losses = share * size + _EDGE, (1 - share) * size + _EDGE
+    return _ELO * math.log10(wins / losses)
