@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from core.errors import IrudimenError
 from core.files import atomic_write_text
-from experiments.reporting import figures, gallery, hypotheses, sentences, tables
+from experiments.reporting import enough, figures, gallery, hypotheses, sentences, tables
 from experiments.reporting.numbers import View, view_of
 from experiments.reporting.records import GridRecord, grid_folder, load_grid
 
@@ -69,6 +69,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
         claims=claims,
         delta=100 * hypotheses.DELTA,
+        enough=enough.enough_tables(grid, view),
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         retention=tables.retention_table(grid),

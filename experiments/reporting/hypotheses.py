@@ -55,7 +55,7 @@ class Claim:
 
 def decide_claims(grid: GridRecord, view: View) -> list[Claim]:
     """All claims this grid bears on, decided together."""
-    scores = _target_scores(grid, view.target)
+    scores = target_scores(grid, view.target)
     claims = [*_enough(grid, view, scores), *_text_only(view, scores)]
     claims += [*_backbones(view, scores), *_stages(scores)]
     decided = [claim.decision for claim in claims if claim.decision is not None]
@@ -161,7 +161,8 @@ def _superiority(first: Paired, second: Paired) -> Decision:
     return dataclasses.replace(raised, difference=seen, delta=0.0)
 
 
-def _target_scores(grid: GridRecord, language: str) -> Scores:
+def target_scores(grid: GridRecord, language: str) -> Scores:
+    """Per setting and share, the scores of every question of the main benchmark."""
     cells: dict[tuple[Setting, float], list[CellRecord]] = {}
     for cell in grid.cells:
         if cell.evaluation is not None and cell.evaluation.predictions.is_file():
@@ -185,12 +186,16 @@ def _read(cell: CellRecord, language: str) -> Paired:
     )
 
 
+def aligned(parts: Sequence[Paired]) -> list[Paired]:
+    """The same on the questions that all have, in the order of the first."""
+    common = set(parts[0].questions).intersection(*(part.questions for part in parts))
+    return [_select(part, [q for q in parts[0].questions if q in common]) for part in parts]
+
+
 def _mean(parts: Sequence[Paired]) -> Paired:
     """Mean per question, over the questions that all parts have."""
-    common = set(parts[0].questions).intersection(*(part.questions for part in parts))
-    aligned = [_select(part, [q for q in parts[0].questions if q in common]) for part in parts]
-    scores = np.mean([part.scores for part in aligned], axis=0)
-    return dataclasses.replace(aligned[0], scores=scores)
+    same = aligned(parts)
+    return dataclasses.replace(same[0], scores=np.mean([part.scores for part in same], axis=0))
 
 
 def _pair(first: Paired, second: Paired) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
