@@ -91,7 +91,7 @@ def _add_tasks(app: FastAPI, store: PeopleStore, pictures: Pictures, language: s
     @app.get("/api/picture")
     def picture(task: str) -> Response:
         found = pictures(store.task(task).image_key)
-        kind = None if found is None else _kind(found)
+        kind = None if found is None else picture_type(found)
         if found is None or kind is None:
             return loopback.refusal(404, "this task has no picture that a browser shows")
         return Response(found, media_type=kind)
@@ -147,5 +147,6 @@ def _shown(store: PeopleStore, task: Task, annotator: str) -> dict[str, Any]:
     return shown | {"left": task.content[left], "right": task.content[right]}
 
 
-def _kind(picture: bytes) -> str | None:
+def picture_type(picture: bytes) -> str | None:
+    """Media type by the first bytes; None for what a browser may not show."""
     return next((kind for magic, kind in _MAGIC.items() if picture.startswith(magic)), None)
