@@ -5,8 +5,13 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from core.errors import DataError
+from datamodules.manifest import SUFFIX, load_manifest
+from datamodules.remote import StorageError
+from evaluation.contamination import check_pictures
 from experiments.reporting.numbers import (
     ENOUGH_SHARE,
     FIDELITY,
@@ -26,6 +31,8 @@ from experiments.reporting.records import CellRecord, GridRecord, StageRecord
 from experiments.states import State
 
 _MINUTE, _HOUR = 60, 3600
+_MOST_COMPARED = 50_000
+"""Samples up to which a report compares pictures itself."""
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
 
 
@@ -256,9 +263,40 @@ def cautions(grid: GridRecord, view: View) -> list[str]:
             "at work, and its numbers say nothing about 8-billion-parameter models."
         )
     notes += _left_out(grid)
+    notes += _contamination(grid)
     if grid.git_dirty:
         notes.append("The working tree had uncommitted changes: the commit alone won't repeat it.")
     return notes
+
+
+def _contamination(grid: GridRecord) -> list[str]:
+    """Whether the benchmark's pictures were trained on; silent where data lie elsewhere."""
+    benchmark = Path(f"{grid.benchmark}{SUFFIX}")
+    training = {
+        Path(path)
+        for stage in grid.stages()
+        if stage.kind in ("align", "instruct")
+        for path in stage.data
+        if path.endswith(SUFFIX)
+    }
+    paths = [benchmark, *sorted(training)]
+    try:
+        total = sum(load_manifest(path).num_samples for path in paths)
+        if not training or total > _MOST_COMPARED:
+            return []
+        found = check_pictures(benchmark, sorted(training))
+    except (DataError, StorageError, OSError):
+        return ["Whether pictures of the benchmark were trained on was not checked: no data here."]
+    if found.shared:
+        return [
+            f"{len(found.shared)} of {found.num_benchmark} pictures of the benchmark are also in "
+            f"the training data, e.g. {found.shared[0]}: the scores are too high."
+        ]
+    return [
+        f"None of the {found.num_benchmark} pictures of the benchmark is among the "
+        f"{found.num_training:,} of the training (compared by bytes; "
+        "evaluation.contamination --pixels also finds copies in other formats)."
+    ]
 
 
 def _left_out(grid: GridRecord) -> list[str]:
