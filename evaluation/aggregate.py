@@ -13,6 +13,10 @@ from evaluation.language_id import is_in_language
 from evaluation.statistics import mean_interval
 
 _PERCENT = 100.0
+_TWO_SCORES = {
+    Benchmark.DIRECT: {"accuracy": "", "accuracy_aware": "_aware"},
+    Benchmark.OPEN: {"chrf": "", "anls": "_aware"},
+}
 _TYPE_NAMES = {"yes/no": "yes_no"}
 
 
@@ -61,8 +65,9 @@ def _to_array(column: pa.ChunkedArray) -> np.ndarray:
 def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
     """All metrics of a predictions table, by name.
 
-    Names: {vqa,vqa_aware,mc,capqa}/LANGUAGE/accuracy, then per answer type and
-    type/QUESTION_TYPE (vqa), unparsed (mc, capqa), f1, precision, recall, yes_ratio (capqa);
+    Names: {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls}, then per
+    answer type and type/QUESTION_TYPE (vqa), accuracy_aware (da), unparsed (mc, capqa), f1,
+    precision, recall, yes_ratio (capqa);
     fidelity/LANGUAGE and truncated/LANGUAGE over all benchmarks.
     """
     columns = Columns(table)
@@ -83,6 +88,11 @@ def _benchmark_metrics(
     if benchmark is Benchmark.VQA:
         return _vqa_metrics(columns, mask, language, seed)
     prefix = f"{benchmark}/{language}"
+    if benchmark in _TWO_SCORES:
+        return {
+            f"{prefix}/{name}": _score_metric(columns, mask, seed, f"{prefix}/{name}", suffix)
+            for name, suffix in _TWO_SCORES[benchmark].items()
+        }
     unparsed = np.array([parsed is None for parsed in columns["parsed"][mask]])
     metrics = {
         f"{prefix}/accuracy": _score_metric(columns, mask, seed, f"{prefix}/accuracy"),

@@ -25,6 +25,10 @@ class Benchmark(StrEnum):
     """One of the choices (A-OKVQA): accuracy."""
     CAPTION_QA = "capqa"
     """Yes or no (PixMo-CapQA): accuracy, F1, yes-ratio."""
+    DIRECT = "da"
+    """Direct answers (A-OKVQA): share of people who said exactly that, three are enough."""
+    OPEN = "open"
+    """Free text against reference answers: chrF and ANLS."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from evaluation import english
 from evaluation.benchmark import Benchmark, BenchmarkItem
 from evaluation.choices import YesNoParser, parse_choice
 from evaluation.normalisers import rule_for
+from evaluation.open_text import anls, chrf, direct_score
 from evaluation.vqa import aware_score, official_score
 
 
@@ -19,9 +20,9 @@ class ItemScore:
     """The reply as it was compared: normalised (vqa), a choice (mc), "yes" or "no" (capqa); None
     if it could not be read."""
     score: float
-    """The official score, 0..1."""
+    """The official score, 0..1; chrF for open text."""
     score_aware: float | None
-    """The language-aware score (vqa only)."""
+    """The language-aware score (vqa, da), ANLS (open)."""
 
 
 class Scorer:
@@ -35,6 +36,8 @@ class Scorer:
             Benchmark.VQA: self._vqa,
             Benchmark.MULTIPLE_CHOICE: self._choice,
             Benchmark.CAPTION_QA: self._caption_qa,
+            Benchmark.DIRECT: self._direct,
+            Benchmark.OPEN: self._open,
         }
 
     def score(self, item: BenchmarkItem, reply: str) -> ItemScore:
@@ -84,4 +87,20 @@ class Scorer:
             parsed=None if verdict is None else ("no", "yes")[verdict],
             score=float(verdict == self.is_yes(item)),
             score_aware=None,
+        )
+
+    def _direct(self, item: BenchmarkItem, reply: str) -> ItemScore:
+        rule = rule_for(item.language, relaxed=self._relaxed)
+        said = reply.strip()
+        return ItemScore(
+            parsed=said,
+            score=direct_score(said, item.answers),
+            score_aware=direct_score(said, item.answers, is_same=rule.matches),
+        )
+
+    def _open(self, item: BenchmarkItem, reply: str) -> ItemScore:
+        return ItemScore(
+            parsed=reply.strip(),
+            score=chrf(reply.strip(), item.answers),
+            score_aware=anls(reply, item.answers),
         )

@@ -23,8 +23,7 @@ pytestmark = pytest.mark.slow
 LENGTH = [f"{stage}.num_steps={NUM_STEPS}" for stage in ("align", "instruct")]
 LORA = ["instruct.tuning.kind=lora"]
 LEVERS = {
-    "lora": LORA,  # with dropout
-    "qlora": [
+    "qlora": [  # with dropout
         "align.tuning.kind=qlora",
         "instruct.tuning.kind=qlora",
         "instruct.optim.optimizer=adamw_8bit",
