@@ -13,6 +13,8 @@ from core.files import atomic_write_bytes, sha256_bytes
 from datamodules.manifest import SUFFIX, Manifest, Modality, ShardEntry, save_manifest
 from datamodules.shards import write_index
 
+_SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSample:
@@ -72,7 +74,7 @@ def _write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> Sha
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in samples:
             if sample.image is not None:
-                _add(tar, f"{sample.key}.webp", sample.image)
+                _add(tar, f"{sample.key}.{_suffix(sample.image)}", sample.image)
             text = json.dumps(
                 {"id": sample.key, **sample.content}, ensure_ascii=False, separators=(",", ":")
             )
@@ -86,6 +88,11 @@ def _write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> Sha
         num_bytes=len(content),
         num_samples=len(samples),
     )
+
+
+def _suffix(picture: bytes) -> str:
+    """By the first bytes; readers decode by content, people and other programs go by the name."""
+    return next((name for magic, name in _SUFFIXES.items() if picture.startswith(magic)), "webp")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

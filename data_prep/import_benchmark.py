@@ -1,0 +1,279 @@
+"""Command line: a benchmark of others as shards that the evaluation reads.
+
+python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A eu=B
+"""
+
+import argparse
+import ast
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+
+from core.config import load_config
+from core.errors import ConfigError, DataError, IrudimenError, unknown_name
+from core.files import safe_join
+from core.hub import hub_arguments
+from data_prep.shard_writer import ShardSample, SourceInfo, write_manifest, write_shards
+from datamodules.manifest import SUFFIX, Modality
+from models.image_transform import decode_image
+
+RECIPES = Path(__file__).parent / "benchmarks"
+_HUB = "hub:"
+_PER_SHARD = 500
+_EPILOG = """a source is LANGUAGE=PLACE:
+  eu=FILE.parquet, eu='FOLDER/*.parquet'   as the hub stores data sets (pictures inside)
+  eu=FILE.jsonl                            one JSON per line; `image` is a path beside the file
+  eu=hub:lukasArana/vqa-v2-eu:eu@COMMIT    data set, split and revision on the Hugging Face hub
+Questions of several languages belong together by question_id (or by place, if the recipe has none).
+A new benchmark is one YAML beside data_prep/benchmarks/vqav2.yaml; give its path to --recipe.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnNames:
+    """Where things are in a row; empty: not there."""
+
+    image: str
+    question: str
+    question_id: str = ""
+    answers: str = ""
+    """A text, a list of texts, or a list of objects with `answer`."""
+    choices: str = ""
+    correct_choice: str = ""
+    answer_type: str = ""
+    question_type: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkRecipe:
+    """How rows of a published benchmark are read."""
+
+    benchmark: str
+    """vqa, mc, capqa, da or open (`evaluation.benchmark`)."""
+    licence: str
+    columns: ColumnNames
+    answer_type: str = "other"
+    """Of all rows, where no column says."""
+    leave_out_if: str = ""
+    """Column of a truth: such rows are left out, and counted."""
+
+
+def read_rows(place: str) -> Iterator[dict[str, Any]]:
+    """Rows of a source, pictures as bytes.
+
+    Raises:
+        ConfigError: a place that can't be read.
+        DataError: a damaged file.
+    """
+    if place.startswith(_HUB):
+        yield from _hub_rows(place.removeprefix(_HUB))
+        return
+    paths = sorted(Path().glob(place)) if any(c in place for c in "*?[") else [Path(place)]
+    if not paths or not all(path.is_file() for path in paths):
+        raise ConfigError(f"no file '{place}'; see --help for what a source may be")
+    for path in paths:
+        yield from _jsonl_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no parquet file: {error}", "damaged") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            image = row.get("image")
+            if isinstance(image, str):
+                row["image"] = safe_join(path.parent, image).read_bytes()
+        except (ValueError, AttributeError, OSError) as error:
+            raise DataError(f"{path}, line {number}: {error}", "damaged") from error
+        yield row
+
+
+def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
+    try:
+        import datasets  # comes with the extra `harness`; heavy
+    except ImportError as error:
+        raise ConfigError("hub: needs `datasets`; pip install '.[harness]'") from error
+    rest, _, revision = name.partition("@")
+    repository, _, split = rest.partition(":")
+    arguments = hub_arguments(repository, revision, kind="data set")
+    rows = datasets.load_dataset(repository, split=split or "test", **arguments)
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    yield from rows
+
+
+def build(
+    recipe: BenchmarkRecipe, sources: Mapping[str, str], *, limit: int = 0
+) -> tuple[list[ShardSample], Counter[str]]:
+    """Samples by picture, and why rows were left out.
+
+    Raises:
+        DataError: a row without a column of the recipe, or no question in all languages.
+    """
+    counts: Counter[str] = Counter()
+    items: dict[str, dict[str, Any]] = {}
+    pictures: dict[str, bytes] = {}
+    first = next(iter(sources))
+    for language, place in sources.items():
+        for number, row in enumerate(read_rows(place)):
+            if recipe.leave_out_if and row.get(recipe.leave_out_if) in (True, "True", "true", 1):
+                counts[f"{language}: {recipe.leave_out_if}"] += 1
+                continue
+            item = _item(recipe, row, f"{place}, row {number}")
+            key = (
+                str(row[recipe.columns.question_id]) if recipe.columns.question_id else str(number)
+            )
+            if language != first and key not in items:
+                counts[f"{language}: not in {first}"] += 1
+                continue
+            known = items.setdefault(key, {"languages": {}})
+            known["languages"][language] = item
+            if language == first:
+                pictures[key] = _picture(row[recipe.columns.image], f"{place}, row {number}")
+    samples: dict[str, ShardSample] = {}
+    taken = 0
+    for key, known in items.items():
+        if missing := [language for language in sources if language not in known["languages"]]:
+            counts[f"{missing[0]}: missing"] += 1
+            continue
+        if limit and taken >= limit:
+            break
+        taken += 1
+        picture = pictures[key]
+        name = hashlib.sha256(picture).hexdigest()[:16]
+        sample = samples.setdefault(
+            name, ShardSample(key=name, content={"items": []}, image=picture)
+        )
+        sample.content["items"].append(_merged(recipe, key, known["languages"]))
+    if not samples:
+        raise DataError(f"no question in all of {', '.join(sources)}: {dict(counts)}", "empty")
+    counts["questions"] = taken
+    return list(samples.values()), counts
+
+
+def _item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    names = recipe.columns
+    for name in filter(None, dataclasses.astuple(names)):
+        if name not in row:
+            raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
+    item: dict[str, Any] = {"question": str(row[names.question]).strip()}
+    if names.choices:
+        item["choices"] = _texts(row[names.choices], where)
+        item["correct_choice"] = int(row[names.correct_choice])
+    if names.answers:
+        item["answers"] = _texts(row[names.answers], where)
+    item["answer_type"] = str(row[names.answer_type]) if names.answer_type else recipe.answer_type
+    item["question_type"] = str(row[names.question_type]) if names.question_type else "any"
+    return item
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    """A list of texts, however it was stored."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise DataError(f"{where}: {value[:80]!r} is no list", "unreadable list") from error
+    if isinstance(value, str):
+        return [value]
+    texts = [str(one["answer"]) if isinstance(one, dict) else str(one) for one in value]
+    if not texts:
+        raise DataError(f"{where}: an empty list of answers or choices", "empty list")
+    return texts
+
+
+def _merged(recipe: BenchmarkRecipe, key: str, by: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    first = next(iter(by.values()))
+    merged = {
+        "question_id": key,
+        "benchmark": recipe.benchmark,
+        "answer_type": first["answer_type"],
+        "question_type": first["question_type"],
+        "question": {language: item["question"] for language, item in by.items()},
+    }
+    for name in ("answers", "choices"):
+        if name in first:
+            merged[name] = {language: item[name] for language, item in by.items()}
+    if "correct_choice" in first:
+        merged["correct_choice"] = first["correct_choice"]
+    return merged
+
+
+def _picture(value: Any, where: str) -> bytes:
+    picture = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(picture, bytes):
+        raise DataError(f"{where}: no picture inside; got {type(value).__name__}", "no picture")
+    decode_image(picture)  # a broken one is told now, not in the middle of an evaluation
+    return picture
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Import, and say what was left out."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.import_benchmark",
+        description="Write a published benchmark as shards that the evaluation reads.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    add = parser.add_argument
+    add("--recipe", required=True, help=f"{', '.join(sorted(known))}, or a YAML file")
+    add("--name", required=True, help="of the benchmark here")
+    add("--source", nargs="+", required=True, metavar="LANGUAGE=PLACE", help="see below")
+    add("--out", type=Path, default=Path("data/benchmarks"), help="folder")
+    add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
+    options = parser.parse_args(arguments)
+    console = Console()
+    try:
+        path = known.get(options.recipe, Path(options.recipe))
+        if not path.is_file():
+            raise ConfigError(unknown_name("recipe", options.recipe, known))
+        recipe = load_config(BenchmarkRecipe, path)
+        pairs = [source.partition("=") for source in options.source]
+        sources = {language: place for language, _, place in pairs}
+        if not all(sources.values()) or len(sources) != len(pairs):
+            raise ConfigError(
+                f"--source wants LANGUAGE=PLACE, each language once: {options.source}"
+            )
+        manifest = options.out / f"{options.name}{SUFFIX}"
+        if manifest.exists():
+            raise ConfigError(f"{manifest} exists; name another --name or remove it")
+        samples, counts = build(recipe, sources, limit=options.limit)
+        shards = write_shards(options.out, options.name, samples, per_shard=_PER_SHARD)
+        info = SourceInfo(
+            name=options.name,
+            language=",".join(sources),
+            modality=Modality.BENCHMARK,
+            record="",
+            licence=recipe.licence,
+            provenance={"sources": sources, "recipe": options.recipe, "left_out": dict(counts)},
+        )
+        write_manifest(options.out, info, shards)
+    except IrudimenError as error:
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return 2
+    for reason, count in counts.most_common():
+        console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
+    console.print(f"{len(samples):,} pictures: {escape(str(manifest))}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
