@@ -12,11 +12,12 @@ import json
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from core.rng import named_rng
+from evaluation.predictions import read_predictions
 from evaluation.vqa import official_score
 from tests.unit.test_evaluation_vqa import random_case
 
@@ -73,16 +74,30 @@ def reason(prediction: str, answers: Sequence[str]) -> str:
     return ""
 
 
+def _cases(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Replies and the ten answers, random or those of an evaluation."""
+    if options.predictions is None:
+        rng = named_rng(7, "harness parity")
+        yield from (random_case(rng) for _ in range(options.cases))
+        return
+    for row in read_predictions(options.predictions).to_pylist():
+        if row["benchmark"] == "vqa":
+            yield row["output"], row["answers"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare, print, and fail on what nothing explains."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--json", type=Path, help="write the counts there")
+    parser.add_argument(
+        "--predictions", type=Path, help="these replies in the place of random ones"
+    )
     options = parser.parse_args(arguments)
-    theirs, rng = load_their_score(), named_rng(7, "harness parity")
+    theirs = load_their_score()
+    cases = list(_cases(options))
     counts: Counter[str] = Counter()
-    for _ in range(options.cases):
-        prediction, answers = random_case(rng)
+    for prediction, answers in cases:
         # They take an exact mean, the official program a sum of rounded thirds.
         if abs(official_score(prediction, answers) - theirs(prediction, answers)) < _ROUNDING:
             counts["equal"] += 1
@@ -92,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why == "unexplained" and counts[why] <= 5:
             print("unexplained:", repr(prediction), answers)
     for why, count in counts.most_common():
-        print(f"{count:8d}  {count / options.cases:7.2%}  {why}")
+        print(f"{count:8d}  {count / len(cases):7.2%}  {why}")
+    means = [100 * sum(map(score, *zip(*cases, strict=True))) / len(cases)
+             for score in (official_score, theirs)]  # fmt: skip
+    print(f"mean score: ours {means[0]:.4f}, theirs {means[1]:.4f}")
     if options.json:
         options.json.write_text(json.dumps(counts, indent=1) + "\n")
     return int(counts["unexplained"] > 0)
