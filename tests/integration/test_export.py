@@ -24,6 +24,7 @@ from evaluation.answerer import VlmAnswerer
 from evaluation.predictions import read_predictions
 from experiments.builders import VlmParts
 from experiments.export import build_parser, main
+from experiments.specs import StageKind
 from experiments.trained import find_cells, load_cell
 from models.hf_export import clip_vision_config, clip_vision_weights
 from models.hf_processor import image_processor_config
@@ -260,7 +261,8 @@ def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
     words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]
     words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
     assert evaluation_run.main(words) == 0
-    folder = worlds.stage_folder(inside / "mlruns", "evaluate")
+    (cell,) = find_cells(build_parser().parse_args(arguments(target)), [worlds.CELL])
+    folder = cell.folder(StageKind.EVALUATE).path  # the world has those of other tests too
     columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
     own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
     assert read_predictions(results / "predictions.parquet").select(columns) == own

@@ -73,7 +73,7 @@ def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: 
 
 def test_the_paper_s_models_are_counted_exactly(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation")
-    assert len(plan.graph.nodes) == 1 + 2 * 12
+    assert len(plan.graph.nodes) == 2 + 3 * 12, "instruct, retention, evaluate of each cell"
     align = trained_weights(stage(plan, StageKind.ALIGN))
     assert align == costs.Weights(trained=CONNECTOR, frozen=LLAMA_8B + TOWER)
     instruct = trained_weights(stage(plan, StageKind.INSTRUCT))
