@@ -232,10 +232,10 @@ def test_merged_adapters_mlp_connector_and_a_tower_of_transformers(inside: Path,
             "model.connector.kind=mlp2x_gelu", "model.tower.library=transformers",
             f"model.tower.path={folder.relative_to(inside)}", "align.num_steps=6",
             "instruct.optim.lr=0.02"]  # fmt: skip
-    code, output = worlds.run(inside, worlds.grid_arguments("mlruns", *more))
+    code, output = worlds.run(inside, worlds.grid_arguments(kind, *more))
     assert code == 0, output
     target = inside / "out" / kind
-    words = arguments(target, *more)
+    words = arguments(target, *more, "--root", kind)
     assert main(words) == 0
     parts = trained(words)
     model, processor = load_stock(target)
