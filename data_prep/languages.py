@@ -1,6 +1,6 @@
 """What one language adds to the data: wordings, number words, category words; read from one file.
 
-A new language is one YAML file in `data_prep/languages/`; nothing else in the project knows it.
+A new language is one YAML file, `languages/CODE/data.yaml`; docs/NEW_LANGUAGE.md leads through it.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from core.errors import DataError, unknown_name
+from core.languages import DATA, FOLDER, language_file
 
-FOLDER = Path(__file__).with_name("languages")
 MODEL_LANGUAGE = "en"
 
 
@@ -102,11 +102,11 @@ def load_language(code: str) -> Language:
     Raises:
         DataError: no such file (the message names the one to write), or something missing in it.
     """
-    path = FOLDER / f"{code}.yaml"
+    path = language_file(code, DATA, FOLDER)
     if not path.is_file():
         raise DataError(
-            f"no wordings for language '{code}'; write {path} (copy {FOLDER / 'eu.yaml'} and "
-            "translate its values)"
+            f"no wordings for language '{code}'; write {path} (copy "
+            f"{language_file('eu', DATA, FOLDER)} and translate its values)"
         )
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     reader = _Reader(path=path, raw=raw if isinstance(raw, dict) else {})
@@ -147,8 +147,8 @@ def load_languages(codes: list[str]) -> tuple[Language, ...]:
         for kind, wordings in language.questions.items():
             if len(wordings) != len(model.questions[kind]):
                 raise DataError(
-                    f"{FOLDER / (language.code + '.yaml')}: {len(wordings)} wordings of '{kind}', "
-                    f"{MODEL_LANGUAGE}.yaml has {len(model.questions[kind])}; translate each"
+                    f"{language_file(language.code, DATA, FOLDER)}: {len(wordings)} wordings of "
+                    f"'{kind}', {MODEL_LANGUAGE} has {len(model.questions[kind])}; translate each"
                 )
     return languages
 

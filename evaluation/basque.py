@@ -7,7 +7,7 @@ word is dropped, and the definite and the bare form may be matched as English ig
 
 from functools import lru_cache
 
-from evaluation.normalisers import normalise_neutral
+from evaluation.normalisers import AnswerRule, normalise_neutral, register
 
 NUMERALS = {
     word: str(value)
@@ -60,3 +60,10 @@ def _stems(stem: str) -> set[str]:
     if len(stem) < _MIN_STEM or _VOWELS.isdisjoint(stem):
         return set()
     return {stem, stem.removesuffix("r")} if stem.endswith("rr") else {stem}
+
+
+register(
+    "basque",
+    strict=AnswerRule(normalise=normalise),
+    relaxed=AnswerRule(normalise=normalise, forms=definite_forms),
+)

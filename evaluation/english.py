@@ -8,6 +8,8 @@ GT-Vision-Lab/VQA at a013f00, BSD-2); the behaviour is re-stated from its rules.
 import re
 from functools import lru_cache
 
+from evaluation.normalisers import AnswerRule, register
+
 PUNCTUATION_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 """21 marks. Apostrophe, colon and full stop are not among them."""
 
@@ -84,3 +86,6 @@ def map_words(text: str) -> str:
 def normalise(text: str) -> str:
     """The whole official normalisation of one prediction or answer."""
     return map_words(strip_punctuation(join_lines(text)))
+
+
+register("english", strict=AnswerRule(normalise=normalise))

@@ -8,8 +8,11 @@ import dataclasses
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
-from core.errors import ConfigError
+from core.config import load_config
+from core.errors import ConfigError, unknown_name
+from core.languages import ANSWERS, FOLDER, language_file
 
 _INNER_MARKS = frozenset("'-")
 _DECIMAL_MARKS = frozenset(".,")
@@ -65,28 +68,76 @@ def _is_kept(letter: str, before: str, after: str) -> bool:
 
 
 _RULES: dict[str, tuple[AnswerRule, AnswerRule]] = {}
-"""Language -> (strict rule, relaxed rule)."""
+"""Name of a rule in code -> (strict, relaxed)."""
 
 _NEUTRAL = AnswerRule(normalise=normalise_neutral)
 
 
-def register(language: str, *, strict: AnswerRule, relaxed: AnswerRule | None = None) -> None:
-    """Give a language its own rule.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerFile:
+    """What `languages/CODE/answers.yaml` may say."""
+
+    rule: str = ""
+    """A rule in code instead of all below."""
+    numerals: list[str] = dataclasses.field(default_factory=list)
+    """The words for 0, 1, 2 and so on."""
+    more_numerals: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Other forms."""
+    articles: list[str] = dataclasses.field(default_factory=list)
+    """Words that may be missing at an answer's beginning; one with an apostrophe sticks to what
+    follows."""
+
+
+def register(name: str, *, strict: AnswerRule, relaxed: AnswerRule | None = None) -> None:
+    """Give a rule in code its name, for `answers.yaml`.
 
     Raises:
-        ConfigError: the language has one already.
+        ConfigError: the name is taken.
     """
-    if language in _RULES:
-        raise ConfigError(f"language '{language}' has a normaliser already; keep one of the two")
-    _RULES[language] = (strict, relaxed or strict)
+    if name in _RULES:
+        raise ConfigError(f"there is a rule '{name}' already; keep one of the two")
+    _RULES[name] = (strict, relaxed or strict)
 
 
-def rule_for(language: str, *, relaxed: bool = True) -> AnswerRule:
-    """The rule of a language, or the neutral one.
+def rule_for(language: str, *, relaxed: bool = True, folder: Path = FOLDER) -> AnswerRule:
+    """The rule of a language, or the neutral one where it has no `answers.yaml`.
 
     Args:
         language: Code such as "eu".
         relaxed: Also match the definite and the bare form where the language's rule knows how.
+        folder: of the languages.
+
+    Raises:
+        ConfigError: the file names a rule that does not exist.
     """
-    strict, loose = _RULES.get(language, (_NEUTRAL, _NEUTRAL))
+    strict, loose = _rules_of(language, folder)
     return loose if relaxed else strict
+
+
+@lru_cache(maxsize=64)
+def _rules_of(language: str, folder: Path) -> tuple[AnswerRule, AnswerRule]:
+    path = language_file(language, ANSWERS, folder)
+    if not path.is_file():
+        return _NEUTRAL, _NEUTRAL
+    file = load_config(AnswerFile, path)
+    if file.rule:
+        from evaluation import basque, english  # noqa: F401 - they register themselves here
+
+        if file.rule not in _RULES:
+            raise ConfigError(f"{path}: {unknown_name('rule', file.rule, _RULES)}")
+        return _RULES[file.rule]
+    numerals = {word: str(value) for value, word in enumerate(file.numerals)}
+    numerals |= {word: str(value) for word, value in file.more_numerals.items()}
+
+    def normalise(text: str) -> str:
+        return " ".join(numerals.get(word, word) for word in normalise_neutral(text).split())
+
+    def forms(answer: str) -> frozenset[str]:
+        bare = {answer.removeprefix(_with_gap(article)) for article in file.articles}
+        return frozenset({answer, *filter(None, bare)})
+
+    return AnswerRule(normalise=normalise), AnswerRule(normalise=normalise, forms=forms)
+
+
+def _with_gap(article: str) -> str:
+    return article if article.endswith("'") else f"{article} "

@@ -10,12 +10,12 @@ import numpy as np
 from core.chat import ChatFormat
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
+from core.languages import FOLDER, PROMPTS, language_file
 from core.samples import Role, Turn
 from core.tokens import IMAGE_MARK
 from evaluation.benchmark import Benchmark, BenchmarkItem
 from evaluation.choices import YesNoWords
 
-PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 BARE_STYLE = "bare"
 
 _QUESTION = "{question}"
@@ -59,7 +59,7 @@ class PromptBook:
 
 
 def load_prompts(
-    languages: Iterable[str], *, style: str = BARE_STYLE, folder: Path = PROMPTS_FOLDER
+    languages: Iterable[str], *, style: str = BARE_STYLE, folder: Path = FOLDER
 ) -> PromptBook:
     """Read the prompt files of some languages.
 
@@ -72,7 +72,7 @@ def load_prompts(
     templates: dict[str, Mapping[str, str]] = {}
     words: dict[str, YesNoWords] = {}
     for language in languages:
-        path = folder / f"{language}.yaml"
+        path = language_file(language, PROMPTS, folder)
         file = PromptFile()
         if path.is_file():
             file = load_config(PromptFile(), path)

@@ -110,5 +110,29 @@ def test_other_languages_have_the_neutral_rule():
 
 
 def test_a_language_is_registered_once():
-    with pytest.raises(ConfigError, match="'eu' has a normaliser already"):
-        register("eu", strict=AnswerRule(normalise=str.lower))
+    with pytest.raises(ConfigError, match="a rule 'basque' already"):
+        register("basque", strict=AnswerRule(normalise=str.lower))
+
+
+def test_a_language_may_bring_its_number_words_and_articles(tmp_path):
+    (tmp_path / "xx").mkdir()
+    path = tmp_path / "xx" / "answers.yaml"
+    path.write_text(
+        """numerals: [zero, u, dos]\nmore_numerals: {una: 1}\narticles: [el, "l'", una]\n"""
+    )
+    rule = rule_for("xx", folder=tmp_path)
+    assert rule.matches("Dos.", "2")
+    assert rule.matches("una", "1")
+    assert rule.matches("el gos", "gos")
+    assert rule.matches("l'home", "Home")
+    assert not rule.matches("la casa", "casa")
+    strict = rule_for("xx", folder=tmp_path, relaxed=False)
+    assert strict.matches("DOS", "2")
+    assert not strict.matches("el gos", "gos")
+
+
+def test_a_rule_that_does_not_exist_is_named(tmp_path):
+    (tmp_path / "yy").mkdir()
+    (tmp_path / "yy" / "answers.yaml").write_text("rule: basqe\n")
+    with pytest.raises(ConfigError, match="Did you mean 'basque'"):
+        rule_for("yy", folder=tmp_path)
