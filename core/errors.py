@@ -37,6 +37,14 @@ class CheckpointError(IrudimenError):
     """A checkpoint or weights file that is missing, damaged or does not fit."""
 
 
+class UnsavedError(CheckpointError):
+    """The storage took no checkpoint, again and again."""
+
+
+class NotFiniteError(IrudimenError):
+    """A training whose loss or gradient is infinite or no number."""
+
+
 class StageFailedError(IrudimenError):
     """At least one stage of a grid failed; what finished stays finished."""
 

@@ -1,23 +1,43 @@
 """Files that are never half written, and paths that never leave their folder."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from core.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
 
 
-def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside the file, flush to disk, then rename over it."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary name beside the file to write to; flushed to disk, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the others wait. A process that dies lets go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write to a temporary name beside the file, flush to disk, then rename over it."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def atomic_write_text(path: Path, content: str) -> None:

@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["en", "eu"],
         metavar="CODE",
-        help="languages of the data; each has a file in data_prep/languages/ (default: en eu)",
+        help="languages of the data; each has a languages/CODE/data.yaml (default: en eu)",
     )
     parser.add_argument(
         "--out",

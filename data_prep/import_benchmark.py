@@ -7,21 +7,20 @@ import argparse
 import ast
 import dataclasses
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
 from core.config import load_config
 from core.errors import ConfigError, DataError, IrudimenError, unknown_name
-from core.files import safe_join
 from core.hub import hub_arguments
+from data_prep.prepare import rows
+from data_prep.prepare.faults import DroppedError
 from data_prep.shard_writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.manifest import SUFFIX, Modality
 from models.image_transform import decode_image
@@ -29,9 +28,10 @@ from models.image_transform import decode_image
 RECIPES = Path(__file__).parent / "benchmarks"
 _HUB = "hub:"
 _PER_SHARD = 500
+_PER_PART = 1 << 40
 _EPILOG = """a source is LANGUAGE=PLACE:
   eu=FILE.parquet, eu='FOLDER/*.parquet'   as the hub stores data sets (pictures inside)
-  eu=FILE.jsonl                            one JSON per line; `image` is a path beside the file
+  eu=FILE.jsonl, eu=FILE.csv               `image` is a path beside the file
   eu=hub:lukasArana/vqa-v2-eu:eu@COMMIT    data set, split and revision on the Hugging Face hub
 Questions of several languages belong together by question_id (or by place, if the recipe has none).
 A new benchmark is one YAML beside data_prep/benchmarks/vqav2.yaml; give its path to --recipe.
@@ -63,6 +63,8 @@ class BenchmarkRecipe:
     columns: ColumnNames
     answer_type: str = "other"
     """Of all rows, where no column says."""
+    separator: str = ""
+    """Between the texts of a list that is stored as one text, as in a table that people write."""
     leave_out_if: str = ""
     """Column of a truth: such rows are left out, and counted."""
 
@@ -77,31 +79,11 @@ def read_rows(place: str) -> Iterator[dict[str, Any]]:
     if place.startswith(_HUB):
         yield from _hub_rows(place.removeprefix(_HUB))
         return
-    paths = sorted(Path().glob(place)) if any(c in place for c in "*?[") else [Path(place)]
-    if not paths or not all(path.is_file() for path in paths):
-        raise ConfigError(f"no file '{place}'; see --help for what a source may be")
-    for path in paths:
-        yield from _jsonl_rows(path) if path.suffix == ".jsonl" else _parquet_rows(path)
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            yield from batch.to_pylist()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no parquet file: {error}", "damaged") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            image = row.get("image")
-            if isinstance(image, str):
-                row["image"] = safe_join(path.parent, image).read_bytes()
-        except (ValueError, AttributeError, OSError) as error:
-            raise DataError(f"{path}, line {number}: {error}", "damaged") from error
-        yield row
+    for part in rows.split(place, per_part=_PER_PART):
+        for number, row in rows.read(part):
+            if isinstance(row, DroppedError):
+                raise DataError(f"{part.file}, row {number}: {row}", row.reason)
+            yield row
 
 
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
@@ -112,11 +94,11 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     rest, _, revision = name.partition("@")
     repository, _, split = rest.partition(":")
     arguments = hub_arguments(repository, revision, kind="data set")
-    rows = datasets.load_dataset(repository, split=split or "test", **arguments)
-    for column, feature in rows.features.items():
+    found = datasets.load_dataset(repository, split=split or "test", **arguments)
+    for column, feature in found.features.items():
         if isinstance(feature, datasets.Image):
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-    yield from rows
+            found = found.cast_column(column, datasets.Image(decode=False))
+    yield from found
 
 
 def build(
@@ -136,7 +118,7 @@ def build(
             if recipe.leave_out_if and row.get(recipe.leave_out_if) in (True, "True", "true", 1):
                 counts[f"{language}: {recipe.leave_out_if}"] += 1
                 continue
-            item = _item(recipe, row, f"{place}, row {number}")
+            item = read_item(recipe, row, f"{place}, row {number}")
             key = (
                 str(row[recipe.columns.question_id]) if recipe.columns.question_id else str(number)
             )
@@ -168,24 +150,31 @@ def build(
     return list(samples.values()), counts
 
 
-def _item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row without its picture.
+
+    Raises:
+        DataError: a column is missing or not what it should be.
+    """
     names = recipe.columns
     for name in filter(None, dataclasses.astuple(names)):
         if name not in row:
             raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
     item: dict[str, Any] = {"question": str(row[names.question]).strip()}
     if names.choices:
-        item["choices"] = _texts(row[names.choices], where)
+        item["choices"] = _texts(row[names.choices], where, recipe.separator)
         item["correct_choice"] = int(row[names.correct_choice])
     if names.answers:
-        item["answers"] = _texts(row[names.answers], where)
+        item["answers"] = _texts(row[names.answers], where, recipe.separator)
     item["answer_type"] = str(row[names.answer_type]) if names.answer_type else recipe.answer_type
     item["question_type"] = str(row[names.question_type]) if names.question_type else "any"
     return item
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _texts(value: Any, where: str, separator: str) -> list[str]:
     """A list of texts, however it was stored."""
+    if isinstance(value, str) and separator:
+        return [text.strip() for text in value.split(separator)]
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = ast.literal_eval(value)

@@ -1,17 +1,17 @@
 """Writes shards, indexes and manifests; the same samples give the same bytes everywhere."""
 
 import dataclasses
-import io
+import hashlib
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from core.errors import DataError
-from core.files import atomic_write_bytes, sha256_bytes
+from core.files import atomic_file
 from datamodules.manifest import SUFFIX, Manifest, Modality, ShardEntry, save_manifest
-from datamodules.shards import write_index
+from datamodules.shards import check_key, write_known_index
 
 _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
 
@@ -47,7 +47,7 @@ def write_shards(
     if not ordered:
         raise DataError(f"no samples for {folder / prefix}; ask for more concepts or texts")
     return tuple(
-        _write_shard(folder, f"{prefix}-{start // per_shard:06d}.tar", ordered[start:][:per_shard])
+        write_shard(folder, f"{prefix}-{start // per_shard:06d}.tar", ordered[start:][:per_shard])
         for start in range(0, len(ordered), per_shard)
     )
 
@@ -69,35 +69,75 @@ def write_manifest(folder: Path, info: SourceInfo, shards: Sequence[ShardEntry])
     return path
 
 
-def _write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> ShardEntry:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+def write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> ShardEntry:
+    """One shard and its index; in place only when it is whole.
+
+    Raises:
+        DataError: a key that appears twice, or that can't be one.
+    """
+    places = dict[str, dict[str, int]]()
+    with atomic_file(folder / name) as file:
+        tar = _Tar(file)
         for sample in samples:
-            if sample.image is not None:
-                _add(tar, f"{sample.key}.{_suffix(sample.image)}", sample.image)
-            text = json.dumps(
-                {"id": sample.key, **sample.content}, ensure_ascii=False, separators=(",", ":")
-            )
-            _add(tar, f"{sample.key}.json", text.encode("utf-8"))
-    content = buffer.getvalue()
-    atomic_write_bytes(folder / name, content)
-    write_index(folder / name)
+            check_key(folder / name, sample.key)
+            if sample.key in places:
+                raise DataError(f"{folder / name}: the key '{sample.key}' appears twice")
+            places[sample.key] = _add(tar, sample)
+        tar.close()
+    write_known_index(folder / name, places)
     return ShardEntry(
         path=name,
-        sha256=sha256_bytes(content),
-        num_bytes=len(content),
+        sha256=tar.digest.hexdigest(),
+        num_bytes=tar.num_bytes,
         num_samples=len(samples),
     )
+
+
+def _add(tar: "_Tar", sample: ShardSample) -> dict[str, int]:
+    """Append a sample; where it lies, as an index says it."""
+    place = {}
+    if sample.image is not None:
+        offset = tar.add(f"{sample.key}.{_suffix(sample.image)}", sample.image)
+        place = {"image_offset": offset, "image_size": len(sample.image)}
+    text = json.dumps(
+        {"id": sample.key, **sample.content}, ensure_ascii=False, separators=(",", ":")
+    ).encode("utf-8")
+    offset = tar.add(f"{sample.key}.json", text)
+    return {**place, "json_offset": offset, "json_size": len(text)}
+
+
+class _Tar:
+    """Writes a tar whose headers are tarfile's; knows its hash and where every member lies."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.num_bytes = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, name: str, content: bytes) -> int:
+        """Append a member; returns where its content begins."""
+        # A fresh TarInfo has time 0, owner 0 and no names: nothing of this machine gets in.
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.mode = 0o644
+        header = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+        place = self.num_bytes + len(header)
+        self._write(header)
+        self._write(content)
+        self._write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        return place
+
+    def close(self) -> None:
+        """Write the end mark, and fill the last record as tarfile does."""
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self.digest.update(content)
+        self.num_bytes += len(content)
 
 
 def _suffix(picture: bytes) -> str:
     """By the first bytes; readers decode by content, people and other programs go by the name."""
     return next((name for magic, name in _SUFFIXES.items() if picture.startswith(magic)), "webp")
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    # A fresh TarInfo has time 0, owner 0 and no names: nothing of this machine gets in.
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    info.mode = 0o644
-    tar.addfile(info, io.BytesIO(content))

@@ -75,7 +75,34 @@ def build_index(tar_path: Path) -> np.ndarray:
 
 def write_index(tar_path: Path) -> np.ndarray:
     """Build the index of a tar, save it beside it and return it."""
-    index = build_index(tar_path)
+    return _save_index(tar_path, build_index(tar_path))
+
+
+def write_known_index(tar_path: Path, places: dict[str, dict[str, int]]) -> np.ndarray:
+    """Save the index of a tar whose writer knows where everything lies; nothing is read.
+
+    Args:
+        tar_path: the tar.
+        places: key -> `json_offset`, `json_size` and, with a picture, `image_offset`, `image_size`.
+
+    Raises:
+        DataError: no samples.
+    """
+    return _save_index(tar_path, _to_array(places, tar_path))
+
+
+def check_key(tar_path: Path, key: str) -> None:
+    """Raise DataError for a key that WebDataset would cut, that leaves its folder, or is long."""
+    match = MEMBER_NAME.fullmatch(f"{key}.json")
+    if match is None or match[1] != key or key.startswith("/") or ".." in key.split("/"):
+        raise _error(
+            tar_path, key, "a key with a full stop, or that leaves its folder", "rename it"
+        )
+    if len(key.encode("utf-8")) > _MAX_KEY_BYTES:
+        raise _error(tar_path, key, f"a key over {_MAX_KEY_BYTES} bytes", "shorten it")
+
+
+def _save_index(tar_path: Path, index: np.ndarray) -> np.ndarray:
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
     atomic_write_bytes(index_path(tar_path), buffer.getvalue())

@@ -27,7 +27,7 @@ MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 
 _GUESSES = ("", ".txt", "caption", "text")
 _GUESS_SAMPLES = 100
-_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16  # tarfile copies what is left of a buffer at every read
 _MAX_RECORD_BYTES = 16 << 20
 _MAX_IMAGE_BYTES = 256 << 20
 _MAX_SIDE = 2**16 - 1

@@ -6,6 +6,7 @@ standard deviation), without its torchvision objects: small enough to travel to 
 
 import dataclasses
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -39,6 +40,8 @@ _DECODE_ERRORS = (
     Image.DecompressionBombWarning,
 )
 """What Pillow raises on broken files, by format and by damage."""
+
+_IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
 
 
 class ResizeMode(StrEnum):
@@ -126,7 +129,8 @@ def decode_image(image_bytes: bytes) -> Image.Image:
             image = Image.alpha_composite(white, image)
         return image.convert("RGB")
     except _DECODE_ERRORS as error:
-        reason = f"{type(error).__name__}: {error}"
+        # Pillow names the object in memory, another one every time.
+        reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
         raise DataError(
             f"picture of {len(image_bytes)} bytes can't be decoded: {reason}",
             UNDECODABLE,

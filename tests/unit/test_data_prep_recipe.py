@@ -101,7 +101,7 @@ def test_language_file_words_every_kind(code, packages):
 
 
 def test_language_without_a_file_is_told_which_to_write():
-    with pytest.raises(DataError, match=r"languages/ka\.yaml.*copy .*eu\.yaml"):
+    with pytest.raises(DataError, match=r"languages/ka/data\.yaml.*copy .*eu/data\.yaml"):
         load_language("ka")
 
 
@@ -122,9 +122,10 @@ def test_language_that_cldr_lacks(packages):
     ],
 )
 def test_language_file_at_fault(tmp_path, monkeypatch, old, new, message):
-    text = (languages.FOLDER / "eu.yaml").read_text(encoding="utf-8")
+    text = (languages.FOLDER / "eu" / "data.yaml").read_text(encoding="utf-8")
     assert old in text
-    (tmp_path / "eu.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    (tmp_path / "eu").mkdir()
+    (tmp_path / "eu" / "data.yaml").write_text(text.replace(old, new), encoding="utf-8")
     monkeypatch.setattr(languages, "FOLDER", tmp_path)
     with pytest.raises(DataError, match=message):
         load_language("eu")
@@ -317,5 +318,5 @@ def test_shards_are_the_same_every_time(tmp_path):
 def test_error_is_one_line_and_exit_1(tmp_path, capsys):
     arguments = ["--languages", "ka", "--out", str(tmp_path), "--packages", str(tmp_path)]
     assert embedded.main(arguments) == 1
-    assert "ka.yaml" in capsys.readouterr().err
+    assert "ka/data.yaml" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

@@ -13,7 +13,8 @@ from PIL import Image
 
 from core.config import load_config
 from data_prep.import_benchmark import RECIPES, BenchmarkRecipe, main
-from evaluation.benchmark import Benchmark, load_benchmark
+from evaluation.baselines import majority_baseline
+from evaluation.benchmark import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.choices import YesNoParser
 from evaluation.prompting import load_prompts
 from evaluation.scoring import Scorer
@@ -137,4 +138,27 @@ def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_every_recipe_names_a_benchmark_that_is_scored(path: Path) -> None:
     recipe = load_config(BenchmarkRecipe, path)
     assert recipe.benchmark in set(Benchmark)
-    assert recipe.columns.answers or recipe.columns.choices
+    without_reference = recipe.benchmark == Benchmark.WILD
+    assert recipe.columns.answers or recipe.columns.choices or without_reference
+
+
+def test_the_example_of_a_culture_benchmark_is_read_and_scored(tmp_path: Path) -> None:
+    folder = Path("data/culture")
+    sources = [f"{code}={folder / code}.csv" for code in ("en", "eu")]
+    assert (
+        main(["--recipe", "culture", "--name", "c", "--out", str(tmp_path), "--source", *sources])
+        == 0
+    )
+    items = load_benchmark(tmp_path / "c.manifest.json", ["en", "eu"])
+    by_id: dict[str, list[BenchmarkItem]] = {}
+    for item in items:
+        by_id.setdefault(item.question_id, []).append(item)
+    assert len(by_id) >= 30
+    for pair in by_id.values():
+        assert [item.language for item in pair] == ["en", "eu"]
+        assert pair[0].correct_choice == pair[1].correct_choice
+        assert all(len(set(item.choices)) == 4 for item in pair)
+    scorer = Scorer(YesNoParser(load_prompts(["en", "eu"]).yes_no_words))
+    baseline = majority_baseline(items, scorer)
+    assert 0.2 < baseline.scores.mean() < 0.35  # no letter is right much more often than others
+    assert len({item.question_type for item in items}) >= 6

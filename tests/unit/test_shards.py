@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import DataError
+from data_prep.shard_writer import ShardSample, write_shard
 from datamodules.remote import StorageError
 from datamodules.shards import (
     INDEX_DTYPE,
@@ -18,6 +19,7 @@ from datamodules.shards import (
     index_path,
     read_index,
     write_index,
+    write_known_index,
 )
 from tests.doubles import write_tar
 
@@ -138,3 +140,28 @@ def test_tar_that_was_cut_after_indexing(tar):
 def test_missing_tar(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         build_index(tmp_path / "none.tar")
+
+
+def test_a_writer_that_knows_the_places_gives_the_same_index(tmp_path):
+    samples = [
+        ShardSample(
+            key=f"a/k-{n}", content={"x": "\u00f1" * n}, image=b"\x89PNG" * n if n % 3 else None
+        )
+        for n in range(40)
+    ]
+    write_shard(tmp_path, "s-000000.tar", samples)
+    path = tmp_path / "s-000000.tar"
+    assert np.array_equal(read_index(path).rows, build_index(path))
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+    assert len(names) == 40 + 26
+    with pytest.raises(DataError, match="appears twice"):
+        write_shard(tmp_path, "t.tar", [samples[0], samples[0]])
+    for key in ("a.b", "/a", "../a", "k" * 90):
+        with pytest.raises((DataError, ValueError)):
+            write_shard(
+                tmp_path, "t.tar", [ShardSample(key=key * (2 if key[0] == "k" else 1), content={})]
+            )
+    assert not (tmp_path / "t.tar").exists()
+    with pytest.raises(DataError, match="no samples"):
+        write_known_index(path, {})

@@ -1,0 +1,52 @@
+"""Command line: draw the pictures of the example benchmark in `data/culture`.
+
+python -m data_prep.culture_pictures
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import IrudimenError
+from core.files import atomic_write_bytes
+from core.rng import named_rng
+from data_prep.packages import DEFAULT_FOLDER, PackageFolder
+from data_prep.pictures import Drawing, Painter, Style
+
+FOLDER = Path("data/culture")
+
+
+def draw(folder: Path, packages: PackageFolder) -> int:
+    """Draw every picture that the folder's English questions name; returns how many."""
+    painter = Painter(packages)
+    with (folder / "en.csv").open(encoding="utf-8", newline="") as file:
+        names = sorted({row["image"] for row in csv.DictReader(file)})
+    for name in names:
+        drawing = Drawing(style=Style.NOTO, icon=Path(name).stem)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(folder / name, painter.single(drawing, named_rng(0, "culture", name)))
+    return len(names)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw, and say how many."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.culture_pictures",
+        description="Draw the pictures of data/culture from Noto Emoji (npm).",
+    )
+    add = parser.add_argument
+    add("--packages", type=Path, default=DEFAULT_FOLDER, help="folder with packages")
+    options = parser.parse_args(arguments)
+    try:
+        count = draw(FOLDER, PackageFolder(options.packages))
+    except IrudimenError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{count} pictures in {FOLDER}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data of a language at any size: rows of published sets to translated, checked shards."""

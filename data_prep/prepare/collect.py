@@ -1,0 +1,222 @@
+"""First step, one task per part: rows to items on disk, with their pictures."""
+
+import dataclasses
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from core.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from data_prep.prepare import rows
+from data_prep.prepare.faults import DroppedError, Ledger
+from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
+from data_prep.prepare.items import Item, Record, leave_out, make_item
+from data_prep.prepare.rows import Part
+from data_prep.prepare.work import COLLECTED, ITEMS, JOINED, PICTURES, SourcePlan, WorkPlan
+from models.image_transform import decode_image
+
+_FETCHES = "fetched.jsonl"
+_CURSOR_ROWS = 1000
+
+
+@dataclasses.dataclass(kw_only=True)
+class Collected:
+    """An item on its way to a shard."""
+
+    key: str
+    records: dict[str, Record]
+    picture: str = ""
+    """sha256 of its picture's bytes, "" without one."""
+    url: str = ""
+    sha256: str = ""
+    source_id: str = ""
+    """What its data set calls it, if it has a name."""
+
+    def dump(self) -> str:
+        """One line."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+def read_items(folder: Path) -> Iterator[Collected]:
+    """What a finished task collected, in the order of the rows."""
+    with (folder / ITEMS).open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Collected(**json.loads(line))
+
+
+def join(plan: WorkPlan, source: SourcePlan) -> None:
+    """Put a published translation where every task finds it by its key; done once."""
+    path = plan.work / source.name / JOINED
+    if path.is_file():
+        return
+    published = source.recipe.published[source.target]
+    recipe = dataclasses.replace(source.recipe, columns=published.renamed(source.recipe.columns))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".partial")
+    fresh.unlink(missing_ok=True)
+    ledger = Ledger()
+    with sqlite3.connect(fresh) as table:
+        table.execute("CREATE TABLE texts (key TEXT PRIMARY KEY, record TEXT NOT NULL)")
+        for part in rows.split(published.place, per_part=1 << 40, has_head=recipe.has_head):
+            for number, row in rows.read(part):
+                ledger.num_in += 1
+                try:
+                    key, record = _published(recipe, row, published.leave_out, source)
+                    if published.by_place:
+                        key = str(number)
+                    if not key:
+                        raise DroppedError("no key")
+                    table.execute("INSERT INTO texts VALUES (?, ?)", (key, json.dumps(record)))
+                    ledger.num_out += 1
+                except sqlite3.IntegrityError:
+                    ledger.drop(f"row {number}", DroppedError("key occurs twice"))
+                except DroppedError as fault:
+                    ledger.drop(f"row {number}", fault)
+    table.close()
+    atomic_write_text(path.with_suffix(".json"), json.dumps(ledger.dump(), ensure_ascii=False))
+    fresh.replace(path)
+
+
+def _published(
+    recipe: Any, row: rows.Row | DroppedError, rules: dict[str, str], source: SourcePlan
+) -> tuple[str, Record]:
+    if isinstance(row, DroppedError):
+        raise row
+    leave_out(row, rules)
+    item = make_item(recipe, row, "", base=source.target, target="", with_picture=False)
+    return item.join_key, item.records[source.target]
+
+
+def collect(
+    plan: WorkPlan, source: SourcePlan, number: int, on_progress: Callable[[int], None]
+) -> Ledger:
+    """Read a part, fetch its pictures, keep its items; a second call goes on where one stopped."""
+    folder = plan.folder(source, number)
+    if (folder / COLLECTED).is_file():
+        return Ledger.load(json.loads((folder / COLLECTED).read_text(encoding="utf-8")))
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    ledger = Ledger()
+    kept = list(_read(plan, source, source.parts[number], folder, ledger))
+    on_progress(len(kept))
+    kept = _with_pictures(plan, kept, folder, ledger)
+    ledger.num_out = len(kept)
+    ledger.check(f"{source.name}, part {number}, collect")
+    atomic_write_text(folder / ITEMS, "".join(f"{item.dump()}\n" for item in kept))
+    atomic_write_text(folder / COLLECTED, json.dumps(ledger.dump(), ensure_ascii=False, indent=1))
+    return ledger
+
+
+def _read(
+    plan: WorkPlan, source: SourcePlan, part: Part, folder: Path, ledger: Ledger
+) -> Iterator[Collected]:
+    texts = _Joined(plan.work / source.name / JOINED) if source.is_joined else None
+    for number, row in rows.read(part):
+        ledger.num_in += 1
+        key = f"{source.name}-{number:09d}"
+        try:
+            if isinstance(row, DroppedError):
+                raise row
+            item = make_item(source.recipe, row, key, base=source.language, target=source.target)
+            if texts is not None:
+                by_place = source.recipe.published[source.target].by_place
+                item.records[source.target] = texts.find(str(number) if by_place else item.join_key)
+            yield _keep(item, folder)
+        except DroppedError as fault:
+            ledger.drop(key, fault)
+
+
+def _keep(item: Item, folder: Path) -> Collected:
+    found = Collected(
+        key=item.key, records=item.records, url=item.picture_url, sha256=item.sha256,
+        source_id=item.join_key,
+    )  # fmt: skip
+    if item.picture is not None:
+        try:
+            decode_image(item.picture)
+        except DataError as error:
+            raise DroppedError(f"picture: {Outcome.NOT_A_PICTURE}", str(error)) from error
+        found.picture = _save(folder, item.picture)
+        if item.sha256 and item.sha256.lower() != found.picture:
+            raise DroppedError(f"picture: {Outcome.HASH_DIFFERS}", found.picture)
+    return found
+
+
+def _save(folder: Path, picture: bytes) -> str:
+    digest = sha256_bytes(picture)
+    path = folder / PICTURES / digest
+    if not path.is_file():
+        atomic_write_bytes(path, picture)
+    return digest
+
+
+class _Joined:
+    """Published translations by key."""
+
+    def __init__(self, path: Path) -> None:
+        self._table = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+    def find(self, key: str) -> Record:
+        found = self._table.execute("SELECT record FROM texts WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            raise DroppedError("not in the published translation", key)
+        return json.loads(found[0])
+
+
+# --- pictures from the web ------------------------------------------------------------------------
+
+
+def _with_pictures(
+    plan: WorkPlan, items: list[Collected], folder: Path, ledger: Ledger
+) -> list[Collected]:
+    """The items whose pictures came; what became of the others is counted."""
+    wanted = {(item.url, item.sha256): Wanted(url=item.url, sha256=item.sha256)
+              for item in items if item.url}  # fmt: skip
+    if not wanted:
+        return items
+    log = _FetchLog(folder)
+    missing = [one for key, one in wanted.items() if key not in log.known]
+    fetch_all(missing, plan.config.fetch, log.keep)
+    log.close()
+    kept = []
+    for item in items:
+        if item.url:
+            outcome, detail, digest = log.known[item.url, item.sha256]
+            if outcome != Outcome.FETCHED:
+                ledger.drop(item.key, DroppedError(f"picture: {outcome}", f"{item.url}: {detail}"))
+                continue
+            item.picture = digest
+        kept.append(item)
+    return kept
+
+
+class _FetchLog:
+    """Outcome of every address, appended as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.known: dict[tuple[str, str], tuple[str, str, str]] = {}
+        path = folder / _FETCHES
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            url, sha256, *rest = json.loads(line)
+            self.known[url, sha256] = (rest[0], rest[1], rest[2])
+        if len(whole) < len(content):  # a kill cut the last line off
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        self._file = path.open("ab")
+
+    def keep(self, fetched: Fetched) -> None:
+        digest = ""
+        if fetched.outcome is Outcome.FETCHED:
+            digest = _save(self._folder, fetched.content)
+        wanted = fetched.wanted
+        self.known[wanted.url, wanted.sha256] = (fetched.outcome, fetched.detail, digest)
+        line = [wanted.url, wanted.sha256, fetched.outcome, fetched.detail, digest]
+        self._file.write(json.dumps(line).encode("utf-8") + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

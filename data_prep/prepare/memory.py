@@ -1,0 +1,97 @@
+"""Translations that are never made twice: one append-only file per task."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.config import fingerprint
+from core.errors import DataError
+from data_prep.prepare import segments
+from data_prep.prepare.translators import Request, Translator
+
+
+class Memory:
+    """A translator that remembers, over kills: what a batch gave is on disk before the next."""
+
+    def __init__(
+        self,
+        path: Path,
+        make: Callable[[], Translator],
+        identity: str,
+        words: dict[str, str],
+    ) -> None:
+        """`make` is called when something is to be translated; `identity`: of what it makes."""
+        self._path, self._make, self._identity, self._words = path, make, identity, words
+        self._translator: Translator | None = None
+        self._known = _load(path)
+        self.num_remembered = 0
+        self.num_translated = 0
+
+    def translate(self, requests: Sequence[Request], on_progress: Callable[[], None]) -> list[str]:
+        """Translations in order; equal requests are translated once."""
+        keys = [self._key(request) for request in requests]
+        unknown: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if key not in self._known and self._without_translator(request) is None:
+                unknown.setdefault(key, request)
+        self.num_remembered += len(requests) - len(unknown)
+        if unknown:
+            self._ask(unknown, on_progress)
+        return [
+            self._known[key] if (text := self._without_translator(request)) is None else text
+            for key, request in zip(keys, requests, strict=True)
+        ]
+
+    def costs(self) -> dict[str, float]:
+        """What the translator took in this process."""
+        return {} if self._translator is None else self._translator.costs()
+
+    def _ask(self, unknown: dict[str, Request], on_progress: Callable[[], None]) -> None:
+        if self._translator is None:
+            self._translator = self._make()
+        keys, requests = list(unknown), list(unknown.values())
+        for batch in self._translator.batches(requests):
+            found = self._translator.translate([requests[at] for at in batch])
+            fresh = {keys[at]: text for at, text in zip(batch, found, strict=True)}
+            _append(self._path, fresh)
+            self._known |= fresh
+            self.num_translated += len(fresh)
+            on_progress()
+
+    def _without_translator(self, request: Request) -> str | None:
+        """A fixed word, or a text without language (numbers, code)."""
+        text = request.text.strip()
+        if (word := self._words.get(text.casefold())) is not None:
+            return word[:1].upper() + word[1:] if text[:1].isupper() else word
+        return None if segments.has_language(request.text) else request.text
+
+    def _key(self, request: Request) -> str:
+        return fingerprint([self._identity, request.text, [list(pair) for pair in request.context]])
+
+
+def _load(path: Path) -> dict[str, str]:
+    """What is there; a last line that a kill cut off is no line."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    whole, _, torn = content.rpartition(b"\n")
+    if torn:
+        with path.open("r+b") as file:
+            file.truncate(len(content) - len(torn))
+    try:
+        lines = [json.loads(line) for line in whole.split(b"\n") if line]
+        return {line["key"]: line["text"] for line in lines}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); remove it to translate again") from error
+
+
+def _append(path: Path, fresh: dict[str, str]) -> None:
+    lines = [
+        json.dumps({"key": key, "text": text}, ensure_ascii=False) for key, text in fresh.items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,201 @@
+"""What a preparation will take: rows, tokens, hours, money, disk; from the first rows."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+from core.errors import ConfigError
+from data_prep.prepare import rows
+from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.items import make_item, texts_of
+from data_prep.prepare.prompts import load_prompt
+from data_prep.prepare.recipe import PrepareConfig, SourceRecipe
+from data_prep.prepare.translators import Backend
+from data_prep.prepare.work import PLAN, SourcePlan, WorkPlan, load_plan
+
+_SAMPLED = 200
+_CHARACTERS_PER_TOKEN = 3.5
+_ASSUMED_PICTURE = 80_000
+_FETCHED_PER_S = 50.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What one source will take; everything but `num_rows` is extrapolated or assumed."""
+
+    num_rows: int
+    usable: float
+    """Share of the first rows that gave an item."""
+    by: str
+    """Who translates."""
+    tokens: float
+    """To be read by the translator."""
+    hours: float
+    money: float
+    gigabytes: float
+    downloads: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is asked for."""
+
+    recipe: str
+    language: str
+    """To be added."""
+    out: Path
+    limit: int = 0
+    """Rows of each source; 0: all."""
+
+
+def make_plan(
+    order: Order,
+    config: PrepareConfig,
+    recipes: Mapping[str, SourceRecipe],
+    *,
+    only_look: bool = False,
+) -> WorkPlan:
+    """Cut every source into parts.
+
+    Args:
+        order: what is asked for.
+        config: of the recipe.
+        recipes: its sources.
+        only_look: a plan for a look, which needs nobody who translates.
+
+    Raises:
+        ConfigError: a file is missing, or something would have to be translated by nobody.
+    """
+    language, limit = order.language, order.limit
+    if (order.out / "work" / PLAN).is_file():
+        begun = load_plan(order.out)
+        asked = (order.recipe, language, limit, config, dict(recipes))
+        if asked == (begun.recipe, begun.language, begun.limit, begun.config, begun.recipes):
+            return begun  # as it was cut then: what changed on the hub since is not for this run
+    if language == config.base:
+        raise ConfigError(f"--language {language} is the language of the sources already")
+    sources = [
+        source
+        for name, recipe in recipes.items()
+        for source in _sources(name, recipe, language, config, limit)
+    ]
+    untranslated = [source.name for source in sources if source.is_translated]
+    if untranslated and not only_look:
+        load_prompt(language)
+        if config.translate.backend is Backend.NONE:
+            raise ConfigError(
+                f"{', '.join(untranslated)}: nobody translated this into '{language}' yet; set "
+                "translate.backend to ctranslate2 or endpoint (--help tells how)"
+            )
+    return WorkPlan(
+        out=order.out, recipe=order.recipe, language=language, limit=limit, config=config,
+        recipes=dict(recipes), sources=tuple(sources),
+    )  # fmt: skip
+
+
+def _sources(
+    name: str, recipe: SourceRecipe, language: str, config: PrepareConfig, limit: int
+) -> list[SourcePlan]:
+    if config.translate.again:
+        recipe = dataclasses.replace(recipe, published={})
+    published = recipe.published.get(language)
+    plain = SourcePlan(
+        name=name,
+        title=name,
+        recipe=recipe,
+        language=config.base,
+        target=language,
+        parts=_parts(recipe, recipe.place, config, limit),
+    )
+    if published is None or not published.alone:
+        if (
+            published is not None
+            and published.place
+            and not (published.by_place or _has_key(recipe))
+        ):
+            raise ConfigError(
+                f"{name}: a published translation elsewhere needs a `key` column, or by_place"
+            )
+        return [plain]
+    # Rows that do not belong together: two sources of one language each.
+    theirs = dataclasses.replace(
+        recipe,
+        place=published.place,
+        columns=published.renamed(recipe.columns),
+        leave_out=published.leave_out,
+        licence=published.licence or recipe.licence,
+        published={},
+    )
+    return [
+        dataclasses.replace(plain, target=""),
+        SourcePlan(
+            name=f"{name}_translated",
+            title=name,
+            recipe=theirs,
+            language=language,
+            target="",
+            parts=_parts(theirs, theirs.place, config, limit),
+        ),
+    ]
+
+
+def _has_key(recipe: SourceRecipe) -> bool:
+    return "key" in recipe.columns or bool(
+        recipe.benchmark and recipe.benchmark_recipe.columns.question_id
+    )
+
+
+def _parts(recipe: SourceRecipe, place: str, config: PrepareConfig, limit: int) -> list[rows.Part]:
+    return rows.split(place, per_part=config.per_part, limit=limit, has_head=recipe.has_head)
+
+
+def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
+    """From the first rows of a source."""
+    config = plan.config.translate
+    num_read, characters, pictures, urls, num_made = 0, 0, 0, 0, 0
+    for _, row in itertools.islice(_first_rows(source), _SAMPLED):
+        num_read += 1
+        try:
+            if isinstance(row, DroppedError):
+                raise row
+            item = make_item(source.recipe, row, "", base=source.language, target=source.target)
+        except DroppedError:
+            continue
+        num_made += 1
+        characters += sum(map(len, dict.fromkeys(texts_of(item.records[source.language]))))
+        pictures += len(item.picture or b"") or (_ASSUMED_PICTURE if item.picture_url else 0)
+        urls += bool(item.picture_url)
+    scale = source.num_rows / max(1, num_read)
+    tokens = scale * characters / _CHARACTERS_PER_TOKEN if source.is_translated else 0.0
+    price = config.endpoint
+    money = tokens * (price.price_in + price.price_out) / 1e6 if price else 0.0
+    downloads = round(scale * urls)
+    hours = (tokens / config.tokens_per_s + downloads / _FETCHED_PER_S) / 3600
+    return Estimate(
+        num_rows=source.num_rows,
+        usable=num_made / max(1, num_read),
+        by=_who(plan, source),
+        tokens=tokens,
+        hours=hours,
+        money=money,
+        gigabytes=scale * (pictures + 2 * characters) / 1e9,
+        downloads=downloads,
+    )
+
+
+def _first_rows(source: SourcePlan) -> "itertools.chain[tuple[int, rows.Row | DroppedError]]":
+    reads = (rows.read(part) for part in source.parts)
+    return itertools.chain.from_iterable(reads)
+
+
+def _who(plan: WorkPlan, source: SourcePlan) -> str:
+    if not source.target:
+        return f"nobody: {source.language} as it is"
+    if not source.is_translated:
+        return "published"
+    config = plan.config.translate
+    if config.backend is Backend.NONE:
+        return "nobody yet: set translate.backend"
+    model = config.endpoint.model if config.endpoint else Path(config.model).name
+    return f"{config.backend}: {model}"

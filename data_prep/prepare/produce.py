@@ -1,0 +1,275 @@
+"""Third step, one task per part: translate, check, write shards."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from core.files import atomic_write_text, sha256_bytes
+from data_prep.prepare.collect import Collected, read_items
+from data_prep.prepare.faults import DroppedError, Ledger
+from data_prep.prepare.items import Record, texts_of, with_texts
+from data_prep.prepare.memory import Memory
+from data_prep.prepare.prompts import load_prompt
+from data_prep.prepare.quality import CUT_OFF, check, measure
+from data_prep.prepare.recipe import Kind
+from data_prep.prepare.translators import Request, identity_of, make_translator
+from data_prep.prepare.work import DUPLICATES, PICTURES, PRODUCED, SourcePlan, WorkPlan
+from data_prep.shard_writer import ShardSample, write_shard
+from datamodules.manifest import ShardEntry
+
+RECORDS = "records"
+QUESTIONS = "items"
+_TRANSLATIONS = "translations.jsonl"
+_HASH_LENGTH = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Produced:
+    """What a finished task wrote."""
+
+    ledger: Ledger
+    shards: list[ShardEntry]
+    chosen: list[dict[str, str]]
+    """Translated texts that people may check."""
+
+    def dump(self) -> str:
+        """As JSON."""
+        shards = [{n: v for n, v in dataclasses.asdict(s).items() if v is not None}
+                  for s in self.shards]  # fmt: skip
+        content = {"ledger": self.ledger.dump(), "shards": shards, "chosen": self.chosen}
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+    @staticmethod
+    def load(path: Path) -> "Produced":
+        """Of what `dump` gave."""
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        shards = [ShardEntry(**entry) for entry in raw["shards"]]
+        ledger = Ledger.load(raw["ledger"])
+        return Produced(ledger=ledger, shards=shards, chosen=raw["chosen"])
+
+
+def produce(
+    plan: WorkPlan, source: SourcePlan, number: int, on_progress: Callable[[dict[str, float]], None]
+) -> Ledger:
+    """Shards of a part; a second call translates only what is missing."""
+    folder = plan.folder(source, number)
+    if (folder / PRODUCED).is_file():
+        return Produced.load(folder / PRODUCED).ledger
+    ledger = Ledger()
+    samples = _Samples(plan, source, number, ledger, on_progress)
+    shards, buffer = list[ShardEntry](), list[ShardSample]()
+    for sample in samples:
+        buffer.append(sample)
+        if len(buffer) == plan.config.per_shard:
+            shards.append(_write(plan, source, number, len(shards), buffer))
+            buffer = []
+    if buffer:
+        shards.append(_write(plan, source, number, len(shards), buffer))
+    ledger.check(f"{source.name}, part {number}, produce")
+    done = Produced(ledger=ledger, shards=shards, chosen=samples.chosen)
+    atomic_write_text(folder / PRODUCED, done.dump())
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)  # they lie in the shards now
+    return ledger
+
+
+def _write(
+    plan: WorkPlan, source: SourcePlan, part: int, shard: int, samples: Sequence[ShardSample]
+) -> ShardEntry:
+    return write_shard(plan.out, f"{source.name}-{part:05d}-{shard:03d}.tar", samples)
+
+
+class _Samples:
+    """The samples of a part in order; counts what is left out."""
+
+    def __init__(
+        self,
+        plan: WorkPlan,
+        source: SourcePlan,
+        number: int,
+        ledger: Ledger,
+        on_progress: Callable[[dict[str, float]], None],
+    ) -> None:
+        self._plan, self._source, self._ledger = plan, source, ledger
+        self._folder = plan.folder(source, number)
+        self._number = number
+        self._on_progress = on_progress
+        self.chosen: list[dict[str, str]] = []
+        self._memory = self._make_memory() if source.is_translated else None
+        left_out = (plan.work / source.name / DUPLICATES).read_text(encoding="utf-8")
+        self._left_out: dict[str, str] = json.loads(left_out)
+
+    def __iter__(self) -> Iterator[ShardSample]:
+        items = self._accepted()
+        samples = self._by_picture(items) if self._is_benchmark else map(self._sample, items)
+        yield from samples
+        if self._memory is not None:
+            # Only what does not depend on how often the task was begun.
+            self._ledger.add("texts", self._num_texts)
+
+    @property
+    def _is_benchmark(self) -> bool:
+        return self._source.recipe.kind is Kind.BENCHMARK
+
+    def _make_memory(self) -> Memory:
+        config, prompt = self._plan.config.translate, load_prompt(self._plan.language)
+        return Memory(
+            self._folder / _TRANSLATIONS,
+            lambda: make_translator(config, prompt),
+            identity_of(config, prompt),
+            prompt.words,
+        )
+
+    def _accepted(self) -> Iterator[tuple[Collected, dict[str, Any]]]:
+        """Items with all their records, and the figures of their translations."""
+        self._num_texts = 0
+        block: list[Collected] = []
+        for item in read_items(self._folder):
+            self._ledger.num_in += 1
+            if reason := self._left_out.get(item.key):
+                self._ledger.drop(item.key, DroppedError(reason))
+                continue
+            block.append(item)
+            if len(block) == self._plan.config.translate.block:
+                yield from self._checked(block)
+                block = []
+        yield from self._checked(block)
+
+    def _checked(self, block: list[Collected]) -> Iterator[tuple[Collected, dict[str, Any]]]:
+        if self._memory is not None:
+            self._translate(block, self._memory)
+        for item in block:
+            try:
+                figures = self._figures(item)
+            except DroppedError as fault:
+                self._ledger.drop(item.key, fault)
+                continue
+            self._ledger.num_out += 1
+            yield item, figures
+        self._report()
+
+    def _translate(self, block: Sequence[Collected], memory: Memory) -> None:
+        """Text by text of all items together, so that a turn sees how the ones before went."""
+        texts = [texts_of(item.records[self._source.language]) for item in block]
+        done: list[list[str]] = [[] for _ in block]
+        is_chat = self._source.recipe.kind in (Kind.CHAT, Kind.QA)
+        rounds = max((len(own) for own in texts), default=0) if is_chat else 1
+        for at in range(rounds):
+            asked: list[tuple[int, Request]] = []
+            for which, own in enumerate(texts):
+                now = own[at : at + 1] if is_chat else own
+                if CUT_OFF in done[which]:  # what is left out anyway is not paid for
+                    done[which] += [CUT_OFF] * len(now)
+                    continue
+                context = tuple(zip(own[:at], done[which], strict=True)) if is_chat else ()
+                asked += [(which, Request(text, context)) for text in now]
+            found = memory.translate([request for _, request in asked], self._report)
+            for (which, _), text in zip(asked, found, strict=True):
+                done[which].append(text)
+        for item, own, translated in zip(block, texts, done, strict=True):
+            self._num_texts += len(own)
+            record = item.records[self._source.language]
+            item.records[self._source.target] = with_texts(record, translated)
+
+    def _figures(self, item: Collected) -> dict[str, Any]:
+        """Measures of every translated text; raises DroppedError for a bad one."""
+        target = self._source.target
+        if not target:
+            return {}
+        languages = (self._source.language, target)
+        config = self._plan.config.quality
+        pairs = self._pairs(item.records[self._source.language], item.records[target])
+        figures = []
+        for source, translation in pairs:
+            found = measure(source, translation, languages)
+            check(source, translation, found, config, target)
+            figures.append(found)
+        for at, pair in enumerate(pairs):
+            self._choose(item, at, pair)
+        return {"by": self._translated_by(), "texts": figures}
+
+    def _pairs(self, first: Record, second: Record) -> list[tuple[str, str]]:
+        sources, translations = texts_of(first), texts_of(second)
+        if len(sources) != len(translations) and self._is_benchmark:
+            # Others' translations may list their answers otherwise; the question is comparable.
+            return [(first["question"], second["question"])]
+        if len(sources) != len(translations):
+            detail = f"{len(sources)} and {len(translations)} texts"
+            raise DroppedError("translation: another number of turns", detail)
+        return list(zip(sources, translations, strict=True))
+
+    def _translated_by(self) -> str:
+        if self._memory is None:
+            return self._source.recipe.published[self._source.target].place or "same rows"
+        config = self._plan.config.translate
+        return config.endpoint.model if config.endpoint else Path(config.model).name
+
+    def _choose(self, item: Collected, at: int, pair: tuple[str, str]) -> None:
+        """Keep a few per part for people, by a hash: the same ones however often it runs."""
+        name = f"{item.key}-{at}"
+        image_key = item.key if item.picture and not self._is_benchmark else ""
+        self.chosen.append(
+            {"id": name, "language": self._source.target, "source": pair[0],
+             "translation": pair[1], "image_key": image_key}
+        )  # fmt: skip
+        self.chosen.sort(key=lambda one: sha256_bytes(one["id"].encode()))
+        del self.chosen[-(-self._plan.config.validate // len(self._source.parts)) :]
+
+    def _sample(self, found: tuple[Collected, dict[str, Any]]) -> ShardSample:
+        item, figures = found
+        content: dict[str, Any] = {RECORDS: item.records, "parallel_id": item.key}
+        if item.source_id:
+            content["source_id"] = item.source_id
+        if figures:
+            content["translation"] = figures
+        image = self._picture(item.picture) if item.picture else None
+        return ShardSample(key=item.key, content=content, image=image)
+
+    def _by_picture(
+        self, items: Iterator[tuple[Collected, dict[str, Any]]]
+    ) -> Iterator[ShardSample]:
+        """One sample per picture, with all its questions."""
+        samples: dict[str, ShardSample] = {}
+        for item, figures in items:
+            name = f"{item.picture[:_HASH_LENGTH]}-{self._number:05d}"
+            if name not in samples:
+                image = self._picture(item.picture)
+                samples[name] = ShardSample(key=name, content={QUESTIONS: []}, image=image)
+            samples[name].content[QUESTIONS].append(_question(self._source, item, figures))
+        yield from samples.values()
+
+    def _picture(self, digest: str) -> bytes:
+        path = self._folder / PICTURES / digest
+        content = path.read_bytes()
+        if sha256_bytes(content) != digest:
+            raise DataError(f"{path} is damaged; remove {self._folder} and run again", "damaged")
+        return content
+
+    def _report(self) -> None:
+        costs = self._memory.costs() if self._memory else {}
+        translated = self._memory.num_translated if self._memory else 0
+        self._on_progress({"items": self._ledger.num_in, "translated": translated, **costs})
+
+
+def _question(source: SourcePlan, item: Collected, figures: dict[str, Any]) -> dict[str, Any]:
+    recipe = source.recipe.benchmark_recipe
+    first = item.records[source.language]
+    merged = {
+        "question_id": item.key,
+        "benchmark": recipe.benchmark,
+        "answer_type": first["answer_type"],
+        "question_type": first["question_type"],
+    }
+    for name in ("question", "answers", "choices"):
+        if name in first:
+            merged[name] = {language: record[name] for language, record in item.records.items()}
+    if "correct_choice" in first:
+        merged["correct_choice"] = first["correct_choice"]
+    if item.source_id:
+        merged["source_id"] = item.source_id
+    if figures:
+        merged["translation"] = figures
+    return merged
