@@ -65,7 +65,8 @@ def _to_array(column: pa.ChunkedArray) -> np.ndarray:
 def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
     """All metrics of a predictions table, by name.
 
-    Names: {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls}, then per
+    Names: {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls},
+    wild/LANGUAGE/answered, then per
     answer type and type/QUESTION_TYPE (vqa), accuracy_aware (da), unparsed (mc, capqa), f1,
     precision, recall, yes_ratio (capqa);
     fidelity/LANGUAGE and truncated/LANGUAGE over all benchmarks.
@@ -93,6 +94,8 @@ def _benchmark_metrics(
             f"{prefix}/{name}": _score_metric(columns, mask, seed, f"{prefix}/{name}", suffix)
             for name, suffix in _TWO_SCORES[benchmark].items()
         }
+    if benchmark is Benchmark.WILD:
+        return {f"{prefix}/answered": _score_metric(columns, mask, seed, f"{prefix}/answered")}
     unparsed = np.array([parsed is None for parsed in columns["parsed"][mask]])
     metrics = {
         f"{prefix}/accuracy": _score_metric(columns, mask, seed, f"{prefix}/accuracy"),

@@ -78,13 +78,17 @@ class VlmAnswerer:
         self._max_new_tokens = max_new_tokens
         self._batch_size = batch_size
 
+    @property
+    def slice_size(self) -> int:
+        """Questions whose replies are computed together."""
+        return self._batch_size * _BATCHES_PER_CALL
+
     def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
         """Generate in slices, so that the features of a large benchmark are never all held."""
         replies: list[Reply] = []
         pairs = list(zip(prompts, images, strict=True))
-        size = self._batch_size * _BATCHES_PER_CALL
-        for start in range(0, len(pairs), size):
-            part = pairs[start : start + size]
+        for start in range(0, len(pairs), self.slice_size):
+            part = pairs[start : start + self.slice_size]
             # In order of appearance: a lookup that logs or caches must not depend on hashing.
             pictures = {
                 image: torch.as_tensor(self._features_of(image))

@@ -75,7 +75,8 @@ def _best_constant(group: Sequence[BenchmarkItem], scorer: Scorer) -> tuple[str,
     votes = Counter(answer for item in group for answer in item.answers)
     ranked = sorted(votes, key=lambda answer: (-votes[answer], answer))[:_MAX_CANDIDATES]
     num_choices = max(len(item.choices) for item in group)
-    candidates = [*ranked, *string.ascii_uppercase[:num_choices]]
+    # Without reference answers there is only the empty reply, which is none.
+    candidates = [*ranked, *string.ascii_uppercase[:num_choices]] or [""]
     table = {
         reply: np.array([scorer.score(item, reply).score for item in group]) for reply in candidates
     }

@@ -29,6 +29,9 @@ class Benchmark(StrEnum):
     """Direct answers (A-OKVQA): share of people who said exactly that, three are enough."""
     OPEN = "open"
     """Free text against reference answers: chrF and ANLS."""
+    WILD = "wild"
+    """Free text without reference answers (WildVision): replies for people and judges; counted is
+    whether there was one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,8 +116,12 @@ def _parse_item(
     correct = int(raw["correct_choice"]) if is_choice else None
     if correct is not None and not 0 <= correct < len(choices):
         raise DataError(f"correct_choice={correct} outside {len(choices)} choices")
-    answers = (choices[correct],) if correct is not None else tuple(raw["answers"][language])
-    if not answers:
+    answers: tuple[str, ...] = ()
+    if correct is not None:
+        answers = (choices[correct],)
+    elif benchmark is not Benchmark.WILD:
+        answers = tuple(raw["answers"][language])
+    if not answers and benchmark is not Benchmark.WILD:
         raise DataError(f"no answers in '{language}'")
     yield BenchmarkItem(
         question_id=str(raw["question_id"]),

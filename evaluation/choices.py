@@ -137,7 +137,7 @@ class YesNoParser:
         if not own.yes or not own.no:
             raise ConfigError(
                 f"no words for yes and no in '{language}'; name yes_words and no_words in "
-                f"evaluation/prompts/{language}.yaml"
+                f"languages/{language}/prompts.yaml"
             )
         verdicts: dict[str, bool] = {}
         if self.policy is YesNoPolicy.ANY_LANGUAGE:

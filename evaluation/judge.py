@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from core.endpoint import Endpoint, EndpointConfig
 from core.errors import ConfigError, IrudimenError
 from core.files import atomic_write_text
-from evaluation.endpoint import Endpoint, EndpointConfig
 from evaluation.people.page import Pictures, picture_type, pictures_of
 from evaluation.people.tasks import Task, compare_tasks
 from evaluation.statistics import bootstrap_means

@@ -42,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--revision", default="", help="commit of a name on the hub, or (knowingly moving) main")
     add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
     add("--languages", nargs="+", help="of those it has (default: all)")
-    add("--style", default=BARE_STYLE, help="prompt style of evaluation/prompts (default: bare)")
+    add(
+        "--style",
+        default=BARE_STYLE,
+        help="prompt style of languages/*/prompts.yaml (default: bare)",
+    )
     add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
     add("--max-new-tokens", type=int, default=32, help="longest answer (default: 32)")
     add("--batch-size", type=int, default=8, help="prompts at once (default: 8)")

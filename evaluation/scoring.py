@@ -38,6 +38,7 @@ class Scorer:
             Benchmark.CAPTION_QA: self._caption_qa,
             Benchmark.DIRECT: self._direct,
             Benchmark.OPEN: self._open,
+            Benchmark.WILD: self._wild,
         }
 
     def score(self, item: BenchmarkItem, reply: str) -> ItemScore:
@@ -61,7 +62,7 @@ class Scorer:
         if truth is None:
             raise DataError(
                 f"{item.benchmark} item '{item.question_id}': the answer '{item.answers[0]}' is "
-                f"neither yes nor no in '{item.language}'; see evaluation/prompts"
+                f"neither yes nor no in '{item.language}'; see languages/CODE/prompts.yaml"
             )
         return truth
 
@@ -97,6 +98,12 @@ class Scorer:
             score=direct_score(said, item.answers),
             score_aware=direct_score(said, item.answers, is_same=rule.matches),
         )
+
+    def _wild(self, item: BenchmarkItem, reply: str) -> ItemScore:
+        """Whether there is a reply; how good it is, people and judges say."""
+        del item
+        said = reply.strip()
+        return ItemScore(parsed=said or None, score=float(bool(said)), score_aware=None)
 
     def _open(self, item: BenchmarkItem, reply: str) -> ItemScore:
         return ItemScore(

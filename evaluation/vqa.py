@@ -12,15 +12,8 @@ import torch
 from torchmetrics import Metric
 
 from core.errors import DataError
-from evaluation import basque, english
-from evaluation.normalisers import AnswerRule, register, rule_for
-
-register("en", strict=AnswerRule(normalise=english.normalise))
-register(
-    "eu",
-    strict=AnswerRule(normalise=basque.normalise),
-    relaxed=AnswerRule(normalise=basque.normalise, forms=basque.definite_forms),
-)
+from evaluation import english
+from evaluation.normalisers import AnswerRule, rule_for
 
 _AGREEMENT = 3
 _PERCENT = 100.0

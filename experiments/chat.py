@@ -103,7 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--image", type=Path, help="picture to talk about")
     add("--ask", metavar="TEXT", help="one question; without it you are asked for them")
     add("--language", default="", help="of prompts and page (default: the target language)")
-    add("--style", default=BARE_STYLE, help="prompt style of evaluation/prompts (default: bare)")
+    add(
+        "--style",
+        default=BARE_STYLE,
+        help="prompt style of languages/*/prompts.yaml (default: bare)",
+    )
     add("--max-new-tokens", type=int, default=64, help="longest answer (default: 64)")
     add("--page", action="store_true", help="a page in the browser instead of the terminal")
     add("--port", type=int, default=7860, help="port of the page (default: 7860)")
@@ -183,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             serve_page(options, console)
         else:
-            torch.set_grad_enabled(False)
-            talk(options, console)
+            with torch.no_grad():
+                talk(options, console)
     except IrudimenError as error:
         console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 2

@@ -15,9 +15,10 @@ from rich.markup import escape
 
 from core.errors import IrudimenError
 from core.files import atomic_write_text
-from experiments.reporting import enough, figures, gallery, hypotheses, sentences, tables
+from experiments.reporting import cautions, enough, figures, gallery, hypotheses, sentences, tables
 from experiments.reporting.numbers import View, view_of
 from experiments.reporting.records import GridRecord, grid_folder, load_grid
+from experiments.reporting.registered import registered
 
 PAGE = "report.html"
 _TEMPLATES = Path(__file__).parent / "reporting"
@@ -68,7 +69,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         groups=[(label, drawings) for label, drawings in groups if drawings],
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
         claims=claims,
-        delta=100 * hypotheses.DELTA,
+        delta=100 * registered(grid.folder).margin,
         enough=enough.enough_tables(grid, view),
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
@@ -77,7 +78,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         gallery=gallery.build_gallery(grid, view),
         shown=[cell.cell_id for _, cell in gallery.chosen_cells(grid, view)],
         stages=tables.stage_rows(grid),
-        cautions=tables.cautions(grid, view),
+        cautions=cautions.cautions(grid, view),
         files=files,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

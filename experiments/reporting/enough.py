@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.curves import Enough, how_much_is_enough
-from experiments.reporting.hypotheses import DELTA, Paired, aligned, target_scores
 from experiments.reporting.numbers import View, percent
+from experiments.reporting.paired import Paired, aligned, scores_of_cells
 from experiments.reporting.records import GridRecord
+from experiments.reporting.registered import registered
 
 _SEED = 0
 
@@ -36,22 +37,23 @@ def enough_tables(grid: GridRecord, view: View) -> list[EnoughTable]:
     """A table per setting that has several shares; none for grids without a sweep."""
     if not view.is_curve:
         return []
-    scores = target_scores(grid, view.target)
+    plan = registered(grid.folder)
+    scores = scores_of_cells(grid, view.target, plan.benchmark)
     tables = []
     for setting in view.settings:
         shares = sorted(share for one, share in scores if one == setting)
         if len(shares) > 1:
             parts = aligned([scores[setting, share] for share in shares])
-            tables.append(_table(view.label(setting), shares, parts))
+            tables.append(_table(view.label(setting), shares, parts, plan.margin))
     return tables
 
 
-def _table(label: str, shares: list[float], parts: list[Paired]) -> EnoughTable:
+def _table(label: str, shares: list[float], parts: list[Paired], delta: float) -> EnoughTable:
     found = how_much_is_enough(
         shares,
         np.stack([part.scores for part in parts]),
         parts[0].pictures,
-        delta=DELTA,
+        delta=delta,
         seed=_SEED,
     )
     return EnoughTable(

@@ -1,228 +1,187 @@
-"""The claims of the study, with margins fixed before any grid is run, and what the data say.
+"""Which registered hypotheses a grid bears on, and what its cells say about them.
 
-PAPER: 20 % of target-language pictures is enough; text-only target-language data helps; a backbone
-adapted to the target language is not needed. Comparisons are paired by question and clustered by
-picture; p-values are corrected over all claims of a report (Holm).
+Comparisons are paired by question and clustered by picture; p-values are corrected over all
+hypotheses of a report (Holm).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-import numpy as np
-
-from evaluation.predictions import read_predictions
 from evaluation.statistics import Decision, apply_holm, equivalence, non_inferiority
-from experiments.reporting.numbers import (
-    ENOUGH_SHARE,
-    MAIN,
-    SHARE,
-    Setting,
-    View,
-    best_point,
-    lines,
-    percent,
-    setting_of,
-    share_of,
-    with_axis,
+from experiments.reporting.numbers import MAIN, SHARE, View, best_point, lines, percent, setting_of
+from experiments.reporting.numbers import share_of as share_of_cell
+from experiments.reporting.paired import Paired, mean_of, pair, scores_of_cells
+from experiments.reporting.records import Axis, GridRecord
+from experiments.reporting.registered import (
+    BEST,
+    FIRST_NAMED,
+    OTHERS,
+    Asked,
+    Comparison,
+    Hypotheses,
+    Hypothesis,
+    registered,
 )
-from experiments.reporting.records import CellRecord, GridRecord
 
-DELTA = 0.03
-"""Margin of every claim: three points of accuracy."""
-_BENCHMARK = "vqa"
 _SEED = 0
 
-Scores = dict[tuple[Setting, float], "Paired"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Paired:
-    """Scores per question, mean over seeds, in one order for all cells."""
-
-    questions: tuple[str, ...]
-    pictures: tuple[str, ...]
-    scores: np.ndarray
+Axes = tuple[tuple[str, Axis], ...]
+"""A cell's axes but for its seed, in one order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A claim in words and the decision about it (None: this grid can't tell)."""
+    """A hypothesis in words and the decision about it (None: its cells have not run)."""
 
     text: str
     detail: str
     decision: Decision | None
+    language: str
 
 
 def decide_claims(grid: GridRecord, view: View) -> list[Claim]:
-    """All claims this grid bears on, decided together."""
-    scores = target_scores(grid, view.target)
-    claims = [*_enough(grid, view, scores), *_text_only(view, scores)]
-    claims += [*_backbones(view, scores), *_stages(scores)]
+    """All hypotheses this grid bears on, decided together."""
+    plan = registered(grid.folder)
+    study = _Study(grid, view, plan)
+    claims = [
+        claim for hypothesis in plan.hypotheses.values() for claim in study.claims(hypothesis)
+    ]
     decided = [claim.decision for claim in claims if claim.decision is not None]
     corrected = iter(apply_holm(decided) if decided else [])
-    return [c if c.decision is None else _replace(c, next(corrected)) for c in claims]
+    return [
+        c if c.decision is None else dataclasses.replace(c, decision=next(corrected))
+        for c in claims
+    ]
 
 
-def _enough(grid: GridRecord, view: View, scores: Scores) -> list[Claim]:
-    """PAPER claim 1, once per setting."""
-    if not view.is_curve or ENOUGH_SHARE not in view.shares:
-        return []
-    claims = []
-    for setting in view.settings:
-        drawn = [line for line in lines(grid, view, MAIN) if line.setting == setting]
-        best = best_point(drawn, view.target)
-        text = f"{percent(ENOUGH_SHARE)} is enough" + _suffix(view, setting)
-        mine = scores.get((setting, ENOUGH_SHARE))
-        if best is None or mine is None:
-            claims.append(Claim(text=text, detail="not run yet", decision=None))
-            continue
-        share = best[1].share
-        detail = f"{percent(ENOUGH_SHARE)} against the best share seen, {percent(share)}"
-        if share == ENOUGH_SHARE:
-            detail = f"{percent(ENOUGH_SHARE)} is itself the best share seen"
-        other = scores[setting, share]
-        decision = non_inferiority(*_pair(mine, other), delta=DELTA, seed=_SEED)
-        claims.append(Claim(text=text, detail=detail, decision=decision))
-    return claims
+class _Study:
+    """The planned cells of a grid and the scores of those that ran."""
+
+    def __init__(self, grid: GridRecord, view: View, plan: Hypotheses) -> None:
+        self._view, self._plan, self._grid = view, plan, grid
+        self._planned = list(
+            dict.fromkeys((*setting_of(c), (SHARE, share_of_cell(c))) for c in grid.cells)
+        )
+        self._scores: dict[str, dict[Axes, Paired]] = {}
+
+    def claims(self, hypothesis: Hypothesis) -> Iterator[Claim]:
+        """One per compared pair of values and per combination of the axes that are not pooled."""
+        if hypothesis.second == BEST and not self._view.is_curve:
+            return
+        axis = hypothesis.axis
+        values = list(dict.fromkeys(dict(a)[axis] for a in self._planned if axis in dict(a)))
+        first = values[0] if hypothesis.first == FIRST_NAMED else hypothesis.first
+        named = hypothesis.second != OTHERS
+        seconds = [hypothesis.second] if named else [v for v in values if v != first]
+        for second in seconds:
+            for pairs in self._groups(hypothesis, first, second):
+                yield self._decide(hypothesis, first, second, pairs)
+
+    def _groups(
+        self, hypothesis: Hypothesis, first: Axis, second: Axis
+    ) -> list[list[tuple[Axes, Axes]]]:
+        """Pairs of planned cells that differ in the compared axis alone, by what is not pooled."""
+        groups: dict[Axes, list[tuple[Axes, Axes]]] = {}
+        for axes in self._planned:
+            if dict(axes).get(hypothesis.axis) != first:
+                continue
+            other = self._other(hypothesis, axes, second)
+            if other is not None:
+                apart = (hypothesis.axis, *hypothesis.pool)
+                key = tuple((name, value) for name, value in axes if name not in apart)
+                groups.setdefault(key, []).append((axes, other))
+        return list(groups.values())
+
+    def _other(self, hypothesis: Hypothesis, axes: Axes, second: Axis) -> Axes | None:
+        if hypothesis.second == BEST:
+            best = self._best_share(axes, self._language(hypothesis))
+            return axes if best is None else _with(axes, SHARE, best)
+        other = _with(axes, hypothesis.axis, second)
+        return other if other in self._planned else None
+
+    def _best_share(self, axes: Axes, language: str) -> float | None:
+        setting = tuple(axis for axis in axes if axis[0] != SHARE)
+        drawn = [line for line in lines(self._grid, self._view, MAIN) if line.setting == setting]
+        best = best_point(drawn, language)
+        return None if best is None else best[1].share
+
+    def _decide(
+        self, hypothesis: Hypothesis, first: Axis, second: Axis, pairs: list[tuple[Axes, Axes]]
+    ) -> Claim:
+        language = self._language(hypothesis)
+        scores = self._of(language)
+        ran = [(a, b) for a, b in pairs if a in scores and b in scores]
+        shown = dict(pairs[0][1])[SHARE] if second == BEST else second
+        words = {"first": _word(first), "second": _word(shown)}
+        claim = Claim(
+            text=hypothesis.text.format(**words) + self._suffix(hypothesis, pairs[0][0]),
+            detail="not run yet",
+            decision=None,
+            language=language,
+        )
+        if not ran:
+            return claim
+        a, b = (mean_of([scores[cells[side]] for cells in ran]) for side in (0, 1))
+        decision = _compare(a, b, hypothesis.test, self._plan.margin_of(hypothesis))
+        detail = _detail(hypothesis, words, len(ran), len(pairs))
+        return dataclasses.replace(claim, detail=detail, decision=decision)
+
+    def _language(self, hypothesis: Hypothesis) -> str:
+        return self._view.target if hypothesis.language is Asked.TARGET else self._view.base
+
+    def _of(self, language: str) -> Mapping[Axes, Paired]:
+        if language not in self._scores:
+            found = scores_of_cells(self._grid, language, self._plan.benchmark)
+            self._scores[language] = {(*s, (SHARE, share)): p for (s, share), p in found.items()}
+        return self._scores[language]
+
+    def _suffix(self, hypothesis: Hypothesis, axes: Axes) -> str:
+        """What tells this group from the hypothesis's others."""
+        apart = (hypothesis.axis, *hypothesis.pool, SHARE)
+        kept = tuple((name, value) for name, value in axes if name not in apart)
+        reduced = tuple(tuple(x for x in s if x[0] not in apart) for s in self._view.settings)
+        label = dataclasses.replace(self._view, settings=reduced).label(kept)
+        return "" if label == "all cells" else f", {label}"
 
 
-def _text_only(view: View, scores: Scores) -> list[Claim]:
-    """PAPER claim 3: the mean over all shares that were run both ways."""
-    offs = [s for s in view.settings if not dict(s).get("text_only", True)]
-    claims = []
-    for off in offs:
-        on = with_axis(off, "text_only", value=True)
-        shares = _common(scores, on, off)
-        if on not in view.settings:
-            continue
-        suffix = _suffix(view, off, leave_out="text_only")
-        detail = f"on minus off, mean over {len(shares)} shares" if shares else "not run yet"
-        decision = None
-        if shares:
-            first = _mean([scores[on, share] for share in shares])
-            second = _mean([scores[off, share] for share in shares])
-            decision = _superiority(first, second)
-        text = "Text-only data in the target language helps" + suffix
-        claims.append(Claim(text=text, detail=detail, decision=decision))
-    return claims
+def _compare(first: Paired, second: Paired, test: Comparison, margin: float) -> Decision:
+    if test is Comparison.SUPERIORITY:
+        return _superiority(first, second, margin)
+    decide = equivalence if test is Comparison.EQUIVALENCE else non_inferiority
+    return decide(*pair(first, second), delta=margin, seed=_SEED)
 
 
-def _backbones(view: View, scores: Scores) -> list[Claim]:
-    """PAPER claim 2: the first backbone named is the general one."""
-    names = list(dict.fromkeys(str(dict(s).get("backbone")) for s in view.settings))
-    claims = []
-    for name in names[1:]:
-        pairs = [
-            ((with_axis(other, "backbone", value=names[0]), share), (other, share))
-            for other, share in scores
-            if dict(other).get("backbone") == name
-        ]
-        pairs = [pair for pair in pairs if pair[0] in scores]
-        if not pairs:
-            continue
-        first, second = (_mean([scores[pair[side]] for pair in pairs]) for side in (0, 1))
-        detail = f"{names[0]} minus {name}, mean over {len(pairs)} pairs of cells"
-        worse = non_inferiority(*_pair(first, second), delta=DELTA, seed=_SEED)
-        same = equivalence(*_pair(first, second), delta=DELTA, seed=_SEED)
-        text = f"The {name} backbone is not needed"
-        claims.append(Claim(text=text, detail=detail, decision=worse))
-        text = f"The {names[0]} and the {name} backbone do equally well"
-        claims.append(Claim(text=text, detail=detail, decision=same))
-    return claims
-
-
-def _stages(scores: Scores) -> list[Claim]:
-    """What each training stage adds to the other alone."""
-    words = {
-        "instruct_only": "Alignment (stage 1) helps",
-        "align_only": "Instruction (stage 2) helps",
-    }
-    claims = []
-    for (setting, share), without in scores.items():
-        kind = str(dict(setting).get("stages"))
-        both = scores.get((with_axis(setting, "stages", value="both"), share))
-        if kind in words and both is not None:
-            detail = f"both stages minus {kind.replace('_', ' ')}, at {percent(share)}"
-            decision = _superiority(both, without)
-            claims.append(Claim(text=words[kind], detail=detail, decision=decision))
-    return claims
-
-
-def _superiority(first: Paired, second: Paired) -> Decision:
+def _superiority(first: Paired, second: Paired, margin: float) -> Decision:
     """Is the first better at all? Non-inferiority to the second raised by the margin."""
-    a, b, pictures = _pair(first, second)
-    raised = non_inferiority(a, b + DELTA, pictures, delta=DELTA, seed=_SEED)
+    a, b, pictures = pair(first, second)
+    raised = non_inferiority(a, b + margin, pictures, delta=margin, seed=_SEED)
     seen = dataclasses.replace(
         raised.difference,
-        value=raised.difference.value + DELTA,
-        low=raised.difference.low + DELTA,
-        high=raised.difference.high + DELTA,
+        value=raised.difference.value + margin,
+        low=raised.difference.low + margin,
+        high=raised.difference.high + margin,
     )
     return dataclasses.replace(raised, difference=seen, delta=0.0)
 
 
-def target_scores(grid: GridRecord, language: str) -> Scores:
-    """Per setting and share, the scores of every question of the main benchmark."""
-    cells: dict[tuple[Setting, float], list[CellRecord]] = {}
-    for cell in grid.cells:
-        if cell.evaluation is not None and cell.evaluation.predictions.is_file():
-            cells.setdefault((setting_of(cell), share_of(cell)), []).append(cell)
-    return {key: _mean([_read(cell, language) for cell in same]) for key, same in cells.items()}
+def _detail(hypothesis: Hypothesis, words: Mapping[str, str], num_ran: int, num_pairs: int) -> str:
+    if hypothesis.second == BEST:
+        if words["first"] == words["second"]:
+            return f"{words['first']} is itself the best share seen"
+        return f"{words['first']} against the best share seen, {words['second']}"
+    detail = f"{hypothesis.axis}: {words['first']} minus {words['second']}"
+    if num_pairs > 1:
+        detail += f", mean over {num_ran} pairs of cells"
+    if num_ran < num_pairs:
+        detail += f" ({num_pairs - num_ran} not run yet)"
+    return detail
 
 
-def _read(cell: CellRecord, language: str) -> Paired:
-    table = read_predictions(cell.stages["evaluate"].predictions)
-    names = ("question_id", "image_key", "score", "benchmark", "language")
-    columns = [table[name].to_pylist() for name in names]
-    rows = sorted(
-        (question, picture, score)
-        for question, picture, score, benchmark, asked in zip(*columns, strict=True)
-        if benchmark == _BENCHMARK and asked == language
-    )
-    return Paired(
-        questions=tuple(row[0] for row in rows),
-        pictures=tuple(row[1] for row in rows),
-        scores=np.array([row[2] for row in rows]),
-    )
+def _word(value: Axis) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return percent(value) if isinstance(value, float | int) else str(value).replace("_", " ")
 
 
-def aligned(parts: Sequence[Paired]) -> list[Paired]:
-    """The same on the questions that all have, in the order of the first."""
-    common = set(parts[0].questions).intersection(*(part.questions for part in parts))
-    return [_select(part, [q for q in parts[0].questions if q in common]) for part in parts]
-
-
-def _mean(parts: Sequence[Paired]) -> Paired:
-    """Mean per question, over the questions that all parts have."""
-    same = aligned(parts)
-    return dataclasses.replace(same[0], scores=np.mean([part.scores for part in same], axis=0))
-
-
-def _pair(first: Paired, second: Paired) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Scores of both on the questions they share, in the order of the first, and the pictures."""
-    known = set(second.questions)
-    common = [question for question in first.questions if question in known]
-    a, b = _select(first, common), _select(second, common)
-    return a.scores, b.scores, a.pictures
-
-
-def _select(part: Paired, questions: Sequence[str]) -> Paired:
-    position = {question: at for at, question in enumerate(part.questions)}
-    rows = [position[question] for question in questions]
-    pictures = tuple(part.pictures[row] for row in rows)
-    return Paired(questions=tuple(questions), pictures=pictures, scores=part.scores[rows])
-
-
-def _common(scores: Mapping[tuple[Setting, float], Paired], a: Setting, b: Setting) -> list[float]:
-    return sorted(share for setting, share in scores if setting == a and (b, share) in scores)
-
-
-def _suffix(view: View, setting: Setting, *, leave_out: str = SHARE) -> str:
-    kept = tuple((name, value) for name, value in setting if name != leave_out)
-    reduced = tuple(tuple((n, v) for n, v in s if n != leave_out) for s in view.settings)
-    label = dataclasses.replace(view, settings=reduced).label(kept)
-    return "" if label == "all cells" else f", {label}"
-
-
-def _replace(claim: Claim, decision: Decision) -> Claim:
-    return dataclasses.replace(claim, decision=decision)
+def _with(axes: Axes, name: str, value: Axis) -> Axes:
+    return tuple((key, value if key == name else old) for key, old in axes)

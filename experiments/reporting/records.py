@@ -62,6 +62,8 @@ class StageRecord:
     wall_s: float = 0.0
     attempts: int = 0
     error: str = ""
+    failures: tuple[Mapping[str, Any], ...] = ()
+    """Every failure, oldest first (`experiments.failures.Failure`)."""
     max_rss_mb: float | None = None
     steps: int = 0
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -187,6 +189,7 @@ def load_stage(folder: Path) -> StageRecord:
         wall_s=status.get("wall_s") or 0.0,
         attempts=status.get("attempts") or 0,
         error=status.get("error") or "",
+        failures=tuple(status.get("failures") or ()),
         max_rss_mb=status.get("max_rss_mb") or None,
         steps=progress.get("step") or 0,
         scores={name: _load_score(score) for name, score in metrics.items()},

@@ -2,20 +2,13 @@
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from core.errors import DataError
-from datamodules.manifest import SUFFIX, load_manifest
-from datamodules.remote import StorageError
-from evaluation.contamination import check_pictures
 from experiments.reporting.numbers import (
     ENOUGH_SHARE,
     FIDELITY,
-    MAIN,
     PANELS,
     SEED,
     SHARE,
@@ -31,8 +24,6 @@ from experiments.reporting.records import CellRecord, GridRecord, StageRecord
 from experiments.states import State
 
 _MINUTE, _HOUR = 60, 3600
-_MOST_COMPARED = 50_000
-"""Samples up to which a report compares pictures itself."""
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
 
 
@@ -81,6 +72,8 @@ class StageRow:
     memory: str
     when: str
     error: str
+    failures: tuple[str, ...]
+    """What went wrong on the way and what followed, oldest first."""
 
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
@@ -197,9 +190,18 @@ def stage_rows(grid: GridRecord) -> list[StageRow]:
                 memory=f"{stage.max_rss_mb:,.0f} MB" if stage.max_rss_mb else "",
                 when="earlier run" if is_older else "this run" if stage.attempts else "",
                 error=stage.error,
+                failures=tuple(map(_failure, stage.failures)),
             )
         )
     return rows
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    """One failure in a line."""
+    step = f", safe until step {failure['step']}" if failure["step"] >= 0 else ""
+    node = f" on {failure['node']}" if failure["node"] else ""
+    what = "given up" if failure["final"] else "tried again"
+    return f"{failure['fault']}{node}{step}: {what}. {failure['error']}"
 
 
 def duration(seconds: float) -> str:
@@ -224,93 +226,6 @@ def cells_csv(grid: GridRecord) -> str:
             values = [getattr(score, field) for field in fields]
             writer.writerow([*place, name, *("" if v is None else v for v in values)])
     return buffer.getvalue()
-
-
-def cautions(grid: GridRecord, view: View) -> list[str]:
-    """What a reader must know before believing the numbers."""
-    notes = []
-    missing = [cell for cell in grid.cells if cell.evaluation is None]
-    if missing:
-        notes.append(
-            f"The grid is not finished: {len(missing)} of {len(grid.cells)} cells have no result. "
-            "'Best' means the best of what is there."
-        )
-    points = [p for line in lines(grid, view, MAIN) for p in line.points]
-    if points:
-        half = max((p.high or p.value) - (p.low or p.value) for p in points) / 2
-        notes.append(
-            f"Each accuracy rests on {points[0].n} questions about {points[0].num_images} "
-            f"pictures; its 95 % interval reaches up to {half:.1f} points to either side. The "
-            "interval covers the choice of pictures, not the luck of training."
-        )
-    if len(view.seeds) == 1:
-        notes.append(
-            "One training seed per cell: how much a result moves from one training to the next was "
-            "not measured. Run with --seeds 3 before building on a difference."
-        )
-    else:
-        notes.append(
-            f"Mean over {len(view.seeds)} seeds; intervals and decisions cover the choice of "
-            "pictures, the small dots show the single seeds."
-        )
-    notes.append(
-        "Comparisons are paired by question, clustered by picture and corrected for their number "
-        "(Holm). The best constant reply is chosen with knowledge of the answers."
-    )
-    if grid.profile == "embedded":
-        notes.append(
-            "The embedded profile trains very small models on drawn pictures: it shows the method "
-            "at work, and its numbers say nothing about 8-billion-parameter models."
-        )
-    notes += _left_out(grid)
-    notes += _contamination(grid)
-    if grid.git_dirty:
-        notes.append("The working tree had uncommitted changes: the commit alone won't repeat it.")
-    return notes
-
-
-def _contamination(grid: GridRecord) -> list[str]:
-    """Whether the benchmark's pictures were trained on; silent where data lie elsewhere."""
-    benchmark = Path(f"{grid.benchmark}{SUFFIX}")
-    training = {
-        Path(path)
-        for stage in grid.stages()
-        if stage.kind in ("align", "instruct")
-        for path in stage.data
-        if path.endswith(SUFFIX)
-    }
-    paths = [benchmark, *sorted(training)]
-    try:
-        total = sum(load_manifest(path).num_samples for path in paths)
-        if not training or total > _MOST_COMPARED:
-            return []
-        found = check_pictures(benchmark, sorted(training))
-    except (DataError, StorageError, OSError):
-        return ["Whether pictures of the benchmark were trained on was not checked: no data here."]
-    if found.shared:
-        return [
-            f"{len(found.shared)} of {found.num_benchmark} pictures of the benchmark are also in "
-            f"the training data, e.g. {found.shared[0]}: the scores are too high."
-        ]
-    return [
-        f"None of the {found.num_benchmark} pictures of the benchmark is among the "
-        f"{found.num_training:,} of the training (compared by bytes; "
-        "evaluation.contamination --pixels also finds copies in other formats)."
-    ]
-
-
-def _left_out(grid: GridRecord) -> list[str]:
-    """Samples that no training could use, by source and fault."""
-    counts: dict[str, Counter[str]] = {}
-    for stage in grid.stages():
-        for source, faults in stage.left_out.items():
-            for fault, entry in faults.items():
-                counts.setdefault(source, Counter())[fault] += entry["count"]
-    return [
-        f"Samples of {source} were left out of trainings, each counted whenever it was due: "
-        f"{', '.join(f'{count} x {fault}' for fault, count in faults.most_common())}."
-        for source, faults in sorted(counts.items())
-    ]
 
 
 def _table(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:

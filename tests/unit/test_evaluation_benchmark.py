@@ -105,10 +105,12 @@ def test_instructed_prompts_name_the_choices_and_the_language(items):
 def test_prompt_files_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'instructed'"):
         load_prompts(["eu"], style="instruct")
-    (tmp_path / "cy.yaml").write_text("styles: {bare: {vqa: 'Beth?'}}")
+    (tmp_path / "cy").mkdir()
+    path = tmp_path / "cy" / "prompts.yaml"
+    path.write_text("styles: {bare: {vqa: 'Beth?'}}")
     with pytest.raises(ConfigError, match=r"styles\.bare\.vqa is 'Beth\?'"):
         load_prompts(["cy"], folder=tmp_path)
-    (tmp_path / "cy.yaml").write_text("styles: {own: {vqa: '{question}'}}")
+    path.write_text("styles: {own: {vqa: '{question}'}}")
     with pytest.raises(ConfigError, match=r"own\.mc is None"):
         load_prompts(["cy"], style="own", folder=tmp_path)
 

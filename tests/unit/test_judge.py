@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from core.endpoint import Endpoint, EndpointConfig, EndpointError
 from core.errors import ConfigError
 from evaluation import judge
-from evaluation.endpoint import Endpoint, EndpointConfig, EndpointError
 from evaluation.people.tasks import Task, TaskKind
 
 

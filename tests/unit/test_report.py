@@ -10,11 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from evaluation.predictions import read_predictions, write_predictions
 from evaluation.statistics import Verdict
 from experiments import report
-from experiments.reporting import figures, gallery, hypotheses, numbers, sentences, tables
+from experiments.reporting import (
+    cautions,
+    figures,
+    gallery,
+    hypotheses,
+    numbers,
+    paired,
+    registered,
+    sentences,
+    tables,
+)
 from experiments.reporting.records import GridRecord, load_grid
 from experiments.states import State
 
@@ -128,7 +138,7 @@ def test_several_seeds_are_averaged_and_their_spread_kept(root: Path) -> None:
 
 def test_unfinished_grid_says_so(root: Path) -> None:
     grid, view = _load(root, "partial")
-    assert "3 of 12 cells have no result" in tables.cautions(grid, view)[0]
+    assert "3 of 12 cells have no result" in cautions.cautions(grid, view)[0]
     states = {row.state for row in tables.stage_rows(grid)}
     assert states == {State.DONE, State.FAILED, State.WAITING}
 
@@ -136,14 +146,14 @@ def test_unfinished_grid_says_so(root: Path) -> None:
 def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
     fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_pictures=_SMALL)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
-    assert not any("left out" in note for note in tables.cautions(grid, numbers.view_of(grid)))
+    assert not any("left out" in note for note in cautions.cautions(grid, numbers.view_of(grid)))
     for stage in [stage for stage in grid.stages() if stage.kind == "instruct"]:
         summary = {"cap_eu": {"no picture": {"count": 2, "examples": ["cap_eu/k: no picture"]}}}
         (stage.folder / "result").mkdir(exist_ok=True)
         (stage.folder / "result" / "bad_samples.json").write_text(json.dumps(summary))
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
     assert any("cap_eu" in note and "4 x no picture" in note
-               for note in tables.cautions(grid, numbers.view_of(grid)))  # fmt: skip
+               for note in cautions.cautions(grid, numbers.view_of(grid)))  # fmt: skip
 
 
 def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
@@ -223,10 +233,13 @@ def test_every_kind_of_claim_is_made(root: Path) -> None:
 def test_superiority_has_no_margin() -> None:
     pictures = tuple(str(at) for at in range(200))
     better, worse = np.tile([1.0, 1.0, 0.0, 1.0], 50), np.tile([1.0, 1.0, 0.0, 0.0], 50)
-    first = hypotheses.Paired(questions=pictures, pictures=pictures, scores=better)
-    second = hypotheses.Paired(questions=pictures, pictures=pictures, scores=worse)
-    gain, loss = hypotheses._superiority(first, second), hypotheses._superiority(second, first)
-    same = hypotheses._superiority(first, first)
+    first = paired.Paired(questions=pictures, pictures=pictures, scores=better)
+    second = paired.Paired(questions=pictures, pictures=pictures, scores=worse)
+    gain, loss = (
+        hypotheses._superiority(first, second, 0.03),
+        hypotheses._superiority(second, first, 0.03),
+    )
+    same = hypotheses._superiority(first, first, 0.03)
     assert gain.difference.value == pytest.approx(0.25)
     assert (gain.verdict, loss.verdict) == (Verdict.SUPPORTED, Verdict.REFUTED)
     assert same.difference.value == pytest.approx(0.0)
@@ -234,10 +247,73 @@ def test_superiority_has_no_margin() -> None:
 
 
 def test_cells_are_paired_by_question_whatever_their_order() -> None:
-    a = hypotheses.Paired(questions=("1", "2", "3"), pictures=("x", "x", "y"),
+    a = paired.Paired(questions=("1", "2", "3"), pictures=("x", "x", "y"),
                           scores=np.array([0.1, 0.2, 0.3]))  # fmt: skip
-    b = hypotheses.Paired(questions=("3", "1"), pictures=("y", "x"), scores=np.array([3.0, 1.0]))
-    first, second, pictures = hypotheses._pair(a, b)
+    b = paired.Paired(questions=("3", "1"), pictures=("y", "x"), scores=np.array([3.0, 1.0]))
+    first, second, pictures = paired.pair(a, b)
     assert first.tolist() == [0.1, 0.3]
     assert second.tolist() == [1.0, 3.0]
     assert pictures == ("x", "y")
+
+
+def test_a_grid_keeps_the_hypotheses_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:6], num_pictures=_SMALL)
+    registered.register(folder)
+    before = _claims(tmp_path, "mix_ablation")
+    changed = tmp_path / "changed.yaml"
+    text = registered.SHIPPED.read_text("utf-8")
+    changed.write_text(text.replace("first: 0.2", "first: 0.4", 1), encoding="utf-8")
+    monkeypatch.setattr(registered, "SHIPPED", changed)
+    registered.register(folder)  # started again: nothing is overwritten
+    assert _claims(tmp_path, "mix_ablation") == before
+    assert any(
+        "has changed" in note for note in cautions.cautions(*_load(tmp_path, "mix_ablation"))
+    )
+    (folder / "hypotheses.yaml").unlink()
+    assert any(text.startswith("40") for text in _claims(tmp_path, "mix_ablation"))
+
+
+def test_the_price_for_the_base_language_is_asked_in_it(root: Path) -> None:
+    claims = hypotheses.decide_claims(*_load(root, "mix_ablation"))
+    (price,) = [claim for claim in claims if "costs" in claim.text or "cost" in claim.text]
+    assert price.language == "en"
+    detail = price.detail.replace("\N{NO-BREAK SPACE}", " ")
+    assert detail == "target_share: 20 % minus 0 %, mean over 2 pairs of cells"
+    grid, view = _load(root, "mix_ablation")
+    scores = paired.scores_of_cells(grid, "en", "vqa")
+    gains = [
+        scores[setting, 0.2].scores.mean() - scores[setting, 0.0].scores.mean()
+        for setting in view.settings
+    ]
+    assert price.decision is not None
+    assert price.decision.difference.value == pytest.approx(np.mean(gains))
+
+
+def test_cells_that_have_not_run_are_said_to_be_missing(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, unfinished=6, num_pictures=_SMALL)
+    claims = {c.text: c for c in hypotheses.decide_claims(*_load(tmp_path, "mix_ablation"))}
+    text_only = claims["Text-only data in the target language helps"]
+    assert text_only.decision is None
+    assert text_only.detail == "not run yet"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("margin: 0.03", "margin: 3", "shares of accuracy"),
+        ("test: superiority", "test: better", "better"),
+        ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
+        ("second: false", "second: best", "needs axis: target_share"),
+        ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
+    ],
+)
+def test_a_hypothesis_that_makes_no_sense_is_refused(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    text = registered.SHIPPED.read_text("utf-8")
+    assert old in text
+    (tmp_path / "hypotheses.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=told):
+        registered.registered(tmp_path)
