@@ -6,6 +6,7 @@ checkpoint along with the new one. Large states are written by a thread while tr
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +19,17 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks.checkpoint_files import STATE, SavedState, latest_checkpoint, publish, seal
+from callbacks.checkpoint_interval import Cadence
 from core.distributed import any_rank
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, UnsavedError
 from core.log import get_logger
 from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.strategy import ShardedStrategy
 
-__all__ = ["AtomicCheckpoint", "SavedState", "latest_checkpoint"]
+__all__ = ["SMALL_BYTES", "AtomicCheckpoint", "SavedState", "latest_checkpoint"]
 
 _LOG = get_logger("checkpoints")
-_SMALL_BYTES = 64 << 20
+SMALL_BYTES = 64 << 20
 """A state up to this size is written at once: it takes less time than a step of a large model."""
 _STORAGE_FAULTS = (OSError, RuntimeError, CheckpointException)
 """Worth another try (torch words a full disk as a RuntimeError); other errors are bugs."""
@@ -65,7 +67,7 @@ class _Pending:
 
 
 class AtomicCheckpoint(Callback):
-    """Saves every `every_n_steps` optimizer steps; a failed save costs nothing that was saved.
+    """Saves when its cadence says so; a failed save costs nothing that was saved.
 
     At most one save is in flight. What went wrong with it is known at the next one, on every rank
     alike; `max_failures` in a row are fatal.
@@ -75,16 +77,16 @@ class AtomicCheckpoint(Callback):
         self,
         folder: Path,
         *,
-        every_n_steps: int,
+        cadence: Cadence,
         keep: int = 2,
         keep_every_n_steps: int = 0,
-        background_above_bytes: int = _SMALL_BYTES,
+        background_above_bytes: float = SMALL_BYTES,
         max_failures: int = 3,
     ) -> None:
-        if every_n_steps < 1 or keep < 1:
-            raise ConfigError(f"checkpoint interval {every_n_steps} and keep {keep} must be >= 1")
+        if keep < 1:
+            raise ConfigError(f"so many checkpoints to keep must be at least 1, got {keep}")
         self.folder = folder
-        self.every_n_steps = every_n_steps
+        self.cadence = cadence
         self.rule = KeepRule(last=keep, every_n_steps=keep_every_n_steps)
         self.background_above_bytes = background_above_bytes
         self.max_failures = max_failures
@@ -101,11 +103,18 @@ class AtomicCheckpoint(Callback):
         if not isinstance(trainer.strategy, ShardedStrategy):
             trainer.strategy.checkpoint_io = self._taken
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Save when the interval is full; never in the middle of an optimizer step."""
+    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Begin to count."""
         del args
-        if trainer.global_step % self.every_n_steps == 0:
+        self.cadence.start(trainer)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save when it is due; never in the middle of an optimizer step."""
+        del args
+        if self.cadence.is_due(trainer):
+            begin = time.monotonic()
             self.save(trainer)
+            self.cadence.saved(trainer, time.monotonic() - begin)
 
     def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Let the last save end before the stage does."""
@@ -123,7 +132,7 @@ class AtomicCheckpoint(Callback):
             Whether the newest save that is through was good.
 
         Raises:
-            CheckpointError: too many saves in a row have failed.
+            UnsavedError: too many saves in a row have failed.
         """
         is_good = self._settle(trainer)
         step = trainer.global_step
@@ -219,7 +228,7 @@ class AtomicCheckpoint(Callback):
                 *(self._failures, self.max_failures),
             )
         if self._failures >= self.max_failures:
-            raise CheckpointError(
+            raise UnsavedError(
                 f"{self._failures} checkpoints in a row could not be written to {self.folder} "
                 f"({fault or 'see rank 0'}); make room or repair the storage and start again: the "
                 "newest whole checkpoint is still there"

@@ -1,5 +1,7 @@
 """Rank arithmetic that works with and without a process group."""
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -17,6 +19,17 @@ def get_rank() -> int:
 def get_world_size() -> int:
     """Number of processes (1 without a process group)."""
     return dist.get_world_size() if is_initialized() else 1
+
+
+def is_first_process() -> bool:
+    """Whether this process will be rank 0; known before there is a process group.
+
+    Lightning, torchrun and our SLURM jobs say so in the environment.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return (node, os.environ.get("LOCAL_RANK", "0")) == ("0", "0")
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,15 @@ Kept apart from the callback that acts on it: commands install it before their s
 import signal
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 EXIT_PREEMPTED = 128 + signal.SIGTERM
 """Exit code of a process that saved and stopped on request (143)."""
+
+PARENT = "IRUDIMEN_PARENT"
+"""Environment variable: the process whose end ends this one."""
+EXIT_HUNG = 75
+"""Exit code of a process that ended itself because it no longer moved (EX_TEMPFAIL)."""
 
 
 class StopFlag:

@@ -47,7 +47,7 @@ def ways_out(
 def _fewest(
     estimator: Estimator, node: StageNode, spec: TrainSpec, *, memory_gib: float, count: int
 ) -> WayOut | None:
-    is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    is_sharded = spec.compute.strategy.is_sharded
     counts = [count, *(n for n in COUNTS if n > count)] if is_sharded else [count]
     for number in counts:  # more copies of the same make no room
         cost = estimator.cost(node, count=number, spec=spec)

@@ -1,22 +1,28 @@
 """Specs -> objects: the one place that constructs models, data and trainers."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from callbacks.checkpoints import AtomicCheckpoint
+from callbacks.checkpoint_interval import Cadence, EverySteps, MeasuredSteps
+from callbacks.checkpoints import SMALL_BYTES, AtomicCheckpoint
 from callbacks.metrics_log import JsonlLogger
 from callbacks.monitor import StreamMonitor
 from callbacks.preemption import Preemption
+from callbacks.watchdog import Watchdog
 from core.chat import TEMPLATES, ChatFormat, load_tokenizer
 from core.stop import StopFlag
 from datamodules.feature_cache import FeatureCache
-from experiments.schema import TrainerConfig
-from experiments.specs import VlmSpec
+from experiments.specs import PretrainSpec, TrainSpec, VlmSpec
+from experiments.trainer_config import TrainerConfig
 from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.strategy import build_strategy
 from models.attention import AttentionKind, use_packed_attention
@@ -106,36 +112,54 @@ def apply_compute(model: VisionLanguageModel, config: ComputeConfig, accelerator
         compile_blocks(model.language_model)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """How a training and those who watch over it reach each other."""
+
+    flag: StopFlag
+    """Raised to stop it."""
+    on_hung: Callable[[str], None]
+    """Told why, before a training that no longer moves is ended."""
+
+
 def build_trainer(
     folder: Path,
     config: TrainerConfig,
     *,
-    num_steps: int,
-    precision: str,
-    flag: StopFlag,
-    strategy: StrategyName = StrategyName.AUTO,
+    spec: TrainSpec | PretrainSpec,
+    supervision: Supervision,
+    strategy: StrategyName,
 ) -> lightning.Trainer:
     """A step-based Trainer that saves, logs and stops the way this house does."""
     checkpoint = AtomicCheckpoint(
         folder / "checkpoints",
-        every_n_steps=config.checkpoint_every_n_steps,
+        cadence=_cadence(config),
         keep=config.keep_checkpoints,
         keep_every_n_steps=config.keep_every_n_steps,
+        background_above_bytes=SMALL_BYTES if config.save_in_background else math.inf,
     )
     return lightning.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy=build_strategy(config.accelerator, config.devices, name=strategy),
+        num_nodes=config.num_nodes,
+        strategy=build_strategy(
+            config.accelerator,
+            config.devices,
+            num_nodes=config.num_nodes,
+            name=strategy,
+            timeout_s=config.hung_after_s,
+        ),
         plugins=_cluster(),
-        precision=precision,  # type: ignore[arg-type]  # validated by Lightning itself
-        max_steps=num_steps,
+        precision=spec.precision,  # type: ignore[arg-type]  # validated by Lightning itself
+        max_steps=spec.num_steps,
         max_epochs=-1,
-        logger=JsonlLogger(folder, total_steps=num_steps),
+        logger=JsonlLogger(folder, total_steps=spec.num_steps),
         log_every_n_steps=config.log_every_n_steps,
         callbacks=[
             StreamMonitor(every_n_steps=config.log_every_n_steps),
             checkpoint,
-            Preemption(flag, checkpoint),
+            Preemption(supervision.flag, checkpoint),
+            Watchdog(config.hung_after_s, tell=supervision.on_hung),
         ],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -145,9 +169,18 @@ def build_trainer(
     )
 
 
-def _cluster() -> SLURMEnvironment | None:
-    """SLURM without Lightning's own requeueing, which saves inside a signal handler."""
-    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+def _cadence(config: TrainerConfig) -> Cadence:
+    if config.checkpoint_every_n_steps:
+        return EverySteps(config.checkpoint_every_n_steps)
+    return MeasuredSteps(3600 * config.hours_between_failures)
+
+
+def _cluster() -> ClusterEnvironment:
+    """Torchrun's ranks, or one process on each machine whose further ranks Lightning starts.
+
+    The latter in SLURM too, without Lightning's requeueing, which saves inside a signal handler.
+    """
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
 def _shape(tower: VisionTower | None, features: FeatureCache | None) -> tuple[int, int]:

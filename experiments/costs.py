@@ -12,7 +12,6 @@ from experiments.gpus import GIB, Gpu
 from experiments.loads import Load
 from experiments.schema import EvaluationWeights
 from experiments.specs import EvaluateSpec, RetentionSpec, TrainSpec
-from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.adapters import TuningKind
 from models.footprint import Footprint
@@ -139,7 +138,7 @@ def _weight_bytes(
 ) -> dict[str, float]:
     weights = weights_of(model, spec.tuning.kind, learns=learns)
     is_mixed, is_half = spec.precision == "bf16-mixed", spec.precision == "bf16-true"
-    is_sharded = spec.compute.strategy is StrategyName.FSDP2 and learns
+    is_sharded = spec.compute.strategy.is_sharded and learns
     shards = count if is_sharded else 1
     has_adapters = learns and spec.tuning.kind is not TuningKind.FULL
     size = _HALF if is_half and not has_adapters else _FLOAT

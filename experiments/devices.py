@@ -6,7 +6,7 @@ import os
 import torch
 
 from core.errors import ConfigError
-from experiments.schema import TrainerConfig
+from experiments.trainer_config import TrainerConfig
 
 _GPU_NAMES = ("gpu", "cuda")
 

@@ -11,9 +11,10 @@ from core.errors import ConfigError
 from datamodules.mixture_config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.graph import ContentHashes, Graph, StageNode
-from experiments.schema import LanguagesConfig, TrainerConfig
+from experiments.schema import LanguagesConfig
 from experiments.specs import LlamaShape, PretrainSpec, StageKind, TokenizerSpec, TowerSpec
 from experiments.store import Store
+from experiments.trainer_config import TrainerConfig
 from lightning_modules.contrastive import TowerRecipe
 from lightning_modules.optim import OptimConfig
 

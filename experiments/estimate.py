@@ -9,6 +9,7 @@ import torch
 
 from experiments import costs
 from experiments.costs import Cost
+from experiments.gpus import Gpu
 from experiments.graph import StageNode
 from experiments.loads import Expected, Load, Loads
 from experiments.specs import (
@@ -33,6 +34,8 @@ _ACHIEVED = 0.5
 _PICTURES_PER_S = 50.0
 """Pictures a core encodes with the embedded tower (measured)."""
 _PROBE = 1024
+_TOWER_WIDTH = 1024
+"""Assumed of towers, whose time hardly counts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +98,11 @@ class Estimator:
         )
         return costs.training_cost(used, model_of(used.model, used.tuning), load, how)
 
+    def seconds(self, node: StageNode, gpu: Gpu, *, count: int) -> float | None:
+        """Wall time on `count` GPUs of a kind; None for stages that nobody runs there."""
+        cost = self.cost(node, count=count)
+        return None if cost is None else cost.seconds(gpu, width_of(node), count)
+
     def on_this_machine(self, node: StageNode) -> Estimate:
         """On one core of this machine."""
         load, spec = self.load(node), node.spec
@@ -124,6 +132,14 @@ def trained_weights(node: StageNode) -> costs.Weights:
         return costs.Weights(trained=0, frozen=0)
     model = model_of(spec.model, spec.tuning)
     return costs.weights_of(model, spec.tuning.kind, learns=node.kind is StageKind.INSTRUCT)
+
+
+def width_of(node: StageNode) -> int:
+    """Width of the model of a stage, on which a GPU's speed depends."""
+    spec = node.spec
+    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
+        return _TOWER_WIDTH
+    return model_of(spec.model, spec.tuning).hidden_size
 
 
 @memoize

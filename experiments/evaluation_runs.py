@@ -1,15 +1,19 @@
 """Stage runs that ask a trained model, and train nothing."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from callbacks.metrics_log import write_progress
 from core.chat import load_tokenizer
+from core.errors import PreemptedError
 from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import load_benchmark
 from evaluation.canaries import run_canaries
+from evaluation.kept_replies import KeptReplies
 from evaluation.retention import run_retention, save_retention
 from evaluation.runner import EvaluationOptions, evaluate
 from experiments.builders import build_vlm
@@ -28,6 +32,8 @@ from models.freezing import cast_all
 from models.language_model import load_language_model
 
 _LOG = logging.getLogger("irudimen.stages")
+_REPLIES = "replies.jsonl"
+"""Kept until the evaluation is done."""
 
 
 def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
@@ -48,7 +54,7 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     if is_half:
         cast_all(parts.model, torch.bfloat16)
     model = parts.model.eval().to(compute_device(context.trainer.accelerator))
-    answerer, alone = (
+    together, alone = (
         VlmAnswerer(
             model,
             parts.chat,
@@ -59,6 +65,12 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
         for batch_size in (spec.settings.batch_size, 1)
     )
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
+    answerer = KeptReplies(
+        together,
+        context.folder.checkpoints / _REPLIES,
+        slice_size=together.slice_size,
+        on_slice=partial(_on_slice, context),
+    )
     options = EvaluationOptions(blind=spec.settings.blind)
     result = evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
     checks = run_canaries(answerer, alone, items, parts.chat, result, options)
@@ -68,6 +80,12 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
             "%d of %d answers change with the batch size (float rounding decides a tie, or a bug)",
             *(checks.num_changed, checks.num_alone),
         )
+
+
+def _on_slice(context: StageContext, done: int, total: int) -> None:
+    write_progress(context.folder.path, step=done, total=total, metrics={})
+    if context.flag.is_set:
+        raise PreemptedError(f"stopped after {done} of {total} questions; their replies are kept")
 
 
 def run_backbone(spec: RetentionSpec, context: StageContext) -> None:

@@ -15,8 +15,10 @@ from datamodules.manifest import load_manifest, verify
 from experiments.mixtures import expected_manifests, manifest_path
 from experiments.schema import RunConfig, Stages
 from experiments.specs import (
+    PretrainSpec,
     Spec,
     StageKind,
+    TrainSpec,
     align_spec,
     evaluate_spec,
     features_spec,
@@ -72,6 +74,11 @@ class StageNode:
         }
         parts = [self.kind.value, RECIPE_VERSION[self.kind], spec, upstream, self.content]
         return fingerprint(parts)[:_ADDRESS_LENGTH]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether several devices and machines can share it."""
+        return isinstance(self.spec, TrainSpec | PretrainSpec)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

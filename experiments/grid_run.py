@@ -9,19 +9,24 @@ import time
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from core.config import to_plain
-from core.errors import PreemptedError, StageFailedError
+from core.errors import ConfigError, PreemptedError, StageFailedError
 from core.files import atomic_write_text
 from core.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.devices import GpuSlots
 from experiments.launch import LocalLauncher
 from experiments.plans import Plan
+from experiments.reporting.registered import register
+from experiments.slurm import SlurmLauncher, load_slurm
 from experiments.states import State
 from experiments.store import Store
+from experiments.sync import sync_grid
+from experiments.torchrun import TorchrunLauncher, ranks_here
 from experiments.tracking import GridTracker
 from experiments.ui import ui_command
 
@@ -62,6 +67,8 @@ class GridRun:
         begin = time.monotonic()
         folder = self.args.root / "grids" / f"{self.args.exp}-{self.args.profile}"
         atomic_write_text(folder / "grid.json", json.dumps(self._describe(), indent=1))
+        if self.plan.cells:
+            register(folder)
         try:
             states = self._launch()
         except PreemptedError:
@@ -78,6 +85,8 @@ class GridRun:
             outcome_state = State.FAILED if failed else State.DONE
         finally:
             self._tracker.finish(summary, state=outcome_state)
+            if self._tracker.is_behind and self.plan.cells:  # the server was away for a while
+                self._tracker = sync_grid(self.args.root, self.args.exp, self.args.profile)
         self._say_where(outcome, seconds=time.monotonic() - begin)
         if failed:
             show_failures(self.console, self.graph, self.store, failed)
@@ -93,15 +102,29 @@ class GridRun:
         tracker.ensure_parent_run()
         return tracker
 
+    def _launcher(self) -> LocalLauncher | SlurmLauncher | TorchrunLauncher:
+        trainer = self.plan.trainer
+        common: dict[str, Any] = {"store": self.store, "graph": self.graph, "trainer": trainer}
+        if self.args.launcher == "slurm":
+            config = load_slurm(self.args.slurm, trainer)
+            if config.gpu:
+                from experiments.estimate import Estimator  # heavy: torch and friends
+
+                common["estimator"] = Estimator({}, self.args.root / "cache")
+            return SlurmLauncher(config=config, flag=self.flag, **common)
+        jobs = self.args.jobs or os.cpu_count() or 1
+        if self.args.launcher == "torchrun":
+            common["trainer"] = ranks_here(trainer)
+            return TorchrunLauncher(flag=self.flag, jobs=jobs, **common)
+        if trainer.num_nodes > 1:
+            raise ConfigError(
+                f"trainer.num_nodes={trainer.num_nodes}: several machines need --launcher slurm or "
+                "torchrun (docs/NODES.md)"
+            )
+        return LocalLauncher(jobs=jobs, flag=self.flag, slots=GpuSlots.of(trainer), **common)
+
     def _launch(self) -> dict[str, State]:
-        launcher = LocalLauncher(
-            store=self.store,
-            graph=self.graph,
-            trainer=self.plan.trainer,
-            jobs=self.args.jobs or os.cpu_count() or 1,
-            flag=self.flag,
-            slots=GpuSlots.of(self.plan.trainer),
-        )
+        launcher = self._launcher()
         with GridProgress(self.console, self.graph, self.store) as progress:
 
             def on_tick(states: dict[str, State]) -> None:
@@ -138,6 +161,9 @@ class GridRun:
         say(f"\n[bold]Done[/] in {seconds / 60:.1f} min.", highlight=False)
         say(f"Results: {outcome}", soft_wrap=True, highlight=False)
         say(f"MLflow:  {ui_command(self.args.root)}", soft_wrap=True, highlight=False)
+        if self._tracker.is_behind:
+            say("[yellow]The MLflow server was away[/]; when it is back: python -m experiments.sync"
+                f" --root {self.args.root}", soft_wrap=True, highlight=False)  # fmt: skip
 
     def _describe(self) -> dict[str, object]:
         """What the report and MLflow need to know of the grid."""

@@ -16,19 +16,30 @@ from pathlib import Path
 
 from core.errors import PreemptedError
 from core.log import get_logger
-from core.stop import EXIT_PREEMPTED, StopFlag
+from core.stop import EXIT_PREEMPTED, PARENT, StopFlag
 from experiments import forks
 from experiments.devices import NO_GPUS, GpuSlots
+from experiments.failures import Fault
 from experiments.graph import Graph, StageNode
-from experiments.schema import TrainerConfig
 from experiments.specs import StageKind
 from experiments.states import State
-from experiments.store import StageFolder, Store
+from experiments.store import StageFolder, Store, begin_anew, may_start, settle_failure
+from experiments.trainer_config import TrainerConfig
 
 _LOG = get_logger("launch")
 _POLL_S = 0.25
 _GRACE_S = 120.0
 _PARALLEL = (StageKind.FEATURES, StageKind.TOWER)
+
+
+def threads_of(kind: StageKind, cores: int) -> int:
+    """Threads of a stage run: all cores for pictures, which are independent; else one.
+
+    Fixed by the kind, because sums depend on the number of threads in their last bits and a
+    resumed run must equal an uninterrupted one. One, because models of this size lose more
+    at barriers than they win; several stage runs fill the cores instead.
+    """
+    return cores if kind in _PARALLEL else 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,18 +69,9 @@ class LocalLauncher:
             self._collect(running, states)
             self._start_ready(running, states)
             on_tick(states)
-            if not running:
+            if not running and State.WAITING not in states.values():
                 return states
             time.sleep(_POLL_S)
-
-    def threads_of(self, node: StageNode) -> int:
-        """Threads of a stage run: all of them for pictures, which are independent; else one.
-
-        Fixed by the kind, because sums depend on the number of threads in their last bits and a
-        resumed run must equal an uninterrupted one. One, because models of this size lose more
-        at barriers than they win; several stage runs fill the cores instead.
-        """
-        return self.jobs if node.kind in _PARALLEL else 1
 
     def _initial_states(self) -> dict[str, State]:
         states = {}
@@ -90,12 +92,18 @@ class LocalLauncher:
             if any(state is State.FAILED for state in upstream):
                 states[address] = State.FAILED
                 continue
-            busy = sum(self.threads_of(self.graph.nodes[other]) for other in running)
-            fits = busy + self.threads_of(node) <= self.jobs
+            busy = sum(threads_of(self.graph.nodes[other].kind, self.jobs) for other in running)
+            fits = busy + threads_of(node.kind, self.jobs) <= self.jobs
             place = self.slots.free([process.place for process in running.values()])
             if self.slots.places and place is None:
                 return
-            if fits and all(state is State.DONE for state in upstream):
+            if (
+                fits
+                and all(state is State.DONE for state in upstream)
+                and may_start(
+                    self.store.folder(node.kind.value, address), retries=self.trainer.retries
+                )
+            ):
                 running[address] = self._start(node, place or "")
                 states[address] = State.RUNNING
 
@@ -103,7 +111,8 @@ class LocalLauncher:
         from experiments.worker import Execution, write_execution  # heavy: torch and friends
 
         folder = self.store.folder(node.kind.value, node.address)
-        threads, root = self.threads_of(node), str(self.store.root)
+        begin_anew(folder)
+        threads, root = threads_of(node.kind, self.jobs), str(self.store.root)
         write_execution(
             folder, Execution(root=root, threads=threads, trainer=self.trainer, gpus=place)
         )
@@ -115,8 +124,11 @@ class LocalLauncher:
             node = self.graph.nodes[address]
             folder = self.store.folder(node.kind.value, address)
             state = _state_after(folder, code)
-            # Somebody stopped this one alone: it has saved, so it simply goes on.
-            states[address] = State.WAITING if state is State.INTERRUPTED else state
+            # Stopped alone, it has saved and simply goes on; so does what may be tried again.
+            again = state is State.INTERRUPTED or (
+                state is State.FAILED and settle_failure(folder, retries=self.trainer.retries)
+            )
+            states[address] = State.WAITING if again else state
 
     def _stop(self, running: dict[str, "_Process"]) -> None:
         for process in running.values():
@@ -137,10 +149,10 @@ def _state_after(folder: StageFolder, code: int | None) -> State:
     status = folder.read_status()
     if code == EXIT_PREEMPTED:
         return State.INTERRUPTED
-    if status.state is State.RUNNING:  # it had no chance to say why
-        status.error = f"the process ended with code {code}; see {folder.path / 'log.txt'}"
-    status.state = State.FAILED
-    folder.write_status(status)
+    if status.state is not State.FAILED:  # it had no chance to say why
+        told = f"the process ended with code {code}; see {folder.path / 'log.txt'}"
+        status.fail(folder.failure(Fault.DIED, told))
+        folder.write_status(status)
     return State.FAILED
 
 
@@ -157,7 +169,7 @@ class _Process:
     @classmethod
     def start(cls, folder: StageFolder, *, as_command: bool, place: str = "") -> "_Process":
         if as_command:
-            return cls(_start_command(folder.path), place=place)
+            return cls(start_command(folder.path, dict(os.environ)), place=place)
         process = forks.context().Process(target=_forked_main, args=(str(folder.path),))
         process.start()
         return cls(process, place=place)
@@ -177,7 +189,9 @@ def _forked_main(path: str) -> None:
     worker.run_forked(Path(path))
 
 
-def _start_command(path: Path) -> "subprocess.Popen[bytes]":
+def start_command(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a stage run as a command, its words in its log."""
+    environment = {**environment, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "experiments.worker", str(path)]
     with (path / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)

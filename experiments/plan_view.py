@@ -10,13 +10,13 @@ from rich.table import Table
 
 from experiments.advice import COUNTS, ways_out
 from experiments.costs import Cost, Weights
-from experiments.estimate import Estimator, model_of, trained_weights
+from experiments.estimate import Estimator, trained_weights, width_of
 from experiments.gpus import ACHIEVED, GIB, GPUS, get_gpu
 from experiments.graph import Graph, StageNode
 from experiments.loads import Load
 from experiments.mixtures import expected_manifests
 from experiments.plans import Plan
-from experiments.specs import EvaluateSpec, RetentionSpec, StageKind, TrainSpec
+from experiments.specs import EvaluateSpec, StageKind
 from experiments.store import Store
 
 _HOUR = 3600.0
@@ -25,8 +25,6 @@ _COLUMNS = ("stage run", "address", "cells", "steps", "samples", "tokens", "epoc
 _TEXTS = ("stage run", "epochs (source)", "state")
 _MISSING_SHOWN = 4
 _SHORT, _LONG = 2.0, 10.0
-_TOWER_WIDTH = 1024
-"""Assumed of towers, whose time hardly counts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +87,7 @@ def _show_gpu(console: Console, plan: Plan, estimator: Estimator, root: Path, gp
         if cost is None:
             return _Row(load=Load(), weights=Weights(trained=0, frozen=0), memory="?", time="?")
         number = _count(node, count)
-        hours = cost.seconds(kind, _width(node), number) / _HOUR
+        hours = cost.seconds(kind, width_of(node), number) / _HOUR
         return _Row(
             load=estimator.load(node),
             weights=trained_weights(node),
@@ -179,7 +177,7 @@ def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -
         if cost is None:
             return "?"
         too_large = max(too_large, cost.memory_gib if cost.memory_gib > kind.memory_gib else 0.0)
-        total += cost.seconds(kind, _width(node), number) * number / count / _HOUR
+        total += cost.seconds(kind, width_of(node), number) * number / count / _HOUR
     return f"needs {too_large:.0f} GiB" if too_large else _duration(total)
 
 
@@ -247,12 +245,4 @@ def _to_run(graph: Graph, root: Path) -> list[str]:
 
 
 def _count(node: StageNode, devices: int) -> int:
-    """Only training is shared by several GPUs."""
-    return devices if isinstance(node.spec, TrainSpec) else 1
-
-
-def _width(node: StageNode) -> int:
-    spec = node.spec
-    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
-        return _TOWER_WIDTH
-    return model_of(spec.model, spec.tuning).hidden_size
+    return devices if node.is_training else 1

@@ -10,8 +10,9 @@ from core.errors import ConfigError, unknown_name
 from experiments import embedded_backbones
 from experiments.graph import Graph, build_graph
 from experiments.grid import EXPERIMENTS, get_experiment, select, with_seeds
-from experiments.schema import RunConfig, TrainerConfig
+from experiments.schema import RunConfig
 from experiments.store import Store
+from experiments.trainer_config import TrainerConfig
 
 CONFIGS = Path("configs")
 RECIPES = {"embedded_backbones": embedded_backbones}

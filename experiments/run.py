@@ -61,6 +61,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
     add("--jobs", type=int, default=0, help="cores to use (default: all)")
+    add("--launcher", choices=("local", "slurm", "torchrun"), default="local",
+        help="slurm: a job per stage run; the command may be closed (docs/SLURM.md); torchrun: on "
+        "the machines that torchrun starts it on (docs/NODES.md)")  # fmt: skip
+    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="what a job asks for: partition=, gpu=, time_min=, gpus_per_node=, cpus_per_task=, "
+        "mem_gb=, account=, qos=, constraint=, exclude=, max_jobs=")  # fmt: skip
+    add("--cancel", action="store_true", help="with --launcher slurm: cancel the grid's jobs")
+    add("--status", action="store_true", help="with --launcher slurm: what is queued and running")
     add("--root", type=Path, default=Path("mlruns"), help="where results go (default: mlruns)")
     add("--dry-run", action="store_true", help="print what would run, and stop")
     add("--gpu", default="h100", help="with --dry-run: kind of GPU to plan for (default: h100)")
@@ -77,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     flag = StopFlag()
     flag.install()
-    if args.exp and not (args.list or args.dry_run):
+    if args.exp and args.launcher == "local" and not (args.list or args.dry_run):
         forks.start_early()
     from experiments import console as view
     from experiments.plans import make_plan, questions
@@ -93,8 +101,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
         show_plan(console, plan, root=args.root, gpu=args.gpu)
         return
+    from experiments import torchrun
     from experiments.grid_run import GridRun
+    from experiments.store import Store
 
+    if args.cancel or args.status:
+        from experiments import slurm
+
+        slurm.show(console, plan, args)
+        return
+    if args.launcher == "torchrun" and torchrun.is_follower():
+        sys.exit(torchrun.follow(Store(args.root), flag))
     GridRun(args=args, plan=plan, flag=flag, console=console).run()
 
 

@@ -10,6 +10,7 @@ from core.chat import TEMPLATES, PromptStyle
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture_config import ShareOf
 from evaluation.retention import RetentionConfig
+from experiments.trainer_config import TrainerConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
@@ -260,47 +261,6 @@ class EvaluateConfig:
         for name in ("max_new_tokens", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"evaluate.{name} must be at least 1, got {value}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """Where and how fast it is computed; all but `precision` leave the result as it is."""
-
-    accelerator: str = "cpu"
-    """Lightning accelerator."""
-    devices: int = 1
-    """Processes per stage run."""
-    runs_per_gpu: int = 1
-    """Stage runs that share one GPU; small models leave most of it idle."""
-    precision: str = "32-true"
-    """Lightning precision; it changes results, so it is part of every training stage's address."""
-    num_workers: int = 0
-    """DataLoader workers; the order of samples does not depend on them."""
-    checkpoint_every_n_steps: int = 50
-    """Most steps lost on SIGKILL (and those during which a large state is being written)."""
-    keep_checkpoints: int = 2
-    """So many of the newest stay until the stage is done."""
-    keep_every_n_steps: int = 0
-    """Checkpoints of every so many steps stay too; 0 = none."""
-    log_every_n_steps: int = 10
-    """Interval of logged metrics."""
-    allow_data_change: bool = False
-    """Continue a checkpoint on another data stream than its own: a warning, not an error."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
-        for name in (
-            "devices",
-            "runs_per_gpu",
-            "keep_checkpoints",
-            "checkpoint_every_n_steps",
-            "log_every_n_steps",
-        ):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"trainer.{name} must be at least 1, got {value}")
-        for name in ("num_workers", "keep_every_n_steps"):
-            if (value := getattr(self, name)) < 0:
-                raise ConfigError(f"trainer.{name} must be 0 or more, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

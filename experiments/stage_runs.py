@@ -1,7 +1,7 @@
 """What each kind of stage does once its inputs are there. One function a kind, all restartable."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,21 @@ from datamodules.mixture_datamodule import (
 )
 from datamodules.pictures import iterate_named_pictures, iterate_pictures
 from evaluation.runner import blank_picture
-from experiments.builders import apply_compute, build_trainer, build_vlm, fill_language_model
+from experiments.builders import (
+    Supervision,
+    apply_compute,
+    build_trainer,
+    build_vlm,
+    fill_language_model,
+)
 from experiments.devices import compute_device
-from experiments.schema import TrainerConfig
 from experiments.specs import (
     FeaturesSpec,
     PretrainSpec,
     TrainSpec,
 )
 from experiments.store import StageFolder
+from experiments.trainer_config import TrainerConfig
 from lightning_modules.compute import StrategyName
 from lightning_modules.lowbit import check_combination
 from lightning_modules.vlm_module import (
@@ -73,6 +79,8 @@ class StageContext:
     """Scratch that may be deleted at any time (token lengths)."""
     trainer: TrainerConfig
     flag: StopFlag
+    on_hung: Callable[[str], None]
+    """Told why before a training that no longer moves is ended."""
 
 
 def run_features(spec: FeaturesSpec, context: StageContext) -> None:
@@ -189,7 +197,7 @@ def _train(
     module_class: type[AlignmentModule] | type[InstructionModule],
     data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
-    is_sharded = spec.compute.strategy is StrategyName.FSDP2
+    is_sharded = spec.compute.strategy.is_sharded
     learns = module_class is InstructionModule
     check_combination(
         "stage",
@@ -257,9 +265,8 @@ def fit(
     trainer = build_trainer(
         context.folder.path,
         context.trainer,
-        num_steps=spec.num_steps,
-        precision=spec.precision,
-        flag=context.flag,
+        spec=spec,
+        supervision=Supervision(flag=context.flag, on_hung=context.on_hung),
         strategy=strategy,
     )
     if trainer.is_global_zero:

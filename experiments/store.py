@@ -6,8 +6,8 @@ mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json m
 
 import contextlib
 import dataclasses
-import fcntl
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +15,13 @@ from typing import Any
 
 from core.config import dump_config, to_plain
 from core.errors import CheckpointError
-from core.files import atomic_write_text, sha256_file
+from core.files import atomic_write_text, locked, sha256_file
+from core.log import get_logger
+from experiments.failures import Failure, Fault, decide
 from experiments.graph import StageNode
 from experiments.states import State
 
+_LOG = get_logger("store")
 _SEAL = "complete.json"
 
 
@@ -33,6 +36,15 @@ class Status:
     attempts: int = 0
     error: str = ""
     max_rss_mb: float = 0.0
+    node: str = ""
+    """Machine of the last attempt."""
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+    """Every failure, oldest first; interruptions on request are none."""
+
+    def fail(self, failure: Failure) -> None:
+        """Note how an attempt failed."""
+        self.state, self.error = State.FAILED, failure.error
+        self.failures = [*self.failures, failure]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +100,25 @@ class StageFolder:
         if not file.exists():
             return Status()
         raw = json.loads(file.read_text())
-        return Status(**{**raw, "state": State(raw["state"])})
+        failures = [
+            Failure(**{**one, "fault": Fault(one["fault"])}) for one in raw.get("failures", [])
+        ]
+        return Status(**{**raw, "state": State(raw["state"]), "failures": failures})
 
     def write_status(self, status: Status) -> None:
         """Replace the status atomically."""
         atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
+
+    def safe_step(self) -> int:
+        """Optimizer step of the newest checkpoint, by its name; -1 without one."""
+        names = [path.name.removeprefix("step=") for path in self.checkpoints.glob("step=*")]
+        return max((int(name) for name in names if name.isdigit()), default=-1)
+
+    def failure(self, fault: Fault, error: str) -> Failure:
+        """A failure of the attempt that status.json tells of."""
+        return Failure(
+            fault=fault, error=error, node=self.read_status().node, step=self.safe_step()
+        )
 
     def settle(self) -> None:
         """Mend the status of a finished stage whose process was killed before it could say so."""
@@ -132,9 +158,7 @@ class StageFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the stage run: a second process waits until the first has saved and gone."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path / "lock"):
             yield
 
 
@@ -149,12 +173,46 @@ class Store:
         return StageFolder(self.root / "store" / kind / address)
 
 
+def may_start(folder: StageFolder, *, retries: int) -> bool:
+    """Whether a stage run that failed has waited long enough; any other may."""
+    status = folder.read_status()
+    if status.state is not State.FAILED or not status.failures:
+        return True
+    when = decide(status.failures, retries=retries)
+    return when is None or time.time() >= when  # None: an earlier command gave up
+
+
+def begin_anew(folder: StageFolder) -> None:
+    """Forget how the last attempt ended, so that the next one's end can be told from it."""
+    status = folder.read_status()
+    if status.state in (State.FAILED, State.INTERRUPTED):
+        status.state = State.WAITING
+        folder.write_status(status)
+
+
+def settle_failure(folder: StageFolder, *, retries: int) -> bool:
+    """Whether a stage run that failed is tried again; if not, its last failure is the final one."""
+    status = folder.read_status()
+    when = decide(status.failures, retries=retries)
+    if when is not None:
+        wait = when - time.time()
+        _LOG.warning(
+            "%s failed (%s) and goes on from its last checkpoint%s",
+            folder.path, status.error, f" in {wait:.0f} s" if wait > 1 else "",
+        )  # fmt: skip
+        return True
+    *before, last = status.failures or [folder.failure(Fault.OWN, status.error)]
+    status.failures = [*before, dataclasses.replace(last, final=True)]
+    folder.write_status(status)
+    return False
+
+
 @contextlib.contextmanager
 def timed_attempt(folder: StageFolder) -> Iterator[Status]:
     """Count an attempt and its wall time, whatever its end."""
     status = folder.read_status()
     before, status.attempts = status.wall_s, status.attempts + 1
-    status.state, status.error = State.RUNNING, ""
+    status.state, status.error, status.node = State.RUNNING, "", socket.gethostname()
     status.started = status.started or time.time()
     folder.write_status(status)
     begin = time.monotonic()

@@ -2,22 +2,22 @@
 
 The store is the truth and MLflow a view of it, written by one process (the one that runs the grid):
 SQLite takes one writer, and a tracking server that is away delays the view but never stops a
-training. What was forwarded is noted beside each stage, so that any process can go on.
+training. What was forwarded is noted beside each stage, so that any process can go on; a point that
+is sent twice, because an answer was lost, is one point to MLflow (its time is the log's).
 """
 
-import fcntl
 import json
 import os
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from core.config import fingerprint
 from core.errors import ConfigError
-from core.files import atomic_write_text
+from core.files import atomic_write_text, locked
 from core.log import get_logger, without_password
 from experiments.reporting import mlflow_payload as payload
 from experiments.reporting.mlflow_quiet import (
@@ -41,6 +41,8 @@ _TAG = "irudimen"
 _STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.INTERRUPTED: "KILLED"}
 _MAX_BATCH = 1000  # MLflow's limit for one log_batch call
 _MAX_PARAMS = 100
+_PAUSE_S = 30.0
+"""A server that did not answer is left alone for so long: every try costs its time limit."""
 
 _log = get_logger("tracking")
 P = ParamSpec("P")
@@ -51,17 +53,28 @@ def default_store(root: Path) -> str:
     return f"sqlite:///{root.resolve()}/mlflow.db"
 
 
-def _outage_is_a_warning(method: Callable[P, None]) -> Callable[P, None]:
-    """A tracking server that is away must not end a training run; the next call catches up."""
+def _outage_is_a_warning(
+    method: Callable[Concatenate["GridTracker", P], None],
+) -> Callable[Concatenate["GridTracker", P], None]:
+    """A tracking server that is away must not end a training run; the next call catches up.
+
+    One process of a root at a time: two would make every run twice.
+    """
 
     @wraps(method)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: "GridTracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if time.monotonic() < self.silent_until and method.__name__ != "finish":
+            self.is_behind = True
+            return
         try:
-            method(*args, **kwargs)
+            with locked(self.root / ".mlflow.lock"):
+                method(self, *args, **kwargs)
         except MlflowException as error:
             first_line = str(error).splitlines()[0][:200]
             _log.warning("MLflow: %s did not go through, will try again: %s",
                          method.__name__, first_line)  # fmt: skip
+            self.is_behind = True
+            self.silent_until = time.monotonic() + _PAUSE_S
 
     return guarded
 
@@ -72,25 +85,36 @@ class GridTracker:
     def __init__(self, root: Path, experiment: str, profile: str) -> None:
         """Open the store, and create database and experiment if this is the first time.
 
+        A server that is away is a warning: what happens meanwhile is forwarded later.
+
         Raises:
-            ConfigError: the store can't be opened.
+            ConfigError: the address can't be one, or the local database can't be opened.
         """
         self.root = root
         self.experiment = experiment
         self.profile = profile
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
         self.parent_id = ""
+        self.is_behind = False
+        """Whether something has not gone through; `python -m experiments.sync` sends the rest."""
+        self.silent_until = 0.0
+        """The server did not answer: it is not asked before this moment (monotonic)."""
         root.mkdir(parents=True, exist_ok=True)
         try:
-            with _locked(root / ".mlflow.lock"):
+            with locked(root / ".mlflow.lock"):
                 self._client = MlflowClient(tracking_uri=self.uri)
-                self._experiment_id = self._ensure_experiment(f"{experiment}-{profile}")
+                _ = self._experiment_id
         except MlflowException as error:
-            told = str(error).splitlines()[0][:200]
-            raise ConfigError(
-                f"MLflow store {without_password(self.uri)} can't be opened: {told}; "
-                "start the server, or unset MLFLOW_TRACKING_URI to use the local database"
-            ) from error
+            told, shown = str(error).splitlines()[0][:200], without_password(self.uri)
+            if not self.uri.startswith(("http://", "https://")):
+                raise ConfigError(
+                    f"MLflow store {shown} can't be opened: {told}; start the server, or unset "
+                    "MLFLOW_TRACKING_URI to use the local database"
+                ) from error
+            _log.warning("MLflow server %s is away (%s); what happens meanwhile is kept under %s "
+                         "and forwarded later", shown, told, root)  # fmt: skip
+            self.is_behind = True
+            self.silent_until = time.monotonic() + _PAUSE_S
 
     @_outage_is_a_warning
     def ensure_parent_run(self) -> None:
@@ -133,14 +157,23 @@ class GridTracker:
     def _grid(self) -> GridRecord:
         return load_grid(self.root, self.experiment, self.profile)
 
+    @cached_property
+    def _experiment_id(self) -> str:
+        return self._ensure_experiment(f"{self.experiment}-{self.profile}")
+
     def _ensure_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             is_local = self.uri == default_store(self.root)
             folder = (self.root.resolve() / "artifacts" / name).as_uri() if is_local else None
             tags = {"mlflow.experimentKind": "custom_model_development"}  # training, not GenAI
-            created = self._client.create_experiment(name, artifact_location=folder, tags=tags)
-            return str(created)
+            try:
+                made = self._client.create_experiment(name, artifact_location=folder, tags=tags)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._ensure_experiment(name)  # another writer was quicker
+            return str(made)
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -306,11 +339,3 @@ class GridTracker:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time: two that create the same SQLite database break each other."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -13,22 +13,25 @@ import resource
 import shutil
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from core.config import load_config
+from core.distributed import is_first_process, is_initialized
 from core.errors import IrudimenError, PreemptedError
 from core.files import atomic_write_text
 from core.log import show_info
-from core.stop import EXIT_PREEMPTED, StopFlag
+from core.stop import EXIT_PREEMPTED, PARENT, StopFlag
 from experiments import backbone_runs, evaluation_runs, stage_runs
-from experiments.schema import TrainerConfig
+from experiments.failures import Fault, fault_of
 from experiments.specs import (
     EvaluateSpec,
     FeaturesSpec,
@@ -41,6 +44,7 @@ from experiments.specs import (
 )
 from experiments.states import State
 from experiments.store import StageFolder, Store, timed_attempt
+from experiments.trainer_config import TrainerConfig
 
 _RUNS: dict[StageKind, tuple[type[Any], Callable[[Any, stage_runs.StageContext], None]]] = {
     StageKind.FEATURES: (FeaturesSpec, stage_runs.run_features),
@@ -54,6 +58,9 @@ _RUNS: dict[StageKind, tuple[type[Any], Callable[[Any, stage_runs.StageContext],
     StageKind.TOWER: (TowerSpec, backbone_runs.run_tower),
 }
 _EXECUTION = "execution.json"
+_OTHER_RANK = "other_rank.json"
+"""What a further rank failed of; rank 0 only sees that it is gone."""
+_LAST_WORDS_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,10 +81,15 @@ def write_execution(folder: StageFolder, execution: Execution) -> None:
 
 def run_forked(path: Path) -> None:
     """Entry of a forked worker: its own log file, and an eye on the parent."""
+    sys.exit(run_logged(path))
+
+
+def run_logged(path: Path) -> int:
+    """The same as `run`, with everything that is printed in the stage run's log file."""
     log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.exit(run(path))
+    return run(path)
 
 
 def run(path: Path) -> int:
@@ -87,13 +99,25 @@ def run(path: Path) -> int:
     _stop_with_parent(flag)
     _set_up_logs()
     folder = StageFolder(path)
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return _assist(folder, flag)
-    with folder.locked():
-        if folder.is_done():
-            folder.settle()
-            return 0
-        return _attempt(folder, flag)
+    if not is_first_process():
+        code = _assist(folder, flag)
+    else:
+        with folder.locked():
+            if folder.is_done():
+                folder.settle()
+                return 0
+            code = _attempt(folder, flag)
+    if code not in (0, EXIT_PREEMPTED) and is_initialized():
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: taking down a process group waits for ranks that may be gone."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _assist(folder: StageFolder, flag: StopFlag) -> int:
@@ -102,10 +126,34 @@ def _assist(folder: StageFolder, flag: StopFlag) -> int:
         _dispatch(folder, flag)
     except PreemptedError:
         return EXIT_PREEMPTED
+    except Exception as error:  # noqa: BLE001  # the border of the process: rank 0 tells
+        traceback.print_exc()
+        if fault_of(error) is not Fault.PEER:
+            told = {"fault": fault_of(error).value, "error": _words(error)}
+            atomic_write_text(folder.path / _OTHER_RANK, json.dumps(told))
+        return 1
     return 0
 
 
+def _words(error: Exception) -> str:
+    known = isinstance(error, IrudimenError)
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _explain(folder: StageFolder, error: Exception) -> tuple[Fault, str]:
+    """What ended an attempt: of lost contact, what the other rank has to say."""
+    fault, path = fault_of(error), folder.path / _OTHER_RANK
+    if fault is not Fault.PEER:
+        return fault, _words(error)
+    time.sleep(_LAST_WORDS_S)
+    if not path.is_file():
+        return fault, _words(error)
+    told = json.loads(path.read_text())
+    return Fault(told["fault"]), f"on another rank: {told['error']}"
+
+
 def _attempt(folder: StageFolder, flag: StopFlag) -> int:
+    (folder.path / _OTHER_RANK).unlink(missing_ok=True)
     with timed_attempt(folder) as status:
         try:
             _dispatch(folder, flag)
@@ -118,9 +166,7 @@ def _attempt(folder: StageFolder, flag: StopFlag) -> int:
             return EXIT_PREEMPTED
         except Exception as error:  # noqa: BLE001  # the border of the process: report and exit 1
             traceback.print_exc()
-            known = isinstance(error, IrudimenError)
-            status.state = State.FAILED
-            status.error = str(error) if known else f"{type(error).__name__}: {error}"
+            status.fail(folder.failure(*_explain(folder, error)))
             return 1
         finally:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -142,9 +188,18 @@ def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
         cache=Path(execution.root) / "cache",
         trainer=execution.trainer,
         flag=flag,
+        on_hung=partial(_note_hung, folder),
     )
     folder.scratch.mkdir(exist_ok=True)
     run_stage(spec, context)
+
+
+def _note_hung(folder: StageFolder, reason: str) -> None:
+    """What rank 0 leaves behind when its watchdog ends it."""
+    if is_first_process():
+        status = folder.read_status()
+        status.fail(folder.failure(Fault.HUNG, f"{reason}; see {folder.path / 'log.txt'}"))
+        folder.write_status(status)
 
 
 def _read_execution(folder: StageFolder) -> Execution:
@@ -154,12 +209,15 @@ def _read_execution(folder: StageFolder) -> Execution:
 
 def _stop_with_parent(flag: StopFlag) -> None:
     """Save and stop when the launching process dies without a word (SIGKILL)."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    parent, given = multiprocessing.parent_process(), os.environ.get(PARENT)
+    if parent is None and given != str(os.getppid()):  # a further rank ends with the first one
         return
 
     def watch() -> None:
-        wait([parent.sentinel])
+        if parent is not None:
+            wait([parent.sentinel])
+        while parent is None and given == str(os.getppid()):
+            time.sleep(1.0)
         flag.is_set = True
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()

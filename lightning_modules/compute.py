@@ -18,7 +18,14 @@ class StrategyName(StrEnum):
     DDP = "ddp"
     """Every device holds all weights; right where the trained part is small (stage 1, LoRA)."""
     FSDP2 = "fsdp2"
-    """Weights, gradients and optimiser are sharded over the devices, block by block."""
+    """Weights, gradients and optimiser are sharded over all devices, block by block."""
+    HSDP = "hsdp"
+    """Sharded over the devices of a machine, and each machine holds all: less between machines."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a device holds only a part of the weights."""
+        return self in (StrategyName.FSDP2, StrategyName.HSDP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

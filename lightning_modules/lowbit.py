@@ -29,7 +29,7 @@ def check_combination(
     Raises:
         ConfigError: with the values and what to set in their place.
     """
-    is_sharded = strategy is StrategyName.FSDP2
+    is_sharded = strategy.is_sharded
     if is_sharded and optimizer is OptimizerName.ADAMW_8BIT:
         raise ConfigError(
             f"{stage}.optim.optimizer={optimizer} can't step on the sharded weights of "

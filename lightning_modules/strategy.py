@@ -1,6 +1,7 @@
 """Where a stage runs: one device or several, from plain words."""
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 
 from core.errors import ConfigError
 from core.snapshots import copy_to_cpu, count_bytes
@@ -26,36 +28,58 @@ _META = "meta.pt"
 
 
 def build_strategy(
-    accelerator: str, devices: int, *, name: StrategyName = StrategyName.AUTO
+    accelerator: str,
+    devices: int,
+    *,
+    num_nodes: int = 1,
+    name: StrategyName = StrategyName.AUTO,
+    timeout_s: float = 1800.0,
 ) -> Strategy | str:
-    """A Lightning strategy: the plain one for one device, DDP or FSDP2 for several.
+    """A Lightning strategy: the plain one for one device, DDP, FSDP2 or HSDP for several.
 
     Every micro-batch touches every trained parameter (`VisionLanguageModel.forward` sees to it),
     so DDP needs no search for unused ones and sharded ranks never wait for each other in vain.
+
+    Args:
+        accelerator: Lightning's name of it.
+        devices: processes on a machine.
+        num_nodes: machines.
+        name: how they share the work.
+        timeout_s: a collective that takes longer is an error.
     """
-    if devices < 1:
-        raise ConfigError(f"trainer.devices must be at least 1, got {devices}")
-    backend = "gloo" if accelerator == "cpu" else "nccl"
-    if name is StrategyName.FSDP2:
-        return ShardedStrategy(devices, process_group_backend=backend)
-    if devices == 1:
+    if min(devices, num_nodes) < 1:
+        raise ConfigError(
+            f"trainer.devices and trainer.num_nodes must be at least 1, got {devices}, {num_nodes}"
+        )
+    backend, timeout = "gloo" if accelerator == "cpu" else "nccl", timedelta(seconds=timeout_s)
+    if name.is_sharded:
+        replicas = num_nodes if name is StrategyName.HSDP else 1
+        return ShardedStrategy(
+            devices * num_nodes, replicas=replicas, process_group_backend=backend, timeout=timeout
+        )
+    if devices * num_nodes == 1:
         return "auto"
-    return DDPStrategy(process_group_backend=backend, find_unused_parameters=False)
+    return DDPStrategy(process_group_backend=backend, timeout=timeout, find_unused_parameters=False)
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all ranks, with checkpoints of what learns and of nothing else.
+    """FSDP2 over all ranks or groups of them, with checkpoints of what learns and nothing else.
 
     A checkpoint is a folder with one file per rank, which any other number of ranks can take up.
     """
 
-    def __init__(self, num_ranks: int, *, process_group_backend: str) -> None:
+    def __init__(
+        self, num_ranks: int, *, replicas: int = 1, process_group_backend: str, timeout: timedelta
+    ) -> None:
+        """`replicas`: so many groups of neighbouring ranks hold the whole model each."""
         super().__init__(
             data_parallel_size=num_ranks,
             tensor_parallel_size=1,
             save_distributed_checkpoint=True,
             process_group_backend=process_group_backend,
+            timeout=timeout,
         )
+        self._replicas = replicas
         self._taken: tuple[dict[str, Any], dict[str, Any], Path] | None = None
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -67,6 +91,14 @@ class ShardedStrategy(ModelParallelStrategy):
         """Start the processes, and a group of their own for threads that write checkpoints."""
         super().setup_environment()
         self._writers = dist.new_group(backend="gloo")
+        self.sharding_mesh = self.device_mesh["data_parallel"]
+        """The ranks that share a model; in two dimensions (replicas, shards) where there are
+        several."""
+        if self._replicas > 1:
+            shape = (self._replicas, self.world_size // self._replicas)
+            names = ("replicas", "shards")
+            kind = self.root_device.type
+            self.sharding_mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None

@@ -6,6 +6,7 @@ accumulation counter misaligns when the world size changes between two runs.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -15,10 +16,11 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from core.distributed import all_reduce_sum
-from core.errors import CheckpointError
+from core.errors import CheckpointError, NotFiniteError
 from core.rng import named_key
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
+from lightning_modules.strategy import ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
 from models.sharding import full, materialise, shard, sharding_policy
 from models.vlm import VisionLanguageModel
@@ -66,7 +68,8 @@ class VlmModule(lightning.LightningModule):
         if self.device_mesh is None or self.sharding is None:
             return
         sharding, self.sharding = self.sharding, None
-        shard(self.model, self.device_mesh["data_parallel"], sharding_policy(sharding.precision))
+        mesh = cast(ShardedStrategy, self.trainer.strategy).sharding_mesh
+        shard(self.model, mesh, sharding_policy(sharding.precision))
         materialise(self.model, self.trainer.strategy.root_device)
         sharding.load(self.model)
 
@@ -92,13 +95,13 @@ class VlmModule(lightning.LightningModule):
                 # DDP and FSDP average gradients over ranks; the product undoes it.
                 self.manual_backward(loss * (self.trainer.world_size / num_targets))
             loss_sum += loss.detach().double()
-        grad_norm = self._clip(optimizer)
+        loss = (all_reduce_sum(loss_sum) / num_targets).float()
+        grad_norm = self._clip(optimizer, loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         lr = scheduler.get_last_lr()[0]
         scheduler.step()
-        loss = (all_reduce_sum(loss_sum) / num_targets).float()
         self.step_metrics = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr}
 
     def configure_optimizers(self) -> Any:
@@ -141,10 +144,17 @@ class VlmModule(lightning.LightningModule):
             return contextlib.nullcontext()
         return cast(contextlib.AbstractContextManager[None], block())
 
-    def _clip(self, optimizer: LightningOptimizer) -> torch.Tensor:
+    def _clip(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
-        return full(torch.nn.utils.clip_grad_norm_(parameters, limit, error_if_nonfinite=True))
+        norm = full(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if not math.isfinite(norm):  # before the step: the weights are still good
+            raise NotFiniteError(
+                f"step {self.trainer.global_step}: the loss is {float(loss):g}, the norm of its "
+                f"gradient {float(norm):g}; lower optim.lr, set optim.grad_clip or look at the "
+                "samples of this step (python -m experiments.inspect_stream)"
+            )
+        return norm
 
 
 class AlignmentModule(VlmModule):

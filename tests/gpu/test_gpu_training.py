@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.gpu_step_data import Sources, mixture_of, write_sources
 from benchmarks.gpu_step_model import TINY, build_ours, make_chat, make_transform
+from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from core.chat import PromptStyle
 from core.samples import StepBatch
@@ -179,7 +180,7 @@ def test_a_killed_run_goes_on_where_it_was(sources: Sources, tmp_path: Path) -> 
             accelerator=CUDA.type,
             devices=1,
             logger=False,
-            callbacks=[AtomicCheckpoint(folder, every_n_steps=2)],
+            callbacks=[AtomicCheckpoint(folder, cadence=EverySteps(2))],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

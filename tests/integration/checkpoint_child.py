@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint_files import latest_checkpoint
+from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint
 
 _WIDTH = 256
@@ -50,7 +51,7 @@ def fit(
     folder: Path, *, num_steps: int, every: int, extra: Sequence[Callback] = (), **options: Any
 ) -> None:
     """Train on from the newest checkpoint."""
-    checkpoint = AtomicCheckpoint(folder, every_n_steps=every, **options)
+    checkpoint = AtomicCheckpoint(folder, cadence=EverySteps(every), **options)
     run([checkpoint, _Report(checkpoint), *extra], folder, num_steps=num_steps)
 
 

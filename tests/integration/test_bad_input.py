@@ -18,9 +18,9 @@ from datamodules.shards import ShardReader
 from experiments import run, worker
 from experiments.graph import Graph
 from experiments.plans import make_plan
-from experiments.schema import TrainerConfig
 from experiments.states import State
 from experiments.store import StageFolder, Store
+from experiments.trainer_config import TrainerConfig
 from experiments.worker import Execution, write_execution
 from models.weights import load_weights, save_weights
 from tests.doubles import write_shard, write_source

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoint_files import damage, seal
+from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from core.errors import CheckpointError, ConfigError
 
@@ -34,7 +35,9 @@ def train(folder: Path, *, num_steps: int = NUM_STEPS, keep: int = 2, **settings
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_steps=num_steps,
-        callbacks=[AtomicCheckpoint(folder, every_n_steps=EVERY_N_STEPS, keep=keep, **settings)],
+        callbacks=[
+            AtomicCheckpoint(folder, cadence=EverySteps(EVERY_N_STEPS), keep=keep, **settings)
+        ],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -144,7 +147,7 @@ def test_the_last_few_are_kept(tmp_path: Path, keep: int) -> None:
 
 def test_an_interval_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="interval 0"):
-        AtomicCheckpoint(tmp_path, every_n_steps=0)
+        AtomicCheckpoint(tmp_path, cadence=EverySteps(0))
 
 
 def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(folder: Path) -> None:

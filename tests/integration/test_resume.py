@@ -4,6 +4,7 @@ The reference is one uninterrupted run of the real command. Then the stage proce
 the launcher starts them (forked), and after that the whole command, in three ways.
 """
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -14,18 +15,24 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callbacks.checkpoints import latest_checkpoint
-from core.stop import EXIT_PREEMPTED
-from experiments import launch, run
+from core.config import load_config
+from core.errors import PreemptedError
+from core.stop import EXIT_PREEMPTED, StopFlag
+from experiments import evaluation_runs, launch, run
 from experiments.graph import Graph
 from experiments.plans import make_plan
-from experiments.schema import TrainerConfig
+from experiments.specs import EvaluateSpec
+from experiments.stage_runs import StageContext
 from experiments.states import State
 from experiments.store import StageFolder, Store
+from experiments.trainer_config import TrainerConfig
 from experiments.worker import Execution, write_execution
+from models.vlm import VisionLanguageModel
 from tests.integration import small_world as worlds
 
 pytestmark = pytest.mark.slow
@@ -143,6 +150,46 @@ def test_a_killed_stage_ends_with_the_same_bits(
     assert losses == worlds.series(worlds.stage_folder(reference.root, kind))
     assert sorted(losses) == list(range(NUM_STEPS))
     assert not folder.checkpoints.exists()
+
+
+def test_a_stopped_evaluation_asks_only_what_is_missing(
+    reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the files of an undisturbed one, byte for byte."""
+    flag, asked, generate = StopFlag(), list[int](), VisionLanguageModel.generate
+
+    def watched(self: VisionLanguageModel, prompts: Sequence[Any], *more: Any, **named: Any) -> Any:
+        asked.append(len(prompts))
+        flag.is_set = root.name == "stopped" and len(asked) <= 3
+        return generate(self, prompts, *more, **named)
+
+    monkeypatch.setattr(VisionLanguageModel, "generate", watched)
+    monkeypatch.setattr("evaluation.answerer._BATCHES_PER_CALL", 4)
+    files, attempts, sizes = dict[str, dict[str, bytes]](), 0, dict[str, list[int]]()
+    for root in (tmp_path / "calm", tmp_path / "stopped"):
+        folder = prepare(reference, "evaluate", root)
+        folder.scratch.mkdir()
+        spec = load_config(EvaluateSpec, folder.path / "spec.yaml")
+        spec = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, batch_size=1))
+        node = reference.graph.nodes[folder.path.name]
+        inputs = {role: Store(root).folder(one.kind.value, one.address).result
+                  for role, one in node.inputs.items()}  # fmt: skip
+        context = StageContext(folder=folder, inputs=inputs, cache=root / "cache", trainer=TRAINER,
+                               flag=flag, on_hung=lambda _: None)  # fmt: skip
+        asked.clear()
+        while True:
+            attempts += 1
+            flag.is_set = False
+            with contextlib.suppress(PreemptedError):
+                evaluation_runs.run_evaluate(spec, context)
+                break
+        sizes[root.name] = list(asked)
+        files[root.name] = {path.name: path.read_bytes() for path in folder.scratch.iterdir()}
+    assert attempts == 1 + 4
+    assert sizes["stopped"] == sizes["calm"]
+    assert sizes["calm"][:3] == [4, 4, 2]
+    assert len(files["calm"]) >= 3
+    assert files["stopped"] == files["calm"]
 
 
 def test_a_stage_killed_before_it_could_say_done_is_settled(

@@ -21,8 +21,8 @@ from core.stop import EXIT_PREEMPTED
 from experiments import run
 from experiments.graph import Graph, StageNode
 from experiments.plans import make_plan
-from experiments.schema import TrainerConfig
 from experiments.store import StageFolder, Store
+from experiments.trainer_config import TrainerConfig
 from experiments.worker import Execution, write_execution
 from tests.integration import small_world as worlds
 

@@ -7,7 +7,7 @@ import torch
 
 from core.errors import ConfigError
 from experiments.devices import GpuSlots, compute_device, uses_gpu
-from experiments.schema import TrainerConfig
+from experiments.trainer_config import TrainerConfig
 
 FOUR = TrainerConfig(accelerator="gpu")
 

@@ -180,13 +180,17 @@ class saved_bytes:
 
 @pytest.mark.slow
 def test_compiled_blocks_change_nothing() -> None:
+    """To 1e-5 of each tensor: single small entries of a gradient are sums of large ones."""
     batch = packed(with_branches=True)
     expected = loss_and_gradients(build_model(), batch)
     model = build_model()
     names = set(model.state_dict())
     compile_blocks(model.language_model)
     found = loss_and_gradients(model, batch)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.dist(ours, theirs) <= 1e-5 * theirs.norm()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
     assert set(model.state_dict()) == names
     for block in decoder_blocks(model.language_model):
         assert block._compiled_call_impl is not None

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.errors import ConfigError, DataError
+from core.stop import StopFlag
 from experiments import costs
 from experiments.advice import ways_out
 from experiments.costs import Circumstances, training_cost
@@ -21,7 +22,11 @@ from experiments.mixtures import expected_manifests
 from experiments.plan_view import show_plan
 from experiments.plans import Plan, make_plan
 from experiments.run import build_parser
+from experiments.slurm import SlurmLauncher
+from experiments.slurm_jobs import SlurmConfig
 from experiments.specs import StageKind
+from experiments.store import Store
+from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.adapters import TuningConfig, TuningKind, add_adapters
 from models.blocks import checkpoint_activations, decoder_blocks
@@ -124,12 +129,12 @@ def test_levers_act(tmp_path: Path) -> None:
     assert chunked.memory["logits"] < 0.2 * before.memory["logits"]
     lora = changed(
         tuning=TuningConfig(kind=TuningKind.LORA),
-        compute=dataclasses.replace(compute, strategy="auto"),
+        compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
     )
     assert lora.memory["optimiser"] == 8 * (335_544_320 + CONNECTOR)
     qlora = changed(
         tuning=TuningConfig(kind=TuningKind.QLORA),
-        compute=dataclasses.replace(compute, strategy="auto"),
+        compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
     )
     assert qlora.memory["frozen weights"] < 0.4 * lora.memory["frozen weights"]
     assert before.flops > lora.flops > 0.6 * before.flops
@@ -163,6 +168,28 @@ def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
     small = ways_out(estimator, node, memory_gib=get_gpu("rtx4090").memory_gib, count=1)
     assert small[-1].overrides[-1] == "instruct.tuning.kind=qlora"
     assert not ways_out(estimator, node, memory_gib=4.0, count=1)
+
+
+def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
+    """Training takes all GPUs and its expected time three times, the rest one GPU."""
+    plan = plan_of("mix_ablation", "trainer.devices=4", "trainer.num_nodes=2")
+    config = SlurmConfig(gpu="h100", time_min=100_000)
+    launcher = SlurmLauncher(
+        store=Store(tmp_path), graph=plan.graph, trainer=plan.trainer, config=config,
+        flag=StopFlag(), estimator=estimator_of(plan, tmp_path),
+    )  # fmt: skip
+    nodes = {node.kind: node for node in plan.graph.nodes.values()}
+    node = nodes[StageKind.INSTRUCT]
+    train, evaluate = launcher.resources(node), launcher.resources(nodes[StageKind.EVALUATE])
+    assert (train.gpus_per_node, evaluate.gpus_per_node) == (4, 1)
+    hours = estimator_of(plan, tmp_path).seconds(node, get_gpu("h100"), count=8) / 3600
+    assert 0.2 < hours < 1
+    assert train.time_min == pytest.approx(30 + 180 * hours, abs=1)
+    assert 30 < evaluate.time_min < 1000
+    short = dataclasses.replace(launcher, config=dataclasses.replace(config, time_min=60))
+    assert short.resources(node).time_min == 60, "the user's limit holds"
+    plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimator=None)
+    assert plain.resources(node) == plain.config
 
 
 def test_unknown_gpus_are_refused() -> None:

@@ -212,6 +212,10 @@ def test_outage_delays_but_loses_nothing(
         patch.setattr(tracker._client, "log_batch", _unreachable)
         tracker.sync(folder)
     assert "did not go through" in caplog.text
+    assert tracker.is_behind
+    tracker.sync(folder)  # a server that did not answer is left alone for a while
+    assert [step for step, _ in _history(tracker, _owner(folder), "train/loss")][-1] < 300
+    tracker.silent_until = 0.0
     tracker.sync(folder)
     steps = [step for step, _ in _history(tracker, _owner(folder), "train/loss")]
     assert steps == [*range(9, 300, 10), *range(300, 310)]
