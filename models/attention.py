@@ -29,7 +29,7 @@ class AttentionKind(StrEnum):
     MASK = "mask"
     """SDPA with an explicit mask: everywhere, memory quadratic in the row."""
     FLEX = "flex"
-    """Block-sparse flex attention (CUDA with Triton)."""
+    """Block-sparse flex attention (CUDA with Triton; refused on a CPU)."""
     VARLEN = "varlen"
     """Flash attention over documents (CUDA, 16-bit); micro-batches with branches use flex."""
 
@@ -73,11 +73,21 @@ def attention_inputs(
 def choose(
     kind: AttentionKind, device: torch.device, dtype: torch.dtype, *, has_branches: bool
 ) -> AttentionKind:
-    """The kernel of one micro-batch: never MASK on a GPU unless asked for, never else on a CPU."""
-    if kind in (AttentionKind.MASK, AttentionKind.FLEX):
+    """The kernel of one micro-batch: never MASK on a GPU unless asked for, never else on a CPU.
+
+    Raises:
+        ConfigError: a kernel that wants CUDA is asked for elsewhere. For flex torch has a CPU
+            kernel too, whose results are wrong or NaN on processors without AVX-512 (torch 2.13).
+    """
+    if kind is AttentionKind.MASK:
         return kind
-    if kind is AttentionKind.AUTO and device.type != "cuda":
-        return AttentionKind.MASK
+    if device.type != "cuda":
+        if kind is AttentionKind.AUTO:
+            return AttentionKind.MASK
+        raise ConfigError(f"compute.attention={kind} needs CUDA, the batch is on {device.type}; "
+                          "use auto or mask")  # fmt: skip
+    if kind is AttentionKind.FLEX:
+        return kind
     half = dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
     return AttentionKind.VARLEN if half and not has_branches else AttentionKind.FLEX
 

@@ -1,6 +1,7 @@
 """Levers of speed and memory: attention kernels, recomputed and compiled blocks, chunked loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,11 +112,22 @@ def test_varlen_attention_equals_the_mask(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("with_branches", [False, True])
-def test_flex_attention_equals_the_mask(*, with_branches: bool) -> None:
-    """Forward only: flex attention has no backward pass on a CPU."""
+def test_flex_attention_equals_the_mask(
+    monkeypatch: pytest.MonkeyPatch, *, with_branches: bool
+) -> None:
+    """Forward only, by torch's uncompiled definition: the kernel and the way back need a GPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def uncompiled(*parts: torch.Tensor, training: bool, **options: Any) -> Any:
+        assert not training
+        return flex_attention(*parts, **options)
+
+    name = "transformers.integrations.flex_attention.compile_friendly_flex_attention"
     batch = packed(with_branches=with_branches)
     with torch.no_grad():
         expected = build_model()(batch).loss_sum
+        monkeypatch.setattr(name, uncompiled)
+        monkeypatch.setattr(attention, "choose", lambda *_, **__: AttentionKind.FLEX)
         model = build_model()
         use_packed_attention(model.language_model, AttentionKind.FLEX)
         model.attention = AttentionKind.FLEX
@@ -129,6 +141,9 @@ def test_the_kernel_is_chosen_by_device_type_and_batch() -> None:
     assert attention.choose(auto, gpu, half, has_branches=False) is AttentionKind.VARLEN
     assert attention.choose(auto, gpu, half, has_branches=True) is AttentionKind.FLEX
     assert attention.choose(auto, gpu, torch.float32, has_branches=False) is AttentionKind.FLEX
+    for kind in (AttentionKind.FLEX, AttentionKind.VARLEN):
+        with pytest.raises(ConfigError, match="needs CUDA"):
+            attention.choose(kind, cpu, half, has_branches=False)
     asked = attention.choose(AttentionKind.MASK, gpu, half, has_branches=False)
     assert asked is AttentionKind.MASK
 
