@@ -1,50 +1,120 @@
-"""Answers per second: batches with a shared cache against one question at a time.
+"""Answers per second: batches whose prompts share their heads against one question at a time.
 
     python -m benchmarks.evaluation_speed                    # a trained cell of mlruns
     python -m benchmarks.evaluation_speed --root /tmp/x --exp smoke
+    python -m benchmarks.evaluation_speed --random           # no cell: the paper's 576 tokens
 
-Three ways on the same trained cell, the same questions, the same features: `generate` of
-transformers at batch 1 (what harnesses do), our loop at batch 1, our loop in batches. All answers
-must be identical, or the exit code is 1.
+Five ways on the same model, the same questions, the same features: `generate` of transformers at
+batch 1 (what harnesses do), our loop at batch 1, our loop in batches of which every prompt brings
+its own copy of the picture, our loop as evaluations use it, and that on the blank picture. All
+answers about the pictures must be identical, or the exit code is 1.
+
+`--random` asks a random Llama of 5 M parameters: its answers mean nothing, but 576 visual tokens
+in front of short questions cost what they cost at the paper's scale, in proportion.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from core.chat import TEMPLATES, ChatFormat, load_tokenizer
 from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import BenchmarkItem, load_benchmark
 from evaluation.prompting import load_prompts
-from experiments.builders import VlmParts
-from experiments.trained import add_grid_options, find_cells, load_cell
+from evaluation.runner import blank_picture
+from experiments.trained import TrainedCell, add_grid_options, find_cells, load_cell
+from models.connector import ConnectorConfig, build_connector
+from models.vlm import VisionLanguageModel
 
 ROUNDS = 3
+STOCK, BLIND = "generate, one at a time", "ours, on the blank picture"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Who is asked, and what."""
+
+    model: VisionLanguageModel
+    chat: ChatFormat
+    pictures: Callable[[bytes], torch.Tensor]
+    items: Sequence[BenchmarkItem]
+    limit: int
+
+    def prompts(self) -> list[np.ndarray]:
+        """Of every question."""
+        book = load_prompts({item.language for item in self.items})
+        return [book.encode(item, self.chat) for item in self.items]
+
+    def ours(self, batch: int, *, image: bytes = b"") -> list[str]:
+        """As an evaluation asks; with one picture for all, if there is one."""
+        answerer = VlmAnswerer(
+            self.model, self.chat, self.pictures, max_new_tokens=self.limit, batch_size=batch
+        )
+        images = [image or item.image for item in self.items]
+        return [reply.text for reply in answerer.answers(self.prompts(), images)]
+
+    def apart(self, batch: int) -> list[str]:
+        """Every prompt with a picture of its own, so that none share a head."""
+        ids = self.model.generate(
+            self.prompts(),
+            [self.pictures(item.image).clone() for item in self.items],
+            max_new_tokens=self.limit,
+            end_token_id=self.chat.end_token_id,
+            pad_token_id=self.chat.pad_token_id,
+            batch_size=batch,
+        )
+        return [self.chat.decode(one) for one in ids]
+
+    @torch.no_grad()
+    def stock(self) -> list[str]:
+        """The library's own loop."""
+        answers = []
+        for prompt, item in zip(self.prompts(), self.items, strict=True):
+            ids_BT = torch.from_numpy(prompt)[None]
+            picture = self.pictures(item.image)[None]
+            tower = self.model.tower
+            features = tower(picture) if tower is not None and picture.ndim == 4 else picture
+            new = self.model.language_model.generate(
+                inputs_embeds=self.model.embed(ids_BT, features),
+                attention_mask=torch.ones_like(ids_BT),
+                max_new_tokens=self.limit,
+                do_sample=False,
+                eos_token_id=self.chat.end_token_id,
+                pad_token_id=self.chat.pad_token_id,
+            )
+            answers.append(self.chat.decode(new[0].tolist()))
+        return answers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Time the three ways in turn and print ratios."""
+    """Time the ways in turn and print ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--run", default="", metavar="CELL", help="cell (default: the first of the grid)")
     add("--items", type=int, default=240, help="questions (default: 240)")
     add("--batch", type=int, default=128, help="prompts per batch (default: 128)")
+    add("--random", action="store_true", help="a random model behind 576 visual tokens")
     add("--json", type=Path, help="write the numbers there")
     add_grid_options(parser)
     options = parser.parse_args(arguments)
     (cell,) = find_cells(options, [options.run or "share40_txt"])
-    parts = load_cell(cell, torch.device("cpu"))
-    spec = cell.evaluate_spec
-    items = load_benchmark(Path(spec.manifest), languages=spec.languages)[: options.items]
-    limit = spec.settings.max_new_tokens
+    asked = (_random if options.random else _trained)(cell, options.items)
     ways: dict[str, Callable[[], list[str]]] = {
-        "generate, one at a time": lambda: _stock(parts, items, limit),
-        "ours, one at a time": lambda: _ours(parts, items, limit, 1),
-        "ours, in batches": lambda: _ours(parts, items, limit, options.batch),
+        STOCK: asked.stock,
+        "ours, one at a time": lambda: asked.ours(1),
+        "ours, in batches, no heads": lambda: asked.apart(options.batch),
+        "ours, in batches": lambda: asked.ours(options.batch),
+        BLIND: lambda: asked.ours(options.batch, image=blank_picture()),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
@@ -53,51 +123,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
             begin = time.perf_counter()
             answers[name] = way()
             seconds[name].append(time.perf_counter() - begin)
-    rates = {name: len(items) / min(taken) for name, taken in seconds.items()}
-    slowest = rates["generate, one at a time"]
-    differing = sum(len(set(row)) > 1 for row in zip(*answers.values(), strict=True))
+    rates = {name: len(asked.items) / min(taken) for name, taken in seconds.items()}
+    seeing = [told for name, told in answers.items() if name != BLIND]
+    differing = sum(len(set(row)) > 1 for row in zip(*seeing, strict=True))
     for name, rate in rates.items():
-        print(f"{name:26s} {rate:8.1f} answers/s   {rate / slowest:5.2f}x")
+        print(f"{name:26s} {rate:8.1f} answers/s   {rate / rates[STOCK]:5.2f}x")
+    pictures = len({item.image for item in asked.items})
     print(
-        f"{len(items)} questions, {len(set(answers['ours, in batches']))} different answers, ",
-        end="",
+        f"{len(asked.items)} questions on {pictures} pictures, {len(set(seeing[-1]))} different "
+        f"answers, {differing} differ between the ways; {torch.get_num_threads()} threads"
     )
-    print(f"{differing} differ between the ways; {torch.get_num_threads()} threads")
     if options.json:
-        content = {"items": len(items), "answers_per_s": rates, "differing": differing}
+        content = {"items": len(asked.items), "pictures": pictures, "answers_per_s": rates,
+                   "differing": differing}  # fmt: skip
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return int(differing > 0)
 
 
-def _ours(parts: VlmParts, items: Sequence[BenchmarkItem], limit: int, batch: int) -> list[str]:
-    book = load_prompts({item.language for item in items})
-    answerer = VlmAnswerer(
-        parts.model, parts.chat, parts.pictures, max_new_tokens=limit, batch_size=batch
-    )
-    prompts = [book.encode(item, parts.chat) for item in items]
-    return [reply.text for reply in answerer.answers(prompts, [item.image for item in items])]
+def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
+    """Side by side by picture, as evaluations ask them."""
+    spec = cell.evaluate_spec
+    items = load_benchmark(Path(spec.manifest), languages=spec.languages)
+    return sorted(items, key=lambda item: item.image_key)[:number]
 
 
-@torch.no_grad()
-def _stock(parts: VlmParts, items: Sequence[BenchmarkItem], limit: int) -> list[str]:
-    book = load_prompts({item.language for item in items})
-    answers = []
-    for item in items:
-        ids_BT = torch.from_numpy(book.encode(item, parts.chat))[None]
-        picture = torch.as_tensor(parts.pictures(item.image))[None]
-        tower = parts.model.tower
-        features = tower(picture) if tower is not None and picture.ndim == 4 else picture
-        embeds_BTD = parts.model.embed(ids_BT, features)
-        new = parts.model.language_model.generate(
-            inputs_embeds=embeds_BTD,
-            attention_mask=torch.ones_like(ids_BT),
-            max_new_tokens=limit,
-            do_sample=False,
-            eos_token_id=parts.chat.end_token_id,
-            pad_token_id=parts.chat.pad_token_id,
-        )
-        answers.append(parts.chat.decode(new[0].tolist()))
-    return answers
+def _trained(cell: TrainedCell, number: int) -> Asked:
+    parts = load_cell(cell, torch.device("cpu"))
+    return Asked(model=parts.model, chat=parts.chat, pictures=parts.pictures,
+                 items=_items(cell, number),
+                 limit=cell.evaluate_spec.settings.max_new_tokens)  # fmt: skip
+
+
+def _random(cell: TrainedCell, number: int) -> Asked:
+    path = cell.evaluate_spec.model.language_model.path
+    template = TEMPLATES[cell.evaluate_spec.model.template]
+    chat = ChatFormat(load_tokenizer(path), template, num_image_tokens=576)
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=6,
+                         num_attention_heads=4, num_key_value_heads=2,
+                         vocab_size=len(chat.tokenizer))  # fmt: skip
+    connector = build_connector(ConnectorConfig(), vision_width=64, model_width=256, seed=0)
+    model = VisionLanguageModel(
+        None, connector, LlamaForCausalLM(config), image_token_id=chat.image_token_id
+    ).eval()
+
+    @functools.cache
+    def features(image: bytes) -> torch.Tensor:
+        seeds = np.random.default_rng(zlib.crc32(image))
+        return torch.from_numpy(seeds.normal(size=(576, 64))).float()
+
+    return Asked(model=model, chat=chat, pictures=features, items=_items(cell, number), limit=4)
 
 
 if __name__ == "__main__":

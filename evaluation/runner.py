@@ -132,11 +132,15 @@ def _answer(
     first_at: dict[tuple[bytes, bytes], int] = {}
     for at, identity in enumerate(identities):
         first_at.setdefault(identity, at)
-    asked = list(first_at.values())
+    # A picture's questions one after the other, whatever language: what they share is read once.
+    seen: dict[bytes, int] = {}
+    for image in images:
+        seen.setdefault(image, len(seen))
+    asked = sorted(first_at.values(), key=lambda at: seen[images[at]])
     replies = answerer.answers([prompts[at] for at in asked], [images[at] for at in asked])
     if len(replies) != len(asked):
         raise DataError(f"{len(asked)} questions got {len(replies)} replies; expected one each")
-    by_identity = dict(zip(first_at, replies, strict=True))
+    by_identity = {identities[at]: reply for at, reply in zip(asked, replies, strict=True)}
     return [by_identity[identity] for identity in identities]
 
 

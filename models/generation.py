@@ -2,6 +2,7 @@
 
 Padding is masked exactly and positions are counted from each prompt's first token, so a
 prediction doesn't depend on what else is in its batch (up to the rounding of matrix products).
+What prompts begin with in common is read once: its keys and values are copied to each of them.
 """
 
 import dataclasses
@@ -20,24 +21,37 @@ class GenerationLimits:
     pad_token_id: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EmbeddedPrompts:
+    """B prompts as embeddings: each is one of H heads and a tail of its own, both left-padded."""
+
+    heads_HPD: torch.Tensor
+    is_head_HP: torch.Tensor
+    """Boolean: a token, not padding."""
+    head_of_B: torch.Tensor
+    """Place of every prompt's head."""
+    tails_BTD: torch.Tensor
+    is_tail_BT: torch.Tensor
+
+
 @torch.no_grad()
 def greedy_decode(
-    language_model: nn.Module,
-    embeds_BTD: torch.Tensor,
-    is_token_BT: torch.Tensor,
-    limits: GenerationLimits,
+    language_model: nn.Module, prompts: EmbeddedPrompts, limits: GenerationLimits
 ) -> list[list[int]]:
-    """New token ids of every left-padded row, without the end token."""
+    """New token ids of every prompt, without the end token."""
     decoder, output_layer = parts_of(language_model)
     cache = DynamicCache(config=language_model.config)
-    mask_B1TT = prompt_mask(is_token_BT)
-    key_mask_BS = is_token_BT
-    positions_BT = (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
-    next_position_B1 = positions_BT[:, -1:] + 1
-    finished_B = torch.zeros_like(is_token_BT[:, 0])
+    is_head_BP = _read_heads(decoder, prompts, cache)
+    key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
+    positions_BS = _positions(key_mask_BS)
+    next_position_B1 = positions_BS[:, -1:] + 1
+    tail_mask_B1TT = prompt_mask(prompts.is_tail_BT)
+    num_tail = tail_mask_B1TT.shape[-1]
+    head_mask_B1TP = is_head_BP[:, None, None, :].expand(-1, 1, num_tail, -1)
+    mask = torch.cat([head_mask_B1TP, tail_mask_B1TT], dim=-1)
+    inputs = {"inputs_embeds": prompts.tails_BTD, "position_ids": positions_BS[:, -num_tail:]}
+    finished_B = torch.zeros_like(prompts.is_tail_BT[:, 0])
     new_ids: list[torch.Tensor] = []
-    inputs = {"inputs_embeds": embeds_BTD, "position_ids": positions_BT}
-    mask = mask_B1TT
     for _ in range(limits.max_new_tokens):
         states_BTD = decoder(
             **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
@@ -53,6 +67,25 @@ def greedy_decode(
         inputs = {"input_ids": next_B[:, None], "position_ids": next_position_B1}
         next_position_B1 = next_position_B1 + 1
     return _cut(new_ids, limits.end_token_id)
+
+
+def _read_heads(decoder: nn.Module, prompts: EmbeddedPrompts, cache: DynamicCache) -> torch.Tensor:
+    """Fill the cache with the heads, one for every prompt; which of its keys are tokens (B, P)."""
+    if prompts.heads_HPD.shape[1]:
+        decoder(
+            inputs_embeds=prompts.heads_HPD,
+            position_ids=_positions(prompts.is_head_HP),
+            attention_mask=prompt_mask(prompts.is_head_HP),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(prompts.head_of_B)
+    return prompts.is_head_HP[prompts.head_of_B]
+
+
+def _positions(is_token_BT: torch.Tensor) -> torch.Tensor:
+    """Counted from every row's first token."""
+    return (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def prompt_mask(is_token_BT: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,10 @@ from core.samples import MicroBatch
 from models.attention import AttentionKind, attention_inputs
 from models.connector import Connector
 from models.fusion import fuse
-from models.generation import GenerationLimits, greedy_decode, parts_of
+from models.generation import EmbeddedPrompts, GenerationLimits, greedy_decode, parts_of
 from models.language_model import check_language_model
 from models.loss import LossSum, summed_cross_entropy
+from models.prompts import Prompt, in_batches, left_padded, make_prompt, split
 from models.vision_tower import VisionTower
 
 _FEATURE_DIMS = 2
@@ -126,7 +127,8 @@ class VisionLanguageModel(nn.Module):
             max_new_tokens: longest answer.
             end_token_id: the token that ends an answer.
             pad_token_id: what fills the left of short prompts.
-            batch_size: prompts per batch; predictions do not depend on it.
+            batch_size: prompts per batch; predictions do not depend on it. Those of a batch that
+                bring the same tensor as picture and the same words before it share that part.
 
         Raises:
             DataError: prompts and pictures don't pair up.
@@ -137,35 +139,44 @@ class VisionLanguageModel(nn.Module):
             max_new_tokens=max_new_tokens, end_token_id=end_token_id, pad_token_id=pad_token_id
         )
         images = self._seen_once(images, batch_size)
-        # Neighbours of equal length waste no padding; the answers go back to their places.
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        made = [
+            make_prompt(prompt, image, self.image_token_id)
+            for prompt, image in zip(prompts, images, strict=True)
+        ]
         answers: list[list[int]] = [[] for _ in prompts]
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            rows = self._generate_batch(
-                [prompts[i] for i in chosen], [images[i] for i in chosen], limits
-            )
+        for chosen in in_batches(made, batch_size):
+            rows = self._generate_batch([made[index] for index in chosen], limits)
             for index, row in zip(chosen, rows, strict=True):
                 answers[index] = row
         return answers
 
     @torch.no_grad()
     def _generate_batch(
+        self, prompts: Sequence[Prompt], limits: GenerationLimits
+    ) -> list[list[int]]:
+        batch = split(prompts)
+        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, limits)
+        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, limits)
+        embedded = EmbeddedPrompts(
+            heads_HPD=heads_HPD,
+            is_head_HP=is_head_HP,
+            head_of_B=torch.tensor(batch.head_of, device=self.device),
+            tails_BTD=tails_BTD,
+            is_tail_BT=is_tail_BT,
+        )
+        return greedy_decode(self.language_model, embedded, limits)
+
+    def _embed_rows(
         self,
-        prompts: Sequence[np.ndarray],
+        rows: Sequence[np.ndarray],
         images: Sequence[torch.Tensor | None],
         limits: GenerationLimits,
-    ) -> list[list[int]]:
-        longest = max(len(prompt) for prompt in prompts)
-        ids = np.full((len(prompts), longest), limits.pad_token_id, dtype=np.int64)
-        is_token = np.zeros(ids.shape, dtype=bool)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = prompt
-            is_token[row, longest - len(prompt) :] = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded embeddings (B, T, D) and which of them are tokens (B, T)."""
+        ids, is_token = left_padded(rows, limits.pad_token_id)
         input_ids_BT = torch.from_numpy(ids).to(self.device)
-        is_token_BT = torch.from_numpy(is_token).to(self.device)
         embeds_BTD = self.embed(input_ids_BT, self._stack(images))
-        return greedy_decode(self.language_model, embeds_BTD, is_token_BT, limits)
+        return embeds_BTD, torch.from_numpy(is_token).to(self.device)
 
     @torch.no_grad()
     def _seen_once(

@@ -1,5 +1,6 @@
 """The runner: scores, metrics and files of an evaluation, and the adapter around a model."""
 
+import itertools
 import json
 
 import numpy as np
@@ -73,6 +74,23 @@ def test_the_files(items, chat, tmp_path):
     assert content["majority_answers"]["vqa/yes/no/eu"]["answer"] == "bai"
     again = evaluate(model, items, chat, EvaluationOptions(seed=3), output_folder=tmp_path)
     assert again.metrics == result.metrics
+
+
+def test_questions_of_a_picture_are_asked_together(items, chat):
+    """However the benchmark is ordered: what they share is then computed once."""
+    asked = []
+
+    class Recorder(Oracle):
+        def answers(self, prompts, images):
+            asked.extend(images)
+            return super().answers(prompts, images)
+
+    mixed = sorted(items, key=lambda item: (item.language, item.question_id[::-1]))
+    options = EvaluationOptions(blind=False)
+    result = evaluate(Recorder(items, chat), mixed, chat, options)
+    assert sum(a != b for a, b in itertools.pairwise(asked)) == len(set(asked)) - 1
+    assert result.predictions["question_id"].to_pylist() == [item.question_id for item in mixed]
+    assert result.metrics["vqa/eu/accuracy"].value == 100
 
 
 def test_without_the_blind_run(items, chat):

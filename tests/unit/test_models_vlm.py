@@ -15,6 +15,7 @@ from models.attention import document_mask
 from models.connector import ConnectorConfig, build_connector
 from models.freezing import FreezePolicy, apply_freeze, cast_all, cast_frozen
 from models.language_model import LanguageModelConfig, load_language_model, save_language_model
+from models.prompts import make_prompt
 from models.vlm import VisionLanguageModel
 
 IMAGE, PAD, END = 5, 0, 7
@@ -219,6 +220,46 @@ def test_generation_equals_hugging_face_greedy_search() -> None:
                 pad_token_id=PAD,
             )[0].tolist()
         assert answer == [token for token in theirs if token != END]
+
+
+def several_questions_each() -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
+    """60 questions: 5 pictures behind heads of three lengths, text alone, pictures at the end."""
+    rng = np.random.default_rng(1)
+    images = [torch.from_numpy(rng.normal(size=(NUM_IMAGE_TOKENS, WIDTH))).float() for _ in "12345"]
+    before = [rng.integers(10, 61, length) for length in (1, 2, 4)]
+    prompts: list[np.ndarray] = []
+    chosen: list[torch.Tensor | None] = []
+    for index in range(60):
+        tail = rng.integers(10, 61, int(rng.integers(1, 20)) if index % 10 else 0)
+        parts = [before[index % 3], [IMAGE] * NUM_IMAGE_TOKENS if index % 6 else [], tail]
+        prompts.append(np.concatenate(parts).astype(np.int64))
+        chosen.append(images[index % 5] if index % 6 else None)
+    return prompts, chosen
+
+
+def test_shared_heads_change_no_answer_and_are_read_once() -> None:
+    model = build_model()
+    prompts, images = several_questions_each()
+    read: list[int] = []
+    model.language_model.get_decoder().register_forward_pre_hook(
+        lambda _, __, inputs: read.append(
+            inputs.get("inputs_embeds", torch.empty(0, 0)).shape[:2].numel()
+        ),
+        with_kwargs=True,
+    )
+    answers, positions = {}, {}
+    for size in (1, 7, 60):
+        read.clear()
+        answers[size] = model.generate(
+            prompts, images, max_new_tokens=6, end_token_id=END, pad_token_id=PAD, batch_size=size
+        )
+        positions[size] = sum(read)
+    assert answers[1] == answers[7] == answers[60]
+    assert len({tuple(answer) for answer in answers[1]}) > 20
+    assert positions[1] == sum(len(prompt) for prompt in prompts)  # one alone has nothing to share
+    heads = {(index % 3, index % 5) for index in range(60) if index % 6 and index % 10} | {None}
+    own = [len(prompt) - make_prompt(prompt, None, IMAGE).head_length for prompt in prompts]
+    assert positions[60] == len(heads) * (4 + NUM_IMAGE_TOKENS) + 60 * max(own)
 
 
 def test_generation_uses_the_picture() -> None:
