@@ -27,13 +27,12 @@ from experiments.stage_runs import (
     feature_folder,
     load_parts,
 )
+from experiments.store import REPLIES
 from models.adapters import tune
 from models.freezing import cast_all
 from models.language_model import load_language_model
 
 _LOG = logging.getLogger("irudimen.stages")
-_REPLIES = "replies.jsonl"
-"""Kept until the evaluation is done."""
 
 
 def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
@@ -67,7 +66,7 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
     answerer = KeptReplies(
         together,
-        context.folder.checkpoints / _REPLIES,
+        context.folder.checkpoints / REPLIES,
         slice_size=together.slice_size,
         on_slice=partial(_on_slice, context),
     )

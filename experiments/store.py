@@ -22,6 +22,9 @@ from experiments.graph import StageNode
 from experiments.states import State
 
 _LOG = get_logger("store")
+REPLIES = "replies.jsonl"
+"""What an evaluation has been told so far; kept until it is done."""
+
 _SEAL = "complete.json"
 
 
@@ -110,9 +113,15 @@ class StageFolder:
         atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
 
     def safe_step(self) -> int:
-        """Optimizer step of the newest checkpoint, by its name; -1 without one."""
+        """How much of the work is on disk, -1 without any.
+
+        The optimizer step of the newest checkpoint, by its name; an evaluation's kept slices.
+        """
         names = [path.name.removeprefix("step=") for path in self.checkpoints.glob("step=*")]
-        return max((int(name) for name in names if name.isdigit()), default=-1)
+        steps = [int(name) for name in names if name.isdigit()]
+        replies = self.checkpoints / REPLIES
+        slices = replies.read_bytes().count(b"\n") if replies.is_file() else 0
+        return max([*steps, slices or -1])
 
     def failure(self, fault: Fault, error: str) -> Failure:
         """A failure of the attempt that status.json tells of."""

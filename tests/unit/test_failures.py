@@ -17,7 +17,14 @@ from core.stop import EXIT_HUNG
 from datamodules.remote import StorageError
 from experiments.failures import Failure, Fault, bad_nodes, decide, fault_of
 from experiments.states import State
-from experiments.store import StageFolder, begin_anew, may_start, settle_failure, timed_attempt
+from experiments.store import (
+    REPLIES,
+    StageFolder,
+    begin_anew,
+    may_start,
+    settle_failure,
+    timed_attempt,
+)
 
 
 def _row(*faults: Fault, steps: tuple[int, ...] = (), node: str = "n1") -> list[Failure]:
@@ -129,6 +136,19 @@ def test_a_status_remembers(tmp_path: Path) -> None:
     assert {failure.step for failure in status.failures} == {40}
     assert status.failures[0].node
     assert (status.state, status.attempts) == (State.WAITING, 3)
+
+
+def test_an_evaluation_that_gets_further_is_never_given_up(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path)
+    assert folder.safe_step() == -1
+    folder.checkpoints.mkdir()
+    for number in range(6):
+        with timed_attempt(folder) as status:
+            with (folder.checkpoints / REPLIES).open("a") as file:
+                file.write("{}\n")
+            status.fail(folder.failure(Fault.DIED, "killed"))
+        assert settle_failure(folder, retries=1), number
+    assert [failure.step for failure in folder.read_status().failures] == [1, 2, 3, 4, 5, 6]
 
 
 def test_it_waits_for_storage(tmp_path: Path) -> None:
