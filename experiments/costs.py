@@ -28,6 +28,9 @@ _RESERVE_BYTES = 2.0 * GIB
 """CUDA's context, libraries, workspaces."""
 _FRAGMENTS = 1.06
 """What the allocator wastes."""
+_PROCESS_GIB = 8.0
+"""Main memory of libraries, loaders and the data's index: assumed, not measured."""
+_ON_HOST = ("frozen weights", "trained weights", "optimiser")
 _ATTENTION_PASSES = 3
 _EVALUATION_COPIES = 6
 _TASK_DOCUMENTS, _DOCUMENT_TOKENS = 3000, 150
@@ -44,6 +47,15 @@ class Cost:
     """Part -> bytes on each GPU."""
     read_bytes: float = 0.0
     """That pass through memory one after the other while answers are written, word by word."""
+
+    @property
+    def host_gib(self) -> float:
+        """Main memory of one of its processes, generously.
+
+        What the GPU holds of weights and optimiser passes through here when it is loaded, and
+        stays as a copy while a checkpoint is written in the background.
+        """
+        return _PROCESS_GIB + sum(self.memory.get(part, 0.0) for part in _ON_HOST) / GIB
 
     @property
     def memory_gib(self) -> float:

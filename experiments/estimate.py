@@ -9,7 +9,6 @@ import torch
 
 from experiments import costs
 from experiments.costs import Cost
-from experiments.gpus import Gpu
 from experiments.graph import StageNode
 from experiments.loads import Expected, Load, Loads
 from experiments.specs import (
@@ -97,11 +96,6 @@ class Estimator:
             count=count,
         )
         return costs.training_cost(used, model_of(used.model, used.tuning), load, how)
-
-    def seconds(self, node: StageNode, gpu: Gpu, *, count: int) -> float | None:
-        """Wall time on `count` GPUs of a kind; None for stages that nobody runs there."""
-        cost = self.cost(node, count=count)
-        return None if cost is None else cost.seconds(gpu, width_of(node), count)
 
     def on_this_machine(self, node: StageNode) -> Estimate:
         """On one core of this machine."""

@@ -226,12 +226,19 @@ class SlurmLauncher:
             config = dataclasses.replace(config, gpus_per_node=devices)
         if not config.gpu or self.estimator is None:
             return config
+        from experiments.estimate import width_of  # heavy, and loaded by now
+
         count = devices * (self.trainer.num_nodes if node.is_training else 1)
-        seconds = self.estimator.seconds(node, get_gpu(config.gpu), count=count)
-        if seconds is None:
+        cost = self.estimator.cost(node, count=count)
+        if cost is None:
             return config
+        seconds = cost.seconds(get_gpu(config.gpu), width_of(node), count)
         minutes = math.ceil(_START_MIN + _TIMES * seconds / 60)
-        return dataclasses.replace(config, time_min=min(config.time_min, minutes))
+        return dataclasses.replace(
+            config,
+            time_min=min(config.time_min, minutes),
+            mem_gb=config.mem_gb or math.ceil(devices * cost.host_gib),
+        )
 
     def _avoiding_bad_nodes(self, config: SlurmConfig) -> SlurmConfig:
         """The settings, with machines excluded on which this grid's stage runs keep failing."""

@@ -37,10 +37,11 @@ class SlurmConfig:
     """Time limit of a job, minutes; a stage run that takes longer goes on in the next one."""
     gpu: str = ""
     """Kind of the partition's GPUs, as `--gpu` names it. With it, a job asks for three times what
-    the plan expects and half an hour (at most `time_min`): short jobs fit into gaps."""
+    the plan expects and half an hour (at most `time_min`): short jobs fit into gaps. And for main
+    memory, by the weights."""
     cpus_per_task: int = 2
     mem_gb: int = 0
-    """Memory of a node; 0: what the partition gives."""
+    """Main memory of a node, GiB; 0: the plan's with `gpu`, else what the partition gives."""
     gpus_per_node: int = 0
     """0: what the plan says, `trainer.devices` for training and one for other stages; none on
     CPUs. A number is asked for by every job (partitions that give whole nodes)."""

@@ -14,7 +14,7 @@ from core.stop import StopFlag
 from experiments import costs
 from experiments.advice import ways_out
 from experiments.costs import Circumstances, training_cost
-from experiments.estimate import Estimator, trained_weights
+from experiments.estimate import Estimator, trained_weights, width_of
 from experiments.gpus import GIB, GPUS, get_gpu
 from experiments.grid import EXPERIMENTS
 from experiments.loads import Load
@@ -182,10 +182,16 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     node = nodes[StageKind.INSTRUCT]
     train, evaluate = launcher.resources(node), launcher.resources(nodes[StageKind.EVALUATE])
     assert (train.gpus_per_node, evaluate.gpus_per_node) == (4, 1)
-    hours = estimator_of(plan, tmp_path).seconds(node, get_gpu("h100"), count=8) / 3600
+    cost = estimator_of(plan, tmp_path).cost(node, count=8)
+    hours = cost.seconds(get_gpu("h100"), width_of(node), 8) / 3600
     assert 0.2 < hours < 1
     assert train.time_min == pytest.approx(30 + 180 * hours, abs=1)
     assert 30 < evaluate.time_min < 1000
+    # Four of eight shards of 8 billion weights with moments (12 bytes each); 8 GiB a process.
+    assert train.mem_gb == pytest.approx(8.03e9 * 12 / 2 / GIB + 4 * 8, abs=6)
+    assert evaluate.mem_gb == pytest.approx(8.34e9 * 2 / GIB + 8, abs=2)
+    own = dataclasses.replace(launcher, config=dataclasses.replace(config, mem_gb=300))
+    assert own.resources(node).mem_gb == 300
     short = dataclasses.replace(launcher, config=dataclasses.replace(config, time_min=60))
     assert short.resources(node).time_min == 60, "the user's limit holds"
     plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimator=None)
