@@ -31,7 +31,7 @@ ui: env  ## MLflow on the results
 	$(BIN)/python -m experiments.ui
 
 test: env  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python tools/run_tests.py
 
 test-fast: env  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"

@@ -21,6 +21,7 @@ from tests.unit import fake_grid
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.waits,
     pytest.mark.skipif(bool(mlflow_server.why_not()), reason=mlflow_server.why_not() or "here"),
 ]
 _WRITERS = 8

@@ -18,6 +18,7 @@ from tests.integration.two_machines import Machine, processes_on
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.waits,
     pytest.mark.skipif(bool(two_machines.why_not()), reason=two_machines.why_not() or "here"),
 ]
 _HUNG_S = 6

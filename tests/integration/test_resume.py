@@ -35,7 +35,7 @@ from experiments.worker import Execution, write_execution
 from models.vlm import VisionLanguageModel
 from tests.integration import small_world as worlds
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 NUM_STEPS, EVERY_N_STEPS = 160, 7
 """So many steps that a stage lasts longer than the launcher needs to pass a signal on."""

@@ -18,7 +18,7 @@ from experiments.states import State
 from experiments.store import StageFolder, Status
 from tests.integration import small_world as worlds
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 _SHORT = ("--set", "align.num_steps=20", "retention.tasks=[]")
 
 

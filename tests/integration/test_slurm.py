@@ -25,6 +25,7 @@ from tests.integration import small_world as worlds
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.waits,
     pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here"),
 ]
 _PREEMPTIONS = 20
