@@ -5,7 +5,6 @@ reply without a label is asked for once more, then counted as unreadable, never 
 """
 
 import argparse
-import base64
 import dataclasses
 import json
 import math
@@ -20,10 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from core.endpoint import Endpoint, EndpointConfig
+from core.endpoint import Endpoint, EndpointConfig, picture_part
 from core.errors import ConfigError, IrudimenError
 from core.files import atomic_write_text
-from evaluation.people.page import Pictures, picture_type, pictures_of
+from evaluation.people.page import Pictures, pictures_of
 from evaluation.people.tasks import Task, compare_tasks
 from evaluation.statistics import bootstrap_means
 
@@ -167,9 +166,7 @@ def _messages(task: Task, first: str, second: str, picture: bytes | None) -> lis
     )
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if picture is not None:
-        kind = picture_type(picture) or "application/octet-stream"
-        data = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
-        content.insert(0, {"type": "image_url", "image_url": {"url": data}})
+        content.insert(0, picture_part(picture))
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 

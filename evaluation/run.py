@@ -15,8 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.chat import ChatFormat
+from core.endpoint import Endpoint, EndpointConfig
 from core.errors import ConfigError, IrudimenError
 from evaluation.benchmark import load_benchmark
+from evaluation.endpoint_answerer import EndpointAnswerer
 from evaluation.hf_answerer import HfAnswerer
 from evaluation.prompting import BARE_STYLE
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
@@ -26,6 +28,9 @@ _EPILOG = """examples:
       --benchmark data/embedded/benchmark_test.manifest.json --out results/share40
   python -m evaluation.run --model llava-hf/llava-1.5-7b-hf --revision main --style instructed \\
       --dtype bfloat16 --device cuda --languages eu --benchmark data/paper/benchmarks.manifest.json
+  vllm serve exports/share40 &    # or any other server with this interface
+  python -m evaluation.run --endpoint http://127.0.0.1:8000/v1 --model exports/share40 \\
+      --batch-size 64 --benchmark data/embedded/benchmark_test.manifest.json --out results/vllm
 """
 
 
@@ -38,7 +43,15 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, help="folder of a checkpoint, or its name on the hub")
+    add("--model", required=True, help="folder of a checkpoint, or its name (hub, --endpoint)")
+    add(
+        "--endpoint",
+        default="",
+        metavar="URL",
+        help="ask a served model at this OpenAI-compatible address; questions and pictures go "
+        "there. Replies are kept in OUT.asked, so that a stopped evaluation goes on",
+    )
+    add("--key-variable", default="OPENAI_API_KEY", help="environment variable with its key")
     add("--revision", default="", help="commit of a name on the hub, or (knowingly moving) main")
     add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
     add("--languages", nargs="+", help="of those it has (default: all)")
@@ -63,12 +76,20 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     Raises:
         ConfigError: a folder that exists, or a language, style or revision that doesn't.
         CheckpointError: a model that can't be loaded whole.
+        EndpointError: a server that refuses.
     """
     if options.out.exists():
         raise ConfigError(f"{options.out} exists; name a new folder or remove it")
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
-    answerer = HfAnswerer(
+    answerer = _served(options) if options.endpoint else _loaded(options)
+    settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
+    chat = cast(ChatFormat, answerer)  # of a chat format, prompts alone are asked for here
+    return evaluate(answerer, items, chat, settings, output_folder=options.out)
+
+
+def _loaded(options: argparse.Namespace) -> HfAnswerer:
+    return HfAnswerer(
         options.model,
         revision=options.revision,
         dtype=options.dtype,
@@ -76,9 +97,16 @@ def run(options: argparse.Namespace) -> EvaluationResult:
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
     )
-    settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
-    chat = cast(ChatFormat, answerer)  # of a chat format, prompts alone are asked for here
-    return evaluate(answerer, items, chat, settings, output_folder=options.out)
+
+
+def _served(options: argparse.Namespace) -> EndpointAnswerer:
+    config = EndpointConfig(
+        url=options.endpoint, model=options.model, key_variable=options.key_variable
+    )
+    cache = options.out.with_name(options.out.name + ".asked")
+    return EndpointAnswerer(
+        Endpoint(config, cache), max_new_tokens=options.max_new_tokens, at_once=options.batch_size
+    )
 
 
 def show(console: Console, result: EvaluationResult) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from core import loopback
 from core.errors import DataError
+from core.pictures import picture_type
 from datamodules.manifest import load_manifest, open_shard
 from evaluation.people.store import MAX_NAME, MAX_TEXT, Judgement, PeopleStore, check_name
 from evaluation.people.tasks import Task, TaskKind
@@ -17,7 +18,6 @@ from evaluation.people.tasks import Task, TaskKind
 FILES = Path(__file__).parent / "web"
 _MAX_BODY = 64_000
 _NAMES = ("people.js", "people.css")
-_MAGIC = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 Pictures = Callable[[str], bytes | None]
 """Picture of an image key, None if there is none."""
 
@@ -145,8 +145,3 @@ def _shown(store: PeopleStore, task: Task, annotator: str) -> dict[str, Any]:
         return shown | task.content
     left, right = store.sides(task, annotator)
     return shown | {"left": task.content[left], "right": task.content[right]}
-
-
-def picture_type(picture: bytes) -> str | None:
-    """Media type by the first bytes; None for what a browser may not show."""
-    return next((kind for magic, kind in _MAGIC.items() if picture.startswith(magic)), None)
