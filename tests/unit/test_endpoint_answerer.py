@@ -60,8 +60,8 @@ def server(manifest: Path) -> Iterator[tuple[str, type[Server]]]:
     book = load_prompts(LANGUAGES)
     known = {(book.question_text(item), item.image): item.answers[0]
              for item in load_benchmark(manifest)}  # fmt: skip
-    handler = type("One", (Server,), {"known": known, "meeting": threading.Barrier(4), "asked": [], "answered": [],
-                                      "patience": 10_000})  # fmt: skip
+    handler = type("One", (Server,), {"known": known, "meeting": threading.Barrier(4), "asked": [],
+                                      "answered": [], "patience": 10_000})  # fmt: skip
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{served.server_port}/v1", handler
