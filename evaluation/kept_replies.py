@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import DataError
+from core.files import append_line, whole_lines
 from evaluation.answerer import Answerer, Reply
 
 
@@ -64,11 +64,7 @@ class KeptReplies:
 
     def _keep(self, key: str, replies: list[Reply]) -> None:
         told = [[reply.text, reply.num_tokens, reply.is_truncated] for reply in replies]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"slice": key, "replies": told}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, json.dumps({"slice": key, "replies": told}))
         self._kept[key] = replies
 
 
@@ -82,14 +78,8 @@ def _digest(prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> str:
 
 
 def _read(path: Path) -> dict[str, list[Reply]]:
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
     kept = {}
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             raw = json.loads(line)
             kept[raw["slice"]] = [

@@ -8,13 +8,13 @@ and `text:SOURCE`, bits per byte of a text source of this project.
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import to_plain
-from core.errors import ConfigError, unknown_name
-from core.files import atomic_write_text
+from core.errors import ConfigError, DataError, unknown_name
+from core.files import append_line, atomic_write_text, whole_lines
 from core.samples import Role
 from datamodules.sources import Source
 
@@ -66,6 +66,38 @@ class TaskScore:
         return self.metric in _LESS_IS_BETTER
 
 
+class KeptScores:
+    """Scores that outlive an interruption: a task is scored once."""
+
+    def __init__(self, path: Path, on_task: Callable[[int, int], None]) -> None:
+        """Read what was kept.
+
+        Args:
+            path: JSON lines of one model's scores; made if it is missing.
+            on_task: called after every task with the number of it and of all; what it raises
+                stops, with everything up to there kept.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        self._path, self._on_task = path, on_task
+        self.scores: dict[str, TaskScore] = {}
+        for number, line in enumerate(whole_lines(path), 1):
+            try:
+                raw = json.loads(line)
+                self.scores[raw["task"]] = TaskScore(**raw["score"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path}:{number} is damaged ({error}); remove the file, its tasks are scored "
+                    "again"
+                ) from error
+
+    def keep(self, task: str, score: TaskScore, number: int, total: int) -> None:
+        """Write a score down."""
+        append_line(self._path, json.dumps({"task": task, "score": to_plain(score)}))
+        self._on_task(number, total)
+
+
 def run_retention(
     language_model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -73,8 +105,9 @@ def run_retention(
     *,
     texts: Mapping[str, str],
     folder: Path,
+    kept: KeptScores | None = None,
 ) -> dict[str, TaskScore]:
-    """Score a language model.
+    """Score a language model, task by task.
 
     Args:
         language_model: in evaluation mode; used as it is.
@@ -82,6 +115,7 @@ def run_retention(
         settings: which tasks, and how.
         texts: manifests of the tasks `text:SOURCE`.
         folder: for files that the harness reads.
+        kept: tasks that were scored before a stop; these are not scored again.
 
     Raises:
         ConfigError: the harness is not installed, or has no such task.
@@ -99,18 +133,24 @@ def run_retention(
     for task in tasks:
         if not task.startswith(TEXT_PREFIX) and task not in known.all_tasks:
             raise ConfigError(unknown_name("task of lm-eval", task, known.all_tasks))
-    wanted = [_text_task(task, texts[task], folder) if task in texts else task for task in tasks]
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    results: Any = simple_evaluate(
-        model=HFLM(pretrained=language_model, tokenizer=tokenizer, batch_size=settings.batch_size),
-        tasks=wanted,
-        limit=settings.limit or None,
-        task_manager=known,
-        bootstrap_iters=0,
-        log_samples=False,
-        verbosity="WARNING",
-    )
-    return {task: _score(results, _name(task)) for task in tasks}
+    harness = HFLM(pretrained=language_model, tokenizer=tokenizer, batch_size=settings.batch_size)
+    scores = dict(kept.scores) if kept is not None else {}
+    for number, task in enumerate(tasks, 1):
+        if task not in scores:
+            results: Any = simple_evaluate(
+                model=harness,
+                tasks=[_text_task(task, texts[task], folder) if task in texts else task],
+                limit=settings.limit or None,
+                task_manager=known,
+                bootstrap_iters=0,
+                log_samples=False,
+                verbosity="WARNING",
+            )
+            scores[task] = _score(results, _name(task))
+            if kept is not None:
+                kept.keep(task, scores[task], number, len(tasks))
+    return {task: scores[task] for task in tasks}
 
 
 def save_retention(scores: Mapping[str, TaskScore], folder: Path) -> None:

@@ -14,7 +14,7 @@ from evaluation.answerer import VlmAnswerer
 from evaluation.benchmark import load_benchmark
 from evaluation.canaries import run_canaries
 from evaluation.kept_replies import KeptReplies
-from evaluation.retention import run_retention, save_retention
+from evaluation.retention import KeptScores, run_retention, save_retention
 from evaluation.runner import EvaluationOptions, evaluate
 from experiments.builders import build_vlm
 from experiments.devices import compute_device
@@ -27,7 +27,7 @@ from experiments.stage_runs import (
     feature_folder,
     load_parts,
 )
-from experiments.store import REPLIES
+from experiments.store import KEPT
 from models.adapters import tune
 from models.freezing import cast_all
 from models.language_model import load_language_model
@@ -66,9 +66,9 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
     answerer = KeptReplies(
         together,
-        context.folder.checkpoints / REPLIES,
+        context.folder.checkpoints / KEPT,
         slice_size=together.slice_size,
-        on_slice=partial(_on_slice, context),
+        on_slice=partial(_on_part, context, "questions"),
     )
     options = EvaluationOptions(blind=spec.settings.blind)
     result = evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
@@ -81,10 +81,10 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
         )
 
 
-def _on_slice(context: StageContext, done: int, total: int) -> None:
+def _on_part(context: StageContext, what: str, done: int, total: int) -> None:
     write_progress(context.folder.path, step=done, total=total, metrics={})
     if context.flag.is_set:
-        raise PreemptedError(f"stopped after {done} of {total} questions; their replies are kept")
+        raise PreemptedError(f"stopped after {done} of {total} {what}; what they gave is kept")
 
 
 def run_backbone(spec: RetentionSpec, context: StageContext) -> None:
@@ -115,5 +115,6 @@ def _score_alone(
         spec.settings,
         texts=spec.texts,
         folder=context.folder.scratch,
+        kept=KeptScores(context.folder.checkpoints / KEPT, partial(_on_part, context, "tasks")),
     )
     save_retention(scores, context.folder.scratch)

@@ -64,7 +64,7 @@ class Failure:
     node: str
     """Machine of the first rank."""
     step: int = -1
-    """Optimizer steps, or slices of an evaluation's replies, that were safe on disk; -1: none."""
+    """Optimizer steps, or parts of an evaluation, that were safe on disk; -1: none."""
     time: float = dataclasses.field(default_factory=time.time)
     final: bool = False
     """The command gave up after this one; the next command begins to count anew."""

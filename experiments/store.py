@@ -22,8 +22,8 @@ from experiments.graph import StageNode
 from experiments.states import State
 
 _LOG = get_logger("store")
-REPLIES = "replies.jsonl"
-"""What an evaluation has been told so far; kept until it is done."""
+KEPT = "kept.jsonl"
+"""What an evaluation has found so far, a line for each part; kept until it is done."""
 
 _SEAL = "complete.json"
 
@@ -115,13 +115,13 @@ class StageFolder:
     def safe_step(self) -> int:
         """How much of the work is on disk, -1 without any.
 
-        The optimizer step of the newest checkpoint, by its name; an evaluation's kept slices.
+        The optimizer step of the newest checkpoint, by its name; an evaluation's kept parts.
         """
         names = [path.name.removeprefix("step=") for path in self.checkpoints.glob("step=*")]
         steps = [int(name) for name in names if name.isdigit()]
-        replies = self.checkpoints / REPLIES
-        slices = replies.read_bytes().count(b"\n") if replies.is_file() else 0
-        return max([*steps, slices or -1])
+        kept = self.checkpoints / KEPT
+        parts = kept.read_bytes().count(b"\n") if kept.is_file() else 0
+        return max([*steps, parts or -1])
 
     def failure(self, fault: Fault, error: str) -> Failure:
         """A failure of the attempt that status.json tells of."""

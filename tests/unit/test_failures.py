@@ -18,7 +18,7 @@ from datamodules.remote import StorageError
 from experiments.failures import Failure, Fault, bad_nodes, decide, fault_of
 from experiments.states import State
 from experiments.store import (
-    REPLIES,
+    KEPT,
     StageFolder,
     begin_anew,
     may_start,
@@ -144,7 +144,7 @@ def test_an_evaluation_that_gets_further_is_never_given_up(tmp_path: Path) -> No
     folder.checkpoints.mkdir()
     for number in range(6):
         with timed_attempt(folder) as status:
-            with (folder.checkpoints / REPLIES).open("a") as file:
+            with (folder.checkpoints / KEPT).open("a") as file:
                 file.write("{}\n")
             status.fail(folder.failure(Fault.DIED, "killed"))
         assert settle_failure(folder, retries=1), number

@@ -4,14 +4,21 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from datamodules.manifest import Modality
-from evaluation.retention import FILE_NAME, RetentionConfig, run_retention, save_retention
+from evaluation.retention import (
+    FILE_NAME,
+    KeptScores,
+    RetentionConfig,
+    run_retention,
+    save_retention,
+)
 from tests.doubles import make_tokenizer, write_shard, write_source
 
 TEXTS = ("kaixo mundua", "bat bi hiru lau bost", "zuhaitza", "ñ eta ç")
@@ -61,6 +68,41 @@ def test_bits_per_byte_are_those_of_the_logits(
     part = RetentionConfig(tasks=[task], limit=2)
     found = run_retention(model, tokenizer, part, texts={task: str(manifest)}, folder=tmp_path)
     assert found[task].n == 2
+
+
+def test_a_stopped_scoring_goes_on(
+    manifest: Path, model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task by task, with the scores of one that nobody stopped; a torn line is scored again."""
+    import lm_eval
+
+    tasks, asked = ["text:one", "text:two"], []
+    settings, texts = RetentionConfig(tasks=tasks), dict.fromkeys(tasks, str(manifest))
+    parts = (model, make_tokenizer(), settings)
+    whole = run_retention(*parts, texts=texts, folder=tmp_path)
+    own = lm_eval.simple_evaluate
+
+    def counted(**arguments: Any) -> Any:
+        asked.append(arguments["tasks"][0]["task"])
+        return own(**arguments)
+
+    def stop(number: int, total: int) -> None:
+        assert (number, total) == (1, 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", counted)
+    path = tmp_path / "checkpoints" / "kept.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_retention(*parts, texts=texts, folder=tmp_path, kept=KeptScores(path, stop))
+    with path.open("a") as file:
+        file.write('{"task": "text:two", "sc')
+    kept = KeptScores(path, lambda *_: None)
+    assert run_retention(*parts, texts=texts, folder=tmp_path, kept=kept) == whole
+    assert asked == ["text_one", "text_two"]
+    assert KeptScores(path, stop).scores == whole
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match=r"kept.jsonl:1 is damaged"):
+        KeptScores(path, stop)
 
 
 def test_unknown_tasks_and_a_missing_harness_say_what_to_do(
