@@ -46,7 +46,8 @@ class Asked:
 
     model: VisionLanguageModel
     chat: ChatFormat
-    pictures: Callable[[bytes], torch.Tensor]
+    features: Callable[[bytes], torch.Tensor]
+    """Of a picture, (P, E); computed once, as grids do."""
     items: Sequence[BenchmarkItem]
     limit: int
 
@@ -58,16 +59,16 @@ class Asked:
     def ours(self, batch: int, *, image: bytes = b"") -> list[str]:
         """As an evaluation asks; with one picture for all, if there is one."""
         answerer = VlmAnswerer(
-            self.model, self.chat, self.pictures, max_new_tokens=self.limit, batch_size=batch
+            self.model, self.chat, self.features, max_new_tokens=self.limit, batch_size=batch
         )
         images = [image or item.image for item in self.items]
         return [reply.text for reply in answerer.answers(self.prompts(), images)]
 
     def apart(self, batch: int) -> list[str]:
-        """Every prompt with a picture of its own, so that none share a head."""
+        """Every prompt with a copy of its picture's features, so that none share a head."""
         ids = self.model.generate(
             self.prompts(),
-            [self.pictures(item.image).clone() for item in self.items],
+            [self.features(item.image).clone() for item in self.items],
             max_new_tokens=self.limit,
             end_token_id=self.chat.end_token_id,
             pad_token_id=self.chat.pad_token_id,
@@ -81,11 +82,8 @@ class Asked:
         answers = []
         for prompt, item in zip(self.prompts(), self.items, strict=True):
             ids_BT = torch.from_numpy(prompt)[None]
-            picture = self.pictures(item.image)[None]
-            tower = self.model.tower
-            features = tower(picture) if tower is not None and picture.ndim == 4 else picture
             new = self.model.language_model.generate(
-                inputs_embeds=self.model.embed(ids_BT, features),
+                inputs_embeds=self.model.embed(ids_BT, self.features(item.image)[None]),
                 attention_mask=torch.ones_like(ids_BT),
                 max_new_tokens=self.limit,
                 do_sample=False,
@@ -149,7 +147,14 @@ def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
 
 def _trained(cell: TrainedCell, number: int) -> Asked:
     parts = load_cell(cell, torch.device("cpu"))
-    return Asked(model=parts.model, chat=parts.chat, pictures=parts.pictures,
+
+    @functools.cache
+    @torch.no_grad()
+    def features(image: bytes) -> torch.Tensor:
+        found, tower = parts.pictures(image), parts.model.tower
+        return found if tower is None else tower(found[None])[0]
+
+    return Asked(model=parts.model, chat=parts.chat, features=features,
                  items=_items(cell, number),
                  limit=cell.evaluate_spec.settings.max_new_tokens)  # fmt: skip
 
@@ -172,7 +177,7 @@ def _random(cell: TrainedCell, number: int) -> Asked:
         seeds = np.random.default_rng(zlib.crc32(image))
         return torch.from_numpy(seeds.normal(size=(576, 64))).float()
 
-    return Asked(model=model, chat=chat, pictures=features, items=_items(cell, number), limit=4)
+    return Asked(model=model, chat=chat, features=features, items=_items(cell, number), limit=4)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+_WORTH_IT = 0.7
+"""Share of the positions below which a second pass over each batch pays (measured)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prompt:
@@ -35,20 +38,39 @@ def make_prompt(ids: np.ndarray, image: torch.Tensor | None, image_token_id: int
     return Prompt(ids=ids, image=image, head_length=length if length < len(ids) else 0)
 
 
-def in_batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[int]]:
-    """Indices of the prompts, batch by batch: one head side by side, then neighbours in length."""
+def arrange(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, Prompt]]]:
+    """Batches of prompts with their indices, sharing heads where that saves enough.
+
+    Shared, prompts of one head stand side by side; apart, neighbours of equal length waste no
+    padding and one pass reads all. The number of positions that a decoder computes decides, and
+    nothing but the prompts decides that.
+    """
     longest: dict[tuple[int, bytes], int] = {}
     first: dict[tuple[int, bytes], int] = {}
     for index, prompt in enumerate(prompts):
         longest[prompt.key] = max(longest.get(prompt.key, 0), len(prompt.ids))
         first.setdefault(prompt.key, index)
 
-    def rank(index: int) -> tuple[int, int, int]:
-        prompt = prompts[index]
+    def by_head(numbered: tuple[int, Prompt]) -> tuple[int, int, int]:
+        prompt = numbered[1]
         return longest[prompt.key], first[prompt.key], len(prompt.ids)
 
-    order = sorted(range(len(prompts)), key=rank)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    shared = _cut(sorted(enumerate(prompts), key=by_head), batch_size)
+    whole = [dataclasses.replace(prompt, head_length=0) for prompt in prompts]
+    apart = _cut(sorted(enumerate(whole), key=lambda pair: len(pair[1].ids)), batch_size)
+    enough = _WORTH_IT * sum(map(_num_positions, apart))
+    return shared if sum(map(_num_positions, shared)) < enough else apart
+
+
+def _cut(order: list[tuple[int, Prompt]], size: int) -> list[list[tuple[int, Prompt]]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _num_positions(batch: list[tuple[int, Prompt]]) -> int:
+    """With their padding."""
+    heads = {prompt.key: prompt.head_length for _, prompt in batch}
+    tails = [len(prompt.ids) - prompt.head_length for _, prompt in batch]
+    return len(heads) * max(heads.values()) + len(tails) * max(tails)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,9 +88,7 @@ class SplitBatch:
 
 
 def split(prompts: Sequence[Prompt]) -> SplitBatch:
-    """Take the prompts of a batch apart; where no two share a head, all of it is tail."""
-    if len({prompt.key for prompt in prompts}) == len(prompts):
-        prompts = [dataclasses.replace(prompt, head_length=0) for prompt in prompts]
+    """Take the prompts of a batch apart."""
     by_key = {prompt.key: prompt for prompt in prompts}
     places = {key: place for place, key in enumerate(by_key)}
     return SplitBatch(

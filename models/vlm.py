@@ -18,7 +18,7 @@ from models.fusion import fuse
 from models.generation import EmbeddedPrompts, GenerationLimits, greedy_decode, parts_of
 from models.language_model import check_language_model
 from models.loss import LossSum, summed_cross_entropy
-from models.prompts import Prompt, in_batches, left_padded, make_prompt, split
+from models.prompts import Prompt, arrange, left_padded, make_prompt, split
 from models.vision_tower import VisionTower
 
 _FEATURE_DIMS = 2
@@ -128,7 +128,8 @@ class VisionLanguageModel(nn.Module):
             end_token_id: the token that ends an answer.
             pad_token_id: what fills the left of short prompts.
             batch_size: prompts per batch; predictions do not depend on it. Those of a batch that
-                bring the same tensor as picture and the same words before it share that part.
+                bring the same tensor as picture and the same words before it share that part,
+                where it is long enough.
 
         Raises:
             DataError: prompts and pictures don't pair up.
@@ -144,9 +145,9 @@ class VisionLanguageModel(nn.Module):
             for prompt, image in zip(prompts, images, strict=True)
         ]
         answers: list[list[int]] = [[] for _ in prompts]
-        for chosen in in_batches(made, batch_size):
-            rows = self._generate_batch([made[index] for index in chosen], limits)
-            for index, row in zip(chosen, rows, strict=True):
+        for batch in arrange(made, batch_size):
+            rows = self._generate_batch([prompt for _, prompt in batch], limits)
+            for (index, _), row in zip(batch, rows, strict=True):
                 answers[index] = row
         return answers
 

@@ -222,31 +222,36 @@ def test_generation_equals_hugging_face_greedy_search() -> None:
         assert answer == [token for token in theirs if token != END]
 
 
-def several_questions_each() -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
-    """60 questions: 5 pictures behind heads of three lengths, text alone, pictures at the end."""
+def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
+    """60 prompts: 5 pictures behind texts of three lengths, pictures at the end, text alone."""
     rng = np.random.default_rng(1)
     images = [torch.from_numpy(rng.normal(size=(NUM_IMAGE_TOKENS, WIDTH))).float() for _ in "12345"]
-    before = [rng.integers(10, 61, length) for length in (1, 2, 4)]
+    texts = [rng.integers(10, 61, before + more) for more in range(3)]
     prompts: list[np.ndarray] = []
     chosen: list[torch.Tensor | None] = []
     for index in range(60):
-        tail = rng.integers(10, 61, int(rng.integers(1, 20)) if index % 10 else 0)
-        parts = [before[index % 3], [IMAGE] * NUM_IMAGE_TOKENS if index % 6 else [], tail]
+        tail = rng.integers(10, 61, int(rng.integers(1, 20)))
+        picture = np.full(NUM_IMAGE_TOKENS, IMAGE)
+        parts = {0: [tail], 1: [texts[0][:2], picture]}.get(
+            index % 6, [texts[index % 3], picture, tail]
+        )
         prompts.append(np.concatenate(parts).astype(np.int64))
         chosen.append(images[index % 5] if index % 6 else None)
     return prompts, chosen
 
 
-def test_shared_heads_change_no_answer_and_are_read_once() -> None:
+@pytest.mark.parametrize(("before", "is_shared"), [(30, True), (1, False)])
+def test_shared_heads_change_no_answer_and_are_read_once(before: int, *, is_shared: bool) -> None:
     model = build_model()
-    prompts, images = several_questions_each()
+    prompts, images = several_questions_each(before)
     read: list[int] = []
-    model.language_model.get_decoder().register_forward_pre_hook(
-        lambda _, __, inputs: read.append(
-            inputs.get("inputs_embeds", torch.empty(0, 0)).shape[:2].numel()
-        ),
-        with_kwargs=True,
-    )
+
+    def count(_module: object, _args: object, inputs: dict[str, torch.Tensor]) -> None:
+        if "inputs_embeds" in inputs:
+            read.append(inputs["inputs_embeds"].shape[:2].numel())
+
+    decoder = model.language_model.get_decoder()
+    decoder.register_forward_pre_hook(count, with_kwargs=True)
     answers, positions = {}, {}
     for size in (1, 7, 60):
         read.clear()
@@ -257,9 +262,10 @@ def test_shared_heads_change_no_answer_and_are_read_once() -> None:
     assert answers[1] == answers[7] == answers[60]
     assert len({tuple(answer) for answer in answers[1]}) > 20
     assert positions[1] == sum(len(prompt) for prompt in prompts)  # one alone has nothing to share
-    heads = {(index % 3, index % 5) for index in range(60) if index % 6 and index % 10} | {None}
+    heads = {(index % 3, index % 5) for index in range(60) if index % 6 > 1} | {None}
     own = [len(prompt) - make_prompt(prompt, None, IMAGE).head_length for prompt in prompts]
-    assert positions[60] == len(heads) * (4 + NUM_IMAGE_TOKENS) + 60 * max(own)
+    shared = len(heads) * (before + 2 + NUM_IMAGE_TOKENS) + 60 * max(own)
+    assert positions[60] == (shared if is_shared else 60 * max(map(len, prompts)))
 
 
 def test_generation_uses_the_picture() -> None:
