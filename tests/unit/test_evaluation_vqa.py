@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-import vqa_oracle
 
 from core.errors import DataError
 from core.rng import named_rng
 from evaluation import english
 from evaluation.normalisers import rule_for
 from evaluation.vqa import VQAAccuracy, aware_score, leave_one_out, official_score
+from tests.unit import vqa_oracle
 
 NUM_RANDOM = 12_000
 _FRAGMENTS = [
