@@ -163,7 +163,10 @@ class _Reader:
         for depth, key in enumerate(keys):
             if not isinstance(node, dict) or key not in node:
                 missing = ".".join(keys[: depth + 1])
-                raise DataError(f"{self.path}: '{missing}' is missing; copy it from eu.yaml")
+                raise DataError(
+                    f"{self.path}: '{missing}' is missing; copy it from "
+                    f"{language_file(MODEL_LANGUAGE, DATA, FOLDER)} and translate it"
+                )
             node = node[key]
         return node
 

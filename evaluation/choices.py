@@ -21,6 +21,8 @@ _LETTER = re.compile(r"\s*\(?([A-Za-z])(?:\s*$|[.):](?:\s|$))")
 _PERCENT = 100.0
 _UNPARSED = -1
 
+_Phrase = tuple[str, ...]
+
 
 class ParsedBy(StrEnum):
     """Which rule read a reply."""
@@ -100,7 +102,7 @@ class YesNoPolicy(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class YesNoWords:
-    """How a language says yes and no, each a list of normalised words."""
+    """How a language says yes and no: words or phrases ("nac ydy"), in any spelling of case."""
 
     yes: tuple[str, ...]
     no: tuple[str, ...]
@@ -120,26 +122,36 @@ class YesNoParser:
         self.policy = policy
 
     def parse(self, reply: str, language: str) -> bool | None:
-        """Yes, no, or None: the first word decides, else the only kind among all words.
+        """Yes, no, or None: what the reply begins with decides, else the only kind found in it.
+
+        Of two phrases at one place the longer counts: Welsh "nac ydy" is a no, "ydy" a yes.
 
         Raises:
             ConfigError: nobody said how the language says yes and no.
         """
         verdicts = self._verdicts(language)
-        words = normalise_neutral(reply).split()
-        if words and words[0] in verdicts:
-            return verdicts[words[0]]
-        kinds = {verdicts[word] for word in words if word in verdicts}
+        longest = max(len(phrase) for phrase in verdicts)
+        words = tuple(normalise_neutral(reply).split())
+        found, at = list[tuple[int, bool]](), 0
+        while at < len(words):
+            sizes = (size for size in range(longest, 0, -1) if words[at : at + size] in verdicts)
+            size = next(sizes, 0)
+            if size:
+                found.append((at, verdicts[words[at : at + size]]))
+            at += size or 1
+        if found and found[0][0] == 0:
+            return found[0][1]
+        kinds = {verdict for _, verdict in found}
         return kinds.pop() if len(kinds) == 1 else None
 
-    def _verdicts(self, language: str) -> dict[str, bool]:
+    def _verdicts(self, language: str) -> dict[_Phrase, bool]:
         own = self.words.get(language, YesNoWords(yes=(), no=()))
         if not own.yes or not own.no:
             raise ConfigError(
                 f"no words for yes and no in '{language}'; name yes_words and no_words in "
                 f"languages/{language}/prompts.yaml"
             )
-        verdicts: dict[str, bool] = {}
+        verdicts: dict[_Phrase, bool] = {}
         if self.policy is YesNoPolicy.ANY_LANGUAGE:
             for words in self.words.values():
                 verdicts |= _as_verdicts(words)
@@ -147,8 +159,13 @@ class YesNoParser:
         return verdicts | _as_verdicts(own)
 
 
-def _as_verdicts(words: YesNoWords) -> dict[str, bool]:
-    return {**dict.fromkeys(words.yes, True), **dict.fromkeys(words.no, False)}
+def _as_verdicts(words: YesNoWords) -> dict[_Phrase, bool]:
+    kinds = ((words.yes, True), (words.no, False))
+    return {
+        tuple(normalise_neutral(phrase).split()): kind
+        for phrases, kind in kinds
+        for phrase in phrases
+    }
 
 
 class MultipleChoiceAccuracy(Metric):

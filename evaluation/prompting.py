@@ -15,6 +15,7 @@ from core.samples import Role, Turn
 from core.tokens import IMAGE_MARK
 from evaluation.benchmark import Benchmark, BenchmarkItem
 from evaluation.choices import YesNoWords
+from evaluation.normalisers import normalise_neutral
 
 BARE_STYLE = "bare"
 
@@ -67,7 +68,8 @@ def load_prompts(
     once a yes/no benchmark is scored in it).
 
     Raises:
-        ConfigError: a style that a file lacks, or a template without its {question}.
+        ConfigError: a style that a file lacks, a template without its {question}, a word that is
+            both yes and no or has no letters.
     """
     templates: dict[str, Mapping[str, str]] = {}
     words: dict[str, YesNoWords] = {}
@@ -76,9 +78,20 @@ def load_prompts(
         file = PromptFile()
         if path.is_file():
             file = load_config(PromptFile(), path)
-        words[language] = YesNoWords(yes=tuple(file.yes_words), no=tuple(file.no_words))
+        words[language] = _yes_no_words(file, path)
         templates[language] = _templates(file, style, path)
     return PromptBook(templates=templates, yes_no_words=words)
+
+
+def _yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
+    yes, no = (
+        [normalise_neutral(word) for word in words] for words in (file.yes_words, file.no_words)
+    )
+    if "" in yes + no:
+        raise ConfigError(f"{path}: a word of yes_words or no_words has no letters")
+    if both := sorted({*yes} & {*no}):
+        raise ConfigError(f"{path}: {', '.join(both)} is in yes_words and in no_words; choose one")
+    return YesNoWords(yes=tuple(file.yes_words), no=tuple(file.no_words))
 
 
 def _templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:
@@ -88,11 +101,11 @@ def _templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:
         chosen = dict(file.styles[style])
     else:
         message = unknown_name("prompt style", style, {BARE_STYLE, *file.styles})
-        raise ConfigError(f"{message} Write it in {path.name}")
+        raise ConfigError(f"{message} Write it in {path}")
     for kind in Benchmark:
         if chosen.get(kind, "").count(_QUESTION) != 1:
             raise ConfigError(
-                f"{path.name}: template styles.{style}.{kind} is {chosen.get(kind)!r}; "
+                f"{path}: template styles.{style}.{kind} is {chosen.get(kind)!r}; "
                 f"it must contain {_QUESTION} once"
             )
     return chosen

@@ -113,6 +113,12 @@ def test_prompt_files_are_checked(tmp_path):
     path.write_text("styles: {own: {vqa: '{question}'}}")
     with pytest.raises(ConfigError, match=r"own\.mc is None"):
         load_prompts(["cy"], style="own", folder=tmp_path)
+    path.write_text("yes_words: [ydy]\nno_words: [nac ydy, Ydy!]")
+    with pytest.raises(ConfigError, match=r"cy/prompts\.yaml: ydy is in yes_words and in no_words"):
+        load_prompts(["cy"], folder=tmp_path)
+    path.write_text("yes_words: ['?']\nno_words: [nage]")
+    with pytest.raises(ConfigError, match="has no letters"):
+        load_prompts(["cy"], folder=tmp_path)
 
 
 def test_a_language_without_a_prompt_file_asks_the_bare_question(items):

@@ -93,6 +93,24 @@ def test_parse_yes_no_in_the_asked_language(reply, language, expected):
     assert YesNoParser(WORDS).parse(reply, language) is expected
 
 
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Ydy", True),
+        ("Nac ydy.", False),
+        ("nac", None),  # the half of a phrase says nothing
+        ("nac ydy, ydy", False),  # what it begins with decides
+        ("Mae'n wir: nac ydy", False),
+        ("wel, ydy; neu nac ydy", None),
+        ("ydynt", None),
+        ("Na", False),
+    ],
+)
+def test_parse_yes_no_of_several_words(reply, expected):
+    words = {"cy": YesNoWords(yes=("Ydy", "oes"), no=("Nac ydy", "na"))}
+    assert YesNoParser(words).parse(reply, "cy") is expected
+
+
 def test_any_language_counts_if_asked_for():
     parser = YesNoParser(WORDS, policy=YesNoPolicy.ANY_LANGUAGE)
     assert parser.parse("yes", "eu") is True
