@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import DataError
 from core.files import atomic_write_text
 from datamodules.manifest import SUFFIX, Manifest, load_manifest
 
@@ -85,6 +86,7 @@ def _left_out(sources: dict[str, Any]) -> list[str]:
     return lines
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a card and say where it is."""
     parser = argparse.ArgumentParser(
@@ -93,11 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder with manifests")
     options = parser.parse_args(arguments)
     console = Console()
-    try:
-        path = write_card(options.folder)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    path = write_card(options.folder)
     console.print(escape(str(path)), highlight=False, soft_wrap=True)
     return 0
 

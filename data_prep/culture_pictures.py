@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.errors import IrudimenError
+from core.command import clear_errors
 from core.files import atomic_write_bytes
 from core.rng import named_rng
 from data_prep.packages import DEFAULT_FOLDER, PackageFolder
@@ -30,6 +30,7 @@ def draw(folder: Path, packages: PackageFolder) -> int:
     return len(names)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, and say how many."""
     parser = argparse.ArgumentParser(
@@ -39,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--packages", type=Path, default=DEFAULT_FOLDER, help="folder with packages")
     options = parser.parse_args(arguments)
-    try:
-        count = draw(FOLDER, PackageFolder(options.packages))
-    except IrudimenError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    count = draw(FOLDER, PackageFolder(options.packages))
     sys.stdout.write(f"{count} pictures in {FOLDER}\n")
     return 0
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track as rich_track
 
-from core.errors import DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import DataError
 from core.files import sha256_file
 from data_prep.build import Builder, BuildPlan
 from data_prep.corpus import build_corpus
@@ -30,28 +30,25 @@ _Item = TypeVar("_Item")
 _console = Console(stderr=True)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, or check what is built; 0 if all went well, else 1."""
+    """Build, or check what is built."""
     options = _parser().parse_args(arguments)
     started = time.perf_counter()
-    try:
-        packages = PackageFolder(options.packages, report=_console.log)
-        plan = BuildPlan(
-            languages=tuple(options.languages),
-            num_concepts=options.concepts,
-            with_text=not options.without_text,
-            seed=options.seed,
-        )
-        builder = Builder(packages, plan, track=_track, report=_console.log)
-        if options.check:
-            _check(builder, options.out)
-        elif options.corpus is not None:
-            build_corpus(builder, options.corpus)
-        else:
-            _build(builder, options.out, with_dev=options.with_dev)
-    except IrudimenError as error:
-        _console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 1
+    packages = PackageFolder(options.packages, report=_console.log)
+    plan = BuildPlan(
+        languages=tuple(options.languages),
+        num_concepts=options.concepts,
+        with_text=not options.without_text,
+        seed=options.seed,
+    )
+    builder = Builder(packages, plan, track=_track, report=_console.log)
+    if options.check:
+        _check(builder, options.out)
+    elif options.corpus is not None:
+        build_corpus(builder, options.corpus)
+    else:
+        _build(builder, options.out, with_dev=options.with_dev)
     _console.log(f"done in {time.perf_counter() - started:.0f} s")
     return 0
 

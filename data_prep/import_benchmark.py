@@ -16,8 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from core.command import clear_errors
 from core.config import load_config
-from core.errors import ConfigError, DataError, IrudimenError, unknown_name
+from core.errors import ConfigError, DataError, unknown_name
 from core.hub import hub_arguments
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError
@@ -213,6 +214,7 @@ def _picture(value: Any, where: str) -> bytes:
     return picture
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import, and say what was left out."""
     parser = argparse.ArgumentParser(
@@ -230,34 +232,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
     options = parser.parse_args(arguments)
     console = Console()
-    try:
-        path = known.get(options.recipe, Path(options.recipe))
-        if not path.is_file():
-            raise ConfigError(unknown_name("recipe", options.recipe, known))
-        recipe = load_config(BenchmarkRecipe, path)
-        pairs = [source.partition("=") for source in options.source]
-        sources = {language: place for language, _, place in pairs}
-        if not all(sources.values()) or len(sources) != len(pairs):
-            raise ConfigError(
-                f"--source wants LANGUAGE=PLACE, each language once: {options.source}"
-            )
-        manifest = options.out / f"{options.name}{SUFFIX}"
-        if manifest.exists():
-            raise ConfigError(f"{manifest} exists; name another --name or remove it")
-        samples, counts = build(recipe, sources, limit=options.limit)
-        shards = write_shards(options.out, options.name, samples, per_shard=_PER_SHARD)
-        info = SourceInfo(
-            name=options.name,
-            language=",".join(sources),
-            modality=Modality.BENCHMARK,
-            record="",
-            licence=recipe.licence,
-            provenance={"sources": sources, "recipe": options.recipe, "left_out": dict(counts)},
-        )
-        write_manifest(options.out, info, shards)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    path = known.get(options.recipe, Path(options.recipe))
+    if not path.is_file():
+        raise ConfigError(unknown_name("recipe", options.recipe, known))
+    recipe = load_config(BenchmarkRecipe, path)
+    pairs = [source.partition("=") for source in options.source]
+    sources = {language: place for language, _, place in pairs}
+    if not all(sources.values()) or len(sources) != len(pairs):
+        raise ConfigError(f"--source wants LANGUAGE=PLACE, each language once: {options.source}")
+    manifest = options.out / f"{options.name}{SUFFIX}"
+    if manifest.exists():
+        raise ConfigError(f"{manifest} exists; name another --name or remove it")
+    samples, counts = build(recipe, sources, limit=options.limit)
+    shards = write_shards(options.out, options.name, samples, per_shard=_PER_SHARD)
+    info = SourceInfo(
+        name=options.name,
+        language=",".join(sources),
+        modality=Modality.BENCHMARK,
+        record="",
+        licence=recipe.licence,
+        provenance={"sources": sources, "recipe": options.recipe, "left_out": dict(counts)},
+    )
+    write_manifest(options.out, info, shards)
     for reason, count in counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
     console.print(f"{len(samples):,} pictures: {escape(str(manifest))}", highlight=False)

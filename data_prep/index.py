@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from core.chat import PromptStyle
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from data_prep.index_build import AUTO, BuildReport, IndexPlan, build_source
 from data_prep.index_inputs import expand_shards, local_path
 from data_prep.index_lengths import LengthsPlan
@@ -60,16 +60,13 @@ left out and counted by reason. More than --max-unusable of them is an error.
 _console = Console(stderr=True)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Index the shards; 0 if all went well, else 1."""
+    """Index the shards."""
     options = _parser().parse_args(arguments)
     started = time.perf_counter()
-    try:
-        plan = _plan(options)
-        report = _build(plan)
-    except IrudimenError as error:
-        _console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 1
+    plan = _plan(options)
+    report = _build(plan)
     _print_report(report, time.perf_counter() - started)
     return 0
 

@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError, DataError
 from core.files import atomic_write_text, sha256_file
 from models.language_model import save_language_model
 
@@ -101,6 +102,7 @@ def _bits_per_token(folder: Path) -> float:
     return float(model(input_ids=ids_BT, labels=ids_BT).loss) / math.log(2)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert, unless it was done."""
     parser = argparse.ArgumentParser(
@@ -111,14 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="even if it is there")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    try:
-        if (options.out / "model.safetensors").is_file() and not options.again:
-            console.print(f"{escape(str(options.out))} is there", highlight=False)
-            return 0
-        bits = convert(package_file(), options.out)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    if (options.out / "model.safetensors").is_file() and not options.again:
+        console.print(f"{escape(str(options.out))} is there", highlight=False)
+        return 0
+    bits = convert(package_file(), options.out)
     console.print(
         f"{escape(str(options.out))}: {bits:.2f} bits a token for a plain sentence", highlight=False
     )

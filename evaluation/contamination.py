@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 
-from core.errors import DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import DataError
 from datamodules.manifest import load_manifest, open_shard
 from models.image_transform import decode_image
 
@@ -84,6 +84,7 @@ def _hash(picture: bytes, *, by_pixels: bool) -> str:
     return hashlib.sha256(reduced).hexdigest()
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare and say so; 1 if pictures are shared."""
     parser = argparse.ArgumentParser(
@@ -96,11 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--pixels", action="store_true", help="by reduced content instead of by bytes (slower)")
     options = parser.parse_args(arguments)
     console = Console()
-    try:
-        found = check_pictures(options.benchmark, options.training, by_pixels=options.pixels)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    found = check_pictures(options.benchmark, options.training, by_pixels=options.pixels)
     console.print_json(json.dumps(dataclasses.asdict(found)))
     return int(bool(found.shared))
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
+from core.command import clear_errors
 from core.endpoint import Endpoint, EndpointConfig, picture_part
-from core.errors import ConfigError, IrudimenError
+from core.errors import ConfigError
 from core.files import atomic_write_text
 from evaluation.people.page import Pictures, pictures_of
 from evaluation.people.tasks import Task, compare_tasks
@@ -225,14 +225,11 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
     return found
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge, and turn errors a user can cause into one clear message."""
+    """Judge."""
     console = Console()
-    try:
-        run(build_parser().parse_args(arguments), console)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    run(build_parser().parse_args(arguments), console)
     return 0
 
 

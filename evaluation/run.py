@@ -15,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.chat import ChatFormat
+from core.command import clear_errors
 from core.endpoint import Endpoint, EndpointConfig
-from core.errors import ConfigError, IrudimenError
+from core.errors import ConfigError
 from evaluation.benchmark import load_benchmark
 from evaluation.endpoint_answerer import EndpointAnswerer
 from evaluation.hf_answerer import HfAnswerer
@@ -124,15 +125,12 @@ def show(console: Console, result: EvaluationResult) -> None:
     console.print(table)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate, and turn errors a user can cause into one clear message."""
+    """Evaluate."""
     console = Console()
     options = build_parser().parse_args(arguments)
-    try:
-        show(console, run(options))
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    show(console, run(options))
     console.print(f"written: {escape(str(options.out))}", highlight=False)
     return 0
 

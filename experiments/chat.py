@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError, DataError
 from core.samples import Role, Turn
 from core.tokens import IMAGE_MARK
 from evaluation.answerer import Reply, VlmAnswerer
@@ -177,21 +178,18 @@ def _read_question(console: Console) -> str:
         return ""
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Talk, and turn errors a user can cause into one clear message."""
+    """Talk, in the terminal or on a page."""
     console = Console(stderr=False)
     options = build_parser().parse_args(arguments)
-    try:
-        if options.page:
-            from experiments.chat_page import serve_page  # a web server is needed for this alone
+    if options.page:
+        from experiments.chat_page import serve_page  # a web server is needed for this alone
 
-            serve_page(options, console)
-        else:
-            with torch.no_grad():
-                talk(options, console)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+        serve_page(options, console)
+    else:
+        with torch.no_grad():
+            talk(options, console)
     return 0
 
 

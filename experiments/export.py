@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import CLIPImageProcessor, LlavaProcessor
 
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from core.files import atomic_write_text
 from experiments.builders import VlmParts
 from experiments.export_check import ParityReport, check_export
@@ -139,14 +140,11 @@ def _say(console: Console, target: Path, report: ParityReport, warnings: Sequenc
     )
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export and turn errors a user can cause into one clear message."""
+    """Export."""
     console = Console(stderr=True)
-    try:
-        export(build_parser().parse_args(arguments), console)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    export(build_parser().parse_args(arguments), console)
     return 0
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.errors import ConfigError, IrudimenError, unknown_name
+from core.command import clear_errors
+from core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -243,14 +244,11 @@ def _no_pixels(image: bytes) -> "torch.Tensor":
     raise RuntimeError(f"a picture of {len(image)} bytes was to be encoded; only plans are shown")
 
 
+@clear_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show, and turn errors a user can cause into one clear message."""
+    """Show."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    try:
-        run(build_parser().parse_args(argv), console)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    run(build_parser().parse_args(argv), console)
     return 0
 
 

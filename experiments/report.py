@@ -11,9 +11,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
-from rich.markup import escape
 
-from core.errors import IrudimenError
+from core.command import clear_errors
 from core.files import atomic_write_text
 from experiments.reporting import cautions, enough, figures, gallery, hypotheses, sentences, tables
 from experiments.reporting.numbers import View, view_of
@@ -89,6 +88,7 @@ def _signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report and say where it is."""
     parser = argparse.ArgumentParser(prog="experiments.report", description="Write a report.")
@@ -99,13 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, help="folder of the report (default: beside the grid)")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    try:
-        page = build_report(
-            options.exp, profile=options.profile, root=options.root, out=options.out
-        )
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
-        return 2
+    page = build_report(options.exp, profile=options.profile, root=options.root, out=options.out)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
 

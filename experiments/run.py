@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, IrudimenError, PreemptedError, StageFailedError
+from core.command import clear_errors
+from core.errors import ConfigError, PreemptedError, StageFailedError
 from core.stop import EXIT_PREEMPTED, StopFlag
 from experiments import forks
 
@@ -115,8 +116,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
     GridRun(args=args, plan=plan, flag=flag, console=console).run()
 
 
+@clear_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run and turn errors a user can cause into one clear message."""
+    """Run; the exit status tells a preempted run and a failed stage from a wrong word."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     try:
         run(build_parser().parse_args(argv), console)
@@ -126,9 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StageFailedError as error:
         console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
     return 0
 
 

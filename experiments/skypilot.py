@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.markup import escape
 
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from core.files import atomic_write_text
 from experiments.plans import make_plan
 
@@ -113,15 +113,12 @@ def _as_script(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _as_script)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the task and say how to start it."""
     options, console = build_parser().parse_args(arguments), Console()
     options.dry_run = True  # a plan needs no prepared data here
-    try:
-        task = make_task(options)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    task = make_task(options)
     atomic_write_text(options.out, yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000))
     console.print(f"Written. Start it: sky jobs launch {options.out}", highlight=False)
     return 0

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import DataError
 from core.log import without_password
 from experiments.reporting.records import StageRecord, load_grid
 from experiments.states import State
@@ -42,26 +43,23 @@ def _state(stages: Sequence[StageRecord]) -> State:
     return State.DONE
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Forward every grid of a root; 1 if something did not go through."""
     parser = argparse.ArgumentParser(prog="experiments.sync", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("mlruns"), help="output folder")
     options = parser.parse_args(arguments)
     console, behind = Console(), False
-    try:
-        paths = sorted(options.root.glob("grids/*/grid.json"))
-        if not paths:
-            raise DataError(f"no grid under {options.root}; name the output folder with --root")
-        for path in paths:
-            about = json.loads(path.read_text())
-            tracker = sync_grid(options.root, about["experiment"], about["profile"])
-            told = "[red]not all went through" if tracker.is_behind else "[green]forwarded"
-            where = escape(without_password(tracker.uri))
-            console.print(f"{path.parent.name}: {told}[/] to {where}", highlight=False)
-            behind = behind or tracker.is_behind
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    paths = sorted(options.root.glob("grids/*/grid.json"))
+    if not paths:
+        raise DataError(f"no grid under {options.root}; name the output folder with --root")
+    for path in paths:
+        about = json.loads(path.read_text())
+        tracker = sync_grid(options.root, about["experiment"], about["profile"])
+        told = "[red]not all went through" if tracker.is_behind else "[green]forwarded"
+        where = escape(without_password(tracker.uri))
+        console.print(f"{path.parent.name}: {told}[/] to {where}", highlight=False)
+        behind = behind or tracker.is_behind
     return int(behind)
 
 

@@ -14,7 +14,8 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from core.log import without_password
 
 _HOST = "127.0.0.1"
@@ -48,6 +49,7 @@ def ui_command(root: Path) -> str:
     return shlex.join([str(shown), "-m", "experiments.ui", "--root", str(root)])
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the command and the address, then become the server."""
     parser = argparse.ArgumentParser(prog="experiments.ui", description="Open the MLflow pages.")
@@ -55,11 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=5000)
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    try:
-        command = server_command(options.root, options.port)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
-        return 2
+    command = server_command(options.root, options.port)
     if remote := os.environ.get("MLFLOW_TRACKING_URI"):
         shown = escape(without_password(remote))
         console.print(f"note: runs go to MLFLOW_TRACKING_URI={shown}, not to this database")

@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from data_prep.prepare import planning
 from data_prep.prepare.finish import REPORT
 from data_prep.prepare.recipe import RECIPES, load_recipe
@@ -181,6 +182,7 @@ def show_report(console: Console, plan: WorkPlan) -> None:
         )  # fmt: skip
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan, do, report."""
     options = build_parser().parse_args(arguments)
@@ -202,9 +204,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         run_here(console, plan, options.workers)
         show_report(console, plan)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return 130

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from core import loopback
-from core.errors import ConfigError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError
 from core.files import atomic_write_text
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
@@ -118,14 +119,11 @@ def _known(formats: Mapping[str, Any], kind: str) -> Any:
     return formats[kind]
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, and turn errors a user can cause into one clear message."""
+    """Run."""
     console = Console()
-    try:
-        run(build_parser().parse_args(arguments), console)
-    except IrudimenError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    run(build_parser().parse_args(arguments), console)
     return 0
 
 

@@ -50,7 +50,7 @@ def world(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and output of the main command, without line breaks."""
     code = run.main(list(arguments))
-    return code, " ".join(capsys.readouterr().out.split())
+    return code, " ".join("".join(capsys.readouterr()).split())
 
 
 def plan_of(*overrides: str) -> Graph:

@@ -62,14 +62,14 @@ def test_one_question_gets_the_answer_of_the_evaluation(
 
 def test_bad_questions_say_what_to_do(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("--ask", QUESTION)) == 2
-    assert "--image" in capsys.readouterr().out
+    assert "--image" in capsys.readouterr().err
     broken = inside / "broken.png"
     broken.write_bytes(b"no picture")
     assert main(words("--image", str(broken), "--ask", QUESTION)) == 2
-    assert "can't be decoded" in capsys.readouterr().out
+    assert "can't be decoded" in capsys.readouterr().err
     three = ["--run", "a", "--run", "b"]
     assert main(words("--image", str(broken), "--ask", QUESTION, *three)) == 2
-    assert "3 cells" in capsys.readouterr().out
+    assert "3 cells" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def open_module(*more: str, stage: str = "instruct") -> MixtureDataModule:
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and output, without line breaks."""
     code = inspect_stream.main([*ARGUMENTS, *arguments])
-    return code, " ".join(capsys.readouterr().out.split())
+    return code, " ".join("".join(capsys.readouterr()).split())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

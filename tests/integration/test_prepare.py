@@ -328,7 +328,7 @@ def test_another_plan_in_the_same_folder_is_refused(
     out = by_endpoint[0]
     arguments = _arguments(recipe, out, "http://127.0.0.1:9")
     assert main([*arguments, "per_shard=9"]) == 2
-    told = " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().err.split())
     assert "was begun with other settings" in told
     assert "config.per_shard" in told
 

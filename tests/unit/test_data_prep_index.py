@@ -150,7 +150,7 @@ def test_several_processes_give_the_same(shards):
 
 def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
     write_tar(shards / "00001.tar", members(10, 4, broken=(11, 13)))
-    assert run(shards) == 1
+    assert run(shards) == 2
     said = capsys.readouterr().err
     assert "2 of 11 samples can't be used, more than --max-unusable 0.01" in said
     assert "2 x the picture can't be read (first: " in said
@@ -177,7 +177,7 @@ def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
     for name in ("00000.tar", "00002.tar"):
         content = (shards / name).read_bytes()
         (shards / name).write_bytes(content[:3000])
-    assert run(shards, "--record", ".txt") == 1
+    assert run(shards, "--record", ".txt") == 2
     said = capsys.readouterr().err
     assert "2 of 3 shards can't be indexed" in said
     assert "00000.tar is not a complete tar" in said
@@ -195,7 +195,7 @@ def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
 def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message):
     (shards / "c.index").mkdir()
     (shards / "c.index" / "scanned.json").write_text(content)
-    assert run(shards) == 1
+    assert run(shards) == 2
     assert message in capsys.readouterr().err
 
 
@@ -208,7 +208,7 @@ def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message
     ],
 )
 def test_wrong_options(shards, capsys, arguments, message):
-    assert run(shards, *arguments) == 1
+    assert run(shards, *arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -254,5 +254,5 @@ def test_lengths_come_with_the_index(shards, scans, tmp_path):
 
 
 def test_lengths_need_a_known_template(shards, capsys):
-    assert run(shards, "--lengths-for", str(TOKENIZER), "--template", "embeded") == 1
+    assert run(shards, "--lengths-for", str(TOKENIZER), "--template", "embeded") == 2
     assert "Did you mean 'embedded'?" in capsys.readouterr().err

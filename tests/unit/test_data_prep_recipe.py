@@ -315,8 +315,8 @@ def test_shards_are_the_same_every_time(tmp_path):
 # --- command line ---
 
 
-def test_error_is_one_line_and_exit_1(tmp_path, capsys):
+def test_error_is_one_line_and_exit_2(tmp_path, capsys):
     arguments = ["--languages", "ka", "--out", str(tmp_path), "--packages", str(tmp_path)]
-    assert embedded.main(arguments) == 1
+    assert embedded.main(arguments) == 2
     assert "ka/data.yaml" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())

@@ -98,7 +98,7 @@ def test_a_stopped_evaluation_asks_nothing_twice(
     url, handler = server
     handler.patience = 50
     assert evaluate(url, manifest, tmp_path / "out") == 2
-    told = " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().err.split())
     assert "HTTP 400" in told
     assert "enough" in told
     assert not (tmp_path / "out").exists()

@@ -126,12 +126,12 @@ def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for name, (row, message) in cases.items():
         place = write(tmp_path / f"{name}.parquet", [row])
         assert run(tmp_path / name, "vqav2", f"en={place}") == 2
-        assert message in capsys.readouterr().out.replace("\n", " ")
+        assert message in capsys.readouterr().err.replace("\n", " ")
     assert run(tmp_path / "x", "vqav3", "en=nothing.parquet") == 2
-    assert "Did you mean 'vqav2'" in capsys.readouterr().out
+    assert "Did you mean 'vqav2'" in capsys.readouterr().err
     assert run(tmp_path / "x", "vqav2", "en=nothing.parquet") == 2
     assert run(tmp_path / "x", "vqav2", "en=hub:some-one/set:test") == 2
-    assert "needs a revision" in capsys.readouterr().out.replace("\n", " ")
+    assert "needs a revision" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -50,7 +50,7 @@ def test_refused(
     tmp_path: Path, more: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert skypilot.main([*_COMMON, *more, "--out", str(tmp_path / "x.yaml")]) == 2
-    assert told in capsys.readouterr().out
+    assert told in capsys.readouterr().err
     assert not (tmp_path / "x.yaml").exists()
 
 
