@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, DataError, IrudimenError
+from core.command import clear_errors
+from core.errors import ConfigError, DataError
 from data_prep.card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.produce import QUESTIONS, RECORDS
@@ -55,12 +57,16 @@ def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str
         DataError: not such a CSV.
     """
     said: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if not row.get("task") or row.get("verdict") not in ("accept", "fix", "reject", "skip"):
-                raise DataError(f"{path}: a row without task or verdict: {row}", "no judgements")
-            if row["verdict"] != "skip":
-                said[row["task"]].append((row["verdict"], row.get("text") or ""))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} can't be read as CSV: {error}", "no judgements") from error
+    for row in rows:
+        if not row.get("task") or row.get("verdict") not in ("accept", "fix", "reject", "skip"):
+            raise DataError(f"{path}: a row without task or verdict: {row}", "no judgements")
+        if row["verdict"] != "skip":
+            said[row["task"]].append((row["verdict"], row.get("text") or ""))
     fixes: dict[str, list[Fix]] = defaultdict(list)
     counts, open_tasks = Counter[str](), []
     for task, answers in said.items():
@@ -86,7 +92,7 @@ def _majority(verdicts: Sequence[str]) -> str | None:
 
 
 def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: str) -> Counter[str]:
-    """Write the new version; shards that nobody touched are linked, not copied.
+    """Write the new version, whole or not at all; shards that nobody touched are linked.
 
     Raises:
         ConfigError: the new folder exists.
@@ -97,7 +103,21 @@ def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: st
     manifests = {path: load_manifest(path) for path in sorted(data.glob(f"*{SUFFIX}"))}
     if not manifests:
         raise DataError(f"no manifests in {data}")
-    out.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        part = Path(folder) / "version"
+        part.mkdir()
+        counts = _write_version(manifests, part, fixes, language)
+        if (data / "report.json").is_file():
+            shutil.copy(data / "report.json", part)
+        part.rename(out)
+    write_card(out)
+    return counts
+
+
+def _write_version(
+    manifests: dict[Path, Manifest], out: Path, fixes: dict[str, list[Fix]], language: str
+) -> Counter[str]:
     counts, known = Counter[str](), dict[str, ShardEntry | None]()
     missing = dict(fixes)
     for path, manifest in manifests.items():
@@ -105,14 +125,10 @@ def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: st
             if entry.path not in known:
                 known[entry.path] = _rewrite(path, entry, out, missing, language, counts)
     if missing:
-        raise DataError(f"fixes for samples that are not in {data}: {sorted(missing)[:5]}")
+        raise DataError(f"fixes for samples that are not in the data: {sorted(missing)[:5]}")
     for path, manifest in manifests.items():
         kept = [found for entry in manifest.shards if (found := known[entry.path]) is not None]
         save_manifest(out / path.name, _next(manifest, kept, counts))
-    for name in ("report.json",):
-        if (data / name).is_file():
-            shutil.copy(data / name, out / name)
-    write_card(out)
     return counts
 
 
@@ -199,6 +215,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
+@clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Apply, and say what was done."""
     parser = argparse.ArgumentParser(
@@ -213,12 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, help="a new folder")
     options = parser.parse_args(arguments)
     console = Console()
-    try:
-        fixes, judged, unsettled = read_fixes(options.judgements)
-        counts = apply_fixes(options.data, options.out, fixes, options.language)
-    except (IrudimenError, OSError) as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-        return 2
+    fixes, judged, unsettled = read_fixes(options.judgements)
+    counts = apply_fixes(options.data, options.out, fixes, options.language)
     console.print(f"judged: {dict(judged)}; done: {dict(counts)}", highlight=False)
     if unsettled:
         console.print(

@@ -318,6 +318,10 @@ def test_what_people_fixed_is_a_new_version(prepared: Path, tmp_path: Path) -> N
     assert untouched
     assert (tmp_path / "v2" / untouched[0]).samefile(prepared / untouched[0])
     assert fix([*arguments, "--out", str(tmp_path / "v2")]) == 2  # never over another
+    path.write_text(f"{lines[0]}\nabsent-0,a,,,,reject,\n")
+    before = sorted(tmp_path.iterdir())
+    assert fix([*arguments, "--out", str(tmp_path / "v3")]) == 2
+    assert sorted(tmp_path.iterdir()) == before, "a version is whole or not there"
 
 
 def test_another_plan_in_the_same_folder_is_refused(
