@@ -39,6 +39,8 @@ class Fault(StrEnum):
     """Killed, or its machine lost, without a word."""
 
 
+MACHINES = "IRUDIMEN_MACHINES"
+"""Environment variable: the machines of a job as its scheduler names them, joined by commas."""
 _ON_A_MACHINE = frozenset({Fault.NOT_FINITE, Fault.PEER, Fault.HUNG, Fault.DIED})
 """Where a machine may be to blame."""
 _BAD_AFTER = 2
@@ -62,7 +64,7 @@ class Failure:
     fault: Fault
     error: str
     node: str
-    """Machine of the first rank."""
+    """Machines of the attempt, joined by commas; without SLURM that of the first rank."""
     step: int = -1
     """Optimizer steps, or parts of an evaluation, that were safe on disk; -1: none."""
     time: float = dataclasses.field(default_factory=time.time)
@@ -103,9 +105,19 @@ def decide(failures: Sequence[Failure], *, retries: int) -> float | None:
 
 
 def bad_nodes(histories: Iterable[Sequence[Failure]]) -> list[str]:
-    """Machines on which stage runs of a grid failed again and again; the worst, a few at most."""
-    counts = Counter(one.node for history in histories for one in history
-                     if one.node and one.fault in _ON_A_MACHINE)  # fmt: skip
+    """Machines on which stage runs of a grid failed again and again; the worst, a few at most.
+
+    Which of several did it is not known, so each of them counts: the one that is in all of the
+    failures leads, and avoiding a healthy one costs less than meeting the bad one again.
+    """
+    counts = Counter(
+        node
+        for history in histories
+        for one in history
+        if one.fault in _ON_A_MACHINE
+        for node in one.node.split(",")
+        if node
+    )
     worst = [node for node, count in counts.most_common(_MOST_AVOIDED) if count >= _BAD_AFTER]
     return sorted(worst)
 

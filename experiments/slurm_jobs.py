@@ -12,6 +12,7 @@ from typing import Any
 from core.errors import ConfigError, IrudimenError
 from core.log import get_logger
 from core.stop import EXIT_PREEMPTED
+from experiments.failures import MACHINES
 
 _LOG = get_logger("slurm")
 _FOLDER = "slurm"
@@ -133,11 +134,13 @@ def run_stage(folder: str) -> None:
 def _join_machines() -> None:
     """Tell Lightning which of the job's machines this is, and where the first one is met."""
     if os.environ.get("SLURM_NNODES", "1") == "1":
+        os.environ[MACHINES] = os.environ["SLURMD_NODENAME"]
         return
     hosts = _try("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"])
     if hosts.returncode:
         raise IrudimenError(f"scontrol show hostnames: {hosts.stderr.strip()}")
     meeting = int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    os.environ[MACHINES] = ",".join(hosts.stdout.split())
     os.environ["NODE_RANK"] = os.environ["SLURM_NODEID"]
     os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
     os.environ["MASTER_PORT"] = str(_FIRST_PORT + meeting % _NUM_PORTS)

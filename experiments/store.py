@@ -7,6 +7,7 @@ mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json m
 import contextlib
 import dataclasses
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from core.config import dump_config, to_plain
 from core.errors import CheckpointError
 from core.files import atomic_write_text, locked, sha256_file
 from core.log import get_logger
-from experiments.failures import Failure, Fault, decide
+from experiments.failures import MACHINES, Failure, Fault, decide
 from experiments.graph import StageNode
 from experiments.states import State
 
@@ -221,7 +222,8 @@ def timed_attempt(folder: StageFolder) -> Iterator[Status]:
     """Count an attempt and its wall time, whatever its end."""
     status = folder.read_status()
     before, status.attempts = status.wall_s, status.attempts + 1
-    status.state, status.error, status.node = State.RUNNING, "", socket.gethostname()
+    status.state, status.error = State.RUNNING, ""
+    status.node = os.environ.get(MACHINES) or socket.gethostname()
     status.started = status.started or time.time()
     folder.write_status(status)
     begin = time.monotonic()

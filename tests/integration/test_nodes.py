@@ -143,6 +143,7 @@ def test_a_slurm_job_over_two_machines(
     folder = worlds.stage_folder(world / "slurm", "instruct")
     status = StageFolder(folder).read_status()
     assert (status.attempts, status.failures) == (2, [])
+    assert sorted(status.node.split(",")) == sorted(machine.name for machine in pair)
     assert (folder / "log.txt").read_text().count("MEMBER: 4/4") == 2
     for one, two in zip(_losses(world, "one"), _losses(world, "slurm"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)

@@ -122,6 +122,13 @@ def test_bad_nodes() -> None:
     assert bad_nodes(many) == ["n5", "n6", "n7", "n8"]
 
 
+def test_of_several_machines_the_common_one_leads() -> None:
+    pairs = [_row(Fault.PEER, node=node) for node in ("n1,bad", "bad,n2", "n3,bad")]
+    assert bad_nodes(pairs) == ["bad"]
+    same = [_row(Fault.HUNG, Fault.PEER, node="n1,n2")]
+    assert bad_nodes(same) == ["n1", "n2"]
+
+
 def test_a_status_remembers(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path)
     (tmp_path / "checkpoints" / "step=00000040").mkdir(parents=True)
