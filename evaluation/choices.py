@@ -15,11 +15,14 @@ import torch
 from torchmetrics import Metric
 
 from core.errors import ConfigError, DataError
+from core.text import is_in_word
 from evaluation.normalisers import normalise_neutral
 
 _LETTER = re.compile(r"\s*\(?([A-Za-z])(?:\s*$|[.):](?:\s|$))")
 _PERCENT = 100.0
 _UNPARSED = -1
+_IN_NUMBERS = frozenset(string.digits + ".,")
+"""Normalised text has a full stop or comma between digits only."""
 
 _Phrase = tuple[str, ...]
 
@@ -46,8 +49,8 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
 
     Text: equal after neutral normalisation. Letter: "B", "b", "(B)", or a reply that begins with
     "B.", "B)" or "B:". Substring: exactly one choice occurs in the reply at the start of a word
-    (endings may follow, as inflecting languages add them; of two choices at one place the longer
-    counts), or the reply is some whole words of exactly one choice.
+    (endings may follow, as inflecting languages add them, but "12" is no "1"; of two choices at one
+    place the longer counts), or the reply is some whole words of exactly one choice.
     """
     text = normalise_neutral(reply)
     options = [normalise_neutral(choice) for choice in choices]
@@ -77,15 +80,38 @@ def _unique_substring(text: str, options: Sequence[str]) -> int | None:
         if not any(_is_inside((start, start + len(option)), span) for span in spans)
     }
     if not found:
-        whole = re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
-        found = {index for index, option in enumerate(options) if whole.search(option)}
+        found = {index for index, option in enumerate(options) if _has_words(option, text)}
     return found.pop() if len(found) == 1 else None
 
 
 def _word_starts(needle: str, text: str) -> list[int]:
+    """Where it begins a word; endings may follow, but of a number no further digits."""
+    ends_in_digit = needle[-1:].isdigit()
+    return [
+        start
+        for start, end in _places(needle, text)
+        if not _is_joined(text, start)
+        and not (ends_in_digit and (text[end : end + 1] or " ") in _IN_NUMBERS)
+    ]
+
+
+def _has_words(text: str, words: str) -> bool:
+    return any(not _is_joined(text, start) and not _is_joined(text, end)
+               for start, end in _places(words, text))  # fmt: skip
+
+
+def _places(needle: str, text: str) -> list[tuple[int, int]]:
     if not needle:
         return []
-    return [match.start() for match in re.finditer(rf"(?<!\w)(?={re.escape(needle)})", text)]
+    found = re.finditer(rf"(?={re.escape(needle)})", text)
+    return [(match.start(), match.start() + len(needle)) for match in found]
+
+
+def _is_joined(text: str, at: int) -> bool:
+    """Whether one word or number goes on from before this place to behind it."""
+    return 0 < at < len(text) and all(
+        is_in_word(letter) or letter in _IN_NUMBERS for letter in text[at - 1 : at + 1]
+    )
 
 
 def _is_inside(span: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -13,11 +13,16 @@ from pathlib import Path
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.languages import ANSWERS, FOLDER, language_file
+from core.text import ASCII_NUMBERS, INVISIBLE, is_in_word
 
 _INNER_MARKS = frozenset("'-")
 _DECIMAL_MARKS = frozenset(".,")
 _SYMBOLS = frozenset("=+<>`")
-_TYPOGRAPHIC = str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2011": "-"})
+_ONE_FORM = (
+    str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2011": "-"})
+    | ASCII_NUMBERS
+    | INVISIBLE
+)
 
 
 def _itself(answer: str) -> frozenset[str]:
@@ -46,9 +51,9 @@ def normalise_neutral(text: str) -> str:
     """NFC, lower-case, no punctuation, single spaces: what is safe in any language.
 
     An apostrophe or hyphen between letters or digits stays (l'home, TB-a), and so does a comma or
-    full stop between digits (3,5).
+    full stop between digits (3,5). Digits of any script become 0 to 9.
     """
-    letters = unicodedata.normalize("NFC", text).translate(_TYPOGRAPHIC).lower()
+    letters = unicodedata.normalize("NFC", text).translate(_ONE_FORM).lower()
     padded = f" {letters} "
     kept = [
         letter if _is_kept(letter, padded[at], padded[at + 2]) else " "
@@ -59,7 +64,7 @@ def normalise_neutral(text: str) -> str:
 
 def _is_kept(letter: str, before: str, after: str) -> bool:
     if letter in _INNER_MARKS:
-        return before.isalnum() and after.isalnum()
+        return is_in_word(before) and is_in_word(after)
     if letter in _DECIMAL_MARKS:
         return before.isdigit() and after.isdigit()
     if letter == "%":

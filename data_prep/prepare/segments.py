@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+from core.text import ASCII_NUMBERS
+
 _UNTOUCHED = re.compile(
     r"""
     ```.*?```                               # code
@@ -21,7 +23,7 @@ _UNTOUCHED = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?\u2026])\s+(?=[^\W\d_\u00e0-\u00ff]|[\"'\u00bf\u00a1(])")
 _LETTER = re.compile(r"[^\W\d_]")
-_NUMBER = re.compile(r"\d+(?:[.,\u00a0 ]\d+)*")
+_NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f ]\d+)*")
 
 
 def split(text: str) -> list[tuple[str, bool]]:
@@ -72,5 +74,6 @@ def untouchables(text: str) -> Counter[str]:
 
 
 def numbers(text: str) -> Counter[str]:
-    """The digits of every number, however it is grouped (1,000.5, 1.000,5 and 1000.5 are one)."""
-    return Counter(re.sub(r"\D", "", found.group()) for found in _NUMBER.finditer(text))
+    """The digits of every number, in any script and grouping: 1,000.5, 1.000,5, 1000.5 are one."""
+    found = _NUMBER.finditer(text.translate(ASCII_NUMBERS))
+    return Counter(re.sub(r"\D", "", number.group()) for number in found)

@@ -62,6 +62,20 @@ def test_a_substring_begins_a_word():
     assert parse_choice("cats", ["cat", "dog"]).index == 0
 
 
+def test_a_number_is_not_found_in_another():
+    choices = ["1", "3", "12.5", "5"]
+    found = {reply: parse_choice(reply, choices).index for reply in ("12", "1.5", "12.5", "3ak")}
+    assert found == {"12": None, "1.5": None, "12.5": 2, "3ak": 1}
+    assert parse_choice("about $5", choices).index == 3
+    assert parse_choice("50", ["50%", "60%"]).index == 0
+
+
+def test_vowel_signs_belong_to_words():
+    assert parse_choice("\u0916\u093e\u0928\u093e", ["\u0928\u093e", "x"]).index is None
+    assert parse_choice("\u0928\u093e", ["\u0916\u093e\u0928\u093e", "x"]).index is None
+    assert parse_choice("\u0928\u093e x", ["\u0928\u093e", "y"]).index == 0
+
+
 def test_equal_choices_are_never_guessed():
     assert parse_choice("katu", ["katu", "Katu", "txakur"]).index is None
 

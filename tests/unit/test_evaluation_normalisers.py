@@ -27,6 +27,10 @@ from evaluation.vqa import VQAAccuracy
         ("¿Qué?", "qué"),
         ("რა არის?", "რა არის"),
         ("...", ""),
+        ("\u09e9\u099f\u09bf", "3\u099f\u09bf"),  # Bengali digits
+        ("\u06f3\u066b\u06f5", "3.5"),  # Persian
+        ("\u200f\u05db\u05dc\u05d1\u200e.", "\u05db\u05dc\u05d1"),  # marks of direction
+        ("\u0915\u093e-\u0928\u093e", "\u0915\u093e-\u0928\u093e"),
     ],
 )
 def test_neutral(text, expected):

@@ -209,6 +209,7 @@ def test_what_is_no_language_is_left_alone() -> None:
     [
         ("There are 1,000.5 dogs", "1.000,5 txakur daude", None),
         ("There are 10 dogs", "Hamar txakur daude", "other numbers"),
+        ("There are 10.5 dogs", "\u09e7\u09e6.\u09eb txakur daude", None),  # Bengali digits
         ("See `x` here", "Ikusi x hemen", "placeholders differ"),
         ("A. one\nB. two", "A. bat\nB. bi", None),
         ("A. one\nB. two", "bat\nbi", "placeholders differ"),
