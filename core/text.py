@@ -25,3 +25,8 @@ def is_in_word(letter: str) -> bool:
     `str.isalnum` and a regular expression's word characters leave most Indic vowel signs out.
     """
     return unicodedata.category(letter)[0] in "LMN"
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, without what stands between them."""
+    return "".join(letter if is_in_word(letter) else " " for letter in text).split()

@@ -7,13 +7,13 @@ moves; names and keywords come from Unicode CLDR, so any of its languages will d
 import csv
 import dataclasses
 import functools
-import re
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import DataError, unknown_name
+from core.text import words
 from data_prep.languages import CATEGORIES, Language
 from data_prep.packages import PackageFolder
 
@@ -146,7 +146,7 @@ def normalise(name: str) -> str:
 
 def lemmas(text: str, language: Language) -> tuple[str, ...]:
     """The words of a text without the endings that carry the article."""
-    return tuple(_lemma(word, language) for word in re.findall(r"\w+", text.casefold()))
+    return tuple(_lemma(word, language) for word in words(text.casefold()))
 
 
 def _lemma(word: str, language: Language) -> str:

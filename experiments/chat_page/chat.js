@@ -22,6 +22,7 @@ function show(talk, role, text, note) {
   const turn = document.createElement("div");
   turn.className = `turn ${role}`;
   turn.textContent = text;
+  turn.dir = "auto";
   if (note) {
     const small = document.createElement("div");
     small.className = "note";

@@ -20,6 +20,7 @@ function element(tag, text, className) {
   const made = document.createElement(tag);
   if (text !== undefined) made.textContent = text;
   if (className) made.className = className;
+  made.dir = "auto";
   return made;
 }
 
