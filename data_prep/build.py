@@ -60,7 +60,7 @@ class BuildPlan:
     num_texts: int = 420
     num_chats: int = 450
     with_text: bool = True
-    """Whether to write running text, which needs the help pages of every language."""
+    """Whether to write running text, in the languages that have help pages."""
     seed: int = 0
 
     def scaled(self, full: int) -> int:
@@ -86,8 +86,14 @@ class Builder:
         self.packages = packages
         self._painter = Painter(packages)
         self._track = track
+        self.text_languages = tuple(
+            language for language in self.languages if plan.with_text and language.help_package
+        )
         for line in self.catalogue.left_out:
             report(f"concept left out: {line}")
+        for language in self.languages if plan.with_text else ():
+            if language not in self.text_languages:
+                report(f"no running text in '{language.code}': it has no help pages (help: null)")
 
     def build_pictures(self, folder: Path) -> None:
         """Training pictures with captions and instructions in every language."""
@@ -112,8 +118,8 @@ class Builder:
         """Short text-only questions, and running text if the plan has it."""
         chats = self.chats(self.plan.scaled(self.plan.num_chats), "chat")
         self.write_chats(folder, "chat", chats)
-        if self.plan.with_text:
-            pages = running_text.read_pages(self.packages, self.languages)
+        if self.text_languages:
+            pages = running_text.read_pages(self.packages, self.text_languages)
             count = self.plan.scaled(self.plan.num_texts)
             self.write_texts(folder, "text", running_text.choose_paragraphs(pages, count))
 
@@ -177,9 +183,9 @@ class Builder:
         self._write(folder, name, "chat", shards, statistics)
 
     def write_texts(self, folder: Path, name: str, texts: Iterable[ParallelText]) -> None:
-        """Running text as one source per language."""
+        """Running text as one source per language that has help pages."""
         samples = []
-        codes = self.plan.languages
+        codes = [language.code for language in self.text_languages]
         for number, text in enumerate(texts):
             records = {
                 code: {"messages": [{"role": "text", "content": content}]}
@@ -268,7 +274,7 @@ class Builder:
         is_pictures = record in ("caption", "instruct")
         licences = {style.licence for style in TRAIN_STYLES} if is_pictures else set()
         licences.add(running_text.LICENCE if record == "text" else NAMES_LICENCE)
-        for language in self.languages:
+        for language in self.text_languages if record == "text" else self.languages:
             info = SourceInfo(
                 name=f"{name}_{language.code}",
                 language=language.code,
@@ -294,7 +300,7 @@ class Builder:
         }
 
     def _text_provenance(self) -> dict[str, Any]:
-        return {"debian_packages": [language.help_package for language in self.languages]}
+        return {"debian_packages": [language.help_package for language in self.text_languages]}
 
 
 def _sample(key: str, records: dict[str, Any], image: bytes | None = None) -> ShardSample:

@@ -98,7 +98,7 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-text",
         action="store_true",
-        help="leave running text out, for languages that LibreOffice's help lacks",
+        help="no running text in any language (else in those that LibreOffice's help has)",
     )
     parser.add_argument(
         "--with-dev",

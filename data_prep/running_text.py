@@ -97,7 +97,7 @@ def _paragraphs(packages: PackageFolder, language: Language) -> dict[str, list[s
     if language.help_package is None:
         raise DataError(
             f"language '{language.code}' has no help pages (help: null in its file); name the "
-            "package there or leave running text out with --without-text"
+            "package there"
         )
     prefix = f"usr/share/libreoffice/help/{language.help_folder}/text/"
     files = packages.debian_files(language.help_package, prefix, ".html")

@@ -71,7 +71,8 @@ def _pinned(place: str) -> str:
         commit = HfApi().dataset_info(repository, revision=revision or None).sha
     # Its HTTP library's errors have no common name over versions; all become one told error.
     except Exception as error:
-        raise ConfigError(f"{place}: {explain(error, repository, revision)}") from error
+        why = explain(error, repository, revision)
+        raise ConfigError(f"{place}: {why}; or name a mirror: --set SOURCE.place=...") from error
     return f"{_HUB}{repository}@{commit}/{'/'.join(rest)}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import embedded
+from data_prep import embedded, running_text
 from data_prep.packages import DEFAULT_FOLDER, read_lock
 from datamodules.manifest import verify
 from datamodules.shards import ShardReader
@@ -35,12 +35,26 @@ def build(folder, *arguments):
 
 def test_spanish_is_one_file(tmp_path):
     assert build(tmp_path, "--languages", "en", "es", "--concepts", "12", "--without-text") == 0
+    assert not any(tmp_path.glob("text*"))
     verify(tmp_path / "emoji_instruct_es.manifest.json", deep=True)
     reader = ShardReader(tmp_path / "train-singles-000000.tar")
     text = b"".join(reader.read(row)[0] for row in range(len(reader))).decode()
     assert "¿Qué es esto?" in text
     assert "hormiga" in text
     assert "autobús" in text
+
+
+def test_a_language_without_help_pages_has_the_rest(tmp_path, monkeypatch, capsys):
+    def read_pages(_, languages):
+        assert [language.code for language in languages] == ["en"]
+        return {"a.html": [("The first paragraph says what the window of the program shows.",)]}
+
+    monkeypatch.setattr(running_text, "read_pages", read_pages)
+    assert build(tmp_path, "--languages", "en", "cy", "--concepts", "12") == 0
+    assert "no running text in 'cy'" in " ".join(capsys.readouterr().err.split())
+    assert verify(tmp_path / "text_en.manifest.json", deep=True) is None
+    assert not (tmp_path / "text_cy.manifest.json").exists()
+    assert (tmp_path / "chat_cy.manifest.json").exists()
 
 
 @pytest.mark.slow
@@ -50,5 +64,5 @@ def test_small_build_repeats_and_check_sees_a_change(tmp_path, capsys):
     assert build(tmp_path, *arguments, "--check") == 0
     path = tmp_path / "chat-000000.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert build(tmp_path, *arguments, "--check") == 1
+    assert build(tmp_path, *arguments, "--check") == 2
     assert "chat-000000.tar" in capsys.readouterr().err
