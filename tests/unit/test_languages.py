@@ -16,7 +16,7 @@ TARGETS = [code for code in CODES if code != MODEL_LANGUAGE]
 
 
 def test_the_shipped_languages() -> None:
-    assert {"en", "eu", "es", "ca"} <= set(CODES)
+    assert {"en", "eu", "es", "ca", "cy"} <= set(CODES)
     assert missing_files("xx") == PURPOSES
 
 
