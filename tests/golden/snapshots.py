@@ -1,0 +1,168 @@
+"""Snapshots that a refactoring must not change: plans, help texts, and the smoke experiment.
+
+`python -m tests.golden.snapshots` writes the expectations of `test_golden.py` again, for a change
+that is meant to alter them. Review the difference before committing it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from experiments.estimate import Estimator, trained_weights
+from experiments.graph import StageNode
+from experiments.mixtures import expected_manifests
+from experiments.plans import make_plan
+from experiments.run import build_parser
+
+FOLDER = Path(__file__).parent
+PLANS = (
+    ("smoke", "embedded"),
+    ("mix_ablation", "embedded"),
+    ("backbone_ablation", "embedded"),
+    ("full_grid", "embedded"),
+    ("stage_ablation", "embedded"),
+    ("text_only_ablation", "embedded"),
+    ("mix_ablation", "small"),
+    ("full_grid", "paper"),
+)
+"""Experiment and profile of each recorded plan."""
+COMMANDS = (
+    "experiments.run",
+    "experiments.report",
+    "experiments.chat",
+    "experiments.export",
+    "experiments.inspect_stream",
+    "experiments.sync",
+    "experiments.ui",
+    "experiments.skypilot",
+    "data_prep.embedded",
+    "data_prep.index",
+    "data_prep.prepare",
+    "data_prep.import_benchmark",
+    "data_prep.fixes",
+    "data_prep.card",
+    "data_prep.small_models",
+    "data_prep.culture_pictures",
+    "evaluation.run",
+    "evaluation.judge",
+    "evaluation.contamination",
+    "evaluation.people.run",
+)
+"""Every documented command."""
+_SIGNIFICANT = 9
+"""Decimal digits of recorded floats: the planner's sums may differ in the last bits."""
+
+
+def plan_snapshot(experiment: str, profile: str) -> dict[str, Any]:
+    """Cells, stage runs, addresses and planned amounts of one experiment."""
+    arguments = ["--exp", experiment, "--profile", profile, "--dry-run"]
+    plan = make_plan(build_parser().parse_args(arguments))
+    expected = expected_manifests(plan.cells[0]) if plan.cells else {}
+    with tempfile.TemporaryDirectory() as cache:
+        estimator = Estimator(expected, Path(cache))
+        nodes = {address: _node(estimator, node) for address, node in plan.graph.nodes.items()}
+    return {"cells": plan.graph.cells, "nodes": nodes}
+
+
+def _node(estimator: Estimator, node: StageNode) -> dict[str, Any]:
+    load, weights, cost = estimator.load(node), trained_weights(node), estimator.cost(node, count=1)
+    return {
+        "kind": node.kind.value,
+        "title": node.title,
+        "inputs": {role: other.address for role, other in node.inputs.items()},
+        "steps": load.num_steps,
+        "samples": _rounded(load.num_samples),
+        "tokens": _rounded(load.num_tokens),
+        "epochs": load.epochs,
+        "trained": weights.trained,
+        "frozen": weights.frozen,
+        "flops": None if cost is None else _rounded(cost.flops),
+        "memory_gib": None if cost is None else _rounded(cost.memory_gib),
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_SIGNIFICANT}g}")
+
+
+def help_text(command: str) -> str:
+    """What `python -m COMMAND --help` prints at a width of 100 columns."""
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    return done.stdout
+
+
+def processor() -> str:
+    """What the last bits of a float32 result depend on, besides the code."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {capability} torch {torch.__version__.partition('+')[0]}"
+
+
+def smoke_snapshot(root: Path) -> dict[str, Any]:
+    """Run the experiment `smoke` and summarise its weights and metrics."""
+    subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--exp", "smoke", "--root", str(root)],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return summarise(root)
+
+
+def summarise(root: Path) -> dict[str, Any]:
+    """Hashes of the final weights and scores under a root, by kind of stage."""
+    found: dict[str, Any] = {}
+    for path in sorted(root.glob("store/*/*/result")):
+        entry: dict[str, Any] = {}
+        if (path / "model.safetensors").is_file():
+            entry["weights"] = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+            entry["norms"] = _norms(path / "model.safetensors")
+        for name in ("metrics.json", "retention.json"):
+            if (path / name).is_file():
+                entry[name] = json.loads((path / name).read_text())
+        found[path.parents[1].name] = entry
+    return found
+
+
+def _norms(path: Path) -> dict[str, float]:
+    tensors = safetensors.torch.load_file(path)
+    return {name: float(tensor.double().norm()) for name, tensor in tensors.items()}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a snapshot in the form in which differences can be read."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Write every expectation again."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.snapshots", description=__doc__)
+    parser.add_argument("--skip-smoke", action="store_true", help="keep the smoke experiment's")
+    options = parser.parse_args()
+    for experiment, profile in PLANS:
+        path = FOLDER / "plans" / f"{experiment}-{profile}.json"
+        write_json(path, plan_snapshot(experiment, profile))
+    for command in COMMANDS:
+        (FOLDER / "help" / f"{command}.txt").write_text(help_text(command))
+    if not options.skip_smoke:
+        with tempfile.TemporaryDirectory() as root:
+            write_json(
+                FOLDER / "smoke.json",
+                {"processor": processor(), "stages": smoke_snapshot(Path(root))},
+            )
+
+
+if __name__ == "__main__":
+    main()
