@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PACKAGES := core models datamodules lightning_modules callbacks evaluation data_prep experiments
+PACKAGES := core models datamodules lightning_modules callbacks evaluation data_prep configuration planner pipeline reporting serving experiments
 EXPERIMENTS := smoke mix_ablation backbone_ablation full_grid stage_ablation text_only_ablation
 export TOKENIZERS_PARALLELISM := false
 
@@ -37,7 +37,7 @@ test-fast: env  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
 gpu:  ## on a machine with a GPU: its tests, the step benchmark, the small study
-	PYTHON=$(PYTHON) bash benchmarks/gpu_session.sh
+	PYTHON=$(PYTHON) bash benchmarks/gpu_step/session.sh
 
 check: env  ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -19,8 +19,8 @@ import webdataset
 from PIL import Image
 from rich.console import Console
 
-from data_prep.index import main as index_main
-from data_prep.shard_writer import ShardSample, write_shard
+from data_prep.index.__main__ import main as index_main
+from data_prep.shards.writer import ShardSample, write_shard
 
 _PER_SHARD = 1000
 _PICTURES = 64

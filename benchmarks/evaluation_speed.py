@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.chat import TEMPLATES, ChatFormat, load_tokenizer
-from evaluation.answerer import VlmAnswerer
-from evaluation.benchmark import BenchmarkItem, load_benchmark
-from evaluation.prompting import load_prompts
+from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
+from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
+from evaluation.benchmarks.prompting import load_prompts
 from evaluation.runner import blank_picture
-from experiments.trained import TrainedCell, add_grid_options, find_cells, load_cell
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
+from serving.cell import TrainedCell, add_grid_options, find_cells, load_cell
 
 ROUNDS = 3
 STOCK, BLIND = "generate, one at a time", "ours, on the blank picture"

@@ -159,7 +159,7 @@ def _write_large(folder: Path) -> None:
     """A random Llama of 20 M parameters in the place of the backbone: a state of 240 MB."""
     import transformers
 
-    from models.language_model import save_language_model
+    from models.language.language_model import save_language_model
 
     shutil.copytree(_BACKBONE, folder)
     config = transformers.AutoConfig.from_pretrained(folder)

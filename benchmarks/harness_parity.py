@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from core.rng import named_rng
-from evaluation.predictions import read_predictions
-from evaluation.vqa import official_score
-from tests.unit.test_evaluation_vqa import random_case
+from evaluation.benchmarks.predictions import read_predictions
+from evaluation.metrics.vqa import official_score
+from tests.unit.evaluation.test_vqa import random_case
 
 _METRIC = "lmms_eval.tasks._task_utils.vqa_eval_metric"
 _TASK = "lmms_eval.tasks.vqav2.utils"

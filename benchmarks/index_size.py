@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from core.files import sha256_bytes
-from data_prep.shard_writer import SourceInfo, write_manifest
-from datamodules.manifest import IndexEntry, Modality, ShardEntry
-from datamodules.shard_index import ROW_DTYPE, IndexHeader, ShardIndex
-from datamodules.sources import Source
+from core.io.files import sha256_bytes
+from data_prep.shards.writer import SourceInfo, write_manifest
+from datamodules.shards.index import ROW_DTYPE, IndexHeader, ShardIndex
+from datamodules.shards.manifest import IndexEntry, Modality, ShardEntry
+from datamodules.shards.source import Source
 
 BLOCKS_PER_SAMPLE = 64
 

@@ -10,11 +10,11 @@ the same generator, so this measures skill with the format and the names, not ge
 import argparse
 from pathlib import Path
 
-from core.chat import EMBEDDED, ChatFormat, load_tokenizer
+from core.chat.format import EMBEDDED, ChatFormat, load_tokenizer
 from core.samples import Role, Turn
-from datamodules.sources import Source
+from datamodules.shards.source import Source
 from models.connector import ConnectorConfig, build_connector
-from models.language_model import LanguageModelConfig, load_language_model
+from models.language.language_model import LanguageModelConfig, load_language_model
 from models.vlm import VisionLanguageModel
 
 MODELS = ("lm_general", "lm_adapted")

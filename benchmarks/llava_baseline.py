@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from core.chat import ChatFormat
-from core.tokens import IGNORE_INDEX
-from datamodules.collate import ReadySample
+from core.chat.format import ChatFormat
+from core.chat.tokens import IGNORE_INDEX
+from datamodules.batches.collate import ReadySample
 
 VISION_WIDTH, NUM_IMAGE_TOKENS, LR = 192, 5, 1e-3
 SHAPE = Path(__file__).parents[1] / "data" / "embedded" / "models" / "lm_general"

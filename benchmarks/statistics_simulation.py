@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from core.rng import named_rng
-from evaluation.statistics import (
+from evaluation.statistics.intervals import (
     ALPHA,
     Verdict,
     apply_holm,

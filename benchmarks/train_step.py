@@ -40,13 +40,13 @@ from benchmarks.llava_baseline import (
     run_hugging_face,
     set_clock,
 )
-from core.chat import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
 from core.rng import FeistelPermutation, named_rng
 from core.samples import EncodedSample, Sample, SampleRef, StepBatch
-from datamodules.collate import ReadySample, collate_micro_batch
-from datamodules.encode import encode_sample
-from datamodules.plan import plan_step
-from datamodules.sources import Source
+from datamodules.batches.collate import ReadySample, collate_micro_batch
+from datamodules.batches.encode import encode_sample
+from datamodules.batches.packing import plan_step
+from datamodules.shards.source import Source
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import InstructionModule
 from models.connector import ConnectorConfig, ConnectorKind, build_connector

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from core.files import atomic_write_text, sha256_file
-from core.log import get_logger
+from core.io.files import atomic_write_text, sha256_file
+from core.process.log import get_logger
 
 _LOG = get_logger("checkpoints")
 STATE = "checkpoint.ckpt"

@@ -14,7 +14,7 @@ from typing import Protocol
 import lightning
 
 from core.errors import ConfigError
-from core.log import get_logger
+from core.process.log import get_logger
 
 _LOG = get_logger("checkpoints")
 _FIRST_STEPS = 20

@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks.checkpoint_files import STATE, SavedState, latest_checkpoint, publish, seal
 from callbacks.checkpoint_interval import Cadence
-from core.distributed import any_rank
 from core.errors import CheckpointError, ConfigError, UnsavedError
-from core.log import get_logger
+from core.process.distributed import any_rank
+from core.process.log import get_logger
 from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.strategy import ShardedStrategy
 

@@ -21,7 +21,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from core.errors import DataError
-from core.files import atomic_write_text
+from core.io.files import atomic_write_text
 
 METRICS_FILE = "metrics.jsonl"
 PROGRESS_FILE = "progress.json"
@@ -115,7 +115,7 @@ def write_progress(
     """Replace a stage's `progress.json`, which displays read at any time."""
     progress = {"step": step, "total": total, "metrics": dict(metrics)}
     temporary = folder / f".{PROGRESS_FILE}.tmp"
-    # No fsync as in core.files: five a second would cost more than a lost progress bar.
+    # No fsync as in core.io.files: five a second would cost more than a lost progress bar.
     temporary.write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
     temporary.replace(folder / PROGRESS_FILE)
 

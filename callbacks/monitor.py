@@ -11,8 +11,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from core.chat.tokens import PADDING_DOCUMENT
 from core.samples import StepBatch
-from core.tokens import PADDING_DOCUMENT
 from datamodules.mixture_datamodule import MixtureDataModule
 from lightning_modules.vlm_module import VlmModule
 

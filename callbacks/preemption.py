@@ -11,9 +11,9 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.checkpoints import AtomicCheckpoint
-from core.distributed import any_rank
 from core.errors import CheckpointError, PreemptedError
-from core.stop import StopFlag
+from core.process.distributed import any_rank
+from core.process.stop import StopFlag
 
 
 class Preemption(Callback):

@@ -15,8 +15,8 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from core.log import get_logger
-from core.stop import EXIT_HUNG
+from core.process.log import get_logger
+from core.process.stop import EXIT_HUNG
 
 _LOG = get_logger("watchdog")
 _LOOKS = 20

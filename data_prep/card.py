@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import DataError
-from core.files import atomic_write_text
-from datamodules.manifest import SUFFIX, Manifest, load_manifest
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
+from datamodules.shards.manifest import SUFFIX, Manifest, load_manifest
 
 NAME = "README.md"
 _REPORT = "report.json"

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.command import clear_errors
-from core.files import atomic_write_bytes
+from core.io.files import atomic_write_bytes
+from core.process.command import clear_errors
 from core.rng import named_rng
-from data_prep.packages import DEFAULT_FOLDER, PackageFolder
-from data_prep.pictures import Drawing, Painter, Style
+from data_prep.embedded.drawings import Drawing, Painter, Style
+from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 
 FOLDER = Path("data/culture")
 

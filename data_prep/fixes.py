@@ -19,13 +19,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import ConfigError, DataError
+from core.process.command import clear_errors
 from data_prep.card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.produce import QUESTIONS, RECORDS
-from data_prep.shard_writer import ShardSample, write_shard
-from datamodules.manifest import (
+from data_prep.shards.writer import ShardSample, write_shard
+from datamodules.shards.manifest import (
     SUFFIX,
     Manifest,
     ShardEntry,
@@ -33,7 +33,7 @@ from datamodules.manifest import (
     open_shard,
     save_manifest,
 )
-from datamodules.shards import index_path
+from datamodules.shards.reader import index_path
 
 _EPILOG = """the CSV is what `evaluation.people.run --db people.db --export csv fixes.csv` writes.
 Where several people judged a text: what most said counts; without a majority, or with two different

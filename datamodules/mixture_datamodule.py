@@ -10,19 +10,25 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from core.chat import ChatFormat, PromptStyle
+from core.chat.format import ChatFormat, PromptStyle
 from core.errors import CheckpointError, ConfigError, DataError
-from core.log import get_logger
+from core.process.log import get_logger
 from core.samples import StepBatch
-from datamodules.bad_samples import BadSampleLedger, Counts, count_faults
-from datamodules.feature_cache import FeatureCache
-from datamodules.lengths import LONGER, SourceLengths, leave_out_longer, measure_lengths
-from datamodules.mixture import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
-from datamodules.mixture_config import MixtureConfig
-from datamodules.plan import check_lengths
-from datamodules.realised import Attempt, RealisedShare, Tally, check_prediction, log_token_shares
-from datamodules.sources import Source
-from datamodules.stream import StepData, StepDataset, Transform
+from datamodules.batches.accounting import (
+    Attempt,
+    RealisedShare,
+    Tally,
+    check_prediction,
+    log_token_shares,
+)
+from datamodules.batches.bad_samples import BadSampleLedger, Counts, count_faults
+from datamodules.batches.feature_cache import FeatureCache
+from datamodules.batches.lengths import LONGER, SourceLengths, leave_out_longer, measure_lengths
+from datamodules.batches.packing import check_lengths
+from datamodules.batches.step_dataset import StepData, StepDataset, Transform
+from datamodules.mixture.config import MixtureConfig
+from datamodules.mixture.stream import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
+from datamodules.shards.source import Source
 
 _LOG = get_logger(__name__)
 _MIN_BUDGET_SAMPLES = 1000

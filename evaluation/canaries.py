@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from core.chat import ChatFormat
+from core.chat.format import ChatFormat
 from core.config import to_plain
-from core.files import atomic_write_text
+from core.io.files import atomic_write_text
 from core.rng import named_rng
-from evaluation.answerer import Answerer
-from evaluation.benchmark import BenchmarkItem
-from evaluation.choices import YesNoParser
-from evaluation.prompting import load_prompts
+from evaluation.answerers.vlm import Answerer
+from evaluation.benchmarks.items import BenchmarkItem
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.metrics.choices import YesNoParser
+from evaluation.metrics.scorer import Scorer
 from evaluation.runner import EvaluationOptions, EvaluationResult
-from evaluation.scoring import Scorer
-from evaluation.statistics import Interval, paired_difference
+from evaluation.statistics.intervals import Interval, paired_difference
 
 FILE_NAME = "canaries.json"
 _MOST_SHUFFLED, _MOST_ALONE = 320, 32

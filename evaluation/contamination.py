@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from core.command import clear_errors
 from core.errors import DataError
-from datamodules.manifest import load_manifest, open_shard
-from models.image_transform import decode_image
+from core.process.command import clear_errors
+from datamodules.shards.manifest import load_manifest, open_shard
+from models.towers.image_transform import decode_image
 
 _SIDE, _LEVELS = 16, 16
 """Pictures are compared as 16 x 16 pixels of 16 levels a channel."""

@@ -18,13 +18,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from core.command import clear_errors
-from core.endpoint import Endpoint, EndpointConfig, picture_part
 from core.errors import ConfigError
-from core.files import atomic_write_text
+from core.io.endpoint import Endpoint, EndpointConfig, picture_part
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
 from evaluation.people.page import Pictures, pictures_of
 from evaluation.people.tasks import Task, compare_tasks
-from evaluation.statistics import bootstrap_means
+from evaluation.statistics.intervals import bootstrap_means
 
 REWARDS = {"A>>B": 1.0, "A>B": 0.5, "A=B": 0.0, "B>A": -0.5, "B>>A": -1.0}
 _LABEL = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.config import to_plain
 from core.errors import ConfigError, DataError, unknown_name
-from core.files import append_line, atomic_write_text, whole_lines
+from core.io.files import append_line, atomic_write_text, whole_lines
 from core.samples import Role
-from datamodules.sources import Source
+from datamodules.shards.source import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

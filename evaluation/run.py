@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.chat import ChatFormat
-from core.command import clear_errors
-from core.endpoint import Endpoint, EndpointConfig
+from core.chat.format import ChatFormat
 from core.errors import ConfigError
-from evaluation.benchmark import load_benchmark
-from evaluation.endpoint_answerer import EndpointAnswerer
-from evaluation.hf_answerer import HfAnswerer
-from evaluation.prompting import BARE_STYLE
+from core.io.endpoint import Endpoint, EndpointConfig
+from core.process.command import clear_errors
+from evaluation.answerers.endpoint import EndpointAnswerer
+from evaluation.answerers.hugging_face import HfAnswerer
+from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.prompting import BARE_STYLE
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
 _EPILOG = """examples:

@@ -13,25 +13,25 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from core.chat import ChatFormat
+from core.chat.format import ChatFormat
 from core.config import to_plain
 from core.errors import DataError
-from core.files import atomic_write_text
-from evaluation.aggregate import MetricValue, aggregate
-from evaluation.answerer import Answerer, Reply
-from evaluation.baselines import (
+from core.io.files import atomic_write_text
+from evaluation.answerers.vlm import Answerer, Reply
+from evaluation.answers.language_id import ReplyLanguage
+from evaluation.benchmarks.items import BenchmarkItem
+from evaluation.benchmarks.predictions import FILE_NAME, SCHEMA, write_predictions
+from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
+from evaluation.metrics.aggregate import MetricValue, aggregate
+from evaluation.metrics.baselines import (
     GroupKey,
     MajorityAnswer,
     MajorityBaseline,
     chance_score,
     majority_baseline,
 )
-from evaluation.benchmark import BenchmarkItem
-from evaluation.choices import YesNoParser, YesNoPolicy
-from evaluation.language_id import ReplyLanguage
-from evaluation.predictions import FILE_NAME, SCHEMA, write_predictions
-from evaluation.prompting import BARE_STYLE, load_prompts
-from evaluation.scoring import ItemScore, Scorer
+from evaluation.metrics.choices import YesNoParser, YesNoPolicy
+from evaluation.metrics.scorer import ItemScore, Scorer
 
 METRICS_FILE = "metrics.json"
 

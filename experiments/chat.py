@@ -14,16 +14,16 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
+from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
+from core.process.command import clear_errors
 from core.samples import Role, Turn
-from core.tokens import IMAGE_MARK
-from evaluation.answerer import Reply, VlmAnswerer
-from evaluation.benchmark import Benchmark
-from evaluation.prompting import BARE_STYLE, load_prompts
-from experiments.builders import VlmParts
-from experiments.devices import compute_device
-from experiments.trained import add_grid_options, find_cells, load_cell
+from evaluation.answerers.vlm import Reply, VlmAnswerer
+from evaluation.benchmarks.items import Benchmark
+from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
+from pipeline.launchers.devices import compute_device
+from pipeline.stages.builders import VlmParts
+from serving.cell import add_grid_options, find_cells, load_cell
 
 _MAX_CELLS = 2
 _EPILOG = """examples:
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=False)
     options = build_parser().parse_args(arguments)
     if options.page:
-        from experiments.chat_page import serve_page  # a web server is needed for this alone
+        from serving.chat_page.server import serve_page  # a web server is needed for this alone
 
         serve_page(options, console)
     else:

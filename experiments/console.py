@@ -18,10 +18,10 @@ from rich.progress import (
 from rich.table import Table
 
 from core.errors import CheckpointError
-from experiments.graph import Graph
-from experiments.specs import StageKind
-from experiments.states import State
-from experiments.store import Store
+from pipeline.stages.graph import Graph
+from pipeline.stages.specs import StageKind
+from pipeline.store.states import State
+from pipeline.store.store import Store
 
 _COLUMNS = {
     "VQA": "vqa/{}/accuracy",

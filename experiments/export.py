@@ -16,16 +16,16 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import CLIPImageProcessor, LlavaProcessor
 
-from core.command import clear_errors
 from core.errors import ConfigError
-from core.files import atomic_write_text
-from experiments.builders import VlmParts
-from experiments.export_check import ParityReport, check_export
-from experiments.model_card import model_card
-from experiments.trained import TrainedCell, add_grid_options, find_cells, load_cell
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
+from models.export.llava import clip_vision_config, to_hugging_face
+from models.export.processor import chat_template, generation_config, image_processor_config
 from models.freezing import cast_all
-from models.hf_export import clip_vision_config, to_hugging_face
-from models.hf_processor import chat_template, generation_config, image_processor_config
+from pipeline.stages.builders import VlmParts
+from serving.cell import TrainedCell, add_grid_options, find_cells, load_cell
+from serving.export_check import ParityReport, check_export
+from serving.model_card import model_card
 
 _DTYPES = {
     "float32": torch.float32,

@@ -15,20 +15,20 @@ from rich.console import Console
 
 from core.config import to_plain
 from core.errors import ConfigError, PreemptedError, StageFailedError
-from core.files import atomic_write_text
-from core.stop import StopFlag
+from core.io.files import atomic_write_text
+from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
-from experiments.devices import GpuSlots
-from experiments.launch import LocalLauncher
-from experiments.plans import Plan
-from experiments.reporting.registered import register
-from experiments.slurm import SlurmLauncher, load_slurm
-from experiments.states import State
-from experiments.store import Store
+from experiments.planning import Plan
 from experiments.sync import sync_grid
-from experiments.torchrun import TorchrunLauncher, ranks_here
-from experiments.tracking import GridTracker
 from experiments.ui import ui_command
+from pipeline.launchers.devices import GpuSlots
+from pipeline.launchers.local import LocalLauncher
+from pipeline.launchers.slurm import SlurmLauncher, load_slurm
+from pipeline.launchers.torchrun import TorchrunLauncher, ranks_here
+from pipeline.store.states import State
+from pipeline.store.store import Store
+from reporting.preregistration import register
+from reporting.tracking.grid_tracker import GridTracker
 
 _SYNC_S = 15.0
 """Between two looks at the logs of running stages: each costs the trainings a little of a core."""
@@ -108,7 +108,7 @@ class GridRun:
         if self.args.launcher == "slurm":
             config = load_slurm(self.args.slurm, trainer)
             if config.gpu:
-                from experiments.estimate import Estimator  # heavy: torch and friends
+                from planner.estimator import Estimator  # heavy: torch and friends
 
                 common["estimator"] = Estimator({}, self.args.root / "cache")
             return SlurmLauncher(config=config, flag=self.flag, **common)

@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.command import clear_errors
 from core.errors import ConfigError, unknown_name
+from core.process.command import clear_errors
 
 if TYPE_CHECKING:
     import torch
 
+    from datamodules.inspection.stream_summary import SourceCount
     from datamodules.mixture_datamodule import MixtureDataModule
-    from experiments.graph import Graph, StageNode
-    from experiments.stream_view import SourceCount
+    from pipeline.stages.graph import Graph, StageNode
 
 _WIDTH = 150
 """Columns of a table that goes to a file."""
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     Raises:
         IrudimenError: an unknown name, a step that there is not, data that can't be used.
     """
-    from experiments.plans import make_plan  # heavy: torch and friends
+    from experiments.planning import make_plan  # heavy: torch and friends
 
     if args.stage not in _STAGES:
         raise ConfigError(unknown_name("stage", args.stage, _STAGES))
@@ -116,10 +116,10 @@ def find_stage(graph: "Graph", kind: str) -> "StageNode":
 
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     """The DataModule of a stage, as the stage itself opens it but for the pictures."""
-    from core.chat import TEMPLATES, ChatFormat, load_tokenizer
+    from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
     from datamodules.mixture_datamodule import AlignmentDataModule, InstructionDataModule
-    from experiments.specs import StageKind, TrainSpec
-    from models.vision_tower import count_image_tokens
+    from models.towers.vision_tower import count_image_tokens
+    from pipeline.stages.specs import StageKind, TrainSpec
 
     spec = node.spec
     if not isinstance(spec, TrainSpec):
@@ -146,8 +146,8 @@ def show_step(
     console: Console, module: "MixtureDataModule", title: str, args: argparse.Namespace
 ) -> None:
     """One step, sample by sample, and its sums."""
-    from experiments import stream_view
-    from experiments.contact_sheet import cell_of, write_sheet
+    from datamodules.inspection import stream_summary as stream_view
+    from datamodules.inspection.contact_sheet import cell_of, write_sheet
 
     step = args.at or 0
     steps = _within(range(step, step + 1), module.num_steps)
@@ -180,7 +180,7 @@ def show_shares(
     console: Console, module: "MixtureDataModule", steps: range, *, world_size: int
 ) -> None:
     """What every source and language gives to some steps, beside what was asked for."""
-    from experiments import stream_view
+    from datamodules.inspection import stream_summary as stream_view
 
     counts = stream_view.count_sources(module.data, steps)
     table = Table(title=f"shares of {_name(steps)}")

@@ -12,15 +12,18 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 
-from core.command import clear_errors
-from core.files import atomic_write_text
-from experiments.reporting import cautions, enough, figures, gallery, hypotheses, sentences, tables
-from experiments.reporting.numbers import View, view_of
-from experiments.reporting.records import GridRecord, grid_folder, load_grid
-from experiments.reporting.registered import registered
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
+from reporting import caveats as cautions
+from reporting import figures, gallery, hypotheses, tables
+from reporting import sufficiency as enough
+from reporting import summary as sentences
+from reporting.preregistration import registered
+from reporting.records import GridRecord, grid_folder, load_grid
+from reporting.series import View, view_of
 
 PAGE = "report.html"
-_TEMPLATES = Path(__file__).parent / "reporting"
+_TEMPLATES = Path(__file__).parents[1] / "reporting"
 
 
 def build_report(

@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import ConfigError, PreemptedError, StageFailedError
-from core.stop import EXIT_PREEMPTED, StopFlag
-from experiments import forks
+from core.process.command import clear_errors
+from core.process.stop import EXIT_PREEMPTED, StopFlag
+from pipeline.launchers import forkserver as forks
 
 _WIDTH = 170
 """Columns of a table that goes to a file."""
@@ -28,7 +28,7 @@ _EPILOG = """examples:
   python -m experiments.run --exp mix_ablation --set instruct.num_steps=600
 
 The same command continues an interrupted grid; finished stages are never run twice.
-Configuration: configs/PROFILE.yaml, then --set; every field is described in experiments/schema.py.
+Configuration: configs/PROFILE.yaml, then --set; configuration/run_config.py describes every field.
 """
 
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.exp and args.launcher == "local" and not (args.list or args.dry_run):
         forks.start_early()
     from experiments import console as view
-    from experiments.plans import make_plan, questions
+    from experiments.planning import make_plan, questions
 
     if args.jobs < 0:
         raise ConfigError(f"--jobs must be 0 (all cores) or more, got {args.jobs}")
@@ -98,16 +98,16 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     plan = make_plan(args)
     if args.dry_run:
-        from experiments.plan_view import show_plan
+        from planner.tables import show_plan
 
         show_plan(console, plan, root=args.root, gpu=args.gpu)
         return
-    from experiments import torchrun
     from experiments.grid_run import GridRun
-    from experiments.store import Store
+    from pipeline.launchers import torchrun
+    from pipeline.store.store import Store
 
     if args.cancel or args.status:
-        from experiments import slurm
+        from pipeline.launchers import slurm
 
         slurm.show(console, plan, args)
         return

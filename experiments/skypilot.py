@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from core.command import clear_errors
 from core.errors import ConfigError
-from core.files import atomic_write_text
-from experiments.plans import make_plan
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
+from experiments.planning import make_plan
 
 _STORE, _DATA = "/irudimen/root", "/irudimen/data"
 _BUCKET = re.compile(r"(s3|gs|r2)://[a-z0-9][a-z0-9.-]*[a-z0-9](/[\w./-]*)?")

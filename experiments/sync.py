@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import DataError
-from core.log import without_password
-from experiments.reporting.records import StageRecord, load_grid
-from experiments.states import State
-from experiments.tracking import GridTracker
+from core.process.command import clear_errors
+from core.process.log import without_password
+from pipeline.store.states import State
+from reporting.records import StageRecord, load_grid
+from reporting.tracking.grid_tracker import GridTracker
 
 
 def sync_grid(root: Path, experiment: str, profile: str) -> GridTracker:

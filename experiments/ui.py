@@ -14,9 +14,9 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from core.command import clear_errors
 from core.errors import ConfigError
-from core.log import without_password
+from core.process.command import clear_errors
+from core.process.log import without_password
 
 _HOST = "127.0.0.1"
 

@@ -7,7 +7,7 @@ import dataclasses
 from enum import StrEnum
 
 from core.errors import ConfigError
-from models.attention import AttentionKind
+from models.language.attention import AttentionKind
 
 
 class StrategyName(StrEnum):

@@ -6,7 +6,7 @@ The reasons, with their sources, are in docs/LOWBIT.md.
 from core.errors import ConfigError
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
-from models.adapters import TuningKind
+from models.language.adapters import TuningKind
 
 
 def check_combination(

@@ -15,8 +15,8 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
-from core.distributed import all_reduce_sum
 from core.errors import CheckpointError, NotFiniteError
+from core.process.distributed import all_reduce_sum
 from core.rng import named_key
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor

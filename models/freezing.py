@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.errors import ConfigError
-from models.adapters import learnable_names, num_weights
+from models.language.adapters import learnable_names, num_weights
 
 if TYPE_CHECKING:
     from models.vlm import VisionLanguageModel

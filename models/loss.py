@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from core.tokens import IGNORE_INDEX
+from core.chat.tokens import IGNORE_INDEX
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

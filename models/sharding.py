@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from core.errors import CheckpointError
-from models.blocks import decoder_blocks
+from models.language.blocks import decoder_blocks
 from models.vlm import VisionLanguageModel
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from core.errors import ConfigError, DataError
 from core.samples import MicroBatch
-from models.attention import AttentionKind, attention_inputs
 from models.connector import Connector
 from models.fusion import fuse
-from models.generation import EmbeddedPrompts, GenerationLimits, greedy_decode, parts_of
-from models.language_model import check_language_model
+from models.language.attention import AttentionKind, attention_inputs
+from models.language.generation import EmbeddedPrompts, GenerationLimits, greedy_decode, parts_of
+from models.language.language_model import check_language_model
+from models.language.shared_prompts import Prompt, arrange, left_padded, make_prompt, split
 from models.loss import LossSum, summed_cross_entropy
-from models.prompts import Prompt, arrange, left_padded, make_prompt, split
-from models.vision_tower import VisionTower
+from models.towers.vision_tower import VisionTower
 
 _FEATURE_DIMS = 2
 """A prompt's picture with two dimensions is features (P, E), with three pixels (C, H, W)."""

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from core.errors import CheckpointError
-from core.files import atomic_write_bytes
-from models.adapters import adapter_names
+from core.io.files import atomic_write_bytes
+from models.language.adapters import adapter_names
 from models.sharding import assign, full
 
 _FORMAT = "irudimen-weights-1"

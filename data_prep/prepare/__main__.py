@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from core.command import clear_errors
 from core.errors import ConfigError
+from core.process.command import clear_errors
 from data_prep.prepare import planning
 from data_prep.prepare.finish import REPORT
 from data_prep.prepare.recipe import RECIPES, load_recipe

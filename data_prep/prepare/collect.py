@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from core.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
 from data_prep.prepare.rows import Part
 from data_prep.prepare.work import COLLECTED, ITEMS, JOINED, PICTURES, SourcePlan, WorkPlan
-from models.image_transform import decode_image
+from models.towers.image_transform import decode_image
 
 _FETCHES = "fetched.jsonl"
 _CURSOR_ROWS = 1000

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError
-from core.files import atomic_write_text, locked
+from core.io.files import atomic_write_text, locked
 from data_prep.prepare.collect import collect, join
 from data_prep.prepare.faults import Ledger
 from data_prep.prepare.finish import finish

@@ -16,8 +16,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from core.errors import ConfigError, DataError
-from core.files import sha256_bytes
-from models.image_transform import decode_image
+from core.io.files import sha256_bytes
+from models.towers.image_transform import decode_image
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5

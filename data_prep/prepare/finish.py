@@ -6,14 +6,14 @@ from typing import Any
 
 from core.config import to_plain
 from core.errors import DataError
-from core.files import atomic_write_text
+from core.io.files import atomic_write_text
 from data_prep.card import write_card
 from data_prep.prepare.faults import Ledger
 from data_prep.prepare.produce import RECORDS, Produced
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.work import COLLECTED, JOINED, PRODUCED, SourcePlan, WorkPlan
-from data_prep.shard_writer import SourceInfo, write_manifest
-from datamodules.manifest import SUFFIX, Modality, ShardEntry, load_manifest
+from data_prep.shards.writer import SourceInfo, write_manifest
+from datamodules.shards.manifest import SUFFIX, Modality, ShardEntry, load_manifest
 
 REPORT = "report.json"
 VALIDATE = "validate"

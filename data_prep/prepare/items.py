@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
-from core.tokens import IMAGE_MARK
 from data_prep.import_benchmark import read_item
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.recipe import Kind, SourceRecipe

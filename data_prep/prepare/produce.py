@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from core.files import atomic_write_text, sha256_bytes
+from core.io.files import atomic_write_text, sha256_bytes
 from data_prep.prepare.collect import Collected, read_items
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.items import Record, texts_of, with_texts
@@ -18,8 +18,8 @@ from data_prep.prepare.quality import CUT_OFF, check, measure
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.translators import Request, identity_of, make_translator
 from data_prep.prepare.work import DUPLICATES, PICTURES, PRODUCED, SourcePlan, WorkPlan
-from data_prep.shard_writer import ShardSample, write_shard
-from datamodules.manifest import ShardEntry
+from data_prep.shards.writer import ShardSample, write_shard
+from datamodules.shards.manifest import ShardEntry
 
 RECORDS = "records"
 QUESTIONS = "items"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from core.errors import ConfigError, DataError
-from core.files import safe_join
-from core.hub import explain
+from core.io.files import safe_join
+from core.io.hub import explain
 from data_prep.prepare.faults import DroppedError
 
 Row = dict[str, Any]

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from core.text import ASCII_NUMBERS
+from core.chat.characters import ASCII_NUMBERS
 
 _UNTOUCHED = re.compile(
     r"""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from core.config import fingerprint
-from core.files import atomic_write_text
+from core.io.files import atomic_write_text
 from data_prep.prepare.collect import Collected, read_items
 from data_prep.prepare.items import texts_of
 from data_prep.prepare.recipe import Kind

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.config import fingerprint
-from core.endpoint import CutOffError, Endpoint, EndpointConfig
 from core.errors import ConfigError
-from core.files import sha256_file
+from core.io.endpoint import CutOffError, Endpoint, EndpointConfig
+from core.io.files import sha256_file
 from data_prep.prepare import segments
 from data_prep.prepare.prompts import TranslationPrompt
 from data_prep.prepare.quality import CUT_OFF

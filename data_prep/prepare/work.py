@@ -8,7 +8,7 @@ from typing import Any
 
 from core.config import load_config, to_plain
 from core.errors import ConfigError
-from core.files import atomic_write_text
+from core.io.files import atomic_write_text
 from data_prep.prepare.recipe import Kind, PrepareConfig, SourceRecipe
 from data_prep.prepare.rows import Part
 

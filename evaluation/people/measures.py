@@ -10,7 +10,7 @@ import numpy as np
 from core.errors import DataError
 from evaluation.people.store import QUESTIONS, SKIP, TIE, Judgement, PeopleStore
 from evaluation.people.tasks import TaskKind
-from evaluation.statistics import bootstrap_means, wilson_interval
+from evaluation.statistics.intervals import bootstrap_means, wilson_interval
 
 _ELO = 400.0
 _EDGE = 0.5

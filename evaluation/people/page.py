@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from core import loopback
 from core.errors import DataError
-from core.pictures import picture_type
-from datamodules.manifest import load_manifest, open_shard
+from core.io import loopback
+from core.io.image_types import picture_type
+from datamodules.shards.manifest import load_manifest, open_shard
 from evaluation.people.store import MAX_NAME, MAX_TEXT, Judgement, PeopleStore, check_name
 from evaluation.people.tasks import Task, TaskKind
 

@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core import loopback
-from core.command import clear_errors
 from core.errors import ConfigError
-from core.files import atomic_write_text
+from core.io import loopback
+from core.io.files import atomic_write_text
+from core.process.command import clear_errors
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.page import build_app, pictures_of

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.predictions import read_predictions
+from evaluation.benchmarks.predictions import read_predictions
 
 RESERVED = frozenset({"left", "right", "tie", "skip"})
 """Answers that are no system."""

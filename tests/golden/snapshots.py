@@ -19,11 +19,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from experiments.estimate import Estimator, trained_weights
-from experiments.graph import StageNode
-from experiments.mixtures import expected_manifests
-from experiments.plans import make_plan
+from configuration.mixture import expected_manifests
+from experiments.planning import make_plan
 from experiments.run import build_parser
+from pipeline.stages.graph import StageNode
+from planner.estimator import Estimator, trained_weights
 
 FOLDER = Path(__file__).parent
 PLANS = (

@@ -8,19 +8,19 @@ import lightning
 import pytest
 import torch
 
-from benchmarks.gpu_step_data import Sources, mixture_of, write_sources
-from benchmarks.gpu_step_model import TINY, build_ours, make_chat, make_transform
+from benchmarks.gpu_step.data import Sources, mixture_of, write_sources
+from benchmarks.gpu_step.model import TINY, build_ours, make_chat, make_transform
 from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
-from core.chat import PromptStyle
+from core.chat.format import PromptStyle
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
-from experiments.builders import apply_compute
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName, build_optimizer
 from lightning_modules.vlm_module import InstructionModule
-from models.attention import AttentionKind
+from models.language.attention import AttentionKind
 from models.vlm import VisionLanguageModel
+from pipeline.stages.builders import apply_compute
 
 pytestmark = [
     pytest.mark.gpu,

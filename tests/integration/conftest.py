@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import small_world as worlds
+from tests.support import small_world as worlds
 
 LOUD = ("--set", "instruct.optim.lr=0.02", "retention.tasks=[text:text_eu]")
 """A rate at which the tiny model learns to say something; and what it knows without pictures."""

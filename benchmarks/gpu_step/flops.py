@@ -1,0 +1,134 @@
+"""The floating-point operations that a training step needs by the math, and what a card can do.
+
+Counted: matrix products, two operations per multiply-add. Not counted: norms, softmax, optimiser,
+what is computed again in the backward pass (so this is MFU, not HFU), padding, logits of positions
+without a label, attention between positions that must not see each other.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
+from core.samples import MicroBatch
+from models.language.attention import document_mask
+from models.language.blocks import decoder_blocks
+from models.language.generation import parts_of
+from models.vlm import VisionLanguageModel
+
+PEAK_DENSE_BF16 = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+}
+"""Operations per second without sparsity, from NVIDIA's data sheets (H100 is the SXM card)."""
+
+
+def peak_of(device_name: str) -> float | None:
+    """Peak of a card by its name; None for one that the table doesn't know."""
+    fitting = [name for name in PEAK_DENSE_BF16 if all(w in device_name for w in name.split())]
+    return PEAK_DENSE_BF16[max(fitting, key=len)] if fitting else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a batch asks to be computed, whatever the code then does."""
+
+    tokens: int = 0
+    """Positions without padding."""
+    targets: int = 0
+    """Positions with a label."""
+    pairs: int = 0
+    """(query, key) pairs that see each other."""
+    images: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        """Both together."""
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in FIELDS}
+        return Work(**sums)
+
+
+FIELDS = dataclasses.fields(Work)
+
+
+def work_of(batches: Sequence[MicroBatch]) -> Work:
+    """Count micro-batches, on the CPU."""
+    total = Work()
+    for batch in batches:
+        is_token_BT = batch.document_ids_BT != PADDING_DOCUMENT
+        seen_BTT = document_mask(batch.document_ids_BT, batch.branch_ids_BT)[:, 0]
+        total += Work(
+            tokens=int(is_token_BT.sum()),
+            targets=int((batch.labels_BT[:, 1:] != IGNORE_INDEX).sum()),
+            pairs=int((seen_BTT & is_token_BT[:, :, None]).sum()),
+            images=batch.num_images,
+        )
+    return total
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FlopModel:
+    """Multiply-adds per unit of work, read off a model's weights."""
+
+    block_weights: int
+    """P: numbers in the matrices of all decoder blocks."""
+    head_weights: int
+    """Width times vocabulary."""
+    attention_width: int
+    """Layers times heads times width of a head."""
+    connector_per_image: int
+    tower_per_image: int
+
+    def step(self, work: Work, *, is_stage_2: bool) -> float:
+        """Operations of forward and backward pass.
+
+        Stage 1 needs no gradients of the language model's weights, so its matrices are used twice
+        (forward, gradient of the input) and not three times. Attention's backward pass is twice
+        its forward pass in both. The tower's forward pass is all it does; the connector's input
+        needs no gradient.
+        """
+        times = 3 if is_stage_2 else 2
+        matrices = self.block_weights * work.tokens + self.head_weights * work.targets
+        attention = 3 * 2 * self.attention_width * work.pairs
+        pictures = (2 * self.connector_per_image + self.tower_per_image) * work.images
+        return 2.0 * (times * matrices + attention + pictures)
+
+
+def flop_model(model: VisionLanguageModel) -> FlopModel:
+    """Read the shapes; works on any Llama-like model and on open_clip's ViT."""
+    config: Any = model.language_model.config
+    head_width = getattr(config, "head_dim", None) or (
+        config.hidden_size // config.num_attention_heads
+    )
+    num_tokens, tower = 0, 0
+    if model.tower is not None:
+        num_tokens, tower = model.tower.num_image_tokens, _tower_macs(model.tower.visual)
+    return FlopModel(
+        block_weights=sum(_matrices(block) for block in decoder_blocks(model.language_model)),
+        head_weights=_matrices(parts_of(model.language_model)[1]),
+        attention_width=config.num_hidden_layers * config.num_attention_heads * head_width,
+        connector_per_image=_matrices(model.connector) * num_tokens,
+        tower_per_image=tower,
+    )
+
+
+def _tower_macs(visual: Any) -> int:
+    """One picture through open_clip's ViT up to the second-to-last block."""
+    blocks = visual.transformer.resblocks[:-1]
+    patches = visual.grid_size[0] * visual.grid_size[1]
+    positions = patches + 1
+    attention = 2 * len(blocks) * visual.transformer.width * positions**2
+    patching = visual.conv1.weight.numel() * patches
+    return patching + sum(_matrices(block) for block in blocks) * positions + attention
+
+
+def _matrices(module: torch.nn.Module) -> int:
+    """Numbers in weights of two dimensions."""
+    return sum(p.numel() for p in module.parameters() if p.ndim == 2)

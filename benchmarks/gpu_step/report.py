@@ -1,0 +1,107 @@
+"""Numbers, table and verdict of `gpu_step`."""
+
+import datetime
+import json
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_step.flops import peak_of
+from benchmarks.gpu_step.ours import Timing
+
+BARS = {1: {"samples_per_second": 25.0}, 2: {"tokens_per_second": 6500.0, "mfu": 0.40}}
+"""What one H100 is asked for at the 8b shape."""
+_PACKAGES = ("torch", "lightning", "transformers", "open_clip_torch", "bitsandbytes", "accelerate")
+_REPOSITORY = Path(__file__).parents[2]
+_COLUMNS = ("samples_per_second", "tokens_per_second", "mfu", "peak_memory_gib", "first_step_s")
+
+
+def device_name(device: torch.device) -> str:
+    """What the driver calls the card; "cpu" for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions and commit."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=_REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "device": device_name(device),
+        "peak_flops": peak_of(device_name(device)),
+        "versions": versions,
+        "cuda": torch.version.cuda,
+        "commit": found.stdout.strip() or "unknown",
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
+
+
+def numbers(timing: Timing, peak: float | None, peak_memory: int | None) -> dict[str, Any]:
+    """One run as JSON."""
+    per_second = timing.flops / timing.seconds
+    density = timing.work.tokens / timing.num_positions if timing.num_positions else None
+    return {
+        "status": "ok",
+        "samples_per_second": round(timing.num_samples / timing.seconds, 3),
+        "tokens_per_second": round(timing.work.tokens / timing.seconds, 1),
+        "images_per_second": round(timing.work.images / timing.seconds, 3),
+        "tflops_per_second": round(per_second / 1e12, 4),
+        "mfu": None if peak is None else round(per_second / peak, 4),
+        "peak_memory_gib": None if peak_memory is None else round(peak_memory / 2**30, 2),
+        "density": None if density is None else round(density, 4),
+        "first_step_s": round(timing.first_step_s, 2),
+        "data_wait_s": None if timing.data_wait_s is None else round(timing.data_wait_s, 3),
+        "seconds": round(timing.seconds, 3),
+        "optimizer": timing.optimizer,
+        "losses": [round(loss, 4) for loss in timing.losses],
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """All runs of a stage, a line each."""
+    lines = [f"{'':<24}" + "".join(f"{name:>20}" for name in _COLUMNS) + "  optimizer"]
+    for name, result in results.items():
+        if result["status"] != "ok":
+            lines.append(f"{name:<24}  {result['status']}")
+            continue
+        cells = ("-" if (value := result[key]) is None else f"{value:,.3f}" for key in _COLUMNS)
+        line = f"{name:<24}" + "".join(f"{cell:>20}" for cell in cells)
+        lines.append(f"{line}  {result['optimizer']}")
+    return "\n".join(lines)
+
+
+def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
+    """Ratio to the baseline and the bars, one line each; only what was measured."""
+    best = results.get("best", {})
+    if best.get("status") != "ok":
+        return [f"stage {stage}: no verdict, the best setting is '{best.get('status', 'not run')}'"]
+    lines = []
+    theirs = results.get("hf trainer", {})
+    if theirs.get("status") == "ok":
+        ratio = best["samples_per_second"] / theirs["samples_per_second"]
+        lines.append(f"stage {stage}: {ratio:.2f}x the samples/s of the Hugging Face Trainer")
+    if best["mfu"] is None:
+        return lines
+    for name, bar in BARS[stage].items():
+        mark = "met" if best[name] >= bar else "MISSED"
+        lines.append(f"stage {stage}: {name} {best[name]:,} (bar {bar:,}): {mark}")
+    return lines
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON; called after every run, so that a killed benchmark leaves what it has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")

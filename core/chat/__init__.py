@@ -1,0 +1,1 @@
+"""Chat templates and the conversion of conversations to token ids."""

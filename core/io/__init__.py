@@ -1,0 +1,1 @@
+"""Files, endpoints and hub access."""

@@ -1,0 +1,1 @@
+"""Commands, logging, process groups and stop signals."""

@@ -1,0 +1,1 @@
+"""Builds the data of the embedded profile from public packages."""

@@ -1,0 +1,336 @@
+"""The benchmark: an unseen art style, unseen scenes, and answers that no blind guess gets right.
+
+Yes/no questions come in pairs: the same thing is asked of a picture that shows it and of one that
+does not. Numbers, the place of the right choice and how often a name is right are uniform.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from core.rng import named_rng
+from data_prep.embedded.concepts import categories_overlap
+from data_prep.embedded.questions import (
+    NUM_CHOICES,
+    AnswerKind,
+    Asker,
+    Question,
+    is_choice,
+    word_answer,
+    word_question,
+)
+from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.votes import Voter, equal_answers
+from data_prep.embedded.wordings import MAX_COUNT, QuestionKind
+
+_ANSWER_TYPES = {
+    AnswerKind.NAME: "other",
+    AnswerKind.CATEGORY: "other",
+    AnswerKind.NUMBER: "number",
+    AnswerKind.YES_NO: "yes/no",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Quotas:
+    """How many questions of each sort, per language; scaled down with the number of concepts."""
+
+    scenes: int
+    category: int
+    positions: int
+    neighbours: int
+    count_each: int
+    """Questions per number and per way of counting."""
+    single_pairs: int
+    category_pairs: int
+    scene_pairs: int
+    reworded_single_pairs: int
+    reworded_scene_pairs: int
+
+
+def quotas_for(num_concepts: int) -> Quotas:
+    """The full benchmark's quotas for 240 concepts, a share of them for fewer."""
+
+    def share(full: int) -> int:
+        return max(1, full * num_concepts // 240)
+
+    return Quotas(
+        scenes=max(16, share(133)),
+        category=share(120),
+        positions=share(140),
+        neighbours=share(60),
+        count_each=share(25),
+        single_pairs=share(60),
+        category_pairs=share(20),
+        scene_pairs=share(40),
+        reworded_single_pairs=share(80),
+        reworded_scene_pairs=share(40),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One benchmark picture: a concept alone, or a scene."""
+
+    key: str
+    scene: Scene
+    is_scene: bool
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The concepts in it."""
+        return tuple(sorted(self.scene.counts))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One question of the benchmark about one picture."""
+
+    picture: str
+    benchmark: str
+    question: Question
+
+
+class BenchmarkPlanner:
+    """Plans the pictures and questions of one split, in no language."""
+
+    def __init__(self, asker: Asker, training: set[Combination], split: str) -> None:
+        self._asker = asker
+        self._split = split
+        self._quotas = quotas_for(len(asker.catalogue))
+        self._seed = 0
+        self._forbidden = training
+
+    def pictures(self, seed: int) -> list[Picture]:
+        """Every concept alone, and scenes whose combinations no training scene has."""
+        self._seed = seed
+        maker = SceneMaker(self._asker, self._forbidden)
+        pictures = [
+            Picture(
+                key=f"{self._split}-single-{concept.codepoints}",
+                scene=Scene(cells=(number, None, None, None)),
+                is_scene=False,
+            )
+            for number, concept in enumerate(self._asker.catalogue.concepts)
+        ]
+        for number, pattern in enumerate(balanced_patterns(self._quotas.scenes)):
+            scene = maker.make(pattern, self._rng("scene", str(number)))
+            key = f"{self._split}-scene-{number:04d}"
+            pictures.append(Picture(key=key, scene=scene, is_scene=True))
+        return pictures
+
+    def questions(self, pictures: list[Picture]) -> list[Asked]:
+        """All questions about the pictures."""
+        singles = [picture for picture in pictures if not picture.is_scene]
+        scenes = [picture for picture in pictures if picture.is_scene]
+        quotas = self._quotas
+        kind = QuestionKind.IS_SHOWN
+        reworded = QuestionKind.IS_SHOWN_REWORDED
+        return [
+            *self._names(singles),
+            *self._categories(singles),
+            *self._positions(scenes),
+            *self._numbers(scenes),
+            *self._choices(singles),
+            *self._pairs(singles, quotas.single_pairs, "vqa", kind),
+            *self._category_pairs(singles),
+            *self._pairs(scenes, quotas.scene_pairs, "vqa", kind),
+            *self._pairs(singles, quotas.reworded_single_pairs, "capqa", reworded),
+            *self._pairs(scenes, quotas.reworded_scene_pairs, "capqa", reworded),
+        ]
+
+    def _rng(self, *names: str) -> np.random.Generator:
+        return named_rng(self._seed, "benchmark", self._split, *names)
+
+    def _names(self, singles: list[Picture]) -> list[Asked]:
+        rng = self._rng("name")
+        return [
+            _asked(p, self._asker.ask(QuestionKind.NAME, (AnswerKind.NAME, p.shown[0]), rng))
+            for p in singles
+        ]
+
+    def _categories(self, singles: list[Picture]) -> list[Asked]:
+        """Round and round the categories, so that none is asked about much more often."""
+        rng = self._rng("category")
+        waiting: dict[str, list[Picture]] = defaultdict(list)
+        for picture in _shuffled(singles, rng):
+            waiting[self._category(picture)].append(picture)
+        chosen: list[Picture] = []
+        while len(chosen) < self._quotas.category and any(waiting.values()):
+            chosen += [waiting[key].pop() for key in sorted(waiting) if waiting[key]]
+        return [
+            _asked(p, self._asker.category(p.shown[0], rng))
+            for p in chosen[: self._quotas.category]
+        ]
+
+    def _positions(self, scenes: list[Picture]) -> list[Asked]:
+        """Where something is and what is beside what; a few questions per scene at most."""
+        rng = self._rng("position")
+        places = [
+            (picture, QuestionKind.POSITION, place, (), there)
+            for picture in scenes
+            for place, there in _shuffled(picture.scene.places(), rng)[:2]
+        ]
+        neighbours = [
+            (picture, QuestionKind.NEIGHBOUR, relation, (named,), there)
+            for picture in scenes
+            for relation, named, there in _shuffled(picture.scene.neighbours(), rng)[:2]
+        ]
+        chosen = [
+            *_shuffled(places, rng)[: self._quotas.positions],
+            *_shuffled(neighbours, rng)[: self._quotas.neighbours],
+        ]
+        return [
+            _asked(
+                picture,
+                self._asker.ask(kind, (AnswerKind.NAME, there), rng, concepts=named, place=place),
+            )
+            for picture, kind, place, named, there in chosen
+        ]
+
+    def _numbers(self, scenes: list[Picture]) -> list[Asked]:
+        """As many questions for each number, for both ways of counting."""
+        rng = self._rng("number")
+        things: dict[int, list[tuple[Picture, int | None]]] = defaultdict(list)
+        times: dict[int, list[tuple[Picture, int | None]]] = defaultdict(list)
+        for picture in _shuffled(scenes, rng):
+            things[len(picture.scene.things)].append((picture, None))
+            for concept, count in picture.scene.counts.items():
+                times[count].append((picture, concept))
+        asked = []
+        for kind, by_count in (
+            (QuestionKind.COUNT_THINGS, things),
+            (QuestionKind.COUNT_NAME, times),
+        ):
+            each = min(
+                [self._quotas.count_each, *(len(by_count[n]) for n in range(1, MAX_COUNT + 1))]
+            )
+            for count in range(1, MAX_COUNT + 1):
+                # The least simple scenes first: "one" is then also asked where four things are.
+                options = sorted(by_count[count], key=lambda option: -len(option[0].shown))
+                for picture, concept in options[:each]:
+                    concepts = () if concept is None else (concept,)
+                    answer = (AnswerKind.NUMBER, count)
+                    question = self._asker.ask(kind, answer, rng, concepts=concepts)
+                    asked.append(_asked(picture, question))
+        return asked
+
+    def _choices(self, singles: list[Picture]) -> list[Asked]:
+        rng = self._rng("choice")
+        asked = []
+        for number, picture in enumerate(_shuffled(singles, rng)):
+            question = self._asker.choice(
+                QuestionKind.CHOICE,
+                picture.shown,
+                rng,
+                right=picture.shown[0],
+                position=number % NUM_CHOICES,
+            )
+            asked.append(_asked(picture, question, benchmark="mc"))
+        return asked
+
+    def _pairs(
+        self, pictures: list[Picture], num_pairs: int, benchmark: str, kind: QuestionKind
+    ) -> list[Asked]:
+        """The same name asked of two pictures: yes of the one, no of the other.
+
+        Half of the pairs are of one category, so that a near miss is as common as a far one.
+        """
+        rng = self._rng(benchmark, "pairs", str(pictures[0].is_scene))
+        left = _shuffled(pictures, rng)
+        asked: list[Asked] = []
+        used: set[int] = set()
+        for number in range(num_pairs):
+            found = self._find_pair(left, used, near=number % 2 == 0)
+            if found is None:
+                break
+            yes, no, concept = found
+            left = [picture for picture in left if picture not in (yes, no)]
+            used.add(concept)
+            for picture, answer in ((yes, 1), (no, 0)):
+                question = self._asker.ask(
+                    kind, (AnswerKind.YES_NO, answer), rng, concepts=(concept,)
+                )
+                asked.append(_asked(picture, question, benchmark=benchmark))
+        return asked
+
+    def _find_pair(
+        self, left: list[Picture], used: set[int], *, near: bool
+    ) -> tuple[Picture, Picture, int] | None:
+        """Two pictures and a concept that only the first shows; any category if none is near."""
+        confusable = self._asker.catalogue.confusable
+        for wanted in (near, not near):
+            for yes in left:
+                for concept in yes.shown:
+                    category = self._asker.categories[concept]
+                    for no in left:
+                        is_near = category in self._asker.categories[list(no.shown)]
+                        fair = not confusable[concept, list(no.shown)].any()
+                        if fair and is_near == wanted and concept not in used:
+                            return yes, no, concept
+        return None
+
+    def _category_pairs(self, singles: list[Picture]) -> list[Asked]:
+        rng = self._rng("category pairs")
+        left = _shuffled(singles, rng)
+        asked: list[Asked] = []
+        while left and len(asked) < 2 * self._quotas.category_pairs:
+            yes = left.pop()
+            own = self._category(yes)
+            no = next((p for p in left if not categories_overlap(own, self._category(p))), None)
+            if no is None:
+                continue
+            left.remove(no)
+            for picture, answer in ((yes, 1), (no, 0)):
+                question = self._asker.ask(
+                    QuestionKind.IS_CATEGORY, (AnswerKind.YES_NO, answer), rng, category=own
+                )
+                asked.append(_asked(picture, question))
+        return asked
+
+    def _category(self, picture: Picture) -> str:
+        return self._asker.catalogue.concepts[picture.shown[0]].category
+
+
+def word_item(number: int, asked: Asked, voters: tuple[Voter, ...]) -> dict[str, Any]:
+    """One item as it lies in the shard, in every language."""
+    question = asked.question
+    lexicons = [voter.lexicon for voter in voters]
+    item: dict[str, Any] = {
+        "question_id": f"q{number:05d}",
+        "benchmark": asked.benchmark,
+        "answer_type": _ANSWER_TYPES[question.answer_kind],
+        "question_type": question.kind.value,
+        "question": {lex.language.code: word_question(question, lex) for lex in lexicons},
+    }
+    if is_choice(question.kind):
+        item["answer_type"] = "choice"
+        item["choices"] = {
+            lex.language.code: [lex.names[concept] for concept in question.concepts]
+            for lex in lexicons
+        }
+        item["correct_choice"] = question.concepts.index(int(question.answer))
+        return item
+    item["answers"] = {v.lexicon.language.code: _answers(asked, v) for v in voters}
+    return item
+
+
+def _answers(asked: Asked, voter: Voter) -> list[str]:
+    right = word_answer(asked.question, voter.lexicon)
+    if asked.benchmark == "capqa":
+        return [right]
+    if asked.question.answer_kind is AnswerKind.NAME:
+        return voter.name_answers(int(asked.question.answer))
+    return equal_answers(right)
+
+
+def _asked(picture: Picture, question: Question, *, benchmark: str = "vqa") -> Asked:
+    return Asked(picture=picture.key, benchmark=benchmark, question=question)
+
+
+def _shuffled(items: Iterable[Any], rng: np.random.Generator) -> list[Any]:
+    listed = list(items)
+    return [listed[int(i)] for i in rng.permutation(len(listed))]

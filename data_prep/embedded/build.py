@@ -1,0 +1,316 @@
+"""Builds the sources of the embedded data: captions, instructions, text, benchmark.
+
+One plan gives one set of bytes: everything drawn comes from generators named by the plan's seed.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from core.rng import named_rng
+from data_prep.embedded import running_text
+from data_prep.embedded.benchmark import Asked, BenchmarkPlanner, word_item
+from data_prep.embedded.concepts import load_catalogue
+from data_prep.embedded.conversations import (
+    IMAGE_MARK,
+    Chat,
+    chat_records,
+    make_chat,
+    scene_questions,
+    single_questions,
+    word_caption,
+    word_turns,
+)
+from data_prep.embedded.drawings import TRAIN_STYLES, Drawing, Painter, Style
+from data_prep.embedded.packages import PackageFolder, read_lock
+from data_prep.embedded.questions import Asker, Question, pick
+from data_prep.embedded.running_text import ParallelText
+from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.votes import Voter
+from data_prep.embedded.wordings import load_languages
+from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
+from datamodules.shards.manifest import Modality, ShardEntry
+
+NAMES_LICENCE = "Unicode-3.0"
+
+_PER_SHARD = 4000
+_SAME_STYLE_SHARE = 0.5
+_FULL_CONCEPTS = 240
+
+_Item = TypeVar("_Item")
+
+
+class Track(Protocol):
+    """Shows progress over items; `rich.progress.track` or nothing."""
+
+    def __call__(self, items: Iterable[_Item], description: str, total: int) -> Iterable[_Item]:
+        """The items, unchanged."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BuildPlan:
+    """What to build; the defaults are what ships in the repository."""
+
+    languages: tuple[str, ...] = ("en", "eu")
+    num_concepts: int = _FULL_CONCEPTS
+    num_scenes: int = 450
+    """Training scenes for 240 concepts; a share of them for fewer."""
+    num_texts: int = 420
+    num_chats: int = 450
+    with_text: bool = True
+    """Whether to write running text, in the languages that have help pages."""
+    seed: int = 0
+
+    def scaled(self, full: int) -> int:
+        """A count of the full plan, cut with the number of concepts."""
+        return max(8, full * self.num_concepts // _FULL_CONCEPTS)
+
+
+class Builder:
+    """Builds any part of the data into a folder."""
+
+    def __init__(
+        self,
+        packages: PackageFolder,
+        plan: BuildPlan,
+        *,
+        track: Track,
+        report: Callable[[str], None],
+    ) -> None:
+        self.plan = plan
+        self.languages = load_languages(list(plan.languages))
+        self.catalogue = load_catalogue(packages, self.languages, plan.num_concepts)
+        self.asker = Asker(self.catalogue)
+        self.packages = packages
+        self._painter = Painter(packages)
+        self._track = track
+        self.text_languages = tuple(
+            language for language in self.languages if plan.with_text and language.help_package
+        )
+        for line in self.catalogue.left_out:
+            report(f"concept left out: {line}")
+        for language in self.languages if plan.with_text else ():
+            if language not in self.text_languages:
+                report(f"no running text in '{language.code}': it has no help pages (help: null)")
+
+    def build_pictures(self, folder: Path) -> None:
+        """Training pictures with captions and instructions in every language."""
+        singles, single_kinds = self._singles()
+        scenes, scene_kinds = self._scenes()
+        scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD)
+        single_shards = write_shards(folder, "train-singles", singles, per_shard=_PER_SHARD)
+        shards = [*scene_shards, *single_shards]
+        statistics = {
+            "num_pictures": {"singles": len(singles), "scenes": len(scenes)},
+            "styles": [style.value for style in TRAIN_STYLES],
+        }
+        questions = {"num_questions": dict(sorted((single_kinds + scene_kinds).items()))}
+        self._write(folder, "emoji_caption", "caption", shards, statistics)
+        self._write(folder, "emoji_instruct", "instruct", shards, statistics | questions)
+        # A part of the same shards, for a look at everything in a minute.
+        statistics = {**statistics, "num_pictures": {"scenes": len(scenes)}}
+        self._write(folder, "scene_caption", "caption", scene_shards, statistics)
+        self._write(folder, "scene_instruct", "instruct", scene_shards, statistics)
+
+    def build_texts(self, folder: Path) -> None:
+        """Short text-only questions, and running text if the plan has it."""
+        chats = self.chats(self.plan.scaled(self.plan.num_chats), "chat")
+        self.write_chats(folder, "chat", chats)
+        if self.text_languages:
+            pages = running_text.read_pages(self.packages, self.text_languages)
+            count = self.plan.scaled(self.plan.num_texts)
+            self.write_texts(folder, "text", running_text.choose_paragraphs(pages, count))
+
+    def build_benchmark(self, folder: Path, split: str, style: Style) -> None:
+        """The benchmark of one art style."""
+        seen = {combo for scene in self._training_scenes() for combo in scene.combinations}
+        planner = BenchmarkPlanner(self.asker, seen, split)
+        pictures = planner.pictures(self.plan.seed)
+        asked = planner.questions(pictures)
+        by_picture: dict[str, list[tuple[int, Asked]]] = {}
+        for number, question in enumerate(asked):
+            by_picture.setdefault(question.picture, []).append((number, question))
+        voters = tuple(Voter(self.catalogue, lexicon) for lexicon in self.catalogue.lexicons)
+        samples = []
+        for picture in self._track(pictures, f"benchmark {split}", len(pictures)):
+            if picture.key not in by_picture:
+                continue
+            rng = named_rng(self.plan.seed, "draw", picture.key)
+            drawings = [
+                None if concept is None else self._drawing(concept, style)
+                for concept in picture.scene.cells
+            ]
+            if picture.is_scene:
+                image = self._painter.scene(tuple(drawings), rng)
+            else:
+                image = self._painter.single(self._drawing(picture.shown[0], style), rng)
+            items = [word_item(number, one, voters) for number, one in by_picture[picture.key]]
+            samples.append(ShardSample(key=picture.key, content={"items": items}, image=image))
+        shards = write_shards(folder, f"benchmark-{split}", samples, per_shard=_PER_SHARD)
+        info = SourceInfo(
+            name=f"benchmark_{split}",
+            language=",".join(self.plan.languages),
+            modality=Modality.BENCHMARK,
+            record="items",
+            licence=f"{style.licence} AND {NAMES_LICENCE}",
+            provenance=self._provenance((style,)),
+            statistics={"num_pictures": len(samples), "num_items": _count_items(samples)},
+        )
+        write_manifest(folder, info, shards)
+
+    def chats(self, count: int, name: str) -> list[Chat]:
+        """Text-only conversations; no picture of any split is involved."""
+        maker = SceneMaker(self.asker, set())
+        numbers = self._track(range(count), f"{name} conversations", count)
+        return [
+            make_chat(self.asker, maker, named_rng(self.plan.seed, name, number))
+            for number in numbers
+        ]
+
+    def write_chats(self, folder: Path, name: str, chats: list[Chat]) -> None:
+        """Text-only conversations as one source per language."""
+        kinds: Counter[str] = Counter()
+        samples = []
+        for number, chat in enumerate(chats):
+            records = chat_records(chat, self.catalogue.lexicons, self.plan.seed, number)
+            kinds.update(question.kind.value for question in chat.questions)
+            key = f"{name.replace('_', '-')}-{number:06d}"
+            samples.append(_sample(key, {"chat": records}))
+        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_PER_SHARD)
+        statistics = {"num_questions": dict(sorted(kinds.items()))}
+        self._write(folder, name, "chat", shards, statistics)
+
+    def write_texts(self, folder: Path, name: str, texts: Iterable[ParallelText]) -> None:
+        """Running text as one source per language that has help pages."""
+        samples = []
+        codes = [language.code for language in self.text_languages]
+        for number, text in enumerate(texts):
+            records = {
+                code: {"messages": [{"role": "text", "content": content}]}
+                for code, content in zip(codes, text.texts, strict=True)
+            }
+            key = f"{name.replace('_', '-')}-{number:06d}"
+            samples.append(_sample(key, {"text": records}))
+        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_PER_SHARD)
+        self._write(folder, name, "text", shards, {})
+
+    def _singles(self) -> tuple[list[ShardSample], Counter[str]]:
+        jobs = [
+            (number, style)
+            for style in TRAIN_STYLES
+            for number, concept in enumerate(self.catalogue.concepts)
+            if style.value in concept.icons
+        ]
+        samples, kinds = [], Counter[str]()
+        for number, style in self._track(jobs, "training pictures", len(jobs)):
+            key = f"{style.value}-{self.catalogue.concepts[number].codepoints}"
+            image = self._painter.single(
+                self._drawing(number, style), named_rng(self.plan.seed, "draw", key)
+            )
+            questions = single_questions(self.asker, number, named_rng(self.plan.seed, "ask", key))
+            kinds.update(question.kind.value for question in questions)
+            samples.append(_sample(key, self._records((number,), questions), image))
+        return samples, kinds
+
+    def _scenes(self) -> tuple[list[ShardSample], Counter[str]]:
+        scenes = self._training_scenes()
+        samples, kinds = [], Counter[str]()
+        for number, scene in enumerate(self._track(scenes, "training scenes", len(scenes))):
+            key = f"scene-{number:04d}"
+            image = self._paint_scene(scene, key)
+            rng = named_rng(self.plan.seed, "ask", key)
+            questions = scene_questions(self.asker, scene, rng)
+            kinds.update(question.kind.value for question in questions)
+            samples.append(_sample(key, self._records(scene.things, questions), image))
+        return samples, kinds
+
+    def _training_scenes(self) -> list[Scene]:
+        maker = SceneMaker(self.asker, set())
+        patterns = balanced_patterns(self.plan.scaled(self.plan.num_scenes))
+        return [
+            maker.make(pattern, named_rng(self.plan.seed, "scene", number))
+            for number, pattern in enumerate(patterns)
+        ]
+
+    def _paint_scene(self, scene: Scene, key: str) -> bytes:
+        """Styles are mixed; copies of a thing are of one style half of the time."""
+        rng = named_rng(self.plan.seed, "draw", key)
+        kept: dict[int, Style] = {}
+        drawings: list[Drawing | None] = []
+        for concept in scene.cells:
+            if concept is None:
+                drawings.append(None)
+                continue
+            icons = self.catalogue.concepts[concept].icons
+            style = pick(tuple(style for style in TRAIN_STYLES if style.value in icons), rng)
+            if rng.random() < _SAME_STYLE_SHARE:
+                style = kept.setdefault(concept, style)
+            drawings.append(self._drawing(concept, style))
+        return self._painter.scene(tuple(drawings), rng)
+
+    def _records(self, shown: tuple[int, ...], questions: tuple[Question, ...]) -> dict[str, Any]:
+        lexicons = self.catalogue.lexicons
+        return {
+            "caption": {lex.language.code: word_caption(shown, lex) for lex in lexicons},
+            "instruct": {
+                lex.language.code: word_turns(IMAGE_MARK, questions, lex) for lex in lexicons
+            },
+        }
+
+    def _drawing(self, concept: int, style: Style) -> Drawing:
+        return Drawing(style=style, icon=self.catalogue.concepts[concept].icons[style.value])
+
+    def _write(
+        self,
+        folder: Path,
+        name: str,
+        record: str,
+        shards: Iterable[ShardEntry],
+        statistics: dict[str, Any],
+    ) -> None:
+        """One manifest per language over the same shards."""
+        is_pictures = record in ("caption", "instruct")
+        licences = {style.licence for style in TRAIN_STYLES} if is_pictures else set()
+        licences.add(running_text.LICENCE if record == "text" else NAMES_LICENCE)
+        for language in self.text_languages if record == "text" else self.languages:
+            info = SourceInfo(
+                name=f"{name}_{language.code}",
+                language=language.code,
+                modality=Modality.IMAGE_TEXT if is_pictures else Modality.TEXT,
+                record=f"{record}.{language.code}",
+                licence=" AND ".join(sorted(licences)),
+                provenance=self._text_provenance()
+                if record == "text"
+                else self._provenance(TRAIN_STYLES if is_pictures else ()),
+                statistics=statistics,
+            )
+            write_manifest(folder, info, list(shards))
+
+    def _provenance(self, styles: tuple[Style, ...]) -> dict[str, Any]:
+        names = ("cldr-annotations-full", "cldr-annotations-derived-full")
+        used = [read_lock()[name] for name in (*(style.package for style in styles), *names)]
+        return {
+            "packages": {
+                lock.name: {"version": lock.version, "sha256": lock.sha256} for lock in used
+            },
+            "num_concepts": len(self.catalogue),
+            "seed": self.plan.seed,
+        }
+
+    def _text_provenance(self) -> dict[str, Any]:
+        return {"debian_packages": [language.help_package for language in self.text_languages]}
+
+
+def _sample(key: str, records: dict[str, Any], image: bytes | None = None) -> ShardSample:
+    return ShardSample(key=key, content={"parallel_id": key, **records}, image=image)
+
+
+def _count_items(samples: list[ShardSample]) -> dict[str, int]:
+    kinds = Counter(
+        f"{item['benchmark']}/{item['question_type']}"
+        for sample in samples
+        for item in sample.content["items"]
+    )
+    return dict(sorted(kinds.items()))

@@ -1,0 +1,235 @@
+"""The things in the pictures: a fixed table of concepts, and what each language calls them.
+
+The table (code points, category, icon names per art style) is committed so that the choice never
+moves; names and keywords come from Unicode CLDR, so any of its languages will do.
+"""
+
+import csv
+import dataclasses
+import functools
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+from core.chat.characters import words
+from core.errors import DataError, unknown_name
+from data_prep.embedded.packages import PackageFolder
+from data_prep.embedded.wordings import CATEGORIES, Language
+
+TABLE_PATH = Path(__file__).with_name("concepts.tsv")
+MIN_CONCEPTS = 12
+"""Fewer do not make enough scenes that training has not seen."""
+ANNOTATIONS = "cldr-annotations-full"
+DERIVED_ANNOTATIONS = "cldr-annotations-derived-full"
+
+# Questions such as "Is this a tool?" are fair only where the answer is beyond doubt.
+_OVERLAPPING = (
+    ("tool", "device", "instrument", "household", "game"),
+    ("food", "plant", "drink"),
+    ("clothing", "accessory", "household"),
+    ("reading", "household"),
+    ("nature", "place"),
+    ("accessory", "device"),
+    ("accessory", "tool"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Concept:
+    """One row of the table."""
+
+    codepoints: str
+    category: str
+    family: str
+    """Concepts of one family are never wrong answers to each other; "" for none."""
+    icons: dict[str, str]
+    """Art style -> icon name, for the styles that drew it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Lexicon:
+    """What one language calls the concepts, in the table's order."""
+
+    language: Language
+    names: tuple[str, ...]
+    keywords: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Catalogue:
+    """The concepts of one build, named in its languages."""
+
+    concepts: tuple[Concept, ...]
+    lexicons: tuple[Lexicon, ...]
+    confusable: np.ndarray
+    """bool [concept, concept]: naming one where the other is shown may be right."""
+    left_out: tuple[str, ...]
+    """Why concepts of the table are not here, one line each."""
+
+    def __len__(self) -> int:
+        """Number of concepts."""
+        return len(self.concepts)
+
+
+def read_table() -> tuple[Concept, ...]:
+    """All concepts of the table, in its order: every prefix is balanced over categories."""
+    with TABLE_PATH.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    fixed = {"codepoints", "name", "category", "family"}
+    concepts = []
+    for row in rows:
+        if row["category"] not in CATEGORIES:
+            raise DataError(
+                f"{TABLE_PATH}: {unknown_name('category', row['category'], CATEGORIES)}"
+            )
+        icons = {style: icon for style, icon in row.items() if style not in fixed and icon}
+        concepts.append(
+            Concept(
+                codepoints=row["codepoints"],
+                category=row["category"],
+                family=row["family"],
+                icons=icons,
+            )
+        )
+    return tuple(concepts)
+
+
+def load_catalogue(
+    packages: PackageFolder, languages: tuple[Language, ...], num_concepts: int
+) -> Catalogue:
+    """The first concepts of the table that every language names, each by a name of its own.
+
+    Raises:
+        DataError: a language that CLDR lacks, or more concepts asked for than there are.
+    """
+    table = read_table()
+    if not MIN_CONCEPTS <= num_concepts <= len(table):
+        raise DataError(
+            f"--concepts {num_concepts}: give a number from {MIN_CONCEPTS} to {len(table)}"
+        )
+    annotations = [_annotations(packages, language) for language in languages]
+    chosen: list[Concept] = []
+    taken: list[set[str]] = [set() for _ in languages]
+    left_out: list[str] = []
+    for concept in table:
+        if len(chosen) == num_concepts:
+            break
+        reason = _why_not(concept, languages, annotations, taken)
+        if reason:
+            left_out.append(f"{concept.codepoints}: {reason}")
+            continue
+        chosen.append(concept)
+        for names, found in zip(taken, annotations, strict=True):
+            names.add(normalise(found[_text(concept)][0]))
+    lexicons = tuple(
+        _lexicon(chosen, language, found)
+        for language, found in zip(languages, annotations, strict=True)
+    )
+    return Catalogue(
+        concepts=tuple(chosen),
+        lexicons=lexicons,
+        confusable=_confusable(chosen, lexicons),
+        left_out=tuple(left_out),
+    )
+
+
+def categories_overlap(first: str, second: str) -> bool:
+    """Whether something of one category might be said to be of the other."""
+    return first == second or any(first in group and second in group for group in _OVERLAPPING)
+
+
+def normalise(name: str) -> str:
+    """A name for comparison: case and spacing do not count."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def lemmas(text: str, language: Language) -> tuple[str, ...]:
+    """The words of a text without the endings that carry the article."""
+    return tuple(_lemma(word, language) for word in words(text.casefold()))
+
+
+def _lemma(word: str, language: Language) -> str:
+    for ending in language.article_endings:
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            word = word.removesuffix(ending)
+            break
+    # Basque doubles the final r before the article: txakur, txakurra.
+    return word[:-1] if language.article_endings and word.endswith("rr") else word
+
+
+def _annotations(
+    packages: PackageFolder, language: Language
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for package, key in (
+        (DERIVED_ANNOTATIONS, "annotationsDerived"),
+        (ANNOTATIONS, "annotations"),
+    ):
+        if language.cldr not in _locales(packages, package, key):
+            known = _locales(packages, ANNOTATIONS, "annotations")
+            raise DataError(
+                unknown_name("CLDR language", language.cldr, known, fix=f"Correct {language.code}")
+            )
+        raw = packages.npm_json(package, f"{key}/{language.cldr}/annotations.json")
+        for character, entry in raw[key]["annotations"].items():
+            if entry.get("tts"):
+                found[character] = (entry["tts"][0], tuple(entry.get("default", ())))
+    return found
+
+
+@functools.cache
+def _locales(packages: PackageFolder, package: str, key: str) -> frozenset[str]:
+    names = packages.npm_names(package)
+    return frozenset(name.split("/")[1] for name in names if name.startswith(f"{key}/"))
+
+
+def _text(concept: Concept) -> str:
+    return "".join(chr(int(code, 16)) for code in concept.codepoints.split("-"))
+
+
+def _why_not(
+    concept: Concept,
+    languages: tuple[Language, ...],
+    annotations: list[dict[str, tuple[str, tuple[str, ...]]]],
+    taken: list[set[str]],
+) -> str:
+    for language, found, names in zip(languages, annotations, taken, strict=True):
+        if _text(concept) not in found:
+            return f"CLDR has no name in '{language.code}'"
+        name = found[_text(concept)][0]
+        if normalise(name) in names:
+            return f"the name '{name}' is taken in '{language.code}'"
+    return ""
+
+
+def _lexicon(
+    concepts: list[Concept],
+    language: Language,
+    found: dict[str, tuple[str, tuple[str, ...]]],
+) -> Lexicon:
+    names = tuple(found[_text(concept)][0] for concept in concepts)
+    keywords = []
+    for concept, name in zip(concepts, names, strict=True):
+        words = found[_text(concept)][1]
+        keywords.append(tuple(word for word in words if normalise(word) != normalise(name)))
+    return Lexicon(language=language, names=names, keywords=tuple(keywords))
+
+
+def _confusable(concepts: list[Concept], lexicons: tuple[Lexicon, ...]) -> np.ndarray:
+    """Same family; or in some language one's name holds the other's, or is a keyword of it."""
+    size = len(concepts)
+    result = np.eye(size, dtype=bool)
+    families = np.array([concept.family for concept in concepts])
+    result |= (families[:, None] == families[None, :]) & (families != "")[:, None]
+    for lexicon in lexicons:
+        named = [frozenset(lemmas(name, lexicon.language)) for name in lexicon.names]
+        described = [
+            {frozenset(lemmas(word, lexicon.language)) for word in words}
+            for words in lexicon.keywords
+        ]
+        for shown in range(size):
+            for asked in range(size):
+                if named[asked] <= named[shown] or named[asked] in described[shown]:
+                    result[shown, asked] = result[asked, shown] = True
+    return result

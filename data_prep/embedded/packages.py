@@ -1,0 +1,171 @@
+"""The public packages the data are made of: found in a folder or fetched by name, then checked.
+
+npm archives are pinned by version and sha256 in `packages.lock.json`. Debian's revisions move, so
+a Debian package is pinned by nothing but its name; who reads it checks what came out of it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import lzma
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, unknown_name
+from core.io.files import sha256_file
+
+LOCK_PATH = Path(__file__).with_name("packages.lock.json")
+DEFAULT_FOLDER = Path("~/.cache/irudimen/packages")
+
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER_BYTES = 60
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NpmLock:
+    """The one archive of an npm package that the data are built from."""
+
+    name: str
+    version: str
+    sha256: str
+    licence: str
+
+    @property
+    def file_name(self) -> str:
+        """What `npm pack` calls the archive."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+@functools.cache
+def read_lock() -> dict[str, NpmLock]:
+    """The lock file: npm package name -> archive."""
+    raw = json.loads(LOCK_PATH.read_text(encoding="utf-8"))
+    return {name: NpmLock(name=name, **entry) for name, entry in raw["npm"].items()}
+
+
+class PackageFolder:
+    """Archives in one folder (or its `npm/` and `deb/`); what is missing is fetched into it."""
+
+    def __init__(self, folder: Path, *, report: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder.expanduser()
+        self._report = report
+        self._checked: set[Path] = set()
+
+    def npm_members(self, name: str, members: tuple[str, ...]) -> list[bytes]:
+        """Files of an npm package, by their path inside `package/`.
+
+        Raises:
+            DataError: the archive can't be had, is another one than the lock's, lacks a member.
+        """
+        path = self.npm_archive(name)
+        wanted = {f"package/{member}": None for member in members}
+        found: dict[str, bytes] = {}
+        with tarfile.open(path, "r:gz") as tar:
+            for info in tar:
+                if info.name in wanted and (file := tar.extractfile(info)) is not None:
+                    found[info.name] = file.read()
+                    if len(found) == len(wanted):
+                        break
+        for member in wanted:
+            if member not in found:
+                raise DataError(f"package {path.name} has no file '{member}'; delete it and retry")
+        return [found[member] for member in wanted]
+
+    def npm_json(self, name: str, member: str) -> Any:
+        """One JSON file of an npm package."""
+        return json.loads(self.npm_members(name, (member,))[0])
+
+    def npm_names(self, name: str) -> list[str]:
+        """Every member's path inside `package/`."""
+        with tarfile.open(self.npm_archive(name), "r:gz") as tar:
+            return [info.name.removeprefix("package/") for info in tar if info.isreg()]
+
+    def npm_archive(self, name: str) -> Path:
+        """The archive of a locked npm package, fetched if need be and checked."""
+        locks = read_lock()
+        if name not in locks:
+            raise DataError(unknown_name("npm package", name, locks, fix=f"See {LOCK_PATH.name}."))
+        lock = locks[name]
+        path = self._find(lock.file_name) or self._npm_pack(lock)
+        if path not in self._checked and (digest := sha256_file(path)) != lock.sha256:
+            raise DataError(
+                f"package {path} has sha256 {digest}, {LOCK_PATH.name} says {lock.sha256}; "
+                "delete the file and run again"
+            )
+        self._checked.add(path)
+        return path
+
+    def debian_archive(self, name: str) -> Path:
+        """The .deb of a Debian package: the one in the folder, else the distribution's newest."""
+        path = self._find(f"{name}_*.deb")
+        if path is None:
+            target = self.folder / "deb"
+            self._fetch(["apt-get", "download", name], target, name)
+            path = self._find(f"{name}_*.deb")
+        if path is None:
+            raise DataError(
+                f"apt-get download {name} left no {name}_*.deb in {self.folder / 'deb'}"
+            )
+        return path
+
+    def debian_files(self, name: str, prefix: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+        """(path below prefix, content) of the files of a Debian package."""
+        with tarfile.open(fileobj=io.BytesIO(_deb_data(self.debian_archive(name)))) as tar:
+            for info in tar:
+                inner = info.name.removeprefix("./")
+                if info.isreg() and inner.startswith(prefix) and inner.endswith(suffix):
+                    file = tar.extractfile(info)
+                    if file is not None:
+                        yield inner.removeprefix(prefix), file.read()
+
+    def _find(self, pattern: str) -> Path | None:
+        for folder in (self.folder, self.folder / "npm", self.folder / "deb"):
+            if matches := sorted(folder.glob(pattern)):
+                return matches[-1]
+        return None
+
+    def _npm_pack(self, lock: NpmLock) -> Path:
+        target = self.folder / "npm"
+        self._fetch(["npm", "pack", f"{lock.name}@{lock.version}"], target, lock.name)
+        return target / lock.file_name
+
+    def _fetch(self, command: list[str], target: Path, name: str) -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        self._report(f"fetching {name}: {' '.join(command)}")
+        fix = f"run it by hand in {target}, or give another folder with --packages"
+        try:
+            run = subprocess.run(command, cwd=target, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            message = f"{command[0]} is not installed, so {name} can't be fetched; {fix}"
+            raise DataError(message) from error
+        if run.returncode != 0:
+            tail = run.stderr.strip().splitlines()[-1:] or ["no message"]
+            raise DataError(f"'{' '.join(command)}' failed: {tail[0]}; {fix}")
+
+
+def _deb_data(path: Path) -> bytes:
+    """The uncompressed data tar of a .deb (an `ar` archive), without Debian's own tools."""
+    content = path.read_bytes()
+    if not content.startswith(_AR_MAGIC):
+        raise DataError(f"{path} is not a Debian package; delete it and run again")
+    offset = len(_AR_MAGIC)
+    while offset + _AR_HEADER_BYTES <= len(content):
+        header = content[offset : offset + _AR_HEADER_BYTES]
+        name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+        offset += _AR_HEADER_BYTES
+        if name == "data.tar.xz":
+            return lzma.decompress(content[offset : offset + size])
+        if name.startswith("data.tar"):
+            raise DataError(f"{path} holds {name}, expected data.tar.xz; use Debian's package")
+        offset += size + size % 2
+    raise DataError(f"{path} holds no data.tar.xz; delete it and run again")
+
+
+def text_digest(text: str) -> bytes:
+    """A stable hash of a text, to rank texts by; moves with nothing but the text itself."""
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

@@ -1,0 +1,60 @@
+"""Ten accepted answers per open question, in the manner of VQAv2's ten annotators.
+
+They are derived from CLDR's editors, not from ten people: the name gets the votes left over (four
+at least), one evident synonym or keyword that shares a word with the name gets four, and up to two
+other keywords get one each. Colours and words that fit too many things do not count.
+"""
+
+from collections import Counter
+
+from data_prep.embedded.concepts import Catalogue, Lexicon, lemmas
+
+NUM_ANSWERS = 10
+
+_FULL_VOTES = 4
+_MAX_SINGLE_VOTES = 2
+_MAX_SHARING = 10
+"""A keyword of more concepts than this says too little."""
+
+
+def equal_answers(answer: str) -> list[str]:
+    """Ten equal answers: yes/no, numbers, categories."""
+    return [answer] * NUM_ANSWERS
+
+
+class Voter:
+    """Gives the ten answers to "What is this?" in one language."""
+
+    def __init__(self, catalogue: Catalogue, lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
+        self._language = lexicon.language
+        self._codepoints = [concept.codepoints for concept in catalogue.concepts]
+        self._uses = Counter(
+            lemmas(word, self._language) for words in lexicon.keywords for word in words
+        )
+        self._too_general = {lemmas(word, self._language) for word in self._language.not_answers}
+        for answer, _ in self._language.categories.values():
+            self._too_general.add(lemmas(answer, self._language))
+
+    def name_answers(self, concept: int) -> list[str]:
+        """Ten answers, the name first."""
+        name = self.lexicon.names[concept]
+        synonyms = list(self._language.synonyms.get(self._codepoints[concept], ()))
+        words = [word for word in self._keywords(concept) if word not in synonyms]
+        sharing = [word for word in words if self._shares_word(word, name)]
+        full = [*synonyms, *sharing][:1]
+        single = [word for word in [*synonyms, *words] if word not in full][:_MAX_SINGLE_VOTES]
+        votes = [word for word in full for _ in range(_FULL_VOTES)] + single
+        return [name] * (NUM_ANSWERS - len(votes)) + votes
+
+    def _keywords(self, concept: int) -> list[str]:
+        found = []
+        for word in self.lexicon.keywords[concept]:
+            stems = lemmas(word, self._language)
+            if stems not in self._too_general and self._uses[stems] <= _MAX_SHARING:
+                found.append(word)
+        return found
+
+    def _shares_word(self, word: str, name: str) -> bool:
+        named = set(lemmas(name, self._language))
+        return bool(set(lemmas(word, self._language)) & named)

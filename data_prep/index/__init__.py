@@ -1,0 +1,1 @@
+"""Builds manifests and indexes for existing WebDataset shards."""

@@ -1,0 +1,217 @@
+"""Command line: makes a source of WebDataset shards that are already there.
+
+For example `python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from core.chat.format import PromptStyle
+from core.errors import ConfigError
+from core.process.command import clear_errors
+from data_prep.index.inputs import expand_shards, local_path
+from data_prep.index.lengths import LengthsPlan
+from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
+from datamodules.shards.manifest import Modality
+from datamodules.storage.remote import RetryConfig, shown
+
+_DESCRIPTION = """\
+Make a source of WebDataset shards that are already there: one manifest, and one index per shard so
+that every sample is one seek. The shards are read once, front to end, and never changed; shards of
+webdataset, img2dataset and the hub's *-wds data sets will do.
+"""
+
+_TEACHING = """\
+where the text of a sample is (--record):
+  auto       the first of these rules that the first shard's samples fit; all must follow it:
+  ""         KEY.json holds {"messages": [{"role": "user", "content": "<image>\\n..."}, ...]}
+  .txt       KEY.txt holds a caption (img2dataset, cc3m-wds); any extension: .caption, .cls ...
+  caption    KEY.json holds {"caption": "..."}
+  text       KEY.json holds {"text": "..."}
+  a.b        KEY.json holds {"a": {"b": a caption, or an object with messages}}
+With --modality image-text a text is the caption of the picture (KEY.jpg, .jpeg, .png or .webp; one
+per sample); with --modality text it is running text, and pictures are left where they are.
+
+examples:
+  python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en --jobs 8
+  python -m data_prep.index 's3://bucket/wiki/*.tar' --name wiki_eu --language eu --modality text \\
+      --record text --licence CC-BY-SA-4.0 --out data/wiki
+  python -m data_prep.index 'https://host/pixmo/{000..041}.tar' --name pixmo_eu --language eu \\
+      --record conversations.eu --out data/pixmo
+
+what you get:
+  OUT/NAME.manifest.json     name it in a mixture; lists every shard with its sha256
+  OUT/NAME.index/            the indexes, and scanned.json: stop and start again at any time,
+                             or add shards later; only what is new is scanned; with --lengths-for
+                             also the length of every sample, which the batch plan needs
+Remote shards stay where they are; training reads them through a cache (docs/STORAGE.md).
+
+A sample that can't be used (no text, no or two pictures, a broken header, an unsafe name ...) is
+left out and counted by reason. More than --max-unusable of them is an error.
+"""
+
+_console = Console(stderr=True)
+
+
+@clear_errors
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Index the shards."""
+    options = _parser().parse_args(arguments)
+    started = time.perf_counter()
+    plan = _plan(options)
+    report = _build(plan)
+    _print_report(report, time.perf_counter() - started)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.index",
+        description=_DESCRIPTION,
+        epilog=_TEACHING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="paths, globs, brace ranges {00..41}, or URLs (s3://, https://, gs://, hf://, file://)",
+    )
+    add("--name", required=True, help="name of the source, usually what_LANGUAGE")
+    add("--language", required=True, metavar="CODE", help="language of the text: eu, en, cy ...")
+    add(
+        "--modality",
+        choices=[Modality.IMAGE_TEXT.value, Modality.TEXT.value],
+        default=Modality.IMAGE_TEXT.value,
+        help="what a sample holds (default: %(default)s)",
+    )
+    add("--record", default=AUTO, help="where its text is, see below (default: %(default)s)")
+    add("--licence", default="unknown", help="licence of the data (default: %(default)s)")
+    add("--provenance", default="", metavar="TEXT", help="where the data come from")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the manifest (default: that of the first shard, or . for URLs)",
+    )
+    add("--jobs", type=int, default=1, help="shards scanned at a time (default: %(default)s)")
+    add(
+        "--max-unusable",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="more unusable samples than this are an error (default: %(default)s)",
+    )
+    lengths = parser.add_argument_group(
+        "lengths (else the first training on the source measures them, reading it once)"
+    )
+    add = lengths.add_argument
+    add("--lengths-for", default="", metavar="TOKENIZER", help="tokenizer: a folder or a hub name")
+    add("--template", default="llama-3.1", help="chat template (default: %(default)s)")
+    add(
+        "--image-tokens",
+        type=int,
+        default=576,
+        metavar="N",
+        help="visual tokens of a picture (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
+    )
+    add(
+        "--prompt-styles",
+        nargs="+",
+        choices=list(PromptStyle),
+        default=[PromptStyle.CHAT],
+        help="how records become sequences (default: chat)",
+    )
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> IndexPlan:
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}, expected at least 1")
+    if not 0.0 <= options.max_unusable <= 1.0:
+        raise ConfigError(f"--max-unusable {options.max_unusable}, expected within 0..1")
+    if not options.name or set(options.name) & set("/\\"):
+        raise ConfigError(f"--name '{options.name}' becomes a file name; use letters, digits, _ -")
+    lengths = LengthsPlan(
+        tokenizer=options.lengths_for,
+        template=options.template,
+        num_image_tokens=options.image_tokens,
+        styles=tuple(PromptStyle(style) for style in options.prompt_styles),
+    )
+    retry = RetryConfig()
+    shards = expand_shards(options.shards, retry)
+    first = local_path(shards[0])
+    return IndexPlan(
+        shards=shards,
+        name=options.name,
+        language=options.language,
+        modality=Modality(options.modality),
+        record=options.record,
+        out=options.out or (first.parent if first is not None else Path()),
+        licence=options.licence,
+        provenance=options.provenance,
+        jobs=options.jobs,
+        max_unusable=options.max_unusable,
+        retry=retry,
+        lengths=lengths if options.lengths_for else None,
+    )
+
+
+def _build(plan: IndexPlan) -> BuildReport:
+    progress = Progress(
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("shards, {task.fields[usable]:,} samples, {task.fields[unusable]:,} unusable"),
+        TimeRemainingColumn(),
+        console=_console,
+        auto_refresh=False,  # no thread that a forked worker would miss
+    )
+    with progress:
+        task = progress.add_task("", total=len(plan.shards), usable=0, unusable=0)
+
+        def on_shard(num_samples: int, num_unusable: int) -> None:
+            fields = progress.tasks[0].fields
+            progress.update(
+                task,
+                advance=1,
+                usable=fields["usable"] + num_samples,
+                unusable=fields["unusable"] + num_unusable,
+            )
+            progress.refresh()
+
+        return build_source(plan, on_shard)
+
+
+def _print_report(report: BuildReport, seconds: float) -> None:
+    if report.unusable:
+        table = Table("samples", "can't be used because", "for example")
+        for reason, count in report.unusable.most_common():
+            table.add_row(f"{count:,}", reason, report.examples[reason])
+        _console.print(table)
+    for shard in report.empty_shards:
+        _console.print(f"left out, no usable sample: {shown(shard)}", soft_wrap=True)
+    if report.ignored:
+        members = ", ".join(f".{kind} ({count:,})" for kind, count in report.ignored.most_common())
+        _console.print(f"members that no sample needs: {members}", soft_wrap=True)
+    if report.num_reused:
+        _console.print(f"{report.num_reused} shards were scanned before")
+    _console.print(
+        f"{report.num_samples:,} samples (record '{report.record}') in "
+        f"{report.num_bytes / 1e9:.3f} GB, indexes {report.index_bytes / 1e6:.1f} MB, "
+        f"{seconds:.0f} s: {report.manifest}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

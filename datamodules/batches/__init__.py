@@ -1,0 +1,1 @@
+"""Batch planning, encoding and collation of training steps."""

@@ -1,0 +1,1 @@
+"""The mixture stream: configuration, schedule and order of samples."""

@@ -1,0 +1,313 @@
+"""The mixture stream: global sample index -> which sample, with nothing remembered in between.
+
+CONTRACT: the order of training samples is a pure function of (seed, mixture, global sample index).
+World size, workers and micro-batches only decide who computes which part.
+"""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import config as configs
+from core.errors import ConfigError
+from datamodules.mixture.config import ComponentConfig, MixtureConfig, ShareOf
+from datamodules.mixture.curriculum import PhasedSchedule
+from datamodules.mixture.schedule import EpochOrder, permutation
+from datamodules.mixture.token_share import nearest_num_target
+from datamodules.shards.source import Source, check_parallel
+
+DEFAULT_BLOCK_SHARDS = 64
+_COUNT_CHUNK = 1 << 18
+_BLOCKS_AHEAD = 2
+
+CountTargets = Callable[[Source], np.ndarray]
+"""A source -> target tokens of each of its samples, 0 for a bad one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """Where the samples of some positions lie; arrays of one shape."""
+
+    component: np.ndarray
+    is_target: np.ndarray
+    """Whether the sample is read from the component's target source."""
+    epoch: np.ndarray
+    sample: np.ndarray
+    phase: np.ndarray
+    """Phase of the curriculum, 0 for a mixture without one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OrderKey:
+    """What the order inside every component depends on, besides its name."""
+
+    seed: int
+    block_shards: int
+
+
+class Component:
+    """One component with its sources open."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ComponentConfig,
+        key: OrderKey,
+        open_source: Callable[[Path], Source],
+    ) -> None:
+        self.name, self.config = name, config
+        self.base = open_source(Path(config.base))
+        self.target = open_source(Path(config.target)) if config.target else None
+        if self.target is not None:
+            check_parallel(self.base, self.target)
+        self._key = key
+        self._language = permutation(len(self.base), key.seed, "language", name)
+        self.num_target: tuple[int, ...] = ()
+        """Samples in the target language, by phase; of a phase that rests the component, -1."""
+        self._orders: dict[int, EpochOrder] = {}
+
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+        return len(self.base)
+
+    def source(self, *, is_target: bool) -> Source:
+        """The source that a sample is read from."""
+        return self.target if is_target and self.target is not None else self.base
+
+    def fix_shares(
+        self, rates: Sequence[tuple[float, float]], count_targets: CountTargets | None
+    ) -> None:
+        """Settle for each phase (its samples per step, its share) how many samples are in target.
+
+        Raises:
+            ConfigError: shares of tokens, and nothing to count them with.
+        """
+        shares = [share for _, share in rates]
+        if self.target is None or self.config.share_of is ShareOf.SAMPLES:
+            num_target = tuple(math.floor(share * len(self.base) + 0.5) for share in shares)
+        elif count_targets is None:
+            raise ConfigError(
+                f"component '{self.name}' has share_of={self.config.share_of.value}, which needs "
+                "the lengths of its samples; open the mixture with count_targets"
+            )
+        else:
+            base_tokens, target_tokens = count_targets(self.base), count_targets(self.target)
+            num_target = nearest_num_target(
+                shares, self._language, base_tokens=base_tokens, target_tokens=target_tokens
+            )
+        resting = [not samples for samples, _ in rates]
+        self.num_target = tuple(-1 if r else n for r, n in zip(resting, num_target, strict=True))
+
+    def used_sources(self) -> list[Source]:
+        """The sources that these shares read from."""
+        active = [number for number in self.num_target if number >= 0]
+        used = [self.base] if min(active) < len(self.base) else []
+        return [*used, self.target] if self.target is not None and max(active) else used
+
+    def in_target(self, samples: np.ndarray, phases: np.ndarray) -> np.ndarray:
+        """Whether each sample speaks the target language: the same in every epoch, and nested.
+
+        A sample's rank does not depend on the share, so those of a small share are among those of
+        a larger one, and every share sees the same pictures in the same order.
+        """
+        is_target: np.ndarray = self._language(samples) < np.asarray(self.num_target)[phases]
+        return is_target
+
+    def samples_at(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Sample index at each (epoch, place in the epoch)."""
+        samples = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            samples[here] = self._order(int(epoch))(places[here])
+        return samples
+
+    def shards_at(self, rank: int) -> tuple[list[int], int]:
+        """The shards among which its rank-th sample is drawn, and the rank where others begin."""
+        epoch, place = divmod(rank, len(self))
+        order = self._order(epoch)
+        block = order.block_of(place)
+        return order.shards_of(block), epoch * len(self) + order.end_of(block)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        if epoch not in self._orders:
+            while len(self._orders) > 1:
+                self._orders.pop(next(iter(self._orders)))
+            sizes, key = self.base.shard_sizes, self._key
+            self._orders[epoch] = EpochOrder(sizes, key.block_shards, key.seed, self.name, epoch)
+        return self._orders[epoch]
+
+
+class MixtureStream:
+    """The whole stream; see the contract above."""
+
+    def __init__(
+        self,
+        config: MixtureConfig,
+        *,
+        block_shards: int = DEFAULT_BLOCK_SHARDS,
+        open_source: Callable[[Path], Source] = Source,
+        count_targets: CountTargets | None = None,
+    ) -> None:
+        """Open a mixture.
+
+        Args:
+            config: What to mix.
+            block_shards: Samples are shuffled inside blocks of so many shards.
+            open_source: What opens a manifest.
+            count_targets: Target tokens of a source's samples; needed where shares are of tokens.
+
+        Raises:
+            ConfigError, DataError: with the component and the fix.
+        """
+        if block_shards < 1:
+            raise ConfigError(f"block_shards={block_shards}, expected at least 1")
+        self.config, self.block_shards = config, block_shards
+        # Sorted: the file's order of components must not matter.
+        self.names = tuple(sorted(config.components))
+        parts = [config.components[name] for name in self.names]
+        starts = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
+        rates = [[part.at(step) for step in starts] for part in parts]
+        weights = [[samples for samples, _ in now] for now in zip(*rates, strict=True)]
+        self.schedule = PhasedSchedule(starts, weights)
+        key = OrderKey(seed=config.seed, block_shards=block_shards)
+        self.components = tuple(
+            Component(name, part, key, open_source)
+            for name, part in zip(self.names, parts, strict=True)
+        )
+        for component, own in zip(self.components, rates, strict=True):
+            component.fix_shares(own, count_targets)
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of one optimizer step, over all ranks."""
+        return self.schedule.samples_per_step
+
+    def locate(self, positions: np.ndarray) -> Located:
+        """Find the samples at global positions (int64, any order)."""
+        positions = np.asarray(positions, dtype=np.int64)
+        dealt, phases = self.schedule(positions), self.schedule.phase_of(positions)
+        sizes = np.asarray([len(component) for component in self.components], dtype=np.int64)
+        epochs, places = np.divmod(dealt.rank, sizes[dealt.component])
+        samples = np.empty_like(places)
+        is_target = np.zeros(places.shape, dtype=bool)
+        for c, component in enumerate(self.components):
+            here = dealt.component == c
+            samples[here] = component.samples_at(epochs[here], places[here])
+            is_target[here] = component.in_target(samples[here], phases[here])
+        return Located(
+            component=dealt.component,
+            is_target=is_target,
+            epoch=epochs,
+            sample=samples,
+            phase=phases,
+        )
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Fetch remote shards for the positions [start, stop) in the background.
+
+        Those of the current blocks first, then those of the next (`ShardCache.prefetch`).
+        """
+        if not any(s.is_remote for part in self.components for s in part.used_sources()):
+            return
+        ranks, ends = self.schedule.prefix_counts(start), self.schedule.prefix_counts(stop)
+        for _ in range(_BLOCKS_AHEAD):
+            for c, component in enumerate(self.components):
+                if ranks[c] < ends[c]:
+                    shards, ranks[c] = component.shards_at(int(ranks[c]))
+                    for source in component.used_sources():
+                        source.prefetch(shards)
+
+    def realised(self, start: int, stop: int) -> dict[str, int]:
+        """Samples per source among the positions [start, stop)."""
+        counts: dict[str, int] = {}
+        for first in range(start, stop, _COUNT_CHUNK):
+            located = self.locate(np.arange(first, min(stop, first + _COUNT_CHUNK)))
+            for c, component in enumerate(self.components):
+                for is_target in (False, True):
+                    here = (located.component == c) & (located.is_target == is_target)
+                    name = component.source(is_target=is_target).name
+                    counts[name] = counts.get(name, 0) + int(here.sum())
+        used = {source.name for part in self.components for source in part.used_sources()}
+        return {name: count for name, count in counts.items() if name in used}
+
+    def epochs(self, num_steps: int) -> dict[str, float]:
+        """How often each component is gone through in so many steps."""
+        counts = self.schedule.prefix_counts(num_steps * self.samples_per_step)
+        return {c.name: int(n) / len(c) for c, n in zip(self.components, counts, strict=True)}
+
+    def check_epochs(self, num_steps: int) -> None:
+        """Refuse to repeat a component more than it allows, and a phase that never begins.
+
+        Raises:
+            ConfigError: with the number of steps that would do.
+        """
+        if (last := self.schedule.start_steps[-1]) >= num_steps:
+            raise ConfigError(
+                f"the phase from step {last} never begins in {num_steps} steps; run more than "
+                f"{last} or take it out"
+            )
+        for c, (component, epochs) in enumerate(
+            zip(self.components, self.epochs(num_steps).values(), strict=True)
+        ):
+            allowed = component.config.max_epochs
+            if epochs > allowed:
+                possible = self._steps_within(c, allowed * len(component), num_steps)
+                raise ConfigError(
+                    f"component '{component.name}' ({len(component)} samples) would be repeated "
+                    f"{epochs:.2f} times in {num_steps} steps, max_epochs={allowed:g}; run at most "
+                    f"{possible} steps, lower samples_per_step or raise max_epochs"
+                )
+
+    def _steps_within(self, c: int, num_samples: float, num_steps: int) -> int:
+        """Most steps that take no more than so many samples of component c."""
+
+        def taken(step: int) -> int:
+            return int(self.schedule.prefix_counts(step * self.samples_per_step)[c])
+
+        return bisect.bisect_right(range(num_steps), num_samples, key=taken) - 1
+
+    def description(self) -> dict[str, Any]:
+        """All that the order depends on, as JSON types."""
+        parts = {component.name: _describe(component) for component in self.components}
+        seed, blocks = self.config.seed, self.block_shards
+        return {"seed": seed, "block_shards": blocks, "components": parts}
+
+    def fingerprint(self) -> str:
+        """Content address of the order."""
+        return configs.fingerprint(self.description())
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What changed between two descriptions, one line per leaf."""
+    lines: list[str] = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{name}.")
+        elif name not in old or name not in new:
+            lines.append(f"{prefix}{name} {'is new' if name not in old else 'is gone'}")
+        elif before != after:
+            lines.append(f"{prefix}{name}: {before!r} -> {after!r}")
+    return lines
+
+
+def _describe(component: Component) -> dict[str, Any]:
+    config, target = component.config, component.target
+    described: dict[str, Any] = {
+        "samples_per_step": config.samples_per_step,
+        "target_share": config.target_share,
+        "base": component.base.manifest.fingerprint(),
+        "target": target.manifest.fingerprint() if target is not None else "",
+    }
+    # Named only where they act: a mixture without them is described as it always was.
+    if config.phases:
+        described["phases"] = configs.to_plain(config.phases)
+    if config.share_of is not ShareOf.SAMPLES:
+        described["share_of"] = config.share_of.value
+        described["num_target"] = list(component.num_target)
+    return described

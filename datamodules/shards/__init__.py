@@ -1,0 +1,1 @@
+"""Reading indexed WebDataset shards."""

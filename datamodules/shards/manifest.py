@@ -1,0 +1,312 @@
+"""What a source is made of: the manifest beside its shards, read, checked and written.
+
+Several sources may list the same shards with another `record`, so a picture lies on disk once for
+all its languages.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core import config
+from core.errors import DataError, unknown_name
+from core.io.files import atomic_write_text, safe_join, sha256_file
+from datamodules.shards import reader as shards
+from datamodules.shards.index import ShardIndex
+from datamodules.shards.reader import CachedFile, ShardReader
+from datamodules.shards.tar_scan import ScanRules, scan_tar
+from datamodules.storage.cache import ShardCache
+from datamodules.storage.download import RemoteFile
+from datamodules.storage.remote import is_url, local_file
+
+FORMAT = 1
+SUFFIX = ".manifest.json"
+INDEX_SUFFIX = ".index"
+"""Of the folder beside a manifest that holds its indexes, if `data_prep.index` wrote them."""
+
+_INDEX_FETCHES = 16
+
+_Kind = TypeVar("_Kind")
+
+
+class Modality(StrEnum):
+    """What a source's samples hold."""
+
+    IMAGE_TEXT = "image-text"
+    TEXT = "text"
+    BENCHMARK = "benchmark"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class IndexEntry:
+    """An index that does not lie beside its shard under the shard's name."""
+
+    path: str
+    """Relative to the manifest's folder, or a URL."""
+    sha256: str
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShardEntry:
+    """One shard as the manifest lists it."""
+
+    path: str
+    """Relative to the manifest's folder, or a URL of any store that fsspec reaches."""
+    sha256: str
+    num_bytes: int
+    num_samples: int
+    index: IndexEntry | None = None
+    """None for `{shard}.index.npy` beside the shard; a shard with a URL needs one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """One source: (dataset, language, modality)."""
+
+    name: str
+    language: str
+    modality: Modality
+    record: str
+    """Where a sample's record lies (`records`): a dotted path inside its JSON, "" for the JSON
+    itself, `.txt` for the member of that extension."""
+    licence: str
+    provenance: Any
+    """Where the data come from: a sentence or a JSON tree."""
+    shards: tuple[ShardEntry, ...]
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    def fingerprint(self) -> str:
+        """Content address: what changes a sample changes it; paths and statistics do not."""
+        content = [
+            (shard.sha256, shard.num_samples, *([shard.index.sha256] if shard.index else []))
+            for shard in self.shards
+        ]
+        names = [FORMAT, self.name, self.language, self.modality, self.record]
+        return config.fingerprint([names, content])
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        DataError: no such file, not JSON, or a field that is missing or wrong.
+    """
+    if not path.is_file():
+        raise DataError(f"manifest {path} does not exist; prepare the data or correct the path")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"manifest {path} is not JSON: {error}; prepare the data again") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise DataError(
+            f"manifest {path} has format {found!r}, expected {FORMAT}; prepare the data again"
+        )
+    entries = _field(raw, "shards", list, path)
+    if not entries:
+        raise DataError(f"manifest {path} lists no shards; prepare the data again")
+    modality = _field(raw, "modality", str, path)
+    if modality not in list(Modality):
+        raise DataError(f"manifest {path}: {unknown_name('modality', modality, list(Modality))}")
+    return Manifest(
+        name=_field(raw, "name", str, path),
+        language=_field(raw, "language", str, path),
+        modality=Modality(modality),
+        record=_field(raw, "record", str, path),
+        licence=_field(raw, "licence", str, path),
+        provenance=raw.get("provenance"),
+        shards=tuple(_shard_entry(entry, path) for entry in entries),
+        statistics=_field(raw, "statistics", dict, path) if "statistics" in raw else {},
+    )
+
+
+def save_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest so that `load_manifest` gives an equal one."""
+    content = {"format": FORMAT, **config.to_plain(manifest)}
+    for entry in content["shards"]:
+        if entry["index"] is None:
+            del entry["index"]
+    atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def shard_path(manifest_path: Path, entry: ShardEntry) -> Path:
+    """Where a local shard of the manifest lies.
+
+    Raises:
+        DataError: a relative path outside of the manifest's folder, or a remote shard.
+    """
+    place = _local_path(manifest_path, entry.path)
+    if place is None:
+        raise DataError(f"shard {entry.path} of {manifest_path.name} is remote; use open_shard")
+    return place
+
+
+def open_shard(
+    manifest_path: Path, entry: ShardEntry, cache: ShardCache | None = None
+) -> ShardReader:
+    """A reader of a shard, wherever it lies; nothing is fetched before the first read.
+
+    Raises:
+        DataError: as `shard_path`, or a remote shard without an index.
+    """
+    tar, index = _places(manifest_path, entry, cache or ShardCache())
+    return ShardReader(tar, index, num_samples=entry.num_samples)
+
+
+def remote_file(entry: ShardEntry | IndexEntry) -> RemoteFile | None:
+    """What the cache needs to know of a file; None if it is local."""
+    if not is_url(entry.path) or local_file(entry.path) is not None:
+        return None
+    return RemoteFile(url=entry.path, sha256=entry.sha256, num_bytes=entry.num_bytes)
+
+
+def verify(path: Path, *, deep: bool = False, cache: ShardCache | None = None) -> Manifest:
+    """Check that the shards and indexes of a manifest are there and are the ones it lists.
+
+    Remote indexes are fetched; remote shards are not asked for, unless `deep`: their checksums are
+    checked when they are fetched.
+
+    Args:
+        path: The manifest.
+        deep: Also read every byte: checksums, and the indexes against the tars.
+        cache: For what is remote; the default cache if None.
+
+    Raises:
+        DataError: with the file and what to do about it.
+        StorageError: a remote file that can't be fetched.
+    """
+    manifest, cache = load_manifest(path), cache or ShardCache()
+    _fetch_indexes(manifest.shards, cache)
+    for entry in manifest.shards:
+        shard = _local_path(path, entry.path)
+        if shard is not None:
+            _verify_file(shard, entry, path)
+        reader = ShardReader(*_places(path, entry, cache))
+        num_samples = len(reader.index)
+        if num_samples != entry.num_samples:
+            raise DataError(
+                f"index of shard {reader.name} has {num_samples} samples, {path.name} says "
+                f"{entry.num_samples}; write the index again"
+            )
+        if deep:
+            _verify_content(reader, entry, manifest)
+        reader.close()
+    return manifest
+
+
+def _places(
+    manifest_path: Path, entry: ShardEntry, cache: ShardCache
+) -> tuple[Path | CachedFile, Path | CachedFile | None]:
+    """Where a shard and its index are read from."""
+    index = None if entry.index is None else _place(manifest_path, entry.index, cache)
+    return _place(manifest_path, entry, cache), index
+
+
+def _place(
+    manifest_path: Path, entry: ShardEntry | IndexEntry, cache: ShardCache
+) -> Path | CachedFile:
+    if (remote := remote_file(entry)) is not None:
+        return CachedFile(file=remote, cache=cache)
+    path = _local_path(manifest_path, entry.path)
+    if path is None:
+        raise TypeError(f"{entry.path} is neither local nor remote")
+    return path
+
+
+def _local_path(manifest_path: Path, path: str) -> Path | None:
+    if (named := local_file(path)) is not None:
+        return named
+    return None if is_url(path) else safe_join(manifest_path.parent, path)
+
+
+def _fetch_indexes(entries: Sequence[ShardEntry], cache: ShardCache) -> None:
+    """Many small files: the time goes into waiting, so wait for several at a time."""
+    indexes = [entry.index for entry in entries if entry.index is not None]
+    remote = [file for index in indexes if (file := remote_file(index)) is not None]
+    missing = [file for file in remote if not cache.path(file).exists()]
+    if missing:
+        with ThreadPoolExecutor(_INDEX_FETCHES) as pool:
+            list(pool.map(cache.fetch, missing))
+
+
+def _verify_file(shard: Path, entry: ShardEntry, path: Path) -> None:
+    if not shard.is_file():
+        raise DataError(f"shard {shard} of {path.name} is missing; fetch or prepare it again")
+    if (size := shard.stat().st_size) != entry.num_bytes:
+        raise DataError(
+            f"shard {shard} has {size} bytes, {path.name} says {entry.num_bytes}; it was cut "
+            "or replaced: fetch or prepare it again"
+        )
+
+
+def _verify_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) -> None:
+    """Read the whole shard and compare it with what is written about it."""
+    has_image = manifest.modality is not Modality.TEXT
+    with reader.whole() as shard:
+        if (found := sha256_file(shard)) != entry.sha256:
+            raise DataError(
+                f"shard {reader.name} has sha256 {found}, the manifest says {entry.sha256}; it is "
+                "damaged: fetch or prepare it again"
+            )
+        if reader.index.is_compact:
+            rules = ScanRules(record=manifest.record, has_image=has_image)
+            with shard.open("rb") as file:
+                expected = scan_tar(file, reader.name, rules).index.to_bytes()
+        else:
+            expected = ShardIndex(shards.build_index(shard), None, None).to_bytes()
+    if expected != reader.index.to_bytes():
+        raise DataError(f"index of shard {reader.name} does not describe it; write the index again")
+
+
+def _shard_entry(raw: Any, path: Path) -> ShardEntry:
+    if not isinstance(raw, dict):
+        raise DataError(f"manifest {path}: a shard entry is {raw!r}, expected an object")
+    entry = ShardEntry(
+        path=_field(raw, "path", str, path),
+        sha256=_field(raw, "sha256", str, path),
+        num_bytes=_field(raw, "num_bytes", int, path),
+        num_samples=_field(raw, "num_samples", int, path),
+        index=None if raw.get("index") is None else _index_entry(raw["index"], path),
+    )
+    if entry.index is None and remote_file(entry) is not None:
+        raise DataError(
+            f"manifest {path}: shard '{entry.path}' is remote and has no 'index'; write the "
+            "manifest with `python -m data_prep.index`"
+        )
+    if entry.num_samples < 1:
+        raise DataError(
+            f"manifest {path}: shard '{entry.path}' has num_samples={entry.num_samples}, expected "
+            "at least 1; leave empty shards out"
+        )
+    return entry
+
+
+def _index_entry(raw: Any, path: Path) -> IndexEntry:
+    if not isinstance(raw, dict):
+        raise DataError(f"manifest {path}: a shard's index is {raw!r}, expected an object")
+    return IndexEntry(
+        path=_field(raw, "path", str, path),
+        sha256=_field(raw, "sha256", str, path),
+        num_bytes=_field(raw, "num_bytes", int, path),
+    )
+
+
+def _field(raw: dict[str, Any], name: str, kind: type[_Kind], path: Path) -> _Kind:
+    value = raw.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        found = repr(value) if name in raw else "missing"
+        raise DataError(
+            f"manifest {path}: field '{name}' is {found}, expected {kind.__name__}; prepare the "
+            "data again"
+        )
+    return value

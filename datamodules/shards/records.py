@@ -1,0 +1,113 @@
+"""From the bytes of a record to turns: one set of rules for reading and for indexing.
+
+A manifest's `record` says where the conversation lies: `.txt` is the member of that extension, a
+dotted path leads through the sample's JSON ("" is the JSON itself). There, an object with
+`messages` is a conversation and a string is a caption: of the picture where there is one, else
+running text.
+"""
+
+import json
+from typing import Any
+
+from core.chat.tokens import IMAGE_MARK
+from core.errors import DataError
+from core.samples import Role, Turn
+
+JSON_MEMBER = "json"
+_ROLES = tuple(Role)
+
+
+class RecordError(DataError):
+    """A record that can't be used; its fault is always named."""
+
+
+def member_of(record: str) -> str:
+    """Extension of the member that holds a record."""
+    return record[1:] if record.startswith(".") else JSON_MEMBER
+
+
+def parse_record(
+    content: bytes, record: str, where: str, *, has_image: bool
+) -> tuple[dict[str, Any], tuple[Turn, ...]]:
+    """The sample's JSON ({} for a text member) and the turns of its record.
+
+    Raises:
+        RecordError: with `where` and what is wrong.
+    """
+    if record.startswith("."):
+        return {}, _caption(_text(content, where), where, has_image=has_image)
+    raw = _parse(content, where)
+    value = _follow(raw, record, where)
+    if isinstance(value, str):
+        return raw, _caption(value, where, has_image=has_image)
+    if not isinstance(value, dict):
+        message = f"{where}: record '{record}' is {value!r}, not an object or a caption"
+        raise RecordError(message, f"record '{record}' is no object and no caption")
+    return raw, _turns(value, where)
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{where}: not UTF-8 ({error})", "text is not UTF-8") from error
+
+
+def _caption(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
+    text = text.strip()
+    if not text:
+        raise RecordError(f"{where}: the text is empty", "empty text")
+    if IMAGE_MARK in text:
+        message = f"{where}: the text contains '{IMAGE_MARK}', which marks a picture's place"
+        raise RecordError(message, f"text contains {IMAGE_MARK}")
+    if not has_image:
+        return (Turn(role=Role.TEXT, content=text),)
+    return (
+        Turn(role=Role.USER, content=IMAGE_MARK),
+        Turn(role=Role.ASSISTANT, content=text),
+    )
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
+        message = f"{where}: not JSON ({error}); prepare the shard again"
+        raise RecordError(message, "not JSON") from error
+    if not isinstance(raw, dict):
+        message = f"{where}: the JSON is {type(raw).__name__}, expected an object"
+        raise RecordError(message, "the JSON is no object")
+    return raw
+
+
+def _follow(raw: dict[str, Any], record: str, where: str) -> Any:
+    value: Any = raw
+    for name in filter(None, record.split(".")):
+        if not isinstance(value, dict) or name not in value:
+            found = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
+            raise RecordError(
+                f"{where}: no record '{record}' (at '{name}' there is: {found}); "
+                "correct 'record' in the manifest or prepare the data again",
+                f"no record '{record}'",
+            )
+        value = value[name]
+    return value
+
+
+def _turns(record: dict[str, Any], where: str) -> tuple[Turn, ...]:
+    messages = record.get("messages")
+    if not isinstance(messages, list) or not messages:
+        message = f"{where}: 'messages' is {messages!r}, expected a list of messages"
+        raise RecordError(message, "no messages")
+    return tuple(_turn(message, where) for message in messages)
+
+
+def _turn(message: Any, where: str) -> Turn:
+    role = message.get("role") if isinstance(message, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if role not in _ROLES or not isinstance(content, str):
+        raise RecordError(
+            f"{where}: message {message!r} needs a role of {', '.join(_ROLES)} and a text",
+            "a message without role or text",
+        )
+    return Turn(role=Role(role), content=content)

@@ -1,0 +1,1 @@
+"""Models that answer benchmark questions: local, Hugging Face, or served."""

@@ -1,0 +1,1 @@
+"""Rules for normalising and comparing answers, per language."""

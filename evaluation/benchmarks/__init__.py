@@ -1,0 +1,1 @@
+"""Benchmark items, their prompts, and stored predictions."""

@@ -1,0 +1,150 @@
+"""Benchmark shards -> one frozen item per (question, language).
+
+The shards are those of the training data (tar, index, manifest); a sample is a picture and the
+list of questions asked about it, each in every language.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from datamodules.shards.manifest import Modality, load_manifest, open_shard
+from datamodules.shards.reader import ShardReader
+
+
+class Benchmark(StrEnum):
+    """The kinds of benchmark, each with its own score."""
+
+    VQA = "vqa"
+    """Open answers, ten human ones: VQA accuracy."""
+    MULTIPLE_CHOICE = "mc"
+    """One of the choices (A-OKVQA): accuracy."""
+    CAPTION_QA = "capqa"
+    """Yes or no (PixMo-CapQA): accuracy, F1, yes-ratio."""
+    DIRECT = "da"
+    """Direct answers (A-OKVQA): share of people who said exactly that, three are enough."""
+    OPEN = "open"
+    """Free text against reference answers: chrF and ANLS."""
+    WILD = "wild"
+    """Free text without reference answers (WildVision): replies for people and judges; counted is
+    whether there was one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkItem:
+    """One question about one picture in one language."""
+
+    question_id: str
+    """The same in every language."""
+    benchmark: Benchmark
+    answer_type: str
+    question_type: str
+    language: str
+    image_key: str
+    """Cluster of the statistics: questions about one picture are not independent."""
+    image: bytes = dataclasses.field(repr=False)
+    question: str
+    answers: tuple[str, ...]
+    """Human answers (vqa: ten), the right answer (capqa), the right choice (mc)."""
+    choices: tuple[str, ...]
+    """Empty but for multiple choice."""
+    correct_choice: int | None
+
+
+def load_benchmark(
+    manifest_path: Path, languages: Sequence[str] | None = None
+) -> list[BenchmarkItem]:
+    """Read every question of a benchmark in the languages asked for (default: all it has).
+
+    The order is that of the shards, then of the questions, then of the languages.
+
+    Raises:
+        DataError: not a benchmark, a language it lacks, or an item that can't be scored.
+    """
+    manifest = load_manifest(manifest_path)
+    if manifest.modality is not Modality.BENCHMARK:
+        raise DataError(
+            f"{manifest_path.name} holds {manifest.modality} data, expected {Modality.BENCHMARK}; "
+            "give a manifest named benchmark_*"
+        )
+    available = manifest.language.split(",")
+    wanted = list(languages) if languages is not None else available
+    if missing := sorted(set(wanted) - set(available)):
+        raise DataError(
+            f"benchmark '{manifest.name}' has no {', '.join(missing)}; it has "
+            f"{', '.join(available)}: leave the others out of evaluation.languages"
+        )
+    items: list[BenchmarkItem] = []
+    for entry in manifest.shards:
+        reader = open_shard(manifest_path, entry)
+        for row in range(len(reader)):
+            items += _read_sample(reader, row, wanted)
+        reader.close()
+    _check_unique(items, manifest.name)
+    return items
+
+
+def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> list[BenchmarkItem]:
+    key = reader.key(row)
+    content, image = reader.read(row)
+    try:
+        raw_items = json.loads(content)["items"]
+        if image is None:
+            raise DataError("no picture")
+        return [
+            item
+            for raw in raw_items
+            for language in languages
+            for item in _parse_item(raw, language, key, image)
+        ]
+    except (ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(
+            f"benchmark sample '{key}' in {reader.name}: {error!r}; prepare the data again"
+        ) from error
+
+
+def _parse_item(
+    raw: dict[str, Any], language: str, key: str, image: bytes
+) -> Iterator[BenchmarkItem]:
+    benchmark = Benchmark(raw["benchmark"])
+    is_choice = benchmark is Benchmark.MULTIPLE_CHOICE
+    choices = tuple(raw["choices"][language]) if is_choice else ()
+    correct = int(raw["correct_choice"]) if is_choice else None
+    if correct is not None and not 0 <= correct < len(choices):
+        raise DataError(f"correct_choice={correct} outside {len(choices)} choices")
+    answers: tuple[str, ...] = ()
+    if correct is not None:
+        answers = (choices[correct],)
+    elif benchmark is not Benchmark.WILD:
+        answers = tuple(raw["answers"][language])
+    if not answers and benchmark is not Benchmark.WILD:
+        raise DataError(f"no answers in '{language}'")
+    yield BenchmarkItem(
+        question_id=str(raw["question_id"]),
+        benchmark=benchmark,
+        answer_type=raw["answer_type"],
+        question_type=raw["question_type"],
+        language=language,
+        image_key=key,
+        image=image,
+        question=raw["question"][language],
+        answers=answers,
+        choices=choices,
+        correct_choice=correct,
+    )
+
+
+def _check_unique(items: Sequence[BenchmarkItem], name: str) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for item in items:
+        identity = (item.benchmark, item.question_id, item.language)
+        if identity in seen:
+            raise DataError(
+                f"benchmark '{name}': question_id '{item.question_id}' appears twice in "
+                f"{item.benchmark}/{item.language}; paired comparisons need unique ids"
+            )
+        seen.add(identity)

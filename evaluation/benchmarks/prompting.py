@@ -1,0 +1,111 @@
+"""How a benchmark question is put to a model: one YAML file of templates per language."""
+
+import dataclasses
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from core.chat.format import ChatFormat
+from core.chat.tokens import IMAGE_MARK
+from core.config import load_config
+from core.errors import ConfigError, unknown_name
+from core.languages import FOLDER, PROMPTS, language_file
+from core.samples import Role, Turn
+from evaluation.answers.registry import normalise_neutral
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem
+from evaluation.metrics.choices import YesNoWords
+
+BARE_STYLE = "bare"
+
+_QUESTION = "{question}"
+_CHOICES = "{choices}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptFile:
+    """What a language's YAML file may say."""
+
+    yes_words: list[str] = dataclasses.field(default_factory=list)
+    no_words: list[str] = dataclasses.field(default_factory=list)
+    styles: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    """Style -> benchmark -> template with {question} and, for mc, {choices}."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PromptBook:
+    """Templates of one style and yes/no words of every language of a run."""
+
+    templates: Mapping[str, Mapping[str, str]]
+    """Language -> benchmark -> template."""
+    yes_no_words: Mapping[str, YesNoWords]
+
+    def question_text(self, item: BenchmarkItem) -> str:
+        """The words of the user's turn, without the picture's mark."""
+        lines = [
+            f"{letter}. {choice}"
+            for letter, choice in zip(string.ascii_uppercase, item.choices, strict=False)
+        ]
+        template = self.templates[item.language][item.benchmark]
+        # Template marks first, then data, so a question with braces stays as it is.
+        before, mark, after = template.partition(_QUESTION)
+        before, after = (part.replace(_CHOICES, "\n".join(lines)) for part in (before, after))
+        return f"{before}{item.question if mark else ''}{after}"
+
+    def encode(self, item: BenchmarkItem, chat_format: ChatFormat) -> np.ndarray:
+        """Prompt ids (int64, shape (T,)) up to where the model must answer."""
+        content = f"{IMAGE_MARK}\n{self.question_text(item)}"
+        return chat_format.encode_prompt([Turn(role=Role.USER, content=content)])
+
+
+def load_prompts(
+    languages: Iterable[str], *, style: str = BARE_STYLE, folder: Path = FOLDER
+) -> PromptBook:
+    """Read the prompt files of some languages.
+
+    A language without a file gets the bare question and no words for yes and no (which raises
+    once a yes/no benchmark is scored in it).
+
+    Raises:
+        ConfigError: a style that a file lacks, a template without its {question}, a word that is
+            both yes and no or has no letters.
+    """
+    templates: dict[str, Mapping[str, str]] = {}
+    words: dict[str, YesNoWords] = {}
+    for language in languages:
+        path = language_file(language, PROMPTS, folder)
+        file = PromptFile()
+        if path.is_file():
+            file = load_config(PromptFile(), path)
+        words[language] = _yes_no_words(file, path)
+        templates[language] = _templates(file, style, path)
+    return PromptBook(templates=templates, yes_no_words=words)
+
+
+def _yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
+    yes, no = (
+        [normalise_neutral(word) for word in words] for words in (file.yes_words, file.no_words)
+    )
+    if "" in yes + no:
+        raise ConfigError(f"{path}: a word of yes_words or no_words has no letters")
+    if both := sorted({*yes} & {*no}):
+        raise ConfigError(f"{path}: {', '.join(both)} is in yes_words and in no_words; choose one")
+    return YesNoWords(yes=tuple(file.yes_words), no=tuple(file.no_words))
+
+
+def _templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:
+    if style == BARE_STYLE:
+        chosen = {kind.value: _QUESTION for kind in Benchmark} | dict(file.styles.get(style, {}))
+    elif style in file.styles:
+        chosen = dict(file.styles[style])
+    else:
+        message = unknown_name("prompt style", style, {BARE_STYLE, *file.styles})
+        raise ConfigError(f"{message} Write it in {path}")
+    for kind in Benchmark:
+        if chosen.get(kind, "").count(_QUESTION) != 1:
+            raise ConfigError(
+                f"{path}: template styles.{style}.{kind} is {chosen.get(kind)!r}; "
+                f"it must contain {_QUESTION} once"
+            )
+    return chosen

@@ -1,0 +1,11 @@
+"""Does a backbone adapted to the target language help: general vs adapted at chosen shares."""
+
+from configuration.axes import vary
+from configuration.run_config import RunConfig
+
+SHARES = (0.0, 0.2, 1.0)
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """Every configured backbone at three shares; PAPER: Llama-3.1 against Latxa."""
+    return vary(base, backbone=tuple(base.backbones), target_share=SHARES)

@@ -1,0 +1,153 @@
+"""How the embedded models are made: tokenizer, general and adapted language model, vision tower."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from configuration.run_config import LanguagesConfig
+from configuration.trainer import TrainerConfig
+from core.chat.format import PromptStyle
+from core.config import load_config
+from core.errors import ConfigError
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture_datamodule import StreamConfig
+from lightning_modules.contrastive.tower import TowerRecipe
+from lightning_modules.optim import OptimConfig
+from pipeline.stages.graph import ContentHashes, Graph, StageNode
+from pipeline.stages.specs import LlamaShape, PretrainSpec, StageKind, TokenizerSpec, TowerSpec
+from pipeline.store.store import Store
+
+CONFIG = Path("configs/recipes/embedded_backbones.yaml")
+_TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One language model of the pair."""
+
+    num_steps: int
+    """Optimizer steps."""
+    optim: OptimConfig
+    """Optimiser and schedule."""
+    samples_per_step: dict[str, float]
+    """Corpus source -> samples of one optimizer step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackbonesConfig:
+    """Everything that determines the embedded models."""
+
+    languages: LanguagesConfig
+    """Base and target language."""
+    corpus: str
+    """Folder that `data_prep.embedded --corpus` filled."""
+    captions: str
+    """Manifest of pictures and base-language names, for the tower."""
+    models: str
+    """Where finished models are copied."""
+    general: PretrainConfig
+    """The language model that knows mostly the base language."""
+    adapted: PretrainConfig
+    """The same, continued on the target language."""
+    vocab_size: int = 4096
+    """Entries of the shared tokenizer."""
+    template: str = "embedded"
+    """Chat template."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    shape: LlamaShape = dataclasses.field(default_factory=LlamaShape)
+    """Dimensions of the language models."""
+    micro_batch_tokens: int = 8192
+    """Most tokens that go through the model at once."""
+    row_tokens: int = 512
+    """Longest packed row."""
+    tower: TowerRecipe = dataclasses.field(default_factory=TowerRecipe)
+    """The contrastive recipe."""
+    trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
+    """Execution."""
+
+
+def load(overrides: list[str]) -> BackbonesConfig:
+    """The recipe with command-line changes.
+
+    Raises:
+        ConfigError: the corpus isn't there.
+    """
+    config = load_config(BackbonesConfig, CONFIG, overrides=overrides)
+    if not Path(config.corpus).is_dir():
+        raise ConfigError(
+            f"no corpus at '{config.corpus}'; make it first: "
+            f"python -m data_prep.embedded --corpus {config.corpus}"
+        )
+    return config
+
+
+def build_graph(config: BackbonesConfig) -> Graph:
+    """Tokenizer -> general -> adapted, and the tower beside them."""
+    hashes = ContentHashes()
+    languages = (config.languages.base, config.languages.target)
+    manifests = tuple(
+        _corpus(config, f"{source}_{language}")
+        for source in _TOKENIZER_SOURCES
+        for language in languages
+    )
+    spec = TokenizerSpec(
+        manifests=manifests, vocab_size=config.vocab_size, template=config.template
+    )
+    tokenizer = hashes.node(StageKind.TOKENIZER, "tokenizer", spec, {}, {})
+    general = _pretrain(config, "general", hashes, {"tokenizer": tokenizer})
+    adapted = _pretrain(config, "adapted", hashes, {"tokenizer": tokenizer, "init": general})
+    tower_spec = TowerSpec(manifest=config.captions, recipe=config.tower, seed=config.seed)
+    tower = hashes.node(StageKind.TOWER, "tower", tower_spec, {}, {"seed": float(config.seed)})
+    nodes = (tokenizer, general, adapted, tower)
+    return Graph(nodes={node.address: node for node in nodes}, cells={})
+
+
+def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
+    """Copy finished models to where the embedded profile looks for them."""
+    names = {"general": "lm_general", "adapted": "lm_adapted", "tower": "tower"}
+    for node in graph.nodes.values():
+        name = names.get(node.title.split()[-1])
+        source = store.folder(node.kind.value, node.address)
+        if name is None or not source.is_done():
+            continue
+        target = Path(config.models) / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in source.result.iterdir():
+            if file.name not in ("complete.json", "freeze_report.txt"):
+                shutil.copyfile(file, target / file.name)
+        stage = json.loads((source.path / "stage.json").read_text())
+        (target / "recipe.json").write_text(json.dumps(stage, indent=1) + "\n")
+    return Path(config.models)
+
+
+def _corpus(config: BackbonesConfig, source: str) -> str:
+    return f"{config.corpus}/{source}.manifest.json"
+
+
+def _pretrain(
+    config: BackbonesConfig, name: str, hashes: ContentHashes, inputs: dict[str, StageNode]
+) -> StageNode:
+    part: PretrainConfig = getattr(config, name)
+    components = {
+        source: ComponentConfig(base=_corpus(config, source), samples_per_step=samples)
+        for source, samples in part.samples_per_step.items()
+    }
+    stream = StreamConfig(
+        mixture=MixtureConfig(components=components, seed=config.seed),
+        prompt_style=PromptStyle.FULL,
+        micro_batch_tokens=config.micro_batch_tokens,
+        row_tokens=config.row_tokens,
+    )
+    spec = PretrainSpec(
+        shape=config.shape,
+        template=config.template,
+        stream=stream,
+        optim=part.optim,
+        num_steps=part.num_steps,
+        seed=config.seed,
+        precision=config.trainer.precision,
+    )
+    params: dict[str, str | float] = {"seed": float(config.seed), "backbone": name}
+    return hashes.node(StageKind.PRETRAIN, f"pretrain {name}", spec, inputs, params)

@@ -1,0 +1,10 @@
+"""The whole study: backbone x text-only data off/on x share of target-language pictures."""
+
+from configuration.axes import vary
+from configuration.run_config import RunConfig
+from experiments.grids.mix_ablation import SHARES
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """Every configured backbone; 24 cells with two of them."""
+    return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)

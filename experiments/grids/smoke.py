@@ -1,0 +1,29 @@
+"""Does everything work here: one small cell through both stages, evaluation and report."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from configuration.axes import vary
+from configuration.run_config import ComponentConfig, RunConfig, TrainConfig
+from evaluation.retention import RetentionConfig
+
+_STEPS = 10
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """One cell with few steps; its numbers mean nothing, its files are all there."""
+    smaller = base.data.smoke_sources
+    align, instruct = (_shorten(stage, smaller) for stage in (base.align, base.instruct))
+    short = dataclasses.replace(base, align=align, instruct=instruct, retention=RetentionConfig())
+    return vary(short, target_share=(0.4,), text_only=(True,))
+
+
+def _shorten(stage: TrainConfig, smaller: Mapping[str, str]) -> TrainConfig:
+    visual = {name: _replace(line, smaller) for name, line in stage.visual.items()}
+    text_only = {name: _replace(line, smaller) for name, line in stage.text_only.items()}
+    num_steps = min(_STEPS, stage.num_steps)
+    return dataclasses.replace(stage, num_steps=num_steps, visual=visual, text_only=text_only)
+
+
+def _replace(line: ComponentConfig, smaller: Mapping[str, str]) -> ComponentConfig:
+    return dataclasses.replace(line, source=smaller.get(line.source, line.source))

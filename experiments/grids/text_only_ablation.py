@@ -1,0 +1,11 @@
+"""Does text-only target-language data help where pictures are few: off/on at small shares."""
+
+from configuration.axes import vary
+from configuration.run_config import RunConfig
+
+SHARES = (0.0, 0.1, 0.2)
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """Text-only data off and on, for every backbone, at three small shares."""
+    return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)

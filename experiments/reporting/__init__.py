@@ -1,1 +1,0 @@
-"""Parts of the report: records of a grid, numbers, figures, tables, gallery, page."""

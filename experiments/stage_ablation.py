@@ -1,9 +1,0 @@
-"""What each training stage is worth: no stage 1, stage 1 only, both."""
-
-from experiments.axes import vary
-from experiments.schema import RunConfig, Stages
-
-
-def cells(base: RunConfig) -> list[RunConfig]:
-    """Three cells at the configured share."""
-    return vary(base, stages=(Stages.INSTRUCT_ONLY, Stages.ALIGN_ONLY, Stages.BOTH))

@@ -1,0 +1,1 @@
+"""Parameter, memory and FLOP counts of models without weights."""

@@ -1,0 +1,202 @@
+"""What a model costs to train, measured on its shape alone: no weights, no data, no GPU.
+
+Parameters are counted on the meta device. What a decoder block keeps for its backward pass is
+counted by running it there: PyTorch itself says which tensors it saves.
+"""
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.accounting.shapes import EmptyVlm, block_linears
+from models.language.adapters import TuningConfig, TuningKind
+from models.language.blocks import decoder_blocks
+from models.language.generation import parts_of
+from models.towers.vision_tower import VisionTower
+
+_NAME = "irudimen_footprint"
+_PROBE_TOKENS = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Footprint:
+    """Counts of one model under one tuning; numbers of weights, not bytes."""
+
+    tower: int
+    connector: int
+    language_model: int
+    """Without adapters."""
+    quantisable: int
+    """Weights of the decoder blocks' matrices, which QLoRA keeps in 4 bits."""
+    adapters: int
+    block: int
+    """Weights of one decoder block."""
+    num_blocks: int
+    hidden_size: int
+    inner_size: int
+    """Width between the matrices of a block's feed-forward part."""
+    cache_width: int
+    """Keys and values of one token in one block."""
+    vocab_size: int
+    num_image_tokens: int
+    picture_flops: float
+    """Of the tower's forward pass for one picture."""
+    picture_bytes: int
+    """Pixels of one picture in float32."""
+
+
+def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
+    """Count a model that has no weights."""
+    language_model: Any = vlm.model.language_model
+    config = language_model.config
+    blocks = decoder_blocks(language_model)
+    linears = block_linears(language_model)
+    sizes = [linear.in_features + linear.out_features for linear in linears]
+    has_adapters = tuning.kind is not TuningKind.FULL
+    size = vlm.tower.transform.size
+    return Footprint(
+        tower=_count(vlm.tower),
+        connector=_count(vlm.model.connector),
+        language_model=_count(language_model),
+        quantisable=sum(linear.weight.numel() for linear in linears),
+        adapters=tuning.rank * sum(sizes) if has_adapters else 0,
+        block=_count(blocks[0]),
+        num_blocks=len(blocks),
+        hidden_size=config.hidden_size,
+        inner_size=config.intermediate_size,
+        cache_width=2 * config.num_key_value_heads * config.head_dim,
+        vocab_size=config.vocab_size,
+        num_image_tokens=vlm.tower.num_image_tokens,
+        picture_flops=tower_flops(vlm.tower),
+        picture_bytes=4 * 3 * size * size,
+    )
+
+
+def saved_bytes_per_token(
+    vlm: EmptyVlm, tuning: TuningConfig, *, learns: bool, dtype: torch.dtype
+) -> float:
+    """Bytes per token that one decoder block keeps for the backward pass, weights not counted.
+
+    Attention is taken as a kernel of the flash kind: it keeps its inputs, its output and one
+    number per head.
+
+    Args:
+        vlm: a model on the meta device.
+        tuning: what learns in stages that train the language model.
+        learns: whether this stage does; if not, gradients only pass through.
+        dtype: of the activations.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+    language_model: Any = vlm.model.language_model
+    decoder: Any = parts_of(language_model)[0]
+    block: Any = copy.deepcopy(decoder_blocks(language_model)[0]).to(dtype)
+    config = copy.deepcopy(language_model.config)
+    config._attn_implementation = _NAME
+    for module in block.modules():
+        if hasattr(module, "config"):
+            module.config = config
+    block.requires_grad_(learns and tuning.kind is TuningKind.FULL)
+    if learns and tuning.kind is not TuningKind.FULL:
+        _adapt(block, tuning.rank, dtype)
+    with torch.device("meta"):
+        hidden_BTD = torch.empty(1, _PROBE_TOKENS, config.hidden_size, dtype=dtype)
+        positions_BT = torch.arange(_PROBE_TOKENS)[None]
+        angles = decoder.rotary_emb(hidden_BTD, positions_BT)
+    saved = _Saved(block)
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+        block(
+            hidden_BTD.requires_grad_(),
+            position_embeddings=angles,
+            attention_mask=None,
+            position_ids=positions_BT,
+        )
+    return saved.num_bytes / _PROBE_TOKENS
+
+
+class _Saved:
+    """Memory behind tensors that autograd saves, each piece once; parameters are not counted."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._held = [parameter.untyped_storage() for parameter in block.parameters()]
+        self._known = {storage._cdata for storage in self._held}
+        self.num_bytes = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            self._held.append(storage)  # so that its address is not given to another one
+            self.num_bytes += storage.nbytes()
+        return tensor
+
+
+class _FlashLike(torch.autograd.Function):
+    """Saves what flash attention saves; computes nothing."""
+
+    @staticmethod
+    def forward(
+        context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """An output of the query's shape."""
+        output = torch.empty_like(query)
+        per_head = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        context.save_for_backward(query, key, value, output, per_head)
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> Any:
+        """Never called: only the forward pass is looked at."""
+        raise NotImplementedError
+
+
+def _attention(
+    _module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    **_settings: Any,
+) -> tuple[torch.Tensor, None]:
+    output: torch.Tensor = _FlashLike.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2), None
+
+
+class _Adapted(nn.Module):
+    """A frozen matrix with an adapter beside it."""
+
+    def __init__(self, base: nn.Linear, rank: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.base = base
+        settings: Any = {"bias": False, "device": "meta", "dtype": dtype}
+        self.down = nn.Linear(base.in_features, rank, **settings)
+        self.up = nn.Linear(rank, base.out_features, **settings)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Both paths, added."""
+        outputs: torch.Tensor = self.base(inputs) + self.up(self.down(inputs))
+        return outputs
+
+
+def _adapt(block: nn.Module, rank: int, dtype: torch.dtype) -> None:
+    for name, module in list(block.named_modules()):
+        if isinstance(module, nn.Linear):
+            block.set_submodule(name, _Adapted(module, rank, dtype))
+
+
+def _count(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+def tower_flops(tower: VisionTower) -> float:
+    """Of the forward pass for one picture."""
+    size = tower.transform.size
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        tower(torch.empty(1, 3, size, size))
+    return float(counter.get_total_flops())

@@ -1,0 +1,1 @@
+"""Conversion to stock Hugging Face LLaVA format."""

@@ -1,0 +1,238 @@
+"""Our model as a stock Hugging Face `LlavaForConditionalGeneration`: weights and configuration.
+
+Pure: no files. Names are those of transformers 4, which 5 reads too (5 writes others, which 4 then
+leaves random with a mere warning). Shape legend: core/samples.py.
+"""
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, LlavaConfig, PreTrainedModel
+
+from core.chat.format import ChatFormat
+from core.errors import ConfigError
+from models.connector import Connector, LinearConnector
+from models.towers.vision_tower import TowerFeature, TowerLibrary, VisionTower
+from models.vlm import VisionLanguageModel
+
+_LOG = logging.getLogger("irudimen.export")
+_FEATURE_LAYER = -2
+_TOWER, _LM, _PROJECTOR = "vision_tower.vision_model.", "language_model.", "multi_modal_projector."
+_BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_TOP_NAMES = {
+    "class_embedding": "embeddings.class_embedding",
+    "conv1.weight": "embeddings.patch_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_pre.weight": "pre_layrnorm.weight",
+    "ln_pre.bias": "pre_layrnorm.bias",
+    "ln_post.weight": "post_layernorm.weight",
+    "ln_post.bias": "post_layernorm.bias",
+}
+"""open_clip -> Hugging Face; "layrnorm" is how they spell it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HfModel:
+    """What a stock folder's config.json and safetensors hold."""
+
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    warnings: tuple[str, ...] = ()
+    """What other programs than transformers may not do with it."""
+
+
+def to_hugging_face(
+    model: VisionLanguageModel, chat: ChatFormat, *, dtype: torch.dtype = torch.float32
+) -> HfModel:
+    """Map a whole model with its tower; tensors in `dtype` on the CPU may be the model's own.
+
+    Raises:
+        ConfigError: a part that stock LLaVA has no place for.
+    """
+    tower = model.tower
+    if tower is None:
+        raise ConfigError("this model runs on cached features; load its tower to export it")
+    vision_config = clip_vision_config(tower)
+    language_model = model.language_model
+    model_width = int(language_model.config.hidden_size)
+    act, projector, warnings = projector_weights(model.connector, model_width=model_width)
+    state = {_TOWER + name: value for name, value in clip_vision_weights(tower).items()}
+    state |= {_PROJECTOR + name: value for name, value in projector.items()}
+    state |= _language_model_weights(language_model)
+    name = str(dtype).removeprefix("torch.")
+    config = {
+        **LlavaConfig(
+            vision_config=vision_config,
+            image_token_index=model.image_token_id,
+            projector_hidden_act=act,
+            vision_feature_select_strategy="default",
+            vision_feature_layer=_FEATURE_LAYER,
+            image_seq_length=tower.num_image_tokens,
+            tie_word_embeddings=False,
+        ).to_dict(),
+        "text_config": text_config(language_model, chat),
+        "architectures": ["LlavaForConditionalGeneration"],
+        "image_token_id": model.image_token_id,
+        "image_token_index": model.image_token_id,
+        "pad_token_id": chat.pad_token_id,
+        "dtype": name,
+        "torch_dtype": name,
+    }
+    written = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
+    return HfModel(config=config, state=written, warnings=warnings)
+
+
+def clip_vision_config(tower: VisionTower) -> CLIPVisionConfig:
+    """The shape of a CLIP ViT in Hugging Face's words.
+
+    Raises:
+        ConfigError: no CLIP ViT, or one with parts that CLIPVisionModel does not have.
+    """
+    visual: Any = tower.visual
+    if tower.config.library is TowerLibrary.TRANSFORMERS:
+        config: CLIPVisionConfig = visual.config
+        return config
+    if tower.config.feature is not TowerFeature.PENULTIMATE or not hasattr(visual, "transformer"):
+        kind = type(getattr(visual, "trunk", visual)).__name__
+        raise ConfigError(
+            f"a {kind} tower with feature '{tower.config.feature}' can't be a stock LLaVA: that "
+            "has a CLIP ViT and its penultimate patch tokens. Cells with a CLIP ViT and "
+            "tower.feature=penultimate can be exported; talk to this one with experiments.chat"
+        )
+    block = visual.transformer.resblocks[0]
+    (height, width), (patch_height, patch_width) = visual.image_size, visual.patch_size
+    if height != width or patch_height != patch_width:
+        raise ConfigError(f"stock CLIP is square; pictures are {height}x{width}")
+    return CLIPVisionConfig(
+        hidden_size=visual.transformer.width,
+        intermediate_size=block.mlp.c_fc.out_features,
+        projection_dim=int(visual.output_dim),
+        num_hidden_layers=len(visual.transformer.resblocks),
+        num_attention_heads=block.attn.num_heads,
+        image_size=int(height),
+        patch_size=int(patch_height),
+        hidden_act=_activation_name(block.mlp.gelu),
+        layer_norm_eps=float(block.ln_1.eps),
+    )
+
+
+def clip_vision_weights(tower: VisionTower) -> dict[str, torch.Tensor]:
+    """CLIPVisionTransformer's tensors, every one of ours used but the projection to text.
+
+    Raises:
+        ConfigError: tensors without a place there, or places left without a tensor.
+    """
+    ours = dict(tower.visual.state_dict())
+    if tower.config.library is TowerLibrary.TRANSFORMERS:  # 4.x has the prefix, 5.x has none
+        return {name.removeprefix("vision_model."): value for name, value in ours.items()}
+    ours.pop("proj", None)
+    theirs: dict[str, torch.Tensor] = {}
+    for name, value in ours.items():
+        for target, part in _split(name, value):
+            theirs[target] = part
+    missing = sorted(set(_TOP_NAMES.values()) - theirs.keys())
+    if missing:
+        raise ConfigError(f"the tower has no {missing[0]}; stock CLIP needs {len(missing)} more")
+    return theirs
+
+
+def projector_weights(
+    connector: Connector, *, model_width: int
+) -> tuple[str, dict[str, torch.Tensor], tuple[str, ...]]:
+    """Activation, tensors and warnings of LLaVA's two-layer projector.
+
+    A linear connector W is exact in it because gelu(x) - gelu(-x) = x: the first layer makes
+    [x, -x, 0], the second takes [W, -W, 0]. That needs 2 E <= D.
+    """
+    if not isinstance(connector, LinearConnector):
+        return "gelu", dict(connector.state_dict()), ()
+    weight_DE, bias_D = connector.proj.weight.detach(), connector.proj.bias.detach()
+    width = connector.vision_width
+    eye_EE = torch.eye(width, dtype=weight_DE.dtype, device=weight_DE.device)
+    first_DE = weight_DE.new_zeros(model_width, width)
+    second_DD = weight_DE.new_zeros(model_width, model_width)
+    tensors = {"linear_1.bias": torch.zeros_like(bias_D), "linear_2.bias": bias_D}
+    tensors |= {"linear_1.weight": first_DE, "linear_2.weight": second_DD}
+    if 2 * width <= model_width:
+        first_DE[:width], first_DE[width : 2 * width] = eye_EE, -eye_EE
+        second_DD[:, :width], second_DD[:, width : 2 * width] = weight_DE, -weight_DE
+        return "gelu", tensors, ()
+    if width > model_width:
+        raise ConfigError(
+            f"a linear connector from {width} to {model_width} does not fit LLaVA's projector, "
+            "whose hidden width is the language model's; train with model.connector.kind=MLP2X_GELU"
+        )
+    first_DE[:width], second_DD[:, :width] = eye_EE, weight_DE
+    warning = (
+        f"projector_hidden_act='linear': twice the vision width ({width}) exceeds the language "
+        f"model's ({model_width}). transformers loads this; llama.cpp and others that always "
+        "apply GELU give wrong answers"
+    )
+    _LOG.warning(warning)
+    return "linear", tensors, (warning,)
+
+
+def text_config(language_model: PreTrainedModel, chat: ChatFormat) -> dict[str, Any]:
+    """The language model's configuration with rotary settings in the words of 4.x and 5.x."""
+    config: dict[str, Any] = copy.deepcopy(language_model.config.to_dict())
+    rope = dict(config.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+        config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
+    # The output layer is written even where it is tied: versions differ in whose flag they obey.
+    config["tie_word_embeddings"] = False
+    config["eos_token_id"] = chat.end_token_id
+    config["pad_token_id"] = chat.pad_token_id
+    for name in ("_name_or_path", "transformers_version", "quantization_config"):
+        config.pop(name, None)
+    return config
+
+
+def _language_model_weights(language_model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    state = {_LM + name: value for name, value in language_model.state_dict().items()}
+    # A tied one gets memory of its own: files hold no shared tensors.
+    state[_LM + "lm_head.weight"] = language_model.get_output_embeddings().weight.detach().clone()
+    strange = [key for key in state if not key.startswith((_LM + "model.", _LM + "lm_head."))]
+    if strange:
+        raise ConfigError(
+            f"language model tensor '{strange[0]}' has no place in LLaVA; merge adapters first, "
+            "and use a Llama-like model"
+        )
+    return state
+
+
+def _split(name: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """Where one of open_clip's tensors goes; attention's joint input goes to three places."""
+    if name in _TOP_NAMES:
+        return [(_TOP_NAMES[name], value)]
+    parts = name.split(".")
+    if parts[:2] == ["transformer", "resblocks"]:
+        block, inner, kind = f"encoder.layers.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
+        if inner in _BLOCK_NAMES:
+            return [(f"{block}.{_BLOCK_NAMES[inner]}.{kind}", value)]
+        if inner == "attn" and kind.startswith("in_proj_"):
+            kind = kind.removeprefix("in_proj_")
+            pieces = zip("qkv", value.chunk(3), strict=True)
+            return [(f"{block}.self_attn.{x}_proj.{kind}", piece.clone()) for x, piece in pieces]
+    raise ConfigError(f"the tower's '{name}' has no place in a stock CLIP ViT")
+
+
+def _activation_name(activation: nn.Module | Callable[..., torch.Tensor]) -> str:
+    """OpenAI's weights want x * sigmoid(1.702 x); with the other GELU they see badly, silently."""
+    if type(activation).__name__ == "QuickGELU":
+        return "quick_gelu"
+    if isinstance(activation, nn.GELU) and activation.approximate == "none":
+        return "gelu"
+    raise ConfigError(f"the tower's activation {activation} is none of CLIP's")

@@ -1,0 +1,1 @@
+"""The engine: stages, their graph, the store of results, and the launchers."""

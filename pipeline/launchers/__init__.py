@@ -1,0 +1,1 @@
+"""Launchers that run the stage graph: local processes, SLURM jobs, torchrun ranks."""

@@ -1,0 +1,1 @@
+"""Estimates of cost, memory and time, made before anything runs."""

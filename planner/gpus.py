@@ -1,0 +1,59 @@
+"""GPUs that a plan is made for: memory, speed of dense 16-bit products, bandwidth.
+
+Numbers are the makers' data sheets (peaks without sparsity); memory is what a process sees.
+"""
+
+import dataclasses
+
+from core.errors import ConfigError, unknown_name
+
+ACHIEVED = 0.40
+"""Share of the peak that a step of a large model is assumed to reach (bar of this project on an
+H100, not a measurement; `benchmarks/gpu_step` measures it)."""
+_LARGE = 2048
+"""Narrower models leave a GPU waiting; their share is assumed to shrink with the width."""
+_SCALING = 0.95
+"""Assumed share that is left when several GPUs work on one stage."""
+GIB = float(2**30)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One kind."""
+
+    memory_gib: float
+    peak_flops: float
+    bandwidth: float
+    """Bytes per second."""
+
+    def speed(self, hidden_size: int, count: int) -> float:
+        """Assumed FLOP/s of `count` of them on one stage."""
+        share = ACHIEVED * min(1.0, hidden_size / _LARGE)
+        return count * self.peak_flops * share * (_SCALING if count > 1 else 1.0)
+
+
+def _gpu(memory_gib: float, tflops: float, terabytes_per_s: float) -> Gpu:
+    return Gpu(memory_gib=memory_gib, peak_flops=tflops * 1e12, bandwidth=terabytes_per_s * 1e12)
+
+
+GPUS = {
+    "h100": _gpu(79.2, 989, 3.35),
+    "h200": _gpu(139.8, 989, 4.8),
+    "b200": _gpu(178.4, 2250, 8.0),
+    "a100-80": _gpu(79.2, 312, 2.04),
+    "a100-40": _gpu(39.4, 312, 1.56),
+    "l40s": _gpu(44.5, 362, 0.86),
+    "rtx4090": _gpu(23.5, 165, 1.01),
+    "rtx3090": _gpu(23.5, 71, 0.94),
+}
+
+
+def get_gpu(name: str) -> Gpu:
+    """The kind of that name.
+
+    Raises:
+        ConfigError: an unknown kind, with the nearest.
+    """
+    if name not in GPUS:
+        raise ConfigError(unknown_name("GPU", name, GPUS, fix="Name one with --gpu."))
+    return GPUS[name]

@@ -1,0 +1,1 @@
+"""MLflow tracking of grids and stage runs."""

@@ -1,0 +1,1 @@
+"""Tools for trained cells: loading, chat, export, model cards."""

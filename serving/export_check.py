@@ -1,0 +1,137 @@
+"""An exported folder against the model it came from: keys, logits, prompts and pictures."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalGeneration
+
+from core.chat.tokens import IMAGE_MARK
+from core.errors import CheckpointError
+from core.rng import named_rng
+from core.samples import Role, Turn
+from models.language.generation import parts_of
+from models.vlm import VisionLanguageModel
+from pipeline.stages.builders import VlmParts
+
+LOGIT_TOLERANCE = 1e-4
+"""fp32; logits larger than 1 are compared relative to the largest."""
+_PIXEL_TOLERANCE = 1e-5
+_QUESTIONS = ("Zer da hau?", "What is this?", "Zenbat daude?\nErantzun laburra.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """Largest differences that were seen."""
+
+    logits: float
+    largest_logit: float
+    pixels: float
+    num_positions: int
+
+
+@torch.no_grad()
+def check_export(folder: Path, parts: VlmParts) -> ParityReport:
+    """Reload with transformers and compare on a picture of noise and three conversations.
+
+    `parts` must hold the numbers that were written (rounded, if they were).
+
+    Raises:
+        CheckpointError: a key is missing or left over, or something differs.
+    """
+    theirs, info = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
+    )
+    problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
+    if problems:
+        raise CheckpointError(f"the export does not load whole: {problems}")
+    processor = AutoProcessor.from_pretrained(folder)
+    # Of transformers' two ways to resize this is CLIP's own and training's, equal to the last
+    # digit; the other, their default where torchvision is, may be off by a grey level.
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    picture = _picture(parts.model)
+    pixels_NCHW, pixel_error = _check_pixels(processor, picture, parts.model)
+    error, largest, num_positions = 0.0, 0.0, 0
+    for turns in _conversations():
+        ids = _check_prompt(processor, picture, turns, parts)
+        input_ids_BT = torch.from_numpy(ids)[None].to(parts.model.device)
+        ours_TV = _our_logits(parts.model, input_ids_BT, pixels_NCHW)
+        theirs_TV = theirs.eval()(
+            input_ids=input_ids_BT.cpu(), pixel_values=pixels_NCHW, use_cache=False
+        ).logits[0]
+        error = max(error, float((ours_TV - theirs_TV).abs().max()))
+        largest = max(largest, float(ours_TV.abs().max()))
+        num_positions += len(ids)
+    if not error <= LOGIT_TOLERANCE * max(1.0, largest):
+        raise CheckpointError(
+            f"logits of transformers differ by {error:.2e} (largest logit {largest:.1f}); allowed "
+            f"are {LOGIT_TOLERANCE}"
+        )
+    return ParityReport(
+        logits=error, largest_logit=largest, pixels=pixel_error, num_positions=num_positions
+    )
+
+
+def _conversations() -> list[list[Turn]]:
+    """A bare question, a system turn before it, and a second question after an answer."""
+    system = Turn(role=Role.SYSTEM, content="Be brief.")
+    questions = [
+        Turn(role=Role.USER, content=text if number else f"{IMAGE_MARK}\n{text}")
+        for number, text in enumerate(_QUESTIONS)
+    ]
+    answer = Turn(role=Role.ASSISTANT, content="bai")
+    return [questions[:1], [system, questions[0]], [questions[0], answer, questions[2]]]
+
+
+def _check_prompt(processor: Any, picture: bytes, turns: list[Turn], parts: VlmParts) -> np.ndarray:
+    expected = parts.chat.encode_prompt(turns)
+    messages = [{"role": turn.role.value, "content": turn.content} for turn in turns]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    image = Image.open(io.BytesIO(picture))
+    encoded = processor(images=image, text=text, add_special_tokens=False, return_tensors="np")
+    if not np.array_equal(encoded["input_ids"][0], expected):
+        raise CheckpointError(f"the exported chat template renders {text!r}, not what was trained")
+    return expected
+
+
+def _check_pixels(
+    processor: Any, picture: bytes, model: VisionLanguageModel
+) -> tuple[torch.Tensor, float]:
+    """Pixels (1, C, H, W) of a picture, on which ours and theirs must agree."""
+    if model.tower is None:
+        raise ValueError("no tower")
+    ours_CHW = model.tower.transform(picture)
+    image = Image.open(io.BytesIO(picture))
+    theirs_NCHW = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
+    error = float((theirs_NCHW[0] - ours_CHW).abs().max())
+    if not error <= _PIXEL_TOLERANCE:
+        raise CheckpointError(f"the exported image processor's pixels differ by {error:.2e}")
+    return ours_CHW[None], error
+
+
+def _picture(model: VisionLanguageModel) -> bytes:
+    """Noise of another shape than the tower's, losslessly encoded."""
+    if model.tower is None:
+        raise ValueError("no tower")
+    size = model.tower.transform.size
+    shape = (size + size // 3, size + size // 2, 3)
+    noise = named_rng(0, "export", "probe").integers(0, 256, shape, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _our_logits(
+    model: VisionLanguageModel, input_ids_BT: torch.Tensor, pixels_NCHW: torch.Tensor
+) -> torch.Tensor:
+    if model.tower is None:
+        raise ValueError("no tower")
+    embeds_BTD = model.embed(input_ids_BT, model.tower(pixels_NCHW.to(model.device)))
+    decoder, output_layer = parts_of(model.language_model)
+    hidden_BTD = decoder(inputs_embeds=embeds_BTD, use_cache=False).last_hidden_state
+    logits_TV: torch.Tensor = output_layer(hidden_BTD)[0].float().cpu()
+    return logits_TV

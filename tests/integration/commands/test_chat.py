@@ -1,0 +1,168 @@
+"""Talking to a cell: the answers of its evaluation, in the terminal and on a guarded page."""
+
+import base64
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+
+from evaluation.benchmarks.predictions import read_predictions
+from experiments.chat import build_parser, load_talkers, main
+from serving.chat_page.server import build_app
+from tests.integration.conftest import LOUD
+from tests.support import small_world as worlds
+
+pytestmark = pytest.mark.slow
+NUM_NEW = 4
+QUESTION = "Zer da hau?"
+
+
+def words(*more: str) -> list[str]:
+    grid = ["--profile", worlds.PROFILE, "--exp", "mix_ablation", *LOUD]
+    return ["--run", worlds.CELL, "--max-new-tokens", str(NUM_NEW), *more, *grid]
+
+
+@pytest.fixture
+def inside(trained_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained_world)
+    return trained_world
+
+
+def evaluated(world: Path) -> dict[str, str]:
+    """Picture key -> what the evaluation got for the question."""
+    folder = worlds.stage_folder(world / "mlruns", "evaluate")
+    table = read_predictions(next(folder.rglob("predictions.parquet"))).to_pylist()
+    return {
+        row["image_key"]: row["output"]
+        for row in table
+        if row["language"] == "eu" and row["benchmark"] == "vqa"
+    }
+
+
+def test_one_question_gets_the_answer_of_the_evaluation(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for at, (_, expected) in enumerate(sorted(evaluated(inside).items())):
+        picture = inside / f"{at}.webp"
+        picture.write_bytes(worlds.picture(1000 + at))
+        assert main(words("--image", str(picture), "--ask", QUESTION)) == 0
+        said = capsys.readouterr().out.replace("(cut at --max-new-tokens)", "")
+        assert said.strip() == expected
+
+
+def test_bad_questions_say_what_to_do(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("--ask", QUESTION)) == 2
+    assert "--image" in capsys.readouterr().err
+    broken = inside / "broken.png"
+    broken.write_bytes(b"no picture")
+    assert main(words("--image", str(broken), "--ask", QUESTION)) == 2
+    assert "can't be decoded" in capsys.readouterr().err
+    three = ["--run", "a", "--run", "b"]
+    assert main(words("--image", str(broken), "--ask", QUESTION, *three)) == 2
+    assert "3 cells" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def address(trained_world: Path) -> Iterator[str]:
+    """The page, really served."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained_world)
+        talkers, language = load_talkers(build_parser().parse_args(words("--page")))
+        app = build_app(talkers, language=language)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def ask(address: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    if data is not None:
+        named = {"Content-Type": "application/json"} | named
+    request = urllib.request.Request(address + path, data=data, headers=named)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            text, status, found = response.read(), response.status, response.headers
+    except urllib.error.HTTPError as error:
+        text, status, found = error.read(), error.code, error.headers
+    try:
+        return status, json.loads(text), found
+    except ValueError:
+        return status, text.decode(), found
+
+
+def announce(address: str, num_bytes: int) -> int:
+    """The status that a body of such a length gets before it is sent."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.putrequest("POST", "/api/ask")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(num_bytes))
+    connection.endheaders()
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def question(*turns: str, picture: bytes | None = None, cell: str = "") -> dict[str, Any]:
+    roles = ("user", "assistant")
+    content = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    encoded = base64.b64encode(picture or worlds.picture(1000)).decode()
+    return {"cell": cell, "picture": encoded, "turns": content}
+
+
+def test_the_page_answers_as_the_evaluation_did(address: str, trained_world: Path) -> None:
+    status, found, headers = ask(address, "/api/cells")
+    assert (status, found["language"]) == (200, "eu")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    (cell,) = found["cells"]
+    status, answer, _ = ask(address, "/api/ask", question(QUESTION, cell=cell))
+    assert status == 200
+    assert answer["text"] == sorted(evaluated(trained_world).items())[0][1]
+    more = question(QUESTION, "bat", "Eta hau?", cell=cell)
+    assert ask(address, "/api/ask", more)[0] == 200
+    for path in ("/", "/chat.js", "/chat.css"):
+        status, text, _ = ask(address, path)
+        assert status == 200
+        assert "http" not in text.replace("http-equiv", ""), "nothing from elsewhere"
+
+
+def test_the_page_refuses_what_it_should(address: str) -> None:
+    (cell,) = ask(address, "/api/cells")[1]["cells"]
+    good = question(QUESTION, cell=cell)
+    assert ask(address, "/api/cells", Host="evil.example")[0] == 421
+    assert ask(address, "/api/ask", good, Origin="http://evil.example")[0] == 403
+    assert ask(address, "/api/ask", good, Origin="null")[0] == 403
+    assert ask(address, "/api/ask", good, Sec_Fetch_Site="cross-site")[0] == 403
+    assert ask(address, "/api/ask", good, Content_Type="text/plain")[0] == 415
+    assert announce(address, 25_000_000) == 413
+    assert ask(address, "/api/ask", b"{")[0] == 422
+    assert ask(address, "/api/ask", question(QUESTION, cell="nobody"))[0] == 404
+    assert ask(address, "/api/ask", question(QUESTION, picture=b"none", cell=cell))[0] == 422
+    assert ask(address, "/api/ask", good | {"picture": "***"})[0] == 422
+    assert ask(address, "/api/ask", question(QUESTION, "bat", cell=cell))[0] == 422
+    assert ask(address, "/api/ask", good | {"turns": []})[0] == 422
+    assert (
+        ask(address, "/api/ask", good | {"turns": [{"role": "system", "content": "x"}]})[0] == 422
+    )
+    for path in ("/../setup.cfg", "/%2e%2e%2fsetup.cfg", "/chat_page.py", "/docs"):
+        assert ask(address, path)[0] == 404
+    assert ask(address, "/api/ask", good)[0] == 200

@@ -1,0 +1,269 @@
+"""An exported cell in the hands of plain transformers: same logits and answers, nothing missing."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+)
+
+from core.chat.tokens import IMAGE_MARK
+from core.samples import Role, Turn
+from evaluation import run as evaluation_run
+from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.benchmarks.predictions import read_predictions
+from experiments.export import build_parser, main
+from models.export.llava import clip_vision_config, clip_vision_weights
+from models.export.processor import image_processor_config
+from models.towers.image_transform import CropRule
+from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
+from pipeline.stages.builders import VlmParts
+from pipeline.stages.specs import StageKind
+from serving.cell import find_cells, load_cell
+from tests.integration.conftest import LOUD
+from tests.support import small_world as worlds
+
+pytestmark = pytest.mark.slow
+NUM_ITEMS, NUM_NEW, SIZE = 100, 12, 32
+QUESTIONS = ("What is this?", "Zer da hau?")
+LOGIT_TOLERANCE = 1e-4
+
+
+def arguments(target: Path, *more: str) -> list[str]:
+    grid = ["--profile", worlds.PROFILE, "--exp", "mix_ablation"]
+    return ["--run", worlds.CELL, "--to", "hf", str(target), *grid, *(more or LOUD)]
+
+
+def trained(words: list[str]) -> VlmParts:
+    (cell,) = find_cells(build_parser().parse_args(words), [worlds.CELL])
+    return load_cell(cell, torch.device("cpu"))
+
+
+def load_stock(folder: Path) -> tuple[Any, Any]:
+    model, info = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return model.eval(), processor
+
+
+def sized_picture(seed: int, *, is_even: bool) -> bytes:
+    """Pictures of many shapes, most of which must be scaled and cropped.
+
+    open_clip and transformers disagree by a pixel about the middle of an odd margin.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        sides = [int(side) for side in rng.integers(20, 90, size=2)]
+        margin = int(max(sides) * SIZE / min(sides)) - SIZE
+        if margin % 2 == 0 or not is_even:
+            break
+    image = Image.open(io.BytesIO(worlds.picture(seed, size=64))).convert("RGB")
+    buffer = io.BytesIO()
+    image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def items(parts: VlmParts) -> list[tuple[str, bytes]]:
+    tower = parts.model.tower
+    assert tower is not None
+    is_even = tower.transform.crop is CropRule.ROUND
+    return [(QUESTIONS[i % 2], sized_picture(i // 2, is_even=is_even)) for i in range(NUM_ITEMS)]
+
+
+def our_answers(parts: VlmParts) -> list[str]:
+    """Of the evaluation, in batches."""
+    answerer = VlmAnswerer(
+        parts.model, parts.chat, parts.pictures, max_new_tokens=NUM_NEW, batch_size=16
+    )
+    images = [image for _, image in items(parts)]
+    return [reply.text for reply in answerer.answers(our_prompts(parts), images)]
+
+
+def our_prompts(parts: VlmParts) -> list[np.ndarray]:
+    return [
+        parts.chat.encode_prompt([Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{question}")])
+        for question, _ in items(parts)
+    ]
+
+
+def our_ids(parts: VlmParts) -> list[list[int]]:
+    """Of answers that nothing ends."""
+    pictures = [torch.as_tensor(parts.pictures(image)) for _, image in items(parts)]
+    return parts.model.generate(
+        our_prompts(parts), pictures, max_new_tokens=NUM_NEW, end_token_id=-1,
+        pad_token_id=parts.chat.pad_token_id, batch_size=16,
+    )  # fmt: skip
+
+
+def their_ids(parts: VlmParts, model: Any, processor: Any, *, is_endless: bool) -> list[list[int]]:
+    """One at a time, as the model card shows it."""
+    if is_endless:
+        model.generation_config.eos_token_id = None
+    answers = []
+    for question, image in items(parts):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+        inputs = processor(
+            images=Image.open(io.BytesIO(image)), text=text, add_special_tokens=False,
+            return_tensors="pt",
+        )  # fmt: skip
+        ids = model.generate(**inputs, max_new_tokens=NUM_NEW, do_sample=False)
+        answers.append(ids[0, inputs["input_ids"].shape[1] :].tolist())
+    return answers
+
+
+def assert_same_answers(
+    parts: VlmParts, model: Any, processor: Any, *, num_distinct: int = 4
+) -> None:
+    """As the evaluation reads them, and in their tokens where nothing ends them."""
+    ids = their_ids(parts, model, processor, is_endless=False)
+    texts = [processor.decode(one, skip_special_tokens=True).strip() for one in ids]
+    assert our_answers(parts) == texts
+    endless = our_ids(parts)
+    assert endless == their_ids(parts, model, processor, is_endless=True)
+    assert len({tuple(one) for one in endless}) >= num_distinct, "equal by chance"
+
+
+def largest_difference(parts: VlmParts, model: Any, processor: Any) -> float:
+    """Over logits at every position of some prompts."""
+    worst = 0.0
+    for question, image in items(parts)[:10]:
+        turn = Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{question}")
+        ids_BT = torch.from_numpy(parts.chat.encode_prompt([turn]))[None]
+        pixels = processor.image_processor(
+            images=Image.open(io.BytesIO(image)), return_tensors="pt"
+        )["pixel_values"]
+        tower = parts.model.tower
+        assert tower is not None
+        assert torch.equal(pixels[0], tower.transform(image))
+        with torch.no_grad():
+            embeds_BTD = parts.model.embed(ids_BT, tower(pixels))
+            ours = parts.model.language_model(inputs_embeds=embeds_BTD).logits
+            theirs = model(input_ids=ids_BT, pixel_values=pixels).logits
+        worst = max(worst, float((ours - theirs).abs().max()))
+    return worst
+
+
+@pytest.fixture
+def inside(trained_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained_world)
+    return trained_world
+
+
+def test_stock_llava_answers_as_we_do(inside: Path) -> None:
+    target = inside / "out" / "plain"
+    words = arguments(target)
+    assert main(words) == 0
+    parts = trained(words)
+    model, processor = load_stock(target)
+    assert largest_difference(parts, model, processor) <= LOGIT_TOLERANCE
+    assert_same_answers(parts, model, processor)
+    card = (target / "README.md").read_text()
+    for word in ("library_name: transformers", "caption_eu", "CC0", "Scores", "tower"):
+        assert word in card
+    assert not any((inside / "out").glob(".*.part"))
+
+
+def test_the_report_says_what_was_forgotten_and_checked(inside: Path) -> None:
+    before, after = (
+        json.loads((worlds.stage_folder(inside / "mlruns", kind) / "result" / name).read_text())
+        for kind, name in (("backbone", "retention.json"), ("retention", "retention.json"))
+    )
+    assert before.keys() == after.keys() == {"text:text_eu"}
+    assert before["text:text_eu"]["value"] != after["text:text_eu"]["value"]
+    folder = worlds.stage_folder(inside / "mlruns", "evaluate")
+    checks = json.loads((folder / "result" / "canaries.json").read_text())
+    assert (checks["num_changed"], checks["shuffled"]["num_images"]) == (0, 4)
+    page = next((inside / "mlruns" / "grids").rglob("report.html")).read_text()
+    change = after["text:text_eu"]["value"] - before["text:text_eu"]["value"]
+    assert f"{change:+.3f}" in page
+    assert "before training" in page
+    assert f"0 of {checks['num_alone']}" in page
+
+
+def test_a_folder_that_exists_is_left_alone(inside: Path, capsys: pytest.CaptureFixture) -> None:
+    target = inside / "taken"
+    target.mkdir(exist_ok=True)
+    assert main(arguments(target)) == 2
+    assert "exists" in capsys.readouterr().err
+    assert not list(target.iterdir())
+
+
+def test_16_bit_weights_are_compared_with_themselves(inside: Path) -> None:
+    target = inside / "out" / "half"
+    shutil.rmtree(target, ignore_errors=True)
+    assert main(arguments(target, *LOUD, "--dtype", "bfloat16")) == 0
+    model, _ = load_stock(target)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def write_hf_tower(data: Path) -> Path:
+    """The world's tower in Hugging Face's format."""
+    tower = load_vision_tower(VisionTowerConfig(path=str(data / "tower")))
+    model = CLIPVisionModel(clip_vision_config(tower))
+    weights = clip_vision_weights(tower)
+    prefix = "vision_model." if hasattr(model, "vision_model") else ""
+    model.load_state_dict({prefix + name: value for name, value in weights.items()})
+    folder = data / "hf_tower"
+    model.save_pretrained(folder)
+    settings = image_processor_config(tower.transform)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_merged_adapters_mlp_connector_and_a_tower_of_transformers(inside: Path, kind: str) -> None:
+    """With a tower of transformers pictures of every shape are cropped as its processor does."""
+    folder = write_hf_tower(inside / "data")
+    more = ["--set", f"instruct.tuning.kind={kind}", "instruct.tuning.rank=16",
+            "model.connector.kind=mlp2x_gelu", "model.tower.library=transformers",
+            f"model.tower.path={folder.relative_to(inside)}", "align.num_steps=6",
+            "instruct.optim.lr=0.02"]  # fmt: skip
+    code, output = worlds.run(inside, worlds.grid_arguments(kind, *more))
+    assert code == 0, output
+    target = inside / "out" / kind
+    words = arguments(target, *more, "--root", kind)
+    assert main(words) == 0
+    parts = trained(words)
+    model, processor = load_stock(target)
+    assert largest_difference(parts, model, processor) <= LOGIT_TOLERANCE
+    assert_same_answers(parts, model, processor, num_distinct=1)  # they learn next to nothing
+
+
+def test_an_unfinished_or_unknown_cell_says_what_to_do(
+    inside: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = arguments(inside / "never", "--set", "instruct.num_steps=7")
+    assert main(words) == 2
+    assert "experiments.run --only" in capsys.readouterr().err
+    words[1] = "share41"
+    assert main(words) == 2
+    assert "unknown cell 'share41'" in capsys.readouterr().err
+
+
+def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
+    """The stranger's way in, with its own template and processor, gets the same answers."""
+    target, results = inside / "out" / "asked", inside / "results"
+    assert main(arguments(target)) == 0
+    words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]
+    words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
+    assert evaluation_run.main(words) == 0
+    (cell,) = find_cells(build_parser().parse_args(arguments(target)), [worlds.CELL])
+    folder = cell.folder(StageKind.EVALUATE).path  # the world has those of other tests too
+    columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
+    own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
+    assert read_predictions(results / "predictions.parquet").select(columns) == own
+    assert evaluation_run.main(words) == 2, "results are not overwritten"

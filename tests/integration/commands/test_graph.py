@@ -1,0 +1,237 @@
+"""The stage graph on the real profile: what is shared, what an address depends on, every plan."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import configuration.run_config
+import experiments.grids.embedded_backbones
+from configuration.run_config import RunConfig
+from core.config import dump_config, load_config
+from core.errors import ConfigError
+from experiments import run
+from experiments.registry import EXPERIMENTS, select, with_seeds
+from pipeline.stages.graph import Graph, StageNode, build_graph
+from pipeline.stages.specs import StageKind
+from tests.support import small_world as worlds
+
+CELL_IDS = [
+    f"general_share{share}{text}_s0" for text in ("", "_txt") for share in (0, 20, 40, 60, 80, 100)
+]
+TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def world(small_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(small_world)
+    return small_world
+
+
+def load(*overrides: str) -> RunConfig:
+    return load_config(RunConfig, Path("configs") / f"{worlds.PROFILE}.yaml", overrides=overrides)
+
+
+def graph_of(experiment: str, *overrides: str) -> Graph:
+    return build_graph(EXPERIMENTS[experiment].cells(load(*overrides)))
+
+
+def nodes_of(graph: Graph, kind: StageKind) -> list[StageNode]:
+    return [node for node in graph.nodes.values() if node.kind is kind]
+
+
+def addresses(*overrides: str) -> dict[StageKind, str]:
+    """The address of each stage of one cell."""
+    graph = build_graph([load(*overrides)])
+    return {node.kind: address for address, node in graph.nodes.items()}
+
+
+def test_the_cells_of_the_main_grid(world: Path) -> None:
+    """Golden: reports and notes of earlier runs name cells by these ids."""
+    assert CELL_IDS[:2] == ["general_share0_s0", "general_share20_s0"]
+    assert CELL_IDS[-1] == "general_share100_txt_s0"
+    assert list(graph_of("mix_ablation").cells) == CELL_IDS
+
+
+def test_twelve_cells_share_stage_one(world: Path) -> None:
+    graph = graph_of("mix_ablation")
+    counts = {kind: len(nodes_of(graph, kind)) for kind in StageKind}
+    assert counts[StageKind.FEATURES] == counts[StageKind.ALIGN] == 1
+    assert counts[StageKind.INSTRUCT] == counts[StageKind.EVALUATE] == 12
+    (align,) = nodes_of(graph, StageKind.ALIGN)
+    assert graph.cells_of(align.address) == CELL_IDS
+
+
+def test_upstream_comes_before_downstream(world: Path) -> None:
+    seen: set[str] = set()
+    for address, node in graph_of("stage_ablation").nodes.items():
+        assert {other.address for other in node.inputs.values()} <= seen
+        seen.add(address)
+
+
+def test_seeds_have_their_own_stage_one(world: Path) -> None:
+    graph = build_graph(with_seeds(EXPERIMENTS["mix_ablation"].cells(load()), 3))
+    assert len(nodes_of(graph, StageKind.ALIGN)) == 3
+    assert len(nodes_of(graph, StageKind.FEATURES)) == 1
+    assert len(graph.cells) == 36
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.num_workers=3",
+        "trainer.checkpoint_every_n_steps=1",
+        "trainer.log_every_n_steps=3",
+        "trainer.devices=2",
+    ],
+)
+def test_where_and_how_fast_does_not_change_an_address(world: Path, override: str) -> None:
+    assert addresses(override) == addresses()
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("instruct.num_steps=61", {StageKind.INSTRUCT, StageKind.EVALUATE}),
+        ("instruct.optim.lr=0.002", {StageKind.INSTRUCT, StageKind.EVALUATE}),
+        ("cell.target_share=0.6", {StageKind.INSTRUCT, StageKind.EVALUATE}),
+        ("cell.text_only=true", {StageKind.INSTRUCT, StageKind.EVALUATE}),
+        ("instruct.prompt_style=FULL", {StageKind.INSTRUCT, StageKind.EVALUATE}),
+        ("evaluate.max_new_tokens=5", {StageKind.EVALUATE}),
+        ("align.optim.lr=0.002", {*TRAINED, StageKind.EVALUATE}),
+        ("cell.seed=1", {*TRAINED, StageKind.EVALUATE}),
+        ("trainer.precision=bf16-true", {*TRAINED, StageKind.EVALUATE}),
+        ("model.connector.kind=MLP2X_GELU", {*TRAINED, StageKind.EVALUATE}),
+    ],
+)
+def test_what_determines_a_result_changes_its_address(
+    world: Path, override: str, changed: set[StageKind]
+) -> None:
+    before, after = addresses(), addresses(override)
+    assert {kind for kind in before if before[kind] != after[kind]} == changed
+
+
+def test_the_content_of_the_data_changes_the_address(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = addresses("cell.text_only=true")
+    path = world / "data" / "text_eu.manifest.json"
+    original = path.read_text()
+    path.write_text(original.replace('"record": "text.eu"', '"record": "chat.eu"'))
+    try:
+        after = addresses("cell.text_only=true")
+    finally:
+        path.write_text(original)
+    changed = {kind for kind in before if before[kind] != after[kind]}
+    assert changed == {StageKind.INSTRUCT, StageKind.EVALUATE}
+
+
+def test_another_benchmark_trains_nothing_again(world: Path) -> None:
+    """Though its pictures are in the feature cache that the training reads."""
+    path = world / "data" / "benchmark_other.manifest.json"
+    original = (world / "data" / "benchmark_test.manifest.json").read_text()
+    path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))
+    before, after = addresses(), addresses("data.benchmark=benchmark_other")
+    path.unlink()
+    changed = {kind for kind in before if before[kind] != after[kind]}
+    assert changed == {StageKind.FEATURES, StageKind.EVALUATE}
+
+
+def test_a_source_without_samples_is_left_out(world: Path) -> None:
+    """Its manifest need not even be there."""
+    left_out = "instruct.text_only.text={source: absent, samples_per_step: 0}"
+    graph = build_graph([load("cell.text_only=true", left_out)])
+    (node,) = nodes_of(graph, StageKind.INSTRUCT)
+    assert "absent" not in dump_config(node.spec)
+
+
+def test_without_a_feature_cache_there_is_no_such_stage(world: Path) -> None:
+    assert StageKind.FEATURES not in addresses("model.cache_features=false")
+
+
+def test_part_of_a_grid(world: Path) -> None:
+    part = graph_of("mix_ablation").only({"general_share20_s0"})
+    assert list(part.cells) == ["general_share20_s0"]
+    assert [node.kind.value for node in part.nodes.values()] == [
+        "features", "align", "instruct", "evaluate",
+    ]  # fmt: skip
+
+
+def test_two_cells_of_one_name_are_refused(world: Path) -> None:
+    with pytest.raises(ConfigError, match="two cells are called 'general_share20_s0'"):
+        build_graph([load(), load()])
+
+
+def test_only_takes_parts_of_names(world: Path) -> None:
+    cells = EXPERIMENTS["mix_ablation"].cells(load())
+    chosen = [config.cell.cell_id for config in select(cells, ["share100", "share0_txt"])]
+    assert chosen == ["general_share100_s0", "general_share0_txt_s0", "general_share100_txt_s0"]
+
+
+@pytest.fixture(scope="module")
+def plans_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One root for all plans, so that the lengths of samples are measured once."""
+    return str(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_has_a_plan(
+    name: str, monkeypatch: pytest.MonkeyPatch, plans_root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the profile that ships."""
+    monkeypatch.chdir(worlds.REPOSITORY)
+    assert run.main(["--exp", name, "--dry-run", "--root", plans_root]) == 0
+    output = capsys.readouterr().out
+    found = re.search(r"(\d+) cells, (\d+) stage runs", output)
+    assert found is not None
+    assert int(found[1]) >= 1
+    assert int(found[2]) > int(found[1])
+    assert "to run" in output
+
+
+def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--list"]) == 0
+    output = capsys.readouterr().out
+    for name in EXPERIMENTS:
+        assert name in output
+
+
+def test_a_configuration_survives_the_disk(world: Path, tmp_path: Path) -> None:
+    for config in EXPERIMENTS["mix_ablation"].cells(load()):
+        path = tmp_path / "config.yaml"
+        path.write_text(dump_config(config))
+        assert load_config(RunConfig, path) == config
+
+
+def test_every_spec_survives_the_disk(world: Path, tmp_path: Path) -> None:
+    for node in graph_of("stage_ablation").nodes.values():
+        path = tmp_path / "spec.yaml"
+        path.write_text(dump_config(node.spec))
+        assert load_config(type(node.spec), path) == node.spec
+
+
+@pytest.mark.parametrize(
+    "module",
+    [configuration.run_config, experiments.grids.embedded_backbones],
+    ids=lambda m: m.__name__,
+)
+def test_every_configuration_field_says_what_it_is(module: object) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    configs = [name for name in classes if dataclasses.is_dataclass(getattr(module, name, None))]
+    assert configs
+    for name in configs:
+        body = classes[name].body
+        for field, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                text = after.value if isinstance(after, ast.Expr) else None
+                target = ast.unparse(field.target)
+                is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
+                assert is_text, f"{name}.{target} has no docstring below it"

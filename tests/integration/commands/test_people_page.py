@@ -1,0 +1,199 @@
+"""The annotation page in a real browser: two people, blind, by keyboard; and what it refuses."""
+
+import http.client
+import json
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+
+from evaluation.people import run
+from evaluation.people.measures import preferences
+from evaluation.people.page import build_app, pictures_of
+from evaluation.people.store import PeopleStore
+from evaluation.people.tasks import Task, TaskKind
+from tests.support.doubles import write_shard, write_source
+from tests.support.small_world import picture
+
+pytestmark = pytest.mark.slow
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NUM_TASKS = 6
+
+
+def tasks() -> list[Task]:
+    return [
+        Task(
+            task_id=f"vqa/{i}",
+            kind=TaskKind.COMPARE,
+            language="eu",
+            image_key=f"p{i}",
+            question=f"Zer da hau, {i}?",
+            content={"general": f"txakurra {i}", "adapted": f"<b>katua</b> {i}"},
+        )
+        for i in range(NUM_TASKS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    samples = [(f"p{i}", {"messages": []}, picture(i, size=96)) for i in range(NUM_TASKS)]
+    entry = write_shard(folder / "p-000000.tar", samples)
+    return Path(write_source(folder, "pictures", [entry], language="eu"))
+
+
+@pytest.fixture
+def page(tmp_path: Path, pictures: Path) -> Iterator[tuple[str, PeopleStore]]:
+    """Address and store of a page that is really served."""
+    store = PeopleStore.create(tmp_path / "people.db", tasks(), overlap=3)
+    app = build_app(store, pictures_of(pictures), language="eu")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}", store
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+def ask(address: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    if data is not None:
+        named = {"Content-Type": "application/json"} | named
+    connection.request("GET" if data is None else "POST", path, body=data, headers=named)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def test_the_page_refuses_bad_input_path_tricks_and_foreign_origins(
+    page: tuple[str, PeopleStore],
+) -> None:
+    address, store = page
+    said = {"content": "left", "language": "tie", "overall": "right"}
+    good = {"annotator": "ane", "task_id": "vqa/0", "answers": said}
+    assert ask(address, "/api/judge", good, Origin="http://evil.example")[0] == 403
+    assert ask(address, "/api/judge", good, Host="evil.example")[0] == 421
+    assert ask(address, "/api/judge", good, Content_Type="text/plain")[0] == 415
+    assert ask(address, "/api/judge", b"{")[0] == 422
+    for change in (
+        {"annotator": ""},
+        {"annotator": "x" * 61},
+        {"annotator": "a\nb"},
+        {"task_id": "vqa/99"},
+        {"task_id": "../people.db"},
+        {"answers": {"overall": "left"}},
+        {"answers": said | {"overall": "general"}},
+        {"answers": said | {"overall": "DROP TABLE judgements"}},
+        {"answers": said | {"more": "left"}},
+        {"answers": said | {"overall": "x" * 5000}},
+    ):
+        assert ask(address, "/api/judge", good | change)[0] == 422, change
+    for path in ("/people.db", "/../people.db", "/%2e%2e/people.db", "/..%2fpeople.db", "/page.py"):
+        assert ask(address, path)[0] == 404, path
+    for task in ("vqa/99", "../../etc/passwd", "%2e%2e%2fpeople.db"):
+        assert ask(address, f"/api/picture?task={task}")[0] == 422, task
+    assert not store.judgements()
+    assert ask(address, "/api/judge", good)[0] == 200
+    assert ask(address, "/api/picture?task=vqa/0")[1] == picture(0, size=96)
+    for name in ("general", "adapted"):
+        shown = ask(address, "/api/next", {"annotator": "jon"})[1].decode()
+        assert name not in shown, "names are hidden"
+
+
+def wait(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline, "the page did not get there"
+        time.sleep(0.02)
+
+
+def log_in(view: Any, address: str, name: str) -> None:
+    view.goto(address)
+    view.fill("#name", name)
+    view.click("#begin")
+    view.wait_for_selector("#task:not([hidden])")
+
+
+def judge_all_for_the_dog(view: Any) -> None:
+    """Always prefer the reply about the dog, whichever side it is on; by keyboard alone."""
+    for _ in range(NUM_TASKS):
+        before = view.inner_text("#progress")
+        side = "1" if "txakurra" in view.inner_text(".side >> nth=0") else "2"
+        for key in (side, "0", side, "Enter"):
+            view.keyboard.press(key)
+        wait(lambda: view.inner_text("#progress") != before)  # noqa: B023 - in this round
+
+
+def try_everything_else(view: Any) -> None:
+    """English words, an answer that is missing, buttons, going back, skipping."""
+    view.select_option("#language", "en")
+    assert view.inner_text("#send") == "Save"
+    view.click("#send")
+    assert "answer everything" in view.inner_text("#error")
+    for name in ("content", "language", "overall"):
+        view.click(f"button[data-name={name}][data-offer=tie]")
+    view.click("#send")
+    wait(lambda: view.inner_text("#progress").startswith("1 "))
+    view.click("#undo")
+    wait(lambda: view.inner_text("#progress").startswith("0 "))
+    for done in ("1 ", "2 ", "3 "):
+        view.keyboard.press("s")
+        wait(lambda: view.inner_text("#progress").startswith(done))  # noqa: B023 - in this round
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
+def test_two_people_judge_and_the_results_are_theirs(
+    page: tuple[str, PeopleStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    address, store = page
+    errors: list[str] = []
+    with api.sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        first, second = (browser.new_context().new_page() for _ in range(2))
+        for view, name in ((first, "Ane"), (second, "Jon")):
+            view.on("pageerror", lambda error: errors.append(str(error)))
+            log_in(view, address, name)
+        assert first.inner_text("#send") == "Gorde"
+        wait(lambda: first.evaluate("document.querySelector('#picture').naturalWidth") == 96)
+        assert "<b>katua</b>" in first.inner_text("#sides"), "shown as text, not as markup"
+        first.screenshot(path=str(tmp_path / "page.png"))
+        judge_all_for_the_dog(first)
+        try_everything_else(second)
+        assert first.is_visible("#done")
+        assert second.is_visible("#done"), "the rest was Ane's"
+        browser.close()
+    assert not errors
+    found = preferences(store)
+    assert (found["overall"].losses, found["overall"].wins, found["overall"].skipped) == (6, 0, 3)
+    assert found["overall"].second == "general"
+    assert found["language"].ties == 6
+    out = tmp_path / "out.json"
+    assert run.main(["--db", str(store.path), "--export", "labelstudio", str(out)]) == 0
+    assert sum(len(task["annotations"]) for task in json.loads(out.read_text())) == 9
+    capsys.readouterr()
+    assert run.main(["--db", str(store.path), "--results"]) == 0
+    assert json.loads(capsys.readouterr().out)["overall"]["share"] == 0

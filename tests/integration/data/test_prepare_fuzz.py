@@ -1,0 +1,201 @@
+"""A hundred thousand rows at fault: every one is either in a shard or left out by name."""
+
+import copy
+import io
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from data_prep.prepare.collect import collect, join
+from data_prep.prepare.finish import finish
+from data_prep.prepare.produce import produce
+from data_prep.prepare.recipe import Kind, PrepareConfig, Published, SourceRecipe
+from data_prep.prepare.rows import split
+from data_prep.prepare.settle import settle
+from data_prep.prepare.work import SourcePlan, WorkPlan
+from datamodules.shards.manifest import load_manifest, open_shard
+from datamodules.shards.records import parse_record
+from evaluation.benchmarks.items import load_benchmark
+from tests.support import prepare_world as world
+
+pytestmark = pytest.mark.slow
+_CHATS, _CAPTIONS, _QUESTIONS = 60_000, 30_000, 10_000
+_JUNK: list[Any] = [
+    None, "", " ", 0, -1, 1e308, True, [], {}, [None], {"a": []}, "<image>", "<image>\n<image>",
+    "\ud800", "\u0000", "\u202e", "x" * 120_000, "a\tb\nc", "\U0001f600" * 9, ["x"] * 50, 10**30,
+    "[unclosed", "{}", "=cmd()", "../../etc/passwd", b"bytes".decode(), "nan", "\ufeffx",
+]  # fmt: skip
+
+
+def _mutate(value: Any, chance: random.Random) -> Any:
+    """The value with one thing in it changed, taken away, doubled or replaced by junk."""
+    value = copy.deepcopy(value)
+    if isinstance(value, dict) and value and chance.random() < 0.8:
+        key = chance.choice(list(value))
+        action = chance.random()
+        if action < 0.15:
+            del value[key]
+        elif action < 0.25:
+            value[str(chance.choice(_JUNK))] = value.pop(key)
+        else:
+            value[key] = _mutate(value[key], chance)
+        return value
+    if isinstance(value, list) and value and chance.random() < 0.8:
+        at, action = chance.randrange(len(value)), chance.random()
+        if action < 0.2:
+            del value[at]
+        elif action < 0.4:
+            value.insert(at, value[at])
+        else:
+            value[at] = _mutate(value[at], chance)
+        return value
+    if isinstance(value, str) and value and chance.random() < 0.5:
+        start = chance.randrange(len(value))
+        return value[:start] + str(chance.choice(_JUNK))[:50] + value[start + 3 :]
+    return chance.choice(_JUNK)
+
+
+def _chats(path: Path, chance: random.Random) -> str:
+    """JSON lines, some of them cut, spoilt or of other types."""
+    pairs = world.pairs()
+    with path.open("wb") as file:
+        for number in range(_CHATS):
+            texts = [pairs[chance.randrange(200)][1] for _ in range(2 * chance.randint(1, 3))]
+            turns = [{"from": ("human", "gpt")[at % 2], "value": f"{text} {number}"}
+                     for at, text in enumerate(texts)]  # fmt: skip
+            row: Any = {"id": number, "conversations": turns}
+            for _ in range(chance.choice((0, 1, 1, 2, 5))):
+                row = _mutate(row, chance)
+            line = bytearray(json.dumps(row).encode("utf-8"))
+            if chance.random() < 0.1 and line:
+                line[chance.randrange(len(line))] = chance.choice(b'\xff\x00"{}[],:x')
+            file.write(bytes(line).replace(b"\n", b" ") + b"\n")
+    return str(path)
+
+
+def _picture(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (number % 256, number // 256 % 256, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _spoil(content: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(content))
+    return chance.choice(
+        [content[:at], content[:at] + b"\xff" + content[at + 1 :], b"", content * 2]
+    )
+
+
+def _text(value: Any) -> str | None:
+    """As a column of text can hold it."""
+    plain = value if isinstance(value, str) or value is None else str(value)
+    return plain if plain is None else plain.encode("utf-8", "replace").decode("utf-8")
+
+
+def _captions(path: Path, chance: random.Random) -> str:
+    """Parquet with pictures and a published translation, both often wrong."""
+    rows = []
+    for number in range(_CAPTIONS):
+        en, eu = world.pairs()[chance.randrange(200)]
+        row = {"id": number, "image": {"bytes": _picture(number % 20_000)}, "en": f"{en} {number}",
+               "eu": f"{eu} {number}"}  # fmt: skip
+        for name in ("en", "eu"):
+            if chance.random() < 0.2:
+                row[name] = _text(_mutate(row[name], chance))
+        if chance.random() < 0.1:
+            row["image"] = {"bytes": _spoil(_picture(number), chance)}
+        rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def _questions(path: Path, chance: random.Random) -> str:
+    rows = []
+    for number in range(_QUESTIONS):
+        choices: Any = [f"{world.pairs()[chance.randrange(200)][0]} {at}" for at in range(4)]
+        row = {"question_id": _text(number), "question": f"What is {number}?",
+               "choices": str(choices), "correct_choice_idx": str(number % 4)}  # fmt: skip
+        for name in row:
+            if chance.random() < 0.05:
+                row[name] = _text(_mutate(row[name], chance))
+        rows.append({**row, "image": {"bytes": _picture(30_000 + number)}})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def _plan(folder: Path) -> WorkPlan:
+    chance = random.Random(11)
+    config = PrepareConfig(sources=[], per_part=9_000, per_shard=4_000)
+    recipes = {
+        "chats": SourceRecipe(
+            kind=Kind.CHAT, place=_chats(folder / "chats.jsonl", chance), licence="CC0-1.0",
+            columns={"conversation": "conversations"}),
+        "captions": SourceRecipe(
+            kind=Kind.CAPTION, place=_captions(folder / "captions.parquet", chance),
+            licence="CC0-1.0", columns={"image": "image", "caption": "en"},
+            published={"eu": Published(columns={"caption": "eu"})}),
+        "questions": SourceRecipe(
+            kind=Kind.BENCHMARK, place=_questions(folder / "questions.parquet", chance),
+            licence="CC0-1.0", benchmark="a_okvqa"),
+    }  # fmt: skip
+    sources = tuple(
+        SourcePlan(
+            name=name, title=name, recipe=recipe, language="en",
+            target="eu" if recipe.published else "",
+            parts=split(recipe.place, per_part=config.per_part),
+        )
+        for name, recipe in recipes.items()
+    )  # fmt: skip
+    return WorkPlan(
+        out=folder / "out", recipe="fuzz", language="eu", limit=0, config=config, recipes=recipes,
+        sources=sources,
+    )  # fmt: skip
+
+
+def test_a_hundred_thousand_rows_are_kept_or_named(tmp_path: Path) -> None:
+    plan = _plan(tmp_path)
+    for source in plan.sources:
+        if source.is_joined:
+            join(plan, source)
+    for source, part in plan.tasks():
+        collect(plan, source, part, lambda _: None)
+    settle(plan)
+    for source, part in plan.tasks():
+        produce(plan, source, part, lambda _: None)
+    report = finish(plan)["sources"]
+    assert sum(steps["collect"]["num_in"] for steps in report.values()) == 100_000
+    for name, steps in report.items():
+        for step, ledger in steps.items():
+            dropped = Counter(ledger["dropped"])
+            assert ledger["num_in"] == ledger["num_out"] + dropped.total(), (name, step)
+            assert all(ledger["examples"][reason] for reason in dropped)
+        kept = steps["produce"]["num_out"]
+        assert 0.2 * steps["collect"]["num_in"] < kept < steps["collect"]["num_in"]
+        assert len(steps["collect"]["dropped"]) >= 3, name
+    _check_samples(plan, report)
+
+
+def _check_samples(plan: WorkPlan, report: dict[str, Any]) -> None:
+    """Every sample that was kept is one that training and evaluation read."""
+    for name, languages in (("chats", ["en"]), ("captions", ["en", "eu"])):
+        for language in languages:
+            path = plan.out / f"{name}_{language}.manifest.json"
+            manifest = load_manifest(path)
+            assert manifest.num_samples == report[name]["produce"]["num_out"]
+            for entry in manifest.shards:
+                reader = open_shard(path, entry)
+                for at in range(entry.num_samples):
+                    content, image = reader.read(at)
+                    turns = parse_record(
+                        content, manifest.record, reader.key(at), has_image=image is not None
+                    )[1]
+                    assert all(turn.content.strip() for turn in turns)
+    items = load_benchmark(plan.out / "questions.manifest.json", ["en"])
+    assert len(items) == report["questions"]["produce"]["num_out"]

@@ -1,0 +1,275 @@
+"""A grid on a real SLURM, preempted, killed and left alone: as if nothing had happened."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from callbacks.metrics_log import read_lines
+from core.process.stop import EXIT_PREEMPTED
+from pipeline.launchers.slurm import SlurmConfig, load_slurm
+from tests.support import slurm_cluster
+from tests.support import small_world as worlds
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.waits,
+    pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here"),
+]
+_PREEMPTIONS = 20
+_MOST_STEPS = 60
+"""Trained between two preemptions: 20 times that is a quarter of the 4,800 steps of the grid."""
+_OFTEN = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
+          "instruct.text_only.text")  # fmt: skip
+_LONG = ("--set", "align.num_steps=1600", "instruct.num_steps=1600",
+         *(f"{name}.max_epochs=9999" for name in _OFTEN),
+         "trainer.checkpoint_every_n_steps=60", "trainer.log_every_n_steps=10")  # fmt: skip
+_CELLS = ("--only", "share40_txt", "share0_txt")
+_SLURM = ("--launcher", "slurm", "--slurm", "partition=low", "cpus_per_task=1", "time_min=60",
+          "poll_s=0.5")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with slurm_cluster.cluster(tmp_path_factory.mktemp("slurm")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.build_world(tmp_path_factory.mktemp("world"))
+
+
+def _command(world: Path, root: str, *more: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.run", "--exp", "mix_ablation", "--profile",
+            worlds.PROFILE, *_CELLS, "--root", root, *_LONG, *more]  # fmt: skip
+
+
+def _start(world: Path, root: str, environment: dict[str, str], *more: str) -> Any:
+    merged = {**worlds.environment(), "SLURM_CONF": environment["SLURM_CONF"]}
+    return subprocess.Popen(
+        _command(world, root, *more), cwd=world, env=merged, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def _slurm(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def _results(root: Path) -> dict[str, dict[str, str]]:
+    """Stage run -> sha256 of every file of its result that its address determines."""
+    found = {}
+    for path in sorted((root / "store").glob("*/*/result/complete.json")):
+        kind = path.parents[2].name
+        if kind in ("align", "instruct"):
+            found[f"{kind}/{path.parents[1].name}"] = json.loads(path.read_text())
+    return found
+
+
+def _runs(root: Path) -> Counter[str]:
+    """MLflow runs by the stage run they are of."""
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    return Counter(run.data.tags.get("address") or run.data.tags.get("irudimen.address", "")
+                   for run in runs)  # fmt: skip
+
+
+class _Trouble:
+    """Preempts, kills, and lets requeued jobs start at once (SLURM would wait two minutes)."""
+
+    def __init__(self, environment: dict[str, str], root: Path) -> None:
+        self.environment, self.root, self.chance = environment, root, random.Random(3)
+        self.preempted = self.killed = 0
+
+    def jobs(self, state: str) -> list[str]:
+        told = _slurm(self.environment, "squeue", "-h", "-p", "low", "-t", state, "-o", "%i")
+        return told.split()
+
+    def tick(self) -> None:
+        time.sleep(0.3)
+        for job in self.jobs("PENDING"):
+            _slurm(self.environment, "scontrol", "update", f"jobid={job}", "starttime=now")
+        running = self.jobs("RUNNING")
+        if not running:
+            return
+        self._let_work()
+        training = self._training()
+        for pid in training:  # on a fast machine many steps pass until SLURM heeds a new job
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            self._disturb(running, training)
+        finally:
+            for pid in training:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _disturb(self, running: list[str], training: list[int]) -> None:
+        if self.preempted >= _PREEMPTIONS // 2 and not self.killed:
+            self.killed += self._kill(training)
+        elif self.preempted < _PREEMPTIONS:
+            _slurm(self.environment, "sbatch", "-p", "high", "-c", "2", "-o", "/dev/null",
+                   "--wrap", "sleep 0.1")  # fmt: skip
+            self._count(running)
+
+    def _let_work(self) -> None:
+        """Some seconds of the start, or some steps: on any machine much is left to preempt."""
+        if self.chance.random() < 1 / 2:
+            time.sleep(self.chance.uniform(0.2, 4.0))
+            return
+        goal = self._steps() + self.chance.randrange(_MOST_STEPS)
+        end = time.monotonic() + 30
+        while self._steps() <= goal and self.jobs("RUNNING") and time.monotonic() < end:
+            time.sleep(0.1)
+
+    def _steps(self) -> int:
+        """Steps that the training stages have logged, together."""
+        found = [lines[-1]["step"] for path in self.root.glob("store/*/*/metrics.jsonl")
+                 if (lines := read_lines(path))]  # fmt: skip
+        return sum(found)
+
+    def _count(self, running: list[str]) -> None:
+        """Wait until what ran is queued again, or was done before SLURM came to it."""
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
+            if not set(running) & set(self.jobs("RUNNING,COMPLETING")):
+                break
+            time.sleep(0.3)
+        self.preempted += len(set(running) & set(self.jobs("PENDING")))
+
+    def _kill(self, training: list[int]) -> int:
+        """SIGKILL to a stage run in the middle of its work."""
+        for pid in training[:1]:
+            os.kill(pid, signal.SIGKILL)
+        return len(training[:1])
+
+    def _training(self) -> list[int]:
+        """Processes of the jobs' stage runs."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                is_ours = any(word.startswith(os.fsencode(self.root)) for word in words)
+                if is_ours and b"submitit.core._submit" in words and b"-u" in words[:3]:
+                    found.append(int(path.parent.name))
+        return found
+
+
+@pytest.mark.timeout(1800)
+def test_a_grid_in_trouble_ends_as_the_undisturbed_one(
+    world: Path, environment: dict[str, str]
+) -> None:
+    calm = _start(world, "calm", environment)
+    told, _ = calm.communicate(timeout=600)
+    assert calm.returncode == 0, told
+    trouble = _Trouble(environment, world / "stormy")
+    command = _start(world, "stormy", environment, *_SLURM)
+    closed, begin = 0, time.monotonic()
+    while command.poll() is None and time.monotonic() - begin < 1200:
+        trouble.tick()
+        if closed < 2 and trouble.preempted >= (closed + 1) * _PREEMPTIONS // 3:
+            command.send_signal(signal.SIGTERM)
+            told, _ = command.communicate(timeout=60)
+            assert command.returncode == EXIT_PREEMPTED, told
+            assert "the jobs go on in SLURM" in " ".join(told.split())
+            closed += 1
+            command = _start(world, "stormy", environment, *_SLURM)
+    told, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, told
+    assert trouble.preempted >= _PREEMPTIONS
+    assert (trouble.killed, closed) == (1, 2)
+    calm_results, stormy_results = (_results(world / name) for name in ("calm", "stormy"))
+    assert len(calm_results) == 3  # one alignment, two cells
+    assert stormy_results == calm_results
+    assert _runs(world / "stormy") == _runs(world / "calm")
+    assert max(_runs(world / "stormy").values()) == 1
+    scores = [json.loads(path.read_text())["metrics"] for name in ("calm", "stormy") for path in
+              sorted((world / name / "store").glob("evaluate/*/result/metrics.json"))]  # fmt: skip
+    assert scores[:2] == scores[2:]
+
+
+def test_status_and_cancel(world: Path, environment: dict[str, str]) -> None:
+    command = _start(world, "short", environment, *_SLURM)
+    for _ in range(200):
+        if len(_slurm(environment, "squeue", "-h", "-p", "low").splitlines()) >= 3:
+            break
+        time.sleep(0.3)
+    command.send_signal(signal.SIGTERM)
+    command.communicate(timeout=60)
+    asked = _start(world, "short", environment, *_SLURM, "--status")
+    told, _ = asked.communicate(timeout=120)
+    assert asked.returncode == 0, told
+    assert "PENDING" in told or "RUNNING" in told
+    ended = _start(world, "short", environment, *_SLURM, "--cancel")
+    told, _ = ended.communicate(timeout=120)
+    assert re.search(r"[1-9]\d* jobs cancelled", told), told
+    for _ in range(100):
+        if not _slurm(environment, "squeue", "-h", "-p", "low").strip():
+            return
+        time.sleep(0.3)
+    pytest.fail("jobs are left in the queue")
+
+
+def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from configuration.trainer import TrainerConfig
+    from core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"trainer\.devices is 4"):
+        load_slurm(["gpus_per_node=1"], TrainerConfig(accelerator="gpu", devices=4))
+    with pytest.raises(ConfigError, match="h100"):
+        load_slurm(["gpu=h101"], TrainerConfig(accelerator="gpu"))
+    with pytest.raises(ConfigError, match="computes on CPUs"):
+        load_slurm(["gpu=h100"], TrainerConfig())
+    with pytest.raises(ConfigError, match="partitio"):
+        load_slurm(["partitio=x"], TrainerConfig())
+    with pytest.raises(ConfigError, match=">= 1"):
+        SlurmConfig(time_min=0)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="no sbatch"):
+        load_slurm([], TrainerConfig())
+
+
+def test_data_are_prepared_by_job_arrays(tmp_path: Path, environment: dict[str, str]) -> None:
+    """The same bytes as on this machine alone."""
+    turns = (("user", "Galdera {}?"), ("assistant", "Erantzuna {}."))
+    rows = [{"c": [{"role": role, "content": text.format(n)} for role, text in turns]}
+            for n in range(50)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = str(tmp_path / "rows.jsonl")
+    source = {"kind": "chat", "place": place, "licence": "CC0-1.0",
+              "columns": {"conversation": "c"},
+              "published": {"eu": {"place": place, "alone": True}}}  # fmt: skip
+    (tmp_path / "chats.yaml").write_text(json.dumps(source))
+    (tmp_path / "mine.yaml").write_text("sources: [chats]\nper_part: 20\n")
+    command = [sys.executable, "-m", "data_prep.prepare", "--language", "eu", "--recipe",
+               str(tmp_path / "mine.yaml"), "--out"]  # fmt: skip
+    slurm = ["--executor", "slurm", "--slurm", "partition=low", "time=00:10:00",
+             "mem_per_cpu_gb=1"]  # fmt: skip
+    for out, more in (("here", []), ("there", slurm)):
+        done = subprocess.run([*command, str(tmp_path / out), *more], env=environment,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    for _ in range(300):
+        if (tmp_path / "there" / "README.md").is_file():
+            break
+        time.sleep(0.5)
+    names = sorted(
+        p.name for p in (tmp_path / "here").iterdir() if p.name.endswith((".tar", ".json"))
+    )
+    assert len(names) >= 8
+    for name in names:
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()

@@ -1,0 +1,147 @@
+"""What the command does by itself when a stage run fails, and what it leaves to people."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.store.retry_policy import Fault
+from pipeline.store.states import State
+from pipeline.store.store import StageFolder, Status
+from tests.support import small_world as worlds
+
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
+_SHORT = ("--set", "align.num_steps=20", "retention.tasks=[]")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.build_world(tmp_path_factory.mktemp("world"))
+
+
+def _status(world: Path, root: str, kind: str = "instruct") -> Status:
+    return StageFolder(worlds.stage_folder(world / root, kind)).read_status()
+
+
+def _worker_of(folder: Path) -> int | None:
+    """The process that has a stage run's log open for its output."""
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
+        try:
+            if path.readlink() == folder / "log.txt":
+                return int(path.parent.parent.name)
+        except OSError:
+            continue
+    return None
+
+
+def _meanwhile(world: Path, root: str, number: int, act: Callable[[int], Any]) -> threading.Thread:
+    """Act on the process of stage 2 each time that it has got further, so many times."""
+
+    def watch() -> None:
+        since = time.time()
+        for _ in range(number):
+            while not list((world / root / "store" / "instruct").glob("*/metrics.jsonl")):
+                time.sleep(0.05)
+            folder = worlds.stage_folder(world / root, "instruct")
+            worlds.wait_for_step(folder, 8, is_alive=lambda: True, since=since)
+            since = time.time()
+            if (worker := _worker_of(folder)) is not None:
+                act(worker)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_killed_process_goes_on_by_itself(world: Path) -> None:
+    """With losses and weights of an undisturbed run, in one command."""
+    root, steps = "killed", "instruct.num_steps=400"
+    many = [f"instruct.{name}.max_epochs=999" for name in
+            ("visual.conversations", "text_only.chat", "text_only.text")]  # fmt: skip
+    code, told = worlds.run(world, worlds.grid_arguments("calm", *_SHORT, steps, *many))
+    assert code == 0, told
+    thread = _meanwhile(world, root, 2, lambda worker: os.kill(worker, signal.SIGKILL))
+    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, steps, *many))
+    thread.join(10)
+    assert code == 0, told
+    status = _status(world, root)
+    assert [failure.fault for failure in status.failures] == [Fault.DIED] * 2
+    assert (status.state, status.attempts) == (State.DONE, 3)
+    folders = [worlds.stage_folder(world / name, "instruct") for name in ("calm", root)]
+    assert worlds.series(folders[0]) == worlds.series(folders[1])
+    seals = [json.loads((folder / "result" / "complete.json").read_text()) for folder in folders]
+    assert seals[0] == seals[1]
+    report = next((world / root).glob("grids/*/report/report.html")).read_text()
+    assert report.count("died on") == 2
+    assert "tried again" in report
+
+
+def test_a_hang_is_ended_and_told(world: Path) -> None:
+    """A disk that no longer answers: a pipe that nobody reads, in the place of a file."""
+    root = "hung"
+
+    def block(worker: int) -> None:
+        del worker
+        trap = worlds.stage_folder(world / root, "instruct") / ".progress.json.tmp"
+        while not trap.is_fifo():
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(trap)
+        while not _status(world, root).failures:
+            time.sleep(0.02)
+        trap.unlink()
+
+    thread = _meanwhile(world, root, 1, block)
+    more = ("instruct.num_steps=400", "trainer.hung_after_s=2", "trainer.retries=1",
+            *(f"instruct.{name}.max_epochs=999" for name in
+              ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
+    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    thread.join(10)
+    assert code == 0, told
+    (failure,) = _status(world, root).failures
+    assert failure.fault is Fault.HUNG
+    log = (worlds.stage_folder(world / root, "instruct") / "log.txt").read_text()
+    assert "what every thread was doing" in log
+    assert "in write_progress" in log
+
+
+def test_a_loss_that_is_no_number_is_tried_once_and_told(world: Path) -> None:
+    root = "nan"
+    more = (
+        "instruct.optim.lr=1e30",
+        "instruct.optim.grad_clip=0",
+        "instruct.optim.warmup_fraction=0",
+    )
+    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    assert code == 1, told
+    status = _status(world, root)
+    assert [failure.fault for failure in status.failures] == [Fault.NOT_FINITE] * 2
+    assert [failure.final for failure in status.failures] == [False, True]
+    assert len({failure.error for failure in status.failures}) == 1, "deterministic"
+    assert "lower optim.lr" in status.failures[0].error
+    folder = StageFolder(worlds.stage_folder(world / root, "instruct"))
+    assert folder.safe_step() < 60
+    report = next((world / root).glob("grids/*/report/report.html")).read_text()
+    assert "given up" in report
+
+
+def test_a_given_up_run_is_tried_by_the_next_command(world: Path) -> None:
+    root = "again"
+    gone = ("trainer.retries=0", "instruct.num_steps=400",
+            *(f"instruct.{name}.max_epochs=999" for name in
+              ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
+    thread = _meanwhile(world, root, 1, lambda worker: os.kill(worker, signal.SIGKILL))
+    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    thread.join(10)
+    assert code == 1, told
+    assert [failure.final for failure in _status(world, root).failures] == [True]
+    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    assert code == 0, told
+    assert dataclasses.asdict(_status(world, root))["state"] == State.DONE

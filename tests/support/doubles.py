@@ -1,0 +1,197 @@
+"""Small stand-ins for tests: a byte-level tokenizer and synthetic sources, no downloads."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from core.chat.format import EMBEDDED, ChatFormat
+from core.chat.tokens import IMAGE_TOKEN
+from core.io.files import sha256_file
+from datamodules.shards.manifest import SUFFIX, Manifest, Modality, ShardEntry, save_manifest
+from datamodules.shards.reader import write_index
+
+NUM_IMAGE_TOKENS = 3
+SPECIAL_TOKENS = (
+    EMBEDDED.bos,
+    EMBEDDED.pad_token,
+    EMBEDDED.user_prefix,
+    EMBEDDED.assistant_prefix,
+    EMBEDDED.assistant_suffix,
+    EMBEDDED.system_prefix,
+    IMAGE_TOKEN,
+)
+RawSample = tuple[str, dict[str, Any], bytes | None]
+"""Key, JSON content, encoded picture."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per UTF-8 byte, plus the special tokens of the embedded template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=EMBEDDED.bos,
+        eos_token=EMBEDDED.assistant_suffix,
+        pad_token=EMBEDDED.pad_token,
+        additional_special_tokens=list(SPECIAL_TOKENS),
+    )
+
+
+def make_chat(*, num_image_tokens: int = NUM_IMAGE_TOKENS) -> ChatFormat:
+    """The embedded template over the byte-level tokenizer."""
+    return ChatFormat(make_tokenizer(), EMBEDDED, num_image_tokens=num_image_tokens)
+
+
+def caption_record(text: str) -> dict[str, Any]:
+    """A picture and its caption."""
+    messages = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": text}]
+    return {"messages": messages}
+
+
+def chat_record(question: str, answer: str, *, is_picture: bool = False) -> dict[str, Any]:
+    """One question and its answer."""
+    image = "<image>\n" if is_picture else ""
+    return {
+        "messages": [
+            {"role": "user", "content": image + question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    """A deterministic tar of named members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def write_shard(path: Path, samples: Sequence[RawSample]) -> ShardEntry:
+    """A shard with its index."""
+    members = []
+    for key, content, image in samples:
+        if image is not None:
+            members.append((f"{key}.webp", image))
+        members.append((f"{key}.json", json.dumps({"id": key, **content}).encode()))
+    write_tar(path, members)
+    index = write_index(path)
+    return ShardEntry(
+        path=path.name,
+        sha256=sha256_file(path),
+        num_bytes=path.stat().st_size,
+        num_samples=len(index),
+    )
+
+
+def write_source(
+    folder: Path,
+    name: str,
+    entries: Sequence[ShardEntry],
+    *,
+    language: str = "eu",
+    modality: Modality = Modality.IMAGE_TEXT,
+    record: str = "",
+) -> Path:
+    """A manifest over shards that are already there."""
+    manifest = Manifest(
+        name=name,
+        language=language,
+        modality=modality,
+        record=record,
+        licence="CC0",
+        provenance="synthetic",
+        shards=tuple(entries),
+    )
+    path = folder / f"{name}{SUFFIX}"
+    save_manifest(path, manifest)
+    return path
+
+
+def make_captions(
+    folder: Path,
+    name: str,
+    *,
+    shard_sizes: Sequence[int] = (5, 3),
+    text: Callable[[int], str] = lambda i: f"izena {i}" + "a" * (i % 7),
+) -> Path:
+    """A picture-caption source of plain records; returns its manifest."""
+    return _make(folder, name, shard_sizes, lambda i: caption_record(text(i)))
+
+
+def make_texts(
+    folder: Path,
+    name: str,
+    *,
+    shard_sizes: Sequence[int] = (4, 2),
+    text: Callable[[int], str] = lambda i: f"testua {i}" + "b" * (i % 11),
+) -> Path:
+    """A text-only source of question-answer records; returns its manifest."""
+
+    def record(i: int) -> dict[str, Any]:
+        return chat_record(f"galdera {i}", text(i))
+
+    return _make(folder, name, shard_sizes, record, is_text=True)
+
+
+def make_parallel(
+    folder: Path, name: str, *, shard_sizes: Sequence[int] = (5, 3)
+) -> tuple[Path, Path]:
+    """Two caption sources, en and eu, over the same pictures; returns both manifests."""
+    entries = []
+    for sample in range(len(shard_sizes)):
+        first = sum(shard_sizes[:sample])
+        raw = [
+            (
+                f"{name}-{i:05d}",
+                {"caption": {"en": caption_record(f"name {i}"), "eu": caption_record(f"izen {i}")}},
+                f"picture {name} {i}".encode(),
+            )
+            for i in range(first, first + shard_sizes[sample])
+        ]
+        entries.append(write_shard(folder / f"{name}-{sample:06d}.tar", raw))
+    base, target = (
+        write_source(folder, f"{name}_{tag}", entries, language=tag, record=f"caption.{tag}")
+        for tag in ("en", "eu")
+    )
+    return base, target
+
+
+def fake_transform(image: bytes) -> torch.Tensor:
+    """Pixels (3, 2, 2) that depend on the bytes; bytes that start with `broken` fail."""
+    if image.startswith(b"broken"):
+        raise ValueError("cannot identify image file")
+    return torch.full((3, 2, 2), float(sum(image) % 251))
+
+
+def _make(
+    folder: Path,
+    name: str,
+    shard_sizes: Sequence[int],
+    record: Callable[[int], dict[str, Any]],
+    *,
+    is_text: bool = False,
+) -> Path:
+    entries, first = [], 0
+    for shard, size in enumerate(shard_sizes):
+        raw = [
+            (f"{name}-{i:05d}", record(i), None if is_text else f"picture {name} {i}".encode())
+            for i in range(first, first + size)
+        ]
+        entries.append(write_shard(folder / f"{name}-{shard:06d}.tar", raw))
+        first += size
+    modality = Modality.TEXT if is_text else Modality.IMAGE_TEXT
+    return write_source(folder, name, entries, modality=modality)

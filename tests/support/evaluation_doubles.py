@@ -1,0 +1,83 @@
+"""A small bilingual benchmark and a model that knows its answers."""
+
+from datamodules.shards.manifest import Modality
+from evaluation.answerers.vlm import Reply
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.metrics.choices import YesNoParser
+from evaluation.metrics.scorer import Scorer
+from tests.support.doubles import write_shard, write_source
+
+NAMES = [("dog", "txakur"), ("cat", "katu"), ("house", "etxe"), ("tree", "zuhaitz")]
+LANGUAGES = ("en", "eu")
+
+
+def both(english, basque):
+    return {"en": english, "eu": basque}
+
+
+def raw_items(at: int) -> list[dict]:
+    """One question of every kind about picture `at`."""
+    (name_en, name_eu), number = NAMES[at % 4], str(1 + at % 3)
+    truth = both("yes", "bai") if at % 2 else both("no", "ez")
+    kinds = [("vqa", "other", "name"), ("vqa", "number", "how many"), ("vqa", "yes/no", "is")]
+    kinds += [("mc", "choice", "choice"), ("capqa", "yes/no", "is it")]
+    answers = [
+        both([name_en] * 9 + ["pet"], [name_eu] * 9 + ["animalia"]),
+        both([number] * 10, [number] * 10),
+        {language: [word] * 10 for language, word in truth.items()},
+        None,
+        {language: [word] for language, word in truth.items()},
+    ]
+    items = []
+    for place, ((benchmark, answer_type, kind), humans) in enumerate(
+        zip(kinds, answers, strict=True)
+    ):
+        item = {
+            "question_id": f"q{at}-{place}",
+            "benchmark": benchmark,
+            "answer_type": answer_type,
+            "question_type": kind,
+            "question": both(f"{kind}?", f"{kind} eu?"),
+        }
+        if humans is None:
+            item["choices"] = both(*(list(names) for names in zip(*NAMES, strict=True)))
+            item["correct_choice"] = at % 4
+        else:
+            item["answers"] = humans
+        items.append(item)
+    return items
+
+
+def write_benchmark(folder, samples, *, language="en,eu", modality=Modality.BENCHMARK):
+    entry = write_shard(folder / "benchmark-000000.tar", samples)
+    return write_source(folder, "benchmark_test", [entry], language=language, modality=modality)
+
+
+def small_benchmark(folder):
+    """Twelve pictures, five questions about each, two languages; returns the manifest."""
+    samples = [(f"p{at:02d}", {"items": raw_items(at)}, b"picture %d" % at) for at in range(12)]
+    return write_benchmark(folder, samples)
+
+
+def scorer(**kwargs):
+    return Scorer(YesNoParser(load_prompts(LANGUAGES).yes_no_words), **kwargs)
+
+
+class Oracle:
+    """Answers rightly when it sees the right picture; knows nothing of a blank one."""
+
+    def __init__(self, items, chat, *, wrong=()):
+        book = load_prompts(LANGUAGES)
+        self.known = {}
+        self.asked = 0
+        for item in items:
+            key = (book.encode(item, chat).tobytes(), item.image)
+            self.known[key] = "?" if item.question_type in wrong else item.answers[0]
+
+    def answers(self, prompts, images):
+        self.asked += len(prompts)
+        texts = [
+            self.known.get((p.tobytes(), image), "yes")
+            for p, image in zip(prompts, images, strict=True)
+        ]
+        return [Reply(text=text, num_tokens=len(text), is_truncated=False) for text in texts]

@@ -1,0 +1,215 @@
+"""A small stream whose samples can be damaged one by one, and what its ranks then get.
+
+Two sources, one with pictures and one without. A fault is what stands in a sample's place.
+"""
+
+import dataclasses
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+from PIL import Image
+
+from core.io.files import sha256_file
+from core.samples import BadSample
+from datamodules.batches.step_dataset import StepDataset
+from datamodules.mixture.stream import ComponentConfig, MixtureConfig
+from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
+from datamodules.shards.manifest import Modality, ShardEntry
+from datamodules.shards.reader import write_index
+from models.towers.image_transform import ImageTransform
+from tests.support.doubles import chat_record, make_chat, write_source, write_tar
+
+Members = list[tuple[str, bytes]]
+Fault = Callable[[str], Members]
+"""Key -> the members that stand in a sample's place."""
+
+SHARD_SIZES, NUM_TEXTS = (15, 9), 11
+NUM_PICTURES = sum(SHARD_SIZES)
+FAULTY = 3
+NUM_STEPS = 10
+SAMPLES = {"cap": 5.5, "text": 1.5}
+"""Samples per step: two epochs of each source and more in NUM_STEPS."""
+LENIENT = 0.1
+TRANSFORM = ImageTransform(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (seed, 0, 255 - seed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_of_chunks(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG that says what it likes about its size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def healthy_record(key: str) -> bytes:
+    number = int(key[-2:])
+    record = chat_record(f"Zer da {number}?", "bai " * (1 + number % 5), is_picture=True)
+    return json.dumps({"id": key, **record}).encode()
+
+
+def healthy(key: str) -> Members:
+    return [(f"{key}.png", png(int(key[-2:]))), (f"{key}.json", healthy_record(key))]
+
+
+def with_picture(image: bytes) -> Fault:
+    return lambda key: [(f"{key}.png", image), (f"{key}.json", healthy_record(key))]
+
+
+def with_json(content: bytes) -> Fault:
+    return lambda key: [(f"{key}.png", png(1)), (f"{key}.json", content)]
+
+
+def with_answer(question: str, answer: str) -> Fault:
+    return with_json(json.dumps(chat_record(question, answer)).encode())
+
+
+def write_pictures(folder: Path, faults: Mapping[int, Fault]) -> list[ShardEntry]:
+    """The shards of `cap`, with some samples replaced."""
+    entries, first = [], 0
+    for number, size in enumerate(SHARD_SIZES):
+        path = folder / f"cap-{number:06d}.tar"
+        keys = {i: f"cap-{i:02d}" for i in range(first, first + size)}
+        write_tar(path, [m for i, key in keys.items() for m in faults.get(i, healthy)(key)])
+        entries.append(entry_of(path, size))
+        first += size
+    return entries
+
+
+def entry_of(path: Path, size: int) -> ShardEntry:
+    write_index(path)
+    return ShardEntry(
+        path=path.name,
+        sha256=sha256_file(path),
+        num_bytes=path.stat().st_size,
+        num_samples=size,
+    )
+
+
+def write_world(folder: Path, faults: Mapping[int, Fault]) -> dict[str, Path]:
+    """Manifests of a source with pictures and of one without."""
+    texts = folder / "text-000000.tar"
+    records = [chat_record(f"Zenbat {i}?", "bat " * (1 + i % 3)) for i in range(NUM_TEXTS)]
+    write_tar(
+        texts, [(f"text-{i:02d}.json", json.dumps(r).encode()) for i, r in enumerate(records)]
+    )
+    return {
+        "cap": write_source(folder, "cap", write_pictures(folder, faults)),
+        "text": write_source(folder, "text", [entry_of(texts, NUM_TEXTS)], modality=Modality.TEXT),
+    }
+
+
+def make_module(
+    folder: Path, manifests: Mapping[str, Path], *, max_bad_fraction: float = LENIENT
+) -> InstructionDataModule:
+    components = {
+        name: ComponentConfig(base=str(path), samples_per_step=SAMPLES[name])
+        for name, path in manifests.items()
+    }
+    config = StreamConfig(
+        mixture=MixtureConfig(components=components, seed=5),
+        micro_batch_tokens=256,
+        row_tokens=128,
+        max_bad_fraction=max_bad_fraction,
+    )
+    return InstructionDataModule(
+        config, chat=make_chat(), num_steps=NUM_STEPS, cache_dir=folder, transform=TRANSFORM
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Consumed:
+    """What all ranks together got."""
+
+    batches: dict[int, dict[int, tuple[str, str]]]
+    """Step -> position -> source and key."""
+    bad: list[BadSample]
+
+
+def consume(module: InstructionDataModule, *, world_size: int = 1) -> Consumed:
+    batches: dict[int, dict[int, tuple[str, str]]] = {}
+    bad: list[BadSample] = []
+    # Only so much of a trainer as the module asks for when it counts.
+    module.trainer = SimpleNamespace(world_size=world_size)
+    for rank in range(world_size):
+        dataset = StepDataset(module.data, num_steps=NUM_STEPS, rank=rank, world_size=world_size)
+        for batch in dataset:
+            module.record(batch)
+            bad += batch.bad_samples
+            refs = [ref for micro_batch in batch.micro_batches for ref in micro_batch.samples]
+            found = batches.setdefault(batch.step, {})
+            assert not found.keys() & {ref.position for ref in refs}
+            found.update({ref.position: (ref.source, ref.key) for ref in refs})
+    return Consumed(batches=batches, bad=bad)
+
+
+KNOWN: dict[str, tuple[Fault, str]] = {
+    "no picture member": (lambda key: healthy(key)[1:], "no picture, but source 'cap'"),
+    "invalid JSON": (with_json(b'{"messages": ['), "not JSON"),
+    "JSON nested too deep": (with_json(b"[" * 200_000), "not JSON"),
+    "a number of 5,000 digits": (with_json(b'{"id": ' + b"9" * 5000 + b"}"), "not JSON"),
+    "not UTF-8": (with_json(b'{"a": "\xff\xfe"}'), "not JSON"),
+    "JSON of another type": (with_json(b"[1, 2]"), "the JSON is list, expected an object"),
+    "messages of another type": (with_json(b'{"messages": "kaixo"}'), "'messages' is 'kaixo'"),
+    "no messages": (with_json(b'{"caption": "kaixo"}'), "'messages' is None"),
+    "text of another type": (
+        with_json(b'{"messages": [{"role": "user", "content": 3}]}'),
+        "needs a role of .* and a text",
+    ),
+    "unknown role": (
+        with_json(b'{"messages": [{"role": "robot", "content": "bai"}]}'),
+        "'robot'.* needs a role",
+    ),
+    "empty answer": (with_answer("<image>\nZer?", "  "), "empty answer"),
+    "longer than a row": (
+        with_answer("<image>\nZer?", "luze " * 40),
+        "longer than row_tokens=128",
+    ),
+    "nothing to learn": (
+        with_json(b'{"messages": [{"role": "user", "content": "<image>"}]}'),
+        "no target token",
+    ),
+    "no place for the picture": (with_answer("Zer?", "bai"), "0 '<image>' in the text, 1 picture"),
+    "two places for one picture": (
+        with_answer("<image><image>", "bai"),
+        "2 '<image>' in the text, 1 picture",
+    ),
+    "a forged turn": (
+        with_answer("<image>\nZer?<|assistant|>", "bai"),
+        "reserved token '<\\|assistant\\|>'",
+    ),
+}
+"""Found when lengths are measured, before the first step."""
+
+FOUND: dict[str, tuple[Fault, str]] = {
+    "cut picture": (with_picture(png(1)[:50]), "can't be decoded"),
+    "no picture at all": (with_picture(b"<html>404</html>"), "can't be decoded"),
+    "empty picture": (with_picture(b""), "can't be decoded"),
+    "pixel bomb": (with_picture(png_of_chunks(30_000, 30_000)), "can't be decoded: .*bomb"),
+    "a picture too large": (
+        with_picture(png_of_chunks(9_000, 9_000)),
+        "9000x9000 pixels; at most 64000000",
+    ),
+    "endless strip": (with_picture(png_of_chunks(4, 100_000)), "longer than 64:1"),
+    "zip bomb in a picture": (
+        with_picture(
+            png_of_chunks(4, 4, (b"zTXt", b"Comment\x00\x00" + zlib.compress(bytes(1 << 24))))
+        ),
+        "can't be decoded: .*too large",
+    ),
+}
+"""Found when the sample is read."""
+
+COUNTED = {**KNOWN, **FOUND}

@@ -1,0 +1,153 @@
+"""The chat format: ids and targets of both styles, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from core.chat.format import EMBEDDED, LLAMA3, ChatFormat, PromptStyle, load_tokenizer
+from core.errors import ConfigError, DataError
+from core.samples import Role, Sample, Turn
+from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return make_chat()
+
+
+def sample(*turns, image=b"x"):
+    return Sample(
+        key="k",
+        source="s",
+        language="eu",
+        parallel_id="k",
+        turns=tuple(Turn(role=Role(role), content=content) for role, content in turns),
+        image=image,
+    )
+
+
+def conversation(*pairs):
+    """User and assistant in turn."""
+    return [turn for pair in pairs for turn in zip(("user", "assistant"), pair, strict=True)]
+
+
+def split(chat, ids, mask):
+    """The text of the context and of the targets."""
+    decode = chat.tokenizer.decode
+    return decode(ids[~mask].tolist()), decode(ids[mask].tolist())
+
+
+def test_chat_style(chat):
+    turns = [("system", "S"), ("user", "<image>\nZer da?"), ("assistant", "Zuhaitza ñ")]
+    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    context, target = split(chat, ids, mask)
+    images = EMBEDDED.image_token * NUM_IMAGE_TOKENS
+    assert context == f"<|begin_of_text|><|system|>S<|user|>{images}\nZer da?<|assistant|>"
+    assert target == "Zuhaitza ñ<|eot_id|>"
+    assert int((ids == chat.image_token_id).sum()) == NUM_IMAGE_TOKENS
+    assert ids.dtype == np.int64
+    assert mask.dtype == bool
+
+
+def test_every_assistant_turn_is_a_target(chat):
+    turns = [("user", "<image>"), ("assistant", "A"), ("user", "q"), ("assistant", "B")]
+    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    assert split(chat, ids, mask)[1] == "A<|eot_id|>B<|eot_id|>"
+
+
+def test_plain_style_leaves_the_user_out(chat):
+    turns = [("user", "<image>\nDescribe."), ("assistant", "etxe")]
+    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.PLAIN)
+    context, target = split(chat, ids, mask)
+    assert context == "<|begin_of_text|>" + EMBEDDED.image_token * NUM_IMAGE_TOKENS
+    assert target == "etxe<|eot_id|>"
+
+
+@pytest.mark.parametrize("style", list(PromptStyle))
+def test_running_text_is_all_target(chat, style):
+    ids, mask, _ = chat.encode(sample(("text", "Kaixo mundua"), image=None), style)
+    assert split(chat, ids, mask) == ("<|begin_of_text|>", "Kaixo mundua<|eot_id|>")
+
+
+def test_prompt_is_the_prefix_of_the_training_sequence(chat):
+    turns = [("user", "<image>\nZer da?"), ("assistant", "Etxe")]
+    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    prompt = chat.encode_prompt([Turn(role=Role.USER, content="<image>\nZer da?")])
+    assert np.array_equal(prompt, ids[~mask])
+
+
+def test_decode_stops_at_the_end_mark(chat):
+    ids = chat.tokenizer.encode("bai<|eot_id|>eta gero", add_special_tokens=False)
+    assert chat.decode(ids) == "bai"
+    assert chat.decode(ids[:2]) == "ba"
+
+
+@pytest.mark.parametrize(
+    ("turns", "image", "style", "message"),
+    [
+        ([("user", "x"), ("assistant", " ")], None, PromptStyle.CHAT, "empty answer"),
+        ([("user", "<image>")], b"x", PromptStyle.PLAIN, "empty caption"),
+        ([("user", "x")], None, PromptStyle.CHAT, "no target token"),
+        ([("user", "x"), ("assistant", "y")], b"x", PromptStyle.CHAT, "0 '<image>' in the text, 1"),
+        ([("user", "<image>"), ("assistant", "y")], None, PromptStyle.CHAT, "1 '<image>'.*0 pict"),
+        ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
+    ],
+)
+def test_refusals(chat, turns, image, style, message):
+    with pytest.raises(DataError, match=message):
+        chat.encode(sample(*turns, image=image), style)
+
+
+def test_each_question_stands_alone_behind_the_shared_picture(chat):
+    pairs = [("<image>\nZer da?", "Etxe"), ("Zenbat?", "bi"), ("Txakurra al da?", "ez")]
+    system = ("system", "S")
+    ids, mask, branches = chat.encode(
+        sample(system, *conversation(*pairs)), PromptStyle.SHARED_PREFIX
+    )
+    prefix = f"<|begin_of_text|><|system|>S<|user|>{EMBEDDED.image_token * NUM_IMAGE_TOKENS}"
+    assert chat.tokenizer.decode(ids[branches == 0].tolist()) == prefix
+    for number, (question, answer) in enumerate(pairs, start=1):
+        alone = question if "<image>" in question else f"<image>\n{question}"
+        expected = chat.encode(sample(system, *conversation((alone, answer))), PromptStyle.CHAT)
+        seen = (branches == 0) | (branches == number)
+        assert np.array_equal(ids[seen], expected.input_ids_T)
+        assert np.array_equal(mask[seen], expected.target_mask_T)
+    assert branches.max() == len(pairs)
+
+
+def test_without_a_picture_nothing_is_shared(chat):
+    one = sample(*conversation(("q", "a"), ("r", "b")), image=None)
+    shared, whole = (chat.encode(one, s) for s in (PromptStyle.SHARED_PREFIX, PromptStyle.CHAT))
+    assert all(map(np.array_equal, shared, whole))
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([("user", "<image>"), ("user", "x"), ("assistant", "y")], "in turn"),
+        ([("user", "<image>")], "in turn"),
+        ([("user", "Zer da? <image>"), ("assistant", "y")], "must open the first question"),
+        (conversation(("<image>", "y"), ("<image>", "y")), "must open the first question"),
+        (conversation(("<image>\nx", "y"), ("z", " ")), "empty answer"),
+    ],
+)
+def test_refusals_of_shared_prefixes(chat, turns, message):
+    with pytest.raises(DataError, match=message):
+        chat.encode(sample(*turns), PromptStyle.SHARED_PREFIX)
+
+
+def test_template_must_belong_to_the_tokenizer():
+    with pytest.raises(ConfigError, match="as one token"):
+        ChatFormat(make_tokenizer(), LLAMA3, num_image_tokens=1)
+
+
+def test_tokenizer_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="no tokenizer at"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_saved_tokenizer_is_loaded_back(tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    loaded = ChatFormat(load_tokenizer(tmp_path), EMBEDDED, num_image_tokens=NUM_IMAGE_TOKENS)
+    one = sample(("user", "<image>"), ("assistant", "etxe"))
+    expected = make_chat().encode(one, PromptStyle.CHAT)
+    assert all(map(np.array_equal, loaded.encode(one, PromptStyle.CHAT), expected))

@@ -1,0 +1,76 @@
+"""Configuration: what is written is read back equal; what is wrong is named."""
+
+import dataclasses
+
+import pytest
+
+from core.chat.format import PromptStyle
+from core.config import dump_config, fingerprint, load_config
+from core.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    width: int = 4
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    name: str
+    style: PromptStyle | None = None
+    parts: dict[str, Inner] = dataclasses.field(default_factory=dict)
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_round_trip(tmp_path):
+    config = Outer(name="eu 1", style=PromptStyle.PLAIN, parts={"a": Inner(width=9)}, sizes=(3,))
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    loaded = load_config(Outer, path)
+    assert dataclasses.replace(loaded, sizes=tuple(loaded.sizes)) == config
+    assert isinstance(loaded.parts["a"], Inner)
+    assert loaded.style is PromptStyle.PLAIN
+
+
+def test_layers_and_overrides_win_in_order(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("name: file\nparts:\n  a:\n    width: 5\n")
+    loaded = load_config(Outer, path, overrides=["parts.a.rate=0.5", "name=line"])
+    assert loaded.name == "line"
+    assert loaded.parts["a"] == Inner(width=5, rate=0.5)
+    assert load_config(Outer(name="instance"), overrides=["sizes=[7]"]).name == "instance"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["nam=x"], "nam"),
+        (["name=x", "parts.a.widht=3"], "widht"),
+        (["name=x", "parts.a.width=wide"], "could not be converted to Integer"),
+        (["name"], "has no '='"),
+        ([], "missing mandatory value: name"),
+    ],
+)
+def test_wrong_values_are_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Outer, overrides=overrides)
+
+
+@pytest.mark.parametrize("text", ["name: [1", "name: a\nname: b: c", "- a\n- b"])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(Outer, path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(Outer, tmp_path / "nothing.yaml")
+
+
+def test_fingerprint_follows_the_content():
+    assert fingerprint(Inner()) == fingerprint({"rate": 0.1, "width": 4})
+    assert fingerprint(Inner()) != fingerprint(Inner(width=5))
+    assert fingerprint((1, 2)) == fingerprint([1, 2])

@@ -1,0 +1,58 @@
+"""Files are whole or absent; paths stay in their folder."""
+
+import hashlib
+
+import pytest
+
+from core.errors import DataError, unknown_name
+from core.io.files import (
+    atomic_write_bytes,
+    atomic_write_text,
+    safe_join,
+    sha256_bytes,
+    sha256_file,
+)
+
+
+def test_atomic_write_leaves_only_the_file(tmp_path):
+    path = tmp_path / "deep" / "file.bin"
+    atomic_write_bytes(path, b"one")
+    atomic_write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    atomic_write_text(path, "old")
+    with pytest.raises(TypeError):
+        atomic_write_bytes(path, "not bytes")
+    assert path.read_text() == "old"
+
+
+def test_sha256(tmp_path):
+    content = b"x" * (3 << 20)
+    (tmp_path / "f").write_bytes(content)
+    assert sha256_file(tmp_path / "f") == sha256_bytes(content)
+    assert sha256_bytes(content) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x"])
+def test_safe_join_refuses_to_leave(tmp_path, relative):
+    with pytest.raises(DataError, match="leaves its folder"):
+        safe_join(tmp_path, relative)
+
+
+def test_safe_join_refuses_links_that_leave(tmp_path):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "link").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="leaves its folder"):
+        safe_join(inside, "link/x")
+    assert safe_join(inside, "a/b.tar") == (inside / "a" / "b.tar").resolve()
+
+
+def test_unknown_name_gives_the_nearest():
+    text = unknown_name("source", "emoji_ue", ["emoji_eu", "text_en"])
+    assert text == "unknown source 'emoji_ue'. Did you mean 'emoji_eu'? Known: emoji_eu, text_en."
+    assert unknown_name("source", "q", []).endswith("Known: none.")

@@ -1,0 +1,335 @@
+"""The recipe of the data, without the packages: drawing questions, scenes, votes, errors."""
+
+import dataclasses
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.errors import DataError
+from core.rng import named_rng
+from data_prep.embedded import __main__ as embedded
+from data_prep.embedded import running_text
+from data_prep.embedded import wordings as languages
+from data_prep.embedded.benchmark import BenchmarkPlanner, word_item
+from data_prep.embedded.concepts import (
+    Catalogue,
+    Lexicon,
+    categories_overlap,
+    load_catalogue,
+    read_table,
+)
+from data_prep.embedded.conversations import (
+    make_chat,
+    scene_questions,
+    single_questions,
+    word_turns,
+)
+from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE, TRAIN_STYLES, Drawing, Painter, Style
+from data_prep.embedded.packages import NpmLock, PackageFolder, read_lock
+from data_prep.embedded.questions import Asker, word_answer, word_question
+from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
+from data_prep.embedded.votes import Voter
+from data_prep.embedded.wordings import QuestionKind, load_language, load_languages
+from data_prep.shards.writer import ShardSample, write_shards
+
+SVG = '<rect width="16" height="16" fill="{}"/>'
+
+
+class FakePackages(PackageFolder):
+    """Packages with made-up names for every concept and one square for every icon."""
+
+    def __init__(self, tmp_path):
+        super().__init__(tmp_path)
+
+    def npm_names(self, name):
+        key = "annotationsDerived" if "derived" in name else "annotations"
+        return [f"{key}/{code}/annotations.json" for code in ("en", "eu", "es")]
+
+    def npm_json(self, name, member):
+        if member == "icons.json":
+            return {"width": 16, "height": 16, "icons": {"red": {"body": SVG.format("red")}}} | {
+                "aliases": {"rouge": {"parent": "red"}}
+            }
+        key, code, _ = member.split("/")
+        entries = {} if "Derived" in key else {character(c): entry(c, code) for c in read_table()}
+        return {key: {"annotations": entries}}
+
+
+def character(concept):
+    return "".join(chr(int(code, 16)) for code in concept.codepoints.split("-"))
+
+
+def entry(concept, code):
+    name = f"{code}x{concept.codepoints.replace('-', '')}"
+    return {"tts": [name], "default": [name, f"kw1{name}", f"kw2{name}", f"kw3{name}"]}
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    return FakePackages(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="module")
+def asker(packages):
+    return Asker(load_catalogue(packages, load_languages(["en", "eu"]), 240))
+
+
+# --- the table ---
+
+
+def test_table_is_whole():
+    table = read_table()
+    assert len(table) == 240
+    assert len({concept.codepoints for concept in table}) == 240
+    for concept in table:
+        assert {TEST_STYLE.value, DEV_STYLE.value} <= set(concept.icons)
+        assert sum(style.value in concept.icons for style in TRAIN_STYLES) >= 3
+
+
+def test_held_out_styles_are_not_trained_on():
+    assert not {TEST_STYLE, DEV_STYLE} & set(TRAIN_STYLES)
+    assert {style.package for style in Style} <= set(read_lock())
+
+
+# --- languages ---
+
+
+@pytest.mark.parametrize("code", ["en", "eu", "es"])
+def test_language_file_words_every_kind(code, packages):
+    catalogue = load_catalogue(packages, load_languages([code]), 40)
+    asker, lexicon = Asker(catalogue), catalogue.lexicons[0]
+    maker = SceneMaker(asker, set())
+    kinds = set()
+    for number in range(60):
+        chat = make_chat(asker, maker, named_rng(0, number))
+        for question in chat.questions:
+            kinds.add(question.kind)
+            assert "{" not in word_question(question, lexicon)
+            assert word_answer(question, lexicon)
+    assert kinds == set(QuestionKind) - {QuestionKind.IS_SHOWN_REWORDED}
+
+
+def test_language_without_a_file_is_told_which_to_write():
+    with pytest.raises(DataError, match=r"languages/ka/data\.yaml.*copy .*eu/data\.yaml"):
+        load_language("ka")
+
+
+def test_language_that_cldr_lacks(packages):
+    wrong = dataclasses.replace(load_language("eu"), cldr="euu")
+    with pytest.raises(DataError, match=r"unknown CLDR language 'euu'\. Did you mean 'eu'"):
+        load_catalogue(packages, (wrong,), 12)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"yes": bai', "yes: bai", "'yes' is missing"),
+        ("numbers: [bat, bi, hiru, lau]", "numbers: [bat]", "expected 4 words"),
+        ("Zer dago {place}?", "Zer dago {where}?", r"has the blanks \['where'\]"),
+        ("  tool: [tresna, tresna]\n", "", "'categories.tool' is missing"),
+        ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected two phrases"),
+    ],
+)
+def test_language_file_at_fault(tmp_path, monkeypatch, old, new, message):
+    text = (languages.FOLDER / "eu" / "data.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "eu").mkdir()
+    (tmp_path / "eu" / "data.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(languages, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match=message):
+        load_language("eu")
+
+
+# --- questions ---
+
+
+@given(number=st.integers(0, 239), seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_questions_about_one_thing_are_right_and_fair(asker, number, seed):
+    own = asker.catalogue.concepts[number].category
+    for question in single_questions(asker, number, named_rng(seed)):
+        if question.kind is QuestionKind.IS_SHOWN:
+            assert (question.concepts[0] == number) == bool(question.answer)
+            fair = not asker.catalogue.confusable[number, question.concepts[0]]
+            assert fair or bool(question.answer)
+        if question.kind is QuestionKind.IS_CATEGORY:
+            overlap = categories_overlap(own, question.category)
+            assert overlap == bool(question.answer)
+        if question.kind is QuestionKind.CHOICE:
+            assert question.answer == number
+            assert len(set(question.concepts)) == 4
+            wrong = [concept for concept in question.concepts if concept != number]
+            assert not asker.catalogue.confusable[number, wrong].any()
+            kinds = {asker.catalogue.concepts[concept].category for concept in question.concepts}
+            # Either no category stands out or all are one; else the odd one could be guessed.
+            assert len(kinds) in (1, 4)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_questions_about_a_scene_have_one_answer(asker, seed):
+    rng = named_rng(seed)
+    scene = SceneMaker(asker, set()).make(draw_pattern(rng), rng)
+    asked = scene_questions(asker, scene, rng)
+    assert len({(q.kind, q.concepts, q.place) for q in asked}) == len(asked)
+    for question in asked:
+        if question.kind is QuestionKind.COUNT_THINGS:
+            assert question.answer == len(scene.things)
+        if question.kind is QuestionKind.COUNT_NAME:
+            assert question.answer == scene.things.count(question.concepts[0])
+        if question.kind is QuestionKind.POSITION:
+            assert (question.place, question.answer) in scene.places()
+
+
+def test_places_with_two_things_are_not_asked_about():
+    scene = Scene(cells=(7, None, 8, 9))
+    places = dict(scene.places())
+    assert places["top"] == 7
+    assert places["right"] == 9
+    assert places["bottom_left"] == 8
+    assert "left" not in places
+    assert "bottom" not in places
+    assert ("right_of", 7, 9) in scene.neighbours()
+    assert ("left_of", 9, 7) not in scene.neighbours()
+    assert ("above", 9, 7) in scene.neighbours()
+
+
+def test_languages_get_the_same_turns(asker):
+    lexicons = asker.catalogue.lexicons
+    asked = single_questions(asker, 3, named_rng(1))
+    en, eu = (word_turns("<image>", asked, lexicon)["messages"] for lexicon in lexicons)
+    assert [turn["role"] for turn in en] == [turn["role"] for turn in eu]
+    assert en[0]["content"].startswith("<image>\n")
+    assert en != eu
+
+
+def test_patterns_follow_their_weights():
+    counts = np.bincount([sum(pattern) for pattern in balanced_patterns(133)], minlength=5)
+    assert counts[1:4].min() >= 25
+
+
+# --- benchmark ---
+
+
+@pytest.mark.parametrize("num_concepts", [12, 40, 240])
+def test_benchmark_scenes_are_new_and_answers_balanced(packages, num_concepts):
+    catalogue = load_catalogue(packages, load_languages(["en", "eu"]), num_concepts)
+    asker = Asker(catalogue)
+    maker = SceneMaker(asker, set())
+    trained = [maker.make(draw_pattern(named_rng(n)), named_rng(n)) for n in range(num_concepts)]
+    seen = {combo for scene in trained for combo in scene.combinations}
+    planner = BenchmarkPlanner(asker, seen, "test")
+    pictures = planner.pictures(0)
+    assert {len(set(combo)) for combo in seen} == {1, 2}
+    assert not seen & {combo for p in pictures if p.is_scene for combo in p.scene.combinations}
+    voters = tuple(Voter(catalogue, lexicon) for lexicon in catalogue.lexicons)
+    items = [word_item(n, asked, voters) for n, asked in enumerate(planner.questions(pictures))]
+    yes_no = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "yes/no"]
+    assert yes_no.count("bai") == yes_no.count("ez") > 0
+    numbers = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "number"]
+    assert len({numbers.count(word) for word in ("bat", "bi", "hiru", "lau")}) == 1
+
+
+def test_votes_prefer_synonym_then_shared_word_then_others():
+    eu = dataclasses.replace(load_language("eu"), synonyms={"1f98b": ("tximeleta",)})
+    concepts = tuple(c for c in read_table() if c.codepoints in ("1f98b", "1f34e"))
+    words = {
+        "1f98b": ("pinpilinpauxa", ("intsektu", "polit", "hegodun")),
+        "1f34e": ("sagar gorria", ("fruitu", "gorri", "landare", "sagar")),
+    }
+    lexicon = Lexicon(
+        language=eu,
+        names=tuple(words[c.codepoints][0] for c in concepts),
+        keywords=tuple(words[c.codepoints][1] for c in concepts),
+    )
+    none = np.zeros((2, 2), dtype=bool)
+    catalogue = Catalogue(concepts=concepts, lexicons=(lexicon,), confusable=none, left_out=())
+    voter = Voter(catalogue, lexicon)
+    answers = {c.codepoints: voter.name_answers(n) for n, c in enumerate(concepts)}
+    assert answers["1f34e"] == ["sagar gorria"] * 6 + ["sagar"] * 4
+    assert answers["1f98b"] == ["pinpilinpauxa"] * 4 + ["tximeleta"] * 4 + ["intsektu", "polit"]
+
+
+# --- pictures, packages, shards ---
+
+
+def test_pictures_are_the_same_every_time(packages):
+    pytest.importorskip("resvg_py", reason="resvg-py is not installed: pip install -e .[data]")
+    drawing = Drawing(style=Style.NOTO, icon="rouge")
+    first, second = (Painter(packages).single(drawing, named_rng(5)) for _ in range(2))
+    assert first == second
+    assert first != Painter(packages).single(drawing, named_rng(6))
+    with pytest.raises(DataError, match="unknown icon of noto 'blue'"):
+        Painter(packages).single(Drawing(style=Style.NOTO, icon="blue"), named_rng(5))
+
+
+def test_package_with_other_bytes_is_refused(tmp_path):
+    lock = read_lock()["cldr-annotations-full"]
+    (tmp_path / lock.file_name).write_bytes(b"not the archive")
+    with pytest.raises(DataError, match=r"sha256 .* says .*delete the file"):
+        PackageFolder(tmp_path).npm_archive(lock.name)
+
+
+def test_package_that_cannot_be_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(DataError, match=r"npm is not installed.*--packages"):
+        PackageFolder(tmp_path).npm_archive("cldr-annotations-full")
+    with pytest.raises(DataError, match="apt-get is not installed"):
+        PackageFolder(tmp_path).debian_archive("libreoffice-help-eu")
+
+
+def test_npm_archive_has_the_name_npm_gives_it():
+    lock = NpmLock(name="@iconify-json/noto", version="1.2.9", sha256="", licence="")
+    assert lock.file_name == "iconify-json-noto-1.2.9.tgz"
+
+
+def make_deb(path, pages):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
+        for name, text in pages.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(text.encode())
+            tar.addfile(info, io.BytesIO(text.encode()))
+    content = b"!<arch>\n"
+    for name, data in (("debian-binary", b"2.0"), ("data.tar.xz", buffer.getvalue())):
+        content += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode()
+        content += data + b"\n" * (len(data) % 2)
+    path.write_bytes(content)
+
+
+def test_help_pages_align_by_paragraph(tmp_path):
+    page = '<p>outside</p><div id="DisplayArea">{}</div>'
+    texts = {"es": ("<h1>Uno</h1><p>Dos <b>y</b>\n m\u00e1s</p>", "<p>x</p><p>y</p>")} | {
+        "eu": ("<h1>Bat</h1><p>Bi eta&nbsp;gehi\u00adago</p>", "<p>z</p>")
+    }
+    for code, (aligned, broken) in texts.items():
+        folder = f"usr/share/libreoffice/help/{code}/text"
+        pages = {f"{folder}/a.html": page.format(aligned), f"{folder}/b.html": page.format(broken)}
+        make_deb(tmp_path / f"libreoffice-help-{code}_1_all.deb", pages)
+    pages = running_text.read_pages(PackageFolder(tmp_path), load_languages(["es", "eu"]))
+    assert pages == {"a.html": [("Uno", "Bat"), ("Dos y m\u00e1s", "Bi eta gehiago")]}
+    (document,) = running_text.documents(pages)
+    assert document.texts == ("Uno\nDos y m\u00e1s", "Bat\nBi eta gehiago")
+
+
+def test_shards_are_the_same_every_time(tmp_path):
+    samples = [ShardSample(key=key, content={"x": "ñ"}, image=b"i") for key in ("b", "a", "c")]
+    for name in ("one", "two"):
+        entries = write_shards(tmp_path / name, "s", samples, per_shard=2)
+        assert [entry.num_samples for entry in entries] == [2, 1]
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+# --- command line ---
+
+
+def test_error_is_one_line_and_exit_2(tmp_path, capsys):
+    arguments = ["--languages", "ka", "--out", str(tmp_path), "--packages", str(tmp_path)]
+    assert embedded.main(arguments) == 2
+    assert "ka/data.yaml" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,164 @@
+"""Published benchmarks, as the hub stores them, become shards that load and score."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from core.config import load_config
+from data_prep.import_benchmark import RECIPES, BenchmarkRecipe, main
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.metrics.baselines import majority_baseline
+from evaluation.metrics.choices import YesNoParser
+from evaluation.metrics.scorer import Scorer
+
+
+def picture(seed: int, kind: str = "JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(24, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def image(seed: int) -> dict[str, Any]:
+    """As `datasets` stores a picture."""
+    return {"bytes": picture(seed), "path": f"{seed}.jpg"}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def vqa_row(number: int, answer: str) -> dict[str, Any]:
+    answers = [{"answer": answer, "answer_confidence": "yes", "answer_id": i} for i in range(10)]
+    return {"question_id": number, "image": image(number // 2), "question": f" zer {number}? ",
+            "answers": answers, "answer_type": "other", "question_type": "what is"}  # fmt: skip
+
+
+def run(folder: Path, recipe: str, *sources: str, more: tuple[str, ...] = ()) -> int:
+    return main(
+        ["--recipe", recipe, "--name", "b", "--out", str(folder), "--source", *sources, *more]
+    )
+
+
+def test_vqav2_in_two_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    english = write(tmp_path / "en.parquet", [vqa_row(i, f"dog {i}") for i in range(6)])
+    basque = write(tmp_path / "eu.parquet", [vqa_row(i, f"txakur {i}") for i in (5, 0, 3, 2, 9)])
+    assert run(tmp_path, "vqav2", f"en={english}", f"eu={basque}") == 0
+    told = capsys.readouterr().out
+    for line in ("4  questions", "2  eu: missing", "1  eu: not in en", "3 pictures"):
+        assert line in told
+    items = load_benchmark(tmp_path / "b.manifest.json")
+    assert len(items) == 8
+    found = {(item.question_id, item.language): item for item in items}
+    assert found["3", "eu"].answers == ("txakur 3",) * 10
+    assert found["3", "eu"].question == "zer 3?"
+    assert found["3", "en"].image == picture(1)
+    assert found["2", "en"].image_key == found["3", "eu"].image_key, "one picture, two questions"
+    assert run(tmp_path, "vqav2", f"en={english}") == 2, "nothing is overwritten"
+    assert run(tmp_path / "few", "vqav2", f"en={english}", more=("--limit", "3")) == 0
+    assert len(load_benchmark(tmp_path / "few" / "b.manifest.json")) == 3
+
+
+def test_a_okvqa_whose_choices_are_text(tmp_path: Path) -> None:
+    row = {"question_id": "q", "image": image(1), "question": "zer?", "correct_choice_idx": "2",
+           "choices": "['bat', 'bi', 'hiru', 'lau']"}  # fmt: skip
+    assert run(tmp_path, "a_okvqa", f"eu={write(tmp_path / 'a.parquet', [row])}") == 0
+    (item,) = load_benchmark(tmp_path / "b.manifest.json")
+    assert (item.benchmark, item.choices, item.correct_choice) == (
+        Benchmark.MULTIPLE_CHOICE, ("bat", "bi", "hiru", "lau"), 2,
+    )  # fmt: skip
+    scorer = Scorer(YesNoParser(load_prompts(["eu"]).yes_no_words))
+    assert scorer.score(item, "C").score == 1
+
+
+def test_direct_answers_leave_difficult_ones_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"question_id": str(i), "image": image(i), "question": "what?",
+         "direct_answers": "['dog', 'dog', 'cat']", "difficult_direct_answer": i == 1}
+        for i in range(3)
+    ]  # fmt: skip
+    assert run(tmp_path, "a_okvqa_direct", f"en={write(tmp_path / 'd.parquet', rows)}") == 0
+    assert "1  en: difficult_direct_answer" in capsys.readouterr().out
+    items = load_benchmark(tmp_path / "b.manifest.json")
+    assert [item.answers for item in items] == [("dog", "dog", "cat")] * 2
+
+
+def test_rows_without_ids_are_paired_by_place_and_jsonl_names_its_pictures(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, "PNG"))
+    for language, yes in (("en", "yes"), ("eu", "bai")):
+        rows = [
+            {"image": f"{i}.png", "question": f"{language} {i}?", "answer": yes} for i in range(2)
+        ]
+        text = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / f"{language}.jsonl").write_text(text)
+    sources = [f"{language}={tmp_path / language}.jsonl" for language in ("en", "eu")]
+    assert run(tmp_path / "out", "pixmo_cap_qa", *sources) == 0
+    items = load_benchmark(tmp_path / "out" / "b.manifest.json")
+    asked = {(item.question_id, item.language, item.question, item.answers) for item in items}
+    assert ("1", "eu", "eu 1?", ("bai",)) in asked
+    row = {"image": "../../etc/passwd", "question": "x", "answer": "yes"}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(row))
+    assert run(tmp_path / "bad", "pixmo_cap_qa", f"en={tmp_path / 'bad.jsonl'}") == 2
+
+
+def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = vqa_row(1, "dog")
+    cases = {
+        "no such": (
+            {k: v for k, v in good.items() if k != "answer_type"},
+            "unknown column 'answer_type'",
+        ),
+        "broken": (good | {"image": {"bytes": b"no", "path": ""}}, "can't be decoded"),
+        "empty": (good | {"answers": []}, "empty list"),
+    }
+    for name, (row, message) in cases.items():
+        place = write(tmp_path / f"{name}.parquet", [row])
+        assert run(tmp_path / name, "vqav2", f"en={place}") == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+    assert run(tmp_path / "x", "vqav3", "en=nothing.parquet") == 2
+    assert "Did you mean 'vqav2'" in capsys.readouterr().err
+    assert run(tmp_path / "x", "vqav2", "en=nothing.parquet") == 2
+    assert run(tmp_path / "x", "vqav2", "en=hub:some-one/set:test") == 2
+    assert "needs a revision" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_a_benchmark_that_is_scored(path: Path) -> None:
+    recipe = load_config(BenchmarkRecipe, path)
+    assert recipe.benchmark in set(Benchmark)
+    without_reference = recipe.benchmark == Benchmark.WILD
+    assert recipe.columns.answers or recipe.columns.choices or without_reference
+
+
+def test_the_example_of_a_culture_benchmark_is_read_and_scored(tmp_path: Path) -> None:
+    folder = Path("data/culture")
+    sources = [f"{code}={folder / code}.csv" for code in ("en", "eu")]
+    assert (
+        main(["--recipe", "culture", "--name", "c", "--out", str(tmp_path), "--source", *sources])
+        == 0
+    )
+    items = load_benchmark(tmp_path / "c.manifest.json", ["en", "eu"])
+    by_id: dict[str, list[BenchmarkItem]] = {}
+    for item in items:
+        by_id.setdefault(item.question_id, []).append(item)
+    assert len(by_id) >= 30
+    for pair in by_id.values():
+        assert [item.language for item in pair] == ["en", "eu"]
+        assert pair[0].correct_choice == pair[1].correct_choice
+        assert all(len(set(item.choices)) == 4 for item in pair)
+    scorer = Scorer(YesNoParser(load_prompts(["en", "eu"]).yes_no_words))
+    baseline = majority_baseline(items, scorer)
+    assert 0.2 < baseline.scores.mean() < 0.35  # no letter is right much more often than others
+    assert len({item.question_type for item in items}) >= 6

@@ -1,0 +1,258 @@
+"""`python -m data_prep.index`: foreign shards become a source, once, and nothing is silent."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
+from core.errors import DataError
+from data_prep.index import scan as index_build
+from data_prep.index.__main__ import main
+from data_prep.index.inputs import expand_shards
+from datamodules.batches.lengths import measure_lengths
+from datamodules.shards.manifest import load_manifest, verify
+from datamodules.shards.source import Source
+from datamodules.storage.remote import RetryConfig
+from tests.support.doubles import caption_record, write_tar
+
+TOKENIZER = Path(__file__).parents[3] / "data" / "embedded" / "models" / "lm_general"
+
+
+def picture(i):
+    buffer = io.BytesIO()
+    Image.new("RGB", (10 + i, 20), (i, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def members(first, count, *, broken=()):
+    out = []
+    for i in range(first, first + count):
+        out.append((f"{i:09d}.png", b"nothing" if i in broken else picture(i)))
+        out.append((f"{i:09d}.json", json.dumps({"caption": f"irudia {i}", "n": i}).encode()))
+        out.append((f"{i:09d}.txt", f"irudia {i}".encode()))
+    return out
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for number, count in enumerate((3, 2, 4)):
+        write_tar(tmp_path / f"{number:05d}.tar", members(10 * number, count))
+    return tmp_path
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """The shards that were really scanned."""
+    names = []
+    original = index_build.scan_tar
+    monkeypatch.setattr(
+        index_build, "scan_tar", lambda *args: names.append(args[1][-9:]) or original(*args)
+    )
+    return names
+
+
+def run(folder, *arguments, pattern="{00000..00002}.tar"):
+    return main([str(folder / pattern), "--name", "c", "--language", "eu", *arguments])
+
+
+def test_shards_of_others_become_a_source(shards, capsys):
+    assert run(shards) == 0
+    manifest = verify(shards / "c.manifest.json", deep=True)
+    assert (manifest.record, manifest.num_samples) == (".txt", 9)
+    assert [entry.path for entry in manifest.shards] == ["00000.tar", "00001.tar", "00002.tar"]
+    source = Source(shards / "c.manifest.json")
+    for place, i in enumerate((0, 1, 2, 10, 11, 20, 21, 22, 23)):
+        sample = source.read(place)
+        assert (sample.key, sample.image) == (f"{i:09d}", picture(i))
+        assert [turn.content for turn in sample.turns] == ["<image>", f"irudia {i}"]
+    assert source.image_sizes().tolist()[3] == [20, 20]
+    assert source.keys().tolist()[-1] == b"000000023"
+    said = capsys.readouterr().err
+    assert "9 samples (record '.txt')" in said
+    assert ".json (9)" in said
+
+
+def test_the_order_is_that_of_plain_webdataset(shards):
+    run(shards)
+    source = Source(shards / "c.manifest.json")
+    urls = [str(shards / f"{n:05d}.tar") for n in range(3)]
+    plain = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
+    expected = [(sample["__key__"], sample["txt"].decode()) for sample in plain]
+    ours = [(s.key, s.turns[1].content) for s in map(source.read, range(len(source)))]
+    assert ours == expected
+
+
+def test_records_in_the_json(shards):
+    assert run(shards, "--record", "caption", "--modality", "text") == 0
+    sample = Source(shards / "c.manifest.json").read(4)
+    assert [(turn.role, turn.content) for turn in sample.turns] == [("text", "irudia 11")]
+    assert sample.image is None
+    write_tar(shards / "own.tar", [("k.json", json.dumps(caption_record("bai")).encode())])
+    assert run(shards, "--modality", "text", "--out", str(shards / "o"), pattern="own.tar") == 0
+    manifest = load_manifest(shards / "o" / "c.manifest.json")
+    assert manifest.record == ""
+    assert manifest.shards[0].path == f"file://{shards}/own.tar"
+    assert Source(shards / "o" / "c.manifest.json").read(0).turns[1].content == "bai"
+
+
+def test_only_what_is_new_is_scanned(shards, scans):
+    assert run(shards, pattern="0000[01].tar") == 0
+    assert scans == ["00000.tar", "00001.tar"]
+    first = load_manifest(shards / "c.manifest.json").shards[0]
+    assert run(shards) == 0
+    assert scans[2:] == ["00002.tar"]
+    # The same bytes at another time: compared by checksum, not scanned.
+    (shards / "00000.tar").write_bytes((shards / "00000.tar").read_bytes())
+    # Other bytes of the same size.
+    content = (shards / "00001.tar").read_bytes()
+    (shards / "00001.tar").write_bytes(content.replace(b"irudia 11", b"irudia xx"))
+    next((shards / "c.index").glob("00002-*")).unlink()
+    assert run(shards) == 0
+    assert scans[3:] == ["00001.tar", "00002.tar"]
+    assert load_manifest(shards / "c.manifest.json").shards[0] == first
+    verify(shards / "c.manifest.json", deep=True)
+    # Another record needs other rows.
+    assert run(shards, "--record", "caption") == 0
+    assert len(scans) == 8
+
+
+def test_an_interrupted_build_goes_on(shards, scans, monkeypatch):
+    original = index_build._scan
+
+    def interrupted(plan, folder, shard):
+        if shard.endswith("00001.tar"):
+            raise KeyboardInterrupt
+        return original(plan, folder, shard)
+
+    monkeypatch.setattr(index_build, "_scan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(shards)
+    assert not (shards / "c.manifest.json").exists()
+    monkeypatch.setattr(index_build, "_scan", original)
+    assert run(shards) == 0
+    assert scans == ["00000.tar", "00001.tar", "00002.tar"]
+
+
+def test_several_processes_give_the_same(shards):
+    assert run(shards) == 0
+    content = (shards / "c.manifest.json").read_bytes()
+    for path in (shards / "c.index").iterdir():
+        path.unlink()
+    assert run(shards, "--jobs", "2") == 0
+    assert (shards / "c.manifest.json").read_bytes() == content
+    verify(shards / "c.manifest.json", deep=True)
+
+
+def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
+    write_tar(shards / "00001.tar", members(10, 4, broken=(11, 13)))
+    assert run(shards) == 2
+    said = capsys.readouterr().err
+    assert "2 of 11 samples can't be used, more than --max-unusable 0.01" in said
+    assert "2 x the picture can't be read (first: " in said
+    assert f"(first: {shards}/00001.tar: 000000011)" in said
+    assert run(shards, "--max-unusable", "0.2") == 0
+    assert len(scans) == 3
+    manifest = load_manifest(shards / "c.manifest.json")
+    assert manifest.statistics["unusable"] == {"the picture can't be read": 2}
+    assert [entry.num_samples for entry in manifest.shards] == [3, 2, 4]
+    assert "can't be used because" in capsys.readouterr().err
+
+
+def test_a_shard_without_usable_samples_is_left_out_and_said_so(shards, capsys):
+    write_tar(shards / "00001.tar", [("x.png", picture(1))])
+    assert run(shards, "--max-unusable", "0.2") == 0
+    assert [e.path for e in load_manifest(shards / "c.manifest.json").shards] == [
+        "00000.tar",
+        "00002.tar",
+    ]
+    assert "left out, no usable sample: " in capsys.readouterr().err
+
+
+def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
+    for name in ("00000.tar", "00002.tar"):
+        content = (shards / name).read_bytes()
+        (shards / name).write_bytes(content[:3000])
+    assert run(shards, "--record", ".txt") == 2
+    said = capsys.readouterr().err
+    assert "2 of 3 shards can't be indexed" in said
+    assert "00000.tar is not a complete tar" in said
+    assert "00002.tar is not a complete tar" in said
+    for number, name in enumerate(("00000.tar", "00002.tar")):
+        write_tar(shards / name, members(50 * number, 2))
+    assert run(shards, "--record", ".txt") == 0
+    assert scans[3:] == ["00000.tar", "00002.tar"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "scanned.json is damaged"), ("[]", "is damaged"), ('{"format": 9}', "has format 9")],
+)
+def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message):
+    (shards / "c.index").mkdir()
+    (shards / "c.index" / "scanned.json").write_text(content)
+    assert run(shards) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--jobs", "0"), "--jobs 0"),
+        (("--max-unusable", "2"), "--max-unusable 2"),
+        (("--name", "a/b"), "--name 'a/b'"),
+    ],
+)
+def test_wrong_options(shards, capsys, arguments, message):
+    assert run(shards, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_patterns(shards):
+    retry = RetryConfig()
+    urls = expand_shards(["s3://b/{08..10}.tar"], retry)
+    assert urls == ("s3://b/08.tar", "s3://b/09.tar", "s3://b/10.tar")
+    globbed = expand_shards([f"file://{shards}/*.tar"], retry)
+    assert [path[-9:] for path in globbed] == ["00000.tar", "00001.tar", "00002.tar"]
+    with pytest.raises(DataError, match="finds no shard"):
+        expand_shards([str(shards / "*.tgz")], retry)
+    with pytest.raises(DataError, match="is named twice"):
+        expand_shards([str(shards / "00000.tar"), str(shards / "*.tar")], retry)
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    for word in ("img2dataset", "--record", ".txt", "s3://", "scanned.json", "--max-unusable"):
+        assert word in said
+
+
+def test_lengths_come_with_the_index(shards, scans, tmp_path):
+    arguments = ["--lengths-for", str(TOKENIZER), "--template", "embedded", "--image-tokens", "3"]
+    arguments += ["--prompt-styles", "chat", "plain"]
+    assert run(shards) == 0
+    assert run(shards, *arguments) == 0
+    assert len(scans) == 6  # the shards were indexed, but not measured
+    source, styles = Source(shards / "c.manifest.json"), (PromptStyle.CHAT, PromptStyle.PLAIN)
+    chat = ChatFormat(load_tokenizer(TOKENIZER), TEMPLATES["embedded"], num_image_tokens=3)
+    found = [measure_lengths(source, chat, style, tmp_path / "none") for style in styles]
+    assert not (tmp_path / "none").exists()
+    assert run(shards, *arguments) == 0
+    assert len(scans) == 6
+    for path in (shards / "c.index").glob("*.lengths.npy"):
+        path.unlink()
+    for style, lengths in zip(styles, found, strict=True):
+        measured = measure_lengths(source, chat, style, tmp_path / "cache")
+        assert np.array_equal(lengths.num_tokens, measured.num_tokens)
+        assert np.array_equal(lengths.num_targets, measured.num_targets)
+        assert lengths.num_tokens.min() > 3
+
+
+def test_lengths_need_a_known_template(shards, capsys):
+    assert run(shards, "--lengths-for", str(TOKENIZER), "--template", "embeded") == 2
+    assert "Did you mean 'embedded'?" in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""The data in the repository: sound, parallel, balanced, and no benchmark picture in training."""
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+import webdataset
+from PIL import Image
+
+from data_prep.embedded.wordings import QuestionKind, load_language
+from datamodules.shards.manifest import Modality, load_manifest, shard_path, verify
+from datamodules.shards.reader import ShardReader
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "data" / "embedded"
+MANIFESTS = sorted(
+    path for path in FOLDER.glob("*.manifest.json") if not path.name.startswith("benchmark_dev")
+)
+MAX_BYTES = 10_000_000
+LANGUAGES = ("en", "eu")
+
+
+def read_source(name):
+    path = FOLDER / f"{name}.manifest.json"
+    for entry in load_manifest(path).shards:
+        reader = ShardReader(shard_path(path, entry))
+        for row in range(len(reader)):
+            content, image = reader.read(row)
+            yield json.loads(content), image
+
+
+@pytest.fixture(scope="module")
+def train():
+    return list(read_source("emoji_instruct_eu"))
+
+
+@pytest.fixture(scope="module")
+def items():
+    return [item for sample, _ in read_source("benchmark_test") for item in sample["items"]]
+
+
+@pytest.fixture(scope="module")
+def names(train):
+    """Language -> every name, from the captions of single things."""
+    return {
+        code: {
+            sample["caption"][code]["messages"][1]["content"]
+            for sample, _ in train
+            if not sample["id"].startswith("scene-")
+        }
+        for code in LANGUAGES
+    }
+
+
+def test_every_source_is_there():
+    names = {path.name.removesuffix(".manifest.json") for path in MANIFESTS}
+    kinds = (
+        "emoji_caption", "emoji_instruct", "scene_caption", "scene_instruct", "text", "chat",
+    )  # fmt: skip
+    assert names == {"benchmark_test"} | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifest_tells_the_truth(path):
+    manifest = verify(path, deep=True)
+    assert manifest.licence
+    assert manifest.provenance
+
+
+def test_everything_fits_in_ten_megabytes():
+    sizes = [p.stat().st_size for p in FOLDER.glob("*") if p.is_file() and "dev" not in p.name]
+    assert sum(sizes) <= MAX_BYTES
+
+
+@pytest.mark.parametrize("tar", sorted(FOLDER.glob("*.tar")), ids=lambda tar: tar.name)
+def test_plain_webdataset_reads_it(tar):
+    count = 0
+    for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False):
+        assert json.loads(sample["json"])["id"] == sample["__key__"]
+        if "webp" in sample:
+            Image.open(io.BytesIO(sample["webp"])).verify()
+        count += 1
+    assert count == len(ShardReader(tar))
+
+
+def test_no_benchmark_picture_is_in_training(train):
+    def digests(pictures):
+        files = {hashlib.sha256(image).hexdigest() for image in pictures}
+        pixels = {
+            hashlib.sha256(Image.open(io.BytesIO(image)).convert("RGB").tobytes()).hexdigest()
+            for image in pictures
+        }
+        return files, pixels
+
+    seen = digests([image for _, image in train])
+    held_out = digests([image for _, image in read_source("benchmark_test")])
+    assert len(seen[1]) > 1000
+    assert not seen[0] & held_out[0]
+    assert not seen[1] & held_out[1]
+
+
+def test_training_has_no_picture_of_a_held_out_style(train):
+    styles = {sample["id"].rsplit("-", 1)[0] for sample, _ in train}
+    assert styles == {"noto", "noto-v1", "emojione", "fxemoji", "streamline", "scene"}
+
+
+@pytest.mark.parametrize("kind", ["emoji_instruct", "chat", "text"])
+def test_languages_are_parallel(kind):
+    manifests = [load_manifest(FOLDER / f"{kind}_{code}.manifest.json") for code in LANGUAGES]
+    assert manifests[0].shards == manifests[1].shards
+    for sample, _ in read_source(f"{kind}_eu"):
+        assert sample["parallel_id"]
+        for record in set(sample) - {"id", "parallel_id"}:
+            roles = {
+                code: [message["role"] for message in sample[record][code]["messages"]]
+                for code in LANGUAGES
+            }
+            assert roles["en"] == roles["eu"]
+            contents = [
+                m["content"] for code in LANGUAGES for m in sample[record][code]["messages"]
+            ]
+            assert all(contents)
+
+
+def patterns(code, names):
+    """One regular expression per wording; a name must be there exactly as CLDR gives it."""
+    language = load_language(code)
+    blanks = dict.fromkeys("abcd", names) | {"name": names}
+    blanks["category"] = {phrase for _, phrase in language.categories.values()}
+    blanks["place"] = {phrase for phrase, _ in language.places.values()}
+    blanks["relation"] = set(language.relations.values())
+    found = {}
+    for kind in QuestionKind:
+        for wording in language.questions[kind]:
+            parts = re.split(r"\{(\w+)\}", wording)
+            regex = "".join(
+                f"({'|'.join(map(re.escape, sorted(blanks[part], key=len, reverse=True)))})"
+                if number % 2
+                else re.escape(part)
+                for number, part in enumerate(parts)
+            )
+            found[wording] = re.compile(regex)
+    return found
+
+
+def questions(code, train, items):
+    yield from (item["question"][code] for item in items)
+    chats = [sample for sample, _ in read_source(f"chat_{code}")]
+    for record, samples in (("instruct", [sample for sample, _ in train]), ("chat", chats)):
+        for sample in samples:
+            for number, message in enumerate(sample[record][code]["messages"]):
+                if message["role"] == "user":
+                    text = message["content"]
+                    yield text.split("\n", 1)[1] if number == 0 else text
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_question_has_a_documented_wording(code, names, train, items):
+    regexes = patterns(code, names[code])
+    seen = Counter()
+    for question in questions(code, train, items):
+        matches = [wording for wording, regex in regexes.items() if regex.fullmatch(question)]
+        assert matches, question
+        seen[matches[0]] += 1
+    documented = (ROOT / "docs" / "DATA.md").read_text(encoding="utf-8")
+    for wording in regexes:
+        assert seen[wording] > 0
+        assert wording in documented
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_no_answer_wins_by_being_common(code, items):
+    limits = {"other": 0.12, "yes/no": 0.51, "number": 0.30}
+    by_type = defaultdict(Counter)
+    for item in items:
+        if item["benchmark"] != "mc":
+            by_type[item["answer_type"]][item["answers"][code][0]] += 1
+    assert set(by_type) == set(limits)
+    for answer_type, answers in by_type.items():
+        assert max(answers.values()) / answers.total() <= limits[answer_type]
+
+
+def test_yes_and_no_are_asked_equally_often_of_each_thing(items):
+    answers = defaultdict(Counter)
+    for item in items:
+        if item["question_type"] in ("is_shown", "is_shown_reworded"):
+            name = item["question"]["eu"].split(": ")[-1]
+            answers[item["question_type"], name][item["answers"]["eu"][0]] += 1
+    assert len(answers) > 150
+    assert all(counts["bai"] == counts["ez"] for counts in answers.values())
+
+
+def test_right_choice_is_anywhere_and_any_name(items):
+    choices = [item for item in items if item["benchmark"] == "mc"]
+    places = Counter(item["correct_choice"] for item in choices)
+    assert max(places.values()) / len(choices) <= 0.27
+    for code in LANGUAGES:
+        right = Counter(item["choices"][code][item["correct_choice"]] for item in choices)
+        assert set(right.values()) == {1}
+        assert all(len(set(item["choices"][code])) == 4 for item in choices)
+
+
+def test_open_answers_are_ten_and_the_name_leads(items, names):
+    for item in items:
+        if item["benchmark"] == "vqa":
+            for code in LANGUAGES:
+                votes = Counter(item["answers"][code])
+                assert votes.total() == 10
+                if item["question_type"] in ("name", "position", "neighbour"):
+                    first = item["answers"][code][0]
+                    assert first in names[code]
+                    assert votes[first] >= 4
+
+
+def test_benchmark_manifest_names_both_languages():
+    manifest = load_manifest(FOLDER / "benchmark_test.manifest.json")
+    assert manifest.modality is Modality.BENCHMARK
+    assert manifest.language == "en,eu"

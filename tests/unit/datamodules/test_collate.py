@@ -1,0 +1,121 @@
+"""Packing: labels, positions, documents and pictures against a naive reference."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
+from core.samples import EncodedSample, SampleRef
+from datamodules.batches.collate import ReadySample, collate_micro_batch
+
+PAD = 999
+
+
+def ready(number, num_tokens, num_context, image=None, branches=None):
+    ids = np.arange(num_tokens, dtype=np.int64) + 10 * number
+    mask = np.arange(num_tokens) >= num_context
+    encoded = EncodedSample(
+        key=f"k{number}",
+        source="s",
+        input_ids_T=ids,
+        target_mask_T=mask,
+        branch_ids_T=np.zeros(num_tokens, dtype=np.int64) if branches is None else branches,
+        image=None,
+    )
+    ref = SampleRef(
+        position=number,
+        source="s",
+        language="eu",
+        key=f"k{number}",
+        num_tokens=num_tokens,
+        num_targets=encoded.num_targets,
+    )
+    return ReadySample(ref=ref, encoded=encoded, image=image)
+
+
+def naive(rows):
+    """Token by token, with lists only."""
+    width = max(sum(s.encoded.num_tokens for s in row) for row in rows)
+    ids, labels, positions, documents = [], [], [], []
+    for row in rows:
+        row_ids, row_labels, row_positions, row_documents = [], [], [], []
+        for document, sample in enumerate(row, start=1):
+            for t in range(sample.encoded.num_tokens):
+                token, target = sample.encoded.input_ids_T[t], sample.encoded.target_mask_T[t]
+                row_ids.append(int(token))
+                row_labels.append(int(token) if target and t > 0 else IGNORE_INDEX)
+                row_positions.append(t)
+                row_documents.append(document)
+        rest = width - len(row_ids)
+        ids.append(row_ids + [PAD] * rest)
+        labels.append(row_labels + [IGNORE_INDEX] * rest)
+        positions.append(row_positions + [0] * rest)
+        documents.append(row_documents + [PADDING_DOCUMENT] * rest)
+    return ids, labels, positions, documents
+
+
+@given(
+    shape=st.lists(
+        st.lists(st.tuples(st.integers(2, 9), st.integers(0, 8)), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=50, deadline=None)
+def test_equals_the_naive_reference(shape):
+    number, rows = 0, []
+    for row in shape:
+        rows.append([])
+        for num_tokens, num_context in row:
+            rows[-1].append(ready(number, num_tokens, min(num_context, num_tokens - 1)))
+            number += 1
+    batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+    ids, labels, positions, documents = naive(rows)
+    assert batch.input_ids_BT.tolist() == ids
+    assert batch.labels_BT.tolist() == labels
+    assert batch.position_ids_BT.tolist() == positions
+    assert batch.document_ids_BT.tolist() == documents
+    assert [ref.position for ref in batch.samples] == list(range(number))
+
+
+def test_first_token_of_a_document_is_never_a_label():
+    batch = collate_micro_batch(
+        [[ready(0, 3, 0), ready(1, 3, 0)]], pad_token_id=PAD, is_features=True
+    )
+    assert batch.labels_BT.tolist() == [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 11, 12]]
+
+
+def test_branches_restart_behind_what_they_share():
+    branches = np.array([0, 0, 1, 1, 1, 2, 2])
+    batch = collate_micro_batch(
+        [[ready(0, 2, 1), ready(1, 7, 4, branches=branches)]], pad_token_id=PAD, is_features=True
+    )
+    assert batch.position_ids_BT.tolist() == [[0, 1, 0, 1, 2, 3, 4, 2, 3]]
+    assert batch.branch_ids_BT.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2]]
+    assert batch.document_ids_BT.tolist() == [[1, 1, 2, 2, 2, 2, 2, 2, 2]]
+
+
+def test_pictures_follow_their_placeholders():
+    images = {i: torch.full((2, 4), float(i)) for i in (0, 2, 3)}
+    rows = [[ready(0, 4, 2, images[0]), ready(1, 4, 2)], [ready(2, 4, 2, images[2])], []]
+    rows[2] = [ready(3, 4, 2, images[3])]
+    batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+    assert batch.pixels_NCHW is None
+    assert batch.features_NPE[:, 0, 0].tolist() == [0.0, 2.0, 3.0]
+    assert batch.num_images == 3
+    pixels = collate_micro_batch(
+        [[ready(0, 4, 2, torch.zeros(3, 2, 2))]], pad_token_id=PAD, is_features=False
+    )
+    assert pixels.features_NPE is None
+    assert pixels.pixels_NCHW.shape == (1, 3, 2, 2)
+
+
+def test_without_samples_there_is_one_padding_position():
+    for rows in ([], [[], []]):
+        batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+        assert batch.input_ids_BT.tolist() == [[PAD]]
+        assert batch.labels_BT.tolist() == [[IGNORE_INDEX]]
+        assert batch.document_ids_BT.tolist() == [[PADDING_DOCUMENT]]
+        assert batch.num_images == 0
+        assert batch.samples == ()

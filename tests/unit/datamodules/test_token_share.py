@@ -1,0 +1,55 @@
+"""Shares of target tokens: nearest, nested, and equal to trying every number of samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.mixture.schedule import permutation
+from datamodules.mixture.token_share import nearest_num_target
+
+SHARES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
+
+
+def share_with(number, ranks, base, target):
+    """Count token by token."""
+    in_target = sum(int(target[i]) for i in range(len(base)) if ranks[i] < number)
+    in_base = sum(int(base[i]) for i in range(len(base)) if ranks[i] >= number)
+    return in_target / max(in_target + in_base, 1)
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=25),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=80, deadline=None)
+def test_as_near_as_any_number_of_samples(lengths, seed):
+    base, target = np.asarray(lengths, dtype=np.int32).T
+    order = permutation(len(base), seed, "language", "x")
+    ranks = order(np.arange(len(base)))
+    found = nearest_num_target(SHARES, order, base_tokens=base, target_tokens=target)
+    every = [share_with(number, ranks, base, target) for number in range(len(base) + 1)]
+    for share, number in zip(SHARES, found, strict=True):
+        if 0.0 < share < 1.0:
+            assert abs(every[number] - share) == min(abs(other - share) for other in every)
+    assert found[0] == 0
+    assert found[-1] == len(base)
+    assert list(found) == sorted(found)
+
+
+def test_longer_answers_mean_fewer_samples():
+    base, target = np.full(3000, 10), np.full(3000, 30)
+    order = permutation(3000, 0, "language", "x")
+    (number,) = nearest_num_target([0.5], order, base_tokens=base, target_tokens=target)
+    assert number == 750
+    (equal,) = nearest_num_target([0.5], order, base_tokens=base, target_tokens=base)
+    assert equal == 1500
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_samples_that_are_bad_in_both_languages_weigh_nothing(share):
+    order = permutation(100, 1, "language", "x")
+    tokens = np.where(np.arange(100) % 2, 8, 0)
+    (number,) = nearest_num_target([share], order, base_tokens=tokens, target_tokens=tokens)
+    ranks = order(np.arange(100))
+    assert share_with(number, ranks, tokens, tokens) == pytest.approx(share, abs=1e-12)

@@ -1,0 +1,142 @@
+"""Language-aware answer rules: Basque, English and the neutral fallback."""
+
+import pytest
+
+from core.errors import ConfigError
+from evaluation.answers import basque
+from evaluation.answers.registry import AnswerRule, normalise_neutral, register, rule_for
+from evaluation.metrics.vqa import VQAAccuracy
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Bai.", "bai"),
+        ("  EZ!\n", "ez"),
+        ("TB-a", "tb-a"),
+        ("TB\u2011a", "tb-a"),
+        ("3,5", "3,5"),
+        ("1.000.", "1.000"),
+        ("zuri-beltza", "zuri-beltza"),
+        ("l\u2019home", "l'home"),
+        ("- etxe -", "etxe"),
+        ("gorria, urdina", "gorria urdina"),
+        ("50%", "50%"),
+        ("a<b>=`c`", "a b c"),
+        ("cafe\u0301", "café"),
+        ("¿Qué?", "qué"),
+        ("რა არის?", "რა არის"),
+        ("...", ""),
+        ("\u09e9\u099f\u09bf", "3\u099f\u09bf"),  # Bengali digits
+        ("\u06f3\u066b\u06f5", "3.5"),  # Persian
+        ("\u200f\u05db\u05dc\u05d1\u200e.", "\u05db\u05dc\u05d1"),  # marks of direction
+        ("\u0915\u093e-\u0928\u093e", "\u0915\u093e-\u0928\u093e"),
+    ],
+)
+def test_neutral(text, expected):
+    assert normalise_neutral(text) == expected
+    assert normalise_neutral(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hiru.", "3"),
+        ("huts", "0"),
+        ("zero", "0"),
+        ("hamar etxe", "10 etxe"),
+        ("bat", "1"),
+        ("etxe bat", "etxe bat"),
+        ("bi txakur", "2 txakur"),
+        ("TB-a", "tb-a"),
+        ("3,5", "3,5"),
+        ("a", "a"),
+    ],
+)
+def test_basque(text, expected):
+    assert basque.normalise(text) == expected
+
+
+def test_all_basque_numerals():
+    words = [
+        "zero",
+        "bat",
+        "bi",
+        "hiru",
+        "lau",
+        "bost",
+        "sei",
+        "zazpi",
+        "zortzi",
+        "bederatzi",
+        "hamar",
+    ]
+    assert [basque.normalise(word) for word in words] == [str(i) for i in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "is_match"),
+    [
+        ("gorri", "gorria", True),
+        ("gorriak", "gorria", True),
+        ("txakur", "txakurra", True),
+        ("txakurrak", "txakur", True),
+        ("neska", "neskak", True),
+        ("TB", "TB-a", True),
+        ("sagar gorria", "sagar gorri", True),
+        ("sagarra gorria", "sagar gorria", False),
+        ("ur", "ura", True),
+        ("bar", "barra", True),  # the documented price
+        ("etxe", "etxeko", False),
+        ("a", "", False),
+        ("", "", False),
+        ("3", "hiru", True),
+        ("katu", "txakur", False),
+        ("bai", "ba", False),
+        ("da", "d", False),
+    ],
+)
+def test_relaxed_match(prediction, answer, is_match):
+    assert rule_for("eu").matches(prediction, answer) is is_match
+    assert rule_for("eu").matches(answer, prediction) is is_match
+
+
+def test_strict_rule_keeps_forms_apart():
+    assert not rule_for("eu", relaxed=False).matches("gorri", "gorria")
+    assert rule_for("eu", relaxed=False).matches("Gorria!", "gorria")
+
+
+def test_other_languages_have_the_neutral_rule():
+    assert rule_for("cy").matches("Ci.", "ci")
+    assert not rule_for("cy").matches("a dog", "dog")
+    assert rule_for("en").matches("a dog", "dog")
+    assert VQAAccuracy(language="ka", reference=False).score("კატა!", ["კატა"] * 10) == 1
+
+
+def test_a_language_is_registered_once():
+    with pytest.raises(ConfigError, match="a rule 'basque' already"):
+        register("basque", strict=AnswerRule(normalise=str.lower))
+
+
+def test_a_language_may_bring_its_number_words_and_articles(tmp_path):
+    (tmp_path / "xx").mkdir()
+    path = tmp_path / "xx" / "answers.yaml"
+    path.write_text(
+        """numerals: [zero, u, dos]\nmore_numerals: {una: 1}\narticles: [el, "l'", una]\n"""
+    )
+    rule = rule_for("xx", folder=tmp_path)
+    assert rule.matches("Dos.", "2")
+    assert rule.matches("una", "1")
+    assert rule.matches("el gos", "gos")
+    assert rule.matches("l'home", "Home")
+    assert not rule.matches("la casa", "casa")
+    strict = rule_for("xx", folder=tmp_path, relaxed=False)
+    assert strict.matches("DOS", "2")
+    assert not strict.matches("el gos", "gos")
+
+
+def test_a_rule_that_does_not_exist_is_named(tmp_path):
+    (tmp_path / "yy").mkdir()
+    (tmp_path / "yy" / "answers.yaml").write_text("rule: basqe\n")
+    with pytest.raises(ConfigError, match="Did you mean 'basque'"):
+        rule_for("yy", folder=tmp_path)

@@ -1,0 +1,201 @@
+"""Benchmark shards, prompts, constant-reply baselines and the language of replies."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from evaluation_doubles import (
+    LANGUAGES,
+    both,
+    raw_items,
+    scorer,
+    small_benchmark,
+    write_benchmark,
+)
+
+from core.errors import ConfigError, DataError
+from evaluation.answers.language_id import ReplyLanguage, is_in_language
+from evaluation.benchmarks.items import Benchmark, load_benchmark
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.metrics.baselines import majority_baseline
+from evaluation.metrics.choices import YesNoParser
+from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_texts
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return small_benchmark(tmp_path_factory.mktemp("benchmark"))
+
+
+@pytest.fixture(scope="module")
+def items(manifest):
+    return load_benchmark(manifest)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return make_chat()
+
+
+def test_load(items):
+    assert len(items) == 12 * 5 * 2
+    first = items[0]
+    assert (first.question_id, first.language, first.image_key) == ("q0-0", "en", "p00")
+    assert first.image == b"picture 0"
+    assert items[1].language == "eu"
+    assert items[1].answers == ("txakur",) * 9 + ("animalia",)
+    choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
+    assert choice.answers == ("dog",)
+    assert choice.choices == ("dog", "cat", "house", "tree")
+    assert "picture" not in repr(first)
+
+
+def test_load_one_language(manifest):
+    assert {item.language for item in load_benchmark(manifest, ["eu"])} == {"eu"}
+    with pytest.raises(DataError, match="has no cy"):
+        load_benchmark(manifest, ["eu", "cy"])
+
+
+def broken(**changes):
+    return {**raw_items(0)[0], **changes}
+
+
+@pytest.mark.parametrize(
+    ("item", "image", "match"),
+    [
+        (broken(benchmark="pope"), b"x", "'pope' is not a valid Benchmark"),
+        (broken(answers=both([], [])), b"x", "no answers"),
+        (broken(question={"en": "?"}), b"x", "KeyError"),
+        ({**raw_items(0)[3], "correct_choice": 4}, b"x", "outside 4 choices"),
+        (broken(), None, "no picture"),
+    ],
+)
+def test_a_broken_item_names_its_sample(tmp_path, item, image, match):
+    manifest = write_benchmark(tmp_path, [("bad", {"items": [item]}, image)])
+    with pytest.raises(DataError, match=f"sample 'bad'.*{match}"):
+        load_benchmark(manifest)
+
+
+def test_question_ids_are_unique(tmp_path):
+    samples = [(key, {"items": [broken()]}, b"x") for key in ("a", "b")]
+    with pytest.raises(DataError, match="'q0-0' appears twice in vqa/en"):
+        load_benchmark(write_benchmark(tmp_path, samples))
+
+
+def test_other_sources_are_no_benchmark(tmp_path):
+    with pytest.raises(DataError, match="expected benchmark"):
+        load_benchmark(make_texts(tmp_path, "text_eu"))
+
+
+def test_prompts(items, chat):
+    book = load_prompts(LANGUAGES)
+    assert book.question_text(items[0]) == "name?"
+    text = chat.tokenizer.decode(book.encode(items[0], chat))
+    images = "<|image|>" * NUM_IMAGE_TOKENS
+    assert text == f"<|begin_of_text|><|user|>{images}\nname?<|assistant|>"
+
+
+def test_instructed_prompts_name_the_choices_and_the_language(items):
+    book = load_prompts(LANGUAGES, style="instructed")
+    choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
+    assert book.question_text(choice).startswith("choice?\nA. dog\nB. cat\nC. house\nD. tree\n")
+    assert book.question_text(items[1]).endswith("euskaraz.")
+
+
+def test_prompt_files_are_checked(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'instructed'"):
+        load_prompts(["eu"], style="instruct")
+    (tmp_path / "cy").mkdir()
+    path = tmp_path / "cy" / "prompts.yaml"
+    path.write_text("styles: {bare: {vqa: 'Beth?'}}")
+    with pytest.raises(ConfigError, match=r"styles\.bare\.vqa is 'Beth\?'"):
+        load_prompts(["cy"], folder=tmp_path)
+    path.write_text("styles: {own: {vqa: '{question}'}}")
+    with pytest.raises(ConfigError, match=r"own\.mc is None"):
+        load_prompts(["cy"], style="own", folder=tmp_path)
+    path.write_text("yes_words: [ydy]\nno_words: [nac ydy, Ydy!]")
+    with pytest.raises(ConfigError, match=r"cy/prompts\.yaml: ydy is in yes_words and in no_words"):
+        load_prompts(["cy"], folder=tmp_path)
+    path.write_text("yes_words: ['?']\nno_words: [nage]")
+    with pytest.raises(ConfigError, match="has no letters"):
+        load_prompts(["cy"], folder=tmp_path)
+
+
+def test_a_language_without_a_prompt_file_asks_the_bare_question(items):
+    book = load_prompts(["ga"])
+    assert book.templates["ga"]["vqa"] == "{question}"
+    with pytest.raises(ConfigError, match="yes and no in 'ga'"):
+        YesNoParser(book.yes_no_words).parse("x", "ga")
+
+
+def test_a_question_with_braces_stays_as_it_is(items):
+    item = dataclasses.replace(items[0], question="what is {choices}?")
+    assert load_prompts(LANGUAGES).question_text(item) == "what is {choices}?"
+
+
+def test_majority_baseline(items):
+    baseline = majority_baseline(items, scorer())
+    answers = {key: (best.answer, best.score) for key, best in baseline.answers.items()}
+    # One vote of ten everywhere (.3) beats nine votes on a quarter of the pictures.
+    assert answers["vqa", "other", "eu"] == ("animalia", pytest.approx(0.3))
+    assert answers["vqa", "yes/no", "eu"] == ("bai", 0.5)
+    assert answers["mc", "choice", "en"][1] == 0.25
+    assert answers["capqa", "yes/no", "en"] == ("no", 0.5)
+    assert baseline.answers["vqa", "number", "en"].num_items == 12
+    assert np.isnan(baseline.scores_aware).sum() == 12 * 2 * 2
+
+
+def test_majority_of_choices_may_be_a_letter(tmp_path):
+    raw = [{**raw_items(at)[3], "correct_choice": 2} for at in range(4)]
+    for at, item in enumerate(raw):
+        item["choices"] = {k: [f"{c}{at}" for c in v] for k, v in item["choices"].items()}
+    samples = [(f"p{at}", {"items": [item]}, b"x") for at, item in enumerate(raw)]
+    items = load_benchmark(write_benchmark(tmp_path, samples))
+    best = majority_baseline(items, scorer()).answers["mc", "choice", "eu"]
+    assert (best.answer, best.score) == ("C", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("txakur", "eu"),
+        ("Dog.", "en"),
+        ("katu txakur", "eu"),
+        ("a dog", "en"),
+        ("3", "en+eu"),
+        ("", ""),
+        ("...", ""),
+        ("this is a picture of something", "en"),
+        ("hau irudi bat da eta ez dakit zer den", "eu"),
+    ],
+)
+def test_reply_language(items, reply, expected):
+    assert ReplyLanguage(items, LANGUAGES).identify(reply) == expected
+
+
+def test_a_string_of_both_languages_counts_for_both(items):
+    pizza = [
+        dataclasses.replace(items[0], language=language, answers=("pizza",))
+        for language in LANGUAGES
+    ]
+    identified = ReplyLanguage(pizza, LANGUAGES).identify("Pizza")
+    assert identified == "en+eu"
+    assert is_in_language(identified, "eu")
+    assert is_in_language(identified, "en")
+    assert not is_in_language("", "eu")
+
+
+def test_words_that_disagree_go_to_the_identifier(items):
+    assert ReplyLanguage(items, LANGUAGES).identify("dog txakur") in LANGUAGES
+    assert ReplyLanguage(items, ["eu"]).identify("zzz") == "eu"
+
+
+def test_a_language_the_identifier_does_not_know_gets_no_free_replies(items):
+    assert ReplyLanguage([], ["eu", "qqq"]).identify("this is a long English sentence") == "en"
+
+
+def test_an_answer_that_is_neither_yes_nor_no(tmp_path):
+    item = {**raw_items(0)[4], "answers": both(["maybe"], ["agian"])}
+    items = load_benchmark(write_benchmark(tmp_path, [("p", {"items": [item]}, b"x")]))
+    with pytest.raises(DataError, match="'maybe' is neither yes nor no in 'en'"):
+        scorer().score(items[0], "yes")

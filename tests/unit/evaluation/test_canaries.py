@@ -1,0 +1,74 @@
+"""The checks tell a model that looks from one that does not, and batches that leak."""
+
+import json
+
+import pytest
+from evaluation_doubles import Oracle, small_benchmark
+
+from evaluation.answerers.vlm import Reply
+from evaluation.benchmarks.items import load_benchmark
+from evaluation.canaries import FILE_NAME, other_pictures, run_canaries
+from evaluation.runner import EvaluationOptions, evaluate
+from tests.support.doubles import make_chat
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    return load_benchmark(small_benchmark(tmp_path_factory.mktemp("benchmark")))
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return make_chat()
+
+
+class Constant:
+    """Says the same whatever it sees."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def answers(self, prompts, images):
+        return [Reply(text=self.text, num_tokens=1, is_truncated=False)] * len(prompts)
+
+
+def check(items, chat, model, alone=None, **options):
+    settings = EvaluationOptions(**options)
+    result = evaluate(model, items, chat, settings)
+    return run_canaries(model, alone or model, items, chat, result, settings)
+
+
+def test_a_model_that_looks_pays_for_the_wrong_picture(items, chat, tmp_path):
+    found = check(items, chat, Oracle(items, chat))
+    assert found.shuffled.is_seen
+    assert found.blank.is_seen
+    assert found.shuffled.value > 50
+    assert (found.num_alone, found.num_changed) == (32, 0)
+    assert (found.shuffled.n, found.shuffled.num_images) == (120, 12)
+    found.save(tmp_path)
+    assert json.loads((tmp_path / FILE_NAME).read_text())["shuffled"]["n"] == 120
+
+
+def test_a_model_that_does_not_look_pays_nothing(items, chat):
+    found = check(items, chat, Constant("bai"))
+    assert found.shuffled.value == 0
+    assert not found.shuffled.is_seen
+    assert not found.blank.is_seen
+
+
+def test_answers_that_depend_on_the_batch_are_counted(items, chat):
+    found = check(items, chat, Constant("bai"), alone=Constant("ez"), blind=False)
+    assert found.num_changed == found.num_alone == 32
+    assert found.blank is None
+
+
+def test_every_item_gets_the_picture_of_another(items):
+    everything = range(len(items))
+    others = other_pictures(items, everything, seed=3)
+    pairs = [
+        (items[at].image_key, items[o].image_key) for at, o in zip(everything, others, strict=True)
+    ]
+    assert all(own != other for own, other in pairs)
+    assert len({other for _, other in pairs}) == 12
+    one = [at for at in everything if items[at].image_key == items[0].image_key]
+    assert other_pictures(items, one, seed=3) == []

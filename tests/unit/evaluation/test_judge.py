@@ -1,0 +1,165 @@
+"""A judge behind an endpoint that misbehaves: both orders, retries, cache and bill."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigError
+from core.io.endpoint import Endpoint, EndpointConfig, EndpointError
+from evaluation import judge
+from evaluation.people.tasks import Task, TaskKind
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Prefers the answer with more letters; fails as its class says."""
+
+    requests: list[dict[str, Any]]
+    faults: list[int]
+    headers_seen: list[str | None]
+    mute_for: int
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        kind = type(self)
+        if kind.faults:
+            self.send_error(kind.faults.pop(0))
+            return
+        kind.requests.append(body)
+        kind.headers_seen.append(self.headers.get("Authorization"))
+        text = body["messages"][1]["content"][-1]["text"]
+        a, b = text.partition("Answer A:\n")[2].split("\n\nAnswer B:\n")
+        label = "A=B" if len(a) == len(b) else "A>>B" if len(a) > len(b) else "B>>A"
+        if kind.mute_for > 0:
+            kind.mute_for -= 1
+            label = ""
+        reply = f"reasons [[{label}]]" if label else "I can't say"
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        content = json.dumps({"choices": [{"message": {"content": reply}}], "usage": usage})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *args: Any) -> None:
+        del args
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, type[Judge]]]:
+    handler = type(
+        "One", (Judge,), {"requests": [], "faults": [], "headers_seen": [], "mute_for": 0}
+    )
+    served = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{served.server_port}/v1", handler
+    served.shutdown()
+    served.server_close()
+
+
+def task(number: int, first: str, second: str) -> Task:
+    return Task(
+        task_id=f"vqa/{number}",
+        kind=TaskKind.COMPARE,
+        language="eu",
+        image_key=f"p{number}",
+        question=f"Zer da {number}?",
+        content={"one": first, "two": second},
+    )
+
+
+def endpoint_of(url: str, folder: Path, waits: list[float] | None = None) -> Endpoint:
+    config = EndpointConfig(url=url, model="judge", price_in=2.0, price_out=10.0)
+    return Endpoint(config, folder, sleep=[].append if waits is None else waits.append)
+
+
+def test_both_orders_are_asked_and_the_report_is_right(
+    server: tuple[str, type[Judge]], tmp_path: Path
+) -> None:
+    url, handler = server
+    endpoint = endpoint_of(url, tmp_path)
+    tasks = [
+        task(0, "longer", "short"),
+        task(1, "x", "xyz"),
+        task(2, "abcdef", "a"),
+        task(3, "aa", "bb"),
+    ]
+    verdicts = [v for one in tasks for v in judge.judge_pair(endpoint, one, b"\x89PNG picture")]
+    assert len(handler.requests) == 8
+    assert handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"].startswith(
+        "data:image/png"
+    )
+    found = judge.report(verdicts, ("one", "two"))
+    assert (found.num_questions, found.num_unreadable, found.num_inconsistent) == (4, 0, 0)
+    assert found.reward == pytest.approx(25)
+    assert found.win_rate == 50
+    assert found.reward_low < 25 < found.reward_high
+    assert found.elo > 0
+    assert found.first_position == 50
+    assert endpoint.bill.cost == pytest.approx(8 * (100 * 2 + 10 * 10) / 1e6)
+    again = endpoint_of(url, tmp_path)
+    assert [
+        v for one in tasks for v in judge.judge_pair(again, one, b"\x89PNG picture")
+    ] == verdicts
+    assert (again.bill.asked, again.bill.cached, again.bill.cost) == (0, 8, 0.0)
+
+
+def test_a_judge_that_prefers_the_first_is_seen_through() -> None:
+    verdicts = [
+        judge.Verdict(task_id=str(i), image_key="", first=first, label="A>B", reply="")
+        for i in range(10)
+        for first in ("one", "two")
+    ]
+    found = judge.report(verdicts, ("one", "two"))
+    assert (found.num_inconsistent, found.first_position) == (10, 100)
+    assert (found.reward, found.elo, found.win_rate) == (0, 0, 0)
+
+
+def test_faults_are_retried_and_refusals_are_told(
+    server: tuple[str, type[Judge]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = server
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    waits: list[float] = []
+    endpoint = endpoint_of(url, tmp_path, waits)
+    handler.faults += [503, 429, 500]
+    judge.judge_pair(endpoint, task(0, "a", "bb"), None)
+    assert waits == [1.0, 4.0, 15.0]
+    assert endpoint.bill.retries == 3
+    assert handler.headers_seen == ["Bearer secret-key"] * 2
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "secret-key" not in kept
+    handler.faults += [401]
+    with pytest.raises(EndpointError, match="HTTP 401"):
+        judge.judge_pair(endpoint, task(1, "a", "bb"), None)
+    handler.faults += [503] * 5
+    with pytest.raises(EndpointError, match="5 tries"):
+        judge.judge_pair(endpoint, task(2, "a", "bb"), None)
+
+
+def test_a_missing_label_is_asked_for_once_and_then_unreadable(
+    server: tuple[str, type[Judge]], tmp_path: Path
+) -> None:
+    url, handler = server
+    endpoint = endpoint_of(url, tmp_path)
+    handler.mute_for = 1
+    first, second = judge.judge_pair(endpoint, task(0, "a", "bb"), None)
+    assert (first.label, second.label) == ("B>>A", "A>>B")
+    handler.mute_for = 4
+    silent = judge.judge_pair(endpoint, task(1, "a", "bb"), None)
+    assert [verdict.label for verdict in silent] == ["", ""]
+    found = judge.report([first, second, *silent], ("one", "two"))
+    assert (found.num_questions, found.num_unreadable, found.reward) == (2, 2, -100)
+    with pytest.raises(ConfigError, match="no readable verdict"):
+        judge.report(silent, ("one", "two"))
+    assert judge.read_label("[[A>B]] no, rather [[B>A]]") == "B>A"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://key@host/v1"])
+def test_odd_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="is no http"):
+        EndpointConfig(url=url, model="x")

@@ -1,0 +1,76 @@
+"""Free answers: A-OKVQA's direct answers, chrF and ANLS, alone and through an evaluation."""
+
+from pathlib import Path
+
+import pytest
+from evaluation_doubles import write_benchmark
+
+from core.errors import DataError
+from evaluation.answerers.vlm import Reply
+from evaluation.benchmarks.items import load_benchmark
+from evaluation.metrics.open_text import anls, chrf, direct_score
+from evaluation.runner import EvaluationOptions, evaluate
+from tests.support.doubles import make_chat
+
+
+@pytest.mark.parametrize(("agreeing", "expected"), [(0, 0), (1, 1 / 3), (2, 2 / 3), (3, 1), (9, 1)])
+def test_direct_answers_count_all_who_said_it(agreeing: int, expected: float) -> None:
+    answers = ["dog"] * agreeing + [f"x{i}" for i in range(10 - agreeing)]
+    assert direct_score("dog", answers) == pytest.approx(expected)
+    assert direct_score("Dog", answers) == 0, "to the letter"
+    with pytest.raises(DataError, match="at least one"):
+        direct_score("dog", [])
+
+
+def test_chrf_is_sacrebleu_s() -> None:
+    from sacrebleu.metrics.chrf import CHRF
+
+    reply, references = "etxe zuria da", ["etxe zuri bat da", "txakur beltza"]
+    expected = CHRF().sentence_score(reply, references[:1]).score / 100
+    assert chrf(reply, references) == pytest.approx(expected)
+    assert chrf("etxea", ["etxea"]) == pytest.approx(1)
+    assert chrf("", ["etxea"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("reply", "reference", "expected"),
+    [
+        ("Etxea", "etxea ", 1.0),
+        ("etxe", "etxea", 0.8),
+        ("etxa", "etxe", 0.75),
+        ("katua", "etxea", 0.0),
+        ("ab", "cb", 0.0),  # a half is too much
+        ("", "", 1.0),
+        ("kitten", "sitting", 1 - 3 / 7),
+    ],
+)
+def test_anls(reply: str, reference: str, expected: float) -> None:
+    assert anls(reply, [reference]) == pytest.approx(expected)
+    assert anls(reply, ["zzzzzzzzzzz", reference]) == pytest.approx(expected)
+
+
+class Says:
+    """One reply for everything."""
+
+    def answers(self, prompts: object, images: list[bytes]) -> list[Reply]:
+        return [Reply(text="Etxea", num_tokens=1, is_truncated=False)] * len(images)
+
+
+def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
+    common = {"question_type": "what", "question": {"eu": "Zer da?"}}
+    samples = [
+        (f"p{i}", {"items": [
+            {"question_id": f"d{i}", "benchmark": "da", "answer_type": "direct", **common,
+             "answers": {"eu": ["etxe"] * 2 + ["Etxea"] + ["kalea"] * 7}},
+            {"question_id": f"o{i}", "benchmark": "open", "answer_type": "open", **common,
+             "answers": {"eu": ["etxea"]}},
+        ]}, b"picture %d" % i)
+        for i in range(4)
+    ]  # fmt: skip
+    items = load_benchmark(write_benchmark(tmp_path, samples, language="eu"))
+    found = evaluate(Says(), items, make_chat(), EvaluationOptions()).metrics
+    assert found["da/eu/accuracy"].value == pytest.approx(100 / 3)
+    assert found["da/eu/accuracy_aware"].value == 100, "etxe and etxea are one word in Basque"
+    assert found["da/eu/accuracy"].majority == 100, "seven people said kalea"
+    assert found["open/eu/anls"].value == 100
+    assert 50 < found["open/eu/chrf"].value < 100, "chrF knows capital letters"

@@ -1,0 +1,118 @@
+"""The language model alone: the harness's numbers are those that the logits give."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from core.errors import ConfigError, DataError
+from datamodules.shards.manifest import Modality
+from evaluation.retention import (
+    FILE_NAME,
+    KeptScores,
+    RetentionConfig,
+    run_retention,
+    save_retention,
+)
+from tests.support.doubles import make_tokenizer, write_shard, write_source
+
+TEXTS = ("kaixo mundua", "bat bi hiru lau bost", "zuhaitza", "ñ eta ç")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    samples = [
+        (f"t{i}", {"messages": [{"role": "text", "content": text}]}, None)
+        for i, text in enumerate(TEXTS)
+    ]
+    entry = write_shard(folder / "text-000000.tar", samples)
+    return Path(write_source(folder, "text_eu", [entry], modality=Modality.TEXT))
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                         num_attention_heads=2, vocab_size=len(tokenizer),
+                         bos_token_id=tokenizer.bos_token_id, initializer_range=0.3,
+                         max_position_embeddings=256)  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def test_bits_per_byte_are_those_of_the_logits(
+    manifest: Path, model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    tokenizer, task = make_tokenizer(), "text:text_eu"
+    settings = RetentionConfig(tasks=[task], batch_size=3)
+    found = run_retention(model, tokenizer, settings, texts={task: str(manifest)}, folder=tmp_path)
+    nats, num_bytes = 0.0, 0
+    for text in TEXTS:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids_BT = torch.tensor([[tokenizer.bos_token_id, *ids]])
+        with torch.no_grad():
+            logits_TV = model(ids_BT).logits[0, :-1].log_softmax(-1)
+        nats -= float(logits_TV[range(len(ids)), ids].sum())
+        num_bytes += len(text.encode("utf-8"))
+    score = found[task]
+    assert (score.metric, score.n, score.is_less_better) == ("bits_per_byte", len(TEXTS), True)
+    assert score.value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+    save_retention(found, tmp_path)
+    assert json.loads((tmp_path / FILE_NAME).read_text())[task]["n"] == len(TEXTS)
+    part = RetentionConfig(tasks=[task], limit=2)
+    found = run_retention(model, tokenizer, part, texts={task: str(manifest)}, folder=tmp_path)
+    assert found[task].n == 2
+
+
+def test_a_stopped_scoring_goes_on(
+    manifest: Path, model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task by task, with the scores of one that nobody stopped; a torn line is scored again."""
+    import lm_eval
+
+    tasks, asked = ["text:one", "text:two"], []
+    settings, texts = RetentionConfig(tasks=tasks), dict.fromkeys(tasks, str(manifest))
+    parts = (model, make_tokenizer(), settings)
+    whole = run_retention(*parts, texts=texts, folder=tmp_path)
+    own = lm_eval.simple_evaluate
+
+    def counted(**arguments: Any) -> Any:
+        asked.append(arguments["tasks"][0]["task"])
+        return own(**arguments)
+
+    def stop(number: int, total: int) -> None:
+        assert (number, total) == (1, 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", counted)
+    path = tmp_path / "checkpoints" / "kept.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_retention(*parts, texts=texts, folder=tmp_path, kept=KeptScores(path, stop))
+    with path.open("a") as file:
+        file.write('{"task": "text:two", "sc')
+    kept = KeptScores(path, lambda *_: None)
+    assert run_retention(*parts, texts=texts, folder=tmp_path, kept=kept) == whole
+    assert asked == ["text_one", "text_two"]
+    assert KeptScores(path, stop).scores == whole
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match=r"kept.jsonl:1 is damaged"):
+        KeptScores(path, stop)
+
+
+def test_unknown_tasks_and_a_missing_harness_say_what_to_do(
+    model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = RetentionConfig(tasks=["eus_proficency"])
+    with pytest.raises(ConfigError, match="Did you mean 'eus_proficiency'"):
+        run_retention(model, make_tokenizer(), settings, texts={}, folder=tmp_path)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match=r"pip install '.\[harness\]'"):
+        run_retention(model, make_tokenizer(), settings, texts={}, folder=tmp_path)
+    with pytest.raises(ConfigError, match="batch_size=0"):
+        RetentionConfig(batch_size=0)

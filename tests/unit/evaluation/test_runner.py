@@ -1,0 +1,200 @@
+"""The runner: scores, metrics and files of an evaluation, and the adapter around a model."""
+
+import itertools
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from evaluation_doubles import Oracle, small_benchmark
+
+from core.errors import DataError
+from evaluation.answerers.vlm import Reply, VlmAnswerer
+from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.predictions import SCHEMA, paired_scores, read_predictions
+from evaluation.metrics.choices import YesNoPolicy
+from evaluation.runner import EvaluationOptions, blank_picture, evaluate
+from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return small_benchmark(tmp_path_factory.mktemp("benchmark"))
+
+
+@pytest.fixture(scope="module")
+def items(manifest):
+    return load_benchmark(manifest)
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return make_chat()
+
+
+def test_a_perfect_model(items, chat, tmp_path):
+    model = Oracle(items, chat)
+    result = evaluate(model, items, chat, EvaluationOptions(), output_folder=tmp_path)
+    for name in ("vqa/eu/accuracy", "vqa_aware/eu/accuracy", "mc/en/accuracy", "capqa/eu/f1"):
+        assert result.metrics[name].value == 100.0
+    accuracy = result.metrics["vqa/eu/accuracy"]
+    assert (accuracy.n, accuracy.num_images, accuracy.ci_high) == (36, 12, 100.0)
+    assert accuracy.ci_low < 100
+    assert accuracy.majority == pytest.approx(100 * (0.3 + 1 / 3 + 0.5) / 3)
+    # Without the picture it says "yes": half of the English yes/no, nothing of the Basque.
+    assert accuracy.blind == 0
+    assert result.metrics["vqa/en/yes_no"].blind == 50
+    assert result.metrics["capqa/en/accuracy"].blind == 50
+    assert result.metrics["mc/eu/accuracy"].chance == 25
+    assert result.metrics["vqa/en/accuracy"].chance is None
+    assert result.metrics["capqa/eu/yes_ratio"].value == 50
+    assert result.metrics["fidelity/eu"].value == 100
+    assert result.metrics["truncated/eu"].value == 0
+    assert result.metrics["vqa/eu/type/how_many"].n == 12
+    # 60 (question, picture) pairs of each language, and each distinct question once without one.
+    assert model.asked == 120 + 10
+
+
+def test_the_files(items, chat, tmp_path):
+    model = Oracle(items, chat, wrong=("name", "is it"))
+    result = evaluate(model, items, chat, EvaluationOptions(seed=3), output_folder=tmp_path)
+    table = read_predictions(tmp_path / "predictions.parquet")
+    assert table.equals(result.predictions)
+    assert table.num_rows == len(items)
+    row = table.slice(4 * 2, 1).to_pylist()[0]
+    assert (row["output"], row["parsed"], row["expected"], row["score"]) == ("?", None, "no", 0.0)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["metrics"]["capqa/eu/unparsed"]["value"] == 100.0
+    stored = content["metrics"]["vqa/eu/accuracy"]
+    assert set(stored) >= {"value", "ci_low", "ci_high", "n", "num_images", "majority", "blind"}
+    assert stored["value"] == pytest.approx(100 * 2 / 3)
+    assert stored["ci_low"] <= stored["value"] <= stored["ci_high"]
+    assert result.scalars()["vqa/eu/other"] == 0.0
+    assert content["majority_answers"]["vqa/yes/no/eu"]["answer"] == "bai"
+    again = evaluate(model, items, chat, EvaluationOptions(seed=3), output_folder=tmp_path)
+    assert again.metrics == result.metrics
+
+
+def test_questions_of_a_picture_are_asked_together(items, chat):
+    """However the benchmark is ordered: what they share is then computed once."""
+    asked = []
+
+    class Recorder(Oracle):
+        def answers(self, prompts, images):
+            asked.extend(images)
+            return super().answers(prompts, images)
+
+    mixed = sorted(items, key=lambda item: (item.language, item.question_id[::-1]))
+    options = EvaluationOptions(blind=False)
+    result = evaluate(Recorder(items, chat), mixed, chat, options)
+    assert sum(a != b for a, b in itertools.pairwise(asked)) == len(set(asked)) - 1
+    assert result.predictions["question_id"].to_pylist() == [item.question_id for item in mixed]
+    assert result.metrics["vqa/eu/accuracy"].value == 100
+
+
+def test_without_the_blind_run(items, chat):
+    result = evaluate(Oracle(items, chat), items, chat, EvaluationOptions(blind=False))
+    assert result.metrics["vqa/eu/accuracy"].blind is None
+    assert result.predictions["blind_output"].null_count == len(items)
+
+
+def test_the_yes_no_policy_acts(items, chat):
+    class Yes:
+        def answers(self, prompts, images):
+            return [Reply(text="yes", num_tokens=1, is_truncated=True) for _ in prompts]
+
+    strict = evaluate(Yes(), items, chat, EvaluationOptions(blind=False))
+    policy = YesNoPolicy.ANY_LANGUAGE
+    lenient = evaluate(Yes(), items, chat, EvaluationOptions(blind=False, yes_no_policy=policy))
+    assert strict.metrics["capqa/eu/accuracy"].value == 0
+    assert strict.metrics["capqa/eu/unparsed"].value == 100
+    assert lenient.metrics["capqa/eu/accuracy"].value == 50
+    assert strict.metrics["fidelity/eu"].value == 0
+    assert strict.metrics["fidelity/en"].value == 100
+    assert strict.metrics["truncated/en"].value == 100
+
+
+def test_relaxed_acts(items, chat):
+    class Definite:
+        def answers(self, prompts, images):
+            return [Reply(text="txakurra", num_tokens=1, is_truncated=False) for _ in prompts]
+
+    relaxed = evaluate(Definite(), items, chat, EvaluationOptions(blind=False))
+    strict = evaluate(Definite(), items, chat, EvaluationOptions(blind=False, relaxed=False))
+    assert relaxed.metrics["vqa_aware/eu/other"].value == 25
+    assert strict.metrics["vqa_aware/eu/other"].value == 0
+
+
+def test_paired_scores_of_two_cells(items, chat):
+    good = evaluate(Oracle(items, chat), items, chat, EvaluationOptions(blind=False)).predictions
+    bad = evaluate(
+        Oracle(items, chat, wrong=("name",)), items[::-1], chat, EvaluationOptions(blind=False)
+    ).predictions
+    first, second, images = paired_scores(good, bad, benchmark="vqa", language="eu")
+    assert (first - second).sum() == 12
+    assert len(set(images)) == 12
+    short = bad.filter(pa.array(["q0-0" not in i for i in bad["question_id"].to_pylist()]))
+    with pytest.raises(DataError, match="36 and 35 items"):
+        paired_scores(good, short, benchmark="vqa", language="eu")
+    with pytest.raises(DataError, match="0 and 0 items"):
+        paired_scores(good, bad, benchmark="vqa", language="cy")
+
+
+def test_bad_files_and_answerers(items, chat, tmp_path):
+    with pytest.raises(DataError, match="do not exist"):
+        read_predictions(tmp_path / "predictions.parquet")
+    other = tmp_path / "other.parquet"
+    pa.parquet.write_table(pa.table({"score": [1.0]}), other)
+    with pytest.raises(DataError, match="other columns"):
+        read_predictions(other)
+    with pytest.raises(DataError, match="nothing to evaluate"):
+        evaluate(Oracle(items, chat), [], chat, EvaluationOptions())
+
+    class Lazy:
+        def answers(self, prompts, images):
+            return []
+
+    with pytest.raises(DataError, match="120 questions got 0 replies"):
+        evaluate(Lazy(), items, chat, EvaluationOptions())
+
+
+def test_schema_names_are_unique():
+    assert len(set(SCHEMA.names)) == len(SCHEMA.names)
+
+
+class EchoModel:
+    """Generates the first feature of its picture as so many tokens."""
+
+    def __init__(self, chat):
+        self.ids = chat.tokenizer.encode("etxe", add_special_tokens=False)
+        self.calls = []
+
+    def generate(self, prompts, images, *, max_new_tokens, end_token_id, pad_token_id, batch_size):
+        self.calls.append((len(prompts), max_new_tokens, end_token_id, pad_token_id, batch_size))
+        assert all(isinstance(image, torch.Tensor) for image in images)
+        return [self.ids[: int(image[0, 0])] for image in images]
+
+
+def test_the_adapter(chat):
+    model, looked_up = EchoModel(chat), []
+
+    def features(image: bytes) -> np.ndarray:
+        looked_up.append(image)
+        return np.full((NUM_IMAGE_TOKENS, 2), len(image), dtype=np.float32)
+
+    answerer = VlmAnswerer(model, chat, features, max_new_tokens=3, batch_size=1)
+    prompts = [np.arange(3)] * 20
+    replies = answerer.answers(prompts, [b"x", b"xx", b"xxx", b"xx"] * 5)
+    assert [reply.text for reply in replies[:4]] == ["e", "et", "etx", "et"]
+    assert [reply.is_truncated for reply in replies[:4]] == [False, False, True, False]
+    assert replies[2].num_tokens == 3
+    # Slices of 16 prompts; each picture is looked up once per slice, in order.
+    assert [call[0] for call in model.calls] == [16, 4]
+    assert model.calls[0][1:] == (3, chat.end_token_id, chat.pad_token_id, 1)
+    assert looked_up == [b"x", b"xx", b"xxx"] * 2
+
+
+def test_the_blank_picture_is_one_and_the_same():
+    assert blank_picture() == blank_picture()
+    assert blank_picture().startswith(b"\x89PNG")

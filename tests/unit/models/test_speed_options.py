@@ -1,0 +1,247 @@
+"""Levers of speed and memory: attention kernels, recomputed and compiled blocks, chunked loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
+from core.errors import ConfigError
+from core.samples import MicroBatch
+from models.connector import ConnectorConfig, build_connector
+from models.language import attention
+from models.language.attention import AttentionKind, attention_inputs, use_packed_attention
+from models.language.blocks import checkpoint_activations, compile_blocks, decoder_blocks
+from models.loss import summed_cross_entropy
+from models.vlm import VisionLanguageModel
+
+IMAGE, VOCABULARY = 5, 61
+
+
+def build_model(*, num_layers: int = 3) -> VisionLanguageModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=num_layers,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        initializer_range=0.3,
+    )
+    connector = build_connector(ConnectorConfig(), vision_width=16, model_width=32, seed=0)
+    language_model = LlamaForCausalLM(config).eval()
+    return VisionLanguageModel(None, connector, language_model, image_token_id=IMAGE)
+
+
+def packed(*, with_branches: bool) -> MicroBatch:
+    """Two rows of documents of uneven length, padding at the end of the first."""
+    documents = [[1] * 7 + [2] * 12 + [3] * 3 + [PADDING_DOCUMENT] * 2, [1] * 20 + [2] * 4]
+    branches = np.zeros((2, 24), dtype=np.int64)
+    if with_branches:
+        branches[1, 6:12], branches[1, 12:20] = 1, 2
+    documents_BT = torch.tensor(documents)
+    ids_BT = torch.from_numpy(np.random.default_rng(1).integers(10, VOCABULARY, (2, 24)))
+    starts = documents_BT[:, 1:] == documents_BT[:, :-1]
+    labels_BT = ids_BT.clone()
+    labels_BT[:, 0] = IGNORE_INDEX
+    labels_BT[:, 1:][~starts] = IGNORE_INDEX
+    labels_BT[documents_BT == PADDING_DOCUMENT] = IGNORE_INDEX
+    return MicroBatch(
+        input_ids_BT=ids_BT,
+        labels_BT=labels_BT,
+        position_ids_BT=torch.arange(24).expand(2, 24) % 20,
+        document_ids_BT=documents_BT,
+        branch_ids_BT=torch.from_numpy(branches),
+        pixels_NCHW=None,
+        features_NPE=None,
+        samples=(),
+    )
+
+
+def loss_and_gradients(model: VisionLanguageModel, batch: MicroBatch) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = model(batch).loss_sum
+    loss.backward()
+    found = [p.grad for p in model.language_model.parameters()]
+    return [loss.detach(), *(g.clone() for g in found if g is not None)]
+
+
+def varlen_on_cpu(  # noqa: PLR0917 - the kernel's own signature
+    query_NHC: torch.Tensor,
+    key_NGC: torch.Tensor,
+    value_NGC: torch.Tensor,
+    starts_q: torch.Tensor,
+    starts_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """What torch's CUDA kernel is documented to do, document by document."""
+    assert window_size == (-1, 0)
+    assert max_q == max_k == int(starts_q.diff().max())
+    assert starts_k is starts_q
+    assert starts_q.dtype == torch.int32
+    parts = []
+    for begin, end in zip(starts_q[:-1].tolist(), starts_q[1:].tolist(), strict=True):
+        q, k, v = (x[begin:end].transpose(0, 1)[None] for x in (query_NHC, key_NGC, value_NGC))
+        out = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa
+        )
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_varlen_attention_equals_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses and gradients; the kernel itself needs a GPU and is replaced by its definition."""
+    batch = packed(with_branches=False)
+    expected = loss_and_gradients(build_model(), batch)
+    model = build_model()
+    use_packed_attention(model.language_model, AttentionKind.VARLEN)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: AttentionKind.VARLEN)
+    model.attention = AttentionKind.VARLEN
+    torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_branches", [False, True])
+def test_flex_attention_equals_the_mask(
+    monkeypatch: pytest.MonkeyPatch, *, with_branches: bool
+) -> None:
+    """Forward only, by torch's uncompiled definition: the kernel and the way back need a GPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def uncompiled(*parts: torch.Tensor, training: bool, **options: Any) -> Any:
+        assert not training
+        return flex_attention(*parts, **options)
+
+    name = "transformers.integrations.flex_attention.compile_friendly_flex_attention"
+    batch = packed(with_branches=with_branches)
+    with torch.no_grad():
+        expected = build_model()(batch).loss_sum
+        monkeypatch.setattr(name, uncompiled)
+        monkeypatch.setattr(attention, "choose", lambda *_, **__: AttentionKind.FLEX)
+        model = build_model()
+        use_packed_attention(model.language_model, AttentionKind.FLEX)
+        model.attention = AttentionKind.FLEX
+        torch.testing.assert_close(model(batch).loss_sum, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_kernel_is_chosen_by_device_type_and_batch() -> None:
+    cpu, gpu, auto = torch.device("cpu"), torch.device("cuda"), AttentionKind.AUTO
+    half = torch.bfloat16
+    assert attention.choose(auto, cpu, half, has_branches=False) is AttentionKind.MASK
+    assert attention.choose(auto, gpu, half, has_branches=False) is AttentionKind.VARLEN
+    assert attention.choose(auto, gpu, half, has_branches=True) is AttentionKind.FLEX
+    assert attention.choose(auto, gpu, torch.float32, has_branches=False) is AttentionKind.FLEX
+    for kind in (AttentionKind.FLEX, AttentionKind.VARLEN):
+        with pytest.raises(ConfigError, match="needs CUDA"):
+            attention.choose(kind, cpu, half, has_branches=False)
+    asked = attention.choose(AttentionKind.MASK, gpu, half, has_branches=False)
+    assert asked is AttentionKind.MASK
+
+
+def test_documents_start_where_ids_change_and_rows_begin() -> None:
+    starts, longest = attention.document_starts(packed(with_branches=False).document_ids_BT)
+    assert starts.tolist() == [0, 7, 19, 22, 24, 44, 48]
+    assert longest == 20
+
+
+def test_a_model_with_sliding_windows_keeps_the_mask() -> None:
+    model = build_model()
+    model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ConfigError, match="sliding_attention"):
+        use_packed_attention(model.language_model, AttentionKind.FLEX)
+    use_packed_attention(model.language_model, AttentionKind.MASK)
+
+
+@pytest.mark.parametrize(("every", "number"), [(0, 0), (1, 3), (2, 2)])
+def test_recomputed_blocks_change_nothing(every: int, number: int) -> None:
+    batch = packed(with_branches=True)
+    expected = loss_and_gradients(build_model(), batch)
+    model = build_model()
+    assert checkpoint_activations(model.language_model, every=every) == number
+    with saved_bytes() as count:
+        found = loss_and_gradients(model, batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with saved_bytes() as plain:
+        loss_and_gradients(build_model(), batch)
+    assert (count() < plain()) == (number > 0)
+
+
+class saved_bytes:
+    """Counts what autograd keeps for the backward pass."""
+
+    def __enter__(self) -> Callable[[], int]:
+        self.total = 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x)
+        self.hooks.__enter__()
+        return lambda: self.total
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.total += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def __exit__(self, *args: object) -> None:
+        self.hooks.__exit__(None, None, None)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_change_nothing() -> None:
+    """To 1e-5 of each tensor: single small entries of a gradient are sums of large ones."""
+    batch = packed(with_branches=True)
+    expected = loss_and_gradients(build_model(), batch)
+    model = build_model()
+    names = set(model.state_dict())
+    compile_blocks(model.language_model)
+    found = loss_and_gradients(model, batch)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.dist(ours, theirs) <= 1e-5 * theirs.norm()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    assert set(model.state_dict()) == names
+    for block in decoder_blocks(model.language_model):
+        assert block._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
+def test_a_chunked_loss_is_the_same_loss(chunk: int) -> None:
+    torch.manual_seed(1)
+    hidden_BTD = torch.randn(2, 24, 32, requires_grad=True)
+    layer = torch.nn.Linear(32, VOCABULARY, bias=False)
+    labels_BT = packed(with_branches=False).labels_BT
+    results = []
+    for size in (0, chunk):
+        hidden_BTD.grad = layer.weight.grad = None
+        loss = summed_cross_entropy(hidden_BTD, labels_BT, layer, chunk=size)
+        loss.loss_sum.backward()
+        assert hidden_BTD.grad is not None
+        assert layer.weight.grad is not None
+        results.append([loss.loss_sum.detach(), hidden_BTD.grad, layer.weight.grad.clone()])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_chunked_loss_never_holds_all_logits() -> None:
+    largest = 0
+
+    def output_layer(hidden_KD: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, hidden_KD.shape[0])
+        return hidden_KD @ torch.ones(32, VOCABULARY)
+
+    hidden_BTD = torch.randn(2, 24, 32, requires_grad=True)
+    labels_BT = packed(with_branches=False).labels_BT
+    summed_cross_entropy(hidden_BTD, labels_BT, output_layer, chunk=5).loss_sum.backward()
+    assert largest == 5
+
+
+def test_attention_inputs_of_a_cpu_are_a_mask() -> None:
+    inputs = attention_inputs(packed(with_branches=False), AttentionKind.AUTO, torch.float32)
+    assert inputs["attention_mask"].shape == (2, 1, 24, 24)

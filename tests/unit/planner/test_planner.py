@@ -1,0 +1,313 @@
+"""Plans without GPU, weights, data or network: counted models, memory, operations, advice."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from configuration.mixture import expected_manifests
+from core.errors import ConfigError, DataError
+from core.process.stop import StopFlag
+from experiments.planning import Plan, make_plan
+from experiments.registry import EXPERIMENTS
+from experiments.run import build_parser
+from lightning_modules.compute import StrategyName
+from lightning_modules.optim import OptimizerName
+from models.accounting.footprint import Footprint, saved_bytes_per_token
+from models.accounting.shapes import EmptyVlm
+from models.language.adapters import TuningConfig, TuningKind, add_adapters
+from models.language.blocks import checkpoint_activations, decoder_blocks
+from pipeline.launchers.slurm import SlurmLauncher
+from pipeline.launchers.slurm_jobs import SlurmConfig
+from pipeline.stages.specs import StageKind
+from pipeline.store.store import Store
+from planner import costs
+from planner.advice import ways_out
+from planner.costs import Circumstances, training_cost
+from planner.estimator import Estimator, trained_weights, width_of
+from planner.gpus import GIB, GPUS, get_gpu
+from planner.tables import show_plan
+from planner.workload import Load
+
+CONNECTOR = 1024 * 4096 + 4096
+LLAMA_8B = 8_030_261_248
+TOWER = 303_507_456
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
+
+
+def plan_of(exp: str, *overrides: str, profile: str = "paper") -> Plan:
+    words = ["--exp", exp, "--profile", profile, "--dry-run"]
+    return make_plan(
+        build_parser().parse_args([*words, *(["--set", *overrides] if overrides else [])])
+    )
+
+
+def stage(plan: Plan, kind: StageKind) -> object:
+    return next(node for node in plan.graph.nodes.values() if node.kind is kind)
+
+
+def estimator_of(plan: Plan, folder: Path) -> Estimator:
+    return Estimator(expected_manifests(plan.cells[0]), folder)
+
+
+@pytest.mark.parametrize(
+    "profile",  # of the default profile, test_graph makes all the plans
+    sorted(path.stem for path in Path("configs").glob("*.yaml") if path.stem != "embedded"),
+)
+@pytest.mark.parametrize("exp", sorted(EXPERIMENTS))
+def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: Path) -> None:
+    console = Console(width=170, record=True, quiet=True)
+    plan = plan_of(exp, profile=profile)
+    show_plan(console, plan, root=tmp_path, gpu="h100")
+    estimator = estimator_of(plan, tmp_path)
+    for node in plan.graph.nodes.values():
+        cost = estimator.cost(node, count=1)
+        assert cost is not None
+        assert cost.flops > 0
+
+
+def test_the_paper_s_models_are_counted_exactly(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation")
+    assert len(plan.graph.nodes) == 2 + 3 * 12, "instruct, retention, evaluate of each cell"
+    align = trained_weights(stage(plan, StageKind.ALIGN))
+    assert align == costs.Weights(trained=CONNECTOR, frozen=LLAMA_8B + TOWER)
+    instruct = trained_weights(stage(plan, StageKind.INSTRUCT))
+    assert instruct == costs.Weights(trained=CONNECTOR + LLAMA_8B, frozen=TOWER)
+
+
+def test_loads_follow_shares_and_expectations(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation")
+    load = estimator_of(plan, tmp_path).load(stage(plan, StageKind.ALIGN))
+    samples = 10938 * 256
+    assert load.num_samples == samples
+    assert load.num_tokens == pytest.approx(samples * (576 + 0.2 * 26 + 0.8 * 38))
+    assert load.num_targets == pytest.approx(samples * (0.2 * 14 + 0.8 * 26))
+    assert load.is_expected
+
+
+def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
+    """8B in bf16-mixed, sharded by four: 4 + 4 + 8 bytes for a fourth of the weights."""
+    plan = plan_of("mix_ablation")
+    cost = estimator_of(plan, tmp_path).cost(stage(plan, StageKind.INSTRUCT), count=4)
+    assert cost is not None
+    part = (LLAMA_8B + CONNECTOR) / 4
+    assert cost.memory["trained weights"] == 4 * part
+    assert cost.memory["gradients"] == 4 * part
+    assert cost.memory["optimiser"] == 8 * part
+    assert cost.memory["frozen weights"] == 2 * TOWER
+    outside = 2 * 128256 * 4096 + 4096 + CONNECTOR  # embeddings, output layer, norm
+    assert cost.memory["16-bit or gathered"] == 6 * (2 * 218_112_000 + outside)
+
+
+def test_levers_act(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation")
+    estimator, node = estimator_of(plan, tmp_path), stage(plan, StageKind.INSTRUCT)
+    before = estimator.cost(node, count=4)
+
+    def changed(**values: object) -> costs.Cost:
+        spec = dataclasses.replace(node.spec, **values)
+        cost = estimator.cost(node, count=4, spec=spec)
+        assert cost is not None
+        return cost
+
+    compute = node.spec.compute
+    again = changed(compute=dataclasses.replace(compute, checkpoint_blocks=1))
+    assert again.memory["activations"] < 0.1 * before.memory["activations"]
+    assert 1.2 < again.flops / before.flops < 1.3
+    chunked = changed(compute=dataclasses.replace(compute, loss_chunk=128))
+    assert chunked.memory["logits"] == 128 * 128256 * 12
+    assert chunked.memory["logits"] < 0.2 * before.memory["logits"]
+    lora = changed(
+        tuning=TuningConfig(kind=TuningKind.LORA),
+        compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
+    )
+    assert lora.memory["optimiser"] == 8 * (335_544_320 + CONNECTOR)
+    qlora = changed(
+        tuning=TuningConfig(kind=TuningKind.QLORA),
+        compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
+    )
+    assert qlora.memory["frozen weights"] < 0.4 * lora.memory["frozen weights"]
+    assert before.flops > lora.flops > 0.6 * before.flops
+
+
+def test_expected_data_can_be_planned_but_not_run() -> None:
+    words = ["--exp", "mix_ablation", "--profile", "paper"]
+    with pytest.raises(DataError, match="paper_benchmarks"):
+        make_plan(build_parser().parse_args(words))
+    plan = plan_of("mix_ablation")
+    assert "data/paper/cc3m_eu.manifest.json" in plan.graph.missing
+    assert not any("magpie_en" in path for path in plan.graph.missing)
+
+
+def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation", "trainer.devices=1")
+    estimator, node = estimator_of(plan, tmp_path), stage(plan, StageKind.INSTRUCT)
+    ways = ways_out(estimator, node, memory_gib=get_gpu("h100").memory_gib, count=1)
+    assert ways[0].overrides == ("trainer.devices=4",)
+    assert ways[-1].count == 1
+    assert "instruct.optim.optimizer=adamw_8bit" in ways[-1].overrides
+    assert "trainer.precision=bf16-true" in ways[-1].overrides
+    assert [way.count for way in ways] == sorted({way.count for way in ways}, reverse=True)
+    assert all(way.memory_gib <= get_gpu("h100").memory_gib for way in ways)
+    # What the advice says is what a plan with it finds.
+    words = [word for word in ways[-1].overrides if not word.startswith("trainer.devices")]
+    again = plan_of("mix_ablation", "trainer.devices=1", *words)
+    cost = estimator_of(again, tmp_path).cost(stage(again, StageKind.INSTRUCT), count=1)
+    assert cost is not None
+    assert cost.memory_gib == pytest.approx(ways[-1].memory_gib)
+    small = ways_out(estimator, node, memory_gib=get_gpu("rtx4090").memory_gib, count=1)
+    assert small[-1].overrides[-1] == "instruct.tuning.kind=qlora"
+    assert not ways_out(estimator, node, memory_gib=4.0, count=1)
+
+
+def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
+    """Training takes all GPUs and its expected time three times, the rest one GPU."""
+    plan = plan_of("mix_ablation", "trainer.devices=4", "trainer.num_nodes=2")
+    config = SlurmConfig(gpu="h100", time_min=100_000)
+    launcher = SlurmLauncher(
+        store=Store(tmp_path), graph=plan.graph, trainer=plan.trainer, config=config,
+        flag=StopFlag(), estimator=estimator_of(plan, tmp_path),
+    )  # fmt: skip
+    nodes = {node.kind: node for node in plan.graph.nodes.values()}
+    node = nodes[StageKind.INSTRUCT]
+    train, evaluate = launcher.resources(node), launcher.resources(nodes[StageKind.EVALUATE])
+    assert (train.gpus_per_node, evaluate.gpus_per_node) == (4, 1)
+    cost = estimator_of(plan, tmp_path).cost(node, count=8)
+    hours = cost.seconds(get_gpu("h100"), width_of(node), 8) / 3600
+    assert 0.2 < hours < 1
+    assert train.time_min == pytest.approx(30 + 180 * hours, abs=1)
+    assert 30 < evaluate.time_min < 1000
+    # Four of eight shards of 8 billion weights with moments (12 bytes each); 8 GiB a process.
+    assert train.mem_gb == pytest.approx(8.03e9 * 12 / 2 / GIB + 4 * 8, abs=6)
+    assert evaluate.mem_gb == pytest.approx(8.34e9 * 2 / GIB + 8, abs=2)
+    own = dataclasses.replace(launcher, config=dataclasses.replace(config, mem_gb=300))
+    assert own.resources(node).mem_gb == 300
+    short = dataclasses.replace(launcher, config=dataclasses.replace(config, time_min=60))
+    assert short.resources(node).time_min == 60, "the user's limit holds"
+    plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimator=None)
+    assert plain.resources(node) == plain.config
+
+
+def test_unknown_gpus_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'h100'"):
+        get_gpu("h1oo")
+    assert all(gpu.memory_gib * GIB > 2e10 for gpu in GPUS.values())
+
+
+def tiny_llama(attention: str = "sdpa") -> LlamaForCausalLM:
+    config = LlamaConfig(hidden_size=64, intermediate_size=160, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=2, vocab_size=96,
+                         tie_word_embeddings=False, attn_implementation=attention)  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config)
+
+
+def tiny_footprint(model: LlamaForCausalLM, *, adapters: int = 0) -> Footprint:
+    blocks = decoder_blocks(model)
+    matrices = sum(
+        p.numel()
+        for block in blocks
+        for name, p in block.named_parameters()
+        if p.ndim == 2 and "lora_" not in name
+    )
+    return Footprint(
+        tower=0, connector=0, language_model=sum(p.numel() for p in model.parameters()),
+        quantisable=matrices, adapters=adapters,
+        block=sum(p.numel() for p in blocks[0].parameters()), num_blocks=3, hidden_size=64,
+        inner_size=160, cache_width=64, vocab_size=96, num_image_tokens=0, picture_flops=0.0,
+        picture_bytes=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["full", "frozen", "lora", "recomputed"])
+def test_operations_are_those_that_pytorch_counts(kind: str, tmp_path: Path) -> None:
+    model, num_tokens, rank = tiny_llama("eager"), 40, 8
+    adapters = 0
+    if kind == "lora":
+        add_adapters(model, TuningConfig(kind=TuningKind.LORA, rank=rank), seed=0)
+        adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    for name, parameter in model.named_parameters():
+        learns = {"full": True, "recomputed": True, "frozen": False, "lora": "lora_" in name}[kind]
+        parameter.requires_grad_(learns)
+    if kind == "recomputed":
+        checkpoint_activations(model, every=1)
+        model.train()
+    embeds_BTD = torch.randn(1, num_tokens, 64, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        model(inputs_embeds=embeds_BTD).logits.sum().backward()
+    plan = plan_of("mix_ablation")
+    spec = stage(plan, StageKind.INSTRUCT).spec
+    tuning = TuningKind.LORA if kind == "lora" else TuningKind.FULL
+    spec = dataclasses.replace(
+        spec,
+        tuning=TuningConfig(kind=tuning, rank=rank),
+        compute=dataclasses.replace(
+            spec.compute, loss_chunk=0, checkpoint_blocks=1 if kind == "recomputed" else 0
+        ),
+    )
+    # PyTorch counts all pairs of tokens, a causal kernel computes half: give it twice the length.
+    load = Load(num_samples=0.5, num_tokens=num_tokens, num_targets=num_tokens)
+    how = Circumstances(learns=kind != "frozen", has_tower=False, saved_per_token=0.0, count=1)
+    cost = training_cost(spec, tiny_footprint(model, adapters=adapters), load, how)
+    assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_saved_activations_are_those_of_a_real_block() -> None:
+    """On the CPU, with real numbers: the same count but for attention's own."""
+    tiny = tiny_llama()
+    vlm = EmptyVlm(model=_Holder(tiny.to("meta")), tower=None)  # type: ignore[arg-type]
+    shapes = {}
+    for learns in (True, False):
+        shapes[learns] = saved_bytes_per_token(
+            vlm, TuningConfig(), learns=learns, dtype=torch.float32
+        )
+    assert shapes[True] > shapes[False]
+    real = tiny_llama()
+    block = decoder_blocks(real)[0]
+    kept: dict[int, torch.UntypedStorage] = {}
+    weights = {p.untyped_storage().data_ptr() for p in block.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    num_tokens = 512
+    hidden_BTD = torch.randn(1, num_tokens, 64, requires_grad=True)
+    angles = real.model.rotary_emb(hidden_BTD, torch.arange(num_tokens)[None])
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        block(hidden_BTD, position_embeddings=angles, attention_mask=None)
+    found = sum(storage.nbytes() for storage in kept.values()) / num_tokens
+    assert shapes[True] == pytest.approx(found, rel=0.1)
+
+
+class _Holder:
+    """A model that has a language model."""
+
+    def __init__(self, language_model: LlamaForCausalLM) -> None:
+        self.language_model = language_model
+
+
+def test_an_unknown_model_says_what_to_do(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation", "backbones.general.path=some-one/Unknown-7B")
+    with pytest.raises(ConfigError, match="add its shape"):
+        estimator_of(plan, tmp_path).cost(stage(plan, StageKind.ALIGN), count=1)
+
+
+def test_the_eight_bit_optimiser_counts(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation", "instruct.compute.strategy=auto",
+                   f"instruct.optim.optimizer={OptimizerName.ADAMW_8BIT.value}")  # fmt: skip
+    cost = estimator_of(plan, tmp_path).cost(stage(plan, StageKind.INSTRUCT), count=1)
+    assert cost is not None
+    assert cost.memory["optimiser"] == pytest.approx(2.03 * (LLAMA_8B + CONNECTOR))

@@ -1,0 +1,314 @@
+"""The report: right numbers, right verdicts, one page that needs nothing else, any kind of grid."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import fake_grid
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core.errors import ConfigError, DataError
+from evaluation.benchmarks.predictions import read_predictions, write_predictions
+from evaluation.statistics.intervals import Verdict
+from experiments import report
+from pipeline.store.states import State
+from reporting import caveats as cautions
+from reporting import figures, gallery, hypotheses, tables
+from reporting import paired_scores as paired
+from reporting import preregistration as registered
+from reporting import series as numbers
+from reporting import summary as sentences
+from reporting.records import GridRecord, load_grid
+
+_SMALL = 8
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four grids of different shape in one store."""
+    root = tmp_path_factory.mktemp("runs")
+    small = {"num_pictures": _SMALL}
+    fake_grid.make_grid(root, "backbone_ablation", cells=fake_grid.backbone_axes(), **small)
+    fake_grid.make_grid(root, "stage_ablation", cells=fake_grid.stage_axes(), **small)
+    partial = [x for x in fake_grid.mix_axes((0, 1)) if x["target_share"] in (0.0, 0.2, 1.0)]
+    fake_grid.make_grid(root, "partial", cells=partial, unfinished=3, **small)
+    fake_grid.make_grid(root, num_pictures=30)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> str:
+    return report.build_report("mix_ablation", root=root).read_text(encoding="utf-8")
+
+
+def _load(root: Path, name: str) -> tuple[GridRecord, numbers.View]:
+    grid = load_grid(root, name, "embedded")
+    return grid, numbers.view_of(grid)
+
+
+def test_page_needs_no_network(page: str) -> None:
+    links = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
+    assert not [x for x in links if not x.startswith(("data:", "figures/", "cells.csv"))]
+    assert "@import" not in page
+    assert "url(" not in page.replace("url(#", "")
+    assert "<script" not in page
+
+
+def test_page_has_every_part(page: str) -> None:
+    for part in ("figures", "claims", "cells", "language", "gallery", "runs", "cautions"):
+        assert f'<section id="{part}">' in page
+    assert page.count('<img src="data:image/webp') == gallery.NUM_PICTURES
+    assert page.count("<svg") > len(numbers.PANELS)
+    assert "0123456789abcdef" in page
+    assert "undefined" not in page.lower()
+
+
+def test_names_inside_drawings_do_not_meet(page: str) -> None:
+    names = re.findall(r'<(?:clipPath|path|marker) id="([mp][0-9a-f]{10})"', page)
+    assert names
+    assert len(set(names)) == len(names)
+
+
+def test_drawings_follow_the_theme(page: str) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "var(--target)" in drawings
+    for colour in figures.VARIABLES:
+        assert colour not in drawings
+
+
+def test_files_lie_beside_the_page(root: Path, page: str) -> None:
+    del page
+    folder = root / "grids" / "mix_ablation-embedded" / "report"
+    assert (folder / "figures" / "accuracy.png").stat().st_size > 10_000
+    assert (folder / "figures" / "accuracy.svg").read_text().startswith("<?xml")
+    rows = list(csv.DictReader((folder / "cells.csv").open()))
+    assert len({row["cell_id"] for row in rows}) == len(fake_grid.mix_axes())
+    first = next(row for row in rows if row["metric"] == "vqa/eu/accuracy")
+    grid = load_grid(root, "mix_ablation", "embedded")
+    assert float(first["value"]) == _score(grid, 0)
+
+
+def _score(grid: GridRecord, cell: int) -> float:
+    evaluation = grid.cells[cell].evaluation
+    assert evaluation is not None
+    return evaluation.scores["vqa/eu/accuracy"].value
+
+
+def test_summary_repeats_the_figures_numbers(root: Path) -> None:
+    grid, view = _load(root, "mix_ablation")
+    best = max(_score(grid, at) for at in range(len(grid.cells)))
+    text = " ".join(sentences.summary(grid, view, []))
+    assert f"{best:.1f}\N{NO-BREAK SPACE}%" in text
+    assert "20\N{NO-BREAK SPACE}%" in text
+    assert "Text-only data" in text
+
+
+@pytest.mark.parametrize("name", ["stage_ablation", "partial"])
+def test_any_grid_gives_a_page(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "save_figures", lambda *args: [])  # drawn by the test above
+    page = report.build_report(name, root=root, out=root / "out" / name).read_text("utf-8")
+    assert page.count("<figure") >= len(numbers.PANELS)
+
+
+def test_stage_grid_is_drawn_as_bars(root: Path) -> None:
+    _, view = _load(root, "stage_ablation")
+    assert not view.is_curve
+    assert [view.label(setting) for setting in view.settings] == [
+        "instruction only", "alignment only", "both stages",
+    ]  # fmt: skip
+
+
+def test_several_seeds_are_averaged_and_their_spread_kept(root: Path) -> None:
+    grid, view = _load(root, "partial")
+    line = numbers.lines(grid, view, numbers.MAIN)[0]
+    point = line.at(0.0)
+    assert point is not None
+    assert len(point.seeds) == 2
+    assert point.value == pytest.approx(np.mean(point.seeds))
+    assert point.seed_spread == pytest.approx(np.std(point.seeds, ddof=1))
+
+
+def test_unfinished_grid_says_so(root: Path) -> None:
+    grid, view = _load(root, "partial")
+    assert "3 of 12 cells have no result" in cautions.cautions(grid, view)[0]
+    states = {row.state for row in tables.stage_rows(grid)}
+    assert states == {State.DONE, State.FAILED, State.WAITING}
+
+
+def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_pictures=_SMALL)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    assert not any("left out" in note for note in cautions.cautions(grid, numbers.view_of(grid)))
+    for stage in [stage for stage in grid.stages() if stage.kind == "instruct"]:
+        summary = {"cap_eu": {"no picture": {"count": 2, "examples": ["cap_eu/k: no picture"]}}}
+        (stage.folder / "result").mkdir(exist_ok=True)
+        (stage.folder / "result" / "bad_samples.json").write_text(json.dumps(summary))
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    assert any("cap_eu" in note and "4 x no picture" in note
+               for note in cautions.cautions(grid, numbers.view_of(grid)))  # fmt: skip
+
+
+def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
+    cells = fake_grid.mix_axes()[:4]
+    fake_grid.make_grid(tmp_path, cells=cells, unfinished=4, num_pictures=_SMALL)
+    page = report.build_report("mix_ablation", root=tmp_path).read_text("utf-8")
+    assert "None of the 4 cells has a result yet." in page
+
+
+def test_equal_numbers_give_equal_drawings(root: Path) -> None:
+    grid, view = _load(root, "stage_ablation")
+    found = numbers.lines(grid, view, numbers.MAIN)
+    first, second = (figures._page_svg(found, view, (3.0, 2.0), salt="x") for _ in range(2))
+    assert first == second
+
+
+def test_text_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "page_drawings", lambda *args: [])
+    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_pictures=_SMALL)
+    path = next(tmp_path.glob("store/evaluate/*/result/predictions.parquet"))
+    table = read_predictions(path)
+    hostile = pa.array(["<script>alert(1)</script>"] * table.num_rows)
+    at = table.schema.get_field_index("output")
+    write_predictions(path, table.set_column(at, table.schema.field(at), hostile))
+    grid, view = _load(tmp_path, "mix_ablation")
+    page = report.render(grid, view, [])
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_gallery_does_not_look_at_replies(root: Path) -> None:
+    grid, view = _load(root, "mix_ablation")
+    rows = gallery._read(grid.cells[0])
+    flipped = {key: {**row, "score": 1.0 - row["score"]} for key, row in rows.items()}
+    assert gallery._choose(rows, view) == gallery._choose(flipped, view)
+
+
+def test_report_without_pictures_is_still_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_pictures=_SMALL)
+    grid = json.loads((folder / "grid.json").read_text())
+    (folder / "grid.json").write_text(json.dumps({**grid, "benchmark": "nowhere/benchmark"}))
+    record = load_grid(tmp_path, "mix_ablation", "embedded")
+    assert gallery.build_gallery(record, numbers.view_of(record)) == []
+    assert "no pictures" in caplog.text
+
+
+def test_unknown_grid_names_those_that_exist(root: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(DataError, match="mix_ablation-embedded"):
+        report.build_report("nonsense", root=root)
+    assert report.main(["--exp", "nonsense", "--root", str(root)]) == 2
+    assert "Run it first" in " ".join(capsys.readouterr().err.split())
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+def _claims(root: Path, name: str) -> dict[str, Verdict]:
+    claims = hypotheses.decide_claims(*_load(root, name))
+    return {claim.text: claim.decision.verdict for claim in claims if claim.decision}
+
+
+def test_stage_claims_of_a_clear_case(root: Path) -> None:
+    verdicts = _claims(root, "stage_ablation")
+    assert verdicts["Instruction (stage 2) helps"] is Verdict.SUPPORTED
+
+
+def test_every_kind_of_claim_is_made(root: Path) -> None:
+    mixture, backbone = _claims(root, "mix_ablation"), _claims(root, "backbone_ablation")
+    assert sum("is enough" in text for text in mixture) == 2
+    assert "Text-only data in the target language helps" in mixture
+    assert "The adapted backbone is not needed" in backbone
+    assert "The general and the adapted backbone do equally well" in backbone
+
+
+def test_superiority_has_no_margin() -> None:
+    pictures = tuple(str(at) for at in range(200))
+    better, worse = np.tile([1.0, 1.0, 0.0, 1.0], 50), np.tile([1.0, 1.0, 0.0, 0.0], 50)
+    first = paired.Paired(questions=pictures, pictures=pictures, scores=better)
+    second = paired.Paired(questions=pictures, pictures=pictures, scores=worse)
+    gain, loss = (
+        hypotheses._superiority(first, second, 0.03),
+        hypotheses._superiority(second, first, 0.03),
+    )
+    same = hypotheses._superiority(first, first, 0.03)
+    assert gain.difference.value == pytest.approx(0.25)
+    assert (gain.verdict, loss.verdict) == (Verdict.SUPPORTED, Verdict.REFUTED)
+    assert same.difference.value == pytest.approx(0.0)
+    assert same.verdict is not Verdict.SUPPORTED
+
+
+def test_cells_are_paired_by_question_whatever_their_order() -> None:
+    a = paired.Paired(questions=("1", "2", "3"), pictures=("x", "x", "y"),
+                          scores=np.array([0.1, 0.2, 0.3]))  # fmt: skip
+    b = paired.Paired(questions=("3", "1"), pictures=("y", "x"), scores=np.array([3.0, 1.0]))
+    first, second, pictures = paired.pair(a, b)
+    assert first.tolist() == [0.1, 0.3]
+    assert second.tolist() == [1.0, 3.0]
+    assert pictures == ("x", "y")
+
+
+def test_a_grid_keeps_the_hypotheses_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:6], num_pictures=_SMALL)
+    registered.register(folder)
+    before = _claims(tmp_path, "mix_ablation")
+    changed = tmp_path / "changed.yaml"
+    text = registered.SHIPPED.read_text("utf-8")
+    changed.write_text(text.replace("first: 0.2", "first: 0.4", 1), encoding="utf-8")
+    monkeypatch.setattr(registered, "SHIPPED", changed)
+    registered.register(folder)  # started again: nothing is overwritten
+    assert _claims(tmp_path, "mix_ablation") == before
+    assert any(
+        "has changed" in note for note in cautions.cautions(*_load(tmp_path, "mix_ablation"))
+    )
+    (folder / "hypotheses.yaml").unlink()
+    assert any(text.startswith("40") for text in _claims(tmp_path, "mix_ablation"))
+
+
+def test_the_price_for_the_base_language_is_asked_in_it(root: Path) -> None:
+    claims = hypotheses.decide_claims(*_load(root, "mix_ablation"))
+    (price,) = [claim for claim in claims if "costs" in claim.text or "cost" in claim.text]
+    assert price.language == "en"
+    detail = price.detail.replace("\N{NO-BREAK SPACE}", " ")
+    assert detail == "target_share: 20 % minus 0 %, mean over 2 pairs of cells"
+    grid, view = _load(root, "mix_ablation")
+    scores = paired.scores_of_cells(grid, "en", "vqa")
+    gains = [
+        scores[setting, 0.2].scores.mean() - scores[setting, 0.0].scores.mean()
+        for setting in view.settings
+    ]
+    assert price.decision is not None
+    assert price.decision.difference.value == pytest.approx(np.mean(gains))
+
+
+def test_cells_that_have_not_run_are_said_to_be_missing(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, unfinished=6, num_pictures=_SMALL)
+    claims = {c.text: c for c in hypotheses.decide_claims(*_load(tmp_path, "mix_ablation"))}
+    text_only = claims["Text-only data in the target language helps"]
+    assert text_only.decision is None
+    assert text_only.detail == "not run yet"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("margin: 0.03", "margin: 3", "shares of accuracy"),
+        ("test: superiority", "test: better", "better"),
+        ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
+        ("second: false", "second: best", "needs axis: target_share"),
+        ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
+    ],
+)
+def test_a_hypothesis_that_makes_no_sense_is_refused(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    text = registered.SHIPPED.read_text("utf-8")
+    assert old in text
+    (tmp_path / "hypotheses.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=told):
+        registered.registered(tmp_path)

@@ -1,0 +1,260 @@
+"""Tracking: one parent per grid, one child per stage, nothing twice, and outages are survived."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fake_grid
+import pytest
+
+from callbacks.metrics_log import JsonlLogger
+from core.errors import ConfigError
+from experiments import ui
+from pipeline.store.states import State
+from reporting.records import load_grid, load_stage
+from reporting.tracking import payload
+from reporting.tracking.client import MlflowClient, MlflowException
+from reporting.tracking.grid_tracker import RUN_FILE, GridTracker
+
+_TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its creation takes seconds, so it's done once and copied."""
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        GridTracker(root, "other", "embedded")
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    fake_grid.make_grid(tmp_path, cells=_TWO_CELLS, num_pictures=12)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def tracked(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid that was tracked once; tests leave it as it is."""
+    root = tmp_path_factory.mktemp("tracked")
+    shutil.copy(empty_store, root / "mlflow.db")
+    fake_grid.make_grid(root, cells=_TWO_CELLS, num_pictures=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        _track(root)
+    return root
+
+
+def _stages(root: Path, experiment: str = "mix_ablation") -> list[Path]:
+    return [stage.folder for stage in load_grid(root, experiment, "embedded").stages()]
+
+
+def _track(root: Path, experiment: str = "mix_ablation") -> GridTracker:
+    tracker = GridTracker(root, experiment, "embedded")
+    tracker.ensure_parent_run()
+    for folder in _stages(root, experiment):
+        tracker.ensure_stage_run(folder)
+        tracker.finish_stage(folder)
+    tracker.finish()
+    return tracker
+
+
+def _runs(root: Path, experiment: str = "mix_ablation") -> list[Any]:
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    found = client.get_experiment_by_name(f"{experiment}-embedded")
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+def _history(tracker: GridTracker, run_id: str, name: str) -> list[tuple[int, float]]:
+    points = tracker._client.get_metric_history(run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def _owner(folder: Path) -> str:
+    return str(json.loads((folder / RUN_FILE).read_text())["owner"])
+
+
+def test_parent_and_one_child_per_stage(tracked: Path) -> None:
+    runs = _runs(tracked)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run not in parents]
+    assert (len(parents), len(children)) == (1, 6)  # both cells share features and align
+    parent_ids = {run.data.tags["mlflow.parentRunId"] for run in children}
+    assert parent_ids == {parents[0].info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_evaluation_carries_axes_scores_and_artifacts(tracked: Path) -> None:
+    folder = next(f for f in _stages(tracked) if f.parent.name == "evaluate")
+    run = next(run for run in _runs(tracked) if run.info.run_id == _owner(folder))
+    axes = {"target_share": "0.0", "text_only": "false", "backbone": "general", "seed": "0"}
+    assert axes.items() <= run.data.params.items()
+    score = load_stage(folder).scores["vqa/eu/accuracy"]
+    assert run.data.metrics["vqa/eu/accuracy"] == score.value
+    assert run.data.metrics["vqa/eu/accuracy_low"] == score.ci_low
+    assert run.data.metrics["vqa/eu/accuracy_majority"] == score.majority
+    client = MlflowClient(f"sqlite:///{tracked}/mlflow.db")
+    names = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config", "data.json", "versions.json", "predictions", "items.json"} <= names
+
+
+def test_running_everything_again_changes_nothing(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = {run.info.run_id: run.data.metrics for run in _runs(tracked)}
+    again = _track(tracked)
+    assert {run.info.run_id: run.data.metrics for run in _runs(tracked)} == before
+    folder = next(f for f in _stages(tracked) if f.parent.name == "align")
+    steps = [step for step, _ in _history(again, _owner(folder), "train/loss")]
+    assert steps == list(range(9, 300, 10))
+    curve = "over_share/vqa/eu/accuracy/general-no_text_only"
+    assert [step for step, _ in _history(again, again.parent_id, curve)] == [0, 20]
+
+
+def test_shared_stage_has_only_what_its_cells_agree_on(tracked: Path) -> None:
+    folder = next(f for f in _stages(tracked) if f.parent.name == "align")
+    run = next(run for run in _runs(tracked) if run.info.run_id == _owner(folder))
+    assert "target_share" not in run.data.params
+    assert run.data.params["backbone"] == "general"
+
+
+def test_resumed_stage_goes_on_in_its_run_without_duplicates(root: Path) -> None:
+    folder = next(f for f in _stages(root) if f.parent.name == "align")
+    status = json.loads((folder / "status.json").read_text())
+    _set_state(folder, status, "running")
+    (folder / "metrics.jsonl").unlink()
+    tracker = GridTracker(root, "mix_ablation", "embedded")
+    tracker.ensure_parent_run()
+    tracker.ensure_stage_run(folder)
+    for step in range(6):
+        JsonlLogger(folder).log_metrics({"train/loss": float(step)}, step=step)
+        tracker.sync(folder)
+    _set_state(folder, status, "interrupted")
+    tracker.finish_stage(folder)
+    run_id = _owner(folder)
+    assert tracker._client.get_run(run_id).info.status == "KILLED"
+
+    _set_state(folder, status, "running")
+    later = GridTracker(root, "mix_ablation", "embedded")
+    later.ensure_stage_run(folder)
+    assert later._client.get_run(run_id).info.status == "RUNNING"
+    logger = JsonlLogger(folder)
+    for step in range(4, 9):  # the checkpoint was of step 4: two steps are taken again
+        logger.log_metrics({"train/loss": float(step)}, step=step)
+    later.sync(folder)
+    assert _history(later, run_id, "train/loss") == [(x, float(x)) for x in range(9)]
+    assert _owner(folder) == run_id
+    later.ensure_parent_run()
+    assert later.parent_id == tracker.parent_id
+
+
+def test_half_a_line_waits_for_its_other_half(root: Path) -> None:
+    path = root / "metrics.jsonl"
+    path.write_text('{"step": 1, "time": 0, "metrics": {}}\n{"step": 2, ')
+    lines, position = payload.new_lines(path, {"inode": 0, "offset": 0})
+    assert [line["step"] for line in lines] == [1]
+    with path.open("a") as file:
+        file.write('"time": 0, "metrics": {}}\n')
+    lines, _ = payload.new_lines(path, position)
+    assert [line["step"] for line in lines] == [2]
+
+
+def test_stage_of_another_grid_gets_a_light_copy(root: Path) -> None:
+    fake_grid.make_grid(root, "smoke", cells=_TWO_CELLS[:1], num_pictures=12)
+    folder = next(f for f in _stages(root, "smoke") if f.parent.name == "evaluate")
+    GridTracker(root, "mix_ablation", "embedded").ensure_stage_run(folder)
+    tracker = GridTracker(root, "smoke", "embedded")
+    for _ in range(2):
+        tracker.ensure_stage_run(folder)
+    (copy,) = (run for run in _runs(root, "smoke") if "reused_from" in run.data.tags)
+    original = tracker._client.get_run(_owner(folder))
+    assert copy.data.tags["reused_from"] == original.info.run_id
+    assert copy.data.metrics == original.data.metrics
+    assert copy.data.params == original.data.params
+    assert copy.data.tags["mlflow.parentRunId"] == tracker.parent_id
+
+
+def test_run_deleted_in_the_browser_is_made_again(root: Path) -> None:
+    folder = _stages(root)[0]
+    tracker = GridTracker(root, "mix_ablation", "embedded")
+    tracker.ensure_stage_run(folder)
+    deleted = _owner(folder)
+    tracker._client.delete_run(deleted)
+    tracker.finish_stage(folder)
+    assert _owner(folder) != deleted
+    assert tracker._client.get_run(_owner(folder)).info.status == "FINISHED"
+
+
+def test_failed_stage_says_why(root: Path) -> None:
+    fake_grid.make_grid(root, "broken", cells=[fake_grid.mix_axes()[2]], unfinished=1)
+    tracker = _track(root, "broken")
+    folder = next(f for f in _stages(root, "broken") if f.parent.name == "instruct")
+    run = tracker._client.get_run(_owner(folder))
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "DataError: shard is missing")
+
+
+def test_outage_delays_but_loses_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = next(f for f in _stages(root) if f.parent.name == "align")
+    tracker = GridTracker(root, "mix_ablation", "embedded")
+    tracker.ensure_parent_run()
+    tracker.ensure_stage_run(folder)
+    fake_grid.write_log(folder, range(300, 310))
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker._client, "log_batch", _unreachable)
+        tracker.sync(folder)
+    assert "did not go through" in caplog.text
+    assert tracker.is_behind
+    tracker.sync(folder)  # a server that did not answer is left alone for a while
+    assert [step for step, _ in _history(tracker, _owner(folder), "train/loss")][-1] < 300
+    tracker.silent_until = 0.0
+    tracker.sync(folder)
+    steps = [step for step, _ in _history(tracker, _owner(folder), "train/loss")]
+    assert steps == [*range(9, 300, 10), *range(300, 310)]
+
+
+def test_store_that_cannot_be_opened_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://server")
+    with pytest.raises(ConfigError, match="nonsense://server"):
+        GridTracker(tmp_path, "mix_ablation", "embedded")
+
+
+def test_names_are_valid_for_mlflow() -> None:
+    assert payload.valid_name("vqa/eu/accuracy") == "vqa/eu/accuracy"
+    assert payload.valid_name("share[x]=3%") == "share_x__3_"
+
+
+def test_ui_opens_our_database(root: Path) -> None:
+    command = ui.server_command(root, 5001)
+    assert f"sqlite:///{root}/mlflow.db" in command
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert "experiments.ui" in ui.ui_command(root)
+
+
+def test_ui_without_runs_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert ui.main(["--root", str(tmp_path)]) == 2
+    assert "run a grid first" in " ".join(capsys.readouterr().err.split())
+
+
+def test_interrupted_grid_is_marked(root: Path) -> None:
+    tracker = GridTracker(root, "mix_ablation", "embedded")
+    tracker.finish(state=State.INTERRUPTED)
+    assert tracker._client.get_run(tracker.parent_id).info.status == "KILLED"
+
+
+def _set_state(folder: Path, status: dict[str, Any], state: str) -> None:
+    (folder / "status.json").write_text(json.dumps({**status, "state": state}))
+
+
+def _unreachable(*args: Any, **kwargs: Any) -> None:
+    raise MlflowException("connection refused")
