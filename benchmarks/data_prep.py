@@ -23,24 +23,24 @@ from data_prep.index.__main__ import main as index_main
 from data_prep.shards.writer import ShardSample, write_shard
 
 _PER_SHARD = 1000
-_PICTURES = 64
+_IMAGES = 64
 
 
-def make_samples(count: int, picture_bytes: int) -> list[ShardSample]:
-    """Samples with pictures of noise and two captions."""
-    pictures = [_picture(at, picture_bytes) for at in range(_PICTURES)]
+def make_samples(count: int, image_bytes: int) -> list[ShardSample]:
+    """Samples with images of noise and two captions."""
+    images = [_image(at, image_bytes) for at in range(_IMAGES)]
     text = "a dog sleeps on the red sofa beside the window of the house " * 3
     return [
         ShardSample(
             key=f"cc3m-{at:09d}",
             content={"records": {"en": text, "eu": text}, "parallel_id": f"cc3m-{at:09d}"},
-            image=pictures[at % _PICTURES],
+            image=images[at % _IMAGES],
         )
         for at in range(count)
     ]
 
 
-def _picture(seed: int, num_bytes: int) -> bytes:
+def _image(seed: int, num_bytes: int) -> bytes:
     """A JPEG of about so many bytes: noise takes 0.69 of them per pixel at this quality."""
     side = max(8, int((num_bytes / 0.69) ** 0.5))
     pixels = np.random.default_rng(seed).integers(0, 256, size=(side, side, 3), dtype=np.uint8)
@@ -71,9 +71,9 @@ def _seconds(work: Callable[[], None]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(count: int, picture_bytes: int, rounds: int) -> dict[str, object]:
+def measure(count: int, image_bytes: int, rounds: int) -> dict[str, object]:
     """Both writers in turn, `rounds` times; then the index of what was written."""
-    samples = make_samples(count, picture_bytes)
+    samples = make_samples(count, image_bytes)
     megabytes = sum(len(sample.image or b"") for sample in samples) / 1e6
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "webdataset": [], "index": []}
     for turn in range(rounds):
@@ -114,12 +114,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--samples", type=int, default=4000)
-    add("--picture-bytes", type=int, default=60_000)
+    add("--image-bytes", type=int, default=60_000)
     add("--rounds", type=int, default=5)
     add("--json", type=Path, help="write the numbers there")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    found = measure(options.samples, options.picture_bytes, options.rounds)
+    found = measure(options.samples, options.image_bytes, options.rounds)
     Console().print_json(data=found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -6,8 +6,8 @@
 
 Five ways on the same model, the same questions, the same features: `generate` of transformers at
 batch 1 (what harnesses do), our loop at batch 1, our loop in batches of which every prompt brings
-its own copy of the picture, our loop as evaluations use it, and that on the blank picture. All
-answers about the pictures must be identical, or the exit code is 1.
+its own copy of the image, our loop as evaluations use it, and that on the blank image. All
+answers about the images must be identical, or the exit code is 1.
 
 `--random` asks a random Llama of 5 M parameters: its answers mean nothing, but 576 visual tokens
 in front of short questions cost what they cost at the paper's scale, in proportion.
@@ -31,13 +31,13 @@ from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.runner import blank_picture
+from evaluation.runner import blank_image
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
 from serving.cell import TrainedCell, add_grid_options, find_cells, load_cell
 
 ROUNDS = 3
-STOCK, BLIND = "generate, one at a time", "ours, on the blank picture"
+STOCK, BLIND = "generate, one at a time", "ours, on the blank image"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Asked:
     model: VisionLanguageModel
     chat: ChatFormat
     features: Callable[[bytes], torch.Tensor]
-    """Of a picture, (P, E); computed once, as grids do."""
+    """Of an image, (P, E); computed once, as grids do."""
     items: Sequence[BenchmarkItem]
     limit: int
 
@@ -57,7 +57,7 @@ class Asked:
         return [book.encode(item, self.chat) for item in self.items]
 
     def ours(self, batch: int, *, image: bytes = b"") -> list[str]:
-        """As an evaluation asks; with one picture for all, if there is one."""
+        """As an evaluation asks; with one image for all, if there is one."""
         answerer = VlmAnswerer(
             self.model, self.chat, self.features, max_new_tokens=self.limit, batch_size=batch
         )
@@ -65,7 +65,7 @@ class Asked:
         return [reply.text for reply in answerer.answers(self.prompts(), images)]
 
     def apart(self, batch: int) -> list[str]:
-        """Every prompt with a copy of its picture's features, so that none share a head."""
+        """Every prompt with a copy of its image's features, so that none share a head."""
         ids = self.model.generate(
             self.prompts(),
             [self.features(item.image).clone() for item in self.items],
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "ours, one at a time": lambda: asked.ours(1),
         "ours, in batches, no heads": lambda: asked.apart(options.batch),
         "ours, in batches": lambda: asked.ours(options.batch),
-        BLIND: lambda: asked.ours(options.batch, image=blank_picture()),
+        BLIND: lambda: asked.ours(options.batch, image=blank_image()),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
@@ -126,20 +126,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     differing = sum(len(set(row)) > 1 for row in zip(*seeing, strict=True))
     for name, rate in rates.items():
         print(f"{name:26s} {rate:8.1f} answers/s   {rate / rates[STOCK]:5.2f}x")
-    pictures = len({item.image for item in asked.items})
+    images = len({item.image for item in asked.items})
     print(
-        f"{len(asked.items)} questions on {pictures} pictures, {len(set(seeing[-1]))} different "
+        f"{len(asked.items)} questions on {images} images, {len(set(seeing[-1]))} different "
         f"answers, {differing} differ between the ways; {torch.get_num_threads()} threads"
     )
     if options.json:
-        content = {"items": len(asked.items), "pictures": pictures, "answers_per_s": rates,
+        content = {"items": len(asked.items), "images": images, "answers_per_s": rates,
                    "differing": differing}  # fmt: skip
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return int(differing > 0)
 
 
 def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
-    """Side by side by picture, as evaluations ask them."""
+    """Side by side by image, as evaluations ask them."""
     spec = cell.evaluate_spec
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
     return sorted(items, key=lambda item: item.image_key)[:number]
@@ -151,7 +151,7 @@ def _trained(cell: TrainedCell, number: int) -> Asked:
     @functools.cache
     @torch.no_grad()
     def features(image: bytes) -> torch.Tensor:
-        found, tower = parts.pictures(image), parts.model.tower
+        found, tower = parts.images(image), parts.model.tower
         return found if tower is None else tower(found[None])[0]
 
     return Asked(model=parts.model, chat=parts.chat, features=features,

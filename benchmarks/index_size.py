@@ -46,7 +46,7 @@ def main() -> None:
         seconds, _ = timed(lambda: [source.key(i) for i in places])
         print(f"key of a random sample: {seconds / len(places) * 1e6:.1f} us")
         seconds, sizes = timed(source.image_sizes)
-        print(f"all picture sizes: {seconds:.3f} s, {sizes.nbytes / 1e6:.0f} MB")
+        print(f"all image sizes: {seconds:.3f} s, {sizes.nbytes / 1e6:.0f} MB")
         print(f"peak memory: {peak_mb() - before:.0f} MB more than before")
 
 

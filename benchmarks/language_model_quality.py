@@ -1,4 +1,4 @@
-"""Quality of the embedded language models: short questions about pictures described in words.
+"""Quality of the embedded language models: short questions about images described in words.
 
 The questions are the shipped text-only set (`chat_en`, `chat_eu`), each asked alone after its
 description; exact match of greedy answers. The backbones were trained on other conversations of

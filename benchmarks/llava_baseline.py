@@ -152,7 +152,7 @@ class PaddingCollator:
         mask = torch.zeros(shape, dtype=torch.long)
         for row, sample in enumerate(samples):
             tokens = torch.from_numpy(sample.encoded.input_ids_T)
-            is_target = torch.from_numpy(sample.encoded.target_mask_T)
+            is_target = torch.from_numpy(sample.encoded.loss_mask_T)
             ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
             labels[row, : len(tokens)] = torch.where(is_target, tokens, IGNORE_INDEX)
         self.num_positions += ids.numel()

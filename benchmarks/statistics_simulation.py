@@ -2,7 +2,7 @@
 
     python -m benchmarks.statistics_simulation --grids 2000
 
-Each simulated grid has the shape of the embedded one: pictures with several questions, which are
+Each simulated grid has the shape of the embedded one: images with several questions, which are
 easier or harder together, asked of six cells whose true accuracies are known. Counted are: how
 often a 95 % interval holds the truth (one cell, a paired difference); how often TOST and
 non-inferiority support a claim that is false (at the edge of the margin, where it is hardest);
@@ -33,54 +33,54 @@ from evaluation.statistics.intervals import (
 NUM_CELLS = 6
 DELTA = 0.03
 _SPREAD = 0.18
-"""Standard deviation of how easy pictures are."""
+"""Standard deviation of how easy images are."""
 _OWN = 0.08
-"""Standard deviation of how a cell does on a picture besides that."""
+"""Standard deviation of how a cell does on an image besides that."""
 
 
 def simulate(
-    rng: np.random.Generator, accuracies: Sequence[float], num_pictures: int, per_picture: int
+    rng: np.random.Generator, accuracies: Sequence[float], num_images: int, per_image: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (cells, items) of 0 or 1 and the picture of every item.
+    """Scores (cells, items) of 0 or 1 and the image of every item.
 
-    Chances are the cell's accuracy plus the picture's ease plus noise of the two, with means of
+    Chances are the cell's accuracy plus the image's ease plus noise of the two, with means of
     exactly 0 over the population, so that the cell's accuracy is the truth.
     """
-    ease_P = rng.uniform(-1, 1, num_pictures) * _SPREAD * math.sqrt(3)
-    own_CP = rng.uniform(-1, 1, (len(accuracies), num_pictures)) * _OWN * math.sqrt(3)
+    ease_P = rng.uniform(-1, 1, num_images) * _SPREAD * math.sqrt(3)
+    own_CP = rng.uniform(-1, 1, (len(accuracies), num_images)) * _OWN * math.sqrt(3)
     chance_CP = np.asarray(accuracies)[:, None] + ease_P + own_CP
     if chance_CP.min() < 0 or chance_CP.max() > 1:
-        raise ValueError("accuracies this far out leave no room for easy and hard pictures")
-    chance_CI = np.repeat(chance_CP, per_picture, axis=1)
+        raise ValueError("accuracies this far out leave no room for easy and hard images")
+    chance_CI = np.repeat(chance_CP, per_image, axis=1)
     scores_CI = (rng.random(chance_CI.shape) < chance_CI).astype(np.float64)
-    return scores_CI, np.repeat(np.arange(num_pictures), per_picture)
+    return scores_CI, np.repeat(np.arange(num_images), per_image)
 
 
-def one_grid(seed: int, *, num_pictures: int, per_picture: int) -> dict[str, bool]:
+def one_grid(seed: int, *, num_images: int, per_image: int) -> dict[str, bool]:
     """What one grid says about truths that are known."""
     rng = named_rng(seed, "simulated grid")
     base = 0.5
     # The second and third lie at the edges of the margin, the rest are equal to the first.
     accuracies = [base, base + DELTA, base - DELTA, base, base, base]
-    scores, pictures = simulate(rng, accuracies, num_pictures, per_picture)
+    scores, images = simulate(rng, accuracies, num_images, per_image)
     first, above, below, same = scores[0], scores[1], scores[2], scores[3]
-    cell = mean_interval(first, pictures, seed=seed)
-    difference = paired_difference(above, first, pictures, seed=seed)
+    cell = mean_interval(first, images, seed=seed)
+    difference = paired_difference(above, first, images, seed=seed)
     settings = {"delta": DELTA, "seed": seed}
     # Six claims of one report, all false at the edge of the margin.
-    edge, _ = simulate(rng, [base] + [base - DELTA] * NUM_CELLS, num_pictures, per_picture)
-    family = [non_inferiority(other, edge[0], pictures, **settings) for other in edge[1:]]
+    edge, _ = simulate(rng, [base] + [base - DELTA] * NUM_CELLS, num_images, per_image)
+    family = [non_inferiority(other, edge[0], images, **settings) for other in edge[1:]]
     corrected = apply_holm(family)
     return {
         "interval of a cell holds the truth": cell.low <= base <= cell.high,
         "interval of a difference holds it": difference.low <= DELTA <= difference.high,
-        "equivalence: false support": _supports(equivalence(above, first, pictures, **settings)),
+        "equivalence: false support": _supports(equivalence(above, first, images, **settings)),
         "non-inferiority: false support": _supports(
-            non_inferiority(below, first, pictures, **settings)
+            non_inferiority(below, first, images, **settings)
         ),
         "six claims, uncorrected: a false support": any(map(_supports, family)),
         "six claims, Holm: a false support": any(map(_supports, corrected)),
-        "equivalence: true support": _supports(equivalence(same, first, pictures, **settings)),
+        "equivalence: true support": _supports(equivalence(same, first, images, **settings)),
     }
 
 
@@ -88,11 +88,11 @@ def _supports(decision: object) -> bool:
     return getattr(decision, "verdict", None) is Verdict.SUPPORTED
 
 
-def run(num_grids: int, *, num_pictures: int, per_picture: int, seed: int = 0) -> dict[str, object]:
+def run(num_grids: int, *, num_images: int, per_image: int, seed: int = 0) -> dict[str, object]:
     """Rates over many grids, each with its own 95 % interval."""
     counts: dict[str, int] = {}
     for at in range(num_grids):
-        found = one_grid(seed + at, num_pictures=num_pictures, per_picture=per_picture)
+        found = one_grid(seed + at, num_images=num_images, per_image=per_image)
         for name, is_true in found.items():
             counts[name] = counts.get(name, 0) + is_true
     rates = {
@@ -101,8 +101,8 @@ def run(num_grids: int, *, num_pictures: int, per_picture: int, seed: int = 0) -
     }
     return {
         "grids": num_grids,
-        "pictures": num_pictures,
-        "questions_per_picture": per_picture,
+        "images": num_images,
+        "questions_per_image": per_image,
         "delta": DELTA,
         "alpha": ALPHA,
         "rates": rates,
@@ -113,11 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grids", type=int, default=2000, help="simulated grids (default: 2000)")
-    parser.add_argument("--pictures", type=int, default=373, help="per grid (default: 373)")
-    parser.add_argument("--questions", type=int, default=4, help="per picture (default: 4)")
+    parser.add_argument("--images", type=int, default=373, help="per grid (default: 373)")
+    parser.add_argument("--questions", type=int, default=4, help="per image (default: 4)")
     parser.add_argument("--json", type=Path, help="write the rates there")
     options = parser.parse_args(arguments)
-    result = run(options.grids, num_pictures=options.pictures, per_picture=options.questions)
+    result = run(options.grids, num_images=options.images, per_image=options.questions)
     for name, rate in result["rates"].items():  # type: ignore[attr-defined]
         low, high = rate["interval"]
         print(f"{name:45s} {rate['rate']:7.2%}   ({low:.2%} .. {high:.2%})")

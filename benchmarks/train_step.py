@@ -2,7 +2,7 @@
 
 Both sides (theirs is `llava_baseline`) train the embedded profile's model (its Llama shape, random
 weights, MLP connector) on the same questions in the same steps with the same AdamW, and both get
-the tower's features ready made: what is compared is packing with a document mask, shared picture
+the tower's features ready made: what is compared is packing with a document mask, shared image
 prefixes and label-only logits against padded batches with full logits. Two recipes: the embedded
 profile's `shared_prefix`, where stock LLaVA trains each question as a sample of its own (the loss
 curves are equal), and `chat`, whole conversations on both sides. Two baselines: samples in stream
@@ -180,7 +180,7 @@ def _ready(
 
 
 def _alone(ready: ReadySample) -> list[ReadySample]:
-    """Each question behind the picture as a sample of its own, as stock LLaVA trains it."""
+    """Each question behind the image as a sample of its own, as stock LLaVA trains it."""
     encoded, branches_T = ready.encoded, ready.encoded.branch_ids_T
     alone = []
     for branch in range(1, int(branches_T.max()) + 1):
@@ -188,7 +188,7 @@ def _alone(ready: ReadySample) -> list[ReadySample]:
         one = dataclasses.replace(
             encoded,
             input_ids_T=encoded.input_ids_T[seen_T],
-            target_mask_T=encoded.target_mask_T[seen_T],
+            loss_mask_T=encoded.loss_mask_T[seen_T],
             branch_ids_T=np.zeros(int(seen_T.sum()), dtype=np.int64),
         )
         alone.append(dataclasses.replace(ready, ref=_ref(encoded.source, one), encoded=one))
@@ -202,7 +202,7 @@ def _ref(source: str, encoded: EncodedSample) -> SampleRef:
         language=source[-2:],
         key=encoded.key,
         num_tokens=encoded.num_tokens,
-        num_targets=encoded.num_targets,
+        num_loss_tokens=encoded.num_loss_tokens,
     )
 
 

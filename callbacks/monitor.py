@@ -88,10 +88,10 @@ def _shares(data: MixtureDataModule, step: int) -> dict[str, float]:
     """Of the steps before `step`: each source's share of samples and targets, each's epochs."""
     realised = data.realised_shares(step)
     num_samples = max(1, sum(share.num_samples for share in realised.values()))
-    num_targets = max(1, sum(share.num_targets for share in realised.values()))
+    num_loss_tokens = max(1, sum(share.num_loss_tokens for share in realised.values()))
     values: dict[str, float] = {}
     for source, share in realised.items():
         values[f"share_of_samples/{source}"] = share.num_samples / num_samples
-        values[f"share_of_targets/{source}"] = share.num_targets / num_targets
+        values[f"share_of_loss_tokens/{source}"] = share.num_loss_tokens / num_loss_tokens
     epochs = data.stream.epochs(step)
     return values | {f"epochs/{component}": number for component, number in epochs.items()}

@@ -100,7 +100,7 @@ def _phases(line: Line, num_steps: int) -> list[Phase]:
 def _make_room(
     visual: Mapping[str, ComponentConfig], text: Mapping[str, ComponentConfig]
 ) -> dict[str, ComponentConfig]:
-    """Shrink the picture components alike by what the text takes, phase by phase."""
+    """Shrink the image components alike by what the text takes, phase by phase."""
     parts = [*visual.values(), *text.values()]
     steps = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
     left = {step: _fraction_left(visual, text, step) for step in steps}
@@ -110,17 +110,17 @@ def _make_room(
 def _fraction_left(
     visual: Mapping[str, ComponentConfig], text: Mapping[str, ComponentConfig], step: int
 ) -> Fraction:
-    pictures, texts = (
+    images, texts = (
         sum((_exact(part.at(step)[0]) for part in parts.values()), start=Fraction(0))
         for parts in (visual, text)
     )
-    if texts >= pictures:
+    if texts >= images:
         raise ConfigError(
             f"text_only_as=inside: {float(texts):g} text samples do not fit into the "
-            f"{float(pictures):g} picture samples of step {step}; lower text_only, raise visual or "
+            f"{float(images):g} image samples of step {step}; lower text_only, raise visual or "
             "set text_only_as=on_top"
         )
-    return 1 - texts / pictures
+    return 1 - texts / images
 
 
 def _shrink(name: str, part: ComponentConfig, left: Mapping[int, Fraction]) -> ComponentConfig:

@@ -31,9 +31,9 @@ class TextOnly(StrEnum):
     """Where the samples of text-only data go in an optimizer step."""
 
     ON_TOP = "on_top"
-    """The step grows by them; the pictures stay."""
+    """The step grows by them; the images stay."""
     INSIDE = "inside"
-    """They replace picture samples, of each source alike; the step keeps its size."""
+    """They replace image samples, of each source alike; the step keeps its size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class CellConfig:
     """The axes of the study; everything else is shared by the cells of a grid."""
 
     target_share: float = 0.2
-    """Share of the target language in stage 2's picture data (of what, each line says)."""
+    """Share of the target language in stage 2's image data (of what, each line says)."""
     text_only: bool = False
     """Whether stage 2 also sees text-only target-language data."""
     backbone: str = "general"
@@ -82,18 +82,18 @@ class ExpectedSource:
     num_samples: int
     """Samples; of a benchmark, questions in one language."""
     text_tokens: dict[str, float]
-    """Language -> mean tokens of a sample, chat marks included, pictures not."""
-    target_tokens: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Language -> mean tokens of a sample, chat marks included, images not."""
+    loss_tokens: dict[str, float] = dataclasses.field(default_factory=dict)
     """Language -> mean tokens that the loss counts."""
-    has_pictures: bool = True
+    has_images: bool = True
     """Whether a sample has one."""
 
     def __post_init__(self) -> None:
         """Check the numbers that have no type to protect them."""
         if self.num_samples < 1:
             raise ConfigError(f"expected num_samples must be at least 1, got {self.num_samples}")
-        if odd := sorted(self.target_tokens.keys() - self.text_tokens.keys()):
-            raise ConfigError(f"expected target_tokens of '{odd[0]}' without its text_tokens")
+        if odd := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
+            raise ConfigError(f"expected loss_tokens of '{odd[0]}' without its text_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ class ModelConfig:
     connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
     """What carries its features into the language model."""
     cache_features: bool = True
-    """Compute the frozen tower's features once per picture and keep them on disk. Pays where every
-    picture is seen several times; without it the tower runs in every step."""
+    """Compute the frozen tower's features once per image and keep them on disk. Pays where every
+    image is seen several times; without it the tower runs in every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ class TrainConfig:
     """One training stage."""
 
     optim: OptimConfig
-    """Optimiser and schedule."""
+    """Optimizer and schedule."""
     num_steps: int = 300
     """Optimizer steps."""
     prompt_style: PromptStyle = PromptStyle.CHAT
@@ -199,11 +199,11 @@ class TrainConfig:
     target_share: float | None = None
     """Share of the target language; None takes the cell's."""
     visual: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
-    """Picture sources, parallel in both languages."""
+    """Image sources, parallel in both languages."""
     text_only: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
     """Target-language text, used by cells with `text_only`."""
     text_only_as: TextOnly = TextOnly.ON_TOP
-    """Whether that text comes on top of the pictures or in the place of some."""
+    """Whether that text comes on top of the images or in the place of some."""
     micro_batch_tokens: int = 4096
     """Most tokens that go through the model at once."""
     row_tokens: int = 256
@@ -252,7 +252,7 @@ class EvaluateConfig:
     batch_size: int = 128
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
-    """Also ask everything with a blank picture."""
+    """Also ask everything with a blank image."""
     weights: EvaluationWeights = EvaluationWeights.FLOAT32
     """Type of the weights while it answers."""
 
@@ -284,7 +284,7 @@ class RunConfig:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """Evaluation."""
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
-    """Scores without pictures."""
+    """Scores without images."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     """Execution."""
 

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 
 _MANY, _FEW = 60, 12
 """Of more names than _MANY only the _FEW nearest are told."""
-UNDECODABLE = "picture cannot be decoded"
-"""The fault of a picture that its library refuses."""
+UNDECODABLE = "image cannot be decoded"
+"""The fault of an image that its library refuses."""
 
 
 class IrudimenError(Exception):
@@ -21,7 +21,7 @@ class ConfigError(IrudimenError):
 
 
 class DataError(IrudimenError):
-    """A shard, manifest, picture or record that can't be used as it is."""
+    """A shard, manifest, image or record that can't be used as it is."""
 
     def __init__(self, message: str, fault: str = "") -> None:
         super().__init__(message, fault)

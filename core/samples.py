@@ -2,9 +2,9 @@
 
 Shape legend, used in names throughout the house:
     B  rows of a micro-batch          T  token positions of a row
-    N  pictures of a micro-batch      P  visual tokens of a picture
+    N  images of a micro-batch      P  visual tokens of an image
     E  width of the vision tower      D  width of the language model
-    V  vocabulary                     C, H, W  channels, height, width of a picture
+    V  vocabulary                     C, H, W  channels, height, width of an image
 """
 
 import dataclasses
@@ -43,18 +43,18 @@ class Sample:
     parallel_id: str
     turns: tuple[Turn, ...]
     image: bytes | None
-    """The encoded picture (webp, jpg, png), or None for text-only records."""
+    """The encoded image (webp, jpg, png), or None for text-only records."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedSample:
-    """A sample as token ids; the picture's place is held by placeholder ids."""
+    """A sample as token ids; the image's place is held by placeholder ids."""
 
     key: str
     source: str
     input_ids_T: np.ndarray
     """int64, with one placeholder id per visual token."""
-    target_mask_T: np.ndarray
+    loss_mask_T: np.ndarray
     """bool: positions whose token the model must predict (from the position before)."""
     branch_ids_T: np.ndarray
     """int64; 0 where everything after may look, 1, 2, ... inside branches that see what is 0 and
@@ -67,9 +67,9 @@ class EncodedSample:
         return int(self.input_ids_T.size)
 
     @property
-    def num_targets(self) -> int:
+    def num_loss_tokens(self) -> int:
         """Number of tokens that the loss counts."""
-        return int(self.target_mask_T.sum())
+        return int(self.loss_mask_T.sum())
 
     def positions(self) -> np.ndarray:
         """int64 (T,): every branch counts on from the prefix, as if it stood there alone."""
@@ -93,7 +93,7 @@ class SampleRef:
     language: str
     key: str
     num_tokens: int
-    num_targets: int
+    num_loss_tokens: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,14 +125,14 @@ class MicroBatch:
     branch_ids_BT: torch.Tensor
     """int64; 0 in what all of a document shares, else the branch (`EncodedSample`)."""
     pixels_NCHW: torch.Tensor | None
-    """float32 pictures in the order of their placeholders in row-major order, or None."""
+    """float32 images in the order of their placeholders in row-major order, or None."""
     features_NPE: torch.Tensor | None
     """float32 features of the frozen tower in the same order, when they come from the cache."""
     samples: tuple[SampleRef, ...]
 
     @property
     def num_images(self) -> int:
-        """Pictures in this micro-batch."""
+        """Images in this micro-batch."""
         images = self.features_NPE if self.features_NPE is not None else self.pixels_NCHW
         return 0 if images is None else int(images.shape[0])
 
@@ -156,9 +156,9 @@ class StepBatch:
     bad_samples: tuple[BadSample, ...] = ()
 
     @property
-    def num_targets(self) -> int:
+    def num_loss_tokens(self) -> int:
         """Target tokens of this rank in this step."""
-        return sum(ref.num_targets for mb in self.micro_batches for ref in mb.samples)
+        return sum(ref.num_loss_tokens for mb in self.micro_batches for ref in mb.samples)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Self:
         """Move every tensor of every micro-batch."""

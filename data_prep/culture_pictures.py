@@ -1,6 +1,6 @@
-"""Command line: draw the pictures of the example benchmark in `data/culture`.
+"""Command line: draw the images of the example benchmark in `data/culture`.
 
-python -m data_prep.culture_pictures
+python -m data_prep.culture_images
 """
 
 import argparse
@@ -19,7 +19,7 @@ FOLDER = Path("data/culture")
 
 
 def draw(folder: Path, packages: PackageFolder) -> int:
-    """Draw every picture that the folder's English questions name; returns how many."""
+    """Draw every image that the folder's English questions name; returns how many."""
     painter = Painter(packages)
     with (folder / "en.csv").open(encoding="utf-8", newline="") as file:
         names = sorted({row["image"] for row in csv.DictReader(file)})
@@ -34,14 +34,14 @@ def draw(folder: Path, packages: PackageFolder) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, and say how many."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.culture_pictures",
-        description="Draw the pictures of data/culture from Noto Emoji (npm).",
+        prog="python -m data_prep.culture_images",
+        description="Draw the images of data/culture from Noto Emoji (npm).",
     )
     add = parser.add_argument
     add("--packages", type=Path, default=DEFAULT_FOLDER, help="folder with packages")
     options = parser.parse_args(arguments)
     count = draw(FOLDER, PackageFolder(options.packages))
-    sys.stdout.write(f"{count} pictures in {FOLDER}\n")
+    sys.stdout.write(f"{count} images in {FOLDER}\n")
     return 0
 
 

@@ -31,7 +31,7 @@ _HUB = "hub:"
 _PER_SHARD = 500
 _PER_PART = 1 << 40
 _EPILOG = """a source is LANGUAGE=PLACE:
-  eu=FILE.parquet, eu='FOLDER/*.parquet'   as the hub stores data sets (pictures inside)
+  eu=FILE.parquet, eu='FOLDER/*.parquet'   as the hub stores data sets (images inside)
   eu=FILE.jsonl, eu=FILE.csv               `image` is a path beside the file
   eu=hub:lukasArana/vqa-v2-eu:eu@COMMIT    data set, split and revision on the Hugging Face hub
 Questions of several languages belong together by question_id (or by place, if the recipe has none).
@@ -71,7 +71,7 @@ class BenchmarkRecipe:
 
 
 def read_rows(place: str) -> Iterator[dict[str, Any]]:
-    """Rows of a source, pictures as bytes.
+    """Rows of a source, images as bytes.
 
     Raises:
         ConfigError: a place that can't be read.
@@ -105,14 +105,14 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
 def build(
     recipe: BenchmarkRecipe, sources: Mapping[str, str], *, limit: int = 0
 ) -> tuple[list[ShardSample], Counter[str]]:
-    """Samples by picture, and why rows were left out.
+    """Samples by image, and why rows were left out.
 
     Raises:
         DataError: a row without a column of the recipe, or no question in all languages.
     """
     counts: Counter[str] = Counter()
     items: dict[str, dict[str, Any]] = {}
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     first = next(iter(sources))
     for language, place in sources.items():
         for number, row in enumerate(read_rows(place)):
@@ -129,7 +129,7 @@ def build(
             known = items.setdefault(key, {"languages": {}})
             known["languages"][language] = item
             if language == first:
-                pictures[key] = _picture(row[recipe.columns.image], f"{place}, row {number}")
+                images[key] = _image(row[recipe.columns.image], f"{place}, row {number}")
     samples: dict[str, ShardSample] = {}
     taken = 0
     for key, known in items.items():
@@ -139,11 +139,9 @@ def build(
         if limit and taken >= limit:
             break
         taken += 1
-        picture = pictures[key]
-        name = hashlib.sha256(picture).hexdigest()[:16]
-        sample = samples.setdefault(
-            name, ShardSample(key=name, content={"items": []}, image=picture)
-        )
+        image = images[key]
+        name = hashlib.sha256(image).hexdigest()[:16]
+        sample = samples.setdefault(name, ShardSample(key=name, content={"items": []}, image=image))
         sample.content["items"].append(_merged(recipe, key, known["languages"]))
     if not samples:
         raise DataError(f"no question in all of {', '.join(sources)}: {dict(counts)}", "empty")
@@ -152,7 +150,7 @@ def build(
 
 
 def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A row without its picture.
+    """A row without its image.
 
     Raises:
         DataError: a column is missing or not what it should be.
@@ -206,12 +204,12 @@ def _merged(recipe: BenchmarkRecipe, key: str, by: Mapping[str, dict[str, Any]])
     return merged
 
 
-def _picture(value: Any, where: str) -> bytes:
-    picture = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(picture, bytes):
-        raise DataError(f"{where}: no picture inside; got {type(value).__name__}", "no picture")
-    decode_image(picture)  # a broken one is told now, not in the middle of an evaluation
-    return picture
+def _image(value: Any, where: str) -> bytes:
+    image = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(image, bytes):
+        raise DataError(f"{where}: no image inside; got {type(value).__name__}", "no image")
+    decode_image(image)  # a broken one is told now, not in the middle of an evaluation
+    return image
 
 
 @clear_errors
@@ -256,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_manifest(options.out, info, shards)
     for reason, count in counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
-    console.print(f"{len(samples):,} pictures: {escape(str(manifest))}", highlight=False)
+    console.print(f"{len(samples):,} images: {escape(str(manifest))}", highlight=False)
     return 0
 
 

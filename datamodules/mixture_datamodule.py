@@ -124,7 +124,7 @@ class MixtureDataModule(LightningDataModule):
         # The longest first: its message names the row_tokens that would do for all.
         for name in sorted(lengths, key=lambda name: -lengths[name].longest):
             self._check_source(name, lengths[name])
-        self._check_pictures(list(sources.values()))
+        self._check_images(list(sources.values()))
         log_token_shares(stream)
         self._tally = Tally(stream, lengths)
         self._data = StepData(
@@ -270,7 +270,7 @@ class MixtureDataModule(LightningDataModule):
         return MixtureStream(
             self.config.mixture,
             block_shards=self.config.block_shards,
-            count_targets=lambda source: self._measure(source).num_targets,
+            count_loss_tokens=lambda source: self._measure(source).num_loss_tokens,
         )
 
     def _measure(self, source: Source) -> SourceLengths:
@@ -310,11 +310,11 @@ class MixtureDataModule(LightningDataModule):
         if num_longer:
             _LOG.warning("source '%s': %s; they are left out", name, too_long)
 
-    def _check_pictures(self, sources: list[Source]) -> None:
+    def _check_images(self, sources: list[Source]) -> None:
         if not any(source.has_images for source in sources):
             return
         if self.features is None and self.transform is None:
-            raise ConfigError("the mixture has pictures; give a feature cache or a transform")
+            raise ConfigError("the mixture has images; give a feature cache or a transform")
         if self.features is None and self.config.feature_noise_std > 0:
             raise ConfigError(
                 f"feature_noise_std={self.config.feature_noise_std} needs a feature cache; set 0"
@@ -323,12 +323,12 @@ class MixtureDataModule(LightningDataModule):
         if self.features is not None and self.features.num_image_tokens != expected:
             raise ConfigError(
                 f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
-                f"tokens per picture, the chat format expects {expected}; build the cache again"
+                f"tokens per image, the chat format expects {expected}; build the cache again"
             )
 
 
 class AlignmentDataModule(MixtureDataModule):
-    """Stage 1: picture, caption, nothing else."""
+    """Stage 1: image, caption, nothing else."""
 
     default_style: ClassVar[PromptStyle] = PromptStyle.PLAIN
 

@@ -1,6 +1,6 @@
-"""Cheap checks that an evaluation measured what it says: pictures matter, batches don't.
+"""Cheap checks that an evaluation measured what it says: images matter, batches don't.
 
-A harness that feeds the wrong picture, or whose answers depend on who else is in the batch, gives
+A harness that feeds the wrong image, or whose answers depend on who else is in the batch, gives
 numbers like any other. Each evaluation asks a few questions again to see.
 """
 
@@ -29,7 +29,7 @@ _MOST_SHUFFLED, _MOST_ALONE = 320, 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What taking the right picture away costs, in points of the official score."""
+    """What taking the right image away costs, in points of the official score."""
 
     value: float
     low: float
@@ -48,9 +48,9 @@ class Canaries:
     """What came of the checks."""
 
     shuffled: Cost | None
-    """Every question with the picture of another; None where there is one picture."""
+    """Every question with the image of another; None where there is one image."""
     blank: Cost | None
-    """Every question with a blank picture; None where that was not asked."""
+    """Every question with a blank image; None where that was not asked."""
     num_alone: int
     """Questions asked again one at a time."""
     num_changed: int
@@ -96,7 +96,7 @@ def run_canaries(
     )
     own = np.asarray(table["score"].to_numpy())
     keys = [item.image_key for item in items]
-    others, shuffled = other_pictures(items, chosen, options.seed), None
+    others, shuffled = other_images(items, chosen, options.seed), None
     if others:
         replies = answerer.answers(
             [prompts[at] for at in chosen], [items[other].image for other in others]
@@ -115,10 +115,10 @@ def run_canaries(
     )
 
 
-def other_pictures(items: Sequence[BenchmarkItem], chosen: Sequence[int], seed: int) -> list[int]:
-    """For each chosen item another one that shows another picture; [] where there is none."""
+def other_images(items: Sequence[BenchmarkItem], chosen: Sequence[int], seed: int) -> list[int]:
+    """For each chosen item another one that shows another image; [] where there is none."""
     keys = sorted({items[at].image_key for at in chosen})
-    if len(keys) < 2:  # noqa: PLR2004 - a picture and another one
+    if len(keys) < 2:  # noqa: PLR2004 - an image and another one
         return []
     first = {items[at].image_key: at for at in reversed(chosen)}
     turned = named_rng(seed, "canaries", "pictures").permutation(len(keys))
@@ -127,8 +127,8 @@ def other_pictures(items: Sequence[BenchmarkItem], chosen: Sequence[int], seed: 
     return [first[following[items[at].image_key]] for at in chosen]
 
 
-def _cost(own: np.ndarray, without: np.ndarray, pictures: list[str], seed: int) -> Cost:
-    interval: Interval = paired_difference(own, without, np.asarray(pictures), seed=seed)
+def _cost(own: np.ndarray, without: np.ndarray, images: list[str], seed: int) -> Cost:
+    interval: Interval = paired_difference(own, without, np.asarray(images), seed=seed)
     return Cost(
         value=100 * interval.value,
         low=100 * interval.low,

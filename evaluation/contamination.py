@@ -1,7 +1,7 @@
-"""Are pictures of a benchmark among those of the training: `python -m evaluation.contamination`.
+"""Are images of a benchmark among those of the training: `python -m evaluation.contamination`.
 
 By the bytes of the files, and with --pixels by their decoded, reduced content, which also finds a
-picture that was stored again in another format or size.
+image that was stored again in another format or size.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from datamodules.shards.manifest import load_manifest, open_shard
 from models.towers.image_transform import decode_image
 
 _SIDE, _LEVELS = 16, 16
-"""Pictures are compared as 16 x 16 pixels of 16 levels a channel."""
+"""Images are compared as 16 x 16 pixels of 16 levels a channel."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,17 +29,17 @@ class Contamination:
     """What a comparison found."""
 
     num_benchmark: int
-    """Different pictures of the benchmark."""
+    """Different images of the benchmark."""
     num_training: int
     shared: tuple[str, ...]
-    """Keys of benchmark pictures that the training has too."""
+    """Keys of benchmark images that the training has too."""
     by_pixels: bool
 
 
-def check_pictures(
+def check_images(
     benchmark: Path, training: Sequence[Path], *, by_pixels: bool = False
 ) -> Contamination:
-    """Compare a benchmark's pictures with those of training sources.
+    """Compare a benchmark's images with those of training sources.
 
     Sources of several languages list the same shards; each shard is read once.
 
@@ -47,16 +47,16 @@ def check_pictures(
         DataError: a manifest or shard that isn't there.
     """
     own: dict[str, str] = {}
-    for key, picture in _pictures([benchmark]):
-        own.setdefault(_hash(picture, by_pixels=by_pixels), key)
-    known = {_hash(picture, by_pixels=by_pixels) for _, picture in _pictures(training)}
+    for key, image in _images([benchmark]):
+        own.setdefault(_hash(image, by_pixels=by_pixels), key)
+    known = {_hash(image, by_pixels=by_pixels) for _, image in _images(training)}
     shared = tuple(sorted(key for digest, key in own.items() if digest in known))
     return Contamination(
         num_benchmark=len(own), num_training=len(known), shared=shared, by_pixels=by_pixels
     )
 
 
-def _pictures(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def _images(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     seen: set[tuple[Path, str]] = set()
     for path in manifests:
         for entry in load_manifest(path).shards:
@@ -66,30 +66,30 @@ def _pictures(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             seen.add(place)
             reader = open_shard(path, entry)
             for row in range(len(reader)):
-                _, picture = reader.read(row)
-                if picture is not None:
-                    yield reader.key(row), picture
+                _, image = reader.read(row)
+                if image is not None:
+                    yield reader.key(row), image
             reader.close()
 
 
-def _hash(picture: bytes, *, by_pixels: bool) -> str:
+def _hash(image: bytes, *, by_pixels: bool) -> str:
     if not by_pixels:
-        return hashlib.sha256(picture).hexdigest()
+        return hashlib.sha256(image).hexdigest()
     try:
-        image = decode_image(picture)
+        decoded = decode_image(image)
     except DataError:
-        return hashlib.sha256(picture).hexdigest()
-    small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        return hashlib.sha256(image).hexdigest()
+    small = decoded.resize((_SIDE, _SIDE), Image.Resampling.BOX)
     reduced = bytes(value // (256 // _LEVELS) for value in small.tobytes())
     return hashlib.sha256(reduced).hexdigest()
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare and say so; 1 if pictures are shared."""
+    """Compare and say so; 1 if images are shared."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.contamination",
-        description="Look for pictures of a benchmark among those of training sources.",
+        description="Look for images of a benchmark among those of training sources.",
     )
     add = parser.add_argument
     add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--pixels", action="store_true", help="by reduced content instead of by bytes (slower)")
     options = parser.parse_args(arguments)
     console = Console()
-    found = check_pictures(options.benchmark, options.training, by_pixels=options.pixels)
+    found = check_images(options.benchmark, options.training, by_pixels=options.pixels)
     console.print_json(json.dumps(dataclasses.asdict(found)))
     return int(bool(found.shared))
 

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import track
 
 from core.errors import ConfigError
-from core.io.endpoint import Endpoint, EndpointConfig, picture_part
+from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text
 from core.process.command import clear_errors
-from evaluation.people.page import Pictures, pictures_of
+from evaluation.people.page import Images, images_of
 from evaluation.people.tasks import Task, compare_tasks
 from evaluation.statistics.intervals import bootstrap_means
 
@@ -33,8 +33,8 @@ _STRONG = 3
 _MAX_TOKENS = 1024
 _ELO, _EDGE = 400.0, 0.5
 SYSTEM = (
-    "You compare two assistants' answers to a question about a picture. Judge what is true of the "
-    "picture, how helpful the answer is, and whether it is in the language of the question. Give "
+    "You compare two assistants' answers to a question about an image. Judge what is true of the "
+    "image, how helpful the answer is, and whether it is in the language of the question. Give "
     "your reasons in a few sentences and end with one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], "
     "[[B>>A]], where >> means much better. Which answer comes first means nothing, nor does length."
 )
@@ -82,12 +82,12 @@ class JudgeReport:
     """Share of decided verdicts for whoever was shown first; 50 % is fair."""
 
 
-def judge_pair(endpoint: Endpoint, task: Task, picture: bytes | None) -> list[Verdict]:
+def judge_pair(endpoint: Endpoint, task: Task, image: bytes | None) -> list[Verdict]:
     """Both orders of one question."""
     names = sorted(task.content)
     verdicts = []
     for first, second in (names, names[::-1]):
-        messages = _messages(task, first, second, picture)
+        messages = _messages(task, first, second, image)
         reply = endpoint.complete(messages, max_tokens=_MAX_TOKENS)
         label = read_label(reply)
         if not label:
@@ -159,14 +159,14 @@ def report(verdicts: Sequence[Verdict], names: tuple[str, str], *, seed: int = 0
     )
 
 
-def _messages(task: Task, first: str, second: str, picture: bytes | None) -> list[dict[str, Any]]:
+def _messages(task: Task, first: str, second: str, image: bytes | None) -> list[dict[str, Any]]:
     text = (
         f"Question:\n{task.question}\n\nAnswer A:\n{task.content[first]}\n\n"
         f"Answer B:\n{task.content[second]}"
     )
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    if picture is not None:
-        content.insert(0, picture_part(picture))
+    if image is not None:
+        content.insert(0, image_part(image))
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
 
 
@@ -175,11 +175,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.judge",
         description="Have a language model compare the open answers of two systems, both orders.",
-        epilog="Questions, answers and pictures are sent to --endpoint and nowhere else.",
+        epilog="Questions, answers and images are sent to --endpoint and nowhere else.",
     )
     add = parser.add_argument
     add("--pairs", nargs=2, required=True, metavar="NAME=PREDICTIONS", help="two systems")
-    add("--pictures", type=Path, metavar="MANIFEST", help="where the pictures are")
+    add("--images", type=Path, metavar="MANIFEST", help="where the images are")
     add("--language", default="eu", help="of the questions (default: eu)")
     add("--most", type=int, default=0, help="so many questions at most, drawn by chance")
     add("--endpoint", required=True, help="OpenAI-compatible address, as http://127.0.0.1:8000/v1")
@@ -211,10 +211,10 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
         price_out=options.price_out,
     )
     endpoint = Endpoint(config, options.out / "cache")
-    pictures: Pictures = pictures_of(options.pictures) if options.pictures else lambda _key: None
+    images: Images = images_of(options.images) if options.images else lambda _key: None
     verdicts: list[Verdict] = []
     for task in track(tasks, description="judged", console=console, transient=True):
-        verdicts += judge_pair(endpoint, task, pictures(task.image_key))
+        verdicts += judge_pair(endpoint, task, images(task.image_key))
     lines = [json.dumps(dataclasses.asdict(v), ensure_ascii=False) for v in verdicts]
     atomic_write_text(options.out / "verdicts.jsonl", "\n".join(lines) + "\n")
     found = report(verdicts, (first, second))

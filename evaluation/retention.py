@@ -1,6 +1,6 @@
-"""What the language model still knows without pictures: lm-evaluation-harness on its own.
+"""What the language model still knows without images: lm-evaluation-harness on its own.
 
-Training on pictures can cost what the model knew before (catastrophic forgetting). Tasks are those
+Training on images can cost what the model knew before (catastrophic forgetting). Tasks are those
 of EleutherAI's harness by name (eus_proficiency, belebele_eus_Latn ...), scored by its own code,
 and `text:SOURCE`, bits per byte of a text source of this project.
 """
@@ -30,7 +30,7 @@ _LESS_IS_BETTER = ("bits_per_byte",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """What the language model still knows without pictures."""
+    """What the language model still knows without images."""
 
     tasks: list[str] = dataclasses.field(default_factory=list)
     """Tasks of lm-eval by name, or text:SOURCE for bits per byte; none switches it off."""

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--endpoint",
         default="",
         metavar="URL",
-        help="ask a served model at this OpenAI-compatible address; questions and pictures go "
+        help="ask a served model at this OpenAI-compatible address; questions and images go "
         "there. Replies are kept in OUT.asked, so that a stopped evaluation goes on",
     )
     add("--key-variable", default="OPENAI_API_KEY", help="environment variable with its key")
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=8, help="prompts at once (default: 8)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--device", default="cpu", help="cpu, cuda ...")
-    add("--no-blind", action="store_true", help="don't also ask with a blank picture")
+    add("--no-blind", action="store_true", help="don't also ask with a blank image")
     add("--out", type=Path, required=True, help="new folder for predictions and metrics")
     return parser
 
@@ -113,7 +113,7 @@ def _served(options: argparse.Namespace) -> EndpointAnswerer:
 def show(console: Console, result: EvaluationResult) -> None:
     """Accuracies with intervals and baselines."""
     table = Table(title="percent")
-    for name in ("metric", "value", "95 % interval", "n", "majority", "without picture"):
+    for name in ("metric", "value", "95 % interval", "n", "majority", "without image"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, metric in result.metrics.items():
         if "/type/" in name or not name.endswith(("accuracy", "yes_no", "other", "number")):

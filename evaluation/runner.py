@@ -1,4 +1,4 @@
-"""Runs a benchmark through a model: replies with and without the picture, scores, metrics, files.
+"""Runs a benchmark through a model: replies with and without the image, scores, metrics, files.
 
 It needs no Trainer and forces no language on the model. Every item leaves a row.
 """
@@ -50,7 +50,7 @@ class EvaluationOptions:
     yes_no_policy: YesNoPolicy = YesNoPolicy.ASKED_LANGUAGE
     """Whether another language's yes or no counts."""
     blind: bool = True
-    """Also answer every question with a blank picture."""
+    """Also answer every question with a blank image."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -102,7 +102,7 @@ def evaluate(
     replies = _answer(answerer, prompts, [item.image for item in items])
     blind = None
     if options.blind:
-        blind = _answer(answerer, prompts, [blank_picture()] * len(items))
+        blind = _answer(answerer, prompts, [blank_image()] * len(items))
     table = _columns_of_items(items, scorer, [book.question_text(item) for item in items])
     table |= _columns_of_replies(items, scorer, replies, ReplyLanguage(items, languages))
     table |= _columns_of_baselines(items, scorer, blind, baseline)
@@ -117,8 +117,8 @@ def evaluate(
     return result
 
 
-def blank_picture() -> bytes:
-    """The picture that shows nothing: plain white, the background the others stand on."""
+def blank_image() -> bytes:
+    """The image that shows nothing: plain white, the background the others stand on."""
     buffer = io.BytesIO()
     Image.new("RGB", _BLANK_SIZE, _BLANK_COLOUR).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -127,12 +127,12 @@ def blank_picture() -> bytes:
 def _answer(
     answerer: Answerer, prompts: Sequence[np.ndarray], images: Sequence[bytes]
 ) -> list[Reply]:
-    """Ask each distinct question once: without pictures few are left."""
+    """Ask each distinct question once: without images few are left."""
     identities = [(prompt.tobytes(), image) for prompt, image in zip(prompts, images, strict=True)]
     first_at: dict[tuple[bytes, bytes], int] = {}
     for at, identity in enumerate(identities):
         first_at.setdefault(identity, at)
-    # A picture's questions one after the other, whatever language: what they share is read once.
+    # An image's questions one after the other, whatever language: what they share is read once.
     seen: dict[bytes, int] = {}
     for image in images:
         seen.setdefault(image, len(seen))

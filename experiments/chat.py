@@ -52,18 +52,18 @@ class Talker:
         self.name = name
         self._parts, self._template = parts, template
         self._answerer = VlmAnswerer(
-            parts.model, parts.chat, parts.pictures, max_new_tokens=max_new_tokens, batch_size=1
+            parts.model, parts.chat, parts.images, max_new_tokens=max_new_tokens, batch_size=1
         )
 
-    def ask(self, picture: bytes, turns: Sequence[Turn]) -> Answer:
+    def ask(self, image: bytes, turns: Sequence[Turn]) -> Answer:
         """Answer the last of the user's turns.
 
         Raises:
-            DataError: a picture that can't be decoded, or turns that don't alternate.
+            DataError: an image that can't be decoded, or turns that don't alternate.
         """
-        prompt = self._parts.chat.encode_prompt(self._with_picture(turns))
+        prompt = self._parts.chat.encode_prompt(self._with_image(turns))
         begin = time.perf_counter()
-        reply: Reply = self._answerer.answers([prompt], [picture])[0]
+        reply: Reply = self._answerer.answers([prompt], [image])[0]
         return Answer(
             cell=self.name,
             text=reply.text,
@@ -72,7 +72,7 @@ class Talker:
             is_truncated=reply.is_truncated,
         )
 
-    def _with_picture(self, turns: Sequence[Turn]) -> list[Turn]:
+    def _with_image(self, turns: Sequence[Turn]) -> list[Turn]:
         roles = [turn.role for turn in turns]
         if not roles or any(
             role is not (Role.ASSISTANT if at % 2 else Role.USER) for at, role in enumerate(roles)
@@ -94,14 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.chat",
-        description="Ask a trained cell about a picture; as in the evaluation, greedily.",
+        description="Ask a trained cell about an image; as in the evaluation, greedily.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--run", required=True, action="append", metavar="CELL",
         help="id of a cell, or a part that only it has; twice to compare")  # fmt: skip
-    add("--image", type=Path, help="picture to talk about")
+    add("--image", type=Path, help="image to talk about")
     add("--ask", metavar="TEXT", help="one question; without it you are asked for them")
     add("--language", default="", help="of prompts and page (default: the target language)")
     add(
@@ -146,11 +146,11 @@ def talk(options: argparse.Namespace, console: Console) -> None:
     """In the terminal, until an empty line.
 
     Raises:
-        ConfigError: no picture.
+        ConfigError: no image.
     """
     if options.image is None or not options.image.is_file():
-        raise ConfigError(f"no picture '{options.image}'; name one with --image, or use --page")
-    picture = options.image.read_bytes()
+        raise ConfigError(f"no image '{options.image}'; name one with --image, or use --page")
+    image = options.image.read_bytes()
     talkers, _ = load_talkers(options)
     history: dict[str, list[Turn]] = {talker.name: [] for talker in talkers}
     while True:
@@ -160,7 +160,7 @@ def talk(options: argparse.Namespace, console: Console) -> None:
         for talker in talkers:
             turns = history[talker.name]
             turns.append(Turn(role=Role.USER, content=question))
-            answer = talker.ask(picture, turns)
+            answer = talker.ask(image, turns)
             # What was not said can't be a turn of the next prompt.
             said = answer.text or "-"
             turns.append(Turn(role=Role.ASSISTANT, content=said))

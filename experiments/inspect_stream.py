@@ -35,7 +35,7 @@ _EPILOG = """examples:
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0
       the first step of stage 2 of the cell with 20 % Basque: sample by sample
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --at 350 --sheet a.png
-      step 350, and its pictures with their first question
+      step 350, and its images with their first question
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --range 0:700
       all of the stage: the shares that come out beside the shares that were asked for
   python -m experiments.inspect_stream --exp smoke --stage align --at 5 --world-size 4
@@ -43,7 +43,7 @@ _EPILOG = """examples:
 
 how to read the tables:
   position     place in the whole stream; the same sample stands there on any hardware
-  targets      tokens that the loss counts
+  loss tokens  tokens on which the loss is computed
   rank/mb/row  who computes it: rank, micro-batch, packed row. '-': left out, with the reason
   asked        samples that the configuration asks for; 'off' is how far the stream is from it.
                The shares of components are exact to a sample at any step, the language within a
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stage", default="instruct", help="align or instruct (default: instruct)")
     add("--at", type=int, metavar="STEP", help="a step to show (default: 0, without --range)")
     add("--range", type=_steps, metavar="A:B", help="steps A..B-1 to sum up")
-    add("--sheet", type=Path, metavar="PNG", help="write the pictures of step --at there")
+    add("--sheet", type=Path, metavar="PNG", help="write the images of step --at there")
     add("--world-size", type=int, default=1, help="ranks to plan for (default: 1)")
     add("--root", type=Path, default=Path("mlruns"), help="where lengths are kept, as in runs")
     return parser
@@ -115,7 +115,7 @@ def find_stage(graph: "Graph", kind: str) -> "StageNode":
 
 
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
-    """The DataModule of a stage, as the stage itself opens it but for the pictures."""
+    """The DataModule of a stage, as the stage itself opens it but for the images."""
     from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
     from datamodules.mixture_datamodule import AlignmentDataModule, InstructionDataModule
     from models.towers.vision_tower import count_image_tokens
@@ -153,27 +153,27 @@ def show_step(
     steps = _within(range(step, step + 1), module.num_steps)
     samples = stream_view.planned_samples(module.data, step, world_size=args.world_size)
     table = Table(title=f"{title}: step {step} of {module.num_steps}")
-    for name in ("position", "source", "language", "key", "tokens", "targets", "rank/mb/row"):
-        is_number = name in ("position", "tokens", "targets")
+    for name in ("position", "source", "language", "key", "tokens", "loss tokens", "rank/mb/row"):
+        is_number = name in ("position", "tokens", "loss tokens")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for sample in samples:
         slot = sample.slot
         place = f"{sample.rank}/{sample.micro_batch}/{sample.row}"
         place = f"- {escape(sample.reason)}" if sample.reason else place
         origin = (slot.source.name, slot.source.language, escape(sample.key))
-        numbers = (f"{slot.num_tokens}", f"{sample.num_targets}")
+        numbers = (f"{slot.num_tokens}", f"{sample.num_loss_tokens}")
         table.add_row(f"{slot.position:,}", *origin, *numbers, place)
     console.print(table)
     show_shares(console, module, steps, world_size=args.world_size)
     if args.sheet is not None:
-        pictured = [sample.slot for sample in samples if sample.slot.source.has_images]
+        with_image = [sample.slot for sample in samples if sample.slot.source.has_images]
         cells = [
             cell_of(slot.source.read(slot.sample), title=f"{slot.source.language} {sample.key}")
             for sample in samples
             if (slot := sample.slot).source.has_images and not sample.reason
         ]
         write_sheet(args.sheet, cells)
-        console.print(f"{len(cells)} of {len(pictured)} pictures are on {args.sheet}")
+        console.print(f"{len(cells)} of {len(with_image)} images are on {args.sheet}")
 
 
 def show_shares(
@@ -186,7 +186,7 @@ def show_shares(
     table = Table(title=f"shares of {_name(steps)}")
     for name in ("source", "language"):
         table.add_column(name, overflow="fold")
-    for name in ("samples", "share", "asked", "off", "tokens", "share", "targets", "share",
+    for name in ("samples", "share", "asked", "off", "tokens", "share", "loss tokens", "share",
                  "left out"):  # fmt: skip
         table.add_column(name, justify="right")
     languages = stream_view.by_language(counts)
@@ -217,7 +217,7 @@ def _numbers(count: "SourceCount", counts: "dict[str, SourceCount]") -> tuple[st
         f"{count.expected:,.1f}",
         f"{count.num_samples - count.expected:+.1f}",
         *share(count.num_tokens, "num_tokens"),
-        *share(count.num_targets, "num_targets"),
+        *share(count.num_loss_tokens, "num_loss_tokens"),
         f"{count.num_left_out or ''}",
     )
 
@@ -241,7 +241,7 @@ def _name(steps: range) -> str:
 
 
 def _no_pixels(image: bytes) -> "torch.Tensor":
-    raise RuntimeError(f"a picture of {len(image)} bytes was to be encoded; only plans are shown")
+    raise RuntimeError(f"an image of {len(image)} bytes was to be encoded; only plans are shown")
 
 
 @clear_errors

@@ -1,1 +1,1 @@
-"""What Lightning needs of a training stage: the step, the optimiser, the strategy."""
+"""What Lightning needs of a training stage: the step, the optimizer, the strategy."""

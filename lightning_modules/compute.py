@@ -18,7 +18,7 @@ class StrategyName(StrEnum):
     DDP = "ddp"
     """Every device holds all weights; right where the trained part is small (stage 1, LoRA)."""
     FSDP2 = "fsdp2"
-    """Weights, gradients and optimiser are sharded over all devices, block by block."""
+    """Weights, gradients and optimizer are sharded over all devices, block by block."""
     HSDP = "hsdp"
     """Sharded over the devices of a machine, and each machine holds all: less between machines."""
 

@@ -1,4 +1,4 @@
-"""Which optimiser, tuning and strategy go together; what doesn't is refused before it costs time.
+"""Which optimizer, tuning and strategy go together; what doesn't is refused before it costs time.
 
 The reasons, with their sources, are in docs/LOWBIT.md.
 """

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule, from plain numbers."""
+"""The optimizer and its schedule, from plain numbers."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ MIN_8BIT_SIZE = 4096
 
 
 class OptimizerName(StrEnum):
-    """Which optimiser; it changes results, so it is part of a stage's address."""
+    """Which optimizer; it changes results, so it is part of a stage's address."""
 
     ADAMW = "adamw"
     """torch's fused AdamW."""
     ADAMW_8BIT = "adamw_8bit"
-    """bitsandbytes' AdamW with 8-bit moments: a quarter of the optimiser's memory."""
+    """bitsandbytes' AdamW with 8-bit moments: a quarter of the optimizer's memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class OptimConfig:
     grad_clip: float = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
     optimizer: OptimizerName = OptimizerName.ADAMW
-    """Which optimiser."""
+    """Which optimizer."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that would train nothing."""

@@ -24,7 +24,7 @@ from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.compute import StrategyName
 
 _META = "meta.pt"
-"""Lightning's name for what is neither weights nor optimiser (loops, schedulers, data)."""
+"""Lightning's name for what is neither weights nor optimizer (loops, schedulers, data)."""
 
 
 def build_strategy(
@@ -134,7 +134,7 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint_path: str | Path,
         weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
     ) -> dict[str, Any]:
-        """Fill model and optimisers in place; returns the rest.
+        """Fill model and optimizers in place; returns the rest.
 
         Raises:
             CheckpointError: it holds other parameters than this stage trains.

@@ -85,17 +85,17 @@ class VlmModule(lightning.LightningModule):
             place = ("dropout", self.trainer.global_step, self.global_rank)
             torch.manual_seed(named_key(self.dropout_seed, *place) & _MAX_SEED)
         optimizer = cast(LightningOptimizer, self.optimizers())
-        totals = torch.tensor([batch.num_targets], dtype=torch.float64, device=self.device)
-        num_targets = float(all_reduce_sum(totals).clamp(min=1).item())
+        totals = torch.tensor([batch.num_loss_tokens], dtype=torch.float64, device=self.device)
+        num_loss_tokens = float(all_reduce_sum(totals).clamp(min=1).item())
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         last = len(batch.micro_batches) - 1
         for index, micro_batch in enumerate(batch.micro_batches):
             with self._gradient_sync(enabled=index == last):
                 loss = self(micro_batch)
                 # DDP and FSDP average gradients over ranks; the product undoes it.
-                self.manual_backward(loss * (self.trainer.world_size / num_targets))
+                self.manual_backward(loss * (self.trainer.world_size / num_loss_tokens))
             loss_sum += loss.detach().double()
-        loss = (all_reduce_sum(loss_sum) / num_targets).float()
+        loss = (all_reduce_sum(loss_sum) / num_loss_tokens).float()
         grad_norm = self._clip(optimizer, loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -174,7 +174,7 @@ class InstructionModule(VlmModule):
 
 
 class PretrainModule(VlmModule):
-    """Text only: the language model learns, the way in for pictures stays shut."""
+    """Text only: the language model learns, the way in for images stays shut."""
 
     def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
         policy = FreezePolicy(tower=False, connector=False, language_model=True)

@@ -15,7 +15,7 @@ def fuse(
 
     Raises:
         DataError: placeholders and visual tokens differ in number. Anything less loud would pair
-            pictures with other pictures' words.
+            images with other images' words.
         ValueError: embeddings of different widths.
     """
     if token_embeds_BTD.shape[-1] != image_embeds_NPD.shape[-1]:
@@ -27,7 +27,7 @@ def fuse(
     if num_placeholders != num_images * num_image_tokens:
         raise DataError(
             f"{num_placeholders} placeholders in the tokens, {num_images * num_image_tokens} "
-            f"visual tokens ({num_images} pictures x {num_image_tokens}); the batch is misaligned"
+            f"visual tokens ({num_images} images x {num_image_tokens}); the batch is misaligned"
         )
     visual = image_embeds_NPD.to(token_embeds_BTD.dtype)
     return token_embeds_BTD.masked_scatter(is_image_BT.unsqueeze(-1), visual)

@@ -12,11 +12,11 @@ from core.chat.tokens import IGNORE_INDEX
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LossSum:
-    """A sum and what it is a sum of; the caller divides by the global number of targets."""
+    """A sum and what it is a sum of; the caller divides by the global number of loss tokens."""
 
     loss_sum: torch.Tensor
     """float32 scalar with gradient."""
-    num_targets: torch.Tensor
+    num_loss_tokens: torch.Tensor
     """int64 scalar on the same device."""
 
 
@@ -30,7 +30,7 @@ def summed_cross_entropy(
     """Sum of -log p(label at t | hidden at t-1) over positions with a label.
 
     States are gathered BEFORE the output layer: with a large vocabulary it is most of the work,
-    and prompts, pictures and padding need none of it. Without any label the sum is zero and
+    and prompts, images and padding need none of it. Without any label the sum is zero and
     every parameter still gets a (zero) gradient.
 
     With `chunk` logits exist for so many positions at a time, and once more in the backward pass:
@@ -38,24 +38,26 @@ def summed_cross_entropy(
 
     CONTRACT: the first token of a document has no label; its predecessor belongs to another one.
     """
-    targets_BT = labels_BT[:, 1:]
-    is_target_BT = targets_BT != IGNORE_INDEX
-    hidden_KD = hidden_BTD[:, :-1][is_target_BT]
-    targets_K = targets_BT[is_target_BT]
-    num_targets = is_target_BT.sum()
-    if not 0 < chunk < targets_K.numel():
-        return LossSum(loss_sum=_loss(hidden_KD, targets_K, output_layer), num_targets=num_targets)
+    next_labels_BT = labels_BT[:, 1:]
+    has_loss_BT = next_labels_BT != IGNORE_INDEX
+    hidden_KD = hidden_BTD[:, :-1][has_loss_BT]
+    labels_K = next_labels_BT[has_loss_BT]
+    num_loss_tokens = has_loss_BT.sum()
+    if not 0 < chunk < labels_K.numel():
+        return LossSum(
+            loss_sum=_loss(hidden_KD, labels_K, output_layer), num_loss_tokens=num_loss_tokens
+        )
     parts = [
         checkpoint(_loss, *part, output_layer, use_reentrant=False, preserve_rng_state=False)
-        for part in zip(torch.split(hidden_KD, chunk), torch.split(targets_K, chunk), strict=True)
+        for part in zip(torch.split(hidden_KD, chunk), torch.split(labels_K, chunk), strict=True)
     ]
-    return LossSum(loss_sum=torch.stack(parts).sum(), num_targets=num_targets)
+    return LossSum(loss_sum=torch.stack(parts).sum(), num_loss_tokens=num_loss_tokens)
 
 
 def _loss(
     hidden_KD: torch.Tensor,
-    targets_K: torch.Tensor,
+    labels_K: torch.Tensor,
     output_layer: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     logits_KV = output_layer(hidden_KD).float()
-    return functional.cross_entropy(logits_KV, targets_K, reduction="sum")
+    return functional.cross_entropy(logits_KV, labels_K, reduction="sum")

@@ -22,7 +22,7 @@ from models.loss import LossSum, summed_cross_entropy
 from models.towers.vision_tower import VisionTower
 
 _FEATURE_DIMS = 2
-"""A prompt's picture with two dimensions is features (P, E), with three pixels (C, H, W)."""
+"""A prompt's image with two dimensions is features (P, E), with three pixels (C, H, W)."""
 
 
 class VisionLanguageModel(nn.Module):
@@ -104,7 +104,7 @@ class VisionLanguageModel(nn.Module):
             return fuse(embeds_BTD, projected_NPD, input_ids_BT, self.image_token_id)
         if bool((input_ids_BT == self.image_token_id).any()):
             number = int((input_ids_BT == self.image_token_id).sum())
-            raise DataError(f"{number} placeholders in the tokens, 0 pictures in the batch")
+            raise DataError(f"{number} placeholders in the tokens, 0 images in the batch")
         if torch.is_grad_enabled():
             embeds_BTD = embeds_BTD + self._idle_connector(embeds_BTD.dtype)
         return embeds_BTD
@@ -128,14 +128,14 @@ class VisionLanguageModel(nn.Module):
             end_token_id: the token that ends an answer.
             pad_token_id: what fills the left of short prompts.
             batch_size: prompts per batch; predictions do not depend on it. Those of a batch that
-                bring the same tensor as picture and the same words before it share that part,
+                bring the same tensor as image and the same words before it share that part,
                 where it is long enough.
 
         Raises:
-            DataError: prompts and pictures don't pair up.
+            DataError: prompts and images don't pair up.
         """
         if len(prompts) != len(images):
-            raise DataError(f"{len(prompts)} prompts but {len(images)} pictures (None counts)")
+            raise DataError(f"{len(prompts)} prompts but {len(images)} images (None counts)")
         limits = GenerationLimits(
             max_new_tokens=max_new_tokens, end_token_id=end_token_id, pad_token_id=pad_token_id
         )
@@ -183,7 +183,7 @@ class VisionLanguageModel(nn.Module):
     def _seen_once(
         self, images: Sequence[torch.Tensor | None], batch_size: int
     ) -> list[torch.Tensor | None]:
-        """Features in the place of pixels: a picture with several questions is looked at once."""
+        """Features in the place of pixels: an image with several questions is looked at once."""
         pixels = {
             id(image): image for image in images if image is not None and image.ndim > _FEATURE_DIMS
         }
@@ -196,7 +196,7 @@ class VisionLanguageModel(nn.Module):
         return [None if image is None else features.get(id(image), image) for image in images]
 
     def _stack(self, images: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """Features (N, P, E) of the pictures of a batch, in order."""
+        """Features (N, P, E) of the images of a batch, in order."""
         present = [image.to(self.device).float() for image in images if image is not None]
         return torch.stack(present) if present else None
 
@@ -211,7 +211,7 @@ class VisionLanguageModel(nn.Module):
     def _see(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         if self.tower is None:
             count = pixels_NCHW.shape[0]
-            raise ConfigError(f"{count} pictures came as pixels, but this model has no tower")
+            raise ConfigError(f"{count} images came as pixels, but this model has no tower")
         features_NPE: torch.Tensor = self.tower(pixels_NCHW)
         return features_NPE
 

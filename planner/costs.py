@@ -30,7 +30,7 @@ _FRAGMENTS = 1.06
 """What the allocator wastes."""
 _PROCESS_GIB = 8.0
 """Main memory of libraries, loaders and the data's index: assumed, not measured."""
-_ON_HOST = ("frozen weights", "trained weights", "optimiser")
+_ON_HOST = ("frozen weights", "trained weights", "optimizer")
 _ATTENTION_PASSES = 3
 _EVALUATION_COPIES = 6
 _TASK_DOCUMENTS, _DOCUMENT_TOKENS = 3000, 150
@@ -52,7 +52,7 @@ class Cost:
     def host_gib(self) -> float:
         """Main memory of one of its processes, generously.
 
-        What the GPU holds of weights and optimiser passes through here when it is loaded, and
+        What the GPU holds of weights and optimizer passes through here when it is loaded, and
         stays as a copy while a checkpoint is written in the background.
         """
         return _PROCESS_GIB + sum(self.memory.get(part, 0.0) for part in _ON_HOST) / GIB
@@ -119,17 +119,17 @@ def evaluation_cost(spec: EvaluateSpec, model: Footprint, load: Load, *, has_tow
         "keys, values": at_once * model.num_blocks * model.cache_width * size,
     }
     num_batches = load.num_samples / settings.batch_size
-    pictures = model.picture_flops * load.num_pictures if has_tower else 0.0
+    images = model.image_flops * load.num_images if has_tower else 0.0
     return Cost(
-        flops=sum(_block_flops(model, load)) + pictures,
+        flops=sum(_block_flops(model, load)) + images,
         memory=_with_reserve(memory),
         read_bytes=num_batches * settings.max_new_tokens * language_model,
     )
 
 
-def features_cost(picture_flops: float, num_pictures: int) -> Cost:
-    """The tower once over every picture."""
-    return Cost(flops=picture_flops * num_pictures, memory=_with_reserve({}))
+def features_cost(image_flops: float, num_images: int) -> Cost:
+    """The tower once over every image."""
+    return Cost(flops=image_flops * num_images, memory=_with_reserve({}))
 
 
 def retention_cost(spec: RetentionSpec, model: Footprint) -> Cost:
@@ -170,7 +170,7 @@ def _weight_bytes(
         "trained weights": size * trained,
         "16-bit or gathered": copies,
         "gradients": size * trained,
-        "optimiser": moments * trained * (size / _FLOAT if moments == _MOMENTS else 1.0),
+        "optimizer": moments * trained * (size / _FLOAT if moments == _MOMENTS else 1.0),
     }
 
 
@@ -183,15 +183,15 @@ def _activation_bytes(
     recomputed = -(-model.num_blocks // every) if every else 0
     whole = model.num_blocks - recomputed + (1 if recomputed else 0)
     blocks = tokens * (whole * how.saved_per_token + recomputed * model.hidden_size * size)
-    targets = tokens * load.num_targets / max(load.num_tokens, 1.0)
+    loss_tokens = tokens * load.num_loss_tokens / max(load.num_tokens, 1.0)
     if spec.compute.loss_chunk:
-        targets = min(targets, float(spec.compute.loss_chunk))
-    pictures = tokens * load.num_pictures / max(load.num_tokens, 1.0)
-    patches = pictures * model.num_image_tokens
-    tower = pictures * model.picture_bytes + patches * _TOWER_WORK * model.hidden_size
+        loss_tokens = min(loss_tokens, float(spec.compute.loss_chunk))
+    images = tokens * load.num_images / max(load.num_tokens, 1.0)
+    patches = images * model.num_image_tokens
+    tower = images * model.image_bytes + patches * _TOWER_WORK * model.hidden_size
     return {
         "activations": blocks,
-        "logits": targets * model.vocab_size * _LOGIT_BYTES,
+        "logits": loss_tokens * model.vocab_size * _LOGIT_BYTES,
         "tower at work": tower if how.has_tower else 0.0,
     }
 
@@ -205,11 +205,11 @@ def _training_flops(spec: TrainSpec, model: Footprint, load: Load, how: Circumst
     # Recomputing stops at the last number that is needed: the block's last matrix isn't run again.
     last = model.num_blocks * model.hidden_size * model.inner_size / model.quantisable
     blocks = matrices * (passes + again * (1 - last)) + attention * (_ATTENTION_PASSES + again)
-    head = 2.0 * load.num_targets * model.vocab_size * model.hidden_size
+    head = 2.0 * load.num_loss_tokens * model.vocab_size * model.hidden_size
     head *= passes + (1 if spec.compute.loss_chunk else 0)
     adapters = 2.0 * 3 * load.num_tokens * model.adapters if how.learns and not is_full else 0.0
-    connector = 2.0 * 3 * load.num_pictures * model.num_image_tokens * model.connector
-    tower = model.picture_flops * load.num_pictures if how.has_tower else 0.0
+    connector = 2.0 * 3 * load.num_images * model.num_image_tokens * model.connector
+    tower = model.image_flops * load.num_images if how.has_tower else 0.0
     return blocks + head + adapters + connector + tower
 
 

@@ -30,8 +30,8 @@ _PROCESS_MB = 600.0
 """What a worker holds before it loads a model: the libraries (measured, resident)."""
 _ACHIEVED = 0.5
 """Share of a plain matrix product's speed that a small model's step reaches (measured)."""
-_PICTURES_PER_S = 50.0
-"""Pictures a core encodes with the embedded tower (measured)."""
+_IMAGES_PER_S = 50.0
+"""Images a core encodes with the embedded tower (measured)."""
 _PROBE = 1024
 _TOWER_WIDTH = 1024
 """Assumed of towers, whose time hardly counts."""
@@ -63,8 +63,8 @@ class Estimator:
         if isinstance(spec, EvaluateSpec):
             return self._loads.of_evaluation(spec)
         if isinstance(spec, FeaturesSpec):
-            count = self._loads.num_pictures(spec.manifests)
-            return Load(num_samples=count, num_pictures=count)
+            count = self._loads.num_images(spec.manifests)
+            return Load(num_samples=count, num_images=count)
         return Load()
 
     def cost(self, node: StageNode, *, count: int, spec: TrainSpec | None = None) -> Cost | None:
@@ -78,7 +78,7 @@ class Estimator:
         own = node.spec
         load = self.load(node)
         if isinstance(own, FeaturesSpec):
-            return costs.features_cost(_picture_flops(own.tower), round(load.num_pictures))
+            return costs.features_cost(_image_flops(own.tower), round(load.num_images))
         has_tower = "features" not in node.inputs
         if isinstance(own, EvaluateSpec):
             model = model_of(own.model, own.tuning)
@@ -101,7 +101,7 @@ class Estimator:
         """On one core of this machine."""
         load, spec = self.load(node), node.spec
         if isinstance(spec, FeaturesSpec):
-            return Estimate(load=load, seconds=load.num_pictures / _PICTURES_PER_S)
+            return Estimate(load=load, seconds=load.num_images / _IMAGES_PER_S)
         if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
             return Estimate()
         learns = node.kind is StageKind.INSTRUCT
@@ -153,7 +153,7 @@ def _saved(model: VlmSpec, tuning: TuningConfig, *, learns: bool, dtype: torch.d
 
 
 @memoize
-def _picture_flops(tower: VisionTowerConfig) -> float:
+def _image_flops(tower: VisionTowerConfig) -> float:
     return tower_flops(empty_vision_tower(tower))
 
 

@@ -15,7 +15,7 @@ from datamodules.shards.source import Source
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 from pipeline.stages.specs import EvaluateSpec, TrainSpec, VlmSpec
 
-QUESTIONS_PER_PICTURE, TOKENS_PER_QUESTION = 4, 60
+QUESTIONS_PER_IMAGE, TOKENS_PER_QUESTION = 4, 60
 """Of the embedded benchmark; others say what they expect."""
 Expected = Mapping[str, tuple[ExpectedSource, str]]
 """Path of a manifest -> what stands for it and its language (`mixtures.expected_manifests`)."""
@@ -27,10 +27,10 @@ class Load:
 
     num_steps: int = 0
     num_samples: float = 0.0
-    num_pictures: float = 0.0
+    num_images: float = 0.0
     num_tokens: float = 0.0
-    """With those of pictures."""
-    num_targets: float = 0.0
+    """With those of images."""
+    num_loss_tokens: float = 0.0
     epochs: str = ""
     is_expected: bool = False
     """Whether a part of it is not measured."""
@@ -47,8 +47,8 @@ class _Lengths:
 
     num_samples: int
     tokens: float
-    targets: float
-    pictures: float
+    loss_tokens: float
+    images: float
     is_expected: bool
 
 
@@ -73,24 +73,24 @@ class Loads:
         return dataclasses.replace(total, epochs=", ".join(epochs))
 
     def of_evaluation(self, spec: EvaluateSpec) -> Load:
-        """Questions in all languages, once with the picture and once without, if that is asked."""
+        """Questions in all languages, once with the image and once without, if that is asked."""
         rounds = len(spec.languages) * (2 if spec.settings.blind else 1)
         num_image_tokens = _count_image_tokens(spec.model.tower)
         if self._is_missing(spec.manifest):
             source, language = self._expected[spec.manifest]
             questions, text = source.num_samples, source.text_tokens[language]
         else:
-            pictures = load_manifest(Path(spec.manifest)).num_samples
-            questions, text = pictures * QUESTIONS_PER_PICTURE, float(TOKENS_PER_QUESTION)
+            images = load_manifest(Path(spec.manifest)).num_samples
+            questions, text = images * QUESTIONS_PER_IMAGE, float(TOKENS_PER_QUESTION)
         return Load(
             num_samples=questions * rounds,
-            num_pictures=questions * rounds,
+            num_images=questions * rounds,
             num_tokens=questions * rounds * (text + num_image_tokens),
             is_expected=self._is_missing(spec.manifest),
         )
 
-    def num_pictures(self, manifests: tuple[str, ...]) -> int:
-        """Pictures of several sources."""
+    def num_images(self, manifests: tuple[str, ...]) -> int:
+        """Images of several sources."""
         return sum(
             self._expected[path][0].num_samples
             if self._is_missing(path)
@@ -114,12 +114,12 @@ class Loads:
 
     def _expect(self, path: str, model: VlmSpec) -> _Lengths:
         source, language = self._expected[path]
-        pictures = 1.0 if source.has_pictures else 0.0
+        images = 1.0 if source.has_images else 0.0
         return _Lengths(
             num_samples=source.num_samples,
-            tokens=source.text_tokens[language] + pictures * _count_image_tokens(model.tower),
-            targets=source.target_tokens.get(language, source.text_tokens[language]),
-            pictures=pictures,
+            tokens=source.text_tokens[language] + images * _count_image_tokens(model.tower),
+            loss_tokens=source.loss_tokens.get(language, source.text_tokens[language]),
+            images=images,
             is_expected=True,
         )
 
@@ -129,8 +129,8 @@ class Loads:
         return _Lengths(
             num_samples=len(lengths.num_tokens),
             tokens=float(lengths.num_tokens.mean()),
-            targets=float(lengths.num_targets.mean()),
-            pictures=1.0 if source.manifest.modality == "image-text" else 0.0,
+            loss_tokens=float(lengths.num_loss_tokens.mean()),
+            images=1.0 if source.manifest.modality == "image-text" else 0.0,
             is_expected=False,
         )
 
@@ -177,8 +177,8 @@ def _add(load: Load, means: _Lengths, drawn: float) -> Load:
     return dataclasses.replace(
         load,
         num_samples=load.num_samples + drawn,
-        num_pictures=load.num_pictures + drawn * means.pictures,
+        num_images=load.num_images + drawn * means.images,
         num_tokens=load.num_tokens + drawn * means.tokens,
-        num_targets=load.num_targets + drawn * means.targets,
+        num_loss_tokens=load.num_loss_tokens + drawn * means.loss_tokens,
         is_expected=load.is_expected or (means.is_expected and drawn > 0),
     )

@@ -6,13 +6,13 @@ from pathlib import Path
 from core.errors import DataError
 from datamodules.shards.manifest import SUFFIX, load_manifest
 from datamodules.storage.remote import StorageError
-from evaluation.contamination import check_pictures
+from evaluation.contamination import check_images
 from reporting.preregistration import has_changed
 from reporting.records import GridRecord
 from reporting.series import MAIN, View, lines
 
 _MOST_COMPARED = 50_000
-"""Samples up to which a report compares pictures itself."""
+"""Samples up to which a report compares images itself."""
 
 
 def cautions(grid: GridRecord, view: View) -> list[str]:
@@ -29,8 +29,8 @@ def cautions(grid: GridRecord, view: View) -> list[str]:
         half = max((p.high or p.value) - (p.low or p.value) for p in points) / 2
         notes.append(
             f"Each accuracy rests on {points[0].n} questions about {points[0].num_images} "
-            f"pictures; its 95 % interval reaches up to {half:.1f} points to either side. The "
-            "interval covers the choice of pictures, not the luck of training."
+            f"images; its 95 % interval reaches up to {half:.1f} points to either side. The "
+            "interval covers the choice of images, not the luck of training."
         )
     if len(view.seeds) == 1:
         notes.append(
@@ -40,15 +40,15 @@ def cautions(grid: GridRecord, view: View) -> list[str]:
     else:
         notes.append(
             f"Mean over {len(view.seeds)} seeds; intervals and decisions cover the choice of "
-            "pictures, the small dots show the single seeds."
+            "images, the small dots show the single seeds."
         )
     notes.append(
-        "Comparisons are paired by question, clustered by picture and corrected for their number "
+        "Comparisons are paired by question, clustered by image and corrected for their number "
         "(Holm). The best constant reply is chosen with knowledge of the answers."
     )
     if grid.profile == "embedded":
         notes.append(
-            "The embedded profile trains very small models on drawn pictures: it shows the method "
+            "The embedded profile trains very small models on drawn images: it shows the method "
             "at work, and its numbers say nothing about 8-billion-parameter models."
         )
     notes += _left_out(grid)
@@ -64,7 +64,7 @@ def cautions(grid: GridRecord, view: View) -> list[str]:
 
 
 def _contamination(grid: GridRecord) -> list[str]:
-    """Whether the benchmark's pictures were trained on; silent where data lie elsewhere."""
+    """Whether the benchmark's images were trained on; silent where data lie elsewhere."""
     benchmark = Path(f"{grid.benchmark}{SUFFIX}")
     training = {
         Path(path)
@@ -78,16 +78,16 @@ def _contamination(grid: GridRecord) -> list[str]:
         total = sum(load_manifest(path).num_samples for path in paths)
         if not training or total > _MOST_COMPARED:
             return []
-        found = check_pictures(benchmark, sorted(training))
+        found = check_images(benchmark, sorted(training))
     except (DataError, StorageError, OSError):
-        return ["Whether pictures of the benchmark were trained on was not checked: no data here."]
+        return ["Whether images of the benchmark were trained on was not checked: no data here."]
     if found.shared:
         return [
-            f"{len(found.shared)} of {found.num_benchmark} pictures of the benchmark are also in "
+            f"{len(found.shared)} of {found.num_benchmark} images of the benchmark are also in "
             f"the training data, e.g. {found.shared[0]}: the scores are too high."
         ]
     return [
-        f"None of the {found.num_benchmark} pictures of the benchmark is among the "
+        f"None of the {found.num_benchmark} images of the benchmark is among the "
         f"{found.num_training:,} of the training (compared by bytes; "
         "evaluation.contamination --pixels also finds copies in other formats)."
     ]

@@ -149,14 +149,14 @@ def _legend(axes: Axes, view: View) -> list[Artist]:
     constant = Line2D([], [], color=MUTED, linestyle=":", label="best constant reply")
     if not view.is_curve:
         constant.set(linestyle="", marker="_")
-    blind = Line2D([], [], color=MUTED, linestyle="", marker="x", label="without the picture")
+    blind = Line2D([], [], color=MUTED, linestyle="", marker="x", label="without the image")
     return [*handles, constant, blind]
 
 
 def _draw(axes: Axes, found: Sequence[Line], view: View) -> None:
     if view.is_curve:
         _draw_curves(axes, found, view)
-        axes.set_xlabel(f"share of pictures in the target language ({view.target})")
+        axes.set_xlabel(f"share of images in the target language ({view.target})")
         axes.set_xticks(view.shares, [f"{100 * share:g}" for share in view.shares])
     else:
         _draw_bars(axes, found, view)

@@ -1,6 +1,6 @@
-"""Pictures with questions and what the cells replied, drawn at random: numbers hide what they mean.
+"""Images with questions and what the cells replied, drawn at random: numbers hide what they mean.
 
-Which pictures are shown depends on their names and a fixed seed alone, never on the replies.
+Which images are shown depends on their names and a fixed seed alone, never on the replies.
 """
 
 import base64
@@ -30,7 +30,7 @@ from reporting.series import (
     share_of,
 )
 
-NUM_PICTURES = 24
+NUM_IMAGES = 24
 _MAX_CELLS = 3
 _ALMOST = 0.999
 _MAX_SIDE = 384
@@ -67,34 +67,34 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exhibit:
-    """One picture of the gallery."""
+    """One image of the gallery."""
 
-    picture: str
+    image: str
     """A data URI."""
     kind: str
     exchanges: tuple[Exchange, ...]
 
 
 def build_gallery(grid: GridRecord, view: View) -> list[Exhibit]:
-    """The exhibits; none (and a warning) where the benchmark's pictures aren't at hand."""
+    """The exhibits; none (and a warning) where the benchmark's images aren't at hand."""
     cells = chosen_cells(grid, view)
     if not cells:
         return []
     tables = [(label, _read(cell)) for label, cell in cells]
     chosen = _choose(tables[0][1], view)
     try:
-        pictures = read_pictures(Path(grid.benchmark + SUFFIX), [key for key, _ in chosen])
+        images = read_images(Path(grid.benchmark + SUFFIX), [key for key, _ in chosen])
     except DataError as error:
-        _log.warning("the report has no pictures: %s", error)
+        _log.warning("the report has no images: %s", error)
         return []
     exhibits = []
     for key, question_id in chosen:
-        if key not in pictures:
+        if key not in images:
             continue
         first = tables[0][1][question_id, view.target]
         exchanges = tuple(_exchange(tables, question_id, language) for language in view.languages)
         kind = f"{first['benchmark']}, {first['answer_type']}"
-        exhibits.append(Exhibit(picture=pictures[key], kind=kind, exchanges=exchanges))
+        exhibits.append(Exhibit(image=images[key], kind=kind, exchanges=exchanges))
     return exhibits
 
 
@@ -116,8 +116,8 @@ def chosen_cells(grid: GridRecord, view: View) -> list[tuple[str, CellRecord]]:
     return list(zip(labels, done, strict=True))[:_MAX_CELLS]
 
 
-def read_pictures(manifest_path: Path, keys: Sequence[str]) -> dict[str, str]:
-    """Pictures of a benchmark as data URIs.
+def read_images(manifest_path: Path, keys: Sequence[str]) -> dict[str, str]:
+    """Images of a benchmark as data URIs.
 
     Raises:
         DataError: the manifest or a shard is missing or damaged.
@@ -151,20 +151,20 @@ def _read(cell: CellRecord) -> Rows:
 
 
 def _choose(rows: Rows, view: View) -> list[tuple[str, str]]:
-    """Pictures in a seeded order, one question each, the kinds of question in turn."""
-    by_picture: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Images in a seeded order, one question each, the kinds of question in turn."""
+    by_image: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
     for (question_id, language), row in sorted(rows.items()):
         if language == view.target and (question_id, view.base) in rows:
             kind = (row["benchmark"], row["answer_type"])
-            by_picture[row["image_key"]][kind].append(question_id)
-    keys = sorted(by_picture)
+            by_image[row["image_key"]][kind].append(question_id)
+    keys = sorted(by_image)
     order = [keys[at] for at in named_rng(0, "gallery").permutation(len(keys))]
     chosen: list[tuple[str, str]] = []
-    for at in range(min(NUM_PICTURES, len(keys))):
+    for at in range(min(NUM_IMAGES, len(keys))):
         kind = _KINDS[at % len(_KINDS)]
-        key = next((k for k in order if kind in by_picture[k]), order[0])
+        key = next((k for k in order if kind in by_image[k]), order[0])
         order.remove(key)
-        questions = by_picture[key].get(kind) or next(iter(by_picture[key].values()))
+        questions = by_image[key].get(kind) or next(iter(by_image[key].values()))
         chosen.append((key, questions[0]))
     return chosen
 

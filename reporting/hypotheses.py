@@ -1,6 +1,6 @@
 """Which registered hypotheses a grid bears on, and what its cells say about them.
 
-Comparisons are paired by question and clustered by picture; p-values are corrected over all
+Comparisons are paired by question and clustered by image; p-values are corrected over all
 hypotheses of a report (Holm).
 """
 
@@ -153,8 +153,8 @@ def _compare(first: Paired, second: Paired, test: Comparison, margin: float) -> 
 
 def _superiority(first: Paired, second: Paired, margin: float) -> Decision:
     """Is the first better at all? Non-inferiority to the second raised by the margin."""
-    a, b, pictures = pair(first, second)
-    raised = non_inferiority(a, b + margin, pictures, delta=margin, seed=_SEED)
+    a, b, images = pair(first, second)
+    raised = non_inferiority(a, b + margin, images, delta=margin, seed=_SEED)
     seen = dataclasses.replace(
         raised.difference,
         value=raised.difference.value + margin,

@@ -17,7 +17,7 @@ class Paired:
     """Scores per question, mean over seeds, in one order for all cells."""
 
     questions: tuple[str, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     scores: np.ndarray
 
 
@@ -38,13 +38,13 @@ def _read(cell: CellRecord, language: str, wanted: str) -> Paired:
     names = ("question_id", "image_key", "score", "benchmark", "language")
     columns = [table[name].to_pylist() for name in names]
     rows = sorted(
-        (question, picture, score)
-        for question, picture, score, benchmark, asked in zip(*columns, strict=True)
+        (question, image, score)
+        for question, image, score, benchmark, asked in zip(*columns, strict=True)
         if benchmark == wanted and asked == language
     )
     return Paired(
         questions=tuple(row[0] for row in rows),
-        pictures=tuple(row[1] for row in rows),
+        images=tuple(row[1] for row in rows),
         scores=np.array([row[2] for row in rows]),
     )
 
@@ -62,13 +62,13 @@ def mean_of(parts: Sequence[Paired]) -> Paired:
 
 
 def pair(first: Paired, second: Paired) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Scores of both on the questions they share, in the order of the first, and the pictures."""
+    """Scores of both on the questions they share, in the order of the first, and the images."""
     a, b = aligned([first, second])
-    return a.scores, b.scores, a.pictures
+    return a.scores, b.scores, a.images
 
 
 def _select(part: Paired, questions: Sequence[str]) -> Paired:
     position = {question: at for at, question in enumerate(part.questions)}
     rows = [position[question] for question in questions]
-    pictures = tuple(part.pictures[row] for row in rows)
-    return Paired(questions=tuple(questions), pictures=pictures, scores=part.scores[rows])
+    images = tuple(part.images[row] for row in rows)
+    return Paired(questions=tuple(questions), images=images, scores=part.scores[rows])

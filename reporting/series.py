@@ -40,7 +40,7 @@ class Panel:
 
 PANELS = (
     Panel(key="vqa", title="VQA accuracy", metric="vqa/{language}/accuracy",
-          note="All open questions about pictures; the reply must match what people answered."),
+          note="All open questions about images; the reply must match what people answered."),
     Panel(key="other", title="Other questions", metric="vqa/{language}/other",
           note="What is it, which colour, where: the hardest to guess."),
     Panel(key="yes_no", title="Yes or no", metric="vqa/{language}/yes_no",
@@ -50,7 +50,7 @@ PANELS = (
     Panel(key="mc", title="Multiple choice", metric="mc/{language}/accuracy",
           note="Pick one of the offered answers."),
     Panel(key="capqa", title="Caption check", metric="capqa/{language}/accuracy",
-          note="Is this statement about the picture true?"),
+          note="Is this statement about the image true?"),
 )  # fmt: skip
 MAIN = PANELS[0]
 FIDELITY = Panel(

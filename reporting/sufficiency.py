@@ -52,7 +52,7 @@ def _table(label: str, shares: list[float], parts: list[Paired], delta: float) -
     found = how_much_is_enough(
         shares,
         np.stack([part.scores for part in parts]),
-        parts[0].pictures,
+        parts[0].images,
         delta=delta,
         seed=_SEED,
     )

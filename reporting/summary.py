@@ -69,10 +69,10 @@ def facts(grid: GridRecord, view: View) -> list[Fact]:
         detail = f"{point.value - enough.value:.1f} points below the best"
         row.append(Fact(value=_percent(enough.value), label=label, detail=detail))
     if point.blind is not None:
-        detail = "same model, blank picture"
+        detail = "same model, blank image"
         if point.majority is not None:
             detail += f"; best constant reply {_percent(point.majority)}"
-        row.append(Fact(value=_percent(point.blind), label="without the picture", detail=detail))
+        row.append(Fact(value=_percent(point.blind), label="without the image", detail=detail))
     return [*row, cost]
 
 
@@ -112,7 +112,7 @@ def _baseline_sentence(point: Point) -> list[str]:
         return []
     return [
         f"For comparison, the best constant reply is right in {_percent(point.majority)} and "
-        f"the same model without the picture in {_percent(point.blind)}."
+        f"the same model without the image in {_percent(point.blind)}."
     ]
 
 

@@ -121,7 +121,7 @@ def canary_rows(grid: GridRecord) -> list[CanaryRow]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionTable:
-    """What the language models score without pictures, and what training changed."""
+    """What the language models score without images, and what training changed."""
 
     tasks: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]

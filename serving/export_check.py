@@ -1,4 +1,4 @@
-"""An exported folder against the model it came from: keys, logits, prompts and pictures."""
+"""An exported folder against the model it came from: keys, logits, prompts and images."""
 
 import dataclasses
 import io
@@ -36,7 +36,7 @@ class ParityReport:
 
 @torch.no_grad()
 def check_export(folder: Path, parts: VlmParts) -> ParityReport:
-    """Reload with transformers and compare on a picture of noise and three conversations.
+    """Reload with transformers and compare on an image of noise and three conversations.
 
     `parts` must hold the numbers that were written (rounded, if they were).
 
@@ -53,11 +53,11 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
     # Of transformers' two ways to resize this is CLIP's own and training's, equal to the last
     # digit; the other, their default where torchvision is, may be off by a grey level.
     processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    picture = _picture(parts.model)
-    pixels_NCHW, pixel_error = _check_pixels(processor, picture, parts.model)
+    image = _image(parts.model)
+    pixels_NCHW, pixel_error = _check_pixels(processor, image, parts.model)
     error, largest, num_positions = 0.0, 0.0, 0
     for turns in _conversations():
-        ids = _check_prompt(processor, picture, turns, parts)
+        ids = _check_prompt(processor, image, turns, parts)
         input_ids_BT = torch.from_numpy(ids)[None].to(parts.model.device)
         ours_TV = _our_logits(parts.model, input_ids_BT, pixels_NCHW)
         theirs_TV = theirs.eval()(
@@ -87,33 +87,33 @@ def _conversations() -> list[list[Turn]]:
     return [questions[:1], [system, questions[0]], [questions[0], answer, questions[2]]]
 
 
-def _check_prompt(processor: Any, picture: bytes, turns: list[Turn], parts: VlmParts) -> np.ndarray:
+def _check_prompt(processor: Any, image: bytes, turns: list[Turn], parts: VlmParts) -> np.ndarray:
     expected = parts.chat.encode_prompt(turns)
     messages = [{"role": turn.role.value, "content": turn.content} for turn in turns]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    image = Image.open(io.BytesIO(picture))
-    encoded = processor(images=image, text=text, add_special_tokens=False, return_tensors="np")
+    decoded = Image.open(io.BytesIO(image))
+    encoded = processor(images=decoded, text=text, add_special_tokens=False, return_tensors="np")
     if not np.array_equal(encoded["input_ids"][0], expected):
         raise CheckpointError(f"the exported chat template renders {text!r}, not what was trained")
     return expected
 
 
 def _check_pixels(
-    processor: Any, picture: bytes, model: VisionLanguageModel
+    processor: Any, image: bytes, model: VisionLanguageModel
 ) -> tuple[torch.Tensor, float]:
-    """Pixels (1, C, H, W) of a picture, on which ours and theirs must agree."""
+    """Pixels (1, C, H, W) of an image, on which ours and theirs must agree."""
     if model.tower is None:
         raise ValueError("no tower")
-    ours_CHW = model.tower.transform(picture)
-    image = Image.open(io.BytesIO(picture))
-    theirs_NCHW = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
+    ours_CHW = model.tower.transform(image)
+    decoded = Image.open(io.BytesIO(image))
+    theirs_NCHW = processor.image_processor(images=decoded, return_tensors="pt")["pixel_values"]
     error = float((theirs_NCHW[0] - ours_CHW).abs().max())
     if not error <= _PIXEL_TOLERANCE:
         raise CheckpointError(f"the exported image processor's pixels differ by {error:.2e}")
     return ours_CHW[None], error
 
 
-def _picture(model: VisionLanguageModel) -> bytes:
+def _image(model: VisionLanguageModel) -> bytes:
     """Noise of another shape than the tower's, losslessly encoded."""
     if model.tower is None:
         raise ValueError("no tower")

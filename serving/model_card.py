@@ -12,7 +12,7 @@ from reporting.records import load_stage
 from serving.cell import TrainedCell
 from serving.export_check import ParityReport
 
-_SHARES = ("share_of_samples/", "share_of_targets/")
+_SHARES = ("share_of_samples/", "share_of_loss_tokens/")
 
 
 def model_card(
@@ -114,7 +114,7 @@ def _scores(cell: TrainedCell) -> str:
         interval = f"{score.ci_low:.1f} .. {score.ci_high:.1f}" if has_interval else "-"
         baselines = [_number(value) for value in (score.majority, score.blind)]
         rows.append((name, f"{score.value:.1f}", interval, _number(score.n, 0), *baselines))
-    columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without picture")
+    columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without image")
     settings = cell.evaluate_spec
     source = f"Benchmark `{settings.manifest}`, weights {settings.settings.weights}.\n"
     return _table("Scores", columns, rows) + "\n" + source

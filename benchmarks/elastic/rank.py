@@ -66,9 +66,9 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
 def _data_module(job: Job) -> InstructionDataModule:
     components = {
         name: ComponentConfig(
-            base=str(job.world / f"{name}_{'en' if name == 'pictures' else 'eu'}.manifest.json"),
-            target=str(job.world / "pictures_eu.manifest.json") if name == "pictures" else "",
-            target_share=TARGET_SHARE if name == "pictures" else 0.0,
+            base=str(job.world / f"{name}_{'en' if name == 'images' else 'eu'}.manifest.json"),
+            target=str(job.world / "images_eu.manifest.json") if name == "images" else "",
+            target_share=TARGET_SHARE if name == "images" else 0.0,
             samples_per_step=samples_per_step,
         )
         for name, samples_per_step in SAMPLES_PER_STEP.items()
@@ -107,7 +107,10 @@ def _loader(job: Job, module: InstructionDataModule, rank: int) -> DataLoader[St
 def _line(batch: StepBatch) -> bytes:
     """One write per step: what a kill leaves is whole lines, and at most one that is cut."""
     micro_batches = [
-        [[ref.position, ref.source, ref.key, ref.num_tokens, ref.num_targets] for ref in mb.samples]
+        [
+            [ref.position, ref.source, ref.key, ref.num_tokens, ref.num_loss_tokens]
+            for ref in mb.samples
+        ]
         for mb in batch.micro_batches
     ]
     bad = [[sample.position, sample.source, sample.key] for sample in batch.bad_samples]

@@ -42,10 +42,10 @@ def remote_world(shards: Path, folder: Path) -> Iterator[Path]:
         for name in SIZES:
             tars = sorted(shards.glob(f"{name}-*.tar"))
             urls = [f"http://127.0.0.1:{server.server_address[1]}/{tar.name}" for tar in tars]
-            for language in ("en", "eu") if name == "pictures" else ("eu",):
+            for language in ("en", "eu") if name == "images" else ("eu",):
                 arguments = ["--name", f"{name}_{language}", "--language", language]
                 arguments += ["--record", f"instruct.{language}", "--out", str(folder)]
-                arguments += ["--modality", "image-text" if name == "pictures" else "text"]
+                arguments += ["--modality", "image-text" if name == "images" else "text"]
                 if index([*urls, *arguments]) != 0:
                     raise RuntimeError(f"{name} can't be indexed")
         yield folder

@@ -16,15 +16,15 @@ from datamodules.shards.manifest import Modality
 
 NUM_STEPS = 48
 CHECKPOINT_EVERY_N_STEPS = 3
-SIZES = {"pictures": 300, "chat": 37, "rare": 5}
+SIZES = {"images": 300, "chat": 37, "rare": 5}
 """Samples by component: in NUM_STEPS steps a little over one epoch of the first, almost five of
 the last."""
-SAMPLES_PER_STEP = {"pictures": 6.5, "chat": 3.0, "rare": 0.5}
+SAMPLES_PER_STEP = {"images": 6.5, "chat": 3.0, "rare": 0.5}
 TARGET_SHARE = 0.4
-"""Of `pictures`, which is there in two languages."""
-_PER_SHARD = {"pictures": 70, "chat": 25, "rare": 5}
-_NO_ANSWER, _BROKEN_PICTURE = 17, 41
-"""Two pictures that must be left out without moving anybody else."""
+"""Of `images`, which is there in two languages."""
+_PER_SHARD = {"images": 70, "chat": 25, "rare": 5}
+_NO_ANSWER, _BROKEN_IMAGE = 17, 41
+"""Two images that must be left out without moving anybody else."""
 _CUT_BYTES = 45
 """The header is there, the pixels are not: what an index can't see."""
 
@@ -79,14 +79,14 @@ def component_of(source: str) -> str:
 def write_world(folder: Path) -> Path:
     """Write shards, indexes and manifests; returns the folder."""
     for name, size in SIZES.items():
-        samples = _pictures(size) if name == "pictures" else _texts(name, size)
+        samples = _images(size) if name == "images" else _texts(name, size)
         entries = write_shards(folder, name, samples, per_shard=_PER_SHARD[name])
-        languages = ("en", "eu") if name == "pictures" else ("eu",)
+        languages = ("en", "eu") if name == "images" else ("eu",)
         for language in languages:
             info = SourceInfo(
                 name=f"{name}_{language}",
                 language=language,
-                modality=Modality.IMAGE_TEXT if name == "pictures" else Modality.TEXT,
+                modality=Modality.IMAGE_TEXT if name == "images" else Modality.TEXT,
                 record=f"instruct.{language}",
                 licence="CC0-1.0",
                 provenance={"made_by": "benchmarks.elastic.world"},
@@ -95,14 +95,14 @@ def write_world(folder: Path) -> Path:
     return folder
 
 
-def _pictures(size: int) -> Iterator[ShardSample]:
+def _images(size: int) -> Iterator[ShardSample]:
     for i in range(size):
         answer = "" if i == _NO_ANSWER else "bai " * (1 + i % 7)
         records = {tag: _conversation("<image>\nZer?", answer) for tag in ("en", "eu")}
-        image = _picture(i)
-        if i == _BROKEN_PICTURE:
+        image = _image(i)
+        if i == _BROKEN_IMAGE:
             image = image[:_CUT_BYTES]
-        yield ShardSample(key=f"pictures-{i:05d}", content={"instruct": records}, image=image)
+        yield ShardSample(key=f"images-{i:05d}", content={"instruct": records}, image=image)
 
 
 def _texts(name: str, size: int) -> Iterator[ShardSample]:
@@ -120,7 +120,7 @@ def _conversation(question: str, answer: str) -> dict[str, Any]:
     }
 
 
-def _picture(i: int) -> bytes:
+def _image(i: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (i % 256, i // 256, 0)).save(buffer, "PNG")
     return buffer.getvalue()

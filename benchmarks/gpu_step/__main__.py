@@ -1,6 +1,6 @@
 """Training steps at the paper's shapes on one card, each lever on and off, and against LLaVA.
 
-Random weights are made on the device; pictures are real files that worker processes decode. Stage
+Random weights are made on the device; images are real files that worker processes decode. Stage
 1 trains the connector, stage 2 connector and language model. How MFU is counted: gpu_step_flops.
 
     python -m benchmarks.gpu_step

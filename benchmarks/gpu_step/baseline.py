@@ -66,7 +66,7 @@ class Decoded(Dataset[ReadySample]):
             language=sample.language,
             key=sample.key,
             num_tokens=encoded.num_tokens,
-            num_targets=encoded.num_targets,
+            num_loss_tokens=encoded.num_loss_tokens,
         )
         image = None if sample.image is None else self.transform(sample.image)
         return ReadySample(ref=ref, encoded=encoded, image=image)
@@ -81,7 +81,7 @@ class Decoded(Dataset[ReadySample]):
             length = encoded.num_tokens
             total += Work(
                 tokens=length,
-                targets=encoded.num_targets,
+                loss_tokens=encoded.num_loss_tokens,
                 pairs=length * (length + 1) // 2,
                 images=int(sample.image is not None),
             )

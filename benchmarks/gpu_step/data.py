@@ -1,7 +1,7 @@
-"""Data of `gpu_step`: made-up pictures and texts with the lengths of the paper's sources.
+"""Data of `gpu_step`: made-up images and texts with the lengths of the paper's sources.
 
-Captions of about 12 tokens (CC3M's have 10 words), two or three questions a picture with short
-to middling answers (PixMo-AMA: 162k questions on 73k pictures), text-only conversations of some
+Captions of about 12 tokens (CC3M's have 10 words), two or three questions an image with short
+to middling answers (PixMo-AMA: 162k questions on 73k images), text-only conversations of some
 hundred tokens (Magpie). The lengths are drawn from log-normal distributions chosen here, not
 measured on those sources: nothing of them can be had without a network.
 """
@@ -20,7 +20,7 @@ from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, wri
 from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.shards.manifest import Modality
 
-NUM_PICTURES, NUM_TEXTS, PER_SHARD = 256, 64, 64
+NUM_IMAGES, NUM_TEXTS, PER_SHARD = 256, 64, 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,18 +35,18 @@ class Sources:
 def write_sources(folder: Path, shape: Shape) -> Sources:
     """JPEGs and WebPs of noise over a gradient in a WebDataset, with captions and conversations."""
     rng = named_rng(0, "gpu_step", "data")
-    pictures = [
+    images = [
         ShardSample(
-            key=f"picture-{i:05d}",
+            key=f"image-{i:05d}",
             content={"caption": _caption(rng), "chat": _questions(rng)},
-            image=_picture(rng, shape.picture_sides, "JPEG" if i % 2 else "WEBP"),
+            image=_image(rng, shape.image_sides, "JPEG" if i % 2 else "WEBP"),
         )
-        for i in range(NUM_PICTURES)
+        for i in range(NUM_IMAGES)
     ]
     texts = [
         ShardSample(key=f"text-{i:05d}", content={"chat": _text(rng)}) for i in range(NUM_TEXTS)
     ]
-    of_pictures = write_shards(folder, "pictures", pictures, per_shard=PER_SHARD)
+    of_images = write_shards(folder, "images", images, per_shard=PER_SHARD)
     of_texts = write_shards(folder, "texts", texts, per_shard=PER_SHARD)
 
     def manifest(name: str, record: str, shards: Any, modality: Modality) -> Path:
@@ -61,8 +61,8 @@ def write_sources(folder: Path, shape: Shape) -> Sources:
         return write_manifest(folder, info, shards)
 
     return Sources(
-        captions=manifest("captions", "caption", of_pictures, Modality.IMAGE_TEXT),
-        conversations=manifest("conversations", "chat", of_pictures, Modality.IMAGE_TEXT),
+        captions=manifest("captions", "caption", of_images, Modality.IMAGE_TEXT),
+        conversations=manifest("conversations", "chat", of_images, Modality.IMAGE_TEXT),
         texts=manifest("texts", "chat", of_texts, Modality.TEXT),
     )
 
@@ -84,7 +84,7 @@ def mixture_of(sources: Sources, shape: Shape, stage: int) -> MixtureConfig:
     )
 
 
-def _picture(rng: np.random.Generator, sides: tuple[int, int], kind: str) -> bytes:
+def _image(rng: np.random.Generator, sides: tuple[int, int], kind: str) -> bytes:
     width, height = sides
     small = Image.fromarray(rng.integers(0, 256, size=(24, 32, 3), dtype=np.uint8))
     pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)

@@ -1,6 +1,6 @@
 """The floating-point operations that a training step needs by the math, and what a card can do.
 
-Counted: matrix products, two operations per multiply-add. Not counted: norms, softmax, optimiser,
+Counted: matrix products, two operations per multiply-add. Not counted: norms, softmax, optimizer,
 what is computed again in the backward pass (so this is MFU, not HFU), padding, logits of positions
 without a label, attention between positions that must not see each other.
 """
@@ -43,7 +43,7 @@ class Work:
 
     tokens: int = 0
     """Positions without padding."""
-    targets: int = 0
+    loss_tokens: int = 0
     """Positions with a label."""
     pairs: int = 0
     """(query, key) pairs that see each other."""
@@ -66,7 +66,7 @@ def work_of(batches: Sequence[MicroBatch]) -> Work:
         seen_BTT = document_mask(batch.document_ids_BT, batch.branch_ids_BT)[:, 0]
         total += Work(
             tokens=int(is_token_BT.sum()),
-            targets=int((batch.labels_BT[:, 1:] != IGNORE_INDEX).sum()),
+            loss_tokens=int((batch.labels_BT[:, 1:] != IGNORE_INDEX).sum()),
             pairs=int((seen_BTT & is_token_BT[:, :, None]).sum()),
             images=batch.num_images,
         )
@@ -95,10 +95,10 @@ class FlopModel:
         needs no gradient.
         """
         times = 3 if is_stage_2 else 2
-        matrices = self.block_weights * work.tokens + self.head_weights * work.targets
+        matrices = self.block_weights * work.tokens + self.head_weights * work.loss_tokens
         attention = 3 * 2 * self.attention_width * work.pairs
-        pictures = (2 * self.connector_per_image + self.tower_per_image) * work.images
-        return 2.0 * (times * matrices + attention + pictures)
+        images = (2 * self.connector_per_image + self.tower_per_image) * work.images
+        return 2.0 * (times * matrices + attention + images)
 
 
 def flop_model(model: VisionLanguageModel) -> FlopModel:
@@ -120,7 +120,7 @@ def flop_model(model: VisionLanguageModel) -> FlopModel:
 
 
 def _tower_macs(visual: Any) -> int:
-    """One picture through open_clip's ViT up to the second-to-last block."""
+    """One image through open_clip's ViT up to the second-to-last block."""
     blocks = visual.transformer.resblocks[:-1]
     patches = visual.grid_size[0] * visual.grid_size[1]
     positions = patches + 1

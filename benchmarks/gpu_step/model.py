@@ -33,12 +33,12 @@ class Shape:
     """LlamaConfig's arguments."""
     vision: dict[str, Any]
     """open_clip's vision_cfg."""
-    picture_sides: tuple[int, int]
-    """Width and height of the pictures as they are stored."""
+    image_sides: tuple[int, int]
+    """Width and height of the images as they are stored."""
     micro_batch_tokens: int
     row_tokens: int
     samples_per_step: int
-    """Pictures in one optimizer step."""
+    """Images in one optimizer step."""
     texts_per_step: int
     """Text-only conversations in one step of stage 2."""
     loss_chunk: int
@@ -65,7 +65,7 @@ PAPER = Shape(
         },
     },
     vision={"image_size": 336, "layers": 24, "width": 1024, "patch_size": 14},
-    picture_sides=(500, 375),
+    image_sides=(500, 375),
     micro_batch_tokens=8192,
     row_tokens=4096,
     samples_per_step=64,
@@ -84,7 +84,7 @@ TINY = Shape(
         "max_position_embeddings": 4096,
     },
     vision={"image_size": 56, "layers": 3, "width": 128, "patch_size": 14},
-    picture_sides=(80, 60),
+    image_sides=(80, 60),
     micro_batch_tokens=2048,
     row_tokens=1024,
     samples_per_step=8,
@@ -117,7 +117,7 @@ def make_chat(shape: Shape) -> ChatFormat:
 
 
 def num_patches(shape: Shape) -> int:
-    """Visual tokens of a picture."""
+    """Visual tokens of an image."""
     per_side: int = shape.vision["image_size"] // shape.vision["patch_size"]
     return per_side**2
 

@@ -65,7 +65,7 @@ _CHANGES: dict[int, dict[str, dict[str, Any]]] = {
         "no checkpoint": {"checkpoint_blocks": 0},
         "whole loss": {"is_chunked": False},
         "mask attention": {"attention": AttentionKind.MASK},
-        "32-bit optimiser": {"optimizer": OptimizerName.ADAMW},
+        "32-bit optimizer": {"optimizer": OptimizerName.ADAMW},
     },
 }
 
@@ -111,7 +111,7 @@ class Timing:
     flops: float
     """By the math, see `gpu_step_flops`."""
     num_samples: float
-    """Pictures (with all their questions) and texts."""
+    """Images (with all their questions) and texts."""
     num_positions: int
     """Positions of the batches, padding included; 0 where they were not counted."""
     first_step_s: float

@@ -1,6 +1,6 @@
 """The mixture stream against plain webdataset, MosaicML Streaming and Megatron-Energon.
 
-All sides read the same pictures and records (the embedded ones, repeated into bigger shards;
+All sides read the same images and records (the embedded ones, repeated into bigger shards;
 MosaicML converts them to its own format) in the same mixture of three sources, do the same decode,
 and are measured in processes of their own, taking turns. A peer whose pins clash with ours runs on
 an interpreter that has it; a side that is not named in `--sides` is not run.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=2048, help="timed samples of a round")
-    parser.add_argument("--pixels", type=int, default=192, help="side that pictures are resized to")
+    parser.add_argument("--pixels", type=int, default=192, help="side that images are resized to")
     parser.add_argument("--memory-at", nargs=2, type=int, default=MEMORY_AT, metavar="SAMPLES")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--folder", type=Path, default=None, help="keep the shards here")

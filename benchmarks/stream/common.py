@@ -42,7 +42,7 @@ class Job:
     task: str
     folder: Path
     decode_pixels: int = 0
-    """Side length that pictures are decoded to; 0 leaves them encoded."""
+    """Side length that images are decoded to; 0 leaves them encoded."""
     rank: int = 0
     world_size: int = 1
     num_workers: int = 0
@@ -109,14 +109,14 @@ class Side(Protocol):
 
 
 def decode(key: str, record: bytes, image: bytes, pixels: int) -> Item:
-    """The same work for everybody: JSON, picture to RGB, bicubic resize."""
-    return Item(key, json.loads(record), decode_picture(image, pixels) if pixels else None)
+    """The same work for everybody: JSON, image to RGB, bicubic resize."""
+    return Item(key, json.loads(record), decode_image(image, pixels) if pixels else None)
 
 
-def decode_picture(image: bytes, pixels: int) -> np.ndarray:
-    """Encoded picture -> uint8 (H, W, C)."""
-    with Image.open(io.BytesIO(image)) as picture:
-        resized = picture.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
+def decode_image(image: bytes, pixels: int) -> np.ndarray:
+    """Encoded image -> uint8 (H, W, C)."""
+    with Image.open(io.BytesIO(image)) as decoded:
+        resized = decoded.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
     return np.asarray(resized)
 
 

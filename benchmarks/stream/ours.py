@@ -20,7 +20,7 @@ from benchmarks.stream.common import (
     Item,
     Job,
     Seek,
-    decode_picture,
+    decode_image,
     same,
 )
 from core.chat.format import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
@@ -45,7 +45,7 @@ _MAX_EPOCHS = 1e9
 
 
 def write_sources(folder: Path) -> None:
-    """Repeat the embedded pictures into bigger sources, every sample with a key of its own."""
+    """Repeat the embedded images into bigger sources, every sample with a key of its own."""
     for name, (origin, record, language) in _ORIGIN.items():
         samples = _embedded_samples(EMBEDDED_DATA / f"{origin}-000000.tar")
         repeated = [
@@ -130,8 +130,8 @@ class OurSamples(IterableDataset[list[Item]]):
     def _item(self, source: Source, i: int) -> Item:
         sample = source.read(i)
         pixels = self.job.decode_pixels
-        picture = decode_picture(sample.image, pixels) if pixels and sample.image else None
-        return Item(sample.key, sample.turns, picture)
+        image = decode_image(sample.image, pixels) if pixels and sample.image else None
+        return Item(sample.key, sample.turns, image)
 
 
 class Steps:
@@ -205,7 +205,7 @@ class _Transform:
         """Encoded bytes -> float32 (C, H, W)."""
         if not self.pixels:
             return torch.zeros(3, 1, 1)
-        pixels_HWC = torch.from_numpy(np.array(decode_picture(image, self.pixels)))
+        pixels_HWC = torch.from_numpy(np.array(decode_image(image, self.pixels)))
         return pixels_HWC.permute(2, 0, 1).float().div_(255.0)
 
 

@@ -68,7 +68,7 @@ LLAMA3 = ChatTemplate(
     image_token="<|reserved_special_token_0|>",
 )
 """Llama-3.1 headers without the stock template's date block, which it repeats per call
-(LLaVA-NeXT issue 267). The picture's placeholder reuses a reserved token: no resized embeddings."""
+(LLaVA-NeXT issue 267). The image's placeholder reuses a reserved token: no resized embeddings."""
 
 _CHATML_HEADER = "<|im_start|>{role}\n"
 
@@ -105,12 +105,12 @@ class PromptStyle(StrEnum):
     """How a record becomes a sequence."""
 
     PLAIN = "plain"
-    """Picture, caption, end mark: the user's words are left out (LLaVA stage 1)."""
+    """Image, caption, end mark: the user's words are left out (LLaVA stage 1)."""
     CHAT = "chat"
     """The whole conversation between turn marks."""
     SHARED_PREFIX = "shared_prefix"
-    """As CHAT, but each question about a picture stands alone behind it: the picture's tokens are
-    computed once, and no question sees another one's answer. Without a picture the same as CHAT."""
+    """As CHAT, but each question about an image stands alone behind it: the image's tokens are
+    computed once, and no question sees another one's answer. Without an image the same as CHAT."""
     FULL = "full"
     """As CHAT, but every token after the first is a target: how a language model is pretrained."""
 
@@ -119,7 +119,7 @@ class TokenSequence(NamedTuple):
     """Three arrays of one shape; see `core.samples.EncodedSample`."""
 
     input_ids_T: np.ndarray
-    target_mask_T: np.ndarray
+    loss_mask_T: np.ndarray
     branch_ids_T: np.ndarray
 
 
@@ -142,7 +142,7 @@ def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokeniz
 
 
 class ChatFormat:
-    """Turns -> token ids and targets, with the picture expanded to its placeholders."""
+    """Turns -> token ids and targets, with the image expanded to its placeholders."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class ChatFormat:
         """A training sample as one sequence.
 
         Raises:
-            DataError: nothing to learn from, or picture and `<image>` don't agree.
+            DataError: nothing to learn from, or image and `<image>` don't agree.
         """
         if style is PromptStyle.SHARED_PREFIX and sample.image is not None:
             return self._branches(sample)
@@ -207,7 +207,7 @@ class ChatFormat:
         return ids[0]
 
     def _check_marks(self) -> None:
-        """Padding must be told from ends and pictures by its id."""
+        """Padding must be told from ends and images by its id."""
         names = {
             self.pad_token_id: self.template.pad_token,
             self.end_token_id: self.template.assistant_suffix,
@@ -240,19 +240,19 @@ class ChatFormat:
         return pieces
 
     def _branches(self, sample: Sample) -> TokenSequence:
-        """Everything up to the picture once, then each question and its answer.
+        """Everything up to the image once, then each question and its answer.
 
         The idea is that of Molmo's message trees. A branch is tokenised with the prefix before it,
         so its tokens are those that it would have alone.
         """
-        shared, questions = _split_at_picture(sample)
+        shared, questions = _split_at_image(sample)
         whole = [self._tokenize(self._chat([*shared, *question])) for question in questions]
         prefix = 1 + int(np.flatnonzero(whole[0][0] == self.image_token_id)[-1])
         first_ids, first_mask = whole[0]
         ids, mask = [first_ids[:prefix]], [first_mask[:prefix]]
         for branch_ids, branch_mask in whole:
             if not np.array_equal(branch_ids[:prefix], first_ids[:prefix]):
-                fault = "the tokenizer joins the picture's mark to the text behind it"
+                fault = "the tokenizer joins the image's mark to the text behind it"
                 raise DataError(fault, fault)
             ids.append(branch_ids[prefix:])
             mask.append(branch_mask[prefix:])
@@ -275,12 +275,12 @@ class ChatFormat:
             raise DataError(f"{fault}; remove it", fault)
 
     def _check_image(self, sample: Sample, text: str) -> None:
-        marks, pictures = text.count(IMAGE_MARK), int(sample.image is not None)
-        if marks != pictures:
+        marks, images = text.count(IMAGE_MARK), int(sample.image is not None)
+        if marks != images:
             raise DataError(
                 f"{sample.source}/{sample.key}: {marks} '{IMAGE_MARK}' in the text, "
-                f"{pictures} picture in the sample; they must agree",
-                f"{IMAGE_MARK} and picture do not agree",
+                f"{images} image in the sample; they must agree",
+                f"{IMAGE_MARK} and image do not agree",
             )
 
     def _tokenize(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
@@ -313,11 +313,11 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> No
         tokenizer.add_tokens(missing, special_tokens=True)
 
 
-def _split_at_picture(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
-    """System turns, and each question about the picture with its answer, the picture before it.
+def _split_at_image(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
+    """System turns, and each question about the image with its answer, the image before it.
 
     Raises:
-        DataError: the conversation isn't questions and answers behind one picture.
+        DataError: the conversation isn't questions and answers behind one image.
     """
     where = f"{sample.source}/{sample.key}"
     shared = [turn for turn in sample.turns[:1] if turn.role is Role.SYSTEM]

@@ -4,7 +4,7 @@ IGNORE_INDEX = -100
 """Label of a position without a target (the value torch's cross-entropy ignores)."""
 
 IMAGE_MARK = "<image>"
-"""How a conversation marks the place of its picture."""
+"""How a conversation marks the place of its image."""
 
 IMAGE_TOKEN = "<|image|>"
 """The tokenizer's placeholder, repeated once per visual token."""

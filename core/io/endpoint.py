@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from core.errors import ConfigError, IrudimenError
 from core.io.files import atomic_write_text
-from core.io.image_types import picture_type
+from core.io.image_types import image_type
 
 _RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
 _DELAYS_S = (1.0, 4.0, 15.0, 60.0)
@@ -185,10 +185,10 @@ class Endpoint:
             self.bill.cost += (read * self.config.price_in + written * self.config.price_out) / 1e6
 
 
-def picture_part(picture: bytes) -> dict[str, Any]:
-    """An encoded picture as a part of a message."""
-    kind = picture_type(picture) or "application/octet-stream"
-    data = f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+def image_part(image: bytes) -> dict[str, Any]:
+    """An encoded image as a part of a message."""
+    kind = image_type(image) or "application/octet-stream"
+    data = f"data:{kind};base64,{base64.b64encode(image).decode()}"
     return {"type": "image_url", "image_url": {"url": data}}
 
 

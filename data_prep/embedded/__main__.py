@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.embedded",
-        description="Build the embedded data (pictures, captions, questions, text, benchmark) from "
+        description="Build the embedded data (images, captions, questions, text, benchmark) from "
         "public packages. The same packages give the same bytes.",
     )
     parser.add_argument(
@@ -121,7 +121,7 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
 
 def _build(builder: Builder, folder: Path, *, with_dev: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    builder.build_pictures(folder)
+    builder.build_images(folder)
     builder.build_texts(folder)
     builder.build_benchmark(folder, "test", TEST_STYLE)
     if with_dev:

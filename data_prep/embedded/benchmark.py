@@ -1,6 +1,6 @@
 """The benchmark: an unseen art style, unseen scenes, and answers that no blind guess gets right.
 
-Yes/no questions come in pairs: the same thing is asked of a picture that shows it and of one that
+Yes/no questions come in pairs: the same thing is asked of an image that shows it and of one that
 does not. Numbers, the place of the right choice and how often a name is right are uniform.
 """
 
@@ -72,8 +72,8 @@ def quotas_for(num_concepts: int) -> Quotas:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """One benchmark picture: a concept alone, or a scene."""
+class Image:
+    """One benchmark image: a concept alone, or a scene."""
 
     key: str
     scene: Scene
@@ -87,15 +87,15 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """One question of the benchmark about one picture."""
+    """One question of the benchmark about one image."""
 
-    picture: str
+    image: str
     benchmark: str
     question: Question
 
 
 class BenchmarkPlanner:
-    """Plans the pictures and questions of one split, in no language."""
+    """Plans the images and questions of one split, in no language."""
 
     def __init__(self, asker: Asker, training: set[Combination], split: str) -> None:
         self._asker = asker
@@ -104,12 +104,12 @@ class BenchmarkPlanner:
         self._seed = 0
         self._forbidden = training
 
-    def pictures(self, seed: int) -> list[Picture]:
+    def images(self, seed: int) -> list[Image]:
         """Every concept alone, and scenes whose combinations no training scene has."""
         self._seed = seed
         maker = SceneMaker(self._asker, self._forbidden)
-        pictures = [
-            Picture(
+        images = [
+            Image(
                 key=f"{self._split}-single-{concept.codepoints}",
                 scene=Scene(cells=(number, None, None, None)),
                 is_scene=False,
@@ -119,13 +119,13 @@ class BenchmarkPlanner:
         for number, pattern in enumerate(balanced_patterns(self._quotas.scenes)):
             scene = maker.make(pattern, self._rng("scene", str(number)))
             key = f"{self._split}-scene-{number:04d}"
-            pictures.append(Picture(key=key, scene=scene, is_scene=True))
-        return pictures
+            images.append(Image(key=key, scene=scene, is_scene=True))
+        return images
 
-    def questions(self, pictures: list[Picture]) -> list[Asked]:
-        """All questions about the pictures."""
-        singles = [picture for picture in pictures if not picture.is_scene]
-        scenes = [picture for picture in pictures if picture.is_scene]
+    def questions(self, images: list[Image]) -> list[Asked]:
+        """All questions about the images."""
+        singles = [image for image in images if not image.is_scene]
+        scenes = [image for image in images if image.is_scene]
         quotas = self._quotas
         kind = QuestionKind.IS_SHOWN
         reworded = QuestionKind.IS_SHOWN_REWORDED
@@ -145,20 +145,20 @@ class BenchmarkPlanner:
     def _rng(self, *names: str) -> np.random.Generator:
         return named_rng(self._seed, "benchmark", self._split, *names)
 
-    def _names(self, singles: list[Picture]) -> list[Asked]:
+    def _names(self, singles: list[Image]) -> list[Asked]:
         rng = self._rng("name")
         return [
             _asked(p, self._asker.ask(QuestionKind.NAME, (AnswerKind.NAME, p.shown[0]), rng))
             for p in singles
         ]
 
-    def _categories(self, singles: list[Picture]) -> list[Asked]:
+    def _categories(self, singles: list[Image]) -> list[Asked]:
         """Round and round the categories, so that none is asked about much more often."""
         rng = self._rng("category")
-        waiting: dict[str, list[Picture]] = defaultdict(list)
-        for picture in _shuffled(singles, rng):
-            waiting[self._category(picture)].append(picture)
-        chosen: list[Picture] = []
+        waiting: dict[str, list[Image]] = defaultdict(list)
+        for image in _shuffled(singles, rng):
+            waiting[self._category(image)].append(image)
+        chosen: list[Image] = []
         while len(chosen) < self._quotas.category and any(waiting.values()):
             chosen += [waiting[key].pop() for key in sorted(waiting) if waiting[key]]
         return [
@@ -166,18 +166,18 @@ class BenchmarkPlanner:
             for p in chosen[: self._quotas.category]
         ]
 
-    def _positions(self, scenes: list[Picture]) -> list[Asked]:
+    def _positions(self, scenes: list[Image]) -> list[Asked]:
         """Where something is and what is beside what; a few questions per scene at most."""
         rng = self._rng("position")
         places = [
-            (picture, QuestionKind.POSITION, place, (), there)
-            for picture in scenes
-            for place, there in _shuffled(picture.scene.places(), rng)[:2]
+            (image, QuestionKind.POSITION, place, (), there)
+            for image in scenes
+            for place, there in _shuffled(image.scene.places(), rng)[:2]
         ]
         neighbours = [
-            (picture, QuestionKind.NEIGHBOUR, relation, (named,), there)
-            for picture in scenes
-            for relation, named, there in _shuffled(picture.scene.neighbours(), rng)[:2]
+            (image, QuestionKind.NEIGHBOUR, relation, (named,), there)
+            for image in scenes
+            for relation, named, there in _shuffled(image.scene.neighbours(), rng)[:2]
         ]
         chosen = [
             *_shuffled(places, rng)[: self._quotas.positions],
@@ -185,21 +185,21 @@ class BenchmarkPlanner:
         ]
         return [
             _asked(
-                picture,
+                image,
                 self._asker.ask(kind, (AnswerKind.NAME, there), rng, concepts=named, place=place),
             )
-            for picture, kind, place, named, there in chosen
+            for image, kind, place, named, there in chosen
         ]
 
-    def _numbers(self, scenes: list[Picture]) -> list[Asked]:
+    def _numbers(self, scenes: list[Image]) -> list[Asked]:
         """As many questions for each number, for both ways of counting."""
         rng = self._rng("number")
-        things: dict[int, list[tuple[Picture, int | None]]] = defaultdict(list)
-        times: dict[int, list[tuple[Picture, int | None]]] = defaultdict(list)
-        for picture in _shuffled(scenes, rng):
-            things[len(picture.scene.things)].append((picture, None))
-            for concept, count in picture.scene.counts.items():
-                times[count].append((picture, concept))
+        things: dict[int, list[tuple[Image, int | None]]] = defaultdict(list)
+        times: dict[int, list[tuple[Image, int | None]]] = defaultdict(list)
+        for image in _shuffled(scenes, rng):
+            things[len(image.scene.things)].append((image, None))
+            for concept, count in image.scene.counts.items():
+                times[count].append((image, concept))
         asked = []
         for kind, by_count in (
             (QuestionKind.COUNT_THINGS, things),
@@ -211,36 +211,36 @@ class BenchmarkPlanner:
             for count in range(1, MAX_COUNT + 1):
                 # The least simple scenes first: "one" is then also asked where four things are.
                 options = sorted(by_count[count], key=lambda option: -len(option[0].shown))
-                for picture, concept in options[:each]:
+                for image, concept in options[:each]:
                     concepts = () if concept is None else (concept,)
                     answer = (AnswerKind.NUMBER, count)
                     question = self._asker.ask(kind, answer, rng, concepts=concepts)
-                    asked.append(_asked(picture, question))
+                    asked.append(_asked(image, question))
         return asked
 
-    def _choices(self, singles: list[Picture]) -> list[Asked]:
+    def _choices(self, singles: list[Image]) -> list[Asked]:
         rng = self._rng("choice")
         asked = []
-        for number, picture in enumerate(_shuffled(singles, rng)):
+        for number, image in enumerate(_shuffled(singles, rng)):
             question = self._asker.choice(
                 QuestionKind.CHOICE,
-                picture.shown,
+                image.shown,
                 rng,
-                right=picture.shown[0],
+                right=image.shown[0],
                 position=number % NUM_CHOICES,
             )
-            asked.append(_asked(picture, question, benchmark="mc"))
+            asked.append(_asked(image, question, benchmark="mc"))
         return asked
 
     def _pairs(
-        self, pictures: list[Picture], num_pairs: int, benchmark: str, kind: QuestionKind
+        self, images: list[Image], num_pairs: int, benchmark: str, kind: QuestionKind
     ) -> list[Asked]:
-        """The same name asked of two pictures: yes of the one, no of the other.
+        """The same name asked of two images: yes of the one, no of the other.
 
         Half of the pairs are of one category, so that a near miss is as common as a far one.
         """
-        rng = self._rng(benchmark, "pairs", str(pictures[0].is_scene))
-        left = _shuffled(pictures, rng)
+        rng = self._rng(benchmark, "pairs", str(images[0].is_scene))
+        left = _shuffled(images, rng)
         asked: list[Asked] = []
         used: set[int] = set()
         for number in range(num_pairs):
@@ -248,19 +248,19 @@ class BenchmarkPlanner:
             if found is None:
                 break
             yes, no, concept = found
-            left = [picture for picture in left if picture not in (yes, no)]
+            left = [image for image in left if image not in (yes, no)]
             used.add(concept)
-            for picture, answer in ((yes, 1), (no, 0)):
+            for image, answer in ((yes, 1), (no, 0)):
                 question = self._asker.ask(
                     kind, (AnswerKind.YES_NO, answer), rng, concepts=(concept,)
                 )
-                asked.append(_asked(picture, question, benchmark=benchmark))
+                asked.append(_asked(image, question, benchmark=benchmark))
         return asked
 
     def _find_pair(
-        self, left: list[Picture], used: set[int], *, near: bool
-    ) -> tuple[Picture, Picture, int] | None:
-        """Two pictures and a concept that only the first shows; any category if none is near."""
+        self, left: list[Image], used: set[int], *, near: bool
+    ) -> tuple[Image, Image, int] | None:
+        """Two images and a concept that only the first shows; any category if none is near."""
         confusable = self._asker.catalogue.confusable
         for wanted in (near, not near):
             for yes in left:
@@ -273,7 +273,7 @@ class BenchmarkPlanner:
                             return yes, no, concept
         return None
 
-    def _category_pairs(self, singles: list[Picture]) -> list[Asked]:
+    def _category_pairs(self, singles: list[Image]) -> list[Asked]:
         rng = self._rng("category pairs")
         left = _shuffled(singles, rng)
         asked: list[Asked] = []
@@ -284,15 +284,15 @@ class BenchmarkPlanner:
             if no is None:
                 continue
             left.remove(no)
-            for picture, answer in ((yes, 1), (no, 0)):
+            for image, answer in ((yes, 1), (no, 0)):
                 question = self._asker.ask(
                     QuestionKind.IS_CATEGORY, (AnswerKind.YES_NO, answer), rng, category=own
                 )
-                asked.append(_asked(picture, question))
+                asked.append(_asked(image, question))
         return asked
 
-    def _category(self, picture: Picture) -> str:
-        return self._asker.catalogue.concepts[picture.shown[0]].category
+    def _category(self, image: Image) -> str:
+        return self._asker.catalogue.concepts[image.shown[0]].category
 
 
 def word_item(number: int, asked: Asked, voters: tuple[Voter, ...]) -> dict[str, Any]:
@@ -327,8 +327,8 @@ def _answers(asked: Asked, voter: Voter) -> list[str]:
     return equal_answers(right)
 
 
-def _asked(picture: Picture, question: Question, *, benchmark: str = "vqa") -> Asked:
-    return Asked(picture=picture.key, benchmark=benchmark, question=question)
+def _asked(image: Image, question: Question, *, benchmark: str = "vqa") -> Asked:
+    return Asked(image=image.key, benchmark=benchmark, question=question)
 
 
 def _shuffled(items: Iterable[Any], rng: np.random.Generator) -> list[Any]:

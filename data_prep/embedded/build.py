@@ -95,8 +95,8 @@ class Builder:
             if language not in self.text_languages:
                 report(f"no running text in '{language.code}': it has no help pages (help: null)")
 
-    def build_pictures(self, folder: Path) -> None:
-        """Training pictures with captions and instructions in every language."""
+    def build_images(self, folder: Path) -> None:
+        """Training images with captions and instructions in every language."""
         singles, single_kinds = self._singles()
         scenes, scene_kinds = self._scenes()
         scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD)
@@ -127,27 +127,27 @@ class Builder:
         """The benchmark of one art style."""
         seen = {combo for scene in self._training_scenes() for combo in scene.combinations}
         planner = BenchmarkPlanner(self.asker, seen, split)
-        pictures = planner.pictures(self.plan.seed)
-        asked = planner.questions(pictures)
-        by_picture: dict[str, list[tuple[int, Asked]]] = {}
+        images = planner.images(self.plan.seed)
+        asked = planner.questions(images)
+        by_image: dict[str, list[tuple[int, Asked]]] = {}
         for number, question in enumerate(asked):
-            by_picture.setdefault(question.picture, []).append((number, question))
+            by_image.setdefault(question.image, []).append((number, question))
         voters = tuple(Voter(self.catalogue, lexicon) for lexicon in self.catalogue.lexicons)
         samples = []
-        for picture in self._track(pictures, f"benchmark {split}", len(pictures)):
-            if picture.key not in by_picture:
+        for image in self._track(images, f"benchmark {split}", len(images)):
+            if image.key not in by_image:
                 continue
-            rng = named_rng(self.plan.seed, "draw", picture.key)
+            rng = named_rng(self.plan.seed, "draw", image.key)
             drawings = [
                 None if concept is None else self._drawing(concept, style)
-                for concept in picture.scene.cells
+                for concept in image.scene.cells
             ]
-            if picture.is_scene:
-                image = self._painter.scene(tuple(drawings), rng)
+            if image.is_scene:
+                drawn = self._painter.scene(tuple(drawings), rng)
             else:
-                image = self._painter.single(self._drawing(picture.shown[0], style), rng)
-            items = [word_item(number, one, voters) for number, one in by_picture[picture.key]]
-            samples.append(ShardSample(key=picture.key, content={"items": items}, image=image))
+                drawn = self._painter.single(self._drawing(image.shown[0], style), rng)
+            items = [word_item(number, one, voters) for number, one in by_image[image.key]]
+            samples.append(ShardSample(key=image.key, content={"items": items}, image=drawn))
         shards = write_shards(folder, f"benchmark-{split}", samples, per_shard=_PER_SHARD)
         info = SourceInfo(
             name=f"benchmark_{split}",
@@ -161,7 +161,7 @@ class Builder:
         write_manifest(folder, info, shards)
 
     def chats(self, count: int, name: str) -> list[Chat]:
-        """Text-only conversations; no picture of any split is involved."""
+        """Text-only conversations; no image of any split is involved."""
         maker = SceneMaker(self.asker, set())
         numbers = self._track(range(count), f"{name} conversations", count)
         return [
@@ -204,7 +204,7 @@ class Builder:
             if style.value in concept.icons
         ]
         samples, kinds = [], Counter[str]()
-        for number, style in self._track(jobs, "training pictures", len(jobs)):
+        for number, style in self._track(jobs, "training images", len(jobs)):
             key = f"{style.value}-{self.catalogue.concepts[number].codepoints}"
             image = self._painter.single(
                 self._drawing(number, style), named_rng(self.plan.seed, "draw", key)
@@ -271,19 +271,19 @@ class Builder:
         statistics: dict[str, Any],
     ) -> None:
         """One manifest per language over the same shards."""
-        is_pictures = record in ("caption", "instruct")
-        licences = {style.licence for style in TRAIN_STYLES} if is_pictures else set()
+        is_images = record in ("caption", "instruct")
+        licences = {style.licence for style in TRAIN_STYLES} if is_images else set()
         licences.add(running_text.LICENCE if record == "text" else NAMES_LICENCE)
         for language in self.text_languages if record == "text" else self.languages:
             info = SourceInfo(
                 name=f"{name}_{language.code}",
                 language=language.code,
-                modality=Modality.IMAGE_TEXT if is_pictures else Modality.TEXT,
+                modality=Modality.IMAGE_TEXT if is_images else Modality.TEXT,
                 record=f"{record}.{language.code}",
                 licence=" AND ".join(sorted(licences)),
                 provenance=self._text_provenance()
                 if record == "text"
-                else self._provenance(TRAIN_STYLES if is_pictures else ()),
+                else self._provenance(TRAIN_STYLES if is_images else ()),
                 statistics=statistics,
             )
             write_manifest(folder, info, list(shards))

@@ -1,4 +1,4 @@
-"""The things in the pictures: a fixed table of concepts, and what each language calls them.
+"""The things in the images: a fixed table of concepts, and what each language calls them.
 
 The table (code points, category, icon names per art style) is committed so that the choice never
 moves; names and keywords come from Unicode CLDR, so any of its languages will do.

@@ -1,4 +1,4 @@
-"""Training conversations: several questions about one picture, or about words in its place.
+"""Training conversations: several questions about one image, or about words in its place.
 
 Each is planned once (`Question`s) and worded in every language under one parallel id.
 """
@@ -49,7 +49,7 @@ class Chat:
 
 
 def single_questions(asker: Asker, concept: int, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Three to six questions about a picture of one thing."""
+    """Three to six questions about an image of one thing."""
     shown = (concept,)
     first = _heads(rng)
     questions = [
@@ -138,7 +138,7 @@ def word_caption(concepts: tuple[int, ...], lexicon: Lexicon) -> Record:
 
 
 def describe(chat: Chat, lexicon: Lexicon, seed: int, number: int) -> str:
-    """What stands in the picture's place, in one language."""
+    """What stands in the image's place, in one language."""
     if chat.scene is not None:
         labels = [lexicon.language.places[place][1] for place in CELL_PLACES]
         return ", ".join(
@@ -182,7 +182,7 @@ def _heads(rng: np.random.Generator) -> bool:
 
 
 def _ordered(questions: list[Question], rng: np.random.Generator) -> tuple[Question, ...]:
-    """Shuffled; half the time what gives the name away comes last: the picture is needed."""
+    """Shuffled; half the time what gives the name away comes last: the image is needed."""
     shuffled = [questions[int(i)] for i in rng.permutation(len(questions))]
     if rng.random() < _REVEALING_LAST_SHARE:
         shuffled.sort(key=_reveals)

@@ -1,6 +1,6 @@
 """The large text corpus on which the small backbones are trained; built on demand, never shipped.
 
-Only words are used, of the concepts and of the help pages: no picture of any split is involved.
+Only words are used, of the concepts and of the help pages: no image of any split is involved.
 """
 
 from pathlib import Path

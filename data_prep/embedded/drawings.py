@@ -1,4 +1,4 @@
-"""Draws the pictures: one thing alone, or one to four things in the cells of a 2x2 layout.
+"""Draws the images: one thing alone, or one to four things in the cells of a 2x2 layout.
 
 Everything is deterministic: the small shifts and sizes come from a named generator, the SVG
 rasteriser (resvg) and the WebP encoder are pinned by the lock of the environment.
@@ -46,7 +46,7 @@ class Style(StrEnum):
 
     @property
     def licence(self) -> str:
-        """SPDX name of the licence of the pictures."""
+        """SPDX name of the licence of the images."""
         return read_lock()[self.package].licence
 
 
@@ -57,26 +57,26 @@ TEST_STYLE = Style.TWEMOJI
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """One icon of one style, to be put into a picture."""
+    """One icon of one style, to be put into an image."""
 
     style: Style
     icon: str
 
 
 class Painter:
-    """Turns icons of the packages into encoded pictures."""
+    """Turns icons of the packages into encoded images."""
 
     def __init__(self, packages: PackageFolder) -> None:
         self._packages = packages
 
     def single(self, drawing: Drawing, rng: np.random.Generator) -> bytes:
-        """A picture of one thing, its size and place varied a little."""
+        """An image of one thing, its size and place varied a little."""
         canvas = _white(SINGLE_PIXELS)
         self._place(canvas, drawing, (0, 0, SINGLE_PIXELS), int(rng.integers(*_SINGLE_SIZES)), rng)
         return _encode(canvas)
 
     def scene(self, cells: tuple[Drawing | None, ...], rng: np.random.Generator) -> bytes:
-        """A picture of up to four things: top left, top right, bottom left, bottom right."""
+        """An image of up to four things: top left, top right, bottom left, bottom right."""
         canvas = _white(SCENE_PIXELS)
         for cell, drawing in enumerate(cells):
             if drawing is not None:

@@ -82,7 +82,7 @@ def word_answer(question: Question, lexicon: Lexicon) -> str:
 
 
 class Asker:
-    """Draws questions: right answers from the picture, wrong ones fair and never arguable."""
+    """Draws questions: right answers from the image, wrong ones fair and never arguable."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -114,7 +114,7 @@ class Asker:
     def is_shown(
         self, shown: tuple[int, ...], rng: np.random.Generator, *, answer_yes: bool
     ) -> Question:
-        """Whether a thing is in the picture; half of the wrong ones are of a shown category."""
+        """Whether a thing is in the image; half of the wrong ones are of a shown category."""
         if answer_yes:
             concept = pick(shown, rng)
         else:

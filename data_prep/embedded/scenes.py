@@ -1,4 +1,4 @@
-"""Scenes before they are pictures: which concept stands in which cell of the 2x2 layout.
+"""Scenes before they are images: which concept stands in which cell of the 2x2 layout.
 
 Also what can be asked about a scene without doubt: where something is, what is beside what, how
 often a thing appears.

@@ -36,8 +36,8 @@ where the text of a sample is (--record):
   caption    KEY.json holds {"caption": "..."}
   text       KEY.json holds {"text": "..."}
   a.b        KEY.json holds {"a": {"b": a caption, or an object with messages}}
-With --modality image-text a text is the caption of the picture (KEY.jpg, .jpeg, .png or .webp; one
-per sample); with --modality text it is running text, and pictures are left where they are.
+With --modality image-text a text is the caption of the image (KEY.jpg, .jpeg, .png or .webp; one
+per sample); with --modality text it is running text, and images are left where they are.
 
 examples:
   python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en --jobs 8
@@ -53,7 +53,7 @@ what you get:
                              also the length of every sample, which the batch plan needs
 Remote shards stay where they are; training reads them through a cache (docs/STORAGE.md).
 
-A sample that can't be used (no text, no or two pictures, a broken header, an unsafe name ...) is
+A sample that can't be used (no text, no or two images, a broken header, an unsafe name ...) is
 left out and counted by reason. More than --max-unusable of them is an error.
 """
 
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=576,
         metavar="N",
-        help="visual tokens of a picture (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
+        help="visual tokens of an image (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
     )
     add(
         "--prompt-styles",

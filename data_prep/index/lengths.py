@@ -19,7 +19,7 @@ class LengthsPlan:
     """Folder or hub name."""
     template: str
     num_image_tokens: int
-    """Visual tokens of a picture: 576 for CLIP ViT-L/14 at 336 pixels."""
+    """Visual tokens of an image: 576 for CLIP ViT-L/14 at 336 pixels."""
     styles: tuple[PromptStyle, ...]
 
     def __post_init__(self) -> None:

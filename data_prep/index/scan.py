@@ -57,7 +57,7 @@ class IndexPlan:
 
     @property
     def has_image(self) -> bool:
-        """Whether every sample needs a picture."""
+        """Whether every sample needs an image."""
         return self.modality is Modality.IMAGE_TEXT
 
 

@@ -90,7 +90,7 @@ def show_plan(console: Console, plan: WorkPlan) -> None:
     speed = plan.config.translate.tokens_per_s
     console.print(
         f"Rows are counted; the rest is extrapolated from the first of each source, at an assumed "
-        f"{speed:,.0f} tokens/s of translation and 50 pictures/s, for one task at a time.",
+        f"{speed:,.0f} tokens/s of translation and 50 images/s, for one task at a time.",
         highlight=False,
     )
 

@@ -1,4 +1,4 @@
-"""First step, one task per part: rows to items on disk, with their pictures."""
+"""First step, one task per part: rows to items on disk, with their images."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
 from data_prep.prepare.rows import Part
-from data_prep.prepare.work import COLLECTED, ITEMS, JOINED, PICTURES, SourcePlan, WorkPlan
+from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan, WorkPlan
 from models.towers.image_transform import decode_image
 
 _FETCHES = "fetched.jsonl"
@@ -27,8 +27,8 @@ class Collected:
 
     key: str
     records: dict[str, Record]
-    picture: str = ""
-    """sha256 of its picture's bytes, "" without one."""
+    image: str = ""
+    """sha256 of its image's bytes, "" without one."""
     url: str = ""
     sha256: str = ""
     source_id: str = ""
@@ -85,22 +85,22 @@ def _published(
     if isinstance(row, DroppedError):
         raise row
     leave_out(row, rules)
-    item = make_item(recipe, row, "", base=source.target, target="", with_picture=False)
+    item = make_item(recipe, row, "", base=source.target, target="", with_image=False)
     return item.join_key, item.records[source.target]
 
 
 def collect(
     plan: WorkPlan, source: SourcePlan, number: int, on_progress: Callable[[int], None]
 ) -> Ledger:
-    """Read a part, fetch its pictures, keep its items; a second call goes on where one stopped."""
+    """Read a part, fetch its images, keep its items; a second call goes on where one stopped."""
     folder = plan.folder(source, number)
     if (folder / COLLECTED).is_file():
         return Ledger.load(json.loads((folder / COLLECTED).read_text(encoding="utf-8")))
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     ledger = Ledger()
     kept = list(_read(plan, source, source.parts[number], folder, ledger))
     on_progress(len(kept))
-    kept = _with_pictures(plan, kept, folder, ledger)
+    kept = _with_images(plan, kept, folder, ledger)
     ledger.num_out = len(kept)
     ledger.check(f"{source.name}, part {number}, collect")
     atomic_write_text(folder / ITEMS, "".join(f"{item.dump()}\n" for item in kept))
@@ -129,25 +129,25 @@ def _read(
 
 def _keep(item: Item, folder: Path) -> Collected:
     found = Collected(
-        key=item.key, records=item.records, url=item.picture_url, sha256=item.sha256,
+        key=item.key, records=item.records, url=item.image_url, sha256=item.sha256,
         source_id=item.join_key,
     )  # fmt: skip
-    if item.picture is not None:
+    if item.image is not None:
         try:
-            decode_image(item.picture)
+            decode_image(item.image)
         except DataError as error:
-            raise DroppedError(f"picture: {Outcome.NOT_A_PICTURE}", str(error)) from error
-        found.picture = _save(folder, item.picture)
-        if item.sha256 and item.sha256.lower() != found.picture:
-            raise DroppedError(f"picture: {Outcome.HASH_DIFFERS}", found.picture)
+            raise DroppedError(f"image: {Outcome.NOT_A_IMAGE}", str(error)) from error
+        found.image = _save(folder, item.image)
+        if item.sha256 and item.sha256.lower() != found.image:
+            raise DroppedError(f"image: {Outcome.HASH_DIFFERS}", found.image)
     return found
 
 
-def _save(folder: Path, picture: bytes) -> str:
-    digest = sha256_bytes(picture)
-    path = folder / PICTURES / digest
+def _save(folder: Path, image: bytes) -> str:
+    digest = sha256_bytes(image)
+    path = folder / IMAGES / digest
     if not path.is_file():
-        atomic_write_bytes(path, picture)
+        atomic_write_bytes(path, image)
     return digest
 
 
@@ -164,13 +164,13 @@ class _Joined:
         return json.loads(found[0])
 
 
-# --- pictures from the web ------------------------------------------------------------------------
+# --- images from the web ------------------------------------------------------------------------
 
 
-def _with_pictures(
+def _with_images(
     plan: WorkPlan, items: list[Collected], folder: Path, ledger: Ledger
 ) -> list[Collected]:
-    """The items whose pictures came; what became of the others is counted."""
+    """The items whose images came; what became of the others is counted."""
     wanted = {(item.url, item.sha256): Wanted(url=item.url, sha256=item.sha256)
               for item in items if item.url}  # fmt: skip
     if not wanted:
@@ -184,9 +184,9 @@ def _with_pictures(
         if item.url:
             outcome, detail, digest = log.known[item.url, item.sha256]
             if outcome != Outcome.FETCHED:
-                ledger.drop(item.key, DroppedError(f"picture: {outcome}", f"{item.url}: {detail}"))
+                ledger.drop(item.key, DroppedError(f"image: {outcome}", f"{item.url}: {detail}"))
                 continue
-            item.picture = digest
+            item.image = digest
         kept.append(item)
     return kept
 

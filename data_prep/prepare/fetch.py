@@ -1,4 +1,4 @@
-"""Pictures from the web: polite, bounded, never inside the own network, every outcome named.
+"""Images from the web: polite, bounded, never inside the own network, every outcome named.
 
 img2dataset does this job in many projects; it pins versions of webdataset and pandas that this
 project can't use, and asks any address it is given. This is a thin layer over aiohttp instead.
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
     PRIVATE = "private address"
     UNREACHABLE = "unreachable"
     TOO_LARGE = "too large"
-    NOT_A_PICTURE = "not a picture"
+    NOT_A_IMAGE = "not an image"
     HASH_DIFFERS = "hash differs"
 
 
@@ -63,7 +63,7 @@ class FetchConfig:
     input, so no."""
     respect_opt_out: bool = True
     """Leave out what its host marks noai, noimageai or noindex (X-Robots-Tag)."""
-    user_agent: str = "irudimen-data-prep (research; pictures of published data sets)"
+    user_agent: str = "irudimen-data-prep (research; images of published data sets)"
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -215,7 +215,7 @@ def _check(content: bytes, wanted: Wanted) -> None:
     try:
         decode_image(content)
     except DataError as error:
-        raise _FailedError(Outcome.NOT_A_PICTURE, str(error)[:200]) from error
+        raise _FailedError(Outcome.NOT_A_IMAGE, str(error)[:200]) from error
     if wanted.sha256 and sha256_bytes(content) != wanted.sha256.lower():
         raise _FailedError(Outcome.HASH_DIFFERS, sha256_bytes(content))
 

@@ -1,4 +1,4 @@
-"""From a row of a published set to an item: a record per language and perhaps a picture."""
+"""From a row of a published set to an item: a record per language and perhaps an image."""
 
 import dataclasses
 import re
@@ -28,8 +28,8 @@ class Item:
     key: str
     records: dict[str, Record]
     """Language -> record."""
-    picture: bytes | None = None
-    picture_url: str = ""
+    image: bytes | None = None
+    image_url: str = ""
     sha256: str = ""
     """As the data set publishes it, or ""."""
     join_key: str = ""
@@ -42,17 +42,17 @@ def make_item(
     *,
     base: str,
     target: str,
-    with_picture: bool = True,
+    with_image: bool = True,
 ) -> Item:
     """The item of a row.
 
     Args:
         recipe: of the row's source.
-        row: columns, pictures as bytes.
+        row: columns, images as bytes.
         key: name of the sample.
         base: language of the rows.
         target: language whose published translation is taken from the same row, if there is one.
-        with_picture: False for the texts alone.
+        with_image: False for the texts alone.
 
     Raises:
         DroppedError: the row can't be used, or is to be left out.
@@ -63,19 +63,19 @@ def make_item(
     if same_row is not None and not same_row.place:
         records[target] = make_record(recipe, row, same_row.renamed(recipe.columns))
     item = Item(key=key, records=records, join_key=_join_key(recipe, row))
-    if not with_picture:
+    if not with_image:
         return item
     columns = recipe.columns
     sha256 = _text(row, columns["sha256"]).strip() if "sha256" in columns else ""
     if "image_url" in columns:
         url = _text(row, columns["image_url"]).strip()
-        return dataclasses.replace(item, picture_url=url, sha256=sha256)
+        return dataclasses.replace(item, image_url=url, sha256=sha256)
     name = columns.get("image", "")
     if recipe.kind is Kind.BENCHMARK:
         name = recipe.benchmark_recipe.columns.image
     if not name:
         return item
-    return dataclasses.replace(item, picture=_picture(row.get(name)), sha256=sha256)
+    return dataclasses.replace(item, image=_image(row.get(name)), sha256=sha256)
 
 
 def _join_key(recipe: SourceRecipe, row: Mapping[str, Any]) -> str:
@@ -105,13 +105,13 @@ def make_record(recipe: SourceRecipe, row: Mapping[str, Any], columns: Mapping[s
         return _question(recipe, row)
     if recipe.kind is Kind.CAPTION:
         return _clean(row, columns["caption"])
-    has_picture = "image" in columns or "image_url" in columns
+    has_image = "image" in columns or "image_url" in columns
     if recipe.kind is Kind.QA:
         question, answer = (_clean(row, columns[name]) for name in ("question", "answer"))
         messages = [_message("user", question), _message("assistant", answer)]
     else:
         messages = _conversation(row.get(columns["conversation"]))
-    if has_picture:
+    if has_image:
         messages = _with_mark(messages)
     elif any(IMAGE_MARK in message["content"] for message in messages):
         raise DroppedError(f"text contains {IMAGE_MARK}")
@@ -160,13 +160,13 @@ def _conversation(value: Any) -> list[dict[str, str]]:
 
 
 def _with_mark(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The picture's place: where the data say, else before the first question."""
+    """The image's place: where the data say, else before the first question."""
     marks = sum(message["content"].count(IMAGE_MARK) for message in messages)
     if marks > 1:
-        raise DroppedError("several pictures", f"{marks} x {IMAGE_MARK}")
+        raise DroppedError("several images", f"{marks} x {IMAGE_MARK}")
     first = next(at for at, message in enumerate(messages) if message["role"] == "user")
     if marks and IMAGE_MARK not in messages[first]["content"]:
-        raise DroppedError("the picture is not in the first question")
+        raise DroppedError("the image is not in the first question")
     if marks:
         return messages
     marked = _message("user", f"{IMAGE_MARK}\n{messages[first]['content']}")
@@ -203,11 +203,11 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return str(value)
 
 
-def _picture(value: Any) -> bytes:
-    picture = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(picture, bytes) or not picture:
-        raise DroppedError("no picture", type(value).__name__)
-    return picture
+def _image(value: Any) -> bytes:
+    image = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(image, bytes) or not image:
+        raise DroppedError("no image", type(value).__name__)
+    return image
 
 
 # --- the texts of a record, in order --------------------------------------------------------------

@@ -16,7 +16,7 @@ from data_prep.prepare.work import PLAN, SourcePlan, WorkPlan, load_plan
 
 _SAMPLED = 200
 _CHARACTERS_PER_TOKEN = 3.5
-_ASSUMED_PICTURE = 80_000
+_ASSUMED_IMAGE = 80_000
 _FETCHED_PER_S = 50.0
 
 
@@ -153,7 +153,7 @@ def _parts(recipe: SourceRecipe, place: str, config: PrepareConfig, limit: int) 
 def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
     """From the first rows of a source."""
     config = plan.config.translate
-    num_read, characters, pictures, urls, num_made = 0, 0, 0, 0, 0
+    num_read, characters, images, urls, num_made = 0, 0, 0, 0, 0
     for _, row in itertools.islice(_first_rows(source), _SAMPLED):
         num_read += 1
         try:
@@ -164,8 +164,8 @@ def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
             continue
         num_made += 1
         characters += sum(map(len, dict.fromkeys(texts_of(item.records[source.language]))))
-        pictures += len(item.picture or b"") or (_ASSUMED_PICTURE if item.picture_url else 0)
-        urls += bool(item.picture_url)
+        images += len(item.image or b"") or (_ASSUMED_IMAGE if item.image_url else 0)
+        urls += bool(item.image_url)
     scale = source.num_rows / max(1, num_read)
     tokens = scale * characters / _CHARACTERS_PER_TOKEN if source.is_translated else 0.0
     price = config.endpoint
@@ -179,7 +179,7 @@ def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
         tokens=tokens,
         hours=hours,
         money=money,
-        gigabytes=scale * (pictures + 2 * characters) / 1e9,
+        gigabytes=scale * (images + 2 * characters) / 1e9,
         downloads=downloads,
     )
 

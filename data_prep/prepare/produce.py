@@ -17,7 +17,7 @@ from data_prep.prepare.prompts import load_prompt
 from data_prep.prepare.quality import CUT_OFF, check, measure
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.translators import Request, identity_of, make_translator
-from data_prep.prepare.work import DUPLICATES, PICTURES, PRODUCED, SourcePlan, WorkPlan
+from data_prep.prepare.work import DUPLICATES, IMAGES, PRODUCED, SourcePlan, WorkPlan
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import ShardEntry
 
@@ -72,7 +72,7 @@ def produce(
     ledger.check(f"{source.name}, part {number}, produce")
     done = Produced(ledger=ledger, shards=shards, chosen=samples.chosen)
     atomic_write_text(folder / PRODUCED, done.dump())
-    shutil.rmtree(folder / PICTURES, ignore_errors=True)  # they lie in the shards now
+    shutil.rmtree(folder / IMAGES, ignore_errors=True)  # they lie in the shards now
     return ledger
 
 
@@ -104,7 +104,7 @@ class _Samples:
 
     def __iter__(self) -> Iterator[ShardSample]:
         items = self._accepted()
-        samples = self._by_picture(items) if self._is_benchmark else map(self._sample, items)
+        samples = self._by_image(items) if self._is_benchmark else map(self._sample, items)
         yield from samples
         if self._memory is not None:
             # Only what does not depend on how often the task was begun.
@@ -210,7 +210,7 @@ class _Samples:
     def _choose(self, item: Collected, at: int, pair: tuple[str, str]) -> None:
         """Keep a few per part for people, by a hash: the same ones however often it runs."""
         name = f"{item.key}-{at}"
-        image_key = item.key if item.picture and not self._is_benchmark else ""
+        image_key = item.key if item.image and not self._is_benchmark else ""
         self.chosen.append(
             {"id": name, "language": self._source.target, "source": pair[0],
              "translation": pair[1], "image_key": image_key}
@@ -225,24 +225,22 @@ class _Samples:
             content["source_id"] = item.source_id
         if figures:
             content["translation"] = figures
-        image = self._picture(item.picture) if item.picture else None
+        image = self._image(item.image) if item.image else None
         return ShardSample(key=item.key, content=content, image=image)
 
-    def _by_picture(
-        self, items: Iterator[tuple[Collected, dict[str, Any]]]
-    ) -> Iterator[ShardSample]:
-        """One sample per picture, with all its questions."""
+    def _by_image(self, items: Iterator[tuple[Collected, dict[str, Any]]]) -> Iterator[ShardSample]:
+        """One sample per image, with all its questions."""
         samples: dict[str, ShardSample] = {}
         for item, figures in items:
-            name = f"{item.picture[:_HASH_LENGTH]}-{self._number:05d}"
+            name = f"{item.image[:_HASH_LENGTH]}-{self._number:05d}"
             if name not in samples:
-                image = self._picture(item.picture)
+                image = self._image(item.image)
                 samples[name] = ShardSample(key=name, content={QUESTIONS: []}, image=image)
             samples[name].content[QUESTIONS].append(_question(self._source, item, figures))
         yield from samples.values()
 
-    def _picture(self, digest: str) -> bytes:
-        path = self._folder / PICTURES / digest
+    def _image(self, digest: str) -> bytes:
+        path = self._folder / IMAGES / digest
         content = path.read_bytes()
         if sha256_bytes(content) != digest:
             raise DataError(f"{path} is damaged; remove {self._folder} and run again", "damaged")

@@ -21,11 +21,11 @@ class Kind(StrEnum):
     """What a row becomes."""
 
     CAPTION = "caption"
-    """A picture and what it shows."""
+    """An image and what it shows."""
     QA = "qa"
-    """A picture, a question, an answer."""
+    """An image, a question, an answer."""
     CHAT = "chat"
-    """A conversation (LLaVA's `conversations` or `messages`), with or without a picture."""
+    """A conversation (LLaVA's `conversations` or `messages`), with or without an image."""
     BENCHMARK = "benchmark"
     """A question of a benchmark; its columns are those of `data_prep/benchmarks/`."""
 
@@ -92,8 +92,8 @@ class SourceRecipe:
                 raise ConfigError(unknown_name("column", name, needed | allowed))
         if missing := needed - self.columns.keys():
             raise ConfigError(f"kind '{self.kind}' needs the columns {', '.join(sorted(missing))}")
-        pictures = {"image", "image_url"} & self.columns.keys()
-        if self.kind in (Kind.CAPTION, Kind.QA) and len(pictures) != 1:
+        images = {"image", "image_url"} & self.columns.keys()
+        if self.kind in (Kind.CAPTION, Kind.QA) and len(images) != 1:
             raise ConfigError(f"kind '{self.kind}' needs one of the columns image and image_url")
         if (self.kind is Kind.BENCHMARK) != bool(self.benchmark):
             raise ConfigError("kind: benchmark and a `benchmark` go together")

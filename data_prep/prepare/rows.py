@@ -22,7 +22,7 @@ from data_prep.prepare.faults import DroppedError
 Row = dict[str, Any]
 _WHOLE = (".json", ".csv", ".tar")
 """Files that are read from their beginning whatever part is wanted."""
-_PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
 _MAX_LINE = 64 << 20
 _HUB = "hf://datasets/"
 
@@ -96,7 +96,7 @@ def split(place: str, *, per_part: int, limit: int = 0, has_head: bool = True) -
 
 
 def read(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
-    """(row number over all files, the row or why it can't be read), pictures as bytes.
+    """(row number over all files, the row or why it can't be read), images as bytes.
 
     Raises:
         DataError: the file as a whole is damaged.
@@ -173,7 +173,7 @@ def _jsonl(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
         except (ValueError, RecursionError) as error:
             yield number, DroppedError("row is not JSON", str(error))
             continue
-        yield number, _with_picture(part.file, row)
+        yield number, _with_image(part.file, row)
 
 
 def _json(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
@@ -185,7 +185,7 @@ def _json(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
     if not isinstance(rows, list):
         raise DataError(f"{part.file} holds {type(rows).__name__}, expected a list", "damaged")
     for number, row in _slice(rows, part):
-        yield number, _with_picture(part.file, row)
+        yield number, _with_image(part.file, row)
 
 
 def _tsv(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
@@ -213,7 +213,7 @@ def _csv(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
         if None in row or None in row.values():
             yield number, DroppedError("row has another number of cells than the head")
             continue
-        yield number, _with_picture(part.file, row)
+        yield number, _with_image(part.file, row)
 
 
 def _parquet(file: str) -> pq.ParquetFile:
@@ -271,7 +271,7 @@ def _whole(members: Row) -> Row | DroppedError:
     row = Row(__key__=members["__key__"])
     try:
         for extension, content in members.items():
-            if extension in _PICTURES:
+            if extension in _IMAGES:
                 row["image"] = content
             elif extension == "txt":
                 row["txt"] = content.decode("utf-8")
@@ -290,8 +290,8 @@ def _slice(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
             yield number, row
 
 
-def _with_picture(file: str, row: Any) -> Row | DroppedError:
-    """A row whose `image` is a path becomes one with the picture's bytes."""
+def _with_image(file: str, row: Any) -> Row | DroppedError:
+    """A row whose `image` is a path becomes one with the image's bytes."""
     if not isinstance(row, dict):
         return DroppedError("row is no object", repr(row)[:80])
     image = row.get("image")
@@ -299,7 +299,7 @@ def _with_picture(file: str, row: Any) -> Row | DroppedError:
         try:
             row["image"] = safe_join(Path(file).parent, image).read_bytes()
         except (OSError, DataError, ValueError) as error:
-            return DroppedError("no picture file", str(error))
+            return DroppedError("no image file", str(error))
     return row
 
 

@@ -1,4 +1,4 @@
-"""Second step, one task: what only shows over all parts: duplicates, and pictures of benchmarks."""
+"""Second step, one task: what only shows over all parts: duplicates, and images of benchmarks."""
 
 import json
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from data_prep.prepare.work import DUPLICATES, SourcePlan, WorkPlan
 _TELLING = 60
 """Characters from which on a question is no coincidence."""
 DUPLICATE = "duplicate"
-CONTAMINATED_PICTURE = "its picture is in a benchmark"
+CONTAMINATED_IMAGE = "its image is in a benchmark"
 CONTAMINATED_TEXT = "its question is in a benchmark"
 
 
 def settle(plan: WorkPlan) -> None:
     """Write, per source, the keys that are left out and why; a pure function of what was collected.
 
-    The first of equal items stays (the same picture and the same texts). Training items whose
-    picture is a benchmark's, or that ask a benchmark's long question, are left out.
+    The first of equal items stays (the same image and the same texts). Training items whose
+    image is a benchmark's, or that ask a benchmark's long question, are left out.
     """
-    pictures: set[str] = set()
+    images: set[str] = set()
     questions: set[str] = set()
     for source in plan.benchmarks_first():
         is_benchmark = source.recipe.kind is Kind.BENCHMARK
@@ -32,10 +32,10 @@ def settle(plan: WorkPlan) -> None:
         for item in _items(plan, source):
             reason = _reason(item, source, seen)
             if is_benchmark:
-                pictures.add(item.picture)
+                images.add(item.image)
                 questions.update(_asked(item, source))
-            elif item.picture and item.picture in pictures:
-                reason = CONTAMINATED_PICTURE
+            elif item.image and item.image in images:
+                reason = CONTAMINATED_IMAGE
             elif questions.intersection(_asked(item, source)):
                 reason = CONTAMINATED_TEXT
             if reason:
@@ -50,7 +50,7 @@ def _items(plan: WorkPlan, source: SourcePlan) -> Iterator[Collected]:
 
 
 def _reason(item: Collected, source: SourcePlan, seen: set[bytes]) -> str:
-    digest = bytes.fromhex(fingerprint([item.picture, item.records[source.language]])[:32])
+    digest = bytes.fromhex(fingerprint([item.image, item.records[source.language]])[:32])
     if digest in seen:
         return DUPLICATE
     seen.add(digest)

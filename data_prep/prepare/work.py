@@ -16,7 +16,7 @@ PLAN = "plan.json"
 COLLECTED = "collected.json"
 PRODUCED = "produced.json"
 ITEMS = "items.jsonl"
-PICTURES = "pictures"
+IMAGES = "images"
 DUPLICATES = "duplicates.json"
 JOINED = "joined.sqlite"
 

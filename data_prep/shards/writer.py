@@ -138,6 +138,6 @@ class _Tar:
         self.num_bytes += len(content)
 
 
-def _suffix(picture: bytes) -> str:
+def _suffix(image: bytes) -> str:
     """By the first bytes; readers decode by content, people and other programs go by the name."""
-    return next((name for magic, name in _SUFFIXES.items() if picture.startswith(magic)), "webp")
+    return next((name for magic, name in _SUFFIXES.items() if image.startswith(magic)), "webp")

@@ -29,7 +29,7 @@ class RealisedShare:
     """What one source has given to the stream so far, over all ranks."""
 
     num_samples: int
-    num_targets: int
+    num_loss_tokens: int
     """Target tokens."""
 
 
@@ -71,19 +71,19 @@ class Tally:
         self._stream, self._lengths = stream, lengths
         self._num_steps = 0
         shape = (stream.schedule.num_phases, len(stream.components), 2)
-        self._samples, self._good, self._targets = (np.zeros(shape, np.int64) for _ in range(3))
+        self._samples, self._good, self._loss_tokens = (np.zeros(shape, np.int64) for _ in range(3))
 
     def state(self, step: int) -> dict[str, Any]:
         """The counts before `step` as JSON types: a run resumed late need not count from 0."""
         self._advance(step)
-        counts = (self._samples, self._good, self._targets)
+        counts = (self._samples, self._good, self._loss_tokens)
         return {"num_steps": step, "counts": [array.tolist() for array in counts]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the counts of the same stream."""
         self._num_steps = int(state["num_steps"])
         counts = (np.asarray(array, dtype=np.int64) for array in state["counts"])
-        self._samples, self._good, self._targets = counts
+        self._samples, self._good, self._loss_tokens = counts
 
     def dealt(self, step: int) -> Counter[str]:
         """Samples of each source in the steps before `step`, bad ones too."""
@@ -104,14 +104,14 @@ class Tally:
                 name = component.source(is_target=is_target).name
                 if name not in self._lengths:
                     continue
-                before = realised.get(name, RealisedShare(num_samples=0, num_targets=0))
-                good, targets = (
+                before = realised.get(name, RealisedShare(num_samples=0, num_loss_tokens=0))
+                good, loss_tokens = (
                     self._good[:, c, int(is_target)],
-                    self._targets[:, c, int(is_target)],
+                    self._loss_tokens[:, c, int(is_target)],
                 )
                 realised[name] = RealisedShare(
                     num_samples=before.num_samples + int(good.sum()),
-                    num_targets=before.num_targets + int(targets.sum()),
+                    num_loss_tokens=before.num_loss_tokens + int(loss_tokens.sum()),
                 )
         return realised
 
@@ -119,7 +119,7 @@ class Tally:
         """Count on, or anew when steps went back."""
         if step < self._num_steps:
             self._num_steps = 0
-            for counts in (self._samples, self._good, self._targets):
+            for counts in (self._samples, self._good, self._loss_tokens):
                 counts[:] = 0
         while self._num_steps < step:
             stop = min(step, self._num_steps + _COUNT_CHUNK_STEPS)
@@ -155,7 +155,9 @@ class Tally:
                 place = (slice(None), c, int(is_target))
                 self._samples[place] += self._per_phase(phases, np.ones_like(samples))
                 self._good[place] += self._per_phase(phases, lengths.num_tokens[samples] > 0)
-                self._targets[place] += self._per_phase(phases, lengths.num_targets[samples])
+                self._loss_tokens[place] += self._per_phase(
+                    phases, lengths.num_loss_tokens[samples]
+                )
 
     def _per_phase(self, phases: np.ndarray, values: np.ndarray) -> np.ndarray:
         # Sums below 2^53, which float64 holds exactly.
@@ -168,7 +170,9 @@ class Tally:
         """Whole epochs have exactly the settled number in the target language."""
         schedule = self._stream.schedule
         first, end = (int(schedule.prefix_counts(position)[c]) for position in (start, stop))
-        low, high = _language_bounds(first, end, len(component), component.num_target[phase])
+        low, high = _language_bounds(
+            first, end, len(component), component.num_target_samples[phase]
+        )
         found = int(self._samples[phase, c, 1])
         if not low <= found <= high:
             raise RuntimeError(
@@ -181,17 +185,17 @@ class Tally:
         _, wanted = component.config.at(step)
         unit = component.config.share_of
         share_of = {
-            ShareOf.SAMPLES: _target_share(self._samples[phase, c]),
-            ShareOf.TARGET_TOKENS: _target_share(self._targets[phase, c]),
+            ShareOf.SAMPLES: _language_share(self._samples[phase, c]),
+            ShareOf.LOSS_TOKENS: _language_share(self._loss_tokens[phase, c]),
         }
-        is_off = unit is ShareOf.TARGET_TOKENS and abs(share_of[unit] - wanted) > _NOTABLE_DEVIATION
+        is_off = unit is ShareOf.LOSS_TOKENS and abs(share_of[unit] - wanted) > _NOTABLE_DEVIATION
         (_LOG.warning if is_off else _LOG.info)(
             "component '%s' from step %d on: %.2f %% of samples and %.2f %% of target tokens in "
             "the target language (configured: %.2f %% of %s)",
             component.name,
             step,
             100 * share_of[ShareOf.SAMPLES],
-            100 * share_of[ShareOf.TARGET_TOKENS],
+            100 * share_of[ShareOf.LOSS_TOKENS],
             100 * wanted,
             unit.value,
         )
@@ -200,9 +204,11 @@ class Tally:
 def log_token_shares(stream: MixtureStream) -> None:
     """Say what the shares of tokens came to, in samples."""
     for component in stream.components:
-        if component.config.share_of is not ShareOf.TARGET_TOKENS:
+        if component.config.share_of is not ShareOf.LOSS_TOKENS:
             continue
-        for step, number in zip(stream.schedule.start_steps, component.num_target, strict=True):
+        for step, number in zip(
+            stream.schedule.start_steps, component.num_target_samples, strict=True
+        ):
             _, share = component.config.at(step)
             if number < 0:  # at rest
                 continue
@@ -249,14 +255,14 @@ def _check_counts(
             )
 
 
-def _language_bounds(first: int, end: int, size: int, num_target: int) -> tuple[int, int]:
+def _language_bounds(first: int, end: int, size: int, num_target_samples: int) -> tuple[int, int]:
     """Fewest and most samples in the target language among those of ranks [first, end)."""
     head = min(end - first, -first % size)
     whole, tail = divmod(end - first - head, size)
-    low = sum(max(0, part - (size - num_target)) for part in (head, tail))
-    high = sum(min(part, num_target) for part in (head, tail))
-    return whole * num_target + low, whole * num_target + high
+    low = sum(max(0, part - (size - num_target_samples)) for part in (head, tail))
+    high = sum(min(part, num_target_samples) for part in (head, tail))
+    return whole * num_target_samples + low, whole * num_target_samples + high
 
 
-def _target_share(counts: np.ndarray) -> float:
+def _language_share(counts: np.ndarray) -> float:
     return float(counts[1] / max(int(counts.sum()), 1))

@@ -12,7 +12,7 @@ from core.samples import EncodedSample, MicroBatch, SampleRef
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ReadySample:
-    """An encoded sample with its picture, ready to be placed in a row."""
+    """An encoded sample with its image, ready to be placed in a row."""
 
     ref: SampleRef
     encoded: EncodedSample
@@ -27,7 +27,7 @@ def collate_micro_batch(
 
     Empty rows are left out. A micro-batch without samples is one row of a single padding position:
     the rank still takes part in every collective of the step, with no target. `is_features` says
-    whether pictures come as features of the frozen tower.
+    whether images come as features of the frozen tower.
     """
     rows = [row for row in rows if row]
     width = max((sum(s.encoded.num_tokens for s in row) for row in rows), default=1)
@@ -40,7 +40,7 @@ def collate_micro_batch(
     for b, row in enumerate(rows):
         start = 0
         for document, sample in enumerate(row, start=PADDING_DOCUMENT + 1):
-            ids_T, mask_T = sample.encoded.input_ids_T, sample.encoded.target_mask_T
+            ids_T, mask_T = sample.encoded.input_ids_T, sample.encoded.loss_mask_T
             place = slice(start, start + ids_T.size)
             input_ids_BT[b, place] = ids_T
             labels_BT[b, place][mask_T] = ids_T[mask_T]

@@ -1,7 +1,7 @@
-"""Features of the frozen vision tower, computed once per picture and looked up by its bytes.
+"""Features of the frozen vision tower, computed once per image and looked up by its bytes.
 
 A folder per tower holds `features.npy` (float32, memory-mapped) and `keys.npy` (sha256 of each
-encoded picture). Kept apart from the tower: this file never computes a feature.
+encoded image). Kept apart from the tower: this file never computes a feature.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ import numpy as np
 from core.errors import UNDECODABLE, DataError
 
 Encoder = Callable[[list[bytes]], np.ndarray]
-"""Encoded pictures -> float32 features of shape (len(pictures), P, E)."""
+"""Encoded images -> float32 features of shape (len(images), P, E)."""
 
-BROKEN_PICTURE = float("nan")
-"""Stands in every feature of a picture that could not be decoded."""
+BROKEN_IMAGE = float("nan")
+"""Stands in every feature of an image that could not be decoded."""
 _KEY_BYTES = 32
 _FEATURES_RANK, _KEYS_RANK = len("NPE"), len("NK")
 _PARTS = "parts"
 
 
 class FeatureCache:
-    """Read-only look-up of features by picture."""
+    """Read-only look-up of features by image."""
 
     def __init__(self, folder: Path, features_NPE: np.ndarray, keys: np.ndarray) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class FeatureCache:
         return cls(folder, features, keys)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._row_of_key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,12 +60,12 @@ class FeatureCache:
         self.__dict__.update(FeatureCache.open(state["folder"]).__dict__)
 
     def __contains__(self, image: bytes) -> bool:
-        """Whether a picture's features are there."""
+        """Whether an image's features are there."""
         return hashlib.sha256(image).digest() in self._row_of_key
 
     @property
     def num_image_tokens(self) -> int:
-        """Visual tokens per picture (P)."""
+        """Visual tokens per image (P)."""
         return int(self._features_NPE.shape[1])
 
     @property
@@ -74,23 +74,23 @@ class FeatureCache:
         return int(self._features_NPE.shape[2])
 
     def get(self, image: bytes) -> np.ndarray:
-        """Features (P, E) of an encoded picture.
+        """Features (P, E) of an encoded image.
 
         Raises:
-            DataError: the picture was not there when the cache was built, or it was broken.
+            DataError: the image was not there when the cache was built, or it was broken.
         """
         digest = hashlib.sha256(image).digest()
         row = self._row_of_key.get(digest)
         if row is None:
             raise DataError(
-                f"picture {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
-                "cache again with this source's pictures",
-                "picture not in the feature cache",
+                f"image {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
+                "cache again with this source's images",
+                "image not in the feature cache",
             )
         features_PE = np.asarray(self._features_NPE[row])
         if np.isnan(features_PE[0, 0]):
             raise DataError(
-                f"picture {digest.hex()[:16]} can't be decoded (so feature cache {self.folder} "
+                f"image {digest.hex()[:16]} can't be decoded (so feature cache {self.folder} "
                 "says); replace it in its shard",
                 UNDECODABLE,
             )
@@ -111,20 +111,20 @@ def build_feature_cache(
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> FeatureCache:
-    """Add the pictures that are missing, and open the cache.
+    """Add the images that are missing, and open the cache.
 
-    Every batch is kept as a part, so an interrupted build goes on; equal pictures count once.
+    Every batch is kept as a part, so an interrupted build goes on; equal images count once.
 
     Args:
         root: Folder of all caches.
-        fingerprint: The tower, its weights and its picture transform.
-        images: Encoded pictures, in any order.
+        fingerprint: The tower, its weights and its image transform.
+        images: Encoded images, in any order.
         encode: Computes the features of one batch.
-        batch_size: Pictures per batch.
-        on_progress: Called with the number of new pictures after every batch.
+        batch_size: Images per batch.
+        on_progress: Called with the number of new images after every batch.
 
     Raises:
-        DataError: features of a wrong shape, or no pictures at all.
+        DataError: features of a wrong shape, or no images at all.
     """
     folder = cache_folder(root, fingerprint)
     (parts := folder / _PARTS).mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def build_feature_cache(
         features = np.asarray(encode([image for _, image in batch]), dtype=np.float32)
         if features.ndim != _FEATURES_RANK or len(features) != len(batch):
             raise DataError(
-                f"the tower gave features of shape {features.shape} for {len(batch)} pictures, "
+                f"the tower gave features of shape {features.shape} for {len(batch)} images, "
                 "expected (N, P, E)"
             )
         keys = np.frombuffer(b"".join(key for key, _ in batch), dtype=np.uint8)
@@ -175,7 +175,7 @@ def _merge(folder: Path) -> None:
         keys = _load(folder / "keys.npy")
         arrays.insert(0, (keys, _load(folder / "features.npy")[: len(keys)]))
     if not arrays:
-        raise DataError(f"feature cache {folder}: no pictures to build it from")
+        raise DataError(f"feature cache {folder}: no images to build it from")
     shapes = {features.shape[1:] for _, features in arrays}
     if len(shapes) > 1:
         raise DataError(

@@ -35,7 +35,7 @@ class SourceLengths:
 
     num_tokens: np.ndarray
     """int32; 0 marks a bad sample."""
-    num_targets: np.ndarray
+    num_loss_tokens: np.ndarray
     """int32."""
     faults: dict[int, DataError]
     """Why each bad sample is bad."""
@@ -69,7 +69,7 @@ class ShardLengths:
             self._faults[len(self._lengths)] = (str(error), error.fault)
             self._lengths.append((0, 0))
         else:
-            self._lengths.append((encoded.num_tokens, encoded.num_targets))
+            self._lengths.append((encoded.num_tokens, encoded.num_loss_tokens))
 
     def save(self, path: Path) -> None:
         """Write the array, and the faults beside it if there are any."""
@@ -109,10 +109,10 @@ def measure_lengths(
         parts.append(lengths)
         faults |= {first + row: fault for row, fault in shard_faults.items()}
         first += entry.num_samples
-    num_tokens, num_targets = np.concatenate(parts, axis=1)
+    num_tokens, num_loss_tokens = np.concatenate(parts, axis=1)
     return SourceLengths(
         num_tokens=num_tokens,
-        num_targets=num_targets,
+        num_loss_tokens=num_loss_tokens,
         faults=faults,
         longest=int(num_tokens.max(initial=0)),
     )
@@ -131,7 +131,7 @@ def leave_out_longer(lengths: SourceLengths, source: Source, row_tokens: int) ->
     return dataclasses.replace(
         lengths,
         num_tokens=np.where(longer, 0, lengths.num_tokens),
-        num_targets=np.where(longer, 0, lengths.num_targets),
+        num_loss_tokens=np.where(longer, 0, lengths.num_loss_tokens),
         faults=lengths.faults | faults,
     )
 

@@ -27,7 +27,7 @@ from datamodules.mixture.stream import Located, MixtureStream
 from datamodules.shards.source import Source
 
 Transform = Callable[[bytes], torch.Tensor]
-"""An encoded picture -> float32 pixels (C, H, W)."""
+"""An encoded image -> float32 pixels (C, H, W)."""
 
 _MEMO_SAMPLES = 8192
 """Sources up to this size are kept encoded: some 1 kB a sample."""
@@ -36,8 +36,8 @@ _LOCATED_STEPS = 16
 _ANNOUNCED_STEPS = 4
 """Steps whose reads are announced to the system before the first of them is due."""
 
-# What a picture library may raise on bytes that are no picture; files are read elsewhere.
-_PICTURE_ERRORS = (
+# What an image library may raise on bytes that are no image; files are read elsewhere.
+_IMAGE_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -63,7 +63,7 @@ class StepData:
     """Used where there is no feature cache."""
     feature_noise_std: float = 0.0
     encoded: dict[tuple[str, int], EncodedSample] = dataclasses.field(default_factory=dict)
-    """Samples of small sources, encoded once; without their pictures."""
+    """Samples of small sources, encoded once; without their images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +218,7 @@ def _ready(data: StepData, slot: Slot) -> ReadySample:
         language=sample.language,
         key=sample.key,
         num_tokens=encoded.num_tokens,
-        num_targets=encoded.num_targets,
+        num_loss_tokens=encoded.num_loss_tokens,
     )
     return ReadySample(ref=ref, encoded=encoded, image=_image(data, slot, sample.image))
 
@@ -249,12 +249,12 @@ def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | No
             features_PE = features_PE + np.float32(data.feature_noise_std) * noise_PE
         return torch.from_numpy(np.array(features_PE, dtype=np.float32))
     if data.transform is None:
-        raise RuntimeError("a picture, but neither a feature cache nor a transform was given")
+        raise RuntimeError("an image, but neither a feature cache nor a transform was given")
     try:
         return data.transform(image)
-    except (*_PICTURE_ERRORS, DataError) as error:
+    except (*_IMAGE_ERRORS, DataError) as error:
         fault = error.fault if isinstance(error, DataError) else UNDECODABLE
-        message = f"{_name(slot)}: picture can't be decoded: {error}"
+        message = f"{_name(slot)}: image can't be decoded: {error}"
         raise DataError(message, fault) from error
 
 

@@ -1,4 +1,4 @@
-"""Pictures of some samples on one PNG, each with its first question: for looking at data."""
+"""Images of some samples on one PNG, each with its first question: for looking at data."""
 
 import dataclasses
 import io
@@ -16,17 +16,17 @@ from core.samples import Role, Sample
 from models.towers.image_transform import decode_image
 
 _NUM_COLUMNS = 6
-_PICTURE, _MARGIN, _LINE = 160, 10, 15
+_IMAGE, _MARGIN, _LINE = 160, 10, 15
 _NUM_TEXT_LINES, _CHARS_PER_LINE = 4, 25
-_CELL_WIDTH = _PICTURE + 2 * _MARGIN
-_CELL_HEIGHT = _PICTURE + (_NUM_TEXT_LINES + 2) * _LINE + 2 * _MARGIN
+_CELL_WIDTH = _IMAGE + 2 * _MARGIN
+_CELL_HEIGHT = _IMAGE + (_NUM_TEXT_LINES + 2) * _LINE + 2 * _MARGIN
 _FONT_SIZE = 11
 _INK, _FAINT, _BROKEN = (20, 20, 20), (110, 110, 110), (225, 225, 225)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One picture and the lines below it."""
+    """One image and the lines below it."""
 
     image: bytes
     title: str
@@ -34,7 +34,7 @@ class Cell:
 
 
 def cell_of(sample: Sample, *, title: str) -> Cell:
-    """The cell of a sample with a picture."""
+    """The cell of a sample with an image."""
     return Cell(image=sample.image or b"", title=title, text=first_question(sample))
 
 
@@ -48,7 +48,7 @@ def first_question(sample: Sample) -> str:
 
 
 def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
-    """Draw the cells row by row; a picture that can't be decoded is a grey square that says so.
+    """Draw the cells row by row; an image that can't be decoded is a grey square that says so.
 
     Raises:
         ConfigError: a file name that is not a PNG's, or nothing to draw.
@@ -56,7 +56,7 @@ def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--sheet {path} ends in '{path.suffix}'; name a .png file")
     if not cells:
-        raise ConfigError("no sample of this step has a picture; leave --sheet out")
+        raise ConfigError("no sample of this step has an image; leave --sheet out")
     num_rows = -(-len(cells) // _NUM_COLUMNS)
     size = (min(len(cells), _NUM_COLUMNS) * _CELL_WIDTH, num_rows * _CELL_HEIGHT)
     sheet = Image.new("RGB", size, "white")
@@ -71,18 +71,18 @@ def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
 def _draw(sheet: Image.Image, cell: Cell, left: int, top: int) -> None:
     text = cell.text
     try:
-        picture = decode_image(cell.image)
+        image = decode_image(cell.image)
     except DataError as error:
-        picture, text = Image.new("RGB", (_PICTURE, _PICTURE), _BROKEN), str(error)
-    scale = _PICTURE / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    sheet.paste(picture, (left + (_PICTURE - width) // 2, top + (_PICTURE - height) // 2))
+        image, text = Image.new("RGB", (_IMAGE, _IMAGE), _BROKEN), str(error)
+    scale = _IMAGE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    sheet.paste(image, (left + (_IMAGE - width) // 2, top + (_IMAGE - height) // 2))
     # A font of its own: Pillow's default lacks the letters of many of the world's languages.
     font = ImageFont.truetype(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
     draw = ImageDraw.Draw(sheet)
     lines = textwrap.wrap(text, _CHARS_PER_LINE, max_lines=_NUM_TEXT_LINES, placeholder=" ...")
     title = textwrap.shorten(cell.title, _CHARS_PER_LINE + 2, placeholder="..")
     for number, (line, colour) in enumerate([(title, _FAINT), *((line, _INK) for line in lines)]):
-        place = (left, top + _PICTURE + number * _LINE + _LINE // 2)
+        place = (left, top + _IMAGE + number * _LINE + _LINE // 2)
         draw.text(place, line, fill=colour, font=font)

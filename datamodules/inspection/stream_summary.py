@@ -1,4 +1,4 @@
-"""What a stretch of a training stream holds, read off its plan: no picture, no model, no training.
+"""What a stretch of a training stream holds, read off its plan: no image, no model, no training.
 
 Kept apart from the command that prints it, so that numbers can be checked without a terminal.
 """
@@ -24,7 +24,7 @@ class PlannedSample:
 
     slot: Slot
     key: str
-    num_targets: int
+    num_loss_tokens: int
     rank: int = 0
     micro_batch: int = 0
     row: int = 0
@@ -56,7 +56,7 @@ class SourceCount:
     num_left_out: int
     """Samples that are known to be bad."""
     num_tokens: int
-    num_targets: int
+    num_loss_tokens: int
     """Target tokens."""
 
 
@@ -114,7 +114,8 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
                     num_samples=before.num_samples + int(here.sum()),
                     num_left_out=before.num_left_out + int((num_tokens == 0).sum()),
                     num_tokens=before.num_tokens + int(num_tokens.sum()),
-                    num_targets=before.num_targets + int(lengths.num_targets[samples].sum()),
+                    num_loss_tokens=before.num_loss_tokens
+                    + int(lengths.num_loss_tokens[samples].sum()),
                 )
     return counts
 
@@ -126,8 +127,8 @@ def expected(stream: MixtureStream, component: int, steps: range, *, is_target: 
     for phase, (start, stop) in enumerate(itertools.pairwise((*starts, max(*starts, steps.stop)))):
         num_steps = max(0, min(stop, steps.stop) - max(start, steps.start))
         samples, share = part.config.at(start)
-        if part.config.share_of is ShareOf.TARGET_TOKENS:
-            share = part.num_target[phase] / len(part)
+        if part.config.share_of is ShareOf.LOSS_TOKENS:
+            share = part.num_target_samples[phase] / len(part)
         total += num_steps * samples * (share if is_target else 1.0 - share)
     return total
 
@@ -143,7 +144,7 @@ def by_language(counts: dict[str, SourceCount]) -> dict[str, SourceCount]:
             num_samples=before.num_samples + count.num_samples,
             num_left_out=before.num_left_out + count.num_left_out,
             num_tokens=before.num_tokens + count.num_tokens,
-            num_targets=before.num_targets + count.num_targets,
+            num_loss_tokens=before.num_loss_tokens + count.num_loss_tokens,
         )
     return sums
 
@@ -152,12 +153,12 @@ def _planned(data: StepData, slot: Slot, place: tuple[int, int, int] | None) -> 
     lengths, key = data.lengths[slot.source.name], slot.source.key(slot.sample)
     if place is None:
         reason = str(lengths.faults[slot.sample])
-        return PlannedSample(slot=slot, key=key, num_targets=0, reason=reason)
+        return PlannedSample(slot=slot, key=key, num_loss_tokens=0, reason=reason)
     rank, micro_batch, row = place
     return PlannedSample(
         slot=slot,
         key=key,
-        num_targets=int(lengths.num_targets[slot.sample]),
+        num_loss_tokens=int(lengths.num_loss_tokens[slot.sample]),
         rank=rank,
         micro_batch=micro_batch,
         row=row,
@@ -180,5 +181,5 @@ def _nothing(language: str) -> SourceCount:
         num_samples=0,
         num_left_out=0,
         num_tokens=0,
-        num_targets=0,
+        num_loss_tokens=0,
     )

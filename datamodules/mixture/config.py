@@ -16,8 +16,8 @@ class ShareOf(StrEnum):
     """What the share of the target language is a share of."""
 
     SAMPLES = "samples"
-    TARGET_TOKENS = "target_tokens"
-    """Tokens that the loss counts: a language with longer answers gets fewer pictures."""
+    LOSS_TOKENS = "loss_tokens"
+    """Tokens that the loss counts: a language with longer answers gets fewer images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,14 +18,14 @@ from core.errors import ConfigError
 from datamodules.mixture.config import ComponentConfig, MixtureConfig, ShareOf
 from datamodules.mixture.curriculum import PhasedSchedule
 from datamodules.mixture.schedule import EpochOrder, permutation
-from datamodules.mixture.token_share import nearest_num_target
+from datamodules.mixture.token_share import nearest_num_target_samples
 from datamodules.shards.source import Source, check_parallel
 
 DEFAULT_BLOCK_SHARDS = 64
 _COUNT_CHUNK = 1 << 18
 _BLOCKS_AHEAD = 2
 
-CountTargets = Callable[[Source], np.ndarray]
+CountLossTokens = Callable[[Source], np.ndarray]
 """A source -> target tokens of each of its samples, 0 for a bad one."""
 
 
@@ -67,7 +67,7 @@ class Component:
             check_parallel(self.base, self.target)
         self._key = key
         self._language = permutation(len(self.base), key.seed, "language", name)
-        self.num_target: tuple[int, ...] = ()
+        self.num_target_samples: tuple[int, ...] = ()
         """Samples in the target language, by phase; of a phase that rests the component, -1."""
         self._orders: dict[int, EpochOrder] = {}
 
@@ -80,7 +80,7 @@ class Component:
         return self.target if is_target and self.target is not None else self.base
 
     def fix_shares(
-        self, rates: Sequence[tuple[float, float]], count_targets: CountTargets | None
+        self, rates: Sequence[tuple[float, float]], count_loss_tokens: CountLossTokens | None
     ) -> None:
         """Settle for each phase (its samples per step, its share) how many samples are in target.
 
@@ -89,23 +89,28 @@ class Component:
         """
         shares = [share for _, share in rates]
         if self.target is None or self.config.share_of is ShareOf.SAMPLES:
-            num_target = tuple(math.floor(share * len(self.base) + 0.5) for share in shares)
-        elif count_targets is None:
+            num_target_samples = tuple(math.floor(share * len(self.base) + 0.5) for share in shares)
+        elif count_loss_tokens is None:
             raise ConfigError(
                 f"component '{self.name}' has share_of={self.config.share_of.value}, which needs "
-                "the lengths of its samples; open the mixture with count_targets"
+                "the lengths of its samples; open the mixture with count_loss_tokens"
             )
         else:
-            base_tokens, target_tokens = count_targets(self.base), count_targets(self.target)
-            num_target = nearest_num_target(
+            base_tokens, target_tokens = (
+                count_loss_tokens(self.base),
+                count_loss_tokens(self.target),
+            )
+            num_target_samples = nearest_num_target_samples(
                 shares, self._language, base_tokens=base_tokens, target_tokens=target_tokens
             )
         resting = [not samples for samples, _ in rates]
-        self.num_target = tuple(-1 if r else n for r, n in zip(resting, num_target, strict=True))
+        self.num_target_samples = tuple(
+            -1 if r else n for r, n in zip(resting, num_target_samples, strict=True)
+        )
 
     def used_sources(self) -> list[Source]:
         """The sources that these shares read from."""
-        active = [number for number in self.num_target if number >= 0]
+        active = [number for number in self.num_target_samples if number >= 0]
         used = [self.base] if min(active) < len(self.base) else []
         return [*used, self.target] if self.target is not None and max(active) else used
 
@@ -113,9 +118,11 @@ class Component:
         """Whether each sample speaks the target language: the same in every epoch, and nested.
 
         A sample's rank does not depend on the share, so those of a small share are among those of
-        a larger one, and every share sees the same pictures in the same order.
+        a larger one, and every share sees the same images in the same order.
         """
-        is_target: np.ndarray = self._language(samples) < np.asarray(self.num_target)[phases]
+        is_target: np.ndarray = (
+            self._language(samples) < np.asarray(self.num_target_samples)[phases]
+        )
         return is_target
 
     def samples_at(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -151,7 +158,7 @@ class MixtureStream:
         *,
         block_shards: int = DEFAULT_BLOCK_SHARDS,
         open_source: Callable[[Path], Source] = Source,
-        count_targets: CountTargets | None = None,
+        count_loss_tokens: CountLossTokens | None = None,
     ) -> None:
         """Open a mixture.
 
@@ -159,7 +166,8 @@ class MixtureStream:
             config: What to mix.
             block_shards: Samples are shuffled inside blocks of so many shards.
             open_source: What opens a manifest.
-            count_targets: Target tokens of a source's samples; needed where shares are of tokens.
+            count_loss_tokens: Counts the loss tokens of each sample of a source; needed for
+                shares of tokens.
 
         Raises:
             ConfigError, DataError: with the component and the fix.
@@ -180,7 +188,7 @@ class MixtureStream:
             for name, part in zip(self.names, parts, strict=True)
         )
         for component, own in zip(self.components, rates, strict=True):
-            component.fix_shares(own, count_targets)
+            component.fix_shares(own, count_loss_tokens)
 
     @property
     def samples_per_step(self) -> int:
@@ -309,5 +317,5 @@ def _describe(component: Component) -> dict[str, Any]:
         described["phases"] = configs.to_plain(config.phases)
     if config.share_of is not ShareOf.SAMPLES:
         described["share_of"] = config.share_of.value
-        described["num_target"] = list(component.num_target)
+        described["num_target_samples"] = list(component.num_target_samples)
     return described

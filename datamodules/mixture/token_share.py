@@ -1,4 +1,4 @@
-"""How many pictures speak the target language so that it gets its share of the target tokens.
+"""How many images speak the target language so that it gets its share of the target tokens.
 
 Kept apart from `mixture`, which deals in samples and knows no lengths.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.mixture.schedule import Permutation
 
 
-def nearest_num_target(
+def nearest_num_target_samples(
     shares: Sequence[float],
     ranks: Permutation,
     *,

@@ -1,8 +1,8 @@
-"""The index of a shard on disk: where the record and the picture of each sample lie.
+"""The index of a shard on disk: where the record and the image of each sample lie.
 
 Two formats, told apart by their first bytes, both memory-mapped. The plain one, an .npy array of
 INDEX_DTYPE, is what ships with the embedded data. The compact one serves tars of any origin: 20
-bytes a sample and its key, picture sizes included.
+bytes a sample and its key, image sizes included.
 
 Compact: MAGIC, the header's length (uint32) and the header (JSON, padded with spaces to a multiple
 of 64 bytes with what stands before it), then rows (ROW_DTYPE), where each key ends (uint32), all
@@ -29,7 +29,7 @@ INDEX_DTYPE = np.dtype(
         ("key", "S48"),
     ]
 )
-"""One row per sample, in the order of the tar; image_offset -1 where there is no picture."""
+"""One row per sample, in the order of the tar; image_offset -1 where there is no image."""
 
 ROW_DTYPE = np.dtype(
     [
@@ -41,7 +41,7 @@ ROW_DTYPE = np.dtype(
         ("height", "<u2"),
     ]
 )
-"""Places in tar blocks of 512 bytes (up to 2 TiB); image_block 0 where there is no picture."""
+"""Places in tar blocks of 512 bytes (up to 2 TiB); image_block 0 where there is no image."""
 
 MAGIC = b"IRUIDX2\n"
 BLOCK_BYTES = 512
@@ -70,7 +70,7 @@ class Place:
     record_offset: int
     record_size: int
     image_offset: int
-    """NO_PLACE without a picture."""
+    """NO_PLACE without an image."""
     image_size: int
 
 
@@ -160,7 +160,7 @@ class ShardIndex:
         )
 
     def image_sizes(self) -> np.ndarray:
-        """Width and height of every picture, (n, 2) uint16; 0 where the index does not say."""
+        """Width and height of every image, (n, 2) uint16; 0 where the index does not say."""
         if not self.is_compact:
             return np.zeros((len(self), 2), dtype=np.uint16)
         return np.stack([self.rows["width"], self.rows["height"]], axis=1)

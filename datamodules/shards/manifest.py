@@ -1,6 +1,6 @@
 """What a source is made of: the manifest beside its shards, read, checked and written.
 
-Several sources may list the same shards with another `record`, so a picture lies on disk once for
+Several sources may list the same shards with another `record`, so an image lies on disk once for
 all its languages.
 """
 

@@ -83,7 +83,7 @@ def write_known_index(tar_path: Path, places: dict[str, dict[str, int]]) -> np.n
 
     Args:
         tar_path: the tar.
-        places: key -> `json_offset`, `json_size` and, with a picture, `image_offset`, `image_size`.
+        places: key -> `json_offset`, `json_size` and, with an image, `image_offset`, `image_size`.
 
     Raises:
         DataError: no samples.
@@ -177,7 +177,7 @@ class ShardReader:
         return self.index.key(row)
 
     def read(self, row: int, *, with_image: bool = True) -> tuple[bytes, bytes | None]:
-        """Record bytes and picture bytes of a sample (None without one, b"" if not wanted).
+        """Record bytes and image bytes of a sample (None without one, b"" if not wanted).
 
         Raises:
             StorageError: the tar is shorter than its index says.
@@ -289,7 +289,7 @@ def _to_array(rows: dict[str, dict[str, int]], tar_path: Path) -> np.ndarray:
     index = np.zeros(len(rows), dtype=INDEX_DTYPE)
     for position, (key, row) in enumerate(rows.items()):
         if "json_offset" not in row:
-            raise _error(tar_path, key, "no .json member", "write one beside the picture")
+            raise _error(tar_path, key, "no .json member", "write one beside the image")
         index[position] = (
             row["json_offset"],
             row["json_size"],

@@ -2,7 +2,7 @@
 
 A manifest's `record` says where the conversation lies: `.txt` is the member of that extension, a
 dotted path leads through the sample's JSON ("" is the JSON itself). There, an object with
-`messages` is a conversation and a string is a caption: of the picture where there is one, else
+`messages` is a conversation and a string is a caption: of the image where there is one, else
 running text.
 """
 
@@ -58,7 +58,7 @@ def _caption(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
     if not text:
         raise RecordError(f"{where}: the text is empty", "empty text")
     if IMAGE_MARK in text:
-        message = f"{where}: the text contains '{IMAGE_MARK}', which marks a picture's place"
+        message = f"{where}: the text contains '{IMAGE_MARK}', which marks an image's place"
         raise RecordError(message, f"text contains {IMAGE_MARK}")
     if not has_image:
         return (Turn(role=Role.TEXT, content=text),)

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def has_images(self) -> bool:
-        """Whether every sample has a picture."""
+        """Whether every sample has an image."""
         return self.manifest.modality is Modality.IMAGE_TEXT
 
     def keys(self) -> np.ndarray:
@@ -70,7 +70,7 @@ class Source:
         return reader.key(row)
 
     def image_sizes(self) -> np.ndarray:
-        """Width and height of every picture, (n, 2) uint16; 0 where the index does not say."""
+        """Width and height of every image, (n, 2) uint16; 0 where the index does not say."""
         shards = range(len(self.shard_sizes))
         return np.concatenate([self._reader(s).index.image_sizes() for s in shards])
 
@@ -94,7 +94,7 @@ class Source:
         reader.announce(row, with_image=self.has_images)
 
     def read(self, i: int, *, with_image: bool = True) -> Sample:
-        """Sample i; `with_image=False` gives b"" in the place of its picture, unread.
+        """Sample i; `with_image=False` gives b"" in the place of its image, unread.
 
         Raises:
             DataError: a record that can't be used, named by shard and key.
@@ -137,7 +137,7 @@ class Source:
         if not self.has_images:
             return None
         if image is None:
-            raise DataError(f"{where}: no picture, but source '{self.name}' is image-text")
+            raise DataError(f"{where}: no image, but source '{self.name}' is image-text")
         return image
 
 

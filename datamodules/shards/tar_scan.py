@@ -48,9 +48,9 @@ class ScanRules:
     record: str
     """Where its record lies (`records`)."""
     has_image: bool
-    """Whether it needs a picture."""
+    """Whether it needs an image."""
     max_pixels: int = 2**26
-    """A picture that would take more pixels when decoded is refused (67 million by default)."""
+    """An image that would take more pixels when decoded is refused (67 million by default)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,28 +181,28 @@ def _row(
     place = (record.offset // BLOCK_BYTES, record.size)
     if not rules.has_image:
         return (*place, 0, 0, 0, 0), turns
-    pictures = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
-    if len(pictures) != 1:
-        reason = "two pictures" if pictures else "no picture"
+    images = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
+    if len(images) != 1:
+        reason = "two images" if images else "no image"
         raise RecordError(reason, reason)
-    width, height = _image_size(pictures[0], rules.max_pixels)
-    image = (pictures[0].offset // BLOCK_BYTES, pictures[0].size, width, height)
+    width, height = _image_size(images[0], rules.max_pixels)
+    image = (images[0].offset // BLOCK_BYTES, images[0].size, width, height)
     return (*place, *image), turns
 
 
 def _image_size(member: TarMember, max_pixels: int) -> tuple[int, int]:
-    """Width and height from the picture's header; its pixels are not decoded."""
+    """Width and height from the image's header; its pixels are not decoded."""
     if member.size > _MAX_IMAGE_BYTES:
-        raise RecordError("large", f"a picture over {_MAX_IMAGE_BYTES} bytes")
+        raise RecordError("large", f"an image over {_MAX_IMAGE_BYTES} bytes")
     try:
         with Image.open(io.BytesIO(member.content)) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise RecordError(str(error), f"a picture over {max_pixels} pixels") from error
+        raise RecordError(str(error), f"an image over {max_pixels} pixels") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise RecordError(str(error), "the picture can't be read") from error
+        raise RecordError(str(error), "the image can't be read") from error
     if width * height > max_pixels or max(width, height) > _MAX_SIDE:
-        raise RecordError(f"{width}x{height}", f"a picture over {max_pixels} pixels")
+        raise RecordError(f"{width}x{height}", f"an image over {max_pixels} pixels")
     return width, height
 
 

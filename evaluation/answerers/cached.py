@@ -44,7 +44,7 @@ class KeptReplies:
         self._kept = _read(path)
 
     def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt (int64 ids, shape (T,)) and encoded picture."""
+        """One reply per prompt (int64 ids, shape (T,)) and encoded image."""
         replies: list[Reply] = []
         for start in range(0, len(prompts), self._size):
             part = slice(start, start + self._size)

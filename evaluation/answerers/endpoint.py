@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible endpoint as an answerer: vLLM on an exported cell, or any.
 
-The server applies its own chat template; questions and pictures are sent to it and nowhere else.
+The server applies its own chat template; questions and images are sent to it and nowhere else.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.chat.tokens import IMAGE_MARK
-from core.io.endpoint import Endpoint, picture_part
+from core.io.endpoint import Endpoint, image_part
 from core.samples import Turn
 from evaluation.answerers.vlm import MAX_NEW_TOKENS, Reply
 
@@ -37,7 +37,7 @@ class EndpointAnswerer:
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
 
     def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt and encoded picture, in their order.
+        """One reply per prompt and encoded image, in their order.
 
         Raises:
             EndpointError: it refused one for good; what it answered is kept.
@@ -50,7 +50,7 @@ class EndpointAnswerer:
 
     def _answer(self, prompt: np.ndarray, image: bytes) -> Reply:
         text = bytes(prompt.astype(np.uint8)).decode("utf-8")
-        content: list[dict[str, Any]] = [picture_part(image), {"type": "text", "text": text}]
+        content: list[dict[str, Any]] = [image_part(image), {"type": "text", "text": text}]
         messages = [{"role": "user", "content": content}]
         found = self._endpoint.completion(messages, max_tokens=self._limit)
         return Reply(

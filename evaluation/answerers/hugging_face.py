@@ -1,6 +1,6 @@
 """Any checkpoint that transformers calls image-text-to-text as an answerer: LLaVA-class models.
 
-Prompts are rendered by the checkpoint's own chat template, pictures by its own processor, so that
+Prompts are rendered by the checkpoint's own chat template, images by its own processor, so that
 a stranger's model is asked as its authors meant it.
 """
 
@@ -61,26 +61,26 @@ class HfAnswerer:
         self._device, self._limit, self._batch = device, max_new_tokens, batch_size
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
-        """A key of the prompt (its text as bytes); the ids are made with the picture."""
+        """A key of the prompt (its text as bytes); the ids are made with the image."""
         messages = [{"role": turn.role.value, "content": _parts(turn.content)} for turn in turns]
         text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt and encoded picture, in their order."""
+        """One reply per prompt and encoded image, in their order."""
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), self._batch):
             chosen = order[start : start + self._batch]
             texts = [bytes(prompts[i].astype(np.uint8)).decode("utf-8") for i in chosen]
-            pictures = [decode_image(images[i]) for i in chosen]
-            replies |= zip(chosen, self._answer(texts, pictures), strict=True)
+            decoded = [decode_image(images[i]) for i in chosen]
+            replies |= zip(chosen, self._answer(texts, decoded), strict=True)
         return [replies[index] for index in range(len(prompts))]
 
-    def _answer(self, texts: list[str], pictures: list[Image.Image]) -> list[Reply]:
+    def _answer(self, texts: list[str], images: list[Image.Image]) -> list[Reply]:
         inputs = self._processor(
-            images=pictures, text=texts, add_special_tokens=False, padding=True, return_tensors="pt"
+            images=images, text=texts, add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids_BT = self._model.generate(**inputs, max_new_tokens=self._limit, do_sample=False)
@@ -117,7 +117,7 @@ def _load(source: str, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[A
 
 
 def _parts(content: str) -> list[dict[str, str]] | str:
-    """Our mark of the picture as the list of parts that chat templates take."""
+    """Our mark of the image as the list of parts that chat templates take."""
     if IMAGE_MARK not in content:
         return [{"type": "text", "text": content}]
     before, _, after = content.partition(IMAGE_MARK)

@@ -1,4 +1,4 @@
-"""From prompts and pictures to replies: the Protocol, and the adapter around our own model."""
+"""From prompts and images to replies: the Protocol, and the adapter around our own model."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,10 +27,10 @@ class Reply:
 
 
 class Answerer(Protocol):
-    """Anything that answers questions about pictures; the same question gets the same reply."""
+    """Anything that answers questions about images; the same question gets the same reply."""
 
     def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt (int64 ids, shape (T,)) and encoded picture."""
+        """One reply per prompt (int64 ids, shape (T,)) and encoded image."""
         ...
 
 
@@ -52,7 +52,7 @@ class GeneratingModel(Protocol):
 
 
 class VlmAnswerer:
-    """Greedy answers of a vision-language model whose pictures come through a lookup."""
+    """Greedy answers of a vision-language model whose images come through a lookup."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class VlmAnswerer:
         Args:
             model: The model, in evaluation mode.
             chat_format: Formats and decodes; the one it was trained with.
-            features_of: Encoded picture -> features of the tower (P, E) or pixels (C, H, W).
+            features_of: Encoded image -> features of the tower (P, E) or pixels (C, H, W).
             max_new_tokens: Limit per reply.
             batch_size: Prompts per forward pass.
         """
@@ -90,13 +90,13 @@ class VlmAnswerer:
         for start in range(0, len(pairs), self.slice_size):
             part = pairs[start : start + self.slice_size]
             # In order of appearance: a lookup that logs or caches must not depend on hashing.
-            pictures = {
+            features = {
                 image: torch.as_tensor(self._features_of(image))
                 for image in dict.fromkeys(image for _, image in part)
             }
             generated = self._model.generate(
                 [prompt for prompt, _ in part],
-                [pictures[image] for _, image in part],
+                [features[image] for _, image in part],
                 max_new_tokens=self._max_new_tokens,
                 end_token_id=self._format.end_token_id,
                 pad_token_id=self._format.pad_token_id,

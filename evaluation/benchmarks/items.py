@@ -1,6 +1,6 @@
 """Benchmark shards -> one frozen item per (question, language).
 
-The shards are those of the training data (tar, index, manifest); a sample is a picture and the
+The shards are those of the training data (tar, index, manifest); a sample is an image and the
 list of questions asked about it, each in every language.
 """
 
@@ -36,7 +36,7 @@ class Benchmark(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BenchmarkItem:
-    """One question about one picture in one language."""
+    """One question about one image in one language."""
 
     question_id: str
     """The same in every language."""
@@ -45,7 +45,7 @@ class BenchmarkItem:
     question_type: str
     language: str
     image_key: str
-    """Cluster of the statistics: questions about one picture are not independent."""
+    """Cluster of the statistics: questions about one image are not independent."""
     image: bytes = dataclasses.field(repr=False)
     question: str
     answers: tuple[str, ...]
@@ -94,7 +94,7 @@ def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> lis
     try:
         raw_items = json.loads(content)["items"]
         if image is None:
-            raise DataError("no picture")
+            raise DataError("no image")
         return [
             item
             for raw in raw_items

@@ -73,7 +73,7 @@ def read_predictions(path: Path) -> pa.Table:
 def paired_scores(
     first: pa.Table, second: pa.Table, *, benchmark: str, language: str, column: str = "score"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of two cells on the same items, and the items' pictures, for paired statistics.
+    """Scores of two cells on the same items, and the items' images, for paired statistics.
 
     Returns:
         The first's scores, the second's, and the image key of each, ordered by question id.

@@ -42,7 +42,7 @@ class PromptBook:
     yes_no_words: Mapping[str, YesNoWords]
 
     def question_text(self, item: BenchmarkItem) -> str:
-        """The words of the user's turn, without the picture's mark."""
+        """The words of the user's turn, without the image's mark."""
         lines = [
             f"{letter}. {choice}"
             for letter, choice in zip(string.ascii_uppercase, item.choices, strict=False)

@@ -32,7 +32,7 @@ class MetricValue:
     majority: float | None = None
     """The best constant reply per answer type, which knows the answers."""
     blind: float | None = None
-    """The same model with a blank picture."""
+    """The same model with a blank image."""
     chance: float | None = None
 
 

@@ -2,7 +2,7 @@
 
 Both are computed on the benchmark itself, so the constant reply knows the answers: generous on
 purpose, an accuracy that does not clear it shows nothing. The third baseline, the same model
-without its picture, is the runner's.
+without its image, is the runner's.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ class Preference:
     """Of `first`, ties counted half."""
     low: float
     high: float
-    """95 %, resampled by picture."""
+    """95 %, resampled by image."""
     elo: float
     """Bradley-Terry strength of `first` over `second`, in Elo points (400 to a factor of ten)."""
     elo_low: float

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from core.errors import DataError
 from core.io import loopback
-from core.io.image_types import picture_type
+from core.io.image_types import image_type
 from datamodules.shards.manifest import load_manifest, open_shard
 from evaluation.people.store import MAX_NAME, MAX_TEXT, Judgement, PeopleStore, check_name
 from evaluation.people.tasks import Task, TaskKind
@@ -18,8 +18,8 @@ from evaluation.people.tasks import Task, TaskKind
 FILES = Path(__file__).parent / "web"
 _MAX_BODY = 64_000
 _NAMES = ("people.js", "people.css")
-Pictures = Callable[[str], bytes | None]
-"""Picture of an image key, None if there is none."""
+Images = Callable[[str], bytes | None]
+"""Image of an image key, None if there is none."""
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
@@ -34,28 +34,28 @@ class _Judged(_Person):
     answers: dict[Annotated[str, StringConstraints(max_length=20)], _Text] = Field(max_length=5)
 
 
-def pictures_of(manifest: Path) -> Pictures:
-    """Pictures of a source or benchmark by their sample's key."""
+def images_of(manifest: Path) -> Images:
+    """Images of a source or benchmark by their sample's key."""
     places: dict[str, tuple[int, int]] = {}
     readers = [open_shard(manifest, entry) for entry in load_manifest(manifest).shards]
     for number, reader in enumerate(readers):
         places |= {reader.key(row): (number, row) for row in range(len(reader))}
 
-    def picture(key: str) -> bytes | None:
+    def image(key: str) -> bytes | None:
         if key not in places:
             return None
         number, row = places[key]
         return readers[number].read(row)[1]
 
-    return picture
+    return image
 
 
-def build_app(store: PeopleStore, pictures: Pictures, *, language: str) -> FastAPI:
+def build_app(store: PeopleStore, images: Images, *, language: str) -> FastAPI:
     """The page over a store.
 
     Args:
         store: tasks and judgements.
-        pictures: by image key.
+        images: by image key.
         language: of the page's own words, as it opens.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -66,7 +66,7 @@ def build_app(store: PeopleStore, pictures: Pictures, *, language: str) -> FastA
         return loopback.refusal(422, str(error))
 
     _add_files(app)
-    _add_tasks(app, store, pictures, language)
+    _add_tasks(app, store, images, language)
     _add_judgements(app, store)
     return app
 
@@ -83,17 +83,17 @@ def _add_files(app: FastAPI) -> None:
         return FileResponse(FILES / name)
 
 
-def _add_tasks(app: FastAPI, store: PeopleStore, pictures: Pictures, language: str) -> None:
+def _add_tasks(app: FastAPI, store: PeopleStore, images: Images, language: str) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         return {"kind": store.kind.value, "language": language, "num_tasks": len(store.tasks)}
 
-    @app.get("/api/picture")
-    def picture(task: str) -> Response:
-        found = pictures(store.task(task).image_key)
-        kind = None if found is None else picture_type(found)
+    @app.get("/api/image")
+    def image(task: str) -> Response:
+        found = images(store.task(task).image_key)
+        kind = None if found is None else image_type(found)
         if found is None or kind is None:
-            return loopback.refusal(404, "this task has no picture that a browser shows")
+            return loopback.refusal(404, "this task has no image that a browser shows")
         return Response(found, media_type=kind)
 
     @app.post("/api/next")
@@ -139,7 +139,7 @@ def _shown(store: PeopleStore, task: Task, annotator: str) -> dict[str, Any]:
         "task_id": task.task_id,
         "language": task.language,
         "question": task.question,
-        "has_picture": bool(task.image_key),
+        "has_image": bool(task.image_key),
     }
     if task.kind is TaskKind.VALIDATE:
         return shown | task.content

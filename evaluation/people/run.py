@@ -20,7 +20,7 @@ from core.io.files import atomic_write_text
 from core.process.command import clear_errors
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
-from evaluation.people.page import build_app, pictures_of
+from evaluation.people.page import build_app, images_of
 from evaluation.people.store import PeopleStore
 from evaluation.people.tasks import TaskKind, compare_tasks, validate_tasks
 
@@ -34,8 +34,8 @@ _EPILOG = """examples:
   make a comparison of two cells in Basque, 199 pairs, 40 of them for everybody, and serve it:
     python -m evaluation.people.run --db people.db --language eu --most 199 --overlap 40 \\
         --pairs general=A/result/predictions.parquet adapted=B/result/predictions.parquet \\
-        --pictures data/embedded/benchmark_test.manifest.json
-  go on later:      python -m evaluation.people.run --db people.db --pictures ...
+        --images data/embedded/benchmark_test.manifest.json
+  go on later:      python -m evaluation.people.run --db people.db --images ...
   what came of it:  python -m evaluation.people.run --db people.db --results
   validate:         python -m evaluation.people.run --db eu.db --items translated.jsonl
   take it out:      python -m evaluation.people.run --db people.db --export labelstudio out.json
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--language", default="eu", help="of the compared questions and the page (default: eu)")
     add("--most", type=int, default=0, help="so many tasks at most, drawn by chance")
     add("--overlap", type=int, default=20, help="tasks that everybody judges (default: 20)")
-    add("--pictures", type=Path, metavar="MANIFEST", help="where the pictures are")
+    add("--images", type=Path, metavar="MANIFEST", help="where the images are")
     add("--port", type=int, default=7870, help="port of the page (default: 7870)")
     add("--results", action="store_true", help="say what came of it, as JSON, and stop")
     add("--export", nargs=2, metavar=("FORMAT", "FILE"), help="labelstudio, argilla or csv")
@@ -86,8 +86,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     elif options.results:
         console.print_json(results(store))
     else:
-        pictures = pictures_of(options.pictures) if options.pictures else lambda _key: None
-        app = build_app(store, pictures, language=options.language)
+        images = images_of(options.images) if options.images else lambda _key: None
+        app = build_app(store, images, language=options.language)
         console.print(f"Open http://{loopback.HOST}:{options.port}  (Ctrl-C stops it)")
         loopback.serve(app, port=options.port)
 

@@ -1,4 +1,4 @@
-"""What people are asked: one pair of replies, or one translated item, each with its picture."""
+"""What people are asked: one pair of replies, or one translated item, each with its image."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ class Task:
     kind: TaskKind
     language: str
     image_key: str
-    """Of a sample in the pictures' manifest; empty without a picture."""
+    """Of a sample in the images' manifest; empty without an image."""
     question: str
     content: dict[str, str]
     """COMPARE: name of a system -> its reply. VALIDATE: `source`, `translation`."""

@@ -1,7 +1,7 @@
-"""Intervals and comparisons that know which questions share a picture.
+"""Intervals and comparisons that know which questions share an image.
 
-Everything resamples pictures, not questions. Decisions are about a margin delta that was written
-down beforehand: a claim is supported, refuted, or undecided (and then how many pictures it needs).
+Everything resamples images, not questions. Decisions are about a margin delta that was written
+down beforehand: a claim is supported, refuted, or undecided (and then how many images it needs).
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Decision:
     p_refuted: float
     """p-value against the claim being true: small refutes it."""
     clusters_needed: int | None
-    """Pictures for 80 % power if the difference stays as seen; None where no number would do."""
+    """Images for 80 % power if the difference stays as seen; None where no number would do."""
 
 
 def wilson_interval(
@@ -116,10 +116,10 @@ def mean_interval(
     names: Sequence[Name] = (),
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """Mean of scores in 0..1 with a percentile interval clustered by picture.
+    """Mean of scores in 0..1 with a percentile interval clustered by image.
 
     Where all values are 0 or all are 1 a resample has no spread; the interval is then Wilson's
-    with the number of pictures as the number of trials.
+    with the number of images as the number of trials.
     """
     means = bootstrap_means(values, clusters, seed=seed, names=names)
     num_clusters = len(np.unique(np.asarray(clusters)))
@@ -285,7 +285,7 @@ def _verdict(p_supported: float, p_refuted: float, alpha: float) -> Verdict:
 
 
 def _clusters_needed(means: np.ndarray, num_clusters: int, room: float, alpha: float) -> int | None:
-    """Normal approximation: the standard error shrinks with the root of the pictures."""
+    """Normal approximation: the standard error shrinks with the root of the images."""
     spread = float(means.std(ddof=1))
     if room <= 0:
         return None

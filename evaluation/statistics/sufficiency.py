@@ -1,6 +1,6 @@
 """How much is enough: accuracies over a share, resampled together, and a saturating curve.
 
-All cells answered the same questions about the same pictures, so one resample of pictures moves
+All cells answered the same questions about the same images, so one resample of images moves
 them together: what is compared is paired, and the choice of the best share is part of what varies.
 """
 
@@ -27,7 +27,7 @@ class SharePoint:
     value: float
     low: float
     high: float
-    """95 % interval of the accuracy, by picture."""
+    """95 % interval of the accuracy, by image."""
     sufficient: float
     """Confidence that it lies within the margin of the best share, whichever that is."""
     next_gain: tuple[float, float, float] | None
@@ -59,7 +59,7 @@ def how_much_is_enough(
     Args:
         shares: ascending.
         scores_SI: score of every item (columns) at every share (rows), 0..1.
-        clusters: picture of every item.
+        clusters: image of every item.
         delta: margin, 0..1.
         seed: of the resampling.
 
@@ -99,7 +99,7 @@ def how_much_is_enough(
 def _resampled_means(
     scores_SI: np.ndarray, clusters: Sequence[str] | np.ndarray, seed: int
 ) -> np.ndarray:
-    """Means (resamples, shares), whole pictures drawn with replacement, the same for all shares."""
+    """Means (resamples, shares), whole images drawn with replacement, the same for all shares."""
     _, codes = np.unique(np.asarray(clusters), return_inverse=True)
     sizes_C = np.bincount(codes).astype(np.float64)
     sums_SC = np.stack([np.bincount(codes, weights=row) for row in scores_SI])

@@ -29,7 +29,7 @@ class PretrainConfig:
     num_steps: int
     """Optimizer steps."""
     optim: OptimConfig
-    """Optimiser and schedule."""
+    """Optimizer and schedule."""
     samples_per_step: dict[str, float]
     """Corpus source -> samples of one optimizer step."""
 
@@ -43,7 +43,7 @@ class BackbonesConfig:
     corpus: str
     """Folder that `data_prep.embedded --corpus` filled."""
     captions: str
-    """Manifest of pictures and base-language names, for the tower."""
+    """Manifest of images and base-language names, for the tower."""
     models: str
     """Where finished models are copied."""
     general: PretrainConfig

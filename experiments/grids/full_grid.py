@@ -1,4 +1,4 @@
-"""The whole study: backbone x text-only data off/on x share of target-language pictures."""
+"""The whole study: backbone x text-only data off/on x share of target-language images."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

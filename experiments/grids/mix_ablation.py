@@ -1,4 +1,4 @@
-"""How much target-language data is enough: share of pictures 0..100 % x text-only data off/on."""
+"""How much target-language data is enough: share of images 0..100 % x text-only data off/on."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

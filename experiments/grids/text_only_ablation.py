@@ -1,4 +1,4 @@
-"""Does text-only target-language data help where pictures are few: off/on at small shares."""
+"""Does text-only target-language data help where images are few: off/on at small shares."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

@@ -1,9 +1,9 @@
 """How the embedded vision tower is made: CLIP with a frozen trunk and a bank of English names.
 
 An ImageNet trunk (EfficientNet-Lite0, Apache-2.0) stays frozen; an MLP head and a small text tower
-are trained so that a picture lies beside its English name, and each quadrant of a scene beside the
+are trained so that an image lies beside its English name, and each quadrant of a scene beside the
 name of what stands there. That makes the embedded tower what CLIP is to the paper: aligned with
-English text before the language model ever sees a picture. Only training styles and English names.
+English text before the language model ever sees an image. Only training styles and English names.
 """
 
 import dataclasses
@@ -49,8 +49,8 @@ _PAD, _START, _END = "<pad>", "<start>", "<end>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TowerPicture:
-    """One training or test picture: a single object and its English name."""
+class TowerImage:
+    """One training or test image: a single object and its English name."""
 
     name: str
     image: bytes
@@ -58,7 +58,7 @@ class TowerPicture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TowerRecipe:
-    """Everything that determines the tower besides pictures and seed."""
+    """Everything that determines the tower besides images and seed."""
 
     embed_width: int = 192
     """Width of the shared space, and of the features the language model gets."""
@@ -85,7 +85,7 @@ class TowerRecipe:
     drop: float = 0.5
     """Dropout on trunk features while training."""
     global_weight: float = 1.0
-    """Weight of the whole-picture cell beside the quadrants."""
+    """Weight of the whole-image cell beside the quadrants."""
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -108,7 +108,7 @@ class ContrastiveModule(lightning.LightningModule):
         return logits
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Cross-entropy over the bank; whole pictures and quadrants are averaged apart."""
+        """Cross-entropy over the bank; whole images and quadrants are averaged apart."""
         del batch_idx
         features_MPC, targets_MP = batch
         is_fair_MP = targets_MP != IGNORE_INDEX
@@ -136,15 +136,15 @@ class ContrastiveModule(lightning.LightningModule):
 
 
 def train_tower(
-    pictures: Sequence[TowerPicture], recipe: TowerRecipe, *, seed: int, out_dir: Path
+    images: Sequence[TowerImage], recipe: TowerRecipe, *, seed: int, out_dir: Path
 ) -> ContrastiveModule:
-    """Train on single pictures, and scenes composed of them; save a whole CLIP as open_clip does.
+    """Train on single images, and scenes composed of them; save a whole CLIP as open_clip does.
 
     Raises:
-        DataError: fewer than two names, or a broken picture.
+        DataError: fewer than two names, or a broken image.
         CheckpointError: the trunk's weights are missing or not the known ones.
     """
-    names = sorted({picture.name for picture in pictures})
+    names = sorted({image.name for image in images})
     if len(names) < 2:  # noqa: PLR2004 - contrast needs two
         raise DataError(f"a tower needs at least two names, got {names}")
     tokenizer = train_name_tokenizer([*names, NOTHING], recipe)
@@ -152,8 +152,8 @@ def train_tower(
     number = {name: index for index, name in enumerate(names)}
     views = trunk_views(
         clip.visual.trunk,
-        stack_pictures(pictures, recipe.image_size),
-        [number[picture.name] for picture in pictures],
+        stack_images(images, recipe.image_size),
+        [number[image.name] for image in images],
         recipe.views,
         seed=seed,
     )
@@ -209,19 +209,19 @@ def zero_shot(
 
     Args:
         module: a trained module.
-        pixels_NCHW: RGB pictures in 0..1 at the tower's size.
+        pixels_NCHW: RGB images in 0..1 at the tower's size.
         names: keep the first so many of the bank; None allows "nothing" as an answer.
     """
     logits_NPK: torch.Tensor = module(trunk_features(module.clip.visual.trunk, pixels_NCHW))
     return logits_NPK[..., :names].argmax(dim=-1)
 
 
-def stack_pictures(pictures: Sequence[TowerPicture], size: int) -> torch.Tensor:
+def stack_images(images: Sequence[TowerImage], size: int) -> torch.Tensor:
     """RGB in 0..1, (N, 3, size, size), bicubic."""
     arrays = []
-    for picture in pictures:
-        image = decode_image(picture.image).resize((size, size), Image.Resampling.BICUBIC)
-        arrays.append(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255))
+    for named in images:
+        resized = decode_image(named.image).resize((size, size), Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / np.float32(255))
     return torch.from_numpy(np.stack(arrays))
 
 

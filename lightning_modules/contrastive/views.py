@@ -1,4 +1,4 @@
-"""Training views of the embedded tower: augmented pictures and 2x2 scenes, as trunk features.
+"""Training views of the embedded tower: augmented images and 2x2 scenes, as trunk features.
 
 The trunk is frozen, so every view goes through it once; what is kept is the average of the whole
 view and of its four quadrants, each with the number of the name it shows.
@@ -19,7 +19,7 @@ from core.rng import named_rng
 from models.towers.vision_tower import pool_grids
 
 GRIDS = (1, 2)
-"""Whole picture, then quadrants in reading order."""
+"""Whole image, then quadrants in reading order."""
 
 NUM_CELLS = 5
 
@@ -28,10 +28,10 @@ NUM_CELLS = 5
 class ViewsConfig:
     """How many views, and how wild."""
 
-    views_per_picture: int = 4
-    """Augmented views of every training picture."""
+    views_per_image: int = 4
+    """Augmented views of every training image."""
     num_scenes: int = 2500
-    """Scenes composed of one to four training pictures."""
+    """Scenes composed of one to four training images."""
     scene_pixels: int = 128
     """Side of a composed scene before it is resized for the tower, as scenes at rest are."""
     max_rotation_degrees: float = 12.0
@@ -41,7 +41,7 @@ class ViewsConfig:
     scene_scale_range: tuple[float, float] = (0.8, 1.15)
     """Uniform scale of an object, in quadrants."""
     max_shift: float = 0.12
-    """Uniform shift, as a share of the picture or quadrant."""
+    """Uniform shift, as a share of the image or quadrant."""
     colour_jitter: float = 0.15
     """Uniform gain of every colour channel around 1."""
 
@@ -54,23 +54,23 @@ class TrunkViews:
     """float16, (M, 5, trunk width)."""
     targets_MP: torch.Tensor
     """int64: number of a name; the number after the last name where there is nothing;
-    IGNORE_INDEX where no name is fair (quadrants of a single picture)."""
+    IGNORE_INDEX where no name is fair (quadrants of a single image)."""
 
 
 def trunk_views(
     trunk: nn.Module,
-    pictures_NCHW: torch.Tensor,
+    images_NCHW: torch.Tensor,
     name_ids: Sequence[int],
     config: ViewsConfig,
     *,
     seed: int,
 ) -> TrunkViews:
-    """Views of all pictures and scenes made of them.
+    """Views of all images and scenes made of them.
 
     Args:
         trunk: frozen timm trunk, in evaluation mode.
-        pictures_NCHW: RGB in 0..1 on white, at the tower's size.
-        name_ids: what every picture shows.
+        images_NCHW: RGB in 0..1 on white, at the tower's size.
+        name_ids: what every image shows.
         config: how many views, and how wild.
         seed: of the augmentation.
     """
@@ -78,8 +78,8 @@ def trunk_views(
     nothing = int(ids.max()) + 1
     features, targets = [], []
     views = itertools.chain(  # lazily: the pixels of all views together would not fit
-        _single_views(pictures_NCHW, ids, config, seed=seed),
-        _scene_views(pictures_NCHW, ids, config, seed=seed, nothing=nothing),
+        _single_views(images_NCHW, ids, config, seed=seed),
+        _scene_views(images_NCHW, ids, config, seed=seed, nothing=nothing),
     )
     for pixels_NCHW, targets_NP in views:
         features.append(trunk_features(trunk, pixels_NCHW))
@@ -91,7 +91,7 @@ def trunk_views(
 def trunk_features(
     trunk: nn.Module, pixels_NCHW: torch.Tensor, *, batch_size: int = 64
 ) -> torch.Tensor:
-    """Pooled cells (N, 5, C) of RGB pictures in 0..1."""
+    """Pooled cells (N, 5, C) of RGB images in 0..1."""
     parts = [
         pool_grids(trunk.forward_features(2.0 * batch - 1.0), GRIDS)  # type: ignore[operator]
         for batch in torch.split(pixels_NCHW, batch_size)
@@ -103,29 +103,29 @@ View = tuple[torch.Tensor, torch.Tensor]
 
 
 def _single_views(
-    pictures_NCHW: torch.Tensor, ids: np.ndarray, config: ViewsConfig, *, seed: int
+    images_NCHW: torch.Tensor, ids: np.ndarray, config: ViewsConfig, *, seed: int
 ) -> Iterator[View]:
     targets_NP = torch.full((len(ids), NUM_CELLS), IGNORE_INDEX)
     targets_NP[:, 0] = torch.from_numpy(ids)
-    for view in range(config.views_per_picture):
+    for view in range(config.views_per_image):
         rng = named_rng(seed, "tower", "view", view)
         if view == 0:
-            yield pictures_NCHW, targets_NP  # one view as it is
+            yield images_NCHW, targets_NP  # one view as it is
             continue
-        size = pictures_NCHW.shape[-1]
-        yield _augment(pictures_NCHW, rng, config, (config.scale_range, size)), targets_NP
+        size = images_NCHW.shape[-1]
+        yield _augment(images_NCHW, rng, config, (config.scale_range, size)), targets_NP
 
 
 def _scene_views(
-    pictures_NCHW: torch.Tensor, ids: np.ndarray, config: ViewsConfig, *, seed: int, nothing: int
+    images_NCHW: torch.Tensor, ids: np.ndarray, config: ViewsConfig, *, seed: int, nothing: int
 ) -> Iterator[View]:
-    batch_size, half, size = 500, config.scene_pixels // 2, pictures_NCHW.shape[-1]
+    batch_size, half, size = 500, config.scene_pixels // 2, images_NCHW.shape[-1]
     for start in range(0, config.num_scenes, batch_size):
         count = min(batch_size, config.num_scenes - start)
         rng = named_rng(seed, "tower", "scenes", start)
         chosen = rng.integers(len(ids), size=(count, 4))
         present = rng.random((count, 4)).argsort(axis=1) < rng.integers(1, 5, size=(count, 1))
-        objects = pictures_NCHW[torch.from_numpy(chosen.reshape(-1))]
+        objects = images_NCHW[torch.from_numpy(chosen.reshape(-1))]
         objects = _augment(objects, rng, config, (config.scene_scale_range, half))
         absent = torch.from_numpy(~present.reshape(-1))
         objects[absent] = 1.0
@@ -147,14 +147,14 @@ def resize_pixels(pixels_NCHW: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _augment(
-    pictures_NCHW: torch.Tensor,
+    images_NCHW: torch.Tensor,
     rng: np.random.Generator,
     config: ViewsConfig,
     scale_and_size: tuple[tuple[float, float], int],
 ) -> torch.Tensor:
-    """Rotate, scale, shift, mirror and tint, every picture its own way; white outside."""
+    """Rotate, scale, shift, mirror and tint, every image its own way; white outside."""
     scale_range, size = scale_and_size
-    count = pictures_NCHW.shape[0]
+    count = images_NCHW.shape[0]
     angle = np.radians(rng.uniform(-1, 1, count) * config.max_rotation_degrees)
     scale = rng.uniform(*scale_range, count)
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)  # noqa: PLR2004 - a fair coin
@@ -164,9 +164,9 @@ def _augment(
     theta[:, 1, 0], theta[:, 1, 1] = mirror * np.sin(angle) / scale, np.cos(angle) / scale
     theta[:, :, 2] = shift
     gain = 1.0 + rng.uniform(-1, 1, (count, 3)).astype(np.float32) * config.colour_jitter
-    # Shrink first: sampling a large picture sparsely would alias.
-    factor = math.ceil(pictures_NCHW.shape[-1] / size)
-    small = functional.avg_pool2d(pictures_NCHW, factor) if factor > 1 else pictures_NCHW
+    # Shrink first: sampling a large image sparsely would alias.
+    factor = math.ceil(images_NCHW.shape[-1] / size)
+    small = functional.avg_pool2d(images_NCHW, factor) if factor > 1 else images_NCHW
     shape = (count, 3, size, size)
     grid = functional.affine_grid(torch.from_numpy(theta), list(shape), align_corners=False)
     ink = functional.grid_sample(1.0 - small, grid, align_corners=False)  # zero ink outside

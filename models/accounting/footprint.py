@@ -43,10 +43,10 @@ class Footprint:
     """Keys and values of one token in one block."""
     vocab_size: int
     num_image_tokens: int
-    picture_flops: float
-    """Of the tower's forward pass for one picture."""
-    picture_bytes: int
-    """Pixels of one picture in float32."""
+    image_flops: float
+    """Of the tower's forward pass for one image."""
+    image_bytes: int
+    """Pixels of one image in float32."""
 
 
 def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
@@ -71,8 +71,8 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
         cache_width=2 * config.num_key_value_heads * config.head_dim,
         vocab_size=config.vocab_size,
         num_image_tokens=vlm.tower.num_image_tokens,
-        picture_flops=tower_flops(vlm.tower),
-        picture_bytes=4 * 3 * size * size,
+        image_flops=tower_flops(vlm.tower),
+        image_bytes=4 * 3 * size * size,
     )
 
 
@@ -195,7 +195,7 @@ def _count(part: nn.Module) -> int:
 
 
 def tower_flops(tower: VisionTower) -> float:
-    """Of the forward pass for one picture."""
+    """Of the forward pass for one image."""
     size = tower.transform.size
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         tower(torch.empty(1, 3, size, size))

@@ -113,7 +113,7 @@ def clip_vision_config(tower: VisionTower) -> CLIPVisionConfig:
     block = visual.transformer.resblocks[0]
     (height, width), (patch_height, patch_width) = visual.image_size, visual.patch_size
     if height != width or patch_height != patch_width:
-        raise ConfigError(f"stock CLIP is square; pictures are {height}x{width}")
+        raise ConfigError(f"stock CLIP is square; images are {height}x{width}")
     return CLIPVisionConfig(
         hidden_size=visual.transformer.width,
         intermediate_size=block.mlp.c_fc.out_features,

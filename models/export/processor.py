@@ -1,4 +1,4 @@
-"""The text and picture side of an exported model: chat template, image processor, generation."""
+"""The text and image side of an exported model: chat template, image processor, generation."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ def chat_template(template: ChatTemplate) -> str:
     """Jinja that renders what `ChatFormat` encodes, with `<image>` as one placeholder.
 
     Content is a string with our mark, or a list of {"type": "image"} and {"type": "text"}; a
-    picture is followed by a newline where text follows, as in our data.
+    image is followed by a newline where text follows, as in our data.
     """
     image, mark = _literal(template.image_token), _literal(IMAGE_MARK)
     return "".join(

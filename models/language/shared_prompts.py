@@ -1,7 +1,7 @@
-"""Prompts of a batch in two parts: the head that several begin with (text and picture), the tail.
+"""Prompts of a batch in two parts: the head that several begin with (text and image), the tail.
 
-A benchmark asks several questions about a picture, in several languages, and all of them about one
-blank picture: heads are most of the tokens, and each needs to be computed once.
+A benchmark asks several questions about an image, in several languages, and all of them about one
+blank image: heads are most of the tokens, and each needs to be computed once.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ _WORTH_IT = 0.7
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prompt:
-    """One prompt and its picture."""
+    """One prompt and its image."""
 
     ids: np.ndarray
     """int64 of shape (T,), with placeholders."""
     image: torch.Tensor | None
-    """Features (P, E); prompts about one picture bring the same tensor."""
+    """Features (P, E); prompts about one image bring the same tensor."""
     head_length: int
-    """Tokens up to the picture's last one; 0: this prompt shares nothing."""
+    """Tokens up to the image's last one; 0: this prompt shares nothing."""
 
     @property
     def key(self) -> tuple[int, bytes]:
@@ -32,7 +32,7 @@ class Prompt:
 
 
 def make_prompt(ids: np.ndarray, image: torch.Tensor | None, image_token_id: int) -> Prompt:
-    """A prompt that may share what it has up to its picture's end; the tail is never empty."""
+    """A prompt that may share what it has up to its image's end; the tail is never empty."""
     (places,) = np.nonzero(ids == image_token_id)
     length = int(places[-1]) + 1 if len(places) else 0
     return Prompt(ids=ids, image=image, head_length=length if length < len(ids) else 0)
@@ -84,7 +84,7 @@ class SplitBatch:
     """Prompt -> place of its head."""
     tails: list[np.ndarray]
     tail_images: list[torch.Tensor | None]
-    """Per prompt its picture, if that is in the tail."""
+    """Per prompt its image, if that is in the tail."""
 
 
 def split(prompts: Sequence[Prompt]) -> SplitBatch:

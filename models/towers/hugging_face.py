@@ -14,7 +14,7 @@ from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments, is_hub_name
 from models.towers.image_transform import CropRule, ImageTransform, ResizeMode
 
-_CONFIG_FILE, _PICTURES_FILE = "config.json", "preprocessor_config.json"
+_CONFIG_FILE, _IMAGES_FILE = "config.json", "preprocessor_config.json"
 _BICUBIC = 3
 _CLIP_TYPES = ("clip", "clip_vision_model")
 _KNOWN: dict[str, dict[str, dict[str, Any]]] = {
@@ -32,7 +32,7 @@ _KNOWN: dict[str, dict[str, dict[str, Any]]] = {
                 "hidden_act": "quick_gelu",
             },
         },
-        _PICTURES_FILE: {
+        _IMAGES_FILE: {
             "size": 336,
             "crop_size": 336,
             "resample": _BICUBIC,
@@ -108,7 +108,7 @@ def read_transform(source: str, revision: str) -> ImageTransform:
         ConfigError: the processor does something our transform can't.
         CheckpointError: as `load_clip_vision`.
     """
-    settings = _read_json(source, revision, _PICTURES_FILE)
+    settings = _read_json(source, revision, _IMAGES_FILE)
     size, mode = _target_size(settings)
     wanted = {
         "size": _vision_config(source, revision).image_size,
@@ -125,8 +125,8 @@ def read_transform(source: str, revision: str) -> ImageTransform:
     }
     if found != wanted:
         raise ConfigError(
-            f"tower '{source}' wants pictures that this house can't make: {found}, can {wanted}; "
-            f"see its {_PICTURES_FILE}"
+            f"tower '{source}' wants images that this house can't make: {found}, can {wanted}; "
+            f"see its {_IMAGES_FILE}"
         )
     return ImageTransform(
         size=size,

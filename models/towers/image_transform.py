@@ -1,4 +1,4 @@
-"""Encoded picture -> normalised tensor, eagerly and deterministically, with guards against bombs.
+"""Encoded image -> normalised tensor, eagerly and deterministically, with guards against bombs.
 
 The arithmetic is that of open_clip's evaluation transform (Pillow bicubic, centre crop, mean and
 standard deviation), without its torchvision objects: small enough to travel to loader workers.
@@ -22,7 +22,7 @@ TRANSFORM_VERSION = 1
 """Part of every tower's fingerprint; raise it when the arithmetic changes."""
 
 MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded; a few kilobytes of file can ask for gigabytes of memory."""
+"""Largest image that is decoded; a few kilobytes of file can ask for gigabytes of memory."""
 
 MAX_ASPECT_RATIO = 64
 """Longest side over shortest; beyond it the resize itself would be the bomb."""
@@ -45,7 +45,7 @@ _IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
 
 
 class ResizeMode(StrEnum):
-    """How a picture that is not square becomes square."""
+    """How an image that is not square becomes square."""
 
     SHORTEST = "shortest"
     """Scale the shortest side, then crop the centre (CLIP)."""
@@ -76,7 +76,7 @@ class ImageTransform:
         """Decode, resize, normalise.
 
         Raises:
-            DataError: the bytes are no picture, are damaged, or hide an absurd one.
+            DataError: the bytes are no image, are damaged, or hide an absurd one.
         """
         return self.normalise(self.resize(decode_image(image_bytes)))
 
@@ -103,7 +103,7 @@ class ImageTransform:
         return margin // 2 if self.crop is CropRule.FLOOR else round(margin / 2)
 
     def normalise(self, image: Image.Image) -> torch.Tensor:
-        """RGB picture of the right size -> tensor."""
+        """RGB image of the right size -> tensor."""
         array_HWC = np.asarray(image, dtype=np.float32) / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         array_HWC = (array_HWC - mean) / std
@@ -111,10 +111,10 @@ class ImageTransform:
 
 
 def decode_image(image_bytes: bytes) -> Image.Image:
-    """Decode to RGB; transparent pictures are laid on white.
+    """Decode to RGB; transparent images are laid on white.
 
     Raises:
-        DataError: not a picture, damaged, or too large to decode safely.
+        DataError: not an image, damaged, or too large to decode safely.
     """
     try:
         with warnings.catch_warnings():
@@ -132,16 +132,16 @@ def decode_image(image_bytes: bytes) -> Image.Image:
         # Pillow names the object in memory, another one every time.
         reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
         raise DataError(
-            f"picture of {len(image_bytes)} bytes can't be decoded: {reason}",
+            f"image of {len(image_bytes)} bytes can't be decoded: {reason}",
             UNDECODABLE,
         ) from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        message = f"picture of {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
-        raise DataError(message, "picture too large")
+        message = f"image of {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+        raise DataError(message, "image too large")
     if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
         limit = f"{MAX_ASPECT_RATIO}:1"
-        message = f"picture of {width}x{height} pixels is longer than {limit}; crop it"
-        raise DataError(message, "picture too long")
+        message = f"image of {width}x{height} pixels is longer than {limit}; crop it"
+        raise DataError(message, "image too long")

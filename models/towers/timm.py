@@ -99,10 +99,10 @@ def penultimate_states(trunk: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
 
 
 def transform_of(trunk: Any) -> ImageTransform:
-    """What timm says about the pictures, but for the margin: `crop_pct` cuts off what we must see.
+    """What timm says about the images, but for the margin: `crop_pct` cuts off what we must see.
 
     Raises:
-        ConfigError: pictures that aren't square, RGB, bicubic and of the model's own size.
+        ConfigError: images that aren't square, RGB, bicubic and of the model's own size.
     """
     import timm.data
 
@@ -110,12 +110,12 @@ def transform_of(trunk: Any) -> ImageTransform:
     channels, height, width = settings["input_size"]
     if tuple(trunk.patch_embed.img_size) != (height, width):
         raise ConfigError(
-            f"timm tower was built for {trunk.patch_embed.img_size} pixels, its pictures have "
+            f"timm tower was built for {trunk.patch_embed.img_size} pixels, its images have "
             f"{(height, width)}: positions would be stretched. Set fixed_input_size in its config"
         )
     if (channels, height) != (3, width) or settings["interpolation"] != "bicubic":
         raise ConfigError(
-            f"timm tower wants pictures {settings['input_size']}, {settings['interpolation']}; "
+            f"timm tower wants images {settings['input_size']}, {settings['interpolation']}; "
             "supported: 3 channels, square, bicubic"
         )
     return ImageTransform(

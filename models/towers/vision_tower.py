@@ -1,8 +1,8 @@
-"""The frozen vision tower: pictures -> grid of features; from open_clip, transformers or timm.
+"""The frozen vision tower: images -> grid of features; from open_clip, transformers or timm.
 
 Two kinds of features. `penultimate` is LLaVA's (and the paper's): patch tokens of the block before
 the last, without class token and final norm. `pooled_grid` is for convolutional towers: the pooled
-and projected features of the whole picture and of the cells of each grid.
+and projected features of the whole image and of the cells of each grid.
 """
 
 import dataclasses
@@ -186,7 +186,7 @@ def load_vision_tower(config: VisionTowerConfig) -> VisionTower:
 
 
 def count_image_tokens(config: VisionTowerConfig) -> int:
-    """Visual tokens of a picture, from the shape of the tower alone: no weights are read.
+    """Visual tokens of an image, from the shape of the tower alone: no weights are read.
 
     Raises:
         ConfigError, CheckpointError: as `load_vision_tower`.
@@ -269,7 +269,7 @@ def _check_activation(name: str, tag: str) -> None:
 
 
 def _transform_of(visual: Any) -> ImageTransform:
-    """What open_clip says about the pictures this model was trained on."""
+    """What open_clip says about the images this model was trained on."""
     settings = visual.preprocess_cfg
     size = settings["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -277,7 +277,7 @@ def _transform_of(visual: Any) -> ImageTransform:
     known = (settings["interpolation"], settings["mode"]) == ("bicubic", "RGB")
     if height != width or not known or settings["resize_mode"] not in modes:
         raise ConfigError(
-            f"tower wants pictures {settings}; supported: square, RGB, bicubic, {modes}"
+            f"tower wants images {settings}; supported: square, RGB, bicubic, {modes}"
         )
     return ImageTransform(
         size=int(height),

@@ -33,7 +33,7 @@ _PARALLEL = (StageKind.FEATURES, StageKind.TOWER)
 
 
 def threads_of(kind: StageKind, cores: int) -> int:
-    """Threads of a stage run: all cores for pictures, which are independent; else one.
+    """Threads of a stage run: all cores for images, which are independent; else one.
 
     Fixed by the kind, because sums depend on the number of threads in their last bits and a
     resumed run must equal an uninterrupted one. One, because models of this size lose more

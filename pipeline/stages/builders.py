@@ -48,8 +48,8 @@ class VlmParts:
     features: FeatureCache | None
     """The cache that stands in for the tower; then the model holds no tower."""
 
-    def pictures(self, image: bytes) -> torch.Tensor:
-        """What the model takes for an encoded picture: features (P, E) or pixels (C, H, W)."""
+    def images(self, image: bytes) -> torch.Tensor:
+        """What the model takes for an encoded image: features (P, E) or pixels (C, H, W)."""
         if self.features is not None:
             return torch.from_numpy(np.array(self.features.get(image)))
         if self.model.tower is None:
@@ -184,7 +184,7 @@ def _cluster() -> ClusterEnvironment:
 
 
 def _shape(tower: VisionTower | None, features: FeatureCache | None) -> tuple[int, int]:
-    """Width and number of visual tokens of a picture."""
+    """Width and number of visual tokens of an image."""
     if tower is not None:
         return tower.width, tower.num_image_tokens
     if features is None:

@@ -57,7 +57,7 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
         VlmAnswerer(
             model,
             parts.chat,
-            parts.pictures,
+            parts.images,
             max_new_tokens=spec.settings.max_new_tokens,
             batch_size=batch_size,
         )
@@ -88,7 +88,7 @@ def _on_part(context: StageContext, what: str, done: int, total: int) -> None:
 
 
 def run_backbone(spec: RetentionSpec, context: StageContext) -> None:
-    """Score the language model before it saw a picture."""
+    """Score the language model before it saw an image."""
     path = spec.model.language_model
     tokenizer = load_tokenizer(path.path, revision=path.revision)
     _score_alone(spec, context, load_language_model(path), tokenizer)

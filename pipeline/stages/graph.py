@@ -66,8 +66,8 @@ class StageNode:
     def address(self) -> str:
         """Content address of the result."""
         spec = _without_execution(to_plain(self.spec))
-        # A feature is a function of tower and picture, and both are in this node's own content:
-        # which other pictures lie in the same cache must not matter.
+        # A feature is a function of tower and image, and both are in this node's own content:
+        # which other images lie in the same cache must not matter.
         upstream = {
             role: node.address if node.kind is not StageKind.FEATURES else RECIPE_VERSION[node.kind]
             for role, node in self.inputs.items()

@@ -11,7 +11,7 @@ from core.chat.format import TEMPLATES, ChatFormat, ChatTemplate, load_tokenizer
 from core.rng import named_key
 from datamodules.mixture_datamodule import InstructionDataModule
 from datamodules.shards.source import Source
-from lightning_modules.contrastive.tower import TowerPicture, train_tower
+from lightning_modules.contrastive.tower import TowerImage, train_tower
 from lightning_modules.vlm_module import PretrainModule
 from models.connector import ConnectorConfig, build_connector
 from models.language.language_model import (
@@ -25,7 +25,7 @@ from pipeline.stages.training import LEDGER_FOLDER, StageContext, fit
 
 _MAX_SEED = 2**63 - 1
 _SCENES = "scene-"
-"""Keys of composed pictures; the tower's recipe composes its own."""
+"""Keys of composed images; the tower's recipe composes its own."""
 
 
 def run_tokenizer(spec: TokenizerSpec, context: StageContext) -> None:
@@ -76,15 +76,15 @@ def run_pretrain(spec: PretrainSpec, context: StageContext) -> None:
 
 
 def run_tower(spec: TowerSpec, context: StageContext) -> None:
-    """Train the vision tower's head on single pictures and their names."""
+    """Train the vision tower's head on single images and their names."""
     source = Source(Path(spec.manifest))
     samples = (source.read(i) for i in range(len(source)))
-    pictures = [
-        TowerPicture(name=sample.turns[-1].content, image=sample.image)
+    images = [
+        TowerImage(name=sample.turns[-1].content, image=sample.image)
         for sample in samples
         if sample.image is not None and not sample.key.startswith(_SCENES)
     ]
-    train_tower(pictures, spec.recipe, seed=spec.seed, out_dir=context.folder.scratch)
+    train_tower(images, spec.recipe, seed=spec.seed, out_dir=context.folder.scratch)
 
 
 def _language_model(spec: PretrainSpec, init: Path | None, chat: ChatFormat) -> PreTrainedModel:

@@ -38,7 +38,7 @@ class StageKind(StrEnum):
     INSTRUCT = "instruct"
     EVALUATE = "evaluate"
     BACKBONE = "backbone"
-    """What the language model scores without pictures before any training."""
+    """What the language model scores without images before any training."""
     RETENTION = "retention"
     """The same after the last stage."""
     TOKENIZER = "tokenizer"
@@ -48,7 +48,7 @@ class StageKind(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeaturesSpec:
-    """Features of the frozen tower for every picture that a grid touches."""
+    """Features of the frozen tower for every image that a grid touches."""
 
     tower: VisionTowerConfig
     manifests: tuple[str, ...]
@@ -99,7 +99,7 @@ class EvaluateSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetentionSpec:
-    """The language model alone on tasks without pictures (`evaluation.retention`)."""
+    """The language model alone on tasks without images (`evaluation.retention`)."""
 
     model: VlmSpec
     texts: dict[str, str]
@@ -151,7 +151,7 @@ class TowerSpec:
     """The contrastively trained vision tower of the embedded profile."""
 
     manifest: str
-    """Caption source in the base language: pictures and names."""
+    """Caption source in the base language: images and names."""
     recipe: TowerRecipe
     seed: int
 
@@ -168,7 +168,7 @@ Spec: TypeAlias = (
 
 
 def features_spec(config: RunConfig) -> FeaturesSpec:
-    """Every picture source of both stages and the benchmark."""
+    """Every image source of both stages and the benchmark."""
     stages = (config.align, config.instruct)
     lines = [line for stage in stages for line in used_lines(stage.visual).values()]
     base = config.languages.base

@@ -17,15 +17,15 @@ from core.io.files import atomic_write_text
 from core.process.log import get_logger
 from core.process.stop import StopFlag
 from datamodules.batches.bad_samples import SUMMARY_NAME, write_summary
-from datamodules.batches.feature_cache import BROKEN_PICTURE, FeatureCache, build_feature_cache
+from datamodules.batches.feature_cache import BROKEN_IMAGE, FeatureCache, build_feature_cache
 from datamodules.mixture_datamodule import (
     AlignmentDataModule,
     InstructionDataModule,
     MixtureDataModule,
 )
-from datamodules.shards.images import iterate_named_pictures, iterate_pictures
+from datamodules.shards.images import iterate_images, iterate_named_images
 from datamodules.shards.manifest import Modality, load_manifest
-from evaluation.runner import blank_picture
+from evaluation.runner import blank_image
 from lightning_modules.compute import StrategyName
 from lightning_modules.lowbit import check_combination
 from lightning_modules.vlm_module import (
@@ -63,7 +63,7 @@ LEDGER_FOLDER = "bad_samples"
 """Folder of a training stage in which every rank notes what it left out."""
 _FEATURE_BATCH = 64
 _CHUNK = 2
-"""Pictures at once: their feature maps stay in the cache of a core."""
+"""Images at once: their feature maps stay in the cache of a core."""
 _CONV_DIMS = 4
 WEIGHTS = "model.safetensors"
 
@@ -84,7 +84,7 @@ class StageContext:
 
 
 def run_features(spec: FeaturesSpec, context: StageContext) -> None:
-    """Encode every picture once with the frozen tower."""
+    """Encode every image once with the frozen tower."""
     tower = load_vision_tower(spec.tower).eval()
     address = tower.fingerprint()  # of the weights as they lie on disk
     fold_batch_norms(tower, torch.zeros(1, 3, tower.transform.size, tower.transform.size))
@@ -96,22 +96,22 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     manifests = [load_manifest(Path(path)) for path in spec.manifests]
     total = sum({e.sha256: e.num_samples for m in manifests for e in m.shards}.values())
 
-    # Every picture on a thread of its own, and one thread inside: small operations spend more
+    # Every image on a thread of its own, and one thread inside: small operations spend more
     # time meeting at barriers than computing, and the features don't depend on the cores.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(num_threads)
 
-    def encode(pictures: list[bytes]) -> np.ndarray:
+    def encode(images: list[bytes]) -> np.ndarray:
         if context.flag.is_set:
-            raise PreemptedError("stopped between two batches of pictures")
-        chunks = [pictures[i : i + _CHUNK] for i in range(0, len(pictures), _CHUNK)]
+            raise PreemptedError("stopped between two batches of images")
+        chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
         return np.concatenate(list(pool.map(partial(_encode, tower, device), chunks)))
 
-    def pictures() -> Iterator[bytes]:
-        yield blank_picture()
+    def images() -> Iterator[bytes]:
+        yield blank_image()
         for manifest in spec.manifests:
-            yield from iterate_pictures(Path(manifest))
+            yield from iterate_images(Path(manifest))
 
     done = 0
 
@@ -123,41 +123,41 @@ def run_features(spec: FeaturesSpec, context: StageContext) -> None:
     cache = build_feature_cache(
         context.folder.scratch,
         address,
-        pictures(),
+        images(),
         encode,
         batch_size=_FEATURE_BATCH,
         on_progress=on_progress,
     )
     for manifest in manifests_of_benchmarks(spec):
-        check_benchmark_pictures(manifest, cache)
+        check_benchmark_images(manifest, cache)
     atomic_write_text(context.folder.scratch / CACHE_NAME, cache.folder.name)
 
 
 def manifests_of_benchmarks(spec: FeaturesSpec) -> list[Path]:
-    """The manifests whose pictures are all asked about."""
+    """The manifests whose images are all asked about."""
     paths = [Path(path) for path in spec.manifests]
     return [path for path in paths if load_manifest(path).modality is Modality.BENCHMARK]
 
 
-def check_benchmark_pictures(manifest: Path, cache: FeatureCache) -> None:
-    """Refuse a benchmark with a broken picture before anything is trained.
+def check_benchmark_images(manifest: Path, cache: FeatureCache) -> None:
+    """Refuse a benchmark with a broken image before anything is trained.
 
     Raises:
         DataError: with shard and key.
     """
-    for where, picture in iterate_named_pictures(manifest):
+    for where, image in iterate_named_images(manifest):
         try:
-            cache.get(picture)
+            cache.get(image)
         except DataError as error:
             raise DataError(f"benchmark {manifest.name}, {where}: {error}") from error
 
 
 @torch.inference_mode()
-def _encode(tower: VisionTower, device: torch.device, pictures: list[bytes]) -> np.ndarray:
-    """Features (N, P, E); BROKEN_PICTURE where a picture can't be read."""
-    pixels = [_decode(tower, picture) for picture in pictures]
-    shape = (len(pictures), tower.num_image_tokens, tower.width)
-    features_NPE = np.full(shape, BROKEN_PICTURE, dtype=np.float32)
+def _encode(tower: VisionTower, device: torch.device, images: list[bytes]) -> np.ndarray:
+    """Features (N, P, E); BROKEN_IMAGE where an image can't be read."""
+    pixels = [_decode(tower, image) for image in images]
+    shape = (len(images), tower.num_image_tokens, tower.width)
+    features_NPE = np.full(shape, BROKEN_IMAGE, dtype=np.float32)
     whole = [i for i, pixels_CHW in enumerate(pixels) if pixels_CHW is not None]
     if whole:
         pixels_NCHW = torch.stack([p for p in pixels if p is not None])
@@ -167,12 +167,12 @@ def _encode(tower: VisionTower, device: torch.device, pictures: list[bytes]) -> 
     return features_NPE
 
 
-def _decode(tower: VisionTower, picture: bytes) -> torch.Tensor | None:
-    """Pixels of a picture, None for a broken one: each source has a budget of those."""
+def _decode(tower: VisionTower, image: bytes) -> torch.Tensor | None:
+    """Pixels of an image, None for a broken one: each source has a budget of those."""
     try:
-        return tower.transform(picture)
+        return tower.transform(image)
     except DataError as error:
-        _LOG.warning("a picture is left out of the cache: %s", error)
+        _LOG.warning("an image is left out of the cache: %s", error)
         return None
 
 

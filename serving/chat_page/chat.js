@@ -1,12 +1,12 @@
 "use strict";
 const WORDS = {
   eu: { hint: "Aukeratu irudi bat, edo ekarri hona", ask: "Galdetu irudiari buruz", send: "Galdetu",
-        clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", picture: "Aukeratu irudi bat lehenengo." },
-  en: { hint: "Choose a picture, or drop it here", ask: "Ask about the picture", send: "Ask",
-        clear: "New conversation", none: "(empty answer)", cut: "cut short", picture: "Choose a picture first." },
+        clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo." },
+  en: { hint: "Choose an image, or drop it here", ask: "Ask about the image", send: "Ask",
+        clear: "New conversation", none: "(empty answer)", cut: "cut short", image: "Choose an image first." },
 };
 const at = (id) => document.getElementById(id);
-let picture = null, words = WORDS.en, talks = [], busy = false;
+let image = null, words = WORDS.en, talks = [], busy = false;
 
 function setLanguage(code) {
   words = WORDS[code] || WORDS.en;
@@ -45,9 +45,9 @@ function take(file) {
   if (!file) return;
   const reader = new FileReader();
   reader.onload = () => {
-    picture = reader.result.slice(reader.result.indexOf(",") + 1);
-    at("picture").src = reader.result;
-    at("picture").style.display = "block";
+    image = reader.result.slice(reader.result.indexOf(",") + 1);
+    at("image").src = reader.result;
+    at("image").style.display = "block";
     at("hint").style.display = "none";
     restart();
     at("text").focus();
@@ -59,7 +59,7 @@ async function ask(talk, text) {
   const turns = [...talk.turns, { role: "user", content: text }];
   const response = await fetch("api/ask", {
     method: "POST", headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ cell: talk.cell, picture, turns }),
+    body: JSON.stringify({ cell: talk.cell, image, turns }),
   });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error || JSON.stringify(answer.detail));
@@ -73,7 +73,7 @@ at("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = at("text").value.trim();
   if (!text || busy) return;
-  if (!picture) { at("error").textContent = words.picture; return; }
+  if (!image) { at("error").textContent = words.image; return; }
   busy = true;
   at("send").disabled = true;
   at("error").textContent = "";

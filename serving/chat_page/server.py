@@ -1,4 +1,4 @@
-"""The page of `experiments.chat --page`: one picture, one or two cells, a conversation each."""
+"""The page of `experiments.chat --page`: one image, one or two cells, a conversation each."""
 
 import argparse
 import base64
@@ -20,8 +20,8 @@ from core.samples import Role, Turn
 from experiments.chat import Talker, load_talkers
 
 FILES = Path(__file__).parent
-_MAX_PICTURE = 12_000_000
-_MAX_BODY = 2 * _MAX_PICTURE
+_MAX_IMAGE = 12_000_000
+_MAX_BODY = 2 * _MAX_IMAGE
 _MAX_TURNS = 41
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
@@ -33,7 +33,7 @@ class _Turn(BaseModel):
 
 class _Question(BaseModel):
     cell: str
-    picture: str
+    image: str
     """Base64."""
     turns: list[_Turn] = Field(min_length=1, max_length=_MAX_TURNS)
 
@@ -66,11 +66,11 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
             return loopback.refusal(404, f"no cell '{question.cell}' is loaded")
         turns = [Turn(role=turn.role, content=turn.content) for turn in question.turns]
         try:
-            picture = base64.b64decode(question.picture, validate=True)
-            if len(picture) > _MAX_PICTURE:
-                return loopback.refusal(413, f"the picture has more than {_MAX_PICTURE:,} bytes")
+            image = base64.b64decode(question.image, validate=True)
+            if len(image) > _MAX_IMAGE:
+                return loopback.refusal(413, f"the image has more than {_MAX_IMAGE:,} bytes")
             with lock:
-                answer = talker.ask(picture, turns)
+                answer = talker.ask(image, turns)
         except (DataError, binascii.Error) as error:
             return loopback.refusal(422, str(error))
         return JSONResponse(dataclasses.asdict(answer))

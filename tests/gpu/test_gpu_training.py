@@ -84,7 +84,7 @@ def loss_and_gradients(
     apply_compute(model, config, device.type)
     loss = torch.zeros((), device=device)
     for micro_batch in step.to(device).micro_batches:
-        part = module(micro_batch) / step.num_targets
+        part = module(micro_batch) / step.num_loss_tokens
         part.backward()
         loss += part.detach()
     gradients = [p.grad.float().cpu().flatten() for p in model.parameters() if p.grad is not None]
@@ -137,7 +137,7 @@ def _optimise(
     optimizer, losses = build_optimizer(module.parameters(), config), []
     moved = step.to(model.device)
     for _ in range(num_steps):
-        loss = sum(module(mb) / step.num_targets for mb in moved.micro_batches)
+        loss = sum(module(mb) / step.num_loss_tokens for mb in moved.micro_batches)
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
         optimizer.zero_grad()
@@ -154,7 +154,7 @@ def test_fused_adamw_steps_as_on_the_cpu(step: StepBatch) -> None:
     assert curves[1][-1] < curves[1][0]
 
 
-def test_the_8_bit_optimiser_learns_like_the_32_bit_one(step: StepBatch) -> None:
+def test_the_8_bit_optimizer_learns_like_the_32_bit_one(step: StepBatch) -> None:
     pytest.importorskip("bitsandbytes")
     full, low = (
         _optimise(model_on(CUDA, torch.bfloat16), step, name, 8)

@@ -7,7 +7,7 @@ import pytest
 from tests.support import small_world as worlds
 
 LOUD = ("--set", "instruct.optim.lr=0.02", "retention.tasks=[text:text_eu]")
-"""A rate at which the tiny model learns to say something; and what it knows without pictures."""
+"""A rate at which the tiny model learns to say something; and what it knows without images."""
 
 
 @pytest.fixture(scope="session")

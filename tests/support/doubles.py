@@ -28,7 +28,7 @@ SPECIAL_TOKENS = (
     IMAGE_TOKEN,
 )
 RawSample = tuple[str, dict[str, Any], bytes | None]
-"""Key, JSON content, encoded picture."""
+"""Key, JSON content, encoded image."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -54,14 +54,14 @@ def make_chat(*, num_image_tokens: int = NUM_IMAGE_TOKENS) -> ChatFormat:
 
 
 def caption_record(text: str) -> dict[str, Any]:
-    """A picture and its caption."""
+    """An image and its caption."""
     messages = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": text}]
     return {"messages": messages}
 
 
-def chat_record(question: str, answer: str, *, is_picture: bool = False) -> dict[str, Any]:
+def chat_record(question: str, answer: str, *, is_image: bool = False) -> dict[str, Any]:
     """One question and its answer."""
-    image = "<image>\n" if is_picture else ""
+    image = "<image>\n" if is_image else ""
     return {
         "messages": [
             {"role": "user", "content": image + question},
@@ -128,7 +128,7 @@ def make_captions(
     shard_sizes: Sequence[int] = (5, 3),
     text: Callable[[int], str] = lambda i: f"izena {i}" + "a" * (i % 7),
 ) -> Path:
-    """A picture-caption source of plain records; returns its manifest."""
+    """An image-caption source of plain records; returns its manifest."""
     return _make(folder, name, shard_sizes, lambda i: caption_record(text(i)))
 
 
@@ -150,7 +150,7 @@ def make_texts(
 def make_parallel(
     folder: Path, name: str, *, shard_sizes: Sequence[int] = (5, 3)
 ) -> tuple[Path, Path]:
-    """Two caption sources, en and eu, over the same pictures; returns both manifests."""
+    """Two caption sources, en and eu, over the same images; returns both manifests."""
     entries = []
     for sample in range(len(shard_sizes)):
         first = sum(shard_sizes[:sample])
@@ -158,7 +158,7 @@ def make_parallel(
             (
                 f"{name}-{i:05d}",
                 {"caption": {"en": caption_record(f"name {i}"), "eu": caption_record(f"izen {i}")}},
-                f"picture {name} {i}".encode(),
+                f"image {name} {i}".encode(),
             )
             for i in range(first, first + shard_sizes[sample])
         ]
@@ -188,7 +188,7 @@ def _make(
     entries, first = [], 0
     for shard, size in enumerate(shard_sizes):
         raw = [
-            (f"{name}-{i:05d}", record(i), None if is_text else f"picture {name} {i}".encode())
+            (f"{name}-{i:05d}", record(i), None if is_text else f"image {name} {i}".encode())
             for i in range(first, first + size)
         ]
         entries.append(write_shard(folder / f"{name}-{shard:06d}.tar", raw))

@@ -50,17 +50,17 @@ def make_grid(
     experiment: str = "mix_ablation",
     *,
     cells: list[dict[str, Any]] | None = None,
-    num_pictures: int = 40,
+    num_images: int = 40,
     unfinished: int = 0,
 ) -> Path:
     """Write grid, stages, logs, predictions and a benchmark; returns the grid's folder."""
     axes = mix_axes() if cells is None else cells
     benchmark = root / "data" / "benchmark_test"
-    make_benchmark(benchmark.parent, num_pictures)
+    make_benchmark(benchmark.parent, num_images)
     described = []
     for at, cell in enumerate(axes):
         is_open = at >= len(axes) - unfinished
-        described.append(_make_cell(root / "store", cell, num_pictures, at, is_open=is_open))
+        described.append(_make_cell(root / "store", cell, num_images, at, is_open=is_open))
     folder = root / "grids" / f"{experiment}-embedded"
     folder.mkdir(parents=True, exist_ok=True)
     grid = {
@@ -75,13 +75,13 @@ def make_grid(
     return folder
 
 
-def make_benchmark(folder: Path, num_pictures: int) -> None:
-    """A shard of pictures with one manifest and one index."""
+def make_benchmark(folder: Path, num_images: int) -> None:
+    """A shard of images with one manifest and one index."""
     folder.mkdir(parents=True, exist_ok=True)
     shard = folder / "benchmark_test-000000.tar"
     with tarfile.open(shard, "w") as tar:
-        for at in range(num_pictures):
-            members = (("webp", _picture(at)), ("json", json.dumps({"id": _key(at)}).encode()))
+        for at in range(num_images):
+            members = (("webp", _image(at)), ("json", json.dumps({"id": _key(at)}).encode()))
             for extension, content in members:
                 info = tarfile.TarInfo(f"{_key(at)}.{extension}")
                 info.size = len(content)
@@ -89,7 +89,7 @@ def make_benchmark(folder: Path, num_pictures: int) -> None:
     write_index(shard)
     entry = ShardEntry(
         path=shard.name, sha256=hashlib.sha256(shard.read_bytes()).hexdigest(),
-        num_bytes=shard.stat().st_size, num_samples=num_pictures,
+        num_bytes=shard.stat().st_size, num_samples=num_images,
     )  # fmt: skip
     manifest = Manifest(
         name="benchmark_test", language="en,eu", modality=Modality.BENCHMARK, record="",
@@ -106,7 +106,7 @@ def _axes(
 
 
 def _make_cell(
-    store: Path, axes: dict[str, Any], num_pictures: int, at: int, *, is_open: bool
+    store: Path, axes: dict[str, Any], num_images: int, at: int, *, is_open: bool
 ) -> dict[str, Any]:
     cell_id = "_".join(str(value) for value in axes.values())
     shared = {"backbone": axes["backbone"], "seed": float(axes["seed"])}
@@ -131,7 +131,7 @@ def _make_cell(
             status["error"] = "DataError: shard is missing"
         (folder / "status.json").write_text(json.dumps(status))
         if kind == "evaluate" and is_done:
-            _make_evaluation(folder / "result", axes, num_pictures)
+            _make_evaluation(folder / "result", axes, num_images)
         addresses[kind] = address
     return {"cell_id": cell_id, "axes": axes, "stages": addresses}
 
@@ -174,54 +174,54 @@ def _ability(axes: dict[str, Any], language: str) -> float:
     return float(value - {"both": 0, "instruct_only": 0.08, "align_only": 0.35}[axes["stages"]])
 
 
-def _make_evaluation(folder: Path, axes: dict[str, Any], num_pictures: int) -> None:
-    table = pa.Table.from_pylist(_items(axes, num_pictures), schema=SCHEMA)
+def _make_evaluation(folder: Path, axes: dict[str, Any], num_images: int) -> None:
+    table = pa.Table.from_pylist(_items(axes, num_images), schema=SCHEMA)
     write_predictions(folder / "predictions.parquet", table)
     metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
     (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
 
 
-def _items(axes: dict[str, Any], num_pictures: int) -> list[dict[str, Any]]:
+def _items(axes: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
     rows = []
     noise = named_rng(axes["seed"], "cell", json.dumps(axes, sort_keys=True))
-    for picture in range(num_pictures):
+    for image in range(num_images):
         for number, (_, _, base) in enumerate(_KINDS):
             for language in LANGUAGES:
-                hard = named_rng(0, "item", picture, number).random()
+                hard = named_rng(0, "item", image, number).random()
                 p = base + (1 - base) * _ability(axes, language)
                 is_right = 0.75 * hard + 0.25 * noise.random() < p
-                rows.append(_row(picture, number, language, bool(is_right)))
+                rows.append(_row(image, number, language, bool(is_right)))
     return rows
 
 
-def _row(picture: int, number: int, language: str, is_right: bool) -> dict[str, Any]:
+def _row(image: int, number: int, language: str, is_right: bool) -> dict[str, Any]:
     benchmark, kind, base = _KINDS[number]
     words = {"yes/no": {"en": ("yes", "no"), "eu": ("bai", "ez")}, "number": {"en": ("2", "3"),
              "eu": ("2", "3")}}.get(kind)  # fmt: skip
-    right, wrong = words[language] if words else _NOUNS[language][picture % 2 :: 2][:2]
+    right, wrong = words[language] if words else _NOUNS[language][image % 2 :: 2][:2]
     said, is_vqa = (right if is_right else wrong), benchmark == "vqa"
-    question = {"en": "What is in this picture?", "eu": "Zer dago argazki honetan?"}[language]
+    question = {"en": "What is in this image?", "eu": "Zer dago argazki honetan?"}[language]
     return {
-        "question_id": f"q{picture:04d}-{number}", "benchmark": benchmark, "question_type": "what",
-        "answer_type": kind, "language": language, "image_key": _key(picture),
+        "question_id": f"q{image:04d}-{number}", "benchmark": benchmark, "question_type": "what",
+        "answer_type": kind, "language": language, "image_key": _key(image),
         "question": question, "prompt": question, "answers": [right] * (10 if is_vqa else 1),
         "choices": [right, wrong] if benchmark == "mc" else [],
         "expected": None if is_vqa else right, "output": said, "parsed": said,
         "score": float(is_right), "score_aware": float(is_right) if is_vqa else None,
-        "language_identified": language if (is_right or picture % 5) else "en",
+        "language_identified": language if (is_right or image % 5) else "en",
         "num_tokens": 3, "is_truncated": False, "blind_output": wrong,
-        "blind_score": float(picture % 4 == 0), "majority_score": base if picture % 2 else base / 2,
-        "blind_score_aware": float(picture % 4 == 0) if is_vqa else None,
+        "blind_score": float(image % 4 == 0), "majority_score": base if image % 2 else base / 2,
+        "blind_score_aware": float(image % 4 == 0) if is_vqa else None,
         "majority_score_aware": base if is_vqa else None,
         "chance_score": 0.5 if benchmark == "capqa" else None,
     }  # fmt: skip
 
 
 def _key(at: int) -> str:
-    return f"picture-{at:05d}"
+    return f"image-{at:05d}"
 
 
-def _picture(at: int) -> bytes:
+def _image(at: int) -> bytes:
     rng = named_rng(0, "picture", at)
     image = Image.new("RGB", (128, 128), "white")
     colour = tuple(int(x) for x in rng.integers(40, 230, 3))

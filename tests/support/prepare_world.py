@@ -1,4 +1,4 @@
-"""Stand-ins for the paper's data: files of the published schemas, a web of pictures with traps, a
+"""Stand-ins for the paper's data: files of the published schemas, a web of images with traps, a
 translation model of tiny size and a language model behind an endpoint."""
 
 import contextlib
@@ -26,16 +26,16 @@ from PIL import Image
 _TEXTS = Path("data/embedded/text-000000.tar")
 HUB_NAME, HUB_COMMIT = "owner/name", "a" * 40
 TRAPS = {
-    "/gone": "picture: gone",
-    "/forbidden": "picture: blocked",
-    "/noai": "picture: blocked",
-    "/slow": "picture: unreachable",
-    "/loop": "picture: unreachable",
-    "/html": "picture: not a picture",
-    "/cut": "picture: not a picture",
-    "/bomb": "picture: not a picture",
-    "/huge": "picture: too large",
-    "/endless": "picture: too large",
+    "/gone": "image: gone",
+    "/forbidden": "image: blocked",
+    "/noai": "image: blocked",
+    "/slow": "image: unreachable",
+    "/loop": "image: unreachable",
+    "/html": "image: not an image",
+    "/cut": "image: not an image",
+    "/bomb": "image: not an image",
+    "/huge": "image: too large",
+    "/endless": "image: too large",
 }
 """Path -> what becomes of it."""
 
@@ -53,8 +53,8 @@ def pairs() -> list[tuple[str, str]]:
     return sorted(plain, key=lambda p: len(p[0]) + len(p[1]))
 
 
-def picture(seed: int, size: int = 32) -> bytes:
-    """A small picture of its own for every seed."""
+def image_bytes(seed: int, size: int = 32) -> bytes:
+    """A small image of its own for every seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-class _Pictures(_Handler):
+class _Images(_Handler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked[path] += 1
@@ -90,7 +90,7 @@ class _Pictures(_Handler):
         elif kind == "busy" and self.server.asked[path] == 1:  # the first time only
             self._send(b"", 503, Retry_After="0")
         elif kind in ("p", "busy"):
-            self._send(picture(int(number)))
+            self._send(image_bytes(int(number)))
         elif path in _REPLIES:
             content, status, headers = _REPLIES[path]
             self._send(content, status, **headers)
@@ -110,10 +110,10 @@ class _Pictures(_Handler):
 _REPLIES: dict[str, tuple[bytes, int, dict[str, str]]] = {
     "/gone": (b"", 404, {}),
     "/forbidden": (b"", 403, {}),
-    "/noai": (picture(0), 200, {"X_Robots_Tag": "noai, noimageai"}),
+    "/noai": (image_bytes(0), 200, {"X_Robots_Tag": "noai, noimageai"}),
     "/loop": (b"", 302, {"Location": "/loop"}),
     "/html": (b"<html>not here any more</html>", 200, {}),
-    "/cut": (picture(1)[:700], 200, {}),
+    "/cut": (image_bytes(1)[:700], 200, {}),
     "/bomb": (gzip.compress(b"\0" * 10_000_000), 200, {"Content_Encoding": "gzip"}),
     "/inside": (b"", 302, {"Location": "http://169.254.169.254/latest/meta-data"}),
 }
@@ -212,8 +212,8 @@ def serve(handler: type[BaseHTTPRequestHandler], **state: Any) -> Iterator[Threa
 
 
 def web() -> contextlib.AbstractContextManager[ThreadingHTTPServer]:
-    """Pictures at /p/N and traps."""
-    return serve(_Pictures)
+    """Images at /p/N and traps."""
+    return serve(_Images)
 
 
 def language_model(delay_s: float = 0.0) -> contextlib.AbstractContextManager[ThreadingHTTPServer]:
@@ -232,8 +232,8 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def image(seed: int) -> dict[str, Any]:
-    """As `datasets` stores a picture."""
-    return {"bytes": picture(seed), "path": f"{seed}.png"}
+    """As `datasets` stores an image."""
+    return {"bytes": image_bytes(seed), "path": f"{seed}.png"}
 
 
 def cc3m(path: Path, url: str, count: int) -> str:
@@ -257,7 +257,7 @@ def pixmo_ama(path: Path, url: str, count: int) -> str:
     rows = [
         {
             "image_url": f"{url}/p/{1000 + number // 2}",
-            "image_sha256": hashlib.sha256(picture(1000 + number // 2)).hexdigest(),
+            "image_sha256": hashlib.sha256(image_bytes(1000 + number // 2)).hexdigest(),
             "question": pairs()[number % 100][0],
             "answer": pairs()[(number * 7 + 3) % 100][0],
         }
@@ -267,8 +267,8 @@ def pixmo_ama(path: Path, url: str, count: int) -> str:
     rows[5]["answer"] += " [untranslated]"
     rows[6]["answer"] += " [nothing]"
     rows[8]["answer"] += " [endless]"
-    rows[7]["image_url"] = f"{url}/p/2000"  # a picture of the benchmark
-    rows[7]["image_sha256"] = hashlib.sha256(picture(2000)).hexdigest()
+    rows[7]["image_url"] = f"{url}/p/2000"  # an image of the benchmark
+    rows[7]["image_sha256"] = hashlib.sha256(image_bytes(2000)).hexdigest()
     return write_parquet(path, rows)
 
 
@@ -417,13 +417,13 @@ def _train(encoded: list[list[list[int]]], size: int, steps: int) -> Any:
     )
     begin = torch.full_like(labels[:, :1], pad)
     decoder = torch.cat([begin, labels[:, :-1]], dim=1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     for _ in range(steps):
         logits = model(
             input_ids=inputs, attention_mask=inputs != pad, decoder_input_ids=decoder
         ).logits
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=pad)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval()

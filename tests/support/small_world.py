@@ -1,6 +1,6 @@
-"""A study in miniature on disk: pictures, conversations, benchmark, models and a profile.
+"""A study in miniature on disk: images, conversations, benchmark, models and a profile.
 
-Everything is real but small, so that the real commands run on it in seconds: 24 pictures, a
+Everything is real but small, so that the real commands run on it in seconds: 24 images, a
 byte-level tokenizer, a random two-layer language model, a random two-layer vision tower.
 """
 
@@ -38,7 +38,7 @@ PROFILE = "tiny"
 CELL = "share40_txt"
 """Part of the id of the one cell of mix_ablation that most tests run."""
 NAMES = ("sun sun", "moon hilargi", "tree zuhaitz", "house etxe", "dog txakur", "apple sagar")
-_NUM_PICTURES, _NUM_TEXTS, _NUM_QUESTIONS = 24, 11, 4
+_NUM_IMAGES, _NUM_TEXTS, _NUM_QUESTIONS = 24, 11, 4
 _VISION = {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16}
 _TEXT = {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
 Process: TypeAlias = "subprocess.Popen[str]"
@@ -77,7 +77,7 @@ trainer: {checkpoint_every_n_steps: 7, log_every_n_steps: 1}
 def build_world(folder: Path) -> Path:
     """Fill a folder with data, models and the profile `tiny`; returns it."""
     data = folder / "data"
-    _write_pictures(data)
+    _write_images(data)
     _write_texts(data)
     _write_benchmark(data)
     _write_tower(data / "tower")
@@ -163,8 +163,8 @@ def wait_for_step(
     raise TimeoutError(f"{folder} did not reach step {step}")
 
 
-def picture(seed: int, *, size: int = 32) -> bytes:
-    """A small picture of a few coloured blocks, different for every seed."""
+def image(seed: int, *, size: int = 32) -> bytes:
+    """A small image of a few coloured blocks, different for every seed."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, size=(4, 4, 3), dtype=np.uint8)
     image = Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST)
@@ -173,8 +173,8 @@ def picture(seed: int, *, size: int = 32) -> bytes:
     return buffer.getvalue()
 
 
-def picture_sample(i: int) -> tuple[str, dict[str, Any], bytes]:
-    """Caption and conversation of a picture in both languages; lengths differ from one another."""
+def image_sample(i: int) -> tuple[str, dict[str, Any], bytes]:
+    """Caption and conversation of an image in both languages; lengths differ from one another."""
     english, basque = NAMES[i % len(NAMES)].split()
     turns = 1 + i % 3
     instruct = {
@@ -182,18 +182,18 @@ def picture_sample(i: int) -> tuple[str, dict[str, Any], bytes]:
         "eu": _conversation("Zer da hau?", basque, turns),
     }
     caption = {"en": caption_record(english), "eu": caption_record(f"{basque} bat")}
-    return f"picture-{i:05d}", {"caption": caption, "instruct": instruct}, picture(i)
+    return f"image-{i:05d}", {"caption": caption, "instruct": instruct}, image(i)
 
 
 def _conversation(question: str, answer: str, num_turns: int) -> dict[str, Any]:
-    record = chat_record(question, answer, is_picture=True)
+    record = chat_record(question, answer, is_image=True)
     for _ in range(num_turns - 1):
         record["messages"] += chat_record(question, answer)["messages"]
     return record
 
 
-def _write_pictures(data: Path) -> None:
-    samples = [picture_sample(i) for i in range(_NUM_PICTURES)]
+def _write_images(data: Path) -> None:
+    samples = [image_sample(i) for i in range(_NUM_IMAGES)]
     shards = (samples[:15], samples[15:])
     entries = [
         write_shard(data / f"train-{number:06d}.tar", shard) for number, shard in enumerate(shards)
@@ -231,7 +231,7 @@ def _write_benchmark(data: Path) -> None:
         yes_no = {"question_id": f"{i}-qa", "benchmark": "capqa", "answer_type": "yes/no",
                   **common, "answers": {"en": ["yes"], "eu": ["bai"]}}  # fmt: skip
         items = {"items": [vqa, choice, yes_no]}
-        samples.append((f"question-{i:05d}", items, picture(1000 + i)))
+        samples.append((f"question-{i:05d}", items, image(1000 + i)))
     entry = write_shard(data / "benchmark-000000.tar", samples)
     write_source(data, "benchmark_test", [entry], language="en,eu", modality=Modality.BENCHMARK)
 

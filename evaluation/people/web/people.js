@@ -51,8 +51,8 @@ function show(found) {
   if (!isSame) { answers = {}; at("text").value = task.translation || ""; }
   at("question").textContent = task.question;
   at("question").lang = task.language;
-  at("picture").parentElement.hidden = !task.has_picture;
-  if (task.has_picture && !isSame) at("picture").src = `api/picture?task=${encodeURIComponent(task.task_id)}`;
+  at("image").parentElement.hidden = !task.has_image;
+  if (task.has_image && !isSame) at("image").src = `api/image?task=${encodeURIComponent(task.task_id)}`;
   const sides = kind === "compare" ? ["left", "right"] : ["source", "translation"];
   at("sides").replaceChildren(...sides.map((side) => {
     const box = element("div", undefined, "side");

@@ -181,7 +181,7 @@ def _rewrite(data: Path, change: Callable[[int, dict[str, Any], bytes], Any]) ->
     """Write the training shards anew, with manifests that agree with them."""
     samples = []
     for i in range(24):
-        key, content, image = worlds.picture_sample(i)
+        key, content, image = worlds.image_sample(i)
         samples.append((key, *change(i, content, image)))
     entries = [
         write_shard(data / f"train-{number:06d}.tar", part)
@@ -193,7 +193,7 @@ def _rewrite(data: Path, change: Callable[[int, dict[str, Any], bytes], Any]) ->
             write_source(data, name, entries, language=tag, record=f"{record}.{tag}")
 
 
-def _break_picture(i: int, content: dict[str, Any], image: bytes) -> Any:
+def _break_image(i: int, content: dict[str, Any], image: bytes) -> Any:
     return content, image[: len(image) // 2] if i == 3 else image
 
 
@@ -211,7 +211,7 @@ def _bad_counts(folder: StageFolder) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("change", "fault"),
-    [(_break_picture, "picture cannot be decoded"), (_empty_answer, "empty caption")],
+    [(_break_image, "image cannot be decoded"), (_empty_answer, "empty caption")],
 )
 def test_broken_samples_are_counted_below_the_budget(
     world: Path, change: Callable[..., Any], fault: str
@@ -233,7 +233,7 @@ def test_broken_samples_are_counted_below_the_budget(
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"), [(_break_picture, "decoded"), (_empty_answer, "empty caption")]
+    ("change", "reason"), [(_break_image, "decoded"), (_empty_answer, "empty caption")]
 )
 def test_broken_samples_are_fatal_past_the_budget(
     world: Path, change: Callable[..., Any], reason: str
@@ -245,12 +245,12 @@ def test_broken_samples_are_fatal_past_the_budget(
     code, folder = run_stage(graph, "align")
     status = folder.read_status()
     assert (code, status.state) == (1, State.FAILED)
-    for part in ("source 'caption_e", "picture-00003", reason, "max_bad_fraction=0"):
+    for part in ("source 'caption_e", "image-00003", reason, "max_bad_fraction=0"):
         assert part in status.error
     assert features.is_done(), "what was finished stays finished"
 
 
-def test_a_broken_benchmark_picture_is_named_before_any_training(world: Path) -> None:
+def test_a_broken_benchmark_image_is_named_before_any_training(world: Path) -> None:
     data, manifest = world / "data", world / "data" / "benchmark_test.manifest.json"
     reader = ShardReader(data / "benchmark-000000.tar")
     samples = []

@@ -39,7 +39,7 @@ def inside(trained_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluated(world: Path) -> dict[str, str]:
-    """Picture key -> what the evaluation got for the question."""
+    """Image key -> what the evaluation got for the question."""
     folder = worlds.stage_folder(world / "mlruns", "evaluate")
     table = read_predictions(next(folder.rglob("predictions.parquet"))).to_pylist()
     return {
@@ -53,9 +53,9 @@ def test_one_question_gets_the_answer_of_the_evaluation(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for at, (_, expected) in enumerate(sorted(evaluated(inside).items())):
-        picture = inside / f"{at}.webp"
-        picture.write_bytes(worlds.picture(1000 + at))
-        assert main(words("--image", str(picture), "--ask", QUESTION)) == 0
+        image = inside / f"{at}.webp"
+        image.write_bytes(worlds.image(1000 + at))
+        assert main(words("--image", str(image), "--ask", QUESTION)) == 0
         said = capsys.readouterr().out.replace("(cut at --max-new-tokens)", "")
         assert said.strip() == expected
 
@@ -64,7 +64,7 @@ def test_bad_questions_say_what_to_do(inside: Path, capsys: pytest.CaptureFixtur
     assert main(words("--ask", QUESTION)) == 2
     assert "--image" in capsys.readouterr().err
     broken = inside / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     assert main(words("--image", str(broken), "--ask", QUESTION)) == 2
     assert "can't be decoded" in capsys.readouterr().err
     three = ["--run", "a", "--run", "b"]
@@ -122,11 +122,11 @@ def announce(address: str, num_bytes: int) -> int:
     return status
 
 
-def question(*turns: str, picture: bytes | None = None, cell: str = "") -> dict[str, Any]:
+def question(*turns: str, image: bytes | None = None, cell: str = "") -> dict[str, Any]:
     roles = ("user", "assistant")
     content = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    encoded = base64.b64encode(picture or worlds.picture(1000)).decode()
-    return {"cell": cell, "picture": encoded, "turns": content}
+    encoded = base64.b64encode(image or worlds.image(1000)).decode()
+    return {"cell": cell, "image": encoded, "turns": content}
 
 
 def test_the_page_answers_as_the_evaluation_did(address: str, trained_world: Path) -> None:
@@ -156,8 +156,8 @@ def test_the_page_refuses_what_it_should(address: str) -> None:
     assert announce(address, 25_000_000) == 413
     assert ask(address, "/api/ask", b"{")[0] == 422
     assert ask(address, "/api/ask", question(QUESTION, cell="nobody"))[0] == 404
-    assert ask(address, "/api/ask", question(QUESTION, picture=b"none", cell=cell))[0] == 422
-    assert ask(address, "/api/ask", good | {"picture": "***"})[0] == 422
+    assert ask(address, "/api/ask", question(QUESTION, image=b"none", cell=cell))[0] == 422
+    assert ask(address, "/api/ask", good | {"image": "***"})[0] == 422
     assert ask(address, "/api/ask", question(QUESTION, "bat", cell=cell))[0] == 422
     assert ask(address, "/api/ask", good | {"turns": []})[0] == 422
     assert (

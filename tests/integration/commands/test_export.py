@@ -57,8 +57,8 @@ def load_stock(folder: Path) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
-def sized_picture(seed: int, *, is_even: bool) -> bytes:
-    """Pictures of many shapes, most of which must be scaled and cropped.
+def sized_image(seed: int, *, is_even: bool) -> bytes:
+    """Images of many shapes, most of which must be scaled and cropped.
 
     open_clip and transformers disagree by a pixel about the middle of an odd margin.
     """
@@ -68,7 +68,7 @@ def sized_picture(seed: int, *, is_even: bool) -> bytes:
         margin = int(max(sides) * SIZE / min(sides)) - SIZE
         if margin % 2 == 0 or not is_even:
             break
-    image = Image.open(io.BytesIO(worlds.picture(seed, size=64))).convert("RGB")
+    image = Image.open(io.BytesIO(worlds.image(seed, size=64))).convert("RGB")
     buffer = io.BytesIO()
     image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC).save(buffer, "PNG")
     return buffer.getvalue()
@@ -78,13 +78,13 @@ def items(parts: VlmParts) -> list[tuple[str, bytes]]:
     tower = parts.model.tower
     assert tower is not None
     is_even = tower.transform.crop is CropRule.ROUND
-    return [(QUESTIONS[i % 2], sized_picture(i // 2, is_even=is_even)) for i in range(NUM_ITEMS)]
+    return [(QUESTIONS[i % 2], sized_image(i // 2, is_even=is_even)) for i in range(NUM_ITEMS)]
 
 
 def our_answers(parts: VlmParts) -> list[str]:
     """Of the evaluation, in batches."""
     answerer = VlmAnswerer(
-        parts.model, parts.chat, parts.pictures, max_new_tokens=NUM_NEW, batch_size=16
+        parts.model, parts.chat, parts.images, max_new_tokens=NUM_NEW, batch_size=16
     )
     images = [image for _, image in items(parts)]
     return [reply.text for reply in answerer.answers(our_prompts(parts), images)]
@@ -99,9 +99,9 @@ def our_prompts(parts: VlmParts) -> list[np.ndarray]:
 
 def our_ids(parts: VlmParts) -> list[list[int]]:
     """Of answers that nothing ends."""
-    pictures = [torch.as_tensor(parts.pictures(image)) for _, image in items(parts)]
+    images = [torch.as_tensor(parts.images(image)) for _, image in items(parts)]
     return parts.model.generate(
-        our_prompts(parts), pictures, max_new_tokens=NUM_NEW, end_token_id=-1,
+        our_prompts(parts), images, max_new_tokens=NUM_NEW, end_token_id=-1,
         pad_token_id=parts.chat.pad_token_id, batch_size=16,
     )  # fmt: skip
 
@@ -226,7 +226,7 @@ def write_hf_tower(data: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_merged_adapters_mlp_connector_and_a_tower_of_transformers(inside: Path, kind: str) -> None:
-    """With a tower of transformers pictures of every shape are cropped as its processor does."""
+    """With a tower of transformers images of every shape are cropped as its processor does."""
     folder = write_hf_tower(inside / "data")
     more = ["--set", f"instruct.tuning.kind={kind}", "instruct.tuning.rank=16",
             "model.connector.kind=mlp2x_gelu", "model.tower.library=transformers",

@@ -134,7 +134,7 @@ def test_the_content_of_the_data_changes_the_address(
 
 
 def test_another_benchmark_trains_nothing_again(world: Path) -> None:
-    """Though its pictures are in the feature cache that the training reads."""
+    """Though its images are in the feature cache that the training reads."""
     path = world / "data" / "benchmark_other.manifest.json"
     original = (world / "data" / "benchmark_test.manifest.json").read_text()
     path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))

@@ -68,11 +68,17 @@ def test_the_plan_is_what_the_ranks_get(world: Path, stage: str, world_size: int
             dataset = StepDataset(data, num_steps=NUM_STEPS, rank=rank, world_size=world_size)
             for number, micro_batch in enumerate(dataset.step(step).micro_batches):
                 planned = [
-                    (s.slot.position, s.slot.source.name, s.key, s.slot.num_tokens, s.num_targets)
+                    (
+                        s.slot.position,
+                        s.slot.source.name,
+                        s.key,
+                        s.slot.num_tokens,
+                        s.num_loss_tokens,
+                    )
                     for s in by_place.pop((rank, number), [])
                 ]
                 got = [
-                    (ref.position, ref.source, ref.key, ref.num_tokens, ref.num_targets)
+                    (ref.position, ref.source, ref.key, ref.num_tokens, ref.num_loss_tokens)
                     for ref in micro_batch.samples
                 ]
                 assert planned == got
@@ -116,7 +122,7 @@ def test_counts_are_those_of_the_samples(world: Path, monkeypatch: pytest.Monkey
         own = [sample for sample in samples if sample.slot.source.name == name]
         assert count.num_samples == len(own) > 0
         assert count.num_tokens == sum(sample.slot.num_tokens for sample in own)
-        assert count.num_targets == sum(sample.num_targets for sample in own)
+        assert count.num_loss_tokens == sum(sample.num_loss_tokens for sample in own)
         assert count.num_left_out == 0
     assert counts["instruct_en"].expected == pytest.approx(14 * 5 * 0.6)
     assert counts["chat_eu"].num_samples == counts["chat_eu"].expected == 14 * 2
@@ -126,13 +132,13 @@ def test_counts_are_those_of_the_samples(world: Path, monkeypatch: pytest.Monkey
 
 
 def test_whole_epochs_have_the_share_that_was_asked_for(world: Path) -> None:
-    """24 pictures at 5 a step: after 24 steps five whole epochs, 40 % of 24 is 9.6, settled 10."""
+    """24 images at 5 a step: after 24 steps five whole epochs, 40 % of 24 is 9.6, settled 10."""
     counts = stream_view.count_sources(open_module().data, range(24))
     assert counts["instruct_eu"].num_samples == 5 * 10
     assert counts["instruct_eu"].expected == pytest.approx(5 * 9.6)
 
 
-def test_the_command_shows_a_step_and_its_pictures(
+def test_the_command_shows_a_step_and_its_images(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = command(capsys, "--at", "5", "--sheet", "sheet.png")
@@ -142,7 +148,7 @@ def test_the_command_shows_a_step_and_its_pictures(
         assert sample.key in output
     for part in ("step 5 of 60", "shares of step 5", "(of 1): 2; density", "epochs up to here"):
         assert part in output
-    assert "5 of 5 pictures are on sheet.png" in output
+    assert "5 of 5 images are on sheet.png" in output
     with Image.open("sheet.png") as sheet:
         assert sheet.format == "PNG"
         colours = sheet.convert("RGB").getcolors(maxcolors=1 << 24)
@@ -167,7 +173,7 @@ def test_a_sample_that_is_left_out_is_shown_with_its_reason(
 ) -> None:
     samples = []
     for i in range(24):
-        key, content, image = worlds.picture_sample(i)
+        key, content, image = worlds.image_sample(i)
         if i == 3:
             for record in content["instruct"].values():
                 record["messages"][1]["content"] = " "
@@ -183,12 +189,12 @@ def test_a_sample_that_is_left_out_is_shown_with_its_reason(
         step
         for step in range(4)
         for sample in stream_view.planned_samples(data, step, world_size=1)
-        if sample.key == "picture-00003"
+        if sample.key == "image-00003"
     }
     code, output = command(capsys, *tolerant, "--at", str(step), "--sheet", "sheet.png")
     assert code == 0, output
     assert "empty answer" in output
-    assert "4 of 5 pictures" in output
+    assert "4 of 5 images" in output
 
 
 @pytest.mark.parametrize(
@@ -247,12 +253,12 @@ def test_the_first_question_of_a_record() -> None:
     assert first_question(sample((Role.TEXT, "kaixo"))) == "kaixo"
 
 
-def test_a_broken_picture_is_a_grey_square_on_the_sheet(tmp_path: Path) -> None:
-    cells = [Cell(image=image, title="t", text="") for image in (worlds.picture(0), b"broken")]
+def test_a_broken_image_is_a_grey_square_on_the_sheet(tmp_path: Path) -> None:
+    cells = [Cell(image=image, title="t", text="") for image in (worlds.image(0), b"broken")]
     write_sheet(tmp_path / "sheet.png", cells)
     with Image.open(tmp_path / "sheet.png") as sheet:
         middle = (sheet.height // 4, sheet.width // 4, sheet.width * 3 // 4)
         whole, broken = (sheet.getpixel((x, middle[0])) for x in middle[1:])
     assert broken == (225, 225, 225) != whole
-    with pytest.raises(ConfigError, match="no sample of this step has a picture"):
+    with pytest.raises(ConfigError, match="no sample of this step has an image"):
         write_sheet(tmp_path / "none.png", [])

@@ -16,11 +16,11 @@ import uvicorn
 
 from evaluation.people import run
 from evaluation.people.measures import preferences
-from evaluation.people.page import build_app, pictures_of
+from evaluation.people.page import build_app, images_of
 from evaluation.people.store import PeopleStore
 from evaluation.people.tasks import Task, TaskKind
 from tests.support.doubles import write_shard, write_source
-from tests.support.small_world import picture
+from tests.support.small_world import image
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -51,18 +51,18 @@ def tasks() -> list[Task]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    samples = [(f"p{i}", {"messages": []}, picture(i, size=96)) for i in range(NUM_TASKS)]
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    samples = [(f"p{i}", {"messages": []}, image(i, size=96)) for i in range(NUM_TASKS)]
     entry = write_shard(folder / "p-000000.tar", samples)
-    return Path(write_source(folder, "pictures", [entry], language="eu"))
+    return Path(write_source(folder, "images", [entry], language="eu"))
 
 
 @pytest.fixture
-def page(tmp_path: Path, pictures: Path) -> Iterator[tuple[str, PeopleStore]]:
+def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, PeopleStore]]:
     """Address and store of a page that is really served."""
     store = PeopleStore.create(tmp_path / "people.db", tasks(), overlap=3)
-    app = build_app(store, pictures_of(pictures), language="eu")
+    app = build_app(store, images_of(images), language="eu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -114,10 +114,10 @@ def test_the_page_refuses_bad_input_path_tricks_and_foreign_origins(
     for path in ("/people.db", "/../people.db", "/%2e%2e/people.db", "/..%2fpeople.db", "/page.py"):
         assert ask(address, path)[0] == 404, path
     for task in ("vqa/99", "../../etc/passwd", "%2e%2e%2fpeople.db"):
-        assert ask(address, f"/api/picture?task={task}")[0] == 422, task
+        assert ask(address, f"/api/image?task={task}")[0] == 422, task
     assert not store.judgements()
     assert ask(address, "/api/judge", good)[0] == 200
-    assert ask(address, "/api/picture?task=vqa/0")[1] == picture(0, size=96)
+    assert ask(address, "/api/image?task=vqa/0")[1] == image(0, size=96)
     for name in ("general", "adapted"):
         shown = ask(address, "/api/next", {"annotator": "jon"})[1].decode()
         assert name not in shown, "names are hidden"
@@ -178,7 +178,7 @@ def test_two_people_judge_and_the_results_are_theirs(
             view.on("pageerror", lambda error: errors.append(str(error)))
             log_in(view, address, name)
         assert first.inner_text("#send") == "Gorde"
-        wait(lambda: first.evaluate("document.querySelector('#picture').naturalWidth") == 96)
+        wait(lambda: first.evaluate("document.querySelector('#image').naturalWidth") == 96)
         assert "<b>katua</b>" in first.inner_text("#sides"), "shown as text, not as markup"
         first.screenshot(path=str(tmp_path / "page.png"))
         judge_all_for_the_dog(first)

@@ -27,14 +27,14 @@ from tests.support.faulty_world import (
     FAULTY,
     FOUND,
     KNOWN,
-    NUM_PICTURES,
+    NUM_IMAGES,
     SHARD_SIZES,
     Consumed,
     consume,
     healthy,
     healthy_record,
     make_module,
-    write_pictures,
+    write_images,
     write_world,
 )
 
@@ -94,9 +94,9 @@ def test_past_the_budget_a_known_fault_is_fatal_before_the_first_step(
 ) -> None:
     fault, reason = KNOWN[name]
     manifests = write_world(tmp_path, {FAULTY: fault})
-    just_enough, too_little = 1 / NUM_PICTURES, 0.99 / NUM_PICTURES
+    just_enough, too_little = 1 / NUM_IMAGES, 0.99 / NUM_IMAGES
     make_module(tmp_path, manifests, max_bad_fraction=just_enough).setup()
-    message = f"source 'cap': 1 of {NUM_PICTURES} samples are bad, .*: .*{reason}"
+    message = f"source 'cap': 1 of {NUM_IMAGES} samples are bad, .*: .*{reason}"
     with pytest.raises(DataError, match=message):
         make_module(tmp_path, manifests, max_bad_fraction=too_little).setup()
 
@@ -118,18 +118,18 @@ def test_past_the_budget_a_fault_that_is_found_later_is_fatal(
 def test_the_budget_is_per_source(tmp_path: Path) -> None:
     """Two faults in one source are past what one each in two sources is not."""
     fault, _ = KNOWN["empty answer"]
-    one_each = 1.5 / NUM_PICTURES
-    entries = write_pictures(tmp_path, {FAULTY: fault})
+    one_each = 1.5 / NUM_IMAGES
+    entries = write_images(tmp_path, {FAULTY: fault})
     manifests = {name: write_source(tmp_path, name, entries) for name in ("cap", "text")}
     make_module(tmp_path, manifests, max_bad_fraction=one_each).setup()
     twice = write_world(tmp_path / "twice", {FAULTY: fault, FAULTY + 1: fault})
-    with pytest.raises(DataError, match=f"'cap': 2 of {NUM_PICTURES}"):
+    with pytest.raises(DataError, match=f"'cap': 2 of {NUM_IMAGES}"):
         make_module(tmp_path, twice, max_bad_fraction=one_each).setup()
 
 
 @given(
     faults=st.dictionaries(
-        st.integers(0, NUM_PICTURES - 1), st.sampled_from(sorted(COUNTED)), max_size=8
+        st.integers(0, NUM_IMAGES - 1), st.sampled_from(sorted(COUNTED)), max_size=8
     ),
     world_size=st.integers(1, 4),
 )

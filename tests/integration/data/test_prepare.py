@@ -105,14 +105,14 @@ def _report(out: Path) -> dict[str, Any]:
 
 
 def _samples(out: Path, name: str) -> list[tuple[dict[str, Any], bytes | None]]:
-    """(JSON, picture) of every sample of a manifest, through our reader."""
+    """(JSON, image) of every sample of a manifest, through our reader."""
     path = out / f"{name}.manifest.json"
     found = []
     for entry in load_manifest(path).shards:
         reader = open_shard(path, entry)
         for at in range(entry.num_samples):
-            content, picture = reader.read(at)
-            found.append((json.loads(content), picture))
+            content, image = reader.read(at)
+            found.append((json.loads(content), image))
     return found
 
 
@@ -136,8 +136,8 @@ def test_every_trap_of_the_web_is_named(prepared: Path) -> None:
 
 def test_hashes_benchmarks_and_rules_are_kept_to(prepared: Path) -> None:
     report = _report(prepared)
-    assert report["pixmo_ama"]["collect"]["dropped"] == {"picture: hash differs": 1}
-    assert report["pixmo_ama"]["produce"]["dropped"]["its picture is in a benchmark"] == 1
+    assert report["pixmo_ama"]["collect"]["dropped"] == {"image: hash differs": 1}
+    assert report["pixmo_ama"]["produce"]["dropped"]["its image is in a benchmark"] == 1
     assert report["magpie_translated"]["collect"]["dropped"] == {
         "left out by conversation_id": _COUNT // 5
     }
@@ -172,21 +172,21 @@ def test_shards_are_read_by_webdataset_and_datasets(prepared: Path) -> None:
     ours = _samples(prepared, "cc3m_eu")
     plain = list(webdataset.WebDataset([str(p) for p in paths], shardshuffle=False))
     assert [json.loads(one["json"])["id"] for one in plain] == [one["id"] for one, _ in ours]
-    assert [one["png"] for one in plain] == [picture for _, picture in ours]
+    assert [one["png"] for one in plain] == [image for _, image in ours]
     theirs = datasets.load_dataset(
         "webdataset", data_files=[str(p) for p in paths], split="train", streaming=True
     ).cast_column("png", datasets.Image(decode=False))
     found = [(row["json"]["id"], row["png"]["bytes"]) for row in theirs]
-    assert found == [(one["id"], picture) for one, picture in ours]
+    assert found == [(one["id"], image) for one, image in ours]
 
 
 def test_both_languages_lie_in_one_sample(prepared: Path) -> None:
     known = dict(world.pairs())
-    for sample, picture in _samples(prepared, "cc3m_en"):
+    for sample, image in _samples(prepared, "cc3m_en"):
         assert sample["records"]["eu"] == known[sample["records"]["en"]]
         assert sample["parallel_id"] == sample["id"]
         assert sample["translation"]["texts"][0]["length_ratio"] > 0
-        assert picture is not None
+        assert image is not None
 
 
 @pytest.mark.parametrize("name", ["vqav2", "a_okvqa", "pixmo_cap_qa", "wildvision"])
@@ -208,7 +208,7 @@ def test_people_get_items_to_check(prepared: Path) -> None:
 
 def test_the_card_names_licences_and_losses(prepared: Path) -> None:
     text = (prepared / "README.md").read_text(encoding="utf-8")
-    for told in ("ODC-BY", "conceptual-captions", "picture: gone", "ctranslate2", "- eu"):
+    for told in ("ODC-BY", "conceptual-captions", "image: gone", "ctranslate2", "- eu"):
         assert told in text
     before = text
     assert write_card(prepared).read_text(encoding="utf-8") == before
@@ -239,7 +239,7 @@ def test_bad_translations_are_left_out_by_reason(
     assert dropped["translation: empty"] == 1
     assert dropped["translation: untranslated"] == 1
     assert dropped["translation: cut off"] == 1
-    assert dropped["its picture is in a benchmark"] == 1
+    assert dropped["its image is in a benchmark"] == 1
 
 
 def test_what_was_prepared_trains_both_stages_and_is_evaluated(
@@ -304,7 +304,7 @@ def test_what_people_fixed_is_a_new_version(prepared: Path, tmp_path: Path) -> N
     arguments = ["--data", str(prepared), "--judgements", str(path), "--language", "eu"]
     assert fix([*arguments, "--out", str(tmp_path / "v2")]) == 0
     before, after = (
-        {sample["id"]: (sample, picture) for sample, picture in _samples(out, "cc3m_eu")}
+        {sample["id"]: (sample, image) for sample, image in _samples(out, "cc3m_eu")}
         for out in (prepared, tmp_path / "v2")
     )
     changed, gone = (chosen[at]["id"].rpartition("-")[0] for at in (1, 2))

@@ -80,7 +80,7 @@ def _chats(path: Path, chance: random.Random) -> str:
     return str(path)
 
 
-def _picture(number: int) -> bytes:
+def _image(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), (number % 256, number // 256 % 256, 7)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -100,17 +100,17 @@ def _text(value: Any) -> str | None:
 
 
 def _captions(path: Path, chance: random.Random) -> str:
-    """Parquet with pictures and a published translation, both often wrong."""
+    """Parquet with images and a published translation, both often wrong."""
     rows = []
     for number in range(_CAPTIONS):
         en, eu = world.pairs()[chance.randrange(200)]
-        row = {"id": number, "image": {"bytes": _picture(number % 20_000)}, "en": f"{en} {number}",
+        row = {"id": number, "image": {"bytes": _image(number % 20_000)}, "en": f"{en} {number}",
                "eu": f"{eu} {number}"}  # fmt: skip
         for name in ("en", "eu"):
             if chance.random() < 0.2:
                 row[name] = _text(_mutate(row[name], chance))
         if chance.random() < 0.1:
-            row["image"] = {"bytes": _spoil(_picture(number), chance)}
+            row["image"] = {"bytes": _spoil(_image(number), chance)}
         rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
@@ -125,7 +125,7 @@ def _questions(path: Path, chance: random.Random) -> str:
         for name in row:
             if chance.random() < 0.05:
                 row[name] = _text(_mutate(row[name], chance))
-        rows.append({**row, "image": {"bytes": _picture(30_000 + number)}})
+        rows.append({**row, "image": {"bytes": _image(30_000 + number)}})
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
 

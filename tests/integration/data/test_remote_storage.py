@@ -20,7 +20,7 @@ from data_prep.index.__main__ import main as index_main
 from datamodules.batches.lengths import measure_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
-from datamodules.shards.images import iterate_pictures
+from datamodules.shards.images import iterate_images
 from datamodules.shards.manifest import load_manifest, open_shard, verify
 from datamodules.shards.source import Source
 from datamodules.storage.cache import ShardCache
@@ -143,7 +143,7 @@ def test_urls_in_a_manifest_train_like_files(local, http, store, tmp_path):
     # Both languages, all epochs: each shard came once.
     assert store.gets == {f"s-{i}.tar": 1 for i in range(4)}
     verify(http[0], deep=True)
-    assert list(iterate_pictures(http[0])) == list(iterate_pictures(local[0]))
+    assert list(iterate_images(http[0])) == list(iterate_images(local[0]))
 
 
 @pytest.mark.slow

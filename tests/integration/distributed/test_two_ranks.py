@@ -1,6 +1,6 @@
 """Two processes compute what one computes: the same losses at every step, the same weights.
 
-The data are ragged: conversations of different lengths beside samples without a picture, several
+The data are ragged: conversations of different lengths beside samples without an image, several
 micro-batches in a step, some of them on one rank only.
 """
 

@@ -32,7 +32,7 @@ VISION_WIDTH, MODEL_WIDTH, NUM_PATCHES, VOCABULARY = 16, 64, 16, 80
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """One sample: ids, which of them are targets, and its picture."""
+    """One sample: ids, which of them are targets, and its image."""
 
     ids: np.ndarray
     is_target: np.ndarray
@@ -122,7 +122,7 @@ def our_model(llava: LlavaForConditionalGeneration, connector: Connector) -> Vis
 
 
 def documents(count: int = 9, *, num_patches: int = NUM_PATCHES) -> list[Document]:
-    """Ragged lengths, pictures at different places (first, inside, last), some without one."""
+    """Ragged lengths, images at different places (first, inside, last), some without one."""
     rng = np.random.default_rng(0)
     made = []
     for index in range(count):
@@ -174,9 +174,9 @@ def gradients(model: VisionLanguageModel, batches: Sequence[MicroBatch]) -> dict
     model.zero_grad()
     losses = [model(batch) for batch in batches]
     total = torch.stack([loss.loss_sum for loss in losses]).sum()
-    (total / sum(int(loss.num_targets) for loss in losses)).backward()
+    (total / sum(int(loss.num_loss_tokens) for loss in losses)).backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return found | {"loss": total.detach() / sum(int(loss.num_targets) for loss in losses)}
+    return found | {"loss": total.detach() / sum(int(loss.num_loss_tokens) for loss in losses)}
 
 
 @pytest.mark.parametrize("kind", list(ConnectorKind))

@@ -1,6 +1,6 @@
-"""Questions that share a picture's tokens = the same questions asked one at a time.
+"""Questions that share an image's tokens = the same questions asked one at a time.
 
-The model computes the picture once per conversation and every question as if it stood alone: the
+The model computes the image once per conversation and every question as if it stood alone: the
 loss and every gradient must be those of the single questions.
 """
 
@@ -42,7 +42,7 @@ def build_model() -> VisionLanguageModel:
     )
 
 
-def ready(pairs: tuple[tuple[str, str], ...], picture: int, style: PromptStyle) -> ReadySample:
+def ready(pairs: tuple[tuple[str, str], ...], image: int, style: PromptStyle) -> ReadySample:
     turns = []
     for number, (question, answer) in enumerate(pairs):
         mark = "" if number else "<image>\n"
@@ -58,9 +58,9 @@ def ready(pairs: tuple[tuple[str, str], ...], picture: int, style: PromptStyle) 
         language="eu",
         key="k",
         num_tokens=encoded.num_tokens,
-        num_targets=encoded.num_targets,
+        num_loss_tokens=encoded.num_loss_tokens,
     )
-    features = np.random.default_rng(picture).normal(size=(NUM_IMAGE_TOKENS, WIDTH))
+    features = np.random.default_rng(image).normal(size=(NUM_IMAGE_TOKENS, WIDTH))
     return ReadySample(ref=ref, encoded=encoded, image=torch.from_numpy(features).float())
 
 
@@ -71,7 +71,7 @@ def loss_and_gradients(
     model = build_model()
     batch = collate_micro_batch(rows, pad_token_id=CHAT.pad_token_id, is_features=True)
     loss = model(batch)
-    mean = loss.loss_sum / loss.num_targets
+    mean = loss.loss_sum / loss.num_loss_tokens
     mean.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return mean.detach(), gradients, sum(ref.num_tokens for ref in batch.samples)
@@ -91,7 +91,7 @@ def test_shared_prefix_equals_single_questions() -> None:
     for name, value in expected_gradients.items():
         error = (gradients[name] - value).norm() / value.norm()
         assert error <= 1e-5, (name, float(error))  # measured: at most 1e-6
-    # What is saved: the start mark, the user's mark and the picture of every further question.
+    # What is saved: the start mark, the user's mark and the image of every further question.
     num_shared_away = len(alone) - len(shared)
     assert num_alone - num_shared == num_shared_away * (2 + NUM_IMAGE_TOKENS)
 

@@ -71,7 +71,7 @@ def test_eight_writers_meet_outages(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     roots = [tmp_path / f"writer{number}" for number in range(_WRITERS)]
     for root in roots:
-        fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_pictures=4)
+        fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_images=4)
     writers = [
         subprocess.Popen([sys.executable, "-m", "tests.support.mlflow_writer", str(root),
                           str(_SECONDS)], env=_environment(server), cwd=worlds.REPOSITORY,
@@ -104,7 +104,7 @@ def test_eight_writers_meet_outages(
 
 def test_runs_made_while_the_server_is_away_are_sent_later(server: Server, tmp_path: Path) -> None:
     root = tmp_path / "offline"
-    fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_pictures=4)
+    fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_images=4)
     server.stop()
     environment = _environment(server) | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     writer = subprocess.run([sys.executable, "-m", "tests.support.mlflow_writer", str(root),

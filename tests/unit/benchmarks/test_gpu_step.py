@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> MicroBatch:
-    """A micro-batch of stage 2 from the real data path: pictures with branches, and texts."""
+    """A micro-batch of stage 2 from the real data path: images with branches, and texts."""
     folder = tmp_path_factory.mktemp("data")
     stream = StreamConfig(
         mixture=mixture_of(write_sources(folder, TINY), TINY, 2),
@@ -71,7 +71,7 @@ def test_the_paper_s_shape_costs_what_its_size_says() -> None:
     flops = flop_model(build_ours(gpu_step.SHAPES["8b"], make_chat(TINY), torch.device("meta")))
     assert flops.block_weights == pytest.approx(6.98e9, rel=1e-3)
     assert flops.head_weights == 128256 * 4096
-    # CLIP ViT-L/14-336 is 0.381e12 operations a picture with all 24 blocks; one is left out.
+    # CLIP ViT-L/14-336 is 0.381e12 operations an image with all 24 blocks; one is left out.
     assert 2 * flops.tower_per_image == pytest.approx(0.381e12 * 23 / 24, rel=0.03)
 
 
@@ -154,7 +154,7 @@ def test_the_baseline_goes_down_to_a_batch_that_fits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "name"), [("1", "best"), ("2", "32-bit optimiser")])
+@pytest.mark.parametrize(("stage", "name"), [("1", "best"), ("2", "32-bit optimizer")])
 def test_the_whole_benchmark_runs_in_miniature(tmp_path: Path, stage: str, name: str) -> None:
     arguments = ["--shape", "tiny", "--device", "cpu", "--warm", "1", "--steps", "1"]
     arguments += ["--workers", "0", "--out", str(tmp_path), "--stages", stage]

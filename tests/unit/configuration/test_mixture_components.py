@@ -90,7 +90,7 @@ def test_a_share_may_change_where_the_text_does_not(components):
     [
         (
             "instruct.text_only.chat.samples_per_step=15",
-            "16 text samples do not fit into the 16 picture samples of step 0; lower text_only",
+            "16 text samples do not fit into the 16 image samples of step 0; lower text_only",
         ),
         (
             "instruct.text_only.chat.samples_per_step=2.003",
@@ -104,15 +104,15 @@ def test_text_that_does_not_fit_inside(components, override, message):
 
 
 def test_shares_of_tokens_reach_the_stream(components):
-    parts = components(LINES, "instruct.visual.talk.share_of=target_tokens")
-    assert parts["talk"].share_of is ShareOf.TARGET_TOKENS
+    parts = components(LINES, "instruct.visual.talk.share_of=loss_tokens")
+    assert parts["talk"].share_of is ShareOf.LOSS_TOKENS
     assert parts["look"].share_of is ShareOf.SAMPLES
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["instruct.text_only.chat.share_of=target_tokens"], "text_only.chat is in the target"),
+        (["instruct.text_only.chat.share_of=loss_tokens"], "text_only.chat is in the target"),
         (
             ["instruct.text_only.chat.phases=[{from_step: 3, target_share: 0.5}]"],
             "text_only.chat is in the target language alone",
@@ -148,7 +148,7 @@ def test_the_worked_example_of_the_documentation(tmp_path):
     config = load_config(RunConfig, Path("configs/embedded.yaml"), example)
     parts = instruct_spec(config).stream.mixture.components
     assert rates(parts) == {"conversations": 12, "chat": 3, "text": 1}
-    assert parts["conversations"].share_of is ShareOf.TARGET_TOKENS
+    assert parts["conversations"].share_of is ShareOf.LOSS_TOKENS
     assert parts["conversations"].phases == [Phase(from_step=350, target_share=0.8)]
     assert parts["conversations"].target_share == 0.4
 
@@ -183,7 +183,7 @@ def test_addresses_of_existing_stores_stay(monkeypatch):
 
 def test_new_fields_are_in_the_address_where_they_act():
     plain = address(make_stream())
-    tokens = address(make_stream(share_of=ShareOf.TARGET_TOKENS))
+    tokens = address(make_stream(share_of=ShareOf.LOSS_TOKENS))
     phased = address(make_stream(phases=[Phase(from_step=3, target_share=0.5)]))
     assert len({plain, tokens, phased}) == 3
 

@@ -88,7 +88,7 @@ def test_decode_stops_at_the_end_mark(chat):
         ([("user", "<image>")], b"x", PromptStyle.PLAIN, "empty caption"),
         ([("user", "x")], None, PromptStyle.CHAT, "no target token"),
         ([("user", "x"), ("assistant", "y")], b"x", PromptStyle.CHAT, "0 '<image>' in the text, 1"),
-        ([("user", "<image>"), ("assistant", "y")], None, PromptStyle.CHAT, "1 '<image>'.*0 pict"),
+        ([("user", "<image>"), ("assistant", "y")], None, PromptStyle.CHAT, "1 '<image>'.*0 image"),
         ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
     ],
 )
@@ -97,7 +97,7 @@ def test_refusals(chat, turns, image, style, message):
         chat.encode(sample(*turns, image=image), style)
 
 
-def test_each_question_stands_alone_behind_the_shared_picture(chat):
+def test_each_question_stands_alone_behind_the_shared_image(chat):
     pairs = [("<image>\nZer da?", "Etxe"), ("Zenbat?", "bi"), ("Txakurra al da?", "ez")]
     system = ("system", "S")
     ids, mask, branches = chat.encode(
@@ -110,11 +110,11 @@ def test_each_question_stands_alone_behind_the_shared_picture(chat):
         expected = chat.encode(sample(system, *conversation((alone, answer))), PromptStyle.CHAT)
         seen = (branches == 0) | (branches == number)
         assert np.array_equal(ids[seen], expected.input_ids_T)
-        assert np.array_equal(mask[seen], expected.target_mask_T)
+        assert np.array_equal(mask[seen], expected.loss_mask_T)
     assert branches.max() == len(pairs)
 
 
-def test_without_a_picture_nothing_is_shared(chat):
+def test_without_a_image_nothing_is_shared(chat):
     one = sample(*conversation(("q", "a"), ("r", "b")), image=None)
     shared, whole = (chat.encode(one, s) for s in (PromptStyle.SHARED_PREFIX, PromptStyle.CHAT))
     assert all(map(np.array_equal, shared, whole))

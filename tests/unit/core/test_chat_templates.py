@@ -49,9 +49,7 @@ def sample() -> Sample:
         Turn(role=Role.USER, content="Eta hau?"),
         Turn(role=Role.ASSISTANT, content="Ez dakit."),
     )
-    return Sample(
-        key="k", source="s", language="eu", parallel_id="k", image=b"picture", turns=turns
-    )
+    return Sample(key="k", source="s", language="eu", parallel_id="k", image=b"image", turns=turns)
 
 
 def rendered(template: ChatTemplate, special: tuple[str, ...]) -> str:

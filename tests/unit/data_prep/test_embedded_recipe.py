@@ -223,11 +223,11 @@ def test_benchmark_scenes_are_new_and_answers_balanced(packages, num_concepts):
     trained = [maker.make(draw_pattern(named_rng(n)), named_rng(n)) for n in range(num_concepts)]
     seen = {combo for scene in trained for combo in scene.combinations}
     planner = BenchmarkPlanner(asker, seen, "test")
-    pictures = planner.pictures(0)
+    images = planner.images(0)
     assert {len(set(combo)) for combo in seen} == {1, 2}
-    assert not seen & {combo for p in pictures if p.is_scene for combo in p.scene.combinations}
+    assert not seen & {combo for p in images if p.is_scene for combo in p.scene.combinations}
     voters = tuple(Voter(catalogue, lexicon) for lexicon in catalogue.lexicons)
-    items = [word_item(n, asked, voters) for n, asked in enumerate(planner.questions(pictures))]
+    items = [word_item(n, asked, voters) for n, asked in enumerate(planner.questions(images))]
     yes_no = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "yes/no"]
     assert yes_no.count("bai") == yes_no.count("ez") > 0
     numbers = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "number"]
@@ -254,10 +254,10 @@ def test_votes_prefer_synonym_then_shared_word_then_others():
     assert answers["1f98b"] == ["pinpilinpauxa"] * 4 + ["tximeleta"] * 4 + ["intsektu", "polit"]
 
 
-# --- pictures, packages, shards ---
+# --- images, packages, shards ---
 
 
-def test_pictures_are_the_same_every_time(packages):
+def test_images_are_the_same_every_time(packages):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed: pip install -e .[data]")
     drawing = Drawing(style=Style.NOTO, icon="rouge")
     first, second = (Painter(packages).single(drawing, named_rng(5)) for _ in range(2))

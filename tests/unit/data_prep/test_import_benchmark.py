@@ -20,7 +20,7 @@ from evaluation.metrics.choices import YesNoParser
 from evaluation.metrics.scorer import Scorer
 
 
-def picture(seed: int, kind: str = "JPEG") -> bytes:
+def image_bytes(seed: int, kind: str = "JPEG") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, size=(24, 32, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -28,8 +28,8 @@ def picture(seed: int, kind: str = "JPEG") -> bytes:
 
 
 def image(seed: int) -> dict[str, Any]:
-    """As `datasets` stores a picture."""
-    return {"bytes": picture(seed), "path": f"{seed}.jpg"}
+    """As `datasets` stores an image."""
+    return {"bytes": image_bytes(seed), "path": f"{seed}.jpg"}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -54,15 +54,15 @@ def test_vqav2_in_two_languages(tmp_path: Path, capsys: pytest.CaptureFixture[st
     basque = write(tmp_path / "eu.parquet", [vqa_row(i, f"txakur {i}") for i in (5, 0, 3, 2, 9)])
     assert run(tmp_path, "vqav2", f"en={english}", f"eu={basque}") == 0
     told = capsys.readouterr().out
-    for line in ("4  questions", "2  eu: missing", "1  eu: not in en", "3 pictures"):
+    for line in ("4  questions", "2  eu: missing", "1  eu: not in en", "3 images"):
         assert line in told
     items = load_benchmark(tmp_path / "b.manifest.json")
     assert len(items) == 8
     found = {(item.question_id, item.language): item for item in items}
     assert found["3", "eu"].answers == ("txakur 3",) * 10
     assert found["3", "eu"].question == "zer 3?"
-    assert found["3", "en"].image == picture(1)
-    assert found["2", "en"].image_key == found["3", "eu"].image_key, "one picture, two questions"
+    assert found["3", "en"].image == image_bytes(1)
+    assert found["2", "en"].image_key == found["3", "eu"].image_key, "one image, two questions"
     assert run(tmp_path, "vqav2", f"en={english}") == 2, "nothing is overwritten"
     assert run(tmp_path / "few", "vqav2", f"en={english}", more=("--limit", "3")) == 0
     assert len(load_benchmark(tmp_path / "few" / "b.manifest.json")) == 3
@@ -94,9 +94,9 @@ def test_direct_answers_leave_difficult_ones_out(
     assert [item.answers for item in items] == [("dog", "dog", "cat")] * 2
 
 
-def test_rows_without_ids_are_paired_by_place_and_jsonl_names_its_pictures(tmp_path: Path) -> None:
+def test_rows_without_ids_are_paired_by_place_and_jsonl_names_its_images(tmp_path: Path) -> None:
     for i in range(2):
-        (tmp_path / f"{i}.png").write_bytes(picture(i, "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(image_bytes(i, "PNG"))
     for language, yes in (("en", "yes"), ("eu", "bai")):
         rows = [
             {"image": f"{i}.png", "question": f"{language} {i}?", "answer": yes} for i in range(2)

@@ -23,7 +23,7 @@ from tests.support.doubles import caption_record, write_tar
 TOKENIZER = Path(__file__).parents[3] / "data" / "embedded" / "models" / "lm_general"
 
 
-def picture(i):
+def image(i):
     buffer = io.BytesIO()
     Image.new("RGB", (10 + i, 20), (i, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -32,7 +32,7 @@ def picture(i):
 def members(first, count, *, broken=()):
     out = []
     for i in range(first, first + count):
-        out.append((f"{i:09d}.png", b"nothing" if i in broken else picture(i)))
+        out.append((f"{i:09d}.png", b"nothing" if i in broken else image(i)))
         out.append((f"{i:09d}.json", json.dumps({"caption": f"irudia {i}", "n": i}).encode()))
         out.append((f"{i:09d}.txt", f"irudia {i}".encode()))
     return out
@@ -68,7 +68,7 @@ def test_shards_of_others_become_a_source(shards, capsys):
     source = Source(shards / "c.manifest.json")
     for place, i in enumerate((0, 1, 2, 10, 11, 20, 21, 22, 23)):
         sample = source.read(place)
-        assert (sample.key, sample.image) == (f"{i:09d}", picture(i))
+        assert (sample.key, sample.image) == (f"{i:09d}", image(i))
         assert [turn.content for turn in sample.turns] == ["<image>", f"irudia {i}"]
     assert source.image_sizes().tolist()[3] == [20, 20]
     assert source.keys().tolist()[-1] == b"000000023"
@@ -153,18 +153,18 @@ def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
     assert run(shards) == 2
     said = capsys.readouterr().err
     assert "2 of 11 samples can't be used, more than --max-unusable 0.01" in said
-    assert "2 x the picture can't be read (first: " in said
+    assert "2 x the image can't be read (first: " in said
     assert f"(first: {shards}/00001.tar: 000000011)" in said
     assert run(shards, "--max-unusable", "0.2") == 0
     assert len(scans) == 3
     manifest = load_manifest(shards / "c.manifest.json")
-    assert manifest.statistics["unusable"] == {"the picture can't be read": 2}
+    assert manifest.statistics["unusable"] == {"the image can't be read": 2}
     assert [entry.num_samples for entry in manifest.shards] == [3, 2, 4]
     assert "can't be used because" in capsys.readouterr().err
 
 
 def test_a_shard_without_usable_samples_is_left_out_and_said_so(shards, capsys):
-    write_tar(shards / "00001.tar", [("x.png", picture(1))])
+    write_tar(shards / "00001.tar", [("x.png", image(1))])
     assert run(shards, "--max-unusable", "0.2") == 0
     assert [e.path for e in load_manifest(shards / "c.manifest.json").shards] == [
         "00000.tar",
@@ -249,7 +249,7 @@ def test_lengths_come_with_the_index(shards, scans, tmp_path):
     for style, lengths in zip(styles, found, strict=True):
         measured = measure_lengths(source, chat, style, tmp_path / "cache")
         assert np.array_equal(lengths.num_tokens, measured.num_tokens)
-        assert np.array_equal(lengths.num_targets, measured.num_targets)
+        assert np.array_equal(lengths.num_loss_tokens, measured.num_loss_tokens)
         assert lengths.num_tokens.min() > 3
 
 

@@ -50,7 +50,7 @@ def _write(folder: Path, kind: str, content: Sequence[dict[str, Any]], name: str
     else:
         with tarfile.open(path, "w") as tar:
             for number, row in enumerate(content):
-                for extension, data in (("json", json.dumps(row).encode()), ("png", b"picture")):
+                for extension, data in (("json", json.dumps(row).encode()), ("png", b"image")):
                     info = tarfile.TarInfo(f"{number:04d}.{extension}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
@@ -69,7 +69,7 @@ def test_parts_together_are_the_whole(tmp_path: Path, kind: str, per_part: int) 
     assert [number for number, _ in found] == list(range(23))
     assert [(row["id"], row["text"]) for _, row in found] == [(r["id"], r["text"]) for r in _ROWS]
     if kind == "tar":
-        assert found[3][1]["image"] == b"picture"
+        assert found[3][1]["image"] == b"image"
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "jsonl", "tsv", "csv", "tar"])
@@ -110,12 +110,12 @@ def test_a_tsv_without_a_head_is_read_by_number(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_pictures_lie_beside_the_file_and_nowhere_else(tmp_path: Path) -> None:
-    (tmp_path / "p.png").write_bytes(b"picture")
+def test_images_lie_beside_the_file_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(b"image")
     (tmp_path / "a.csv").write_text("image\np.png\n../etc/passwd\n/etc/passwd\nmissing.png\n")
     found = [row for _, row in _all(rows.split(str(tmp_path / "a.csv"), per_part=9))]
-    assert found[0] == {"image": b"picture"}
-    assert {row.reason for row in found[1:]} == {"no picture file"}
+    assert found[0] == {"image": b"image"}
+    assert {row.reason for row in found[1:]} == {"no image file"}
 
 
 def test_a_file_that_is_no_such_file_is_an_error(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_is_no_language_is_left_alone() -> None:
         ("Paris", "Paris", None),
         ("This is a rather long sentence", "Hau", "too short"),
         ("A long enough source text", "hitz " * 40, "too long"),
-        ("What is in this picture of a street in the old town", "", "empty"),
+        ("What is in this image of a street in the old town", "", "empty"),
         ("The dog sleeps on the sofa in the room.", "The dog is on the sofa in that room.",
          "wrong language"),
         ("This sentence of the source is as long as what comes out of it, more or less so.",
@@ -327,7 +327,7 @@ def test_every_trap_has_its_outcome() -> None:
         urls = {web.url + path: reason for path, reason in world.TRAPS.items()}
         good = [f"{web.url}/{path}/7" for path in ("p", "moved", "busy")]
         found = _outcomes([*urls, *good], allow_private=True)
-        assert {url: f"picture: {found[url][0]}" for url in urls} == urls
+        assert {url: f"image: {found[url][0]}" for url in urls} == urls
         assert {found[url][0] for url in good} == {Outcome.FETCHED}
         assert web.asked["/busy/7"] == 2
         assert web.asked["/gone"] == 1

@@ -1,4 +1,4 @@
-"""The data in the repository: sound, parallel, balanced, and no benchmark picture in training."""
+"""The data in the repository: sound, parallel, balanced, and no benchmark image in training."""
 
 import hashlib
 import io
@@ -87,12 +87,12 @@ def test_plain_webdataset_reads_it(tar):
     assert count == len(ShardReader(tar))
 
 
-def test_no_benchmark_picture_is_in_training(train):
-    def digests(pictures):
-        files = {hashlib.sha256(image).hexdigest() for image in pictures}
+def test_no_benchmark_image_is_in_training(train):
+    def digests(images):
+        files = {hashlib.sha256(image).hexdigest() for image in images}
         pixels = {
             hashlib.sha256(Image.open(io.BytesIO(image)).convert("RGB").tobytes()).hexdigest()
-            for image in pictures
+            for image in images
         }
         return files, pixels
 
@@ -103,7 +103,7 @@ def test_no_benchmark_picture_is_in_training(train):
     assert not seen[1] & held_out[1]
 
 
-def test_training_has_no_picture_of_a_held_out_style(train):
+def test_training_has_no_image_of_a_held_out_style(train):
     styles = {sample["id"].rsplit("-", 1)[0] for sample, _ in train}
     assert styles == {"noto", "noto-v1", "emojione", "fxemoji", "streamline", "scene"}
 

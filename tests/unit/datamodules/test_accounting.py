@@ -24,7 +24,7 @@ def paths(tmp_path_factory):
     return {"en": str(base), "eu": str(target), "text": str(make_texts(folder, "text"))}
 
 
-def count_targets(source):
+def count_loss_tokens(source):
     return np.full(len(source), TOKENS[source.name])
 
 
@@ -43,18 +43,18 @@ def make_stream(paths, *, share_of=ShareOf.SAMPLES, share=0.4):
         phases=[Phase(from_step=20, samples_per_step=3)],
     )
     config = MixtureConfig(components={"cap": cap, "text": text}, seed=3)
-    return MixtureStream(config, count_targets=count_targets)
+    return MixtureStream(config, count_loss_tokens=count_loss_tokens)
 
 
 def make_tally(stream, *, bad=()):
     lengths = {}
     for component in stream.components:
         for source in component.used_sources():
-            targets = count_targets(source)
+            targets = count_loss_tokens(source)
             targets[list(bad)] = 0
             tokens = np.where(targets > 0, 10, 0)
             lengths[source.name] = SourceLengths(
-                num_tokens=tokens, num_targets=targets, faults={}, longest=9
+                num_tokens=tokens, num_loss_tokens=targets, faults={}, longest=9
             )
     return Tally(stream, lengths)
 
@@ -67,7 +67,7 @@ def test_counts_are_those_of_the_positions(paths):
         counts = stream.realised(0, step * 6)
         assert {name: share.num_samples for name, share in found.items()} == counts
         for name, share in found.items():
-            assert share.num_targets == share.num_samples * TOKENS[name]
+            assert share.num_loss_tokens == share.num_samples * TOKENS[name]
 
 
 def test_bad_samples_are_no_samples_but_keep_their_place(paths):
@@ -107,31 +107,31 @@ def test_another_number_of_target_samples_is_a_bug(paths):
     stream = make_stream(paths)
     tally = make_tally(stream)
     tally.up_to(60)
-    stream.components[0].num_target = (6, 12, 9)
+    stream.components[0].num_target_samples = (6, 12, 9)
     with pytest.raises(RuntimeError, match=r"'cap', phase 2: 96 of 120 samples in the target"):
         tally.check(60)
 
 
 def test_shares_of_tokens_are_logged(paths, caplog):
-    stream = make_stream(paths, share_of=ShareOf.TARGET_TOKENS)
+    stream = make_stream(paths, share_of=ShareOf.LOSS_TOKENS)
     with caplog.at_level(logging.INFO):
         log_token_shares(stream)
         make_tally(stream).check(1000)
     texts = [record.getMessage() for record in caplog.records]
-    # 3 of 15 pictures: 3 x 5 tokens of 3 x 5 + 12 x 2, 38.5 %; 4 would be 47.6 %.
+    # 3 of 15 images: 3 x 5 tokens of 3 x 5 + 12 x 2, 38.5 %; 4 would be 47.6 %.
     assert texts[0] == (
         "component 'cap' from step 0 on: 3 of 15 samples in the target language for 40.00 % of "
         "the target tokens"
     )
     last = texts[-1]
     assert last.startswith("component 'cap' from step 20 on: 60.")
-    assert "(configured: 80.00 % of target_tokens)" in last
+    assert "(configured: 80.00 % of loss_tokens)" in last
 
 
 def test_a_token_share_that_is_off_is_a_warning(paths, caplog):
-    stream = make_stream(paths, share_of=ShareOf.TARGET_TOKENS)
+    stream = make_stream(paths, share_of=ShareOf.LOSS_TOKENS)
     make_tally(stream).check(1000)
-    # 38.5 % is as near to 40 % as whole pictures come, yet more than a point away.
+    # 38.5 % is as near to 40 % as whole images come, yet more than a point away.
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("from step 0 on" in text for text in warned)
     caplog.clear()

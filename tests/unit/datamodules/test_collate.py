@@ -1,4 +1,4 @@
-"""Packing: labels, positions, documents and pictures against a naive reference."""
+"""Packing: labels, positions, documents and images against a naive reference."""
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ def ready(number, num_tokens, num_context, image=None, branches=None):
         key=f"k{number}",
         source="s",
         input_ids_T=ids,
-        target_mask_T=mask,
+        loss_mask_T=mask,
         branch_ids_T=np.zeros(num_tokens, dtype=np.int64) if branches is None else branches,
         image=None,
     )
@@ -29,7 +29,7 @@ def ready(number, num_tokens, num_context, image=None, branches=None):
         language="eu",
         key=f"k{number}",
         num_tokens=num_tokens,
-        num_targets=encoded.num_targets,
+        num_loss_tokens=encoded.num_loss_tokens,
     )
     return ReadySample(ref=ref, encoded=encoded, image=image)
 
@@ -42,7 +42,7 @@ def naive(rows):
         row_ids, row_labels, row_positions, row_documents = [], [], [], []
         for document, sample in enumerate(row, start=1):
             for t in range(sample.encoded.num_tokens):
-                token, target = sample.encoded.input_ids_T[t], sample.encoded.target_mask_T[t]
+                token, target = sample.encoded.input_ids_T[t], sample.encoded.loss_mask_T[t]
                 row_ids.append(int(token))
                 row_labels.append(int(token) if target and t > 0 else IGNORE_INDEX)
                 row_positions.append(t)
@@ -96,7 +96,7 @@ def test_branches_restart_behind_what_they_share():
     assert batch.document_ids_BT.tolist() == [[1, 1, 2, 2, 2, 2, 2, 2, 2]]
 
 
-def test_pictures_follow_their_placeholders():
+def test_images_follow_their_placeholders():
     images = {i: torch.full((2, 4), float(i)) for i in (0, 2, 3)}
     rows = [[ready(0, 4, 2, images[0]), ready(1, 4, 2)], [ready(2, 4, 2, images[2])], []]
     rows[2] = [ready(3, 4, 2, images[3])]

@@ -70,7 +70,7 @@ def test_each_phase_has_its_own_shares(paths):
             assert count or not (here == c).any()
 
 
-def test_epochs_and_pictures_go_on(paths):
+def test_epochs_and_images_go_on(paths):
     stream = MixtureStream(make_config(paths))
     located = stream.locate(np.arange(60 * PER_STEP))
     unchanged = MixtureStream(
@@ -101,9 +101,9 @@ def test_languages_are_exact_and_nested_across_phases(paths):
     assert len(sets[3]) == 6
     assert sets[0] <= sets[3]
     assert sets[2] <= sets[3]
-    assert len(stream.components[0].num_target) == 4
-    assert stream.components[0].num_target == (3, 9, 6, 6)
-    assert not sets[1] <= sets[3], "the control: more pictures in the phase of the larger share"
+    assert len(stream.components[0].num_target_samples) == 4
+    assert stream.components[0].num_target_samples == (3, 9, 6, 6)
+    assert not sets[1] <= sets[3], "the control: more images in the phase of the larger share"
 
 
 def test_pure_and_in_any_order(paths):
@@ -186,7 +186,7 @@ def test_refused_phases(phase, message):
             "from step 9 and then from step 9; list them in ascending order",
         ),
         ({"phases": [Phase(from_step=9, target_share=0.3)]}, "target_share=0.3 needs 'target'"),
-        ({"share_of": ShareOf.TARGET_TOKENS}, "share_of=target_tokens without 'target'"),
+        ({"share_of": ShareOf.LOSS_TOKENS}, "share_of=loss_tokens without 'target'"),
         (
             {"samples_per_step": 0.0, "phases": [Phase(from_step=9, samples_per_step=0)]},
             "samples_per_step=0.0, expected a positive",
@@ -232,15 +232,15 @@ def test_token_shares_need_lengths(paths):
         target=paths["eu"],
         target_share=0.5,
         samples_per_step=1,
-        share_of=ShareOf.TARGET_TOKENS,
+        share_of=ShareOf.LOSS_TOKENS,
     )
     config = MixtureConfig(components={"cap": cap})
-    with pytest.raises(ConfigError, match=r"'cap' has share_of=target_tokens, which needs the len"):
+    with pytest.raises(ConfigError, match=r"'cap' has share_of=loss_tokens, which needs the len"):
         MixtureStream(config)
     stream = MixtureStream(
         config,
-        count_targets=lambda source: np.full(len(source), 4 if source.language == "eu" else 1),
+        count_loss_tokens=lambda source: np.full(len(source), 4 if source.language == "eu" else 1),
     )
-    assert stream.components[0].num_target == (3,)
-    assert stream.description()["components"]["cap"]["num_target"] == [3]
-    assert stream.description()["components"]["cap"]["share_of"] == "target_tokens"
+    assert stream.components[0].num_target_samples == (3,)
+    assert stream.description()["components"]["cap"]["num_target_samples"] == [3]
+    assert stream.description()["components"]["cap"]["share_of"] == "loss_tokens"

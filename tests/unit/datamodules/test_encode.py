@@ -25,8 +25,8 @@ def test_encoded_sample(tmp_path, chat):
     encoded = encode_sample(sample, chat, PromptStyle.PLAIN)
     assert encoded.key == "a-00001"
     assert encoded.image == sample.image
-    assert encoded.num_tokens == 1 + chat.num_image_tokens + encoded.num_targets
-    assert not encoded.target_mask_T[0]
+    assert encoded.num_tokens == 1 + chat.num_image_tokens + encoded.num_loss_tokens
+    assert not encoded.loss_mask_T[0]
 
 
 def test_errors_name_the_sample(tmp_path, chat):
@@ -42,11 +42,11 @@ def test_lengths_are_those_of_the_encoded_samples(tmp_path, chat, style):
     lengths = measure_lengths(source, chat, style, tmp_path / "cache")
     assert set(lengths.faults) == {3}
     assert "a-00003" in str(lengths.faults[3])
-    assert lengths.num_tokens[3] == lengths.num_targets[3] == 0
+    assert lengths.num_tokens[3] == lengths.num_loss_tokens[3] == 0
     for i in set(range(len(source))) - {3}:
         encoded = encode_sample(source.read(i), chat, style)
         assert lengths.num_tokens[i] == encoded.num_tokens
-        assert lengths.num_targets[i] == encoded.num_targets
+        assert lengths.num_loss_tokens[i] == encoded.num_loss_tokens
 
 
 def test_lengths_are_measured_once(tmp_path, chat, monkeypatch):

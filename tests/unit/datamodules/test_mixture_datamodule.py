@@ -103,14 +103,14 @@ def test_setup_checks_epochs_and_lengths(paths, tmp_path):
         make_module(paths, tmp_path, config=short).setup()
 
 
-def test_setup_checks_pictures(paths, tmp_path):
+def test_setup_checks_images(paths, tmp_path):
     with pytest.raises(ConfigError, match=r"give a feature cache or a transform"):
         make_module(paths, tmp_path, transform=None).setup()
     noisy = make_config(paths, feature_noise_std=0.1)
     with pytest.raises(ConfigError, match=r"feature_noise_std=0.1 needs a feature cache"):
         make_module(paths, tmp_path, config=noisy).setup()
     cache = build_feature_cache(tmp_path, "t", [b"x"], lambda _: torch.zeros(1, 9, 4).numpy())
-    with pytest.raises(ConfigError, match=r"has 9 visual tokens per picture, .* expects 3"):
+    with pytest.raises(ConfigError, match=r"has 9 visual tokens per image, .* expects 3"):
         make_module(paths, tmp_path, features=cache).setup()
 
 
@@ -184,10 +184,10 @@ def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
     for step in module.train_dataloader():
         for ref in (ref for mb in step.micro_batches for ref in mb.samples):
             samples[ref.source] = samples.get(ref.source, 0) + 1
-            targets[ref.source] = targets.get(ref.source, 0) + ref.num_targets
+            targets[ref.source] = targets.get(ref.source, 0) + ref.num_loss_tokens
         realised = module.realised_shares(step.step + 1)
         assert {name: share.num_samples for name, share in realised.items()} == samples
-        assert {name: share.num_targets for name, share in realised.items()} == targets
+        assert {name: share.num_loss_tokens for name, share in realised.items()} == targets
     assert sum(s.num_samples for s in module.realised_shares(2).values()) == 20
 
 
@@ -223,7 +223,7 @@ def make_long(folder):
         (
             f"k{i}",
             {"caption": {"en": caption_record("a" * 10), "eu": caption_record("b" * 32)}},
-            b"picture",
+            b"image",
         )
         for i in range(40)
     ]
@@ -234,14 +234,14 @@ def make_long(folder):
     ]
 
 
-def test_shares_of_target_tokens_are_settled_by_the_lengths(tmp_path):
+def test_shares_of_loss_tokens_are_settled_by_the_lengths(tmp_path):
     base, target = make_long(tmp_path)
     component = ComponentConfig(
         base=base,
         target=target,
         target_share=0.5,
         samples_per_step=10,
-        share_of=ShareOf.TARGET_TOKENS,
+        share_of=ShareOf.LOSS_TOKENS,
     )
     config = StreamConfig(mixture=MixtureConfig(components={"long": component}))
     module = make_module({}, tmp_path, config=config)
@@ -250,12 +250,12 @@ def test_shares_of_target_tokens_are_settled_by_the_lengths(tmp_path):
     for step in module.train_dataloader():
         module.record(step)
         for ref in (ref for mb in step.micro_batches for ref in mb.samples):
-            targets[ref.source] += ref.num_targets
+            targets[ref.source] += ref.num_loss_tokens
     # One more token each: the end of the answer. 10 x 33 of 10 x 33 + 30 x 11 tokens are half.
-    assert module.stream.components[0].num_target == (10,)
+    assert module.stream.components[0].num_target_samples == (10,)
     assert targets == {"long_en": 2 * 30 * 11, "long_eu": 2 * 10 * 33}
     described = module.state_dict()["order"]["components"]["long"]
-    assert (described["share_of"], described["num_target"]) == ("target_tokens", [10])
+    assert (described["share_of"], described["num_target_samples"]) == ("loss_tokens", [10])
 
 
 def test_a_curriculum_runs_to_its_end(paths, tmp_path):

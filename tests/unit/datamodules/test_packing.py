@@ -43,9 +43,9 @@ def cc3m_like(rng, n):
 
 def ama_like(rng, n):
     """Questions with answers of very different length, and text-only instructions among them."""
-    pictures = 600 + np.clip(rng.lognormal(4.6, 0.8, n), 4, 1400).astype(np.int64)
+    images = 600 + np.clip(rng.lognormal(4.6, 0.8, n), 4, 1400).astype(np.int64)
     texts = np.clip(rng.lognormal(6.2, 0.6, n), 40, 2000).astype(np.int64)
-    return np.where(rng.random(n) < 0.8, pictures, texts)
+    return np.where(rng.random(n) < 0.8, images, texts)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 8])

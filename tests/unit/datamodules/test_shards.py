@@ -23,7 +23,7 @@ from datamodules.shards.reader import (
 from datamodules.storage.remote import StorageError
 from tests.support.doubles import write_tar
 
-MEMBERS = [("a.webp", b"picture"), ("a.json", b'{"id": "a"}'), ("b.json", b'{"id": "b"}')]
+MEMBERS = [("a.webp", b"image"), ("a.json", b'{"id": "a"}'), ("b.json", b'{"id": "b"}')]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_index_and_reader(tar):
     assert index_path(tar).name == "s-000000.index.npy"
     reader = ShardReader(tar)
     assert len(reader) == 2
-    assert reader.read(0) == (b'{"id": "a"}', b"picture")
+    assert reader.read(0) == (b'{"id": "a"}', b"image")
     assert reader.read(0, with_image=False) == (b'{"id": "a"}', b"")
     assert reader.read(1) == (b'{"id": "b"}', None)
     assert [reader.key(i) for i in range(2)] == ["a", "b"]

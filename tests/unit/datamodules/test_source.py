@@ -29,7 +29,7 @@ def test_reads_across_shards(tmp_path):
     for i in range(6):
         sample = source.read(i)
         assert sample.key == source.key(i) == f"a-{i:05d}"
-        assert sample.image == f"picture a {i}".encode()
+        assert sample.image == f"image a {i}".encode()
         assert sample.turns[-1].content.startswith(f"izena {i}")
     all_keys = source.keys()
     assert [key.decode() for key in all_keys] == [source.key(i) for i in range(6)]
@@ -38,14 +38,14 @@ def test_reads_across_shards(tmp_path):
 
 
 def test_dotted_record_and_parallel_id(tmp_path):
-    content = {"parallel_id": "p7", "instruct": {"eu": chat_record("g", "e", is_picture=True)}}
+    content = {"parallel_id": "p7", "instruct": {"eu": chat_record("g", "e", is_image=True)}}
     sample = one_sample_source(tmp_path, content, record="instruct.eu").read(0)
     assert sample.parallel_id == "p7"
     assert [turn.role for turn in sample.turns] == [Role.USER, Role.ASSISTANT]
     assert sample.language == "eu"
 
 
-def test_text_source_leaves_the_picture_of_its_shard(tmp_path):
+def test_text_source_leaves_the_image_of_its_shard(tmp_path):
     content = {"text": {"eu": chat_record("g", "e")}}
     source = one_sample_source(tmp_path, content, record="text.eu", modality=Modality.TEXT)
     assert source.read(0).image is None
@@ -77,9 +77,9 @@ def test_wrong_records_are_named(tmp_path, content, record, message):
     assert "one.tar, sample 'k1'" in str(raised.value)
 
 
-def test_missing_picture_and_broken_json(tmp_path):
+def test_missing_image_and_broken_json(tmp_path):
     source = one_sample_source(tmp_path, caption_record("x"), image=None)
-    with pytest.raises(DataError, match="no picture, but source 'one' is image-text"):
+    with pytest.raises(DataError, match="no image, but source 'one' is image-text"):
         source.read(0)
     path = tmp_path / "one.tar"
     path.write_bytes(path.read_bytes().replace(b'{"id"', b'["id"', 1))

@@ -123,12 +123,10 @@ def test_starting_anywhere_gives_the_suffix(data):
         assert all(equal(a, b) for a, b in zip(part, whole[start:], strict=True))
 
 
-def test_batches_hold_the_right_pictures(data):
+def test_batches_hold_the_right_images(data):
     for micro_batch in steps(data)[0].micro_batches:
         keys = [ref.key for ref in micro_batch.samples if ref.source.startswith("cap")]
-        expected = [
-            fake_transform(f"picture cap {int(key.split('-')[1])}".encode()) for key in keys
-        ]
+        expected = [fake_transform(f"image cap {int(key.split('-')[1])}".encode()) for key in keys]
         assert micro_batch.features_NPE is None
         assert micro_batch.num_images == len(keys)
         if keys:
@@ -142,7 +140,7 @@ def test_micro_batches_fit_and_targets_add_up(data):
         for micro_batch in step.micro_batches:
             assert micro_batch.input_ids_BT.numel() <= data.micro_batch_tokens
         labels = sum(int((mb.labels_BT >= 0).sum()) for mb in step.micro_batches)
-        assert labels == step.num_targets
+        assert labels == step.num_loss_tokens
 
 
 def test_rank_without_samples_still_takes_part(data):
@@ -163,20 +161,20 @@ def test_too_long_samples_are_never_truncated(data):
 
 def with_features(data, tmp_path, noise=0.0):
     source = data.stream.components[0].base
-    pictures = (source.read(i).image for i in range(len(source)))
+    images = (source.read(i).image for i in range(len(source)))
 
     def tower(images):
         return np.stack([np.full((3, 2), float(sum(i) % 251), np.float32) for i in images])
 
-    cache = build_feature_cache(tmp_path, "tower", pictures, tower)
+    cache = build_feature_cache(tmp_path, "tower", images, tower)
     return dataclasses.replace(data, features=cache, transform=None, feature_noise_std=noise)
 
 
 def features_by_position(step_batches):
     found = {}
     for micro_batch in (mb for step in step_batches for mb in step.micro_batches):
-        with_picture = [ref for ref in micro_batch.samples if ref.source.startswith("cap")]
-        for n, ref in enumerate(with_picture):
+        with_image = [ref for ref in micro_batch.samples if ref.source.startswith("cap")]
+        for n, ref in enumerate(with_image):
             found[ref.position] = micro_batch.features_NPE[n]
     return found
 
@@ -209,12 +207,12 @@ def test_feature_noise_is_a_function_of_the_position(data, tmp_path):
 
 
 def broken_data(tmp_path):
-    """Ten captions; sample 2 has no answer, sample 5 a broken picture."""
+    """Ten captions; sample 2 has no answer, sample 5 a broken image."""
     raw = [
         (
             f"k{i}",
             caption_record("" if i == 2 else f"izena {i}"),
-            b"broken" if i == 5 else f"picture {i}".encode(),
+            b"broken" if i == 5 else f"image {i}".encode(),
         )
         for i in range(10)
     ]
@@ -244,7 +242,7 @@ def test_broken_samples_are_left_out_and_told_once(tmp_path, world_size):
     assert sum(len(part.bad_samples) for part in parts) == 2
     assert set(bad) == {"k2", "k5"}
     assert "empty answer" in bad["k2"].reason
-    assert bad["k5"].reason == "b/k5: picture can't be decoded: cannot identify image file"
+    assert bad["k5"].reason == "b/k5: image can't be decoded: cannot identify image file"
     found = {ref.position: ref.key for part in parts for ref in refs(part)}
     assert found == {p: f"k{s}" for p, s in enumerate(located) if s not in (2, 5)}
 

@@ -12,8 +12,9 @@ import pytest
 
 from core.errors import ConfigError, DataError, IrudimenError
 from core.io.files import sha256_bytes
-from datamodules.storage.cache import ShardCache, download, remote
-from datamodules.storage.cache import cache as storage
+from datamodules.storage import cache as cache_module
+from datamodules.storage import download, remote
+from datamodules.storage.cache import ShardCache
 from datamodules.storage.download import CacheConfig, NoRoomError, RemoteFile
 from datamodules.storage.remote import (
     RangeStream,
@@ -98,7 +99,7 @@ def test_equal_files_are_one(tmp_path, upload, reads):
 
 
 def test_the_least_recently_used_goes_first(tmp_path, upload, monkeypatch):
-    monkeypatch.setattr(storage, "_TOUCH_EVERY_S", 0.0)
+    monkeypatch.setattr(cache_module, "_TOUCH_EVERY_S", 0.0)
     cache, files = make_cache(tmp_path, num_files=3), [upload(name) for name in "abcd"]
     for file in (files[0], files[1], files[2], files[0]):
         read(cache, file)
@@ -143,7 +144,7 @@ def test_a_full_disk_is_told_with_the_bytes_it_takes(tmp_path, upload, monkeypat
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = (download, "_write") if where == "_write" else (storage.os, "posix_fallocate")
+    target = (download, "_write") if where == "_write" else (cache_module.os, "posix_fallocate")
     monkeypatch.setattr(*target, full)
     cache, file = make_cache(tmp_path), upload("a")
     with pytest.raises(NoRoomError, match=r"disk full: memory://a needs 1000 bytes in .* are free"):
@@ -163,7 +164,7 @@ def test_room_on_a_disk_that_others_fill_is_made_by_evicting(tmp_path, upload, m
         def free(self):
             return 0 if cached(cache) else SIZE
 
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: Usage())
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: Usage())
     assert read(cache, new) == b"b" * SIZE
     assert cached(cache) == {new.sha256}
 

@@ -16,7 +16,7 @@ from tests.support.doubles import caption_record, write_tar
 TXT = ScanRules(record=".txt", has_image=True)
 
 
-def picture(width=4, height=3, kind="PNG"):
+def image(width=4, height=3, kind="PNG"):
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (width, height, 0)).save(buffer, kind)
     return buffer.getvalue()
@@ -31,8 +31,8 @@ def scan(tmp_path, members, rules=TXT):
 
 def img2dataset(key, text, *, kind="jpg", size=(4, 3)):
     meta = json.dumps({"caption": text, "key": key, "status": "success"}).encode()
-    image = picture(*size, kind="JPEG" if kind == "jpg" else kind.upper())
-    return [(f"{key}.{kind}", image), (f"{key}.json", meta), (f"{key}.txt", text.encode())]
+    encoded = image(*size, kind="JPEG" if kind == "jpg" else kind.upper())
+    return [(f"{key}.{kind}", encoded), (f"{key}.json", meta), (f"{key}.txt", text.encode())]
 
 
 def test_img2dataset_members(tmp_path):
@@ -53,7 +53,7 @@ def test_img2dataset_members(tmp_path):
     assert result.ignored == {"json": 2}
 
 
-def test_text_sources_leave_pictures_alone(tmp_path):
+def test_text_sources_leave_images_alone(tmp_path):
     members = [*img2dataset("a", "lehena"), ("b.json", b'{"caption": "bigarrena"}')]
     result = scan(tmp_path, members, ScanRules(record="caption", has_image=False))
     assert len(result.index) == 2
@@ -64,17 +64,17 @@ def test_text_sources_leave_pictures_alone(tmp_path):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.txt", b"x")], "no picture"),
-        ([("a.jpg", picture())], "no .txt member"),
-        ([("a.jpg", picture()), ("a.txt", b"  \n")], "empty text"),
-        ([("a.jpg", picture()), ("a.txt", b"\xff\xfe")], "text is not UTF-8"),
-        ([("a.jpg", picture()), ("a.txt", b"an <image> here")], "text contains <image>"),
-        ([("a.jpg", b"GIF89"), ("a.txt", b"x")], "the picture can't be read"),
-        ([("a.jpg", picture()[:20]), ("a.txt", b"x")], "the picture can't be read"),
-        ([("a.jpg", picture()), ("a.png", picture()), ("a.txt", b"x")], "two pictures"),
-        ([("a.jpg", picture()), ("a.JPG", picture()), ("a.txt", b"x")], "two .jpg members"),
-        ([("/a.jpg", picture())], "a name that leaves its folder"),
-        ([("../a.jpg", picture())], "a name that leaves its folder"),
+        ([("a.txt", b"x")], "no image"),
+        ([("a.jpg", image())], "no .txt member"),
+        ([("a.jpg", image()), ("a.txt", b"  \n")], "empty text"),
+        ([("a.jpg", image()), ("a.txt", b"\xff\xfe")], "text is not UTF-8"),
+        ([("a.jpg", image()), ("a.txt", b"an <image> here")], "text contains <image>"),
+        ([("a.jpg", b"GIF89"), ("a.txt", b"x")], "the image can't be read"),
+        ([("a.jpg", image()[:20]), ("a.txt", b"x")], "the image can't be read"),
+        ([("a.jpg", image()), ("a.png", image()), ("a.txt", b"x")], "two images"),
+        ([("a.jpg", image()), ("a.JPG", image()), ("a.txt", b"x")], "two .jpg members"),
+        ([("/a.jpg", image())], "a name that leaves its folder"),
+        ([("../a.jpg", image())], "a name that leaves its folder"),
         ([("README", b"x")], "a name without an extension"),
         ([("k" * 96 + "/" + "k" * 90 + "/" * 80 + "k.txt", b"x")], "a key over 255 bytes"),
     ],
@@ -93,11 +93,11 @@ def test_unusable_samples_are_counted_and_the_others_stay(tmp_path, members, rea
     assert [result.index.key(i) for i in range(2)] == ["y", "z"]
 
 
-def test_a_picture_bomb_is_refused_by_its_header(tmp_path):
+def test_a_image_bomb_is_refused_by_its_header(tmp_path):
     rules = ScanRules(record=".txt", has_image=True, max_pixels=100)
-    members = [("a.png", picture(11, 10)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
+    members = [("a.png", image(11, 10)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
     result = scan(tmp_path, members, rules)
-    assert result.unusable == {"a picture over 100 pixels": 1}
+    assert result.unusable == {"an image over 100 pixels": 1}
     assert result.index.image_sizes().tolist() == [[10, 10]]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.mixture.schedule import permutation
-from datamodules.mixture.token_share import nearest_num_target
+from datamodules.mixture.token_share import nearest_num_target_samples
 
 SHARES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
 
@@ -27,7 +27,7 @@ def test_as_near_as_any_number_of_samples(lengths, seed):
     base, target = np.asarray(lengths, dtype=np.int32).T
     order = permutation(len(base), seed, "language", "x")
     ranks = order(np.arange(len(base)))
-    found = nearest_num_target(SHARES, order, base_tokens=base, target_tokens=target)
+    found = nearest_num_target_samples(SHARES, order, base_tokens=base, target_tokens=target)
     every = [share_with(number, ranks, base, target) for number in range(len(base) + 1)]
     for share, number in zip(SHARES, found, strict=True):
         if 0.0 < share < 1.0:
@@ -40,9 +40,9 @@ def test_as_near_as_any_number_of_samples(lengths, seed):
 def test_longer_answers_mean_fewer_samples():
     base, target = np.full(3000, 10), np.full(3000, 30)
     order = permutation(3000, 0, "language", "x")
-    (number,) = nearest_num_target([0.5], order, base_tokens=base, target_tokens=target)
+    (number,) = nearest_num_target_samples([0.5], order, base_tokens=base, target_tokens=target)
     assert number == 750
-    (equal,) = nearest_num_target([0.5], order, base_tokens=base, target_tokens=base)
+    (equal,) = nearest_num_target_samples([0.5], order, base_tokens=base, target_tokens=base)
     assert equal == 1500
 
 
@@ -50,6 +50,6 @@ def test_longer_answers_mean_fewer_samples():
 def test_samples_that_are_bad_in_both_languages_weigh_nothing(share):
     order = permutation(100, 1, "language", "x")
     tokens = np.where(np.arange(100) % 2, 8, 0)
-    (number,) = nearest_num_target([share], order, base_tokens=tokens, target_tokens=tokens)
+    (number,) = nearest_num_target_samples([share], order, base_tokens=tokens, target_tokens=tokens)
     ranks = order(np.arange(100))
     assert share_with(number, ranks, tokens, tokens) == pytest.approx(share, abs=1e-12)

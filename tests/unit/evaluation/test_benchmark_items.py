@@ -4,14 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from evaluation_doubles import (
-    LANGUAGES,
-    both,
-    raw_items,
-    scorer,
-    small_benchmark,
-    write_benchmark,
-)
 
 from core.errors import ConfigError, DataError
 from evaluation.answers.language_id import ReplyLanguage, is_in_language
@@ -20,6 +12,14 @@ from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
 from evaluation.metrics.choices import YesNoParser
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_texts
+from tests.support.evaluation_doubles import (
+    LANGUAGES,
+    both,
+    raw_items,
+    scorer,
+    small_benchmark,
+    write_benchmark,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def test_load(items):
     assert len(items) == 12 * 5 * 2
     first = items[0]
     assert (first.question_id, first.language, first.image_key) == ("q0-0", "en", "p00")
-    assert first.image == b"picture 0"
+    assert first.image == b"image 0"
     assert items[1].language == "eu"
     assert items[1].answers == ("txakur",) * 9 + ("animalia",)
     choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
     assert choice.answers == ("dog",)
     assert choice.choices == ("dog", "cat", "house", "tree")
-    assert "picture" not in repr(first)
+    assert "image=" not in repr(first)
 
 
 def test_load_one_language(manifest):
@@ -67,7 +67,7 @@ def broken(**changes):
         (broken(answers=both([], [])), b"x", "no answers"),
         (broken(question={"en": "?"}), b"x", "KeyError"),
         ({**raw_items(0)[3], "correct_choice": 4}, b"x", "outside 4 choices"),
-        (broken(), None, "no picture"),
+        (broken(), None, "no image"),
     ],
 )
 def test_a_broken_item_names_its_sample(tmp_path, item, image, match):
@@ -136,7 +136,7 @@ def test_a_question_with_braces_stays_as_it_is(items):
 def test_majority_baseline(items):
     baseline = majority_baseline(items, scorer())
     answers = {key: (best.answer, best.score) for key, best in baseline.answers.items()}
-    # One vote of ten everywhere (.3) beats nine votes on a quarter of the pictures.
+    # One vote of ten everywhere (.3) beats nine votes on a quarter of the images.
     assert answers["vqa", "other", "eu"] == ("animalia", pytest.approx(0.3))
     assert answers["vqa", "yes/no", "eu"] == ("bai", 0.5)
     assert answers["mc", "choice", "en"][1] == 0.25
@@ -165,7 +165,7 @@ def test_majority_of_choices_may_be_a_letter(tmp_path):
         ("3", "en+eu"),
         ("", ""),
         ("...", ""),
-        ("this is a picture of something", "en"),
+        ("this is an image of something", "en"),
         ("hau irudi bat da eta ez dakit zer den", "eu"),
     ],
 )

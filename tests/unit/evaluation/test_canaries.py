@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from evaluation_doubles import Oracle, small_benchmark
 
 from evaluation.answerers.vlm import Reply
 from evaluation.benchmarks.items import load_benchmark
-from evaluation.canaries import FILE_NAME, other_pictures, run_canaries
+from evaluation.canaries import FILE_NAME, other_images, run_canaries
 from evaluation.runner import EvaluationOptions, evaluate
 from tests.support.doubles import make_chat
+from tests.support.evaluation_doubles import Oracle, small_benchmark
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def check(items, chat, model, alone=None, **options):
     return run_canaries(model, alone or model, items, chat, result, settings)
 
 
-def test_a_model_that_looks_pays_for_the_wrong_picture(items, chat, tmp_path):
+def test_a_model_that_looks_pays_for_the_wrong_image(items, chat, tmp_path):
     found = check(items, chat, Oracle(items, chat))
     assert found.shuffled.is_seen
     assert found.blank.is_seen
@@ -62,13 +62,13 @@ def test_answers_that_depend_on_the_batch_are_counted(items, chat):
     assert found.blank is None
 
 
-def test_every_item_gets_the_picture_of_another(items):
+def test_every_item_gets_the_image_of_another(items):
     everything = range(len(items))
-    others = other_pictures(items, everything, seed=3)
+    others = other_images(items, everything, seed=3)
     pairs = [
         (items[at].image_key, items[o].image_key) for at, o in zip(everything, others, strict=True)
     ]
     assert all(own != other for own, other in pairs)
     assert len({other for _, other in pairs}) == 12
     one = [at for at in everything if items[at].image_key == items[0].image_key]
-    assert other_pictures(items, one, seed=3) == []
+    assert other_images(items, one, seed=3) == []

@@ -1,4 +1,4 @@
-"""Benchmark pictures that were trained on are found, stored again in another format too."""
+"""Benchmark images that were trained on are found, stored again in another format too."""
 
 import io
 import json
@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from datamodules.shards.manifest import Modality
-from evaluation.contamination import check_pictures, main
+from evaluation.contamination import check_images, main
 from tests.support.doubles import caption_record, write_shard, write_source
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     blocks = np.random.default_rng(seed).integers(0, 256, size=(6, 6, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((96, 96), Image.Resampling.NEAREST)
 
@@ -26,13 +26,13 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> tuple[Path, list[Path]]:
-    train = [(f"t{i}", {"en": caption_record("x")}, encoded(picture(i), "PNG")) for i in range(9)]
+    train = [(f"t{i}", {"en": caption_record("x")}, encoded(image(i), "PNG")) for i in range(9)]
     entry = write_shard(tmp_path / "train-000000.tar", train)
     training = [Path(write_source(tmp_path, name, [entry], record="en")) for name in ("one", "two")]
     bench = [
-        ("new", {"items": []}, encoded(picture(100), "PNG")),
-        ("same", {"items": []}, encoded(picture(3), "PNG")),
-        ("stored-again", {"items": []}, encoded(picture(5).resize((80, 80)), "WEBP")),
+        ("new", {"items": []}, encoded(image(100), "PNG")),
+        ("same", {"items": []}, encoded(image(3), "PNG")),
+        ("stored-again", {"items": []}, encoded(image(5).resize((80, 80)), "WEBP")),
     ]
     shard = write_shard(tmp_path / "bench-000000.tar", bench)
     manifest = write_source(tmp_path, "bench", [shard], language="en", modality=Modality.BENCHMARK)
@@ -43,7 +43,7 @@ def test_copies_are_found(
     sources: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark, training = sources
-    found = check_pictures(benchmark, training)
+    found = check_images(benchmark, training)
     assert (found.num_benchmark, found.num_training, found.shared) == (3, 9, ("same",))
     words = ["--benchmark", str(benchmark), "--training", *map(str, training)]
     assert main([*words, "--pixels"]) == 1

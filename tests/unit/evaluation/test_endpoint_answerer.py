@@ -18,7 +18,7 @@ from tests.support.evaluation_doubles import LANGUAGES, small_benchmark
 
 
 class Server(BaseHTTPRequestHandler):
-    """Knows the answer to each question about each picture; refuses after so many."""
+    """Knows the answer to each question about each image; refuses after so many."""
 
     known: dict[tuple[str, bytes], str]
     meeting: threading.Barrier
@@ -35,8 +35,8 @@ class Server(BaseHTTPRequestHandler):
         if len(kind.asked) <= kind.meeting.parties:
             kind.meeting.wait(timeout=30)  # breaks unless so many come at once
         kind.answered.append(body)
-        picture, words = body["messages"][0]["content"]
-        encoded = picture["image_url"]["url"].partition("base64,")[2]
+        image, words = body["messages"][0]["content"]
+        encoded = image["image_url"]["url"].partition("base64,")[2]
         reply = kind.known.get((words["text"], base64.b64decode(encoded)), "xyz")
         choice = {"message": {"content": f" {reply}\n"},
                   "finish_reason": "length" if reply == "xyz" else "stop"}  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_served_model_is_evaluated(
     }
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["vqa/eu/accuracy"]["value"] == metrics["mc/en/accuracy"]["value"] == 100
-    assert metrics["vqa/eu/accuracy"]["blind"] == 0  # nothing is known of the blank picture
+    assert metrics["vqa/eu/accuracy"]["blind"] == 0  # nothing is known of the blank image
     rows = read_predictions(tmp_path / "out" / "predictions.parquet").to_pylist()
     assert all(row["num_tokens"] == len(row["output"]) and not row["is_truncated"] for row in rows)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from evaluation_doubles import write_benchmark
 
 from core.errors import DataError
 from evaluation.answerers.vlm import Reply
@@ -11,6 +10,7 @@ from evaluation.benchmarks.items import load_benchmark
 from evaluation.metrics.open_text import anls, chrf, direct_score
 from evaluation.runner import EvaluationOptions, evaluate
 from tests.support.doubles import make_chat
+from tests.support.evaluation_doubles import write_benchmark
 
 
 @pytest.mark.parametrize(("agreeing", "expected"), [(0, 0), (1, 1 / 3), (2, 2 / 3), (3, 1), (9, 1)])
@@ -64,7 +64,7 @@ def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
              "answers": {"eu": ["etxe"] * 2 + ["Etxea"] + ["kalea"] * 7}},
             {"question_id": f"o{i}", "benchmark": "open", "answer_type": "open", **common,
              "answers": {"eu": ["etxea"]}},
-        ]}, b"picture %d" % i)
+        ]}, b"image %d" % i)
         for i in range(4)
     ]  # fmt: skip
     items = load_benchmark(write_benchmark(tmp_path, samples, language="eu"))

@@ -7,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from evaluation_doubles import Oracle, small_benchmark
 
 from core.errors import DataError
 from evaluation.answerers.vlm import Reply, VlmAnswerer
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA, paired_scores, read_predictions
 from evaluation.metrics.choices import YesNoPolicy
-from evaluation.runner import EvaluationOptions, blank_picture, evaluate
+from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
+from tests.support.evaluation_doubles import Oracle, small_benchmark
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_a_perfect_model(items, chat, tmp_path):
     assert (accuracy.n, accuracy.num_images, accuracy.ci_high) == (36, 12, 100.0)
     assert accuracy.ci_low < 100
     assert accuracy.majority == pytest.approx(100 * (0.3 + 1 / 3 + 0.5) / 3)
-    # Without the picture it says "yes": half of the English yes/no, nothing of the Basque.
+    # Without the image it says "yes": half of the English yes/no, nothing of the Basque.
     assert accuracy.blind == 0
     assert result.metrics["vqa/en/yes_no"].blind == 50
     assert result.metrics["capqa/en/accuracy"].blind == 50
@@ -52,7 +52,7 @@ def test_a_perfect_model(items, chat, tmp_path):
     assert result.metrics["fidelity/eu"].value == 100
     assert result.metrics["truncated/eu"].value == 0
     assert result.metrics["vqa/eu/type/how_many"].n == 12
-    # 60 (question, picture) pairs of each language, and each distinct question once without one.
+    # 60 (question, image) pairs of each language, and each distinct question once without one.
     assert model.asked == 120 + 10
 
 
@@ -76,7 +76,7 @@ def test_the_files(items, chat, tmp_path):
     assert again.metrics == result.metrics
 
 
-def test_questions_of_a_picture_are_asked_together(items, chat):
+def test_questions_of_a_image_are_asked_together(items, chat):
     """However the benchmark is ordered: what they share is then computed once."""
     asked = []
 
@@ -164,7 +164,7 @@ def test_schema_names_are_unique():
 
 
 class EchoModel:
-    """Generates the first feature of its picture as so many tokens."""
+    """Generates the first feature of its image as so many tokens."""
 
     def __init__(self, chat):
         self.ids = chat.tokenizer.encode("etxe", add_special_tokens=False)
@@ -189,12 +189,12 @@ def test_the_adapter(chat):
     assert [reply.text for reply in replies[:4]] == ["e", "et", "etx", "et"]
     assert [reply.is_truncated for reply in replies[:4]] == [False, False, True, False]
     assert replies[2].num_tokens == 3
-    # Slices of 16 prompts; each picture is looked up once per slice, in order.
+    # Slices of 16 prompts; each image is looked up once per slice, in order.
     assert [call[0] for call in model.calls] == [16, 4]
     assert model.calls[0][1:] == (3, chat.end_token_id, chat.pad_token_id, 1)
     assert looked_up == [b"x", b"xx", b"xxx"] * 2
 
 
-def test_the_blank_picture_is_one_and_the_same():
-    assert blank_picture() == blank_picture()
-    assert blank_picture().startswith(b"\x89PNG")
+def test_the_blank_image_is_one_and_the_same():
+    assert blank_image() == blank_image()
+    assert blank_image().startswith(b"\x89PNG")

@@ -20,8 +20,8 @@ from evaluation.statistics.intervals import (
 )
 
 
-def pictures(num_items, per_picture=1):
-    return np.array([f"p{i // per_picture}" for i in range(num_items)])
+def images(num_items, per_image=1):
+    return np.array([f"p{i // per_image}" for i in range(num_items)])
 
 
 def test_wilson_worked_examples():
@@ -35,7 +35,7 @@ def test_wilson_worked_examples():
 
 def test_bootstrap_is_seeded_and_named():
     values = named_rng(0, "values").random(200)
-    clusters = pictures(200, 4)
+    clusters = images(200, 4)
     first = bootstrap_means(values, clusters, seed=1, names=("a",))
     assert np.array_equal(first, bootstrap_means(values, clusters, seed=1, names=("a",)))
     assert not np.array_equal(first, bootstrap_means(values, clusters, seed=1, names=("b",)))
@@ -46,10 +46,10 @@ def test_bootstrap_spread_equals_the_clustered_standard_error():
     rng = named_rng(3, "clusters")
     cluster_means = rng.random(300)
     values = np.repeat(cluster_means, 5)
-    means = bootstrap_means(values, pictures(1_500, 5), seed=0, num_resamples=4_000)
+    means = bootstrap_means(values, images(1_500, 5), seed=0, num_resamples=4_000)
     assert means.std() == pytest.approx(cluster_means.std() / np.sqrt(300), rel=0.05)
     # Five copies of each value tell no more than one: ignoring clusters would claim otherwise.
-    naive = bootstrap_means(values, pictures(1_500), seed=0)
+    naive = bootstrap_means(values, images(1_500), seed=0)
     assert means.std() > 2 * naive.std()
 
 
@@ -61,28 +61,28 @@ def test_unbalanced_clusters_weigh_by_items():
     assert mean_interval(values, clusters, seed=0).value == 0.75
 
 
-@pytest.mark.parametrize("per_picture", [1, 4])
-def test_coverage(per_picture):
-    """Of 200 95 % intervals about 190 hold the truth, with items that lean on their picture."""
-    num_pictures, truth, hits = 120, 0.3, 0
-    rng = named_rng(5, "coverage", per_picture)
-    clusters = pictures(num_pictures * per_picture, per_picture)
+@pytest.mark.parametrize("per_image", [1, 4])
+def test_coverage(per_image):
+    """Of 200 95 % intervals about 190 hold the truth, with items that lean on their image."""
+    num_images, truth, hits = 120, 0.3, 0
+    rng = named_rng(5, "coverage", per_image)
+    clusters = images(num_images * per_image, per_image)
     for trial in range(200):
-        chance = rng.beta(0.6, 1.4, size=num_pictures).repeat(per_picture)
+        chance = rng.beta(0.6, 1.4, size=num_images).repeat(per_image)
         values = (rng.random(chance.size) < chance).astype(float)
         interval = mean_interval(values, clusters, seed=trial)
         hits += interval.low <= truth <= interval.high
     assert 180 <= hits <= 199
 
 
-def test_no_spread_falls_back_to_wilson_over_pictures():
-    interval = mean_interval(np.ones(40), pictures(40, 4), seed=0)
+def test_no_spread_falls_back_to_wilson_over_images():
+    interval = mean_interval(np.ones(40), images(40, 4), seed=0)
     assert (interval.value, interval.high, interval.num_clusters) == (1.0, 1.0, 10)
     assert interval.low == pytest.approx(1 - 0.2775, abs=1e-4)
 
 
 def test_3000_items_take_less_than_200_ms():
-    values, clusters = named_rng(0, "speed").random(3_000), pictures(3_000, 2)
+    values, clusters = named_rng(0, "speed").random(3_000), images(3_000, 2)
     times = []
     for trial in range(5):
         start = time.perf_counter()
@@ -101,7 +101,7 @@ def cells(difference, num_items=1_200, seed=7):
 
 def test_paired_difference_is_narrower_than_unpaired():
     first, second = cells(0.1)
-    clusters = pictures(len(first), 2)
+    clusters = images(len(first), 2)
     paired = paired_difference(first, second, clusters, seed=0)
     assert paired.low < paired.value < paired.high
     assert paired.value == pytest.approx(first.mean() - second.mean())
@@ -121,7 +121,7 @@ def test_paired_difference_is_narrower_than_unpaired():
 )
 def test_equivalence(difference, num_items, verdict):
     first, second = cells(difference, num_items)
-    decision = equivalence(first, second, pictures(num_items, 2), delta=0.03, seed=0)
+    decision = equivalence(first, second, images(num_items, 2), delta=0.03, seed=0)
     assert decision.verdict is verdict
     interval = decision.difference
     is_inside = interval.low > -0.03 and interval.high < 0.03
@@ -139,16 +139,16 @@ def test_equivalence(difference, num_items, verdict):
 )
 def test_non_inferiority(difference, num_items, verdict):
     first, second = cells(difference, num_items)
-    decision = non_inferiority(first, second, pictures(num_items, 2), delta=0.03, seed=0)
+    decision = non_inferiority(first, second, images(num_items, 2), delta=0.03, seed=0)
     assert decision.verdict is verdict
 
 
-def test_undecided_says_how_many_pictures_would_do():
+def test_undecided_says_how_many_images_would_do():
     first, second = cells(0.0, 40)
-    decision = non_inferiority(first, second, pictures(40), delta=0.05, seed=0)
+    decision = non_inferiority(first, second, images(40), delta=0.05, seed=0)
     assert decision.clusters_needed is not None
     assert decision.clusters_needed > 40
-    hopeless = equivalence(*cells(0.3, 40), pictures(40), delta=0.01, seed=0)
+    hopeless = equivalence(*cells(0.3, 40), images(40), delta=0.01, seed=0)
     assert hopeless.clusters_needed is None
 
 
@@ -161,8 +161,8 @@ def test_holm_worked_example():
 
 def test_holm_over_a_grid_takes_back_a_weak_verdict():
     first, second = cells(0.0, 200)
-    weak = non_inferiority(first, second, pictures(200), delta=0.04, seed=0)
-    strong = non_inferiority(*cells(0.15), pictures(1_200), delta=0.03, seed=0)
+    weak = non_inferiority(first, second, images(200), delta=0.04, seed=0)
+    strong = non_inferiority(*cells(0.15), images(1_200), delta=0.03, seed=0)
     assert 0.005 < weak.p_supported < 0.05
     assert weak.verdict is strong.verdict is Verdict.SUPPORTED
     corrected = apply_holm([strong, weak, *[weak] * 9])
@@ -177,9 +177,9 @@ def test_bad_input_is_refused():
     with pytest.raises(DataError, match="at least one"):
         mean_interval(np.ones(0), [], seed=0)
     with pytest.raises(DataError, match="same items"):
-        paired_difference(np.ones(3), np.ones(2), pictures(3), seed=0)
+        paired_difference(np.ones(3), np.ones(2), images(3), seed=0)
     with pytest.raises(DataError, match="delta is 0"):
-        equivalence(np.ones(3), np.ones(3), pictures(3), delta=0, seed=0)
+        equivalence(np.ones(3), np.ones(3), images(3), delta=0, seed=0)
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_promises_on_simulated_grids():
     """A short version of benchmarks/statistics_simulation.py (2,000 grids: docs/EVALUATION.md)."""
     from benchmarks.statistics_simulation import run
 
-    rates = run(200, num_pictures=150, per_picture=4, seed=10_000)["rates"]
+    rates = run(200, num_images=150, per_image=4, seed=10_000)["rates"]
     coverage = [rates[name]["interval"] for name in rates if "interval" in name]
     assert len(coverage) == 2
     assert all(low <= 0.97 and high >= 0.93 for low, high in coverage)

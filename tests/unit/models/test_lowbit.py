@@ -1,4 +1,4 @@
-"""Adapters, 4-bit weights and the 8-bit optimiser on a small Llama; what doesn't go together."""
+"""Adapters, 4-bit weights and the 8-bit optimizer on a small Llama; what doesn't go together."""
 
 import dataclasses
 import io
@@ -116,7 +116,7 @@ def test_only_adapters_and_connector_learn(kind: TuningKind) -> None:
     losses = train(model, optimizer, 12)
     assert losses[-1] < losses[0] - 0.1
     moved = {n for n, v in model.named_parameters() if not torch.equal(v.detach(), before[n])}
-    # Without pictures the connector takes part with weight 0.
+    # Without images the connector takes part with weight 0.
     assert moved == {f"language_model.{name}" for name in names}
 
 

@@ -81,7 +81,7 @@ def test_loss_equals_cross_entropy_over_all_positions() -> None:
     full = layer(hidden_BTD)[:, :-1].flatten(0, 1)
     expected = nn.functional.cross_entropy(full, labels_BT[:, 1:].flatten(), reduction="sum")
     assert torch.allclose(ours.loss_sum, expected, rtol=1e-6)
-    assert ours.num_targets == (labels_BT[:, 1:] != IGNORE_INDEX).sum()
+    assert ours.num_loss_tokens == (labels_BT[:, 1:] != IGNORE_INDEX).sum()
 
 
 def test_logits_are_made_for_targets_only() -> None:
@@ -101,7 +101,7 @@ def test_no_target_is_zero_loss_with_zero_gradients() -> None:
     layer, hidden_BTD = nn.Linear(4, 11), torch.randn(2, 3, 4, requires_grad=True)
     loss = summed_cross_entropy(hidden_BTD, torch.full((2, 3), IGNORE_INDEX), layer)
     loss.loss_sum.backward()
-    assert (loss.loss_sum, loss.num_targets) == (0.0, 0)
+    assert (loss.loss_sum, loss.num_loss_tokens) == (0.0, 0)
     assert hidden_BTD.grad is not None
     assert layer.weight.grad is not None
     assert hidden_BTD.grad.abs().sum() + layer.weight.grad.abs().sum() == 0

@@ -27,7 +27,7 @@ from models.towers.vision_tower import (
 
 VIT = {"image_size": 16, "patch_size": 4, "width": 32, "head_width": 16, "layers": 3}
 TEXT = {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
-PICTURES = {
+IMAGES = {
     "crop_size": {"height": 16, "width": 16},
     "do_center_crop": True,
     "do_normalize": True,
@@ -49,7 +49,7 @@ NAMES = {
 }
 
 
-def write_hf(folder: Path, *, activation: str = "quick_gelu", **pictures: Any) -> CLIPVisionModel:
+def write_hf(folder: Path, *, activation: str = "quick_gelu", **images: Any) -> CLIPVisionModel:
     torch.manual_seed(0)
     config = CLIPVisionConfig(
         hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2,
@@ -59,7 +59,7 @@ def write_hf(folder: Path, *, activation: str = "quick_gelu", **pictures: Any) -
     for parameter in model.parameters():  # biases start at zero, which would hide a swap
         torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({**PICTURES, **pictures}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({**IMAGES, **images}))
     return model
 
 
@@ -117,8 +117,8 @@ def write_open_clip(folder: Path, *, quick: bool, visual: dict[str, torch.Tensor
         clip.visual.load_state_dict(visual | {"proj": clip.visual.proj}, strict=True)
     folder.mkdir()
     model = {"embed_dim": 12, "vision_cfg": VIT, "text_cfg": TEXT, "quick_gelu": quick}
-    pictures = {"mean": PICTURES["image_mean"], "std": PICTURES["image_std"]}
-    config = {"model_cfg": model, "preprocess_cfg": pictures}
+    images = {"mean": IMAGES["image_mean"], "std": IMAGES["image_std"]}
+    config = {"model_cfg": model, "preprocess_cfg": images}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     state = {name: value.detach().contiguous() for name, value in clip.state_dict().items()}
     safetensors.torch.save_file(state, folder / "model.safetensors")
@@ -173,7 +173,7 @@ def test_a_full_clip_checkpoint_is_a_tower_too(tmp_path: Path) -> None:
             "num_attention_heads": 1, "vocab_size": 32}  # fmt: skip
     clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text)).eval()
     clip.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(IMAGES))
     tower = load_vision_tower(hf_config(tmp_path))
     pixels_NCHW = torch.randn(1, 3, 16, 16)
     states = clip.vision_model(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states
@@ -195,7 +195,7 @@ def test_missing_weights_and_other_models_are_refused(tmp_path: Path) -> None:
         load_vision_tower(hf_config(tmp_path))
 
 
-def test_pictures_become_what_transformers_makes_of_them(tmp_path: Path) -> None:
+def test_images_become_what_transformers_makes_of_them(tmp_path: Path) -> None:
     from transformers import CLIPImageProcessorPil
 
     write_hf(tmp_path)
@@ -204,17 +204,17 @@ def test_pictures_become_what_transformers_makes_of_them(tmp_path: Path) -> None
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     ours = load_vision_tower(hf_config(tmp_path)).transform(buffer.getvalue())
-    theirs = CLIPImageProcessorPil(**PICTURES)(image, return_tensors="pt")["pixel_values"][0]
+    theirs = CLIPImageProcessorPil(**IMAGES)(image, return_tensors="pt")["pixel_values"][0]
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_square_pictures_are_squashed(tmp_path: Path) -> None:
+def test_square_images_are_squashed(tmp_path: Path) -> None:
     write_hf(tmp_path, size={"height": 16, "width": 16}, do_center_crop=False)
     assert load_vision_tower(hf_config(tmp_path)).transform.resize_mode is ResizeMode.SQUASH
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         {"resample": 2},
         {"size": {"shortest_edge": 18}},
@@ -225,8 +225,8 @@ def test_square_pictures_are_squashed(tmp_path: Path) -> None:
         {"size": {"longest_edge": 16}},
     ],
 )
-def test_other_pictures_are_refused(tmp_path: Path, pictures: dict[str, Any]) -> None:
-    write_hf(tmp_path, **pictures)
+def test_other_images_are_refused(tmp_path: Path, images: dict[str, Any]) -> None:
+    write_hf(tmp_path, **images)
     with pytest.raises(ConfigError, match="can't make"):
         load_vision_tower(hf_config(tmp_path))
 

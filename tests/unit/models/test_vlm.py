@@ -36,7 +36,7 @@ def build_model(*, seed: int = 0, tied: bool = True) -> VisionLanguageModel:
         num_key_value_heads=2,
         vocab_size=61,
         tie_word_embeddings=tied,
-        initializer_range=0.3,  # large enough that answers depend on prompt and picture
+        initializer_range=0.3,  # large enough that answers depend on prompt and image
     )
     language_model = LlamaForCausalLM(config).eval()
     connector = build_connector(ConnectorConfig(), vision_width=WIDTH, model_width=32, seed=seed)
@@ -114,7 +114,7 @@ def test_text_only_batches_give_every_parameter_a_gradient() -> None:
     labels = [IGNORE_INDEX, 11, 12, IGNORE_INDEX]
     loss = model(row([10, 11, 12, 13], labels=labels))
     loss.loss_sum.backward()
-    assert loss.num_targets == 2
+    assert loss.num_loss_tokens == 2
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
     assert all(p.grad.abs().sum() == 0 for p in model.connector.parameters() if p.grad is not None)
@@ -128,8 +128,8 @@ def test_an_empty_micro_batch_gives_zero_gradients() -> None:
         assert parameter.grad.abs().sum() == 0, name
 
 
-def test_placeholders_without_pictures_are_refused() -> None:
-    with pytest.raises(DataError, match="3 placeholders in the tokens, 0 pictures"):
+def test_placeholders_without_images_are_refused() -> None:
+    with pytest.raises(DataError, match="3 placeholders in the tokens, 0 images"):
         build_model()(row([10, IMAGE, IMAGE, IMAGE, 11]))
 
 
@@ -137,7 +137,7 @@ def test_pixels_without_a_tower_are_refused() -> None:
     import dataclasses
 
     batch = dataclasses.replace(row([10, IMAGE]), pixels_NCHW=torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ConfigError, match="2 pictures came as pixels"):
+    with pytest.raises(ConfigError, match="2 images came as pixels"):
         build_model()(batch)
 
 
@@ -227,7 +227,7 @@ def test_generation_equals_hugging_face_greedy_search() -> None:
 
 
 def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
-    """60 prompts: 5 pictures behind texts of three lengths, pictures at the end, text alone."""
+    """60 prompts: 5 images behind texts of three lengths, images at the end, text alone."""
     rng = np.random.default_rng(1)
     images = [torch.from_numpy(rng.normal(size=(NUM_IMAGE_TOKENS, WIDTH))).float() for _ in "12345"]
     texts = [rng.integers(10, 61, before + more) for more in range(3)]
@@ -235,9 +235,9 @@ def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Te
     chosen: list[torch.Tensor | None] = []
     for index in range(60):
         tail = rng.integers(10, 61, int(rng.integers(1, 20)))
-        picture = np.full(NUM_IMAGE_TOKENS, IMAGE)
-        parts = {0: [tail], 1: [texts[0][:2], picture]}.get(
-            index % 6, [texts[index % 3], picture, tail]
+        image = np.full(NUM_IMAGE_TOKENS, IMAGE)
+        parts = {0: [tail], 1: [texts[0][:2], image]}.get(
+            index % 6, [texts[index % 3], image, tail]
         )
         prompts.append(np.concatenate(parts).astype(np.int64))
         chosen.append(images[index % 5] if index % 6 else None)
@@ -272,7 +272,7 @@ def test_shared_heads_change_no_answer_and_are_read_once(before: int, *, is_shar
     assert positions[60] == (shared if is_shared else 60 * max(map(len, prompts)))
 
 
-def test_generation_uses_the_picture() -> None:
+def test_generation_uses_the_image() -> None:
     model = build_model()
     prompts, images = prompts_and_images(30)
     other = [None if image is None else -image for image in images]
@@ -287,7 +287,7 @@ def test_generation_refuses_unpaired_prompts_and_takes_none() -> None:
     model = build_model()
     settings = {"max_new_tokens": 2, "end_token_id": END, "pad_token_id": PAD, "batch_size": 4}
     assert model.generate([], [], **settings) == []
-    with pytest.raises(DataError, match="1 prompts but 0 pictures"):
+    with pytest.raises(DataError, match="1 prompts but 0 images"):
         model.generate([np.array([10])], [], **settings)
 
 

@@ -91,7 +91,7 @@ def test_loads_follow_shares_and_expectations(tmp_path: Path) -> None:
     samples = 10938 * 256
     assert load.num_samples == samples
     assert load.num_tokens == pytest.approx(samples * (576 + 0.2 * 26 + 0.8 * 38))
-    assert load.num_targets == pytest.approx(samples * (0.2 * 14 + 0.8 * 26))
+    assert load.num_loss_tokens == pytest.approx(samples * (0.2 * 14 + 0.8 * 26))
     assert load.is_expected
 
 
@@ -103,7 +103,7 @@ def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     part = (LLAMA_8B + CONNECTOR) / 4
     assert cost.memory["trained weights"] == 4 * part
     assert cost.memory["gradients"] == 4 * part
-    assert cost.memory["optimiser"] == 8 * part
+    assert cost.memory["optimizer"] == 8 * part
     assert cost.memory["frozen weights"] == 2 * TOWER
     outside = 2 * 128256 * 4096 + 4096 + CONNECTOR  # embeddings, output layer, norm
     assert cost.memory["16-bit or gathered"] == 6 * (2 * 218_112_000 + outside)
@@ -131,7 +131,7 @@ def test_levers_act(tmp_path: Path) -> None:
         tuning=TuningConfig(kind=TuningKind.LORA),
         compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
     )
-    assert lora.memory["optimiser"] == 8 * (335_544_320 + CONNECTOR)
+    assert lora.memory["optimizer"] == 8 * (335_544_320 + CONNECTOR)
     qlora = changed(
         tuning=TuningConfig(kind=TuningKind.QLORA),
         compute=dataclasses.replace(compute, strategy=StrategyName.AUTO),
@@ -224,8 +224,8 @@ def tiny_footprint(model: LlamaForCausalLM, *, adapters: int = 0) -> Footprint:
         tower=0, connector=0, language_model=sum(p.numel() for p in model.parameters()),
         quantisable=matrices, adapters=adapters,
         block=sum(p.numel() for p in blocks[0].parameters()), num_blocks=3, hidden_size=64,
-        inner_size=160, cache_width=64, vocab_size=96, num_image_tokens=0, picture_flops=0.0,
-        picture_bytes=0,
+        inner_size=160, cache_width=64, vocab_size=96, num_image_tokens=0, image_flops=0.0,
+        image_bytes=0,
     )  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def test_operations_are_those_that_pytorch_counts(kind: str, tmp_path: Path) -> 
         ),
     )
     # PyTorch counts all pairs of tokens, a causal kernel computes half: give it twice the length.
-    load = Load(num_samples=0.5, num_tokens=num_tokens, num_targets=num_tokens)
+    load = Load(num_samples=0.5, num_tokens=num_tokens, num_loss_tokens=num_tokens)
     how = Circumstances(learns=kind != "frozen", has_tower=False, saved_per_token=0.0, count=1)
     cost = training_cost(spec, tiny_footprint(model, adapters=adapters), load, how)
     assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -305,9 +305,9 @@ def test_an_unknown_model_says_what_to_do(tmp_path: Path) -> None:
         estimator_of(plan, tmp_path).cost(stage(plan, StageKind.ALIGN), count=1)
 
 
-def test_the_eight_bit_optimiser_counts(tmp_path: Path) -> None:
+def test_the_eight_bit_optimizer_counts(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "instruct.compute.strategy=auto",
                    f"instruct.optim.optimizer={OptimizerName.ADAMW_8BIT.value}")  # fmt: skip
     cost = estimator_of(plan, tmp_path).cost(stage(plan, StageKind.INSTRUCT), count=1)
     assert cost is not None
-    assert cost.memory["optimiser"] == pytest.approx(2.03 * (LLAMA_8B + CONNECTOR))
+    assert cost.memory["optimizer"] == pytest.approx(2.03 * (LLAMA_8B + CONNECTOR))

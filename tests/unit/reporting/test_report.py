@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import fake_grid
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,6 +21,7 @@ from reporting import preregistration as registered
 from reporting import series as numbers
 from reporting import summary as sentences
 from reporting.records import GridRecord, load_grid
+from tests.support import fake_grid
 
 _SMALL = 8
 
@@ -30,12 +30,12 @@ _SMALL = 8
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four grids of different shape in one store."""
     root = tmp_path_factory.mktemp("runs")
-    small = {"num_pictures": _SMALL}
+    small = {"num_images": _SMALL}
     fake_grid.make_grid(root, "backbone_ablation", cells=fake_grid.backbone_axes(), **small)
     fake_grid.make_grid(root, "stage_ablation", cells=fake_grid.stage_axes(), **small)
     partial = [x for x in fake_grid.mix_axes((0, 1)) if x["target_share"] in (0.0, 0.2, 1.0)]
     fake_grid.make_grid(root, "partial", cells=partial, unfinished=3, **small)
-    fake_grid.make_grid(root, num_pictures=30)
+    fake_grid.make_grid(root, num_images=30)
     return root
 
 
@@ -60,7 +60,7 @@ def test_page_needs_no_network(page: str) -> None:
 def test_page_has_every_part(page: str) -> None:
     for part in ("figures", "claims", "cells", "language", "gallery", "runs", "cautions"):
         assert f'<section id="{part}">' in page
-    assert page.count('<img src="data:image/webp') == gallery.NUM_PICTURES
+    assert page.count('<img src="data:image/webp') == gallery.NUM_IMAGES
     assert page.count("<svg") > len(numbers.PANELS)
     assert "0123456789abcdef" in page
     assert "undefined" not in page.lower()
@@ -139,21 +139,21 @@ def test_unfinished_grid_says_so(root: Path) -> None:
 
 
 def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
-    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_pictures=_SMALL)
+    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_images=_SMALL)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
     assert not any("left out" in note for note in cautions.cautions(grid, numbers.view_of(grid)))
     for stage in [stage for stage in grid.stages() if stage.kind == "instruct"]:
-        summary = {"cap_eu": {"no picture": {"count": 2, "examples": ["cap_eu/k: no picture"]}}}
+        summary = {"cap_eu": {"no image": {"count": 2, "examples": ["cap_eu/k: no image"]}}}
         (stage.folder / "result").mkdir(exist_ok=True)
         (stage.folder / "result" / "bad_samples.json").write_text(json.dumps(summary))
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
-    assert any("cap_eu" in note and "4 x no picture" in note
+    assert any("cap_eu" in note and "4 x no image" in note
                for note in cautions.cautions(grid, numbers.view_of(grid)))  # fmt: skip
 
 
 def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
     cells = fake_grid.mix_axes()[:4]
-    fake_grid.make_grid(tmp_path, cells=cells, unfinished=4, num_pictures=_SMALL)
+    fake_grid.make_grid(tmp_path, cells=cells, unfinished=4, num_images=_SMALL)
     page = report.build_report("mix_ablation", root=tmp_path).read_text("utf-8")
     assert "None of the 4 cells has a result yet." in page
 
@@ -167,7 +167,7 @@ def test_equal_numbers_give_equal_drawings(root: Path) -> None:
 
 def test_text_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "page_drawings", lambda *args: [])
-    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_pictures=_SMALL)
+    fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_images=_SMALL)
     path = next(tmp_path.glob("store/evaluate/*/result/predictions.parquet"))
     table = read_predictions(path)
     hostile = pa.array(["<script>alert(1)</script>"] * table.num_rows)
@@ -186,15 +186,15 @@ def test_gallery_does_not_look_at_replies(root: Path) -> None:
     assert gallery._choose(rows, view) == gallery._choose(flipped, view)
 
 
-def test_report_without_pictures_is_still_written(
+def test_report_without_images_is_still_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_pictures=_SMALL)
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_images=_SMALL)
     grid = json.loads((folder / "grid.json").read_text())
     (folder / "grid.json").write_text(json.dumps({**grid, "benchmark": "nowhere/benchmark"}))
     record = load_grid(tmp_path, "mix_ablation", "embedded")
     assert gallery.build_gallery(record, numbers.view_of(record)) == []
-    assert "no pictures" in caplog.text
+    assert "no images" in caplog.text
 
 
 def test_unknown_grid_names_those_that_exist(root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -226,10 +226,10 @@ def test_every_kind_of_claim_is_made(root: Path) -> None:
 
 
 def test_superiority_has_no_margin() -> None:
-    pictures = tuple(str(at) for at in range(200))
+    images = tuple(str(at) for at in range(200))
     better, worse = np.tile([1.0, 1.0, 0.0, 1.0], 50), np.tile([1.0, 1.0, 0.0, 0.0], 50)
-    first = paired.Paired(questions=pictures, pictures=pictures, scores=better)
-    second = paired.Paired(questions=pictures, pictures=pictures, scores=worse)
+    first = paired.Paired(questions=images, images=images, scores=better)
+    second = paired.Paired(questions=images, images=images, scores=worse)
     gain, loss = (
         hypotheses._superiority(first, second, 0.03),
         hypotheses._superiority(second, first, 0.03),
@@ -242,19 +242,19 @@ def test_superiority_has_no_margin() -> None:
 
 
 def test_cells_are_paired_by_question_whatever_their_order() -> None:
-    a = paired.Paired(questions=("1", "2", "3"), pictures=("x", "x", "y"),
+    a = paired.Paired(questions=("1", "2", "3"), images=("x", "x", "y"),
                           scores=np.array([0.1, 0.2, 0.3]))  # fmt: skip
-    b = paired.Paired(questions=("3", "1"), pictures=("y", "x"), scores=np.array([3.0, 1.0]))
-    first, second, pictures = paired.pair(a, b)
+    b = paired.Paired(questions=("3", "1"), images=("y", "x"), scores=np.array([3.0, 1.0]))
+    first, second, images = paired.pair(a, b)
     assert first.tolist() == [0.1, 0.3]
     assert second.tolist() == [1.0, 3.0]
-    assert pictures == ("x", "y")
+    assert images == ("x", "y")
 
 
 def test_a_grid_keeps_the_hypotheses_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:6], num_pictures=_SMALL)
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:6], num_images=_SMALL)
     registered.register(folder)
     before = _claims(tmp_path, "mix_ablation")
     changed = tmp_path / "changed.yaml"
@@ -287,7 +287,7 @@ def test_the_price_for_the_base_language_is_asked_in_it(root: Path) -> None:
 
 
 def test_cells_that_have_not_run_are_said_to_be_missing(tmp_path: Path) -> None:
-    fake_grid.make_grid(tmp_path, unfinished=6, num_pictures=_SMALL)
+    fake_grid.make_grid(tmp_path, unfinished=6, num_images=_SMALL)
     claims = {c.text: c for c in hypotheses.decide_claims(*_load(tmp_path, "mix_ablation"))}
     text_only = claims["Text-only data in the target language helps"]
     assert text_only.decision is None

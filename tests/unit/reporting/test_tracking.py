@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import fake_grid
 import pytest
 
 from callbacks.metrics_log import JsonlLogger
@@ -16,6 +15,7 @@ from reporting.records import load_grid, load_stage
 from reporting.tracking import payload
 from reporting.tracking.client import MlflowClient, MlflowException
 from reporting.tracking.grid_tracker import RUN_FILE, GridTracker
+from tests.support import fake_grid
 
 _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
 
@@ -34,7 +34,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    fake_grid.make_grid(tmp_path, cells=_TWO_CELLS, num_pictures=12)
+    fake_grid.make_grid(tmp_path, cells=_TWO_CELLS, num_images=12)
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def tracked(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A grid that was tracked once; tests leave it as it is."""
     root = tmp_path_factory.mktemp("tracked")
     shutil.copy(empty_store, root / "mlflow.db")
-    fake_grid.make_grid(root, cells=_TWO_CELLS, num_pictures=12)
+    fake_grid.make_grid(root, cells=_TWO_CELLS, num_images=12)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         _track(root)
@@ -167,7 +167,7 @@ def test_half_a_line_waits_for_its_other_half(root: Path) -> None:
 
 
 def test_stage_of_another_grid_gets_a_light_copy(root: Path) -> None:
-    fake_grid.make_grid(root, "smoke", cells=_TWO_CELLS[:1], num_pictures=12)
+    fake_grid.make_grid(root, "smoke", cells=_TWO_CELLS[:1], num_images=12)
     folder = next(f for f in _stages(root, "smoke") if f.parent.name == "evaluate")
     GridTracker(root, "mix_ablation", "embedded").ensure_stage_run(folder)
     tracker = GridTracker(root, "smoke", "embedded")
