@@ -1,10 +1,10 @@
-"""The LightningDataModules of both stages: a mixture stream turned into a train loader."""
+"""The LightningDataModule of every training stage: a mixture stream and its train loader."""
 
 import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
@@ -40,8 +40,8 @@ class StreamConfig:
     """The data of one stage and how they are batched."""
 
     mixture: MixtureConfig
-    prompt_style: PromptStyle | None = None
-    """How records become sequences; by default what the stage's DataModule fixes."""
+    prompt_style: PromptStyle = PromptStyle.CHAT
+    """How a record becomes a token sequence."""
     micro_batch_tokens: int = 8192
     """Most tokens of one forward pass, padding included; memory decides it, results do not."""
     row_tokens: int = 256
@@ -73,8 +73,6 @@ class MixtureDataModule(LightningDataModule):
     only carries what the order depends on, to refuse another one.
     """
 
-    default_style: ClassVar[PromptStyle] = PromptStyle.CHAT
-
     def __init__(  # noqa: PLR0913 - runtime objects by name; what can be configured is in `config`
         self,
         config: StreamConfig,
@@ -89,7 +87,7 @@ class MixtureDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.config, self.chat, self.num_steps = config, chat, num_steps
-        self.prompt_style = config.prompt_style or self.default_style
+        self.prompt_style = config.prompt_style
         self.features, self.transform = features, transform
         self.allow_data_change = allow_data_change
         """Take up a checkpoint of another data stream with a warning instead of an error."""
@@ -325,18 +323,6 @@ class MixtureDataModule(LightningDataModule):
                 f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
                 f"tokens per image, the chat format expects {expected}; build the cache again"
             )
-
-
-class AlignmentDataModule(MixtureDataModule):
-    """Stage 1: image, caption, nothing else."""
-
-    default_style: ClassVar[PromptStyle] = PromptStyle.PLAIN
-
-
-class InstructionDataModule(MixtureDataModule):
-    """Stage 2: whole conversations."""
-
-    default_style: ClassVar[PromptStyle] = PromptStyle.CHAT
 
 
 def _used_sources(stream: MixtureStream) -> dict[str, Source]:

@@ -117,9 +117,9 @@ def find_stage(graph: "Graph", kind: str) -> "StageNode":
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     """The DataModule of a stage, as the stage itself opens it but for the images."""
     from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
-    from datamodules.mixture_datamodule import AlignmentDataModule, InstructionDataModule
+    from datamodules.mixture_datamodule import MixtureDataModule
     from models.towers.vision_tower import count_image_tokens
-    from pipeline.stages.specs import StageKind, TrainSpec
+    from pipeline.stages.specs import TrainSpec
 
     spec = node.spec
     if not isinstance(spec, TrainSpec):
@@ -129,8 +129,7 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
         TEMPLATES[spec.model.template],
         num_image_tokens=count_image_tokens(spec.model.tower),
     )
-    is_align = node.kind is StageKind.ALIGN
-    module = (AlignmentDataModule if is_align else InstructionDataModule)(
+    module = MixtureDataModule(
         # Noise is added to features, of which there are none here.
         dataclasses.replace(spec.stream, feature_noise_std=0.0),
         chat=chat,

@@ -26,7 +26,7 @@ from core.chat.format import EMBEDDED, ChatFormat, load_tokenizer
 from core.io.files import atomic_write_text
 from core.samples import StepBatch
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig
-from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from models.towers.image_transform import ImageTransform
 
 _TOKENIZER = Path(__file__).parents[2] / "data" / "embedded" / "models" / "lm_general"
@@ -63,7 +63,7 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
                 atomic_write_text(job.checkpoint, json.dumps(state))
 
 
-def _data_module(job: Job) -> InstructionDataModule:
+def _data_module(job: Job) -> MixtureDataModule:
     components = {
         name: ComponentConfig(
             base=str(job.world / f"{name}_{'en' if name == 'images' else 'eu'}.manifest.json"),
@@ -82,7 +82,7 @@ def _data_module(job: Job) -> InstructionDataModule:
     )
     tokenizer = load_tokenizer(_TOKENIZER)
     grey = (0.5, 0.5, 0.5)
-    return InstructionDataModule(
+    return MixtureDataModule(
         config,
         chat=ChatFormat(tokenizer, EMBEDDED, num_image_tokens=_NUM_IMAGE_TOKENS),
         num_steps=NUM_STEPS,
@@ -91,7 +91,7 @@ def _data_module(job: Job) -> InstructionDataModule:
     )
 
 
-def _loader(job: Job, module: InstructionDataModule, rank: int) -> DataLoader[StepBatch]:
+def _loader(job: Job, module: MixtureDataModule, rank: int) -> DataLoader[StepBatch]:
     start = 0
     if job.checkpoint.is_file():
         state = json.loads(job.checkpoint.read_text())

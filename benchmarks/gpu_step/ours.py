@@ -13,12 +13,7 @@ from benchmarks.gpu_step.flops import Work, flop_model, work_of
 from benchmarks.gpu_step.model import Shape, build_ours, make_transform
 from core.chat.format import ChatFormat, PromptStyle
 from core.samples import StepBatch
-from datamodules.mixture_datamodule import (
-    AlignmentDataModule,
-    InstructionDataModule,
-    MixtureDataModule,
-    StreamConfig,
-)
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName
 from lightning_modules.vlm_module import AlignmentModule, InstructionModule
@@ -208,8 +203,7 @@ def _data(
         row_tokens=shape.row_tokens,
         num_workers=plan.num_workers,
     )
-    kind = AlignmentDataModule if plan.stage == 1 else InstructionDataModule
-    return kind(
+    return MixtureDataModule(
         stream,
         chat=chat,
         num_steps=plan.num_steps,

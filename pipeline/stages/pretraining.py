@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from core.chat.format import TEMPLATES, ChatFormat, ChatTemplate, load_tokenizer
 from core.rng import named_key
-from datamodules.mixture_datamodule import InstructionDataModule
+from datamodules.mixture_datamodule import MixtureDataModule
 from datamodules.shards.source import Source
 from lightning_modules.contrastive.tower import TowerImage, train_tower
 from lightning_modules.vlm_module import PretrainModule
@@ -61,7 +61,7 @@ def run_pretrain(spec: PretrainSpec, context: StageContext) -> None:
         ConnectorConfig(), vision_width=1, model_width=spec.shape.hidden_size, seed=spec.seed
     )
     model = VisionLanguageModel(None, connector, language_model, image_token_id=chat.image_token_id)
-    data = InstructionDataModule(
+    data = MixtureDataModule(
         spec.stream,
         chat=chat,
         num_steps=spec.num_steps,

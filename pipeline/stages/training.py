@@ -18,11 +18,7 @@ from core.process.log import get_logger
 from core.process.stop import StopFlag
 from datamodules.batches.bad_samples import SUMMARY_NAME, write_summary
 from datamodules.batches.feature_cache import BROKEN_IMAGE, FeatureCache, build_feature_cache
-from datamodules.mixture_datamodule import (
-    AlignmentDataModule,
-    InstructionDataModule,
-    MixtureDataModule,
-)
+from datamodules.mixture_datamodule import MixtureDataModule
 from datamodules.shards.images import iterate_images, iterate_named_images
 from datamodules.shards.manifest import Modality, load_manifest
 from evaluation.runner import blank_image
@@ -178,12 +174,12 @@ def _decode(tower: VisionTower, image: bytes) -> torch.Tensor | None:
 
 def run_align(spec: TrainSpec, context: StageContext) -> None:
     """Stage 1: train the connector."""
-    _train(spec, context, AlignmentModule, AlignmentDataModule)
+    _train(spec, context, AlignmentModule)
 
 
 def run_instruct(spec: TrainSpec, context: StageContext) -> None:
     """Stage 2: train connector and language model, from stage 1 where there was one."""
-    _train(spec, context, InstructionModule, InstructionDataModule)
+    _train(spec, context, InstructionModule)
 
 
 def before_tuning(dtype: torch.dtype, kind: TuningKind) -> torch.dtype:
@@ -195,7 +191,6 @@ def _train(
     spec: TrainSpec,
     context: StageContext,
     module_class: type[AlignmentModule] | type[InstructionModule],
-    data_class: type[AlignmentDataModule] | type[InstructionDataModule],
 ) -> None:
     is_sharded = spec.compute.strategy.is_sharded
     learns = module_class is InstructionModule
@@ -225,7 +220,7 @@ def _train(
     if not is_sharded:
         fill(parts.model)
         tune(parts.model.language_model, spec.tuning, seed=spec.seed, learns=learns)
-    data = data_class(
+    data = MixtureDataModule(
         spec.stream,
         chat=parts.chat,
         num_steps=spec.num_steps,

@@ -14,7 +14,7 @@ from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from core.chat.format import PromptStyle
 from core.samples import StepBatch
-from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName, build_optimizer
 from lightning_modules.vlm_module import InstructionModule
@@ -44,14 +44,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return write_sources(tmp_path_factory.mktemp("sources"), TINY)
 
 
-def data_of(sources: Sources, folder: Path, style: PromptStyle) -> InstructionDataModule:
+def data_of(sources: Sources, folder: Path, style: PromptStyle) -> MixtureDataModule:
     stream = StreamConfig(
         mixture=mixture_of(sources, TINY, 2),
         prompt_style=style,
         micro_batch_tokens=TINY.micro_batch_tokens,
         row_tokens=TINY.row_tokens,
     )
-    return InstructionDataModule(
+    return MixtureDataModule(
         stream,
         chat=make_chat(TINY),
         num_steps=NUM_STEPS,

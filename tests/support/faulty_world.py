@@ -18,7 +18,7 @@ from core.io.files import sha256_file
 from core.samples import BadSample
 from datamodules.batches.step_dataset import StepDataset
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig
-from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from datamodules.shards.manifest import Modality, ShardEntry
 from datamodules.shards.reader import write_index
 from models.towers.image_transform import ImageTransform
@@ -113,7 +113,7 @@ def write_world(folder: Path, faults: Mapping[int, Fault]) -> dict[str, Path]:
 
 def make_module(
     folder: Path, manifests: Mapping[str, Path], *, max_bad_fraction: float = LENIENT
-) -> InstructionDataModule:
+) -> MixtureDataModule:
     components = {
         name: ComponentConfig(base=str(path), samples_per_step=SAMPLES[name])
         for name, path in manifests.items()
@@ -124,7 +124,7 @@ def make_module(
         row_tokens=128,
         max_bad_fraction=max_bad_fraction,
     )
-    return InstructionDataModule(
+    return MixtureDataModule(
         config, chat=make_chat(), num_steps=NUM_STEPS, cache_dir=folder, transform=TRANSFORM
     )
 
@@ -138,7 +138,7 @@ class Consumed:
     bad: list[BadSample]
 
 
-def consume(module: InstructionDataModule, *, world_size: int = 1) -> Consumed:
+def consume(module: MixtureDataModule, *, world_size: int = 1) -> Consumed:
     batches: dict[int, dict[int, tuple[str, str]]] = {}
     bad: list[BadSample] = []
     # Only so much of a trainer as the module asks for when it counts.

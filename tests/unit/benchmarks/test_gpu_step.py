@@ -15,7 +15,7 @@ from benchmarks.gpu_step.ours import BEST, Plan
 from core.chat.format import PromptStyle
 from core.chat.tokens import PADDING_DOCUMENT
 from core.samples import MicroBatch
-from datamodules.mixture_datamodule import InstructionDataModule, StreamConfig
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import AlignmentModule, InstructionModule
 
@@ -32,7 +32,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> MicroBatch:
         micro_batch_tokens=TINY.micro_batch_tokens,
         row_tokens=TINY.row_tokens,
     )
-    data = InstructionDataModule(
+    data = MixtureDataModule(
         stream,
         chat=make_chat(TINY),
         num_steps=1,

@@ -15,12 +15,7 @@ from core.samples import BadSample, StepBatch
 from datamodules.batches.feature_cache import build_feature_cache
 from datamodules.mixture.config import Phase, ShareOf
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig
-from datamodules.mixture_datamodule import (
-    AlignmentDataModule,
-    InstructionDataModule,
-    MixtureDataModule,
-    StreamConfig,
-)
+from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from tests.support.doubles import (
     caption_record,
     fake_transform,
@@ -50,17 +45,10 @@ def make_config(paths, share=0.4, seed=1, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def make_module(paths, tmp_path, cls=MixtureDataModule, *, config=None, **kwargs):
+def make_module(paths, tmp_path, *, config=None, **kwargs):
     defaults = {"chat": make_chat(), "num_steps": 8, "transform": fake_transform}
-    return cls(config or make_config(paths), cache_dir=tmp_path, **{**defaults, **kwargs})
-
-
-def test_stages_fix_the_prompt_style(paths, tmp_path):
-    assert make_module(paths, tmp_path, AlignmentDataModule).prompt_style is PromptStyle.PLAIN
-    assert make_module(paths, tmp_path, InstructionDataModule).prompt_style is PromptStyle.CHAT
-    config = make_config(paths, prompt_style=PromptStyle.CHAT)
-    module = make_module(paths, tmp_path, AlignmentDataModule, config=config)
-    assert module.prompt_style is PromptStyle.CHAT
+    config = config or make_config(paths)
+    return MixtureDataModule(config, cache_dir=tmp_path, **{**defaults, **kwargs})
 
 
 def test_loader_without_trainer_gives_all_steps(paths, tmp_path):
@@ -197,7 +185,8 @@ def test_another_stream_is_refused(paths, tmp_path):
     other = make_module(paths, tmp_path, config=make_config(paths, share=0.2, seed=5))
     with pytest.raises(CheckpointError, match=r"cap\.target_share: 0\.4 -> 0\.2; seed: 1 -> 5"):
         other.load_state_dict(state)
-    plain = make_module(paths, tmp_path, AlignmentDataModule)
+    config = make_config(paths, prompt_style=PromptStyle.PLAIN)
+    plain = make_module(paths, tmp_path, config=config)
     with pytest.raises(CheckpointError, match=r"prompt_style: 'chat' -> 'plain'"):
         plain.load_state_dict(state)
     budget = make_config(paths, micro_batch_tokens=256, num_workers=1)
