@@ -4,86 +4,15 @@ python -m data_prep.card data/prepared/eu
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import DataError
-from core.io.files import atomic_write_text
 from core.process.command import clear_errors
-from datamodules.shards.manifest import SUFFIX, Manifest, load_manifest
-
-NAME = "README.md"
-_REPORT = "report.json"
-
-
-def write_card(folder: Path) -> Path:
-    """Write the card beside the manifests of a folder.
-
-    Raises:
-        DataError: no manifests there.
-    """
-    manifests = [load_manifest(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    if not manifests:
-        raise DataError(f"no manifests in {folder}")
-    report = folder / _REPORT
-    steps = json.loads(report.read_text(encoding="utf-8"))["sources"] if report.is_file() else {}
-    languages = sorted({code for m in manifests for code in m.language.split(",")})
-    lines = ["---", "language:", *(f"- {code}" for code in languages), "---", ""]
-    lines += [f"# {folder.name}", "", *_table(manifests), "", *_licences(manifests)]
-    lines += _left_out(steps)
-    atomic_write_text(folder / NAME, "\n".join(lines).rstrip() + "\n")
-    return folder / NAME
-
-
-def _table(manifests: Sequence[Manifest]) -> list[str]:
-    lines = ["| source | language | kind | samples | shards | MB |", "|---|---|---|--:|--:|--:|"]
-    for one in manifests:
-        size = sum(shard.num_bytes for shard in one.shards) / 1e6
-        lines.append(
-            f"| {one.name} | {one.language} | {one.modality} | {one.num_samples:,} | "
-            f"{len(one.shards)} | {size:,.1f} |"
-        )
-    return [*lines, "", "Sources of one name and several languages share their shards: a sample",
-            "holds a record per language, and a `parallel_id`."]  # fmt: skip
-
-
-def _licences(manifests: Sequence[Manifest]) -> list[str]:
-    lines = ["## Where it comes from", ""]
-    for one in manifests:
-        told = one.provenance if isinstance(one.provenance, dict) else {}
-        lines.append(f"* **{one.name}**: {one.licence}. {told.get('attribution', '')}".rstrip())
-        if place := told.get("place"):
-            lines.append(f"  From `{place}`.")
-        if by := told.get("translation"):
-            lines.append(f"  Translation: {_by(by)}.")
-    return [*lines, ""]
-
-
-def _by(translation: dict[str, Any]) -> str:
-    if "backend" in translation:
-        endpoint = translation.get("endpoint") or {}
-        return f"{translation['backend']}, model {endpoint.get('model') or translation['model']}"
-    return f"published ({translation.get('place') or 'in the same rows'})"
-
-
-def _left_out(sources: dict[str, Any]) -> list[str]:
-    if not sources:
-        return []
-    lines = ["## What was left out", "", "| source | step | in | out | left out, by reason |",
-             "|---|---|--:|--:|---|"]  # fmt: skip
-    for name, steps in sources.items():
-        for step, ledger in steps.items():
-            reasons = ", ".join(f"{count:,} {why}" for why, count in ledger["dropped"].items())
-            lines.append(
-                f"| {name} | {step} | {ledger['num_in']:,} | {ledger['num_out']:,} | {reasons} |"
-            )
-    return lines
+from data_prep.prepare.data_card import write_card
 
 
 @clear_errors

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from core.errors import ConfigError, DataError
 from core.process.command import clear_errors
-from data_prep.card import write_card
+from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.produce import QUESTIONS, RECORDS
 from data_prep.shards.writer import ShardSample, write_shard

@@ -4,8 +4,6 @@ python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A 
 """
 
 import argparse
-import ast
-import dataclasses
 import hashlib
 import sys
 from collections import Counter
@@ -21,12 +19,12 @@ from core.errors import ConfigError, DataError, unknown_name
 from core.io.hub import hub_arguments
 from core.process.command import clear_errors
 from data_prep.prepare import rows
+from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe, read_item
 from data_prep.prepare.faults import DroppedError
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import SUFFIX, Modality
 from models.towers.image_transform import decode_image
 
-RECIPES = Path(__file__).parent / "benchmarks"
 _HUB = "hub:"
 _PER_SHARD = 500
 _PER_PART = 1 << 40
@@ -37,37 +35,6 @@ _EPILOG = """a source is LANGUAGE=PLACE:
 Questions of several languages belong together by question_id (or by place, if the recipe has none).
 A new benchmark is one YAML beside data_prep/benchmarks/vqav2.yaml; give its path to --recipe.
 """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ColumnNames:
-    """Where things are in a row; empty: not there."""
-
-    image: str
-    question: str
-    question_id: str = ""
-    answers: str = ""
-    """A text, a list of texts, or a list of objects with `answer`."""
-    choices: str = ""
-    correct_choice: str = ""
-    answer_type: str = ""
-    question_type: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkRecipe:
-    """How rows of a published benchmark are read."""
-
-    benchmark: str
-    """vqa, mc, capqa, da or open (`evaluation.benchmarks.items`)."""
-    licence: str
-    columns: ColumnNames
-    answer_type: str = "other"
-    """Of all rows, where no column says."""
-    separator: str = ""
-    """Between the texts of a list that is stored as one text, as in a table that people write."""
-    leave_out_if: str = ""
-    """Column of a truth: such rows are left out, and counted."""
 
 
 def read_rows(place: str) -> Iterator[dict[str, Any]]:
@@ -149,44 +116,6 @@ def build(
     return list(samples.values()), counts
 
 
-def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A row without its image.
-
-    Raises:
-        DataError: a column is missing or not what it should be.
-    """
-    names = recipe.columns
-    for name in filter(None, dataclasses.astuple(names)):
-        if name not in row:
-            raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
-    item: dict[str, Any] = {"question": str(row[names.question]).strip()}
-    if names.choices:
-        item["choices"] = _texts(row[names.choices], where, recipe.separator)
-        item["correct_choice"] = int(row[names.correct_choice])
-    if names.answers:
-        item["answers"] = _texts(row[names.answers], where, recipe.separator)
-    item["answer_type"] = str(row[names.answer_type]) if names.answer_type else recipe.answer_type
-    item["question_type"] = str(row[names.question_type]) if names.question_type else "any"
-    return item
-
-
-def _texts(value: Any, where: str, separator: str) -> list[str]:
-    """A list of texts, however it was stored."""
-    if isinstance(value, str) and separator:
-        return [text.strip() for text in value.split(separator)]
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: {value[:80]!r} is no list", "unreadable list") from error
-    if isinstance(value, str):
-        return [value]
-    texts = [str(one["answer"]) if isinstance(one, dict) else str(one) for one in value]
-    if not texts:
-        raise DataError(f"{where}: an empty list of answers or choices", "empty list")
-    return texts
-
-
 def _merged(recipe: BenchmarkRecipe, key: str, by: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(by.values()))
     merged = {
@@ -221,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    known = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    known = {path.stem: path for path in BENCHMARK_RECIPES.glob("*.yaml")}
     add = parser.add_argument
     add("--recipe", required=True, help=f"{', '.join(sorted(known))}, or a YAML file")
     add("--name", required=True, help="of the benchmark here")

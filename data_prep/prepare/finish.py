@@ -7,7 +7,7 @@ from typing import Any
 from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
-from data_prep.card import write_card
+from data_prep.prepare.data_card import write_card
 from data_prep.prepare.faults import Ledger
 from data_prep.prepare.produce import RECORDS, Produced
 from data_prep.prepare.recipe import Kind

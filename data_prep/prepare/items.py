@@ -7,7 +7,7 @@ from typing import Any
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
-from data_prep.import_benchmark import read_item
+from data_prep.prepare.benchmark_recipe import read_item
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.recipe import Kind, SourceRecipe
 

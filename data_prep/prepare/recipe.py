@@ -7,8 +7,7 @@ from pathlib import Path
 
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
-from data_prep.import_benchmark import RECIPES as BENCHMARKS
-from data_prep.import_benchmark import BenchmarkRecipe
+from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
 from data_prep.prepare.fetch import FetchConfig
 from data_prep.prepare.quality import QualityConfig
 from data_prep.prepare.translators import TranslateConfig
@@ -101,9 +100,9 @@ class SourceRecipe:
     @property
     def benchmark_recipe(self) -> BenchmarkRecipe:
         """How the rows of a benchmark are read."""
-        path = BENCHMARKS / f"{self.benchmark}.yaml"
+        path = BENCHMARK_RECIPES / f"{self.benchmark}.yaml"
         if not path.is_file():
-            known = sorted(p.stem for p in BENCHMARKS.glob("*.yaml"))
+            known = sorted(p.stem for p in BENCHMARK_RECIPES.glob("*.yaml"))
             raise ConfigError(unknown_name("benchmark recipe", self.benchmark, known))
         return load_config(BenchmarkRecipe, path)
 

@@ -53,7 +53,7 @@ COMMANDS = (
     "data_prep.fixes",
     "data_prep.card",
     "data_prep.small_models",
-    "data_prep.culture_pictures",
+    "data_prep.culture_images",
     "evaluation.run",
     "evaluation.judge",
     "evaluation.contamination",

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from core.config import load_config
-from data_prep.import_benchmark import RECIPES, BenchmarkRecipe, main
+from data_prep.import_benchmark import main
+from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
@@ -134,7 +135,9 @@ def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "needs a revision" in capsys.readouterr().err.replace("\n", " ")
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(BENCHMARK_RECIPES.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_names_a_benchmark_that_is_scored(path: Path) -> None:
     recipe = load_config(BenchmarkRecipe, path)
     assert recipe.benchmark in set(Benchmark)
