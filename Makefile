@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := core models datamodules lightning_modules callbacks evaluation data_prep configuration planner pipeline reporting serving experiments
-EXPERIMENTS := smoke mix_ablation backbone_ablation full_grid stage_ablation text_only_ablation
+EXPERIMENTS := $(filter-out __init__ embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env run smoke report ui test test-fast gpu check dry-run lock clean

@@ -1,23 +1,150 @@
-"""The product of named axes: how experiment files say which cells they want."""
+"""Axes of a grid: varying any configuration field, and naming cells by what they differ in."""
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from configuration.run_config import RunConfig
+from configuration.run_config import CellConfig, RunConfig, Stages
+from core.config import fingerprint, to_plain
+from core.errors import ConfigError, unknown_name
+
+AxisValue: TypeAlias = str | float | int | bool | None
+
+_STUDY = "cell"
+"""The section of a `RunConfig` whose fields are always axes."""
+_MAX_VALUE_CHARS = 24
+"""Longer values appear in a cell id as a hash."""
+_HASH_CHARS = 8
 
 
-def vary(base: RunConfig, **axes: Sequence[Any]) -> list[RunConfig]:
-    """One cell per combination of values; the last axis varies fastest.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridCell:
+    """One cell of a grid: its configuration and its place on the axes."""
+
+    cell_id: str
+    """Readable name, unique within the grid; no code parses it."""
+    config: RunConfig
+    axes: dict[str, AxisValue]
+    """The fields of `CellConfig` by name, and every other configuration path in which cells of
+    the grid differ."""
+
+
+def vary(
+    base: RunConfig, fields: Mapping[str, Sequence[Any]] | None = None, /, **cell: Sequence[Any]
+) -> list[RunConfig]:
+    """Return one configuration per combination of values; the last axis varies fastest.
 
     Args:
-        base: the configuration that all cells share.
-        axes: field of `CellConfig` -> its values.
+        base: Configuration that all cells share.
+        fields: Dotted path of any configuration field -> its values, for example
+            `{"model.connector.kind": tuple(ConnectorKind)}`.
+        **cell: Field of `CellConfig` -> its values.
+
+    Raises:
+        ConfigError: If a path does not exist.
     """
+    axes = {**(fields or {}), **{f"{_STUDY}.{name}": values for name, values in cell.items()}}
     return [
-        dataclasses.replace(
-            base, cell=dataclasses.replace(base.cell, **dict(zip(axes, values, strict=True)))
-        )
+        _replace_all(base, dict(zip(axes, values, strict=True)))
         for values in itertools.product(*axes.values())
     ]
+
+
+def name_cells(configs: Sequence[RunConfig]) -> tuple[GridCell, ...]:
+    """Name the cells of a grid by the fields in which they differ.
+
+    Raises:
+        ConfigError: If two cells are equal.
+    """
+    flat = [flatten(config) for config in configs]
+    paths = _varying_paths(flat)
+    short_names = _short_names(paths)
+    cells: dict[str, GridCell] = {}
+    for config, values in zip(configs, flat, strict=True):
+        parts = [f"{short_names[path]}{_slug(values.get(path))}" for path in paths]
+        cell_id = "_".join([_study_id(config.cell), *parts])
+        if cell_id in cells:
+            raise ConfigError(f"two cells of the grid are equal: '{cell_id}'; vary a field")
+        axes: dict[str, AxisValue] = dict(to_plain(config.cell))
+        axes |= {path: values.get(path) for path in paths}
+        cells[cell_id] = GridCell(cell_id=cell_id, config=config, axes=axes)
+    return tuple(cells.values())
+
+
+def flatten(config: object) -> dict[str, AxisValue]:
+    """Return the leaves of a configuration by dotted path; lists are JSON text."""
+    leaves: dict[str, AxisValue] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            leaves[prefix] = json.dumps(node) if isinstance(node, list) else node
+
+    walk("", to_plain(config))
+    return leaves
+
+
+def _varying_paths(flat: Sequence[Mapping[str, AxisValue]]) -> list[str]:
+    """Return the paths outside the study's own axes whose value is not the same in all cells."""
+    known = dict.fromkeys(path for leaves in flat for path in leaves)
+    return [
+        path
+        for path in known
+        if not path.startswith(f"{_STUDY}.") and len({leaves.get(path) for leaves in flat}) > 1
+    ]
+
+
+def _short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Map each path to its shortest suffix that no other path has."""
+    paths, names = list(paths), {}
+    for path in paths:
+        parts = path.split(".")
+        for length in range(1, len(parts) + 1):
+            suffix = ".".join(parts[-length:])
+            if sum(f".{other}".endswith(f".{suffix}") for other in paths) == 1:
+                break
+        names[path] = suffix
+    return names
+
+
+def _study_id(cell: CellConfig) -> str:
+    text = "_txt" if cell.text_only else ""
+    stages = "" if cell.stages is Stages.BOTH else f"_{cell.stages.value}"
+    return f"{cell.backbone}_share{100 * cell.target_share:g}{text}{stages}_s{cell.seed}"
+
+
+def _slug(value: AxisValue) -> str:
+    text = re.sub(r"[^\w.+-]+", "-", f"{value:g}" if isinstance(value, float) else str(value))
+    return text if len(text) <= _MAX_VALUE_CHARS else fingerprint(value)[:_HASH_CHARS]
+
+
+def _replace_all(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    replaced: Any = config
+    for path, value in values.items():
+        replaced = _replace(replaced, path.split("."), value, path)
+    if not isinstance(replaced, RunConfig):
+        raise TypeError(f"expected a RunConfig, got {type(replaced).__name__}")
+    return replaced
+
+
+def _replace(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    """Return a copy of a dataclass or dict with the value at a path replaced."""
+    key, *rest = keys
+    if isinstance(node, dict):
+        known: list[str] = list(node)
+    elif dataclasses.is_dataclass(node):
+        known = [field.name for field in dataclasses.fields(node)]
+    else:
+        known = []
+    if key not in known:
+        raise ConfigError(unknown_name("configuration field", key, known, fix=f"Axis: {path}."))
+    old = node[key] if isinstance(node, dict) else getattr(node, key)
+    new = _replace(old, rest, value, path) if rest else value
+    if isinstance(node, dict):
+        return {**node, key: new}
+    return dataclasses.replace(node, **{key: new})

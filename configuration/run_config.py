@@ -56,14 +56,6 @@ class CellConfig:
         if not 0.0 <= self.target_share <= 1.0:
             raise ConfigError(f"cell.target_share must lie in 0..1, got {self.target_share}")
 
-    @property
-    def cell_id(self) -> str:
-        """A readable name, for people; no code reads it back."""
-        text = "_txt" if self.text_only else ""
-        stages = "" if self.stages is Stages.BOTH else f"_{self.stages.value}"
-        share = f"{100 * self.target_share:g}"
-        return f"{self.backbone}_share{share}{text}{stages}_s{self.seed}"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguagesConfig:

@@ -183,14 +183,14 @@ class GridRun:
         """All cells of the grid: with `--only`, what other cells have given stays in the report."""
         if not self.plan.cells:
             return {"cells": []}
-        first = self.plan.cells[0]
+        first = self.plan.cells[0].config
         cells = [
             {
-                "cell_id": config.cell.cell_id,
-                "axes": to_plain(config.cell),
-                "stages": self.plan.whole.cells[config.cell.cell_id],
+                "cell_id": cell.cell_id,
+                "axes": cell.axes,
+                "stages": self.plan.whole.cells[cell.cell_id],
             }
-            for config in self.plan.cells
+            for cell in self.plan.cells
         ]
         return {
             "languages": to_plain(first.languages),

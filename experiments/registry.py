@@ -1,84 +1,75 @@
-"""Cells of a grid: the product of named axes over one configuration."""
+"""The experiments: every module of `experiments/grids`, found by its file."""
 
 import dataclasses
+import importlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import pkgutil
+from collections.abc import Iterable, Sequence
+from functools import cache
 from types import ModuleType
 
+from configuration.axes import GridCell
 from configuration.run_config import RunConfig
 from core.errors import ConfigError, unknown_name
-from experiments.grids import (
-    backbone_ablation,
-    full_grid,
-    mix_ablation,
-    smoke,
-    stage_ablation,
-    text_only_ablation,
-)
-
-_MODULES: tuple[ModuleType, ...] = (
-    smoke,
-    mix_ablation,
-    backbone_ablation,
-    full_grid,
-    stage_ablation,
-    text_only_ablation,
-)
+from experiments import grids
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A named grid: what it asks, and how it makes cells of one configuration."""
+@cache
+def experiments() -> dict[str, ModuleType]:
+    """Return the modules of all experiments by name.
 
-    name: str
-    question: str
-    cells: Callable[[RunConfig], list[RunConfig]]
-
-
-def _load(module: ModuleType) -> Experiment:
-    name = module.__name__.rsplit(".", 1)[-1]
-    question = (module.__doc__ or "").strip().splitlines()[0]
-    return Experiment(name=name, question=question, cells=module.cells)
+    A module either defines `cells(base) -> list[RunConfig]`, a grid over one configuration, or
+    `load`, `build_graph` and `publish`, a recipe that trains no cells.
+    """
+    names = sorted(module.name for module in pkgutil.iter_modules(grids.__path__))
+    return {name: importlib.import_module(f"{grids.__name__}.{name}") for name in names}
 
 
-EXPERIMENTS = {experiment.name: experiment for experiment in map(_load, _MODULES)}
-
-
-def get_experiment(name: str, *, also: Iterable[str] = ()) -> Experiment:
-    """The experiment of that name.
+def get_experiment(name: str) -> ModuleType:
+    """Return the module of an experiment.
 
     Raises:
-        ConfigError: no such experiment (with the nearest name).
+        ConfigError: If there is no such experiment; the message names the nearest one.
     """
-    if name not in EXPERIMENTS:
-        known = [*EXPERIMENTS, *also]
+    known = experiments()
+    if name not in known:
         raise ConfigError(unknown_name("experiment", name, known, fix="See --list."))
-    return EXPERIMENTS[name]
+    return known[name]
+
+
+def is_grid(experiment: ModuleType) -> bool:
+    """Whether an experiment trains and compares cells."""
+    return hasattr(experiment, "cells")
+
+
+def questions() -> dict[str, str]:
+    """Return the question of every experiment, the first line of its docstring; grids first."""
+    modules = sorted(experiments().items(), key=lambda item: not is_grid(item[1]))
+    return {name: (module.__doc__ or "").strip().splitlines()[0] for name, module in modules}
 
 
 def with_seeds(cells: Iterable[RunConfig], num_seeds: int) -> list[RunConfig]:
-    """Repeat every cell for seeds s, s+1, ... of its own seed s."""
+    """Repeat every cell for `num_seeds` seeds, counted from the cell's own."""
     if num_seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, got {num_seeds}")
-    offsets = range(num_seeds)
     return [
         dataclasses.replace(c, cell=dataclasses.replace(c.cell, seed=c.cell.seed + offset))
-        for c, offset in itertools.product(cells, offsets)
+        for c, offset in itertools.product(cells, range(num_seeds))
     ]
 
 
-def select(cells: Sequence[RunConfig], patterns: Sequence[str]) -> list[RunConfig]:
-    """The cells whose id contains one of the patterns (all of them without a pattern).
+def select(cells: Sequence[GridCell], patterns: Sequence[str]) -> list[GridCell]:
+    """Return the cells whose id contains one of the patterns; all cells without a pattern.
 
     Raises:
-        ConfigError: a pattern that no cell has.
+        ConfigError: If no cell matches a pattern.
     """
-    ids = [config.cell.cell_id for config in cells]
+    ids = [cell.cell_id for cell in cells]
     for pattern in patterns:
         if not any(pattern in cell_id for cell_id in ids):
-            raise ConfigError(unknown_name("cell", pattern, ids, fix="--only takes a part of one."))
+            raise ConfigError(
+                unknown_name("cell", pattern, ids, fix="--only takes a part of a cell id.")
+            )
     return [
-        config
-        for config in cells
-        if not patterns or any(pattern in config.cell.cell_id for pattern in patterns)
+        cell for cell in cells if not patterns or any(part in cell.cell_id for part in patterns)
     ]

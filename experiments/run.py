@@ -89,7 +89,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.exp and args.launcher == "local" and not (args.list or args.dry_run):
         forks.start_early()
     from experiments import console as view
-    from experiments.planning import make_plan, questions
+    from experiments.planning import make_plan
+    from experiments.registry import questions
 
     if args.jobs < 0:
         raise ConfigError(f"--jobs must be 0 (all cores) or more, got {args.jobs}")

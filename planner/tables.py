@@ -39,7 +39,7 @@ class _Row:
 
 def show_plan(console: Console, plan: Plan, *, root: Path, gpu: str) -> None:
     """Print it: for the cores of this machine, or for GPUs where the profile asks for them."""
-    expected = expected_manifests(plan.cells[0]) if plan.cells else {}
+    expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     estimator = Estimator(expected, root / "cache")
     if plan.trainer.accelerator == "cpu":
         _show_cpu(console, plan, estimator, root)

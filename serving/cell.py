@@ -24,15 +24,11 @@ _TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
 class TrainedCell:
     """One cell of a grid whose training is done."""
 
+    cell_id: str
     config: RunConfig
     nodes: dict[StageKind, StageNode]
     """Its stage runs."""
     root: Path
-
-    @property
-    def cell_id(self) -> str:
-        """Its name in the grid."""
-        return self.config.cell.cell_id
 
     @property
     def evaluate_spec(self) -> EvaluateSpec:
@@ -78,7 +74,7 @@ def find_cells(options: argparse.Namespace, names: Sequence[str]) -> list[Traine
         ConfigError: no cell or several for a name, with the candidates.
     """
     plan = make_plan(argparse.Namespace(**{**vars(options), "only": []}))
-    ids = [config.cell.cell_id for config in plan.cells]
+    ids = [cell.cell_id for cell in plan.cells]
     return [_cell(plan, _match(name, ids), options.root) for name in names]
 
 
@@ -118,7 +114,7 @@ def _match(name: str, ids: Sequence[str]) -> str:
 
 
 def _cell(plan: Plan, cell_id: str, root: Path) -> TrainedCell:
-    config = next(config for config in plan.cells if config.cell.cell_id == cell_id)
+    config = next(cell.config for cell in plan.cells if cell.cell_id == cell_id)
     addresses = plan.whole.cells[cell_id]
     nodes = {StageKind(kind): plan.whole.nodes[address] for kind, address in addresses.items()}
-    return TrainedCell(config=config, nodes=nodes, root=root)
+    return TrainedCell(cell_id=cell_id, config=config, nodes=nodes, root=root)

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from configuration.axes import GridCell
 from configuration.mixture import expected_manifests, manifest_path
 from configuration.run_config import RunConfig, Stages
 from core.config import fingerprint, to_plain
@@ -104,30 +105,28 @@ class Graph:
         return [cell for cell, stages in self.cells.items() if address in stages.values()]
 
 
-def build_graph(cells: Sequence[RunConfig], *, is_plan: bool = False) -> Graph:
+def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
     """Turn cells into the smallest set of stage runs.
 
     Args:
-        cells: with ids of their own.
+        cells: the cells of the grid.
         is_plan: let expected sources stand for manifests that aren't there yet.
 
     Raises:
-        ConfigError: two cells with the same id.
+        ConfigError: the benchmark lacks a language.
         DataError: a manifest or shard that isn't there.
     """
     nodes: dict[str, StageNode] = {}
     stages: dict[str, dict[str, str]] = {}
     hashes = ContentHashes()
-    for config in cells:
+    for cell in cells:
+        config, cell_id = cell.config, cell.cell_id
         if is_plan:
             hashes.expect(expected_manifests(config))
-        cell_id = config.cell.cell_id
-        if cell_id in stages:
-            raise ConfigError(f"two cells are called '{cell_id}'; vary an axis of `cell`")
         stages[cell_id] = {}
         if not hashes.is_missing(manifest_path(config, config.data.benchmark)):
             check_languages(config)
-        for node in _cell_nodes(config, hashes):
+        for node in _cell_nodes(cell_id, config, hashes):
             nodes.setdefault(node.address, node)
             stages[cell_id][node.kind.value] = node.address
     return Graph(nodes=nodes, cells=stages, missing=tuple(sorted(hashes.missing)))
@@ -147,7 +146,7 @@ def check_languages(config: RunConfig) -> None:
             raise ConfigError(unknown_name(kind, language, available, fix="See data_prep."))
 
 
-def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
+def _cell_nodes(cell_id: str, config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
     cell = config.cell
     shared: dict[str, str | float] = {"backbone": cell.backbone, "seed": float(cell.seed)}
     own: dict[str, str | float] = {
@@ -170,13 +169,13 @@ def _cell_nodes(config: RunConfig, hashes: "ContentHashes") -> list[StageNode]:
         nodes.append(hashes.node(StageKind.ALIGN, title, align_spec(config), inputs, shared))
         inputs = {**shared_inputs, "align": nodes[-1]}
     if cell.stages is not Stages.ALIGN_ONLY:
-        title = f"instruct {cell.cell_id}"
+        title = f"instruct {cell_id}"
         nodes.append(hashes.node(StageKind.INSTRUCT, title, instruct_spec(config), inputs, own))
         inputs = {**shared_inputs, "instruct": nodes[-1]}
         if config.retention.tasks:
-            title, spec = f"retention {cell.cell_id}", retention_spec(config, is_trained=True)
+            title, spec = f"retention {cell_id}", retention_spec(config, is_trained=True)
             nodes.append(hashes.node(StageKind.RETENTION, title, spec, inputs, own))
-    title = f"evaluate {cell.cell_id}"
+    title = f"evaluate {cell_id}"
     nodes.append(hashes.node(StageKind.EVALUATE, title, evaluate_spec(config), inputs, own))
     return nodes
 

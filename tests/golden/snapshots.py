@@ -68,7 +68,7 @@ def plan_snapshot(experiment: str, profile: str) -> dict[str, Any]:
     """Cells, stage runs, addresses and planned amounts of one experiment."""
     arguments = ["--exp", experiment, "--profile", profile, "--dry-run"]
     plan = make_plan(build_parser().parse_args(arguments))
-    expected = expected_manifests(plan.cells[0]) if plan.cells else {}
+    expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     with tempfile.TemporaryDirectory() as cache:
         estimator = Estimator(expected, Path(cache))
         nodes = {address: _node(estimator, node) for address, node in plan.graph.nodes.items()}

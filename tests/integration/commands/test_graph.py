@@ -9,11 +9,13 @@ import pytest
 
 import configuration.run_config
 import experiments.grids.embedded_backbones
+from configuration.axes import name_cells
 from configuration.run_config import RunConfig
 from core.config import dump_config, load_config
 from core.errors import ConfigError
 from experiments import run
-from experiments.registry import EXPERIMENTS, select, with_seeds
+from experiments.registry import experiments as all_experiments
+from experiments.registry import get_experiment, is_grid, questions, select, with_seeds
 from pipeline.stages.graph import Graph, StageNode, build_graph
 from pipeline.stages.specs import StageKind
 from tests.support import small_world as worlds
@@ -21,6 +23,7 @@ from tests.support import small_world as worlds
 CELL_IDS = [
     f"general_share{share}{text}_s0" for text in ("", "_txt") for share in (0, 20, 40, 60, 80, 100)
 ]
+GRIDS = sorted(name for name, module in all_experiments().items() if is_grid(module))
 TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
 
 
@@ -40,7 +43,7 @@ def load(*overrides: str) -> RunConfig:
 
 
 def graph_of(experiment: str, *overrides: str) -> Graph:
-    return build_graph(EXPERIMENTS[experiment].cells(load(*overrides)))
+    return build_graph(name_cells(get_experiment(experiment).cells(load(*overrides))))
 
 
 def nodes_of(graph: Graph, kind: StageKind) -> list[StageNode]:
@@ -49,7 +52,7 @@ def nodes_of(graph: Graph, kind: StageKind) -> list[StageNode]:
 
 def addresses(*overrides: str) -> dict[StageKind, str]:
     """The address of each stage of one cell."""
-    graph = build_graph([load(*overrides)])
+    graph = build_graph(name_cells([load(*overrides)]))
     return {node.kind: address for address, node in graph.nodes.items()}
 
 
@@ -77,7 +80,7 @@ def test_upstream_comes_before_downstream(world: Path) -> None:
 
 
 def test_seeds_have_their_own_stage_one(world: Path) -> None:
-    graph = build_graph(with_seeds(EXPERIMENTS["mix_ablation"].cells(load()), 3))
+    graph = build_graph(name_cells(with_seeds(get_experiment("mix_ablation").cells(load()), 3)))
     assert len(nodes_of(graph, StageKind.ALIGN)) == 3
     assert len(nodes_of(graph, StageKind.FEATURES)) == 1
     assert len(graph.cells) == 36
@@ -147,7 +150,7 @@ def test_another_benchmark_trains_nothing_again(world: Path) -> None:
 def test_a_source_without_samples_is_left_out(world: Path) -> None:
     """Its manifest need not even be there."""
     left_out = "instruct.text_only.text={source: absent, samples_per_step: 0}"
-    graph = build_graph([load("cell.text_only=true", left_out)])
+    graph = build_graph(name_cells([load("cell.text_only=true", left_out)]))
     (node,) = nodes_of(graph, StageKind.INSTRUCT)
     assert "absent" not in dump_config(node.spec)
 
@@ -164,14 +167,14 @@ def test_part_of_a_grid(world: Path) -> None:
     ]  # fmt: skip
 
 
-def test_two_cells_of_one_name_are_refused(world: Path) -> None:
-    with pytest.raises(ConfigError, match="two cells are called 'general_share20_s0'"):
-        build_graph([load(), load()])
+def test_equal_cells_are_rejected(world: Path) -> None:
+    with pytest.raises(ConfigError, match="two cells of the grid are equal: 'general_share20_s0'"):
+        name_cells([load(), load()])
 
 
 def test_only_takes_parts_of_names(world: Path) -> None:
-    cells = EXPERIMENTS["mix_ablation"].cells(load())
-    chosen = [config.cell.cell_id for config in select(cells, ["share100", "share0_txt"])]
+    cells = name_cells(get_experiment("mix_ablation").cells(load()))
+    chosen = [cell.cell_id for cell in select(cells, ["share100", "share0_txt"])]
     assert chosen == ["general_share100_s0", "general_share0_txt_s0", "general_share100_txt_s0"]
 
 
@@ -181,7 +184,7 @@ def plans_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("plans"))
 
 
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("name", GRIDS)
 def test_every_experiment_has_a_plan(
     name: str, monkeypatch: pytest.MonkeyPatch, plans_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,12 +202,12 @@ def test_every_experiment_has_a_plan(
 def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--list"]) == 0
     output = capsys.readouterr().out
-    for name in EXPERIMENTS:
+    for name in questions():
         assert name in output
 
 
 def test_a_configuration_survives_the_disk(world: Path, tmp_path: Path) -> None:
-    for config in EXPERIMENTS["mix_ablation"].cells(load()):
+    for config in get_experiment("mix_ablation").cells(load()):
         path = tmp_path / "config.yaml"
         path.write_text(dump_config(config))
         assert load_config(RunConfig, path) == config

@@ -13,7 +13,7 @@ from configuration.mixture import expected_manifests
 from core.errors import ConfigError, DataError
 from core.process.stop import StopFlag
 from experiments.planning import Plan, make_plan
-from experiments.registry import EXPERIMENTS
+from experiments.registry import experiments, is_grid
 from experiments.run import build_parser
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
@@ -33,6 +33,7 @@ from planner.gpus import GIB, GPUS, get_gpu
 from planner.tables import show_plan
 from planner.workload import Load
 
+GRIDS = sorted(name for name, module in experiments().items() if is_grid(module))
 CONNECTOR = 1024 * 4096 + 4096
 LLAMA_8B = 8_030_261_248
 TOWER = 303_507_456
@@ -57,14 +58,14 @@ def stage(plan: Plan, kind: StageKind) -> object:
 
 
 def estimator_of(plan: Plan, folder: Path) -> Estimator:
-    return Estimator(expected_manifests(plan.cells[0]), folder)
+    return Estimator(expected_manifests(plan.cells[0].config), folder)
 
 
 @pytest.mark.parametrize(
     "profile",  # of the default profile, test_graph makes all the plans
     sorted(path.stem for path in Path("configs").glob("*.yaml") if path.stem != "embedded"),
 )
-@pytest.mark.parametrize("exp", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("exp", GRIDS)
 def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: Path) -> None:
     console = Console(width=170, record=True, quiet=True)
     plan = plan_of(exp, profile=profile)
