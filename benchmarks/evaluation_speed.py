@@ -31,6 +31,7 @@ from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
+from evaluation.benchmarks.questions import Question
 from evaluation.runner import blank_image
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
@@ -51,18 +52,21 @@ class Asked:
     items: Sequence[BenchmarkItem]
     limit: int
 
-    def prompts(self) -> list[np.ndarray]:
-        """Of every question."""
+    def questions(self, image: bytes | None = None) -> list[Question]:
+        """Every question, about its own image or about the one given."""
         book = load_prompts({item.language for item in self.items})
-        return [book.encode(item, self.chat) for item in self.items]
+        return [book.question(item, image=image) for item in self.items]
 
-    def ours(self, batch: int, *, image: bytes = b"") -> list[str]:
+    def prompts(self) -> list[np.ndarray]:
+        """Token ids of every prompt."""
+        return [self.chat.encode_prompt(question.turns) for question in self.questions()]
+
+    def ours(self, batch: int, *, image: bytes | None = None) -> list[str]:
         """As an evaluation asks; with one image for all, if there is one."""
         answerer = VlmAnswerer(
             self.model, self.chat, self.features, max_new_tokens=self.limit, batch_size=batch
         )
-        images = [image or item.image for item in self.items]
-        return [reply.text for reply in answerer.answers(self.prompts(), images)]
+        return [reply.text for reply in answerer.answer(self.questions(image))]
 
     def apart(self, batch: int) -> list[str]:
         """Every prompt with a copy of its image's features, so that none share a head."""

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from core.chat.format import ChatFormat
 from core.config import to_plain
 from core.io.files import atomic_write_text
 from core.rng import named_rng
-from evaluation.answerers.vlm import Answerer
+from evaluation.answerers.base import Answerer
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.choices import YesNoParser
@@ -66,7 +65,6 @@ def run_canaries(
     answerer: Answerer,
     alone: Answerer,
     items: Sequence[BenchmarkItem],
-    chat_format: ChatFormat,
     result: EvaluationResult,
     options: EvaluationOptions,
 ) -> Canaries:
@@ -76,7 +74,6 @@ def run_canaries(
         answerer: of the evaluation.
         alone: the same model, one question at a time.
         items: of the evaluation.
-        chat_format: of the evaluation.
         result: its result.
         options: its options.
     """
@@ -87,9 +84,8 @@ def run_canaries(
     table = result.predictions
     order = named_rng(options.seed, "canaries").permutation(len(items))
     chosen = sorted(order[:_MOST_SHUFFLED].tolist())
-    prompts = {at: book.encode(items[at], chat_format) for at in chosen}
     again = sorted(order[:_MOST_ALONE].tolist())
-    answers = alone.answers([prompts[at] for at in again], [items[at].image for at in again])
+    answers = alone.answer([book.question(items[at]) for at in again])
     outputs = table["output"]
     changed = sum(
         reply.text != outputs[at].as_py() for at, reply in zip(again, answers, strict=True)
@@ -98,8 +94,11 @@ def run_canaries(
     keys = [item.image_key for item in items]
     others, shuffled = other_images(items, chosen, options.seed), None
     if others:
-        replies = answerer.answers(
-            [prompts[at] for at in chosen], [items[other].image for other in others]
+        replies = answerer.answer(
+            [
+                book.question(items[at], image=items[other].image)
+                for at, other in zip(chosen, others, strict=True)
+            ]
         )
         pairs = zip(chosen, replies, strict=True)
         wrong = np.array([scorer.score(items[at], reply.text).score for at, reply in pairs])

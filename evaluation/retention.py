@@ -66,7 +66,7 @@ class TaskScore:
         return self.metric in _LESS_IS_BETTER
 
 
-class KeptScores:
+class ScoreCache:
     """Scores that outlive an interruption: a task is scored once."""
 
     def __init__(self, path: Path, on_task: Callable[[int, int], None]) -> None:
@@ -92,7 +92,7 @@ class KeptScores:
                     "again"
                 ) from error
 
-    def keep(self, task: str, score: TaskScore, number: int, total: int) -> None:
+    def store(self, task: str, score: TaskScore, number: int, total: int) -> None:
         """Write a score down."""
         append_line(self._path, json.dumps({"task": task, "score": to_plain(score)}))
         self._on_task(number, total)
@@ -105,7 +105,7 @@ def run_retention(
     *,
     texts: Mapping[str, str],
     folder: Path,
-    kept: KeptScores | None = None,
+    cache: ScoreCache | None = None,
 ) -> dict[str, TaskScore]:
     """Score a language model, task by task.
 
@@ -115,7 +115,7 @@ def run_retention(
         settings: which tasks, and how.
         texts: manifests of the tasks `text:SOURCE`.
         folder: for files that the harness reads.
-        kept: tasks that were scored before a stop; these are not scored again.
+        cache: tasks that were scored before a stop; these are not scored again.
 
     Raises:
         ConfigError: the harness is not installed, or has no such task.
@@ -135,7 +135,7 @@ def run_retention(
             raise ConfigError(unknown_name("task of lm-eval", task, known.all_tasks))
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     harness = HFLM(pretrained=language_model, tokenizer=tokenizer, batch_size=settings.batch_size)
-    scores = dict(kept.scores) if kept is not None else {}
+    scores = dict(cache.scores) if cache is not None else {}
     for number, task in enumerate(tasks, 1):
         if task not in scores:
             results: Any = simple_evaluate(
@@ -148,8 +148,8 @@ def run_retention(
                 verbosity="WARNING",
             )
             scores[task] = _score(results, _name(task))
-            if kept is not None:
-                kept.keep(task, scores[task], number, len(tasks))
+            if cache is not None:
+                cache.store(task, scores[task], number, len(tasks))
     return {task: scores[task] for task in tasks}
 
 

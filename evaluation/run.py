@@ -8,18 +8,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from core.chat.format import ChatFormat
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
 from core.process.command import clear_errors
+from evaluation.answerers.base import MAX_NEW_TOKENS, Answerer
 from evaluation.answerers.endpoint import EndpointAnswerer
-from evaluation.answerers.hugging_face import HfAnswerer
+from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.prompting import BARE_STYLE
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
@@ -62,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="prompt style of languages/*/prompts.yaml (default: bare)",
     )
     add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
-    add("--max-new-tokens", type=int, default=32, help="longest answer (default: 32)")
+    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="longest answer (default: 32)")
     add("--batch-size", type=int, default=8, help="prompts at once (default: 8)")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     add("--device", default="cpu", help="cpu, cuda ...")
@@ -83,14 +82,13 @@ def run(options: argparse.Namespace) -> EvaluationResult:
         raise ConfigError(f"{options.out} exists; name a new folder or remove it")
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
-    answerer = _served(options) if options.endpoint else _loaded(options)
+    answerer: Answerer = _served(options) if options.endpoint else _loaded(options)
     settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
-    chat = cast(ChatFormat, answerer)  # of a chat format, prompts alone are asked for here
-    return evaluate(answerer, items, chat, settings, output_folder=options.out)
+    return evaluate(answerer, items, settings, output_folder=options.out)
 
 
-def _loaded(options: argparse.Namespace) -> HfAnswerer:
-    return HfAnswerer(
+def _loaded(options: argparse.Namespace) -> HuggingFaceAnswerer:
+    return HuggingFaceAnswerer(
         options.model,
         revision=options.revision,
         dtype=options.dtype,
@@ -106,7 +104,9 @@ def _served(options: argparse.Namespace) -> EndpointAnswerer:
     )
     cache = options.out.with_name(options.out.name + ".asked")
     return EndpointAnswerer(
-        Endpoint(config, cache), max_new_tokens=options.max_new_tokens, at_once=options.batch_size
+        Endpoint(config, cache),
+        max_new_tokens=options.max_new_tokens,
+        num_workers=options.batch_size,
     )
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from core.chat.format import ChatFormat
 from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
-from evaluation.answerers.vlm import Answerer, Reply
+from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.answers.language_id import ReplyLanguage
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.predictions import FILE_NAME, SCHEMA, write_predictions
 from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
+from evaluation.benchmarks.questions import Question
 from evaluation.metrics.aggregate import MetricValue, aggregate
 from evaluation.metrics.baselines import (
     GroupKey,
@@ -79,7 +79,6 @@ class EvaluationResult:
 def evaluate(
     answerer: Answerer,
     items: Sequence[BenchmarkItem],
-    chat_format: ChatFormat,
     options: EvaluationOptions,
     *,
     output_folder: Path | None = None,
@@ -98,11 +97,11 @@ def evaluate(
     scorer = Scorer(parser, relaxed=options.relaxed)
     # Before the model is asked: a benchmark that can't be scored should fail in seconds.
     baseline = majority_baseline(items, scorer)
-    prompts = [book.encode(item, chat_format) for item in items]
-    replies = _answer(answerer, prompts, [item.image for item in items])
+    replies = _answer(answerer, [book.question(item) for item in items])
     blind = None
     if options.blind:
-        blind = _answer(answerer, prompts, [blank_image()] * len(items))
+        blank = blank_image()
+        blind = _answer(answerer, [book.question(item, image=blank) for item in items])
     table = _columns_of_items(items, scorer, [book.question_text(item) for item in items])
     table |= _columns_of_replies(items, scorer, replies, ReplyLanguage(items, languages))
     table |= _columns_of_baselines(items, scorer, blind, baseline)
@@ -124,24 +123,19 @@ def blank_image() -> bytes:
     return buffer.getvalue()
 
 
-def _answer(
-    answerer: Answerer, prompts: Sequence[np.ndarray], images: Sequence[bytes]
-) -> list[Reply]:
-    """Ask each distinct question once: without images few are left."""
-    identities = [(prompt.tobytes(), image) for prompt, image in zip(prompts, images, strict=True)]
-    first_at: dict[tuple[bytes, bytes], int] = {}
-    for at, identity in enumerate(identities):
-        first_at.setdefault(identity, at)
-    # An image's questions one after the other, whatever language: what they share is read once.
-    seen: dict[bytes, int] = {}
-    for image in images:
-        seen.setdefault(image, len(seen))
-    asked = sorted(first_at.values(), key=lambda at: seen[images[at]])
-    replies = answerer.answers([prompts[at] for at in asked], [images[at] for at in asked])
-    if len(replies) != len(asked):
-        raise DataError(f"{len(asked)} questions got {len(replies)} replies; expected one each")
-    by_identity = {identities[at]: reply for at, reply in zip(asked, replies, strict=True)}
-    return [by_identity[identity] for identity in identities]
+def _answer(answerer: Answerer, questions: Sequence[Question]) -> list[ModelReply]:
+    """Ask each distinct question once; with the blank image, many are equal."""
+    # Questions about the same image are adjacent, so the prompt prefix that they share is computed
+    # once. Images keep the order in which they first appear.
+    image_order: dict[bytes, int] = {}
+    for question in questions:
+        image_order.setdefault(question.image, len(image_order))
+    distinct = sorted(dict.fromkeys(questions), key=lambda question: image_order[question.image])
+    replies = answerer.answer(distinct)
+    if len(replies) != len(distinct):
+        raise DataError(f"{len(distinct)} questions got {len(replies)} replies; expected one each")
+    reply_of = dict(zip(distinct, replies, strict=True))
+    return [reply_of[question] for question in questions]
 
 
 def _columns_of_items(
@@ -165,7 +159,7 @@ def _columns_of_items(
 def _columns_of_replies(
     items: Sequence[BenchmarkItem],
     scorer: Scorer,
-    replies: Sequence[Reply],
+    replies: Sequence[ModelReply],
     reply_language: ReplyLanguage,
 ) -> dict[str, list[object]]:
     scores = _scores(items, scorer, replies)
@@ -183,7 +177,7 @@ def _columns_of_replies(
 def _columns_of_baselines(
     items: Sequence[BenchmarkItem],
     scorer: Scorer,
-    blind: Sequence[Reply] | None,
+    blind: Sequence[ModelReply] | None,
     baseline: MajorityBaseline,
 ) -> dict[str, list[object]]:
     scores = [] if blind is None else _scores(items, scorer, blind)
@@ -200,6 +194,6 @@ def _columns_of_baselines(
 
 
 def _scores(
-    items: Sequence[BenchmarkItem], scorer: Scorer, replies: Sequence[Reply]
+    items: Sequence[BenchmarkItem], scorer: Scorer, replies: Sequence[ModelReply]
 ) -> list[ItemScore]:
     return [scorer.score(item, reply.text) for item, reply in zip(items, replies, strict=True)]

@@ -18,9 +18,10 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.process.command import clear_errors
 from core.samples import Role, Turn
-from evaluation.answerers.vlm import Reply, VlmAnswerer
+from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
+from evaluation.benchmarks.questions import Question
 from pipeline.launchers.devices import compute_device
 from pipeline.stages.builders import VlmParts
 from serving.cell import add_grid_options, find_cells, load_cell
@@ -61,9 +62,9 @@ class Talker:
         Raises:
             DataError: an image that can't be decoded, or turns that don't alternate.
         """
-        prompt = self._parts.chat.encode_prompt(self._with_image(turns))
+        question = Question(turns=tuple(self._with_image(turns)), image=image)
         begin = time.perf_counter()
-        reply: Reply = self._answerer.answers([prompt], [image])[0]
+        (reply,) = self._answerer.answer([question])
         return Answer(
             cell=self.name,
             text=reply.text,

@@ -1,22 +1,21 @@
-"""Replies that outlive an interruption: an evaluation goes on where it was stopped."""
+"""Cache of replies on disk, from which an interrupted evaluation resumes."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from core.errors import DataError
 from core.io.files import append_line, whole_lines
-from evaluation.answerers.vlm import Answerer, Reply
+from evaluation.answerers.base import Answerer, ModelReply
+from evaluation.benchmarks.questions import Question
 
 
-class KeptReplies:
-    """An answerer that writes down what another one says, and asks it only for what is missing.
+class CachedAnswerer:
+    """An answerer that stores the replies of another one and asks only questions not yet stored.
 
-    It asks slice by slice. Where a slice is what the other one computes together anyway, replies
-    are to the last character those of an evaluation that nobody stopped.
+    Questions are asked and stored in slices. If the wrapped answerer also computes a slice in one
+    call, the replies of a resumed evaluation are identical to those of an uninterrupted one.
     """
 
     def __init__(
@@ -27,68 +26,74 @@ class KeptReplies:
         slice_size: int,
         on_slice: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Read what was kept; a last line that a crash has cut is asked again.
+        """Load the stored replies, ignoring a partially written last line.
 
         Args:
-            answerer: Who replies.
-            path: File of this model's replies, in JSON lines; made if it is missing.
-            slice_size: Questions asked and kept together.
-            on_slice: Called after every slice with the questions done and all of this call; what
-                it raises stops the evaluation, with everything up to there kept.
+            answerer: The answerer whose replies are stored.
+            path: JSON lines file for this model's replies; created if it does not exist.
+            slice_size: Number of questions that are asked and stored together.
+            on_slice: Called after every slice with the number of questions answered and the total
+                of this call. An exception that it raises stops the evaluation; the replies up to
+                then stay stored.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: If the file is damaged.
         """
         self._answerer, self._path = answerer, path
-        self._size, self._on_slice = slice_size, on_slice
-        self._kept = _read(path)
+        self._slice_size, self._on_slice = slice_size, on_slice
+        self._stored = _load_stored_replies(path)
 
-    def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt (int64 ids, shape (T,)) and encoded image."""
-        replies: list[Reply] = []
-        for start in range(0, len(prompts), self._size):
-            part = slice(start, start + self._size)
-            replies += self._slice(prompts[part], images[part])
+    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        """Return one reply per question, in their order.
+
+        Raises:
+            DataError: If the wrapped answerer returns too few or too many replies.
+        """
+        replies: list[ModelReply] = []
+        for start in range(0, len(questions), self._slice_size):
+            replies += self._answer_slice(questions[start : start + self._slice_size])
             if self._on_slice is not None:
-                self._on_slice(len(replies), len(prompts))
+                self._on_slice(len(replies), len(questions))
         return replies
 
-    def _slice(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        key = _digest(prompts, images)
-        if key not in self._kept:
-            replies = self._answerer.answers(prompts, images)
-            if len(replies) != len(prompts):
-                raise DataError(f"{len(prompts)} questions got {len(replies)} replies")
-            self._keep(key, replies)
-        return self._kept[key]
+    def _answer_slice(self, questions: Sequence[Question]) -> list[ModelReply]:
+        key = _slice_key(questions)
+        if key not in self._stored:
+            replies = self._answerer.answer(questions)
+            if len(replies) != len(questions):
+                raise DataError(
+                    f"{len(questions)} questions got {len(replies)} replies; expected one each"
+                )
+            self._store(key, replies)
+        return self._stored[key]
 
-    def _keep(self, key: str, replies: list[Reply]) -> None:
-        told = [[reply.text, reply.num_tokens, reply.is_truncated] for reply in replies]
-        append_line(self._path, json.dumps({"slice": key, "replies": told}))
-        self._kept[key] = replies
+    def _store(self, key: str, replies: list[ModelReply]) -> None:
+        rows = [[reply.text, reply.num_tokens, reply.is_truncated] for reply in replies]
+        append_line(self._path, json.dumps({"slice": key, "replies": rows}))
+        self._stored[key] = replies
 
 
-def _digest(prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> str:
-    """Of the questions of a slice, in their order."""
+def _slice_key(questions: Sequence[Question]) -> str:
+    """Return a digest of the questions of a slice and their order."""
     digest = hashlib.sha256()
-    for prompt, image in zip(prompts, images, strict=True):
-        for content in (prompt.astype(np.int64).tobytes(), image):
+    for question in questions:
+        turns = json.dumps([[turn.role.value, turn.content] for turn in question.turns])
+        for content in (turns.encode("utf-8"), question.image):
             digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, list[Reply]]:
-    kept = {}
+def _load_stored_replies(path: Path) -> dict[str, list[ModelReply]]:
+    stored = {}
     for number, line in enumerate(whole_lines(path), 1):
         try:
             raw = json.loads(line)
-            kept[raw["slice"]] = [
-                Reply(text=text, num_tokens=count, is_truncated=cut)
-                for text, count, cut in raw["replies"]
+            stored[raw["slice"]] = [
+                ModelReply(text=text, num_tokens=num_tokens, is_truncated=is_truncated)
+                for text, num_tokens, is_truncated in raw["replies"]
             ]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}:{number} is damaged ({error}); remove the file, its questions are asked "
-                "again"
+                f"{path}:{number} is damaged ({error}); delete the file to ask its questions again"
             ) from error
-    return kept
+    return stored

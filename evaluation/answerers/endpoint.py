@@ -1,58 +1,55 @@
-"""A model behind an OpenAI-compatible endpoint as an answerer: vLLM on an exported cell, or any.
+"""Answerer for a model served behind an OpenAI-compatible endpoint, such as vLLM.
 
-The server applies its own chat template; questions and images are sent to it and nowhere else.
+The server applies its own chat template. Questions and images are sent to this endpoint only.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from core.chat.tokens import IMAGE_MARK
 from core.io.endpoint import Endpoint, image_part
-from core.samples import Turn
-from evaluation.answerers.vlm import MAX_NEW_TOKENS, Reply
+from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
+from evaluation.benchmarks.questions import Question
 
 
 class EndpointAnswerer:
-    """Greedy answers of a served model; also the chat format its prompts need."""
+    """Greedy decoding with a served model."""
 
     def __init__(
-        self, endpoint: Endpoint, *, max_new_tokens: int = MAX_NEW_TOKENS, at_once: int = 8
+        self, endpoint: Endpoint, *, max_new_tokens: int = MAX_NEW_TOKENS, num_workers: int = 8
     ) -> None:
         """Wrap an endpoint.
 
         Args:
-            endpoint: where to ask; its cache makes a stopped evaluation go on.
-            max_new_tokens: longest answer.
-            at_once: requests in flight; a server batches them.
+            endpoint: The endpoint; its cache lets an interrupted evaluation resume.
+            max_new_tokens: Maximum number of tokens per reply.
+            num_workers: Number of concurrent requests, which the server may batch.
         """
-        self._endpoint, self._limit, self._at_once = endpoint, max_new_tokens, at_once
+        self._endpoint, self._max_new_tokens = endpoint, max_new_tokens
+        self._num_workers = num_workers
 
-    def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
-        """The words of a single question as bytes; the server makes ids of them."""
-        (turn,) = turns
-        text = turn.content.replace(IMAGE_MARK, "", 1).strip("\n")
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
-
-    def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt and encoded image, in their order.
+    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        """Return one reply per question, in their order.
 
         Raises:
-            EndpointError: it refused one for good; what it answered is kept.
+            EndpointError: If the endpoint finally refuses a request; earlier replies stay cached.
         """
-        pool = ThreadPoolExecutor(self._at_once)
+        pool = ThreadPoolExecutor(self._num_workers)
         try:
-            return list(pool.map(self._answer, prompts, images))
+            return list(pool.map(self._answer_one, questions))
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _answer(self, prompt: np.ndarray, image: bytes) -> Reply:
-        text = bytes(prompt.astype(np.uint8)).decode("utf-8")
-        content: list[dict[str, Any]] = [image_part(image), {"type": "text", "text": text}]
-        messages = [{"role": "user", "content": content}]
-        found = self._endpoint.completion(messages, max_tokens=self._limit)
-        return Reply(
-            text=found.text.strip(), num_tokens=found.num_tokens, is_truncated=found.is_cut
+    def _answer_one(self, question: Question) -> ModelReply:
+        (turn,) = question.turns
+        text = turn.content.replace(IMAGE_MARK, "", 1).strip("\n")
+        content: list[dict[str, Any]] = [image_part(question.image), {"type": "text", "text": text}]
+        completion = self._endpoint.completion(
+            [{"role": "user", "content": content}], max_tokens=self._max_new_tokens
+        )
+        return ModelReply(
+            text=completion.text.strip(),
+            num_tokens=completion.num_tokens,
+            is_truncated=completion.is_cut,
         )

@@ -1,28 +1,27 @@
-"""Any checkpoint that transformers calls image-text-to-text as an answerer: LLaVA-class models.
+"""Answerer for image-text-to-text checkpoints of transformers (LLaVA-style models).
 
-Prompts are rendered by the checkpoint's own chat template, images by its own processor, so that
-a stranger's model is asked as its authors meant it.
+Prompts are rendered with the checkpoint's own chat template and images are preprocessed with its
+own processor, so a third-party model is used as its authors intended.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments
-from core.samples import Turn
-from evaluation.answerers.vlm import Reply
+from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
+from evaluation.benchmarks.questions import Question
 from models.towers.image_transform import decode_image
 
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class HfAnswerer:
-    """Greedy answers of a Hugging Face checkpoint; also the chat format its prompts need."""
+class HuggingFaceAnswerer:
+    """Greedy decoding with a Hugging Face checkpoint."""
 
     def __init__(
         self,
@@ -31,26 +30,26 @@ class HfAnswerer:
         revision: str = "",
         dtype: str = "float32",
         device: str = "cpu",
-        max_new_tokens: int = 32,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 8,
     ) -> None:
         """Load a checkpoint.
 
         Args:
-            source: folder, or name on the hub.
-            revision: of a name on the hub.
-            dtype: float32, bfloat16 or float16.
-            device: where it computes.
-            max_new_tokens: longest answer.
-            batch_size: prompts at once.
+            source: Local folder or name on the Hugging Face Hub.
+            revision: Revision of a checkpoint on the Hub.
+            dtype: Data type of the weights: float32, bfloat16 or float16.
+            device: Device of the model.
+            max_new_tokens: Maximum number of tokens per reply.
+            batch_size: Number of prompts per call of `generate`.
 
         Raises:
-            ConfigError: a hub name without revision, or no chat template.
-            CheckpointError: nothing there, or weights that would stay random.
+            ConfigError: If a Hub name has no revision, or the checkpoint has no chat template.
+            CheckpointError: If the checkpoint does not exist or lacks some of the weights.
         """
         arguments = hub_arguments(source, revision, kind="model")
         try:
-            self._model, self._processor = _load(source, _TYPES[dtype], arguments)
+            self._model, self._processor = _load_checkpoint(source, _DTYPES[dtype], arguments)
         except (OSError, ValueError) as error:
             reason = explain(error, source, revision)
             raise CheckpointError(f"model '{source}' can't be loaded: {reason}") from error
@@ -58,66 +57,77 @@ class HfAnswerer:
             raise ConfigError(f"model '{source}' has no chat template; add chat_template.jinja")
         self._model.eval().to(device)
         self._processor.tokenizer.padding_side = "left"
-        self._device, self._limit, self._batch = device, max_new_tokens, batch_size
-
-    def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
-        """A key of the prompt (its text as bytes); the ids are made with the image."""
-        messages = [{"role": turn.role.value, "content": _parts(turn.content)} for turn in turns]
-        text: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
-        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+        self._device, self._batch_size = device, batch_size
+        self._max_new_tokens = max_new_tokens
 
     @torch.no_grad()
-    def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        """One reply per prompt and encoded image, in their order."""
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        replies: dict[int, Reply] = {}
-        for start in range(0, len(order), self._batch):
-            chosen = order[start : start + self._batch]
-            texts = [bytes(prompts[i].astype(np.uint8)).decode("utf-8") for i in chosen]
-            decoded = [decode_image(images[i]) for i in chosen]
-            replies |= zip(chosen, self._answer(texts, decoded), strict=True)
+    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        """Return one reply per question, in their order.
+
+        Prompts of similar length share a batch, which keeps the padding small.
+        """
+        prompts = [self._render(question) for question in questions]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].encode("utf-8")))
+        replies: dict[int, ModelReply] = {}
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            images = [decode_image(questions[index].image) for index in batch]
+            generated = self._generate([prompts[index] for index in batch], images)
+            replies |= zip(batch, map(self._decode, generated), strict=True)
         return [replies[index] for index in range(len(prompts))]
 
-    def _answer(self, texts: list[str], images: list[Image.Image]) -> list[Reply]:
+    def _render(self, question: Question) -> str:
+        messages = [
+            {"role": turn.role.value, "content": _content_parts(turn.content)}
+            for turn in question.turns
+        ]
+        prompt: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        return prompt
+
+    def _generate(self, prompts: list[str], images: list[Image.Image]) -> list[list[int]]:
         inputs = self._processor(
-            images=images, text=texts, add_special_tokens=False, padding=True, return_tensors="pt"
+            images=images, text=prompts, add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        ids_BT = self._model.generate(**inputs, max_new_tokens=self._limit, do_sample=False)
-        new_BT = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._reply(ids) for ids in new_BT]
+        ids_BT = self._model.generate(
+            **inputs, max_new_tokens=self._max_new_tokens, do_sample=False
+        )
+        new_ids_BT: list[list[int]] = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
+        return new_ids_BT
 
-    def _reply(self, ids: list[int]) -> Reply:
-        ends = self._model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        length = next((at for at, one in enumerate(ids) if one in ends), len(ids))
+    def _decode(self, ids: list[int]) -> ModelReply:
+        end_ids = self._model.generation_config.eos_token_id
+        end_ids = set(end_ids if isinstance(end_ids, list) else [end_ids])
+        length = next((at for at, token_id in enumerate(ids) if token_id in end_ids), len(ids))
         text = self._processor.decode(
             ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return Reply(text=text.strip(), num_tokens=length, is_truncated=length >= self._limit)
+        return ModelReply(
+            text=text.strip(), num_tokens=length, is_truncated=length >= self._max_new_tokens
+        )
 
 
-def _load(source: str, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:
+def _load_checkpoint(source: str, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
     model, info = AutoModelForImageTextToText.from_pretrained(
         source, dtype=dtype, output_loading_info=True, trust_remote_code=False, **arguments
     )
-    if random := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+    if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
         raise CheckpointError(
-            f"model '{source}': {len(random)} weights are not in its files, e.g. {random[0]}; they "
-            "would stay random"
+            f"model '{source}': {len(missing)} weights are missing from its files, e.g. "
+            f"{missing[0]}, and would be initialised at random; use a complete checkpoint"
         )
     processor: Any = AutoProcessor.from_pretrained(source, trust_remote_code=False, **arguments)
-    # CLIP's own way to resize; transformers' default may be a grey level off.
+    # PIL resizes as CLIP does; the default backend of transformers may be off by one grey level.
     processor.image_processor = AutoImageProcessor.from_pretrained(
         source, backend="pil", trust_remote_code=False, **arguments
     )
     return model, processor
 
 
-def _parts(content: str) -> list[dict[str, str]] | str:
-    """Our mark of the image as the list of parts that chat templates take."""
+def _content_parts(content: str) -> list[dict[str, str]]:
+    """Convert a turn's content to the list of image and text parts that chat templates expect."""
     if IMAGE_MARK not in content:
         return [{"type": "text", "text": content}]
     before, _, after = content.partition(IMAGE_MARK)

@@ -5,9 +5,6 @@ import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from core.chat.format import ChatFormat
 from core.chat.tokens import IMAGE_MARK
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
@@ -15,6 +12,7 @@ from core.languages import FOLDER, PROMPTS, language_file
 from core.samples import Role, Turn
 from evaluation.answers.registry import normalise_neutral
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
+from evaluation.benchmarks.questions import Question
 from evaluation.metrics.choices import YesNoWords
 
 BARE_STYLE = "bare"
@@ -53,10 +51,18 @@ class PromptBook:
         before, after = (part.replace(_CHOICES, "\n".join(lines)) for part in (before, after))
         return f"{before}{item.question if mark else ''}{after}"
 
-    def encode(self, item: BenchmarkItem, chat_format: ChatFormat) -> np.ndarray:
-        """Prompt ids (int64, shape (T,)) up to where the model must answer."""
+    def question(self, item: BenchmarkItem, *, image: bytes | None = None) -> Question:
+        """Return the question of an item as a conversation of one user turn.
+
+        Args:
+            item: The benchmark item.
+            image: Image to show instead of the item's own.
+        """
         content = f"{IMAGE_MARK}\n{self.question_text(item)}"
-        return chat_format.encode_prompt([Turn(role=Role.USER, content=content)])
+        return Question(
+            turns=(Turn(role=Role.USER, content=content),),
+            image=item.image if image is None else image,
+        )
 
 
 def load_prompts(

@@ -11,11 +11,11 @@ from callbacks.metrics_log import write_progress
 from configuration.run_config import EvaluationWeights
 from core.chat.format import load_tokenizer
 from core.errors import PreemptedError
-from evaluation.answerers.cached import KeptReplies
+from evaluation.answerers.cached import CachedAnswerer
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.canaries import run_canaries
-from evaluation.retention import KeptScores, run_retention, save_retention
+from evaluation.retention import ScoreCache, run_retention, save_retention
 from evaluation.runner import EvaluationOptions, evaluate
 from models.freezing import cast_all
 from models.language.adapters import tune
@@ -64,15 +64,15 @@ def run_evaluate(spec: EvaluateSpec, context: StageContext) -> None:
         for batch_size in (spec.settings.batch_size, 1)
     )
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
-    answerer = KeptReplies(
+    answerer = CachedAnswerer(
         together,
         context.folder.checkpoints / KEPT,
         slice_size=together.slice_size,
         on_slice=partial(_on_part, context, "questions"),
     )
     options = EvaluationOptions(blind=spec.settings.blind)
-    result = evaluate(answerer, items, parts.chat, options, output_folder=context.folder.scratch)
-    checks = run_canaries(answerer, alone, items, parts.chat, result, options)
+    result = evaluate(answerer, items, options, output_folder=context.folder.scratch)
+    checks = run_canaries(answerer, alone, items, result, options)
     checks.save(context.folder.scratch)
     if checks.num_changed:
         _LOG.warning(
@@ -115,6 +115,6 @@ def _score_alone(
         spec.settings,
         texts=spec.texts,
         folder=context.folder.scratch,
-        kept=KeptScores(context.folder.checkpoints / KEPT, partial(_on_part, context, "tasks")),
+        cache=ScoreCache(context.folder.checkpoints / KEPT, partial(_on_part, context, "tasks")),
     )
     save_retention(scores, context.folder.scratch)

@@ -1,7 +1,7 @@
 """A small bilingual benchmark and a model that knows its answers."""
 
 from datamodules.shards.manifest import Modality
-from evaluation.answerers.vlm import Reply
+from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.choices import YesNoParser
 from evaluation.metrics.scorer import Scorer
@@ -66,18 +66,15 @@ def scorer(**kwargs):
 class Oracle:
     """Answers rightly when it sees the right image; knows nothing of a blank one."""
 
-    def __init__(self, items, chat, *, wrong=()):
+    def __init__(self, items, *, wrong=()):
         book = load_prompts(LANGUAGES)
         self.known = {}
         self.asked = 0
         for item in items:
-            key = (book.encode(item, chat).tobytes(), item.image)
-            self.known[key] = "?" if item.question_type in wrong else item.answers[0]
+            answer = "?" if item.question_type in wrong else item.answers[0]
+            self.known[book.question(item)] = answer
 
-    def answers(self, prompts, images):
-        self.asked += len(prompts)
-        texts = [
-            self.known.get((p.tobytes(), image), "yes")
-            for p, image in zip(prompts, images, strict=True)
-        ]
-        return [Reply(text=text, num_tokens=len(text), is_truncated=False) for text in texts]
+    def answer(self, questions):
+        self.asked += len(questions)
+        texts = [self.known.get(question, "yes") for question in questions]
+        return [ModelReply(text=text, num_tokens=len(text), is_truncated=False) for text in texts]

@@ -22,6 +22,7 @@ from core.samples import Role, Turn
 from evaluation import run as evaluation_run
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.predictions import read_predictions
+from evaluation.benchmarks.questions import Question
 from experiments.export import build_parser, main
 from models.export.llava import clip_vision_config, clip_vision_weights
 from models.export.processor import image_processor_config
@@ -86,15 +87,18 @@ def our_answers(parts: VlmParts) -> list[str]:
     answerer = VlmAnswerer(
         parts.model, parts.chat, parts.images, max_new_tokens=NUM_NEW, batch_size=16
     )
-    images = [image for _, image in items(parts)]
-    return [reply.text for reply in answerer.answers(our_prompts(parts), images)]
+    return [reply.text for reply in answerer.answer(our_questions(parts))]
+
+
+def our_questions(parts: VlmParts) -> list[Question]:
+    return [
+        Question(turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{text}"),), image=image)
+        for text, image in items(parts)
+    ]
 
 
 def our_prompts(parts: VlmParts) -> list[np.ndarray]:
-    return [
-        parts.chat.encode_prompt([Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{question}")])
-        for question, _ in items(parts)
-    ]
+    return [parts.chat.encode_prompt(question.turns) for question in our_questions(parts)]
 
 
 def our_ids(parts: VlmParts) -> list[list[int]]:

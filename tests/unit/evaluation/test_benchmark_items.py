@@ -90,7 +90,9 @@ def test_other_sources_are_no_benchmark(tmp_path):
 def test_prompts(items, chat):
     book = load_prompts(LANGUAGES)
     assert book.question_text(items[0]) == "name?"
-    text = chat.tokenizer.decode(book.encode(items[0], chat))
+    question = book.question(items[0])
+    assert question.image == items[0].image
+    text = chat.tokenizer.decode(chat.encode_prompt(question.turns))
     images = "<|image|>" * NUM_IMAGE_TOKENS
     assert text == f"<|begin_of_text|><|user|>{images}\nname?<|assistant|>"
 

@@ -1,87 +1,105 @@
-"""An evaluation that is stopped goes on where it was."""
+"""An interrupted evaluation resumes from the stored replies."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from core.errors import DataError, PreemptedError
-from evaluation.answerers.cached import KeptReplies
-from evaluation.answerers.vlm import Reply
+from core.samples import Role, Turn
+from evaluation.answerers.base import ModelReply
+from evaluation.answerers.cached import CachedAnswerer
+from evaluation.benchmarks.questions import Question
 
-PROMPTS = [np.arange(1 + number % 3) for number in range(10)]
-IMAGES = [bytes([number]) for number in range(10)]
+QUESTIONS = [
+    Question(turns=(Turn(role=Role.USER, content="?" * (number % 3)),), image=bytes([number]))
+    for number in range(10)
+]
 
 
-class Asked:
-    """Answers with what it sees and notes how much it was asked at a time."""
+class EchoAnswerer:
+    """Replies with what it is shown and records the size of every call."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-        self.sizes.append(len(prompts))
-        return [Reply(text=f"{len(prompt)} ñ\n{image.hex()}", num_tokens=image[0],
-                      is_truncated=image[0] > 6)
-                for prompt, image in zip(prompts, images, strict=True)]  # fmt: skip
+    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        self.sizes.append(len(questions))
+        return [
+            ModelReply(
+                text=f"{len(question.turns[0].content)} ñ\n{question.image.hex()}",
+                num_tokens=question.image[0],
+                is_truncated=question.image[0] > 6,
+            )
+            for question in questions
+        ]
 
 
-def stop_at(number: int):  # type: ignore[no-untyped-def]
+def preempt_after(num_questions: int) -> Callable[[int, int], None]:
     def on_slice(done: int, total: int) -> None:
-        assert total == len(PROMPTS)
-        if done >= number:
+        assert total == len(QUESTIONS)
+        if done >= num_questions:
             raise PreemptedError(f"{done} of {total}")
 
     return on_slice
 
 
-def test_only_what_is_missing_is_asked(tmp_path: Path) -> None:
-    path, model = tmp_path / "deep" / "replies.jsonl", Asked()
-    expected = Asked().answers(PROMPTS, IMAGES)
+def test_only_missing_replies_are_asked_for(tmp_path: Path) -> None:
+    path, model = tmp_path / "deep" / "replies.jsonl", EchoAnswerer()
+    expected = EchoAnswerer().answer(QUESTIONS)
     with pytest.raises(PreemptedError, match="8 of 10"):
-        KeptReplies(model, path, slice_size=4, on_slice=stop_at(5)).answers(PROMPTS, IMAGES)
+        CachedAnswerer(model, path, slice_size=4, on_slice=preempt_after(5)).answer(QUESTIONS)
     assert model.sizes == [4, 4]
-    again = KeptReplies(model, path, slice_size=4)
-    assert again.answers(PROMPTS, IMAGES) == expected
+    resumed = CachedAnswerer(model, path, slice_size=4)
+    assert resumed.answer(QUESTIONS) == expected
     assert model.sizes == [4, 4, 2]
-    assert again.answers(PROMPTS, IMAGES[::-1]) == model.answers(PROMPTS, IMAGES[::-1])
+    assert resumed.answer(QUESTIONS[::-1]) == model.answer(QUESTIONS[::-1])
     assert model.sizes[3:] == [4, 4, 2, 10], "other questions, other replies"
 
 
+def test_the_key_covers_roles_and_texts_of_all_turns(tmp_path: Path) -> None:
+    model = EchoAnswerer()
+    cached = CachedAnswerer(model, tmp_path / "replies.jsonl", slice_size=4)
+    user, other = (Turn(role=Role.USER, content=text) for text in ("a", "b"))
+    system = Turn(role=Role.SYSTEM, content="a")
+    for turns in ((user,), (other,), (system,), (user, other), (user,)):
+        cached.answer([Question(turns=turns, image=b"\x01")])
+    assert len(model.sizes) == 4, "the last question is the first one again"
+
+
 @pytest.mark.parametrize("cut", [1, 20, 60])
-def test_a_torn_line_is_asked_again(cut: int, tmp_path: Path) -> None:
-    path, model = tmp_path / "replies.jsonl", Asked()
-    replies = KeptReplies(model, path, slice_size=4).answers(PROMPTS, IMAGES)
+def test_a_partially_written_line_is_asked_again(cut: int, tmp_path: Path) -> None:
+    path, model = tmp_path / "replies.jsonl", EchoAnswerer()
+    replies = CachedAnswerer(model, path, slice_size=4).answer(QUESTIONS)
     path.write_bytes(path.read_bytes()[:-cut])
     for _ in range(2):
-        assert KeptReplies(model, path, slice_size=4).answers(PROMPTS, IMAGES) == replies
+        assert CachedAnswerer(model, path, slice_size=4).answer(QUESTIONS) == replies
     assert model.sizes == [4, 4, 2, 2]
     assert len(path.read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("line", ["{}", '{"slice": 1, "replies": [["a"]]}', "[", "7"])
-def test_a_damaged_file_is_named(line: str, tmp_path: Path) -> None:
+def test_a_damaged_line_is_reported_with_file_and_number(line: str, tmp_path: Path) -> None:
     path = tmp_path / "replies.jsonl"
-    KeptReplies(Asked(), path, slice_size=4).answers(PROMPTS, IMAGES)
+    CachedAnswerer(EchoAnswerer(), path, slice_size=4).answer(QUESTIONS)
     path.write_text(line + "\n" + path.read_text())
     with pytest.raises(DataError, match=r"replies.jsonl:1 is damaged"):
-        KeptReplies(Asked(), path, slice_size=4)
+        CachedAnswerer(EchoAnswerer(), path, slice_size=4)
 
 
-def test_a_reply_is_missing(tmp_path: Path) -> None:
-    class Short(Asked):
-        def answers(self, prompts: Sequence[np.ndarray], images: Sequence[bytes]) -> list[Reply]:
-            return super().answers(prompts, images)[1:]
+def test_a_missing_reply_is_an_error(tmp_path: Path) -> None:
+    class ShortAnswerer(EchoAnswerer):
+        def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+            return super().answer(questions)[1:]
 
     with pytest.raises(DataError, match="4 questions got 3 replies"):
-        KeptReplies(Short(), tmp_path / "r.jsonl", slice_size=4).answers(PROMPTS, IMAGES)
+        CachedAnswerer(ShortAnswerer(), tmp_path / "r.jsonl", slice_size=4).answer(QUESTIONS)
     assert not (tmp_path / "r.jsonl").exists()
 
 
-def test_texts_survive_the_file(tmp_path: Path) -> None:
+def test_replies_survive_the_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    first = KeptReplies(Asked(), path, slice_size=100).answers(PROMPTS, IMAGES)
-    assert KeptReplies(Asked(), path, slice_size=100).answers(PROMPTS, IMAGES) == first
-    assert json.loads(path.read_text())["replies"][9] == ["1 ñ\n09", 9, True]
+    first = CachedAnswerer(EchoAnswerer(), path, slice_size=100).answer(QUESTIONS)
+    assert CachedAnswerer(EchoAnswerer(), path, slice_size=100).answer(QUESTIONS) == first
+    assert json.loads(path.read_text())["replies"][9] == ["0 ñ\n09", 9, True]

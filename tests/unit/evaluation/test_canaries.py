@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from evaluation.answerers.vlm import Reply
+from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.canaries import FILE_NAME, other_images, run_canaries
 from evaluation.runner import EvaluationOptions, evaluate
-from tests.support.doubles import make_chat
 from tests.support.evaluation_doubles import Oracle, small_benchmark
 
 
@@ -17,29 +16,24 @@ def items(tmp_path_factory):
     return load_benchmark(small_benchmark(tmp_path_factory.mktemp("benchmark")))
 
 
-@pytest.fixture(scope="module")
-def chat():
-    return make_chat()
-
-
 class Constant:
     """Says the same whatever it sees."""
 
     def __init__(self, text):
         self.text = text
 
-    def answers(self, prompts, images):
-        return [Reply(text=self.text, num_tokens=1, is_truncated=False)] * len(prompts)
+    def answer(self, questions):
+        return [ModelReply(text=self.text, num_tokens=1, is_truncated=False)] * len(questions)
 
 
-def check(items, chat, model, alone=None, **options):
+def check(items, model, alone=None, **options):
     settings = EvaluationOptions(**options)
-    result = evaluate(model, items, chat, settings)
-    return run_canaries(model, alone or model, items, chat, result, settings)
+    result = evaluate(model, items, settings)
+    return run_canaries(model, alone or model, items, result, settings)
 
 
-def test_a_model_that_looks_pays_for_the_wrong_image(items, chat, tmp_path):
-    found = check(items, chat, Oracle(items, chat))
+def test_a_model_that_looks_pays_for_the_wrong_image(items, tmp_path):
+    found = check(items, Oracle(items))
     assert found.shuffled.is_seen
     assert found.blank.is_seen
     assert found.shuffled.value > 50
@@ -49,15 +43,15 @@ def test_a_model_that_looks_pays_for_the_wrong_image(items, chat, tmp_path):
     assert json.loads((tmp_path / FILE_NAME).read_text())["shuffled"]["n"] == 120
 
 
-def test_a_model_that_does_not_look_pays_nothing(items, chat):
-    found = check(items, chat, Constant("bai"))
+def test_a_model_that_does_not_look_pays_nothing(items):
+    found = check(items, Constant("bai"))
     assert found.shuffled.value == 0
     assert not found.shuffled.is_seen
     assert not found.blank.is_seen
 
 
-def test_answers_that_depend_on_the_batch_are_counted(items, chat):
-    found = check(items, chat, Constant("bai"), alone=Constant("ez"), blind=False)
+def test_answers_that_depend_on_the_batch_are_counted(items):
+    found = check(items, Constant("bai"), alone=Constant("ez"), blind=False)
     assert found.num_changed == found.num_alone == 32
     assert found.blank is None
 

@@ -1,15 +1,16 @@
 """Free answers: A-OKVQA's direct answers, chrF and ANLS, alone and through an evaluation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from core.errors import DataError
-from evaluation.answerers.vlm import Reply
+from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.questions import Question
 from evaluation.metrics.open_text import anls, chrf, direct_score
 from evaluation.runner import EvaluationOptions, evaluate
-from tests.support.doubles import make_chat
 from tests.support.evaluation_doubles import write_benchmark
 
 
@@ -52,8 +53,8 @@ def test_anls(reply: str, reference: str, expected: float) -> None:
 class Says:
     """One reply for everything."""
 
-    def answers(self, prompts: object, images: list[bytes]) -> list[Reply]:
-        return [Reply(text="Etxea", num_tokens=1, is_truncated=False)] * len(images)
+    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        return [ModelReply(text="Etxea", num_tokens=1, is_truncated=False)] * len(questions)
 
 
 def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
         for i in range(4)
     ]  # fmt: skip
     items = load_benchmark(write_benchmark(tmp_path, samples, language="eu"))
-    found = evaluate(Says(), items, make_chat(), EvaluationOptions()).metrics
+    found = evaluate(Says(), items, EvaluationOptions()).metrics
     assert found["da/eu/accuracy"].value == pytest.approx(100 / 3)
     assert found["da/eu/accuracy_aware"].value == 100, "etxe and etxea are one word in Basque"
     assert found["da/eu/accuracy"].majority == 100, "seven people said kalea"

@@ -14,8 +14,8 @@ from core.errors import ConfigError, DataError
 from datamodules.shards.manifest import Modality
 from evaluation.retention import (
     FILE_NAME,
-    KeptScores,
     RetentionConfig,
+    ScoreCache,
     run_retention,
     save_retention,
 )
@@ -93,16 +93,16 @@ def test_a_stopped_scoring_goes_on(
     monkeypatch.setattr(lm_eval, "simple_evaluate", counted)
     path = tmp_path / "checkpoints" / "kept.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_retention(*parts, texts=texts, folder=tmp_path, kept=KeptScores(path, stop))
+        run_retention(*parts, texts=texts, folder=tmp_path, cache=ScoreCache(path, stop))
     with path.open("a") as file:
         file.write('{"task": "text:two", "sc')
-    kept = KeptScores(path, lambda *_: None)
-    assert run_retention(*parts, texts=texts, folder=tmp_path, kept=kept) == whole
+    cache = ScoreCache(path, lambda *_: None)
+    assert run_retention(*parts, texts=texts, folder=tmp_path, cache=cache) == whole
     assert asked == ["text_one", "text_two"]
-    assert KeptScores(path, stop).scores == whole
+    assert ScoreCache(path, stop).scores == whole
     path.write_text("{}\n")
     with pytest.raises(DataError, match=r"kept.jsonl:1 is damaged"):
-        KeptScores(path, stop)
+        ScoreCache(path, stop)
 
 
 def test_unknown_tasks_and_a_missing_harness_say_what_to_do(

@@ -8,10 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
-from evaluation.answerers.vlm import Reply, VlmAnswerer
+from core.samples import Role, Turn
+from evaluation.answerers.base import ModelReply
+from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA, paired_scores, read_predictions
+from evaluation.benchmarks.questions import Question
 from evaluation.metrics.choices import YesNoPolicy
 from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
@@ -33,9 +37,9 @@ def chat():
     return make_chat()
 
 
-def test_a_perfect_model(items, chat, tmp_path):
-    model = Oracle(items, chat)
-    result = evaluate(model, items, chat, EvaluationOptions(), output_folder=tmp_path)
+def test_a_perfect_model(items, tmp_path):
+    model = Oracle(items)
+    result = evaluate(model, items, EvaluationOptions(), output_folder=tmp_path)
     for name in ("vqa/eu/accuracy", "vqa_aware/eu/accuracy", "mc/en/accuracy", "capqa/eu/f1"):
         assert result.metrics[name].value == 100.0
     accuracy = result.metrics["vqa/eu/accuracy"]
@@ -56,9 +60,9 @@ def test_a_perfect_model(items, chat, tmp_path):
     assert model.asked == 120 + 10
 
 
-def test_the_files(items, chat, tmp_path):
-    model = Oracle(items, chat, wrong=("name", "is it"))
-    result = evaluate(model, items, chat, EvaluationOptions(seed=3), output_folder=tmp_path)
+def test_the_files(items, tmp_path):
+    model = Oracle(items, wrong=("name", "is it"))
+    result = evaluate(model, items, EvaluationOptions(seed=3), output_folder=tmp_path)
     table = read_predictions(tmp_path / "predictions.parquet")
     assert table.equals(result.predictions)
     assert table.num_rows == len(items)
@@ -72,41 +76,41 @@ def test_the_files(items, chat, tmp_path):
     assert stored["ci_low"] <= stored["value"] <= stored["ci_high"]
     assert result.scalars()["vqa/eu/other"] == 0.0
     assert content["majority_answers"]["vqa/yes/no/eu"]["answer"] == "bai"
-    again = evaluate(model, items, chat, EvaluationOptions(seed=3), output_folder=tmp_path)
+    again = evaluate(model, items, EvaluationOptions(seed=3), output_folder=tmp_path)
     assert again.metrics == result.metrics
 
 
-def test_questions_of_a_image_are_asked_together(items, chat):
+def test_questions_of_a_image_are_asked_together(items):
     """However the benchmark is ordered: what they share is then computed once."""
     asked = []
 
     class Recorder(Oracle):
-        def answers(self, prompts, images):
-            asked.extend(images)
-            return super().answers(prompts, images)
+        def answer(self, questions):
+            asked.extend(question.image for question in questions)
+            return super().answer(questions)
 
     mixed = sorted(items, key=lambda item: (item.language, item.question_id[::-1]))
     options = EvaluationOptions(blind=False)
-    result = evaluate(Recorder(items, chat), mixed, chat, options)
+    result = evaluate(Recorder(items), mixed, options)
     assert sum(a != b for a, b in itertools.pairwise(asked)) == len(set(asked)) - 1
     assert result.predictions["question_id"].to_pylist() == [item.question_id for item in mixed]
     assert result.metrics["vqa/eu/accuracy"].value == 100
 
 
-def test_without_the_blind_run(items, chat):
-    result = evaluate(Oracle(items, chat), items, chat, EvaluationOptions(blind=False))
+def test_without_the_blind_run(items):
+    result = evaluate(Oracle(items), items, EvaluationOptions(blind=False))
     assert result.metrics["vqa/eu/accuracy"].blind is None
     assert result.predictions["blind_output"].null_count == len(items)
 
 
-def test_the_yes_no_policy_acts(items, chat):
+def test_the_yes_no_policy_acts(items):
     class Yes:
-        def answers(self, prompts, images):
-            return [Reply(text="yes", num_tokens=1, is_truncated=True) for _ in prompts]
+        def answer(self, questions):
+            return [ModelReply(text="yes", num_tokens=1, is_truncated=True) for _ in questions]
 
-    strict = evaluate(Yes(), items, chat, EvaluationOptions(blind=False))
+    strict = evaluate(Yes(), items, EvaluationOptions(blind=False))
     policy = YesNoPolicy.ANY_LANGUAGE
-    lenient = evaluate(Yes(), items, chat, EvaluationOptions(blind=False, yes_no_policy=policy))
+    lenient = evaluate(Yes(), items, EvaluationOptions(blind=False, yes_no_policy=policy))
     assert strict.metrics["capqa/eu/accuracy"].value == 0
     assert strict.metrics["capqa/eu/unparsed"].value == 100
     assert lenient.metrics["capqa/eu/accuracy"].value == 50
@@ -115,21 +119,23 @@ def test_the_yes_no_policy_acts(items, chat):
     assert strict.metrics["truncated/en"].value == 100
 
 
-def test_relaxed_acts(items, chat):
+def test_relaxed_acts(items):
     class Definite:
-        def answers(self, prompts, images):
-            return [Reply(text="txakurra", num_tokens=1, is_truncated=False) for _ in prompts]
+        def answer(self, questions):
+            return [
+                ModelReply(text="txakurra", num_tokens=1, is_truncated=False) for _ in questions
+            ]
 
-    relaxed = evaluate(Definite(), items, chat, EvaluationOptions(blind=False))
-    strict = evaluate(Definite(), items, chat, EvaluationOptions(blind=False, relaxed=False))
+    relaxed = evaluate(Definite(), items, EvaluationOptions(blind=False))
+    strict = evaluate(Definite(), items, EvaluationOptions(blind=False, relaxed=False))
     assert relaxed.metrics["vqa_aware/eu/other"].value == 25
     assert strict.metrics["vqa_aware/eu/other"].value == 0
 
 
-def test_paired_scores_of_two_cells(items, chat):
-    good = evaluate(Oracle(items, chat), items, chat, EvaluationOptions(blind=False)).predictions
+def test_paired_scores_of_two_cells(items):
+    good = evaluate(Oracle(items), items, EvaluationOptions(blind=False)).predictions
     bad = evaluate(
-        Oracle(items, chat, wrong=("name",)), items[::-1], chat, EvaluationOptions(blind=False)
+        Oracle(items, wrong=("name",)), items[::-1], EvaluationOptions(blind=False)
     ).predictions
     first, second, images = paired_scores(good, bad, benchmark="vqa", language="eu")
     assert (first - second).sum() == 12
@@ -141,7 +147,7 @@ def test_paired_scores_of_two_cells(items, chat):
         paired_scores(good, bad, benchmark="vqa", language="cy")
 
 
-def test_bad_files_and_answerers(items, chat, tmp_path):
+def test_bad_files_and_answerers(items, tmp_path):
     with pytest.raises(DataError, match="do not exist"):
         read_predictions(tmp_path / "predictions.parquet")
     other = tmp_path / "other.parquet"
@@ -149,14 +155,14 @@ def test_bad_files_and_answerers(items, chat, tmp_path):
     with pytest.raises(DataError, match="other columns"):
         read_predictions(other)
     with pytest.raises(DataError, match="nothing to evaluate"):
-        evaluate(Oracle(items, chat), [], chat, EvaluationOptions())
+        evaluate(Oracle(items), [], EvaluationOptions())
 
     class Lazy:
-        def answers(self, prompts, images):
+        def answer(self, questions):
             return []
 
     with pytest.raises(DataError, match="120 questions got 0 replies"):
-        evaluate(Lazy(), items, chat, EvaluationOptions())
+        evaluate(Lazy(), items, EvaluationOptions())
 
 
 def test_schema_names_are_unique():
@@ -184,8 +190,9 @@ def test_the_adapter(chat):
         return np.full((NUM_IMAGE_TOKENS, 2), len(image), dtype=np.float32)
 
     answerer = VlmAnswerer(model, chat, features, max_new_tokens=3, batch_size=1)
-    prompts = [np.arange(3)] * 20
-    replies = answerer.answers(prompts, [b"x", b"xx", b"xxx", b"xx"] * 5)
+    turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
+    images = [b"x", b"xx", b"xxx", b"xx"] * 5
+    replies = answerer.answer([Question(turns=turns, image=image) for image in images])
     assert [reply.text for reply in replies[:4]] == ["e", "et", "etx", "et"]
     assert [reply.is_truncated for reply in replies[:4]] == [False, False, True, False]
     assert replies[2].num_tokens == 3
