@@ -37,11 +37,6 @@ class StreamMonitor(Callback):
         del args
         self._since = time.perf_counter()
 
-    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Let every rank write down what it left out before anybody counts."""
-        del args
-        trainer.strategy.barrier("bad samples")
-
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -52,7 +47,6 @@ class StreamMonitor(Callback):
     ) -> None:
         """Count the batch and log at the interval."""
         del outputs, batch_idx
-        trainer.datamodule.record(batch)  # type: ignore[attr-defined]  # ours, by construction
         for micro_batch in batch.micro_batches:
             documents = micro_batch.document_ids_BT
             self._tokens += int((documents != PADDING_DOCUMENT).sum())
@@ -67,8 +61,9 @@ class StreamMonitor(Callback):
             "train/tokens_per_s": self._tokens / max(now - self._since, 1e-9),
             "train/density": self._tokens / max(self._positions, 1),
         }
-        values |= _shares(trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
-        values |= _faults(trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
+        data = MixtureDataModule.of(trainer)
+        values |= _shares(data, trainer.global_step)
+        values |= _faults(data, trainer.global_step)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=trainer.global_step - 1)
         self._since, self._tokens, self._positions = now, 0, 0
@@ -77,7 +72,7 @@ class StreamMonitor(Callback):
 def _faults(data: MixtureDataModule, step: int) -> dict[str, float]:
     """Samples left out before `step`: of each source, and of each source by fault."""
     values: dict[str, float] = {}
-    for source, faults in data.fault_counts(step).items():
+    for source, faults in data.accounts.fault_counts(step).items():
         values[f"bad_samples/{source}"] = faults.total()
         for fault, count in faults.items():
             values[f"bad_samples/{source}/{_NO_METRIC_NAME.sub('_', fault)}"] = count
@@ -86,7 +81,7 @@ def _faults(data: MixtureDataModule, step: int) -> dict[str, float]:
 
 def _shares(data: MixtureDataModule, step: int) -> dict[str, float]:
     """Of the steps before `step`: each source's share of samples and targets, each's epochs."""
-    realised = data.realised_shares(step)
+    realised = data.accounts.realised_shares(step)
     num_samples = max(1, sum(share.num_samples for share in realised.values()))
     num_loss_tokens = max(1, sum(share.num_loss_tokens for share in realised.values()))
     values: dict[str, float] = {}

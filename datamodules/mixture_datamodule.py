@@ -2,37 +2,28 @@
 
 import dataclasses
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from core.chat.format import ChatFormat, PromptStyle
 from core.errors import CheckpointError, ConfigError, DataError
 from core.process.log import get_logger
 from core.samples import StepBatch
-from datamodules.batches.accounting import (
-    Attempt,
-    RealisedShare,
-    Tally,
-    check_prediction,
-    log_token_shares,
-)
-from datamodules.batches.bad_samples import BadSampleLedger, Counts, count_faults
+from datamodules.batches.accounting import check_prediction, log_token_shares
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import LONGER, SourceLengths, leave_out_longer, measure_lengths
 from datamodules.batches.packing import check_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset, Transform
+from datamodules.batches.stream_accounts import StreamAccounts
 from datamodules.mixture.config import MixtureConfig
 from datamodules.mixture.stream import DEFAULT_BLOCK_SHARDS, MixtureStream, differences
 from datamodules.shards.source import Source
 
 _LOG = get_logger(__name__)
-_MIN_BUDGET_SAMPLES = 1000
-"""The bad-sample budget is a share of at least so many: one bad sample of ten is no trend."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,15 +82,18 @@ class MixtureDataModule(LightningDataModule):
         self.features, self.transform = features, transform
         self.allow_data_change = allow_data_change
         """Take up a checkpoint of another data stream with a warning instead of an error."""
-        self.bad_counts: Counter[str] = Counter()
-        """Bad samples per source: of all ranks in earlier attempts, of this one in this attempt."""
-        self._seen_counts: Counter[str] = Counter()
         self._ledger_dir = ledger_dir
-        self._ledger: BadSampleLedger | None = None
-        self._attempt = Attempt(first_step=0)
         self._lengths_dir = cache_dir / "lengths"
         self._data: StepData | None = None
-        self._tally: Tally | None = None
+        self._accounts: StreamAccounts | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self:
+        """Return the data module of a running trainer."""
+        module = trainer.datamodule  # type: ignore[attr-defined]  # set by fit()
+        if not isinstance(module, cls):
+            raise TypeError(f"the trainer's data module is {module!r}, expected {cls.__name__}")
+        return module
 
     def prepare_data(self) -> None:
         """Measure lengths once per node, so that the other ranks only read them."""
@@ -124,7 +118,13 @@ class MixtureDataModule(LightningDataModule):
             self._check_source(name, lengths[name])
         self._check_images(list(sources.values()))
         log_token_shares(stream)
-        self._tally = Tally(stream, lengths)
+        self._accounts = StreamAccounts(
+            stream,
+            lengths,
+            num_steps=self.num_steps,
+            max_bad_fraction=self.config.max_bad_fraction,
+            ledger_dir=self._ledger_dir,
+        )
         self._data = StepData(
             stream=stream,
             lengths=lengths,
@@ -150,12 +150,20 @@ class MixtureDataModule(LightningDataModule):
         """The mixture stream."""
         return self.data.stream
 
+    @property
+    def accounts(self) -> StreamAccounts:
+        """Counts of consumed and bad samples (set up on first use)."""
+        self.setup()
+        if self._accounts is None:
+            raise RuntimeError("setup() opened no accounts")
+        return self._accounts
+
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """The steps from the trainer's global step on; one item is one optimizer step."""
         trainer = self.trainer
         step = trainer.global_step if trainer is not None else 0
         rank = trainer.global_rank if trainer is not None else 0
-        self._take_up_counts(step, rank)
+        self.accounts.begin_attempt(step, rank)
         dataset = StepDataset(
             self.data,
             num_steps=self.num_steps,
@@ -176,65 +184,13 @@ class MixtureDataModule(LightningDataModule):
             multiprocessing_context="fork" if workers else None,
         )
 
-    def record(self, step_batch: StepBatch) -> None:
-        """Count a consumed step of this rank against the bad-sample budget.
-
-        The last step is followed by the comparison of what was given with the configuration.
-
-        Raises:
-            DataError: a source gave more bad samples than `max_bad_fraction`.
-            RuntimeError: the realised mixture is not the configured one, which is a bug.
-        """
-        if step_batch.step != self._attempt.next_step:
-            self._attempt = Attempt(first_step=step_batch.step)
-        self._attempt.add(step_batch)
-        for micro_batch in step_batch.micro_batches:
-            self._seen_counts.update(ref.source for ref in micro_batch.samples)
-        for bad in step_batch.bad_samples:
-            self._seen_counts[bad.source] += 1
-            self.bad_counts[bad.source] += 1
-            if self._ledger is not None:
-                self._ledger.add(bad)
-            _LOG.warning("step %d: sample left out: %s", step_batch.step, bad.reason)
-        for bad in step_batch.bad_samples:
-            count, seen = self.bad_counts[bad.source], self._seen_counts[bad.source]
-            if count > self.config.max_bad_fraction * max(seen, _MIN_BUDGET_SAMPLES):
-                raise DataError(
-                    f"source '{bad.source}': {count} of {seen} samples were bad, more than "
-                    f"max_bad_fraction={self.config.max_bad_fraction:g} allows; the last one: "
-                    f"{bad.reason}. Repair the source or raise max_bad_fraction"
-                )
-        if step_batch.step == self.num_steps - 1:
-            is_alone = self.trainer is None or self.trainer.world_size == 1
-            self._counts.check(self.num_steps)
-            self._attempt.check(self.stream, is_alone=is_alone)
-
-    def realised_shares(self, step: int) -> dict[str, RealisedShare]:
-        """What each source has given in the steps before `step`; cheap when steps go up."""
-        return self._counts.up_to(step)
-
-    def fault_counts(self, step: int) -> Counts:
-        """Source -> fault -> samples left out in the steps before `step`, over all ranks."""
-        if self._ledger_dir is None:
-            return {}
-        return count_faults(self._ledger_dir, stop=step * self.stream.samples_per_step)
-
-    def _take_up_counts(self, step: int, rank: int) -> None:
-        """Continue the budget where earlier attempts left it."""
-        if self._ledger_dir is None:
-            return
-        first = step * self.stream.samples_per_step
-        self._ledger = BadSampleLedger(self._ledger_dir, rank=rank, first_position=first)
-        self.bad_counts = self._ledger.before()
-        self._seen_counts = self._counts.dealt(step)
-
     def state_dict(self) -> dict[str, Any]:
         """What the order depends on, as JSON types, and what was counted so far."""
         step = self.trainer.global_step if self.trainer is not None else 0
         return {
             "fingerprint": self.stream.fingerprint(),
             "order": self._order(),
-            "realised": self._counts.state(step),
+            "realised": self.accounts.state(step),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -246,7 +202,7 @@ class MixtureDataModule(LightningDataModule):
         changed = "; ".join(differences(state_dict["order"], self._order()))
         if not changed:
             if "realised" in state_dict:  # else they are counted anew
-                self._counts.restore(state_dict["realised"])
+                self.accounts.restore(state_dict["realised"])
             return
         if not self.allow_data_change:
             raise CheckpointError(
@@ -274,13 +230,6 @@ class MixtureDataModule(LightningDataModule):
     def _measure(self, source: Source) -> SourceLengths:
         lengths = measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
         return leave_out_longer(lengths, source, self.config.row_tokens)
-
-    @property
-    def _counts(self) -> Tally:
-        self.setup()
-        if self._tally is None:
-            raise RuntimeError("setup() left no tally")
-        return self._tally
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
         """Hold what is known to be bad against the budget.

@@ -52,7 +52,7 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
                 time.sleep(_TIMEOUT_S)
                 raise TimeoutError(f"rank {rank} was not killed before step {batch.step}")
             time.sleep(_COMPUTE_S)
-            module.record(batch)
+            module.accounts.record(batch, world_size=job.topology.world_size)
             record.write(_line(batch))
             os.fsync(record.fileno())
             # Nobody commits a step that another rank has not consumed.

@@ -33,7 +33,7 @@ class RealisedShare:
     """Target tokens."""
 
 
-class Attempt:
+class ConsumedCounts:
     """Samples per source of the steps that this rank has consumed without a gap."""
 
     def __init__(self, first_step: int) -> None:
@@ -47,7 +47,7 @@ class Attempt:
             self._counts.update(ref.source for ref in micro_batch.samples)
         self._counts.update(bad.source for bad in step_batch.bad_samples)
 
-    def check(self, stream: MixtureStream, *, is_alone: bool) -> None:
+    def check(self, stream: MixtureStream, *, is_single_rank: bool) -> None:
         """Compare with what the stream holds; with other ranks, as its upper bound.
 
         Raises:
@@ -57,14 +57,14 @@ class Attempt:
         planned = stream.realised(self.first_step * num_slots, self.next_step * num_slots)
         for source in sorted({*planned, *self._counts}):
             seen, held = self._counts[source], planned.get(source, 0)
-            if seen > held or (is_alone and seen < held):
+            if seen > held or (is_single_rank and seen < held):
                 raise RuntimeError(
                     f"source '{source}' gave {seen} samples in the steps {self.first_step}.."
                     f"{self.next_step - 1}, the stream holds {held}; this is a bug of the loader"
                 )
 
 
-class Tally:
+class PlannedCounts:
     """Counts of all ranks from the start of the stream on, by phase, component and language."""
 
     def __init__(self, stream: MixtureStream, lengths: Mapping[str, SourceLengths]) -> None:
@@ -85,7 +85,7 @@ class Tally:
         counts = (np.asarray(array, dtype=np.int64) for array in state["counts"])
         self._samples, self._good, self._loss_tokens = counts
 
-    def dealt(self, step: int) -> Counter[str]:
+    def samples_before(self, step: int) -> Counter[str]:
         """Samples of each source in the steps before `step`, bad ones too."""
         self._advance(step)
         counts: Counter[str] = Counter()
@@ -95,7 +95,7 @@ class Tally:
                 counts[source] += int(self._samples[:, c, int(is_target)].sum())
         return counts
 
-    def up_to(self, step: int) -> dict[str, RealisedShare]:
+    def realised_shares(self, step: int) -> dict[str, RealisedShare]:
         """Usable samples of each source in the steps before `step`; cheap when steps go up."""
         self._advance(step)
         realised: dict[str, RealisedShare] = {}

@@ -20,7 +20,7 @@ SUMMARY_NAME = "bad_samples.json"
 _NAME = re.compile(r"from(\d+)-rank\d+\.jsonl")
 _EXAMPLES = 3
 
-Counts = dict[str, Counter[str]]
+FaultCounts = dict[str, Counter[str]]
 """Source -> fault -> samples."""
 
 
@@ -89,9 +89,9 @@ def write_summary(folder: Path, path: Path, *, stop: int) -> None:
     atomic_write_text(path, json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
 
 
-def count_faults(folder: Path, *, stop: int) -> Counts:
+def count_faults(folder: Path, *, stop: int) -> FaultCounts:
     """Source -> fault -> samples left out at positions below `stop`."""
-    counts: Counts = {}
+    counts: FaultCounts = {}
     for bad in read_bad_samples(folder, stop=stop):
         counts.setdefault(bad.source, Counter())[bad.fault] += 1
     return counts

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+from callbacks.bad_sample_budget import BadSampleBudget
 from callbacks.checkpoint_interval import Cadence, EverySteps, MeasuredSteps
 from callbacks.checkpoints import SMALL_BYTES, AtomicCheckpoint
 from callbacks.metrics_log import JsonlLogger
@@ -156,6 +157,7 @@ def build_trainer(
         logger=JsonlLogger(folder, total_steps=spec.num_steps),
         log_every_n_steps=config.log_every_n_steps,
         callbacks=[
+            BadSampleBudget(),
             StreamMonitor(every_n_steps=config.log_every_n_steps),
             checkpoint,
             Preemption(supervision.flag, checkpoint),

@@ -10,7 +10,6 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 from PIL import Image
 
@@ -141,12 +140,10 @@ class Consumed:
 def consume(module: MixtureDataModule, *, world_size: int = 1) -> Consumed:
     batches: dict[int, dict[int, tuple[str, str]]] = {}
     bad: list[BadSample] = []
-    # Only so much of a trainer as the module asks for when it counts.
-    module.trainer = SimpleNamespace(world_size=world_size)
     for rank in range(world_size):
         dataset = StepDataset(module.data, num_steps=NUM_STEPS, rank=rank, world_size=world_size)
         for batch in dataset:
-            module.record(batch)
+            module.accounts.record(batch, world_size=world_size)
             bad += batch.bad_samples
             refs = [ref for micro_batch in batch.micro_batches for ref in micro_batch.samples]
             found = batches.setdefault(batch.step, {})

@@ -85,7 +85,7 @@ def test_a_broken_sample_is_counted_and_nobody_moves(
         assert re.search(reason, bad.reason), bad.reason
         assert f"cap-{FAULTY:02d}" in bad.reason
         assert bad.reason in caplog.text
-    assert module.bad_counts == {"cap": len(found)}
+    assert module.accounts.bad_counts == {"cap": len(found)}
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from core.samples import BadSample, StepBatch
-from datamodules.batches.accounting import Attempt, Tally, check_prediction, log_token_shares
+from datamodules.batches.accounting import (
+    ConsumedCounts,
+    PlannedCounts,
+    check_prediction,
+    log_token_shares,
+)
 from datamodules.batches.lengths import SourceLengths
 from datamodules.mixture.config import Phase, ShareOf
 from datamodules.mixture.curriculum import PhasedSchedule
@@ -56,14 +61,14 @@ def make_tally(stream, *, bad=()):
             lengths[source.name] = SourceLengths(
                 num_tokens=tokens, num_loss_tokens=targets, faults={}, longest=9
             )
-    return Tally(stream, lengths)
+    return PlannedCounts(stream, lengths)
 
 
 def test_counts_are_those_of_the_positions(paths):
     stream = make_stream(paths)
     tally = make_tally(stream)
     for step in (3, 25, 4):
-        found = tally.up_to(step)
+        found = tally.realised_shares(step)
         counts = stream.realised(0, step * 6)
         assert {name: share.num_samples for name, share in found.items()} == counts
         for name, share in found.items():
@@ -73,8 +78,8 @@ def test_counts_are_those_of_the_positions(paths):
 def test_bad_samples_are_no_samples_but_keep_their_place(paths):
     stream = make_stream(paths)
     tally = make_tally(stream, bad=[0, 1])
-    whole = sum(share.num_samples for share in make_tally(stream).up_to(30).values())
-    usable = sum(share.num_samples for share in tally.up_to(30).values())
+    whole = sum(share.num_samples for share in make_tally(stream).realised_shares(30).values())
+    usable = sum(share.num_samples for share in tally.realised_shares(30).values())
     assert usable < whole == 180
     tally.check(30)
 
@@ -106,7 +111,7 @@ def test_a_schedule_that_is_off_is_a_bug(paths, monkeypatch):
 def test_another_number_of_target_samples_is_a_bug(paths):
     stream = make_stream(paths)
     tally = make_tally(stream)
-    tally.up_to(60)
+    tally.realised_shares(60)
     stream.components[0].num_target_samples = (6, 12, 9)
     with pytest.raises(RuntimeError, match=r"'cap', phase 2: 96 of 120 samples in the target"):
         tally.check(60)
@@ -155,21 +160,21 @@ def given(stream, step):
 
 def test_an_attempt_is_compared_with_the_stream(paths):
     stream = make_stream(paths)
-    attempt = Attempt(first_step=4)
+    attempt = ConsumedCounts(first_step=4)
     attempt.add(batch(4, given(stream, 4)))
     first, *others = given(stream, 5)
     attempt.add(batch(5, others, bad=[first]))
-    attempt.check(stream, is_alone=True)
+    attempt.check(stream, is_single_rank=True)
 
 
 def test_lost_and_repeated_samples_are_bugs(paths):
     stream = make_stream(paths)
-    lost = Attempt(first_step=4)
+    lost = ConsumedCounts(first_step=4)
     lost.add(batch(4, given(stream, 4)[1:]))
     with pytest.raises(RuntimeError, match=r"gave \d samples in the steps 4\.\.4, the stream hol"):
-        lost.check(stream, is_alone=True)
-    lost.check(stream, is_alone=False)
-    repeated = Attempt(first_step=4)
+        lost.check(stream, is_single_rank=True)
+    lost.check(stream, is_single_rank=False)
+    repeated = ConsumedCounts(first_step=4)
     repeated.add(batch(4, [*given(stream, 4), "text"]))
     with pytest.raises(RuntimeError, match=r"source 'text' gave \d samples"):
-        repeated.check(stream, is_alone=False)
+        repeated.check(stream, is_single_rank=False)

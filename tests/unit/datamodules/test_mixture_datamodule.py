@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from callbacks.bad_sample_budget import BadSampleBudget
 from core.chat.format import PromptStyle
 from core.config import dump_config, load_config
 from core.errors import CheckpointError, ConfigError, DataError
@@ -143,15 +144,15 @@ def step_with_bad(step, num_bad):
 def test_bad_samples_are_counted_against_a_budget(paths, tmp_path):
     module = make_module(paths, tmp_path)
     for step in module.train_dataloader():
-        module.record(step)
-    assert module.bad_counts == {}
-    module.record(step_with_bad(0, 10))
-    assert module.bad_counts == {"cap_en": 10}
+        module.accounts.record(step)
+    assert module.accounts.bad_counts == {}
+    module.accounts.record(step_with_bad(0, 10))
+    assert module.accounts.bad_counts == {"cap_en": 10}
     with pytest.raises(DataError, match=r"'cap_en': 11 of .* were bad.*cap_en/k0: broken"):
-        module.record(step_with_bad(1, 1))
+        module.accounts.record(step_with_bad(1, 1))
     strict = make_module(paths, tmp_path, config=make_config(paths, max_bad_fraction=0.0))
     with pytest.raises(DataError, match=r"max_bad_fraction=0 allows"):
-        strict.record(step_with_bad(0, 1))
+        strict.accounts.record(step_with_bad(0, 1))
 
 
 def test_counts_are_taken_up_and_not_made_anew(paths, tmp_path, monkeypatch):
@@ -160,10 +161,12 @@ def test_counts_are_taken_up_and_not_made_anew(paths, tmp_path, monkeypatch):
     state = json.loads(json.dumps(module.state_dict()))
     resumed = make_module(paths, tmp_path)
     resumed.load_state_dict(state)
-    monkeypatch.setattr("datamodules.batches.accounting.Tally._count", None)
-    assert resumed.realised_shares(5) == module.realised_shares(5)
+    monkeypatch.setattr("datamodules.batches.accounting.PlannedCounts._count", None)
+    assert resumed.accounts.realised_shares(5) == module.accounts.realised_shares(5)
     monkeypatch.undo()
-    assert resumed.realised_shares(8) == make_module(paths, tmp_path).realised_shares(8)
+    assert resumed.accounts.realised_shares(8) == make_module(
+        paths, tmp_path
+    ).accounts.realised_shares(8)
 
 
 def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
@@ -173,10 +176,10 @@ def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
         for ref in (ref for mb in step.micro_batches for ref in mb.samples):
             samples[ref.source] = samples.get(ref.source, 0) + 1
             targets[ref.source] = targets.get(ref.source, 0) + ref.num_loss_tokens
-        realised = module.realised_shares(step.step + 1)
+        realised = module.accounts.realised_shares(step.step + 1)
         assert {name: share.num_samples for name, share in realised.items()} == samples
         assert {name: share.num_loss_tokens for name, share in realised.items()} == targets
-    assert sum(s.num_samples for s in module.realised_shares(2).values()) == 20
+    assert sum(s.num_samples for s in module.accounts.realised_shares(2).values()) == 20
 
 
 def test_another_stream_is_refused(paths, tmp_path):
@@ -237,7 +240,7 @@ def test_shares_of_loss_tokens_are_settled_by_the_lengths(tmp_path):
     module.prepare_data()
     targets = {"long_en": 0, "long_eu": 0}
     for step in module.train_dataloader():
-        module.record(step)
+        module.accounts.record(step)
         for ref in (ref for mb in step.micro_batches for ref in mb.samples):
             targets[ref.source] += ref.num_loss_tokens
     # One more token each: the end of the answer. 10 x 33 of 10 x 33 + 30 x 11 tokens are half.
@@ -259,7 +262,7 @@ def test_a_curriculum_runs_to_its_end(paths, tmp_path):
     config = dataclasses.replace(config, mixture=MixtureConfig(components=components))
     module = make_module(paths, tmp_path, config=config)
     for step in module.train_dataloader():
-        module.record(step)
+        module.accounts.record(step)
         sources = {ref.source for mb in step.micro_batches for ref in mb.samples}
         assert sources == {"cap_eu"} if step.step >= 3 else {"cap_en", "cap_eu", "text"} >= sources
     with pytest.raises(ConfigError, match=r"phase from step 3 never begins in 3 steps"):
@@ -270,12 +273,12 @@ def test_a_loader_that_loses_samples_is_found_out(paths, tmp_path):
     module = make_module(paths, tmp_path)
     *others, last = module.train_dataloader()
     for step in others:
-        module.record(step)
+        module.accounts.record(step)
     with pytest.raises(RuntimeError, match=r"in the steps 0\.\.7, the stream holds"):
-        module.record(dataclasses.replace(last, micro_batches=last.micro_batches[1:]))
+        module.accounts.record(dataclasses.replace(last, micro_batches=last.micro_batches[1:]))
     resumed = make_module(paths, tmp_path)
-    resumed.record(others[-1])
-    resumed.record(last)
+    resumed.accounts.record(others[-1])
+    resumed.accounts.record(last)
 
 
 # --- Lightning ---
@@ -298,7 +301,6 @@ class Recorder(LightningModule):
             values = micro_batch.position_ids_BT.float().mean().reshape(1, 1)
             self.manual_backward(self.layer(values).sum())
         optimizer.step()
-        self.trainer.datamodule.record(batch)
         refs = [ref for mb in batch.micro_batches for ref in mb.samples]
         self.seen.append((batch.step, sorted((r.position, r.key) for r in refs)))
         self.batch_indices.append(batch_idx)
@@ -314,6 +316,7 @@ def fit(module, datamodule, max_steps, **kwargs):
         max_steps=max_steps,
         max_epochs=-1,
         logger=False,
+        callbacks=[BadSampleBudget()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -370,13 +373,13 @@ def test_the_budget_goes_on_where_it_was(paths, tmp_path):
     ledger = tmp_path / "ledger"
     first = make_module(paths, tmp_path, ledger_dir=ledger)
     first.train_dataloader()
-    first.record(step_with_bad(0, 9))
-    first.record(step_with_bad(1, 1))
+    first.accounts.record(step_with_bad(0, 9))
+    first.accounts.record(step_with_bad(1, 1))
     resumed = make_module(paths, tmp_path, ledger_dir=ledger)
     resumed.trainer = SimpleNamespace(global_step=1, global_rank=0, world_size=1)
     resumed.train_dataloader()
-    assert resumed.bad_counts == {"cap_en": 9}
-    resumed.record(step_with_bad(1, 1))
-    assert resumed.fault_counts(2) == {"cap_en": {"broken": 10}}
+    assert resumed.accounts.bad_counts == {"cap_en": 9}
+    resumed.accounts.record(step_with_bad(1, 1))
+    assert resumed.accounts.fault_counts(2) == {"cap_en": {"broken": 10}}
     with pytest.raises(DataError, match=r"'cap_en': 11 of \d+ samples were bad"):
-        resumed.record(step_with_bad(2, 1))
+        resumed.accounts.record(step_with_bad(2, 1))
