@@ -19,8 +19,6 @@ from core.io.files import atomic_write_text
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.planning import Plan
-from experiments.sync import sync_grid
-from experiments.ui import ui_command
 from pipeline.launchers.devices import GpuSlots
 from pipeline.launchers.local import LocalLauncher
 from pipeline.launchers.slurm import SlurmLauncher, load_slurm
@@ -29,6 +27,8 @@ from pipeline.store.states import State
 from pipeline.store.store import Store
 from reporting.preregistration import register
 from reporting.tracking.grid_tracker import GridTracker
+from reporting.tracking.server import ui_command
+from reporting.tracking.sync import sync_grid
 
 _SYNC_S = 15.0
 """Between two looks at the logs of running stages: each costs the trainings a little of a core."""

@@ -45,7 +45,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     cells = name_cells(_load_configs(args, experiment))
 
     def report(store: Store) -> Path:
-        from experiments.report import build_report  # plots are heavy, and only needed at the end
+        from reporting.build import build_report  # matplotlib is slow to import
 
         return build_report(args.exp, profile=args.profile, root=store.root)
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from evaluation.statistics.intervals import Decision, apply_holm, equivalence, non_inferiority
+from pipeline.store.records import AxisValue
 from reporting.paired_scores import Paired, mean_of, pair, scores_of_cells
 from reporting.preregistration import (
     BEST,
@@ -19,13 +20,13 @@ from reporting.preregistration import (
     Hypothesis,
     registered,
 )
-from reporting.records import Axis, GridRecord
+from reporting.records import GridRecord
 from reporting.series import MAIN, SHARE, View, best_point, lines, percent, setting_of
 from reporting.series import share_of as share_of_cell
 
 _SEED = 0
 
-Axes = tuple[tuple[str, Axis], ...]
+Axes = tuple[tuple[str, AxisValue], ...]
 """A cell's axes but for its seed, in one order."""
 
 
@@ -78,7 +79,7 @@ class _Study:
                 yield self._decide(hypothesis, first, second, pairs)
 
     def _groups(
-        self, hypothesis: Hypothesis, first: Axis, second: Axis
+        self, hypothesis: Hypothesis, first: AxisValue, second: AxisValue
     ) -> list[list[tuple[Axes, Axes]]]:
         """Pairs of planned cells that differ in the compared axis alone, by what is not pooled."""
         groups: dict[Axes, list[tuple[Axes, Axes]]] = {}
@@ -92,7 +93,7 @@ class _Study:
                 groups.setdefault(key, []).append((axes, other))
         return list(groups.values())
 
-    def _other(self, hypothesis: Hypothesis, axes: Axes, second: Axis) -> Axes | None:
+    def _other(self, hypothesis: Hypothesis, axes: Axes, second: AxisValue) -> Axes | None:
         if hypothesis.second == BEST:
             best = self._best_share(axes, self._language(hypothesis))
             return axes if best is None else _with(axes, SHARE, best)
@@ -106,7 +107,11 @@ class _Study:
         return None if best is None else best[1].share
 
     def _decide(
-        self, hypothesis: Hypothesis, first: Axis, second: Axis, pairs: list[tuple[Axes, Axes]]
+        self,
+        hypothesis: Hypothesis,
+        first: AxisValue,
+        second: AxisValue,
+        pairs: list[tuple[Axes, Axes]],
     ) -> Claim:
         language = self._language(hypothesis)
         scores = self._of(language)
@@ -177,11 +182,11 @@ def _detail(hypothesis: Hypothesis, words: Mapping[str, str], num_ran: int, num_
     return detail
 
 
-def _word(value: Axis) -> str:
+def _word(value: AxisValue) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return percent(value) if isinstance(value, float | int) else str(value).replace("_", " ")
 
 
-def _with(axes: Axes, name: str, value: Axis) -> Axes:
+def _with(axes: Axes, name: str, value: AxisValue) -> Axes:
     return tuple((key, value if key == name else old) for key, old in axes)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from reporting.records import Axis, CellRecord, GridRecord, Score
+from pipeline.store.records import AxisValue, Score
+from reporting.records import CellRecord, GridRecord
 
 SHARE = "target_share"
 SEED = "seed"
@@ -19,7 +20,7 @@ ENOUGH_SHARE = 0.2
 NBSP = "\N{NO-BREAK SPACE}"
 _MIN_SHARES_FOR_A_CURVE = 3
 
-Setting = tuple[tuple[str, Axis], ...]
+Setting = tuple[tuple[str, AxisValue], ...]
 """The axes of a cell besides share and seed, in their order."""
 
 
@@ -102,7 +103,7 @@ class View:
     target: str
     settings: tuple[Setting, ...]
     shares: tuple[float, ...]
-    seeds: tuple[Axis, ...]
+    seeds: tuple[AxisValue, ...]
     is_curve: bool
 
     @property
@@ -166,7 +167,7 @@ def best_point(found: Sequence[Line], language: str) -> tuple[Setting, Point] | 
     return max(points, key=lambda pair: pair[1].value, default=None)
 
 
-def with_axis(setting: Setting, name: str, *, value: Axis) -> Setting:
+def with_axis(setting: Setting, name: str, *, value: AxisValue) -> Setting:
     """The same setting with one axis changed."""
     return tuple((key, value if key == name else old) for key, old in setting)
 
@@ -205,7 +206,7 @@ _STAGES: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def _words(name: str, value: Axis) -> str:
+def _words(name: str, value: AxisValue) -> str:
     if name == "text_only":
         return "with text-only data" if value else "without text-only data"
     if name == "backbone":

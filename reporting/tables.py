@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.store.records import StageRecord
 from pipeline.store.states import State
-from reporting.records import CellRecord, GridRecord, StageRecord
+from reporting.records import CellRecord, GridRecord
 from reporting.series import (
     ENOUGH_SHARE,
     FIDELITY,

@@ -8,7 +8,7 @@ from callbacks.metrics_log import read_lines
 from datamodules.mixture.config import ComponentConfig
 from datamodules.shards.manifest import load_manifest
 from pipeline.stages.specs import StageKind, TrainSpec, spec_manifests
-from reporting.records import load_stage
+from pipeline.store.records import load_stage
 from serving.cell import TrainedCell
 from serving.export_check import ParityReport
 

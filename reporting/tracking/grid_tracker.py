@@ -19,14 +19,9 @@ from core.config import fingerprint
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, locked
 from core.process.log import get_logger, without_password
+from pipeline.store.records import StageRecord, load_stage, read_json
 from pipeline.store.states import State
-from reporting.records import (
-    GridRecord,
-    StageRecord,
-    load_grid,
-    load_stage,
-    read_json,
-)
+from reporting.records import GridRecord, load_grid
 from reporting.tracking import payload
 from reporting.tracking.client import (
     Metric,

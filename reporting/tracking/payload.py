@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from core.config import dump_config
 from datamodules.batches.bad_samples import SUMMARY_NAME
-from reporting.records import Axis, CellRecord, GridRecord, StageRecord
+from pipeline.store.records import AxisValue, StageRecord
+from reporting.records import CellRecord, GridRecord
 
 MAX_TABLE_ROWS = 2000
 """Rows of the per-item table in the browser; the parquet file beside it holds all."""
@@ -64,7 +65,7 @@ def stage_params(stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, s
     So an evaluation, which has one cell, carries all axes: what MLflow needs to draw a score over
     `target_share`; a shared stage carries only what is true of it.
     """
-    params: dict[str, Axis] = dict(stage.params)
+    params: dict[str, AxisValue] = dict(stage.params)
     names = cells[0].axes if cells else {}
     for name in names:
         values = {cell.axes.get(name) for cell in cells}
@@ -156,12 +157,12 @@ def _git_tags(grid: GridRecord) -> dict[str, str]:
     return {"mlflow.source.git.commit": grid.git_commit, "git_dirty": str(grid.git_dirty).lower()}
 
 
-def _setting(axes: Mapping[str, Axis]) -> str:
+def _setting(axes: Mapping[str, AxisValue]) -> str:
     text = "text_only" if axes.get("text_only") else "no_text_only"
     return "-".join([str(axes.get("backbone", "model")), text])
 
 
-def _param_text(value: Axis) -> str:
+def _param_text(value: AxisValue) -> str:
     return (str(value).lower() if isinstance(value, bool) else str(value))[:6000]
 
 

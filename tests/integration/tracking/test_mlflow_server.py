@@ -117,7 +117,7 @@ def test_runs_made_while_the_server_is_away_are_sent_later(server: Server, tmp_p
     server.start()
     first, second = _sync(server, root), _sync(server, root)
     assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
-    assert "forwarded" in first.stdout
+    assert ": uploaded to" in first.stdout
     assert _check(server, root) >= 600
     evaluation = next(iter((root / "store" / "evaluate").iterdir()))
     run = json.loads((evaluation / RUN_FILE).read_text())["owner"]

@@ -12,10 +12,10 @@ import pytest
 from core.errors import ConfigError, DataError
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
 from evaluation.statistics.intervals import Verdict
-from experiments import report
+from experiments import report as report_command
 from pipeline.store.states import State
+from reporting import build, figures, gallery, hypotheses, tables
 from reporting import caveats as cautions
-from reporting import figures, gallery, hypotheses, tables
 from reporting import paired_scores as paired
 from reporting import preregistration as registered
 from reporting import series as numbers
@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
-    return report.build_report("mix_ablation", root=root).read_text(encoding="utf-8")
+    return build.build_report("mix_ablation", root=root).read_text(encoding="utf-8")
 
 
 def _load(root: Path, name: str) -> tuple[GridRecord, numbers.View]:
@@ -109,7 +109,7 @@ def test_summary_repeats_the_figures_numbers(root: Path) -> None:
 @pytest.mark.parametrize("name", ["stage_ablation", "partial"])
 def test_any_grid_gives_a_page(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "save_figures", lambda *args: [])  # drawn by the test above
-    page = report.build_report(name, root=root, out=root / "out" / name).read_text("utf-8")
+    page = build.build_report(name, root=root, out=root / "out" / name).read_text("utf-8")
     assert page.count("<figure") >= len(numbers.PANELS)
 
 
@@ -154,7 +154,7 @@ def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
 def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
     cells = fake_grid.mix_axes()[:4]
     fake_grid.make_grid(tmp_path, cells=cells, unfinished=4, num_images=_SMALL)
-    page = report.build_report("mix_ablation", root=tmp_path).read_text("utf-8")
+    page = build.build_report("mix_ablation", root=tmp_path).read_text("utf-8")
     assert "None of the 4 cells has a result yet." in page
 
 
@@ -174,7 +174,7 @@ def test_text_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     at = table.schema.get_field_index("output")
     write_predictions(path, table.set_column(at, table.schema.field(at), hostile))
     grid, view = _load(tmp_path, "mix_ablation")
-    page = report.render(grid, view, [])
+    page = build.render(grid, view, [])
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
 
@@ -199,8 +199,8 @@ def test_report_without_images_is_still_written(
 
 def test_unknown_grid_names_those_that_exist(root: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(DataError, match="mix_ablation-embedded"):
-        report.build_report("nonsense", root=root)
-    assert report.main(["--exp", "nonsense", "--root", str(root)]) == 2
+        build.build_report("nonsense", root=root)
+    assert report_command.main(["--exp", "nonsense", "--root", str(root)]) == 2
     assert "Run it first" in " ".join(capsys.readouterr().err.split())
 
 

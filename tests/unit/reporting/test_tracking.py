@@ -10,9 +10,10 @@ import pytest
 from callbacks.metrics_log import JsonlLogger
 from core.errors import ConfigError
 from experiments import ui
+from pipeline.store.records import load_stage
 from pipeline.store.states import State
-from reporting.records import load_grid, load_stage
-from reporting.tracking import payload
+from reporting.records import load_grid
+from reporting.tracking import payload, server
 from reporting.tracking.client import MlflowClient, MlflowException
 from reporting.tracking.grid_tracker import RUN_FILE, GridTracker
 from tests.support import fake_grid
@@ -235,10 +236,10 @@ def test_names_are_valid_for_mlflow() -> None:
 
 
 def test_ui_opens_our_database(root: Path) -> None:
-    command = ui.server_command(root, 5001)
+    command = server.server_command(root, 5001)
     assert f"sqlite:///{root}/mlflow.db" in command
     assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert "experiments.ui" in ui.ui_command(root)
+    assert "experiments.ui" in server.ui_command(root)
 
 
 def test_ui_without_runs_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,126 @@
+"""Records of stage runs, finished or not, as read from their folders in the store.
+
+The report, the tracker and the model card all read these records, so that they show the same
+values. A stage folder may be incomplete: a stage that has never started is in the state `waiting`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+from datamodules.batches.bad_samples import SUMMARY_NAME
+from evaluation import canaries, retention
+from pipeline.store.states import State
+
+AxisValue = str | float | int | bool
+"""Value of a configuration field that the cells of a grid may vary."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """One metric of an evaluation, in percent, with its interval and its baselines."""
+
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    num_images: int | None = None
+    majority: float | None = None
+    blind: float | None = None
+    chance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """Contents of one stage folder."""
+
+    folder: Path
+    kind: str
+    address: str
+    title: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, AxisValue] = field(default_factory=dict)
+    upstream: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    state: State = State.WAITING
+    started: float | None = None
+    ended: float | None = None
+    wall_s: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    failures: tuple[Mapping[str, Any], ...] = ()
+    """All failures, oldest first (`pipeline.store.retry_policy.Failure`)."""
+    max_rss_mb: float | None = None
+    steps: int = 0
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Source -> fault -> samples that the training skipped (`batches.bad_samples`)."""
+
+    canaries: Mapping[str, Any] = field(default_factory=dict)
+    """Sanity checks of an evaluation (`evaluation.canaries`); empty if it made none."""
+
+    retention: Mapping[str, Any] = field(default_factory=dict)
+    """Task -> score of the language model without images (`evaluation.retention`)."""
+
+    @property
+    def predictions(self) -> Path:
+        """Path of an evaluation's per-item scores; the file may not exist."""
+        return self.folder / "result" / "predictions.parquet"
+
+
+def load_stage(folder: Path) -> StageRecord:
+    """Read one stage folder; fields whose files do not exist yet keep their defaults."""
+    about = read_json(folder / "stage.json", default={})
+    status = read_json(folder / "status.json", default={})
+    progress = read_json(folder / "progress.json", default={})
+    metrics = read_json(folder / "result" / "metrics.json", default={}).get("metrics", {})
+    return StageRecord(
+        folder=folder,
+        kind=about.get("kind", folder.parent.name),
+        address=about.get("address", folder.name),
+        title=about.get("title", ""),
+        config=about.get("config", {}),
+        params=about.get("params", {}),
+        upstream=about.get("upstream", {}),
+        data=about.get("data", {}),
+        state=State(status.get("state", State.WAITING)),
+        started=status.get("started") or None,
+        ended=status.get("ended") or None,
+        wall_s=status.get("wall_s") or 0.0,
+        attempts=status.get("attempts") or 0,
+        error=status.get("error") or "",
+        failures=tuple(status.get("failures") or ()),
+        max_rss_mb=status.get("max_rss_mb") or None,
+        steps=progress.get("step") or 0,
+        scores={name: _parse_score(score) for name, score in metrics.items()},
+        left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
+        retention=read_json(folder / "result" / retention.FILE_NAME, default={}),
+        canaries=read_json(folder / "result" / canaries.FILE_NAME, default={}),
+    )
+
+
+def read_json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: If the file is damaged, or missing and no default was given.
+    """
+    if default is not None and not path.is_file():
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read ({error}); run the stage again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {type(content).__name__}, expected an object")
+    return content
+
+
+def _parse_score(raw: Mapping[str, Any] | float) -> Score:
+    if not isinstance(raw, Mapping):
+        return Score(value=float(raw))
+    known = {name: raw.get(name) for name in Score.__dataclass_fields__ if name != "value"}
+    return Score(value=float(raw["value"]), **known)

@@ -1,0 +1,87 @@
+"""Builds the report of a grid: one static HTML page, its figures (PNG, SVG) and its scores (CSV).
+
+The page is self-contained and needs neither a network nor a server.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from core.io.files import atomic_write_text
+from reporting import caveats as cautions
+from reporting import figures, gallery, hypotheses, tables
+from reporting import sufficiency as enough
+from reporting import summary as sentences
+from reporting.preregistration import registered
+from reporting.records import GridRecord, grid_folder, load_grid
+from reporting.series import View, view_of
+
+PAGE = "report.html"
+_TEMPLATES = Path(__file__).parent
+
+
+def build_report(
+    experiment: str,
+    *,
+    profile: str = "embedded",
+    root: Path = Path("mlruns"),
+    out: Path | None = None,
+) -> Path:
+    """Write the page, the figures and the CSV file, and return the path of the page.
+
+    Args:
+        experiment: Name of the experiment.
+        profile: Profile of the grid.
+        root: Output folder of the runs.
+        out: Folder of the report; defaults to `report/` in the folder of the grid.
+
+    Raises:
+        DataError: If the grid does not exist or one of its files is damaged.
+    """
+    grid = load_grid(root, experiment, profile)
+    view = view_of(grid)
+    folder = out or grid_folder(root, experiment, profile) / "report"
+    files = figures.save_figures(grid, view, folder / "figures")
+    atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
+    names = [str(path.relative_to(folder)) for path in files]
+    atomic_write_text(folder / PAGE, render(grid, view, [*names, "cells.csv"]))
+    return folder / PAGE
+
+
+def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
+    """Return the HTML of the page; `files` are the links to its accompanying files."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["signed"] = _format_signed
+    claims = hypotheses.decide_claims(grid, view)
+    groups = [(g.label, figures.page_drawings(grid, view, g)) for g in figures.groups(view)]
+    return environment.get_template("page.html").render(
+        grid=grid,
+        view=view,
+        summary=sentences.summary(grid, view, claims),
+        facts=sentences.facts(grid, view),
+        groups=[(label, drawings) for label, drawings in groups if drawings],
+        legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
+        claims=claims,
+        delta=100 * registered(grid.folder).margin,
+        enough=enough.enough_tables(grid, view),
+        scores=tables.score_table(grid, view),
+        fidelity=tables.fidelity_table(grid, view),
+        retention=tables.retention_table(grid),
+        canaries=tables.canary_rows(grid),
+        gallery=gallery.build_gallery(grid, view),
+        shown=[cell.cell_id for _, cell in gallery.chosen_cells(grid, view)],
+        stages=tables.stage_rows(grid),
+        cautions=cautions.cautions(grid, view),
+        files=files,
+        written=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _format_signed(points: float) -> str:
+    """Format a difference with a typographic minus sign, which is as wide as the plus sign."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
