@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessor, LlavaProcessor
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.process.command import clear_errors
-from models.export.llava import clip_vision_config, to_hugging_face
+from models.export.llava import to_hugging_face
 from models.export.processor import chat_template, generation_config, image_processor_config
 from models.freezing import cast_all
 from pipeline.stages.builders import VlmParts
@@ -113,7 +113,7 @@ def write_processor(folder: Path, parts: VlmParts) -> None:
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor.from_dict(settings),
         tokenizer=parts.chat.tokenizer,
-        patch_size=clip_vision_config(parts.model.tower).patch_size,
+        patch_size=parts.model.tower.clip_vision_config()["patch_size"],
         vision_feature_select_strategy="default",
         chat_template=template,
         image_token=parts.chat.template.image_token,

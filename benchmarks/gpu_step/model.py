@@ -18,7 +18,8 @@ from transformers import (
 from core.chat.format import LLAMA3, ChatFormat
 from models.connector import ConnectorConfig, build_connector
 from models.towers.image_transform import ImageTransform
-from models.towers.vision_tower import VisionTower, VisionTowerConfig
+from models.towers.libraries.open_clip import OpenClipTower
+from models.towers.vision_tower import VisionTowerConfig
 from models.vlm import VisionLanguageModel
 
 NUM_WORDS = 400
@@ -138,7 +139,7 @@ def build_ours(shape: Shape, chat: ChatFormat, device: torch.device) -> VisionLa
         torch.manual_seed(0)
         clip = open_clip.CLIP(64, vision_cfg=shape.vision, text_cfg=text, quick_gelu=True)
         language_model = _in_bf16(LlamaForCausalLM, LlamaConfig(**shape.language_model))
-    tower = VisionTower(clip.visual, VisionTowerConfig(name="random"), make_transform(shape))
+    tower = OpenClipTower(clip.visual, VisionTowerConfig(name="random"), make_transform(shape))
     connector = build_connector(
         ConnectorConfig(),
         vision_width=tower.width,

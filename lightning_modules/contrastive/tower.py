@@ -38,7 +38,7 @@ from lightning_modules.contrastive.views import (
     trunk_views,
 )
 from models.towers.image_transform import decode_image
-from models.towers.vision_tower import CONFIG_FILE, WEIGHTS_FILE
+from models.towers.libraries.open_clip import OPEN_CLIP_CONFIG_FILE, OPEN_CLIP_WEIGHTS_FILE
 
 TRUNK = "tf_efficientnet_lite0"
 TRUNK_SHA256_PREFIX = "57934424"
@@ -329,6 +329,6 @@ def save_tower(folder: Path, module: ContrastiveModule, tokenizer: PreTrainedTok
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in module.clip.state_dict().items()
     }
-    atomic_write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
-    atomic_write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(state))
+    atomic_write_text(folder / OPEN_CLIP_CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    atomic_write_bytes(folder / OPEN_CLIP_WEIGHTS_FILE, safetensors.torch.save(state))
     tokenizer.save_pretrained(folder)

@@ -7,39 +7,19 @@ leaves random with a mere warning). Shape legend: core/samples.py.
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import CLIPVisionConfig, LlavaConfig, PreTrainedModel
 
 from core.chat.format import ChatFormat
 from core.errors import ConfigError
 from models.connector import Connector, LinearConnector
-from models.towers.vision_tower import TowerFeature, TowerLibrary, VisionTower
 from models.vlm import VisionLanguageModel
 
 _LOG = logging.getLogger("irudimen.export")
 _FEATURE_LAYER = -2
 _TOWER, _LM, _PROJECTOR = "vision_tower.vision_model.", "language_model.", "multi_modal_projector."
-_BLOCK_NAMES = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_TOP_NAMES = {
-    "class_embedding": "embeddings.class_embedding",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_pre.weight": "pre_layrnorm.weight",
-    "ln_pre.bias": "pre_layrnorm.bias",
-    "ln_post.weight": "post_layernorm.weight",
-    "ln_post.bias": "post_layernorm.bias",
-}
-"""open_clip -> Hugging Face; "layrnorm" is how they spell it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,17 +43,16 @@ def to_hugging_face(
     tower = model.tower
     if tower is None:
         raise ConfigError("this model runs on cached features; load its tower to export it")
-    vision_config = clip_vision_config(tower)
     language_model = model.language_model
     model_width = int(language_model.config.hidden_size)
     act, projector, warnings = projector_weights(model.connector, model_width=model_width)
-    state = {_TOWER + name: value for name, value in clip_vision_weights(tower).items()}
+    state = {_TOWER + name: value for name, value in tower.clip_vision_weights().items()}
     state |= {_PROJECTOR + name: value for name, value in projector.items()}
     state |= _language_model_weights(language_model)
     name = str(dtype).removeprefix("torch.")
     config = {
         **LlavaConfig(
-            vision_config=vision_config,
+            vision_config=CLIPVisionConfig(**tower.clip_vision_config()),
             image_token_index=model.image_token_id,
             projector_hidden_act=act,
             vision_feature_select_strategy="default",
@@ -91,60 +70,6 @@ def to_hugging_face(
     }
     written = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     return HfModel(config=config, state=written, warnings=warnings)
-
-
-def clip_vision_config(tower: VisionTower) -> CLIPVisionConfig:
-    """The shape of a CLIP ViT in Hugging Face's words.
-
-    Raises:
-        ConfigError: no CLIP ViT, or one with parts that CLIPVisionModel does not have.
-    """
-    visual: Any = tower.visual
-    if tower.config.library is TowerLibrary.TRANSFORMERS:
-        config: CLIPVisionConfig = visual.config
-        return config
-    if tower.config.feature is not TowerFeature.PENULTIMATE or not hasattr(visual, "transformer"):
-        kind = type(getattr(visual, "trunk", visual)).__name__
-        raise ConfigError(
-            f"a {kind} tower with feature '{tower.config.feature}' can't be a stock LLaVA: that "
-            "has a CLIP ViT and its penultimate patch tokens. Cells with a CLIP ViT and "
-            "tower.feature=penultimate can be exported; talk to this one with experiments.chat"
-        )
-    block = visual.transformer.resblocks[0]
-    (height, width), (patch_height, patch_width) = visual.image_size, visual.patch_size
-    if height != width or patch_height != patch_width:
-        raise ConfigError(f"stock CLIP is square; images are {height}x{width}")
-    return CLIPVisionConfig(
-        hidden_size=visual.transformer.width,
-        intermediate_size=block.mlp.c_fc.out_features,
-        projection_dim=int(visual.output_dim),
-        num_hidden_layers=len(visual.transformer.resblocks),
-        num_attention_heads=block.attn.num_heads,
-        image_size=int(height),
-        patch_size=int(patch_height),
-        hidden_act=_activation_name(block.mlp.gelu),
-        layer_norm_eps=float(block.ln_1.eps),
-    )
-
-
-def clip_vision_weights(tower: VisionTower) -> dict[str, torch.Tensor]:
-    """CLIPVisionTransformer's tensors, every one of ours used but the projection to text.
-
-    Raises:
-        ConfigError: tensors without a place there, or places left without a tensor.
-    """
-    ours = dict(tower.visual.state_dict())
-    if tower.config.library is TowerLibrary.TRANSFORMERS:  # 4.x has the prefix, 5.x has none
-        return {name.removeprefix("vision_model."): value for name, value in ours.items()}
-    ours.pop("proj", None)
-    theirs: dict[str, torch.Tensor] = {}
-    for name, value in ours.items():
-        for target, part in _split(name, value):
-            theirs[target] = part
-    missing = sorted(set(_TOP_NAMES.values()) - theirs.keys())
-    if missing:
-        raise ConfigError(f"the tower has no {missing[0]}; stock CLIP needs {len(missing)} more")
-    return theirs
 
 
 def projector_weights(
@@ -211,28 +136,3 @@ def _language_model_weights(language_model: PreTrainedModel) -> dict[str, torch.
             "and use a Llama-like model"
         )
     return state
-
-
-def _split(name: str, value: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Where one of open_clip's tensors goes; attention's joint input goes to three places."""
-    if name in _TOP_NAMES:
-        return [(_TOP_NAMES[name], value)]
-    parts = name.split(".")
-    if parts[:2] == ["transformer", "resblocks"]:
-        block, inner, kind = f"encoder.layers.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
-        if inner in _BLOCK_NAMES:
-            return [(f"{block}.{_BLOCK_NAMES[inner]}.{kind}", value)]
-        if inner == "attn" and kind.startswith("in_proj_"):
-            kind = kind.removeprefix("in_proj_")
-            pieces = zip("qkv", value.chunk(3), strict=True)
-            return [(f"{block}.self_attn.{x}_proj.{kind}", piece.clone()) for x, piece in pieces]
-    raise ConfigError(f"the tower's '{name}' has no place in a stock CLIP ViT")
-
-
-def _activation_name(activation: nn.Module | Callable[..., torch.Tensor]) -> str:
-    """OpenAI's weights want x * sigmoid(1.702 x); with the other GELU they see badly, silently."""
-    if type(activation).__name__ == "QuickGELU":
-        return "quick_gelu"
-    if isinstance(activation, nn.GELU) and activation.approximate == "none":
-        return "gelu"
-    raise ConfigError(f"the tower's activation {activation} is none of CLIP's")

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
+    CLIPVisionConfig,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
 )
@@ -24,7 +25,6 @@ from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.benchmarks.questions import Question
 from experiments.export import build_parser, main
-from models.export.llava import clip_vision_config, clip_vision_weights
 from models.export.processor import image_processor_config
 from models.towers.image_transform import CropRule
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
@@ -217,8 +217,8 @@ def test_16_bit_weights_are_compared_with_themselves(inside: Path) -> None:
 def write_hf_tower(data: Path) -> Path:
     """The world's tower in Hugging Face's format."""
     tower = load_vision_tower(VisionTowerConfig(path=str(data / "tower")))
-    model = CLIPVisionModel(clip_vision_config(tower))
-    weights = clip_vision_weights(tower)
+    model = CLIPVisionModel(CLIPVisionConfig(**tower.clip_vision_config()))
+    weights = tower.clip_vision_weights()
     prefix = "vision_model." if hasattr(model, "vision_model") else ""
     model.load_state_dict({prefix + name: value for name, value in weights.items()})
     folder = data / "hf_tower"

@@ -23,6 +23,7 @@ from core.samples import MicroBatch
 from models.connector import Connector, ConnectorConfig, ConnectorKind, build_connector
 from models.freezing import FreezePolicy, apply_freeze
 from models.towers.image_transform import ImageTransform
+from models.towers.libraries.open_clip import OpenClipTower
 from models.towers.vision_tower import VisionTower, VisionTowerConfig
 from models.vlm import VisionLanguageModel
 
@@ -105,7 +106,7 @@ def open_clip_tower(llava: LlavaForConditionalGeneration) -> VisionTower:
         ours |= {f"{a}.{kind}": theirs[f"{b}.{kind}"] for kind in ("weight", "bias")}
     visual.load_state_dict(ours, strict=True)
     transform = ImageTransform(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    return VisionTower(visual, VisionTowerConfig(path="unused"), transform)
+    return OpenClipTower(visual, VisionTowerConfig(path="unused"), transform)
 
 
 def our_model(llava: LlavaForConditionalGeneration, connector: Connector) -> VisionLanguageModel:

@@ -18,7 +18,7 @@ from core.chat.format import load_tokenizer
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments, is_hub_name
 from models.language.language_model import LanguageModelConfig, load_language_model
-from models.towers.vision_tower import TowerLibrary, VisionTowerConfig, load_vision_tower
+from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
 
 NAME = "owner-of/a-model.1"
 
@@ -87,8 +87,8 @@ def test_offline_loading_says_how_to_download(monkeypatch: pytest.MonkeyPatch) -
         load_tokenizer(NAME, revision="abc")
     with pytest.raises(CheckpointError, match=advice):
         load_language_model(LanguageModelConfig(path=NAME, revision="abc"))
-    for library in (TowerLibrary.TRANSFORMERS, TowerLibrary.TIMM):
-        name = NAME if library is TowerLibrary.TRANSFORMERS else "timm/vit_tiny_patch16_224.x"
+    for library in ("transformers", "timm"):
+        name = NAME if library == "transformers" else "timm/vit_tiny_patch16_224.x"
         config = VisionTowerConfig(library=library, name=name, hub_revision="abc")
         with pytest.raises(CheckpointError, match=r"HF_HUB_OFFLINE is set.*hf download"):
             load_vision_tower(config)

@@ -3,15 +3,16 @@
 import open_clip
 import pytest
 import torch
-from transformers import CLIPVisionModel, PreTrainedTokenizerFast
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 from core.chat.format import EMBEDDED, LLAMA3, ChatFormat, ChatTemplate
 from core.errors import ConfigError
 from core.samples import Role, Turn
 from models.connector import Connector, ConnectorConfig, ConnectorKind, build_connector
-from models.export.llava import clip_vision_config, clip_vision_weights, projector_weights
+from models.export.llava import projector_weights
 from models.export.processor import chat_template, image_processor_config
 from models.towers.image_transform import ImageTransform, ResizeMode
+from models.towers.libraries.open_clip import OpenClipTower
 from models.towers.vision_tower import VisionTower, VisionTowerConfig
 from tests.support.doubles import make_tokenizer
 
@@ -27,17 +28,17 @@ def _tower(*, quick_gelu: bool) -> VisionTower:
     for parameter in visual.parameters():  # large enough that activations tell GELUs apart
         torch.nn.init.normal_(parameter, std=0.5)
     transform = ImageTransform(size=_SIZE, mean=_NORMAL, std=_NORMAL)
-    return VisionTower(visual, VisionTowerConfig(path="unused"), transform)
+    return OpenClipTower(visual, VisionTowerConfig(path="unused"), transform)
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_the_tower_gives_the_same_features(quick_gelu: bool) -> None:
     tower = _tower(quick_gelu=quick_gelu)
-    config = clip_vision_config(tower)
+    config = CLIPVisionConfig(**tower.clip_vision_config())
     assert config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
     theirs = CLIPVisionModel(config).eval()
     names = {name.removeprefix("vision_model.") for name in theirs.state_dict()}
-    state = clip_vision_weights(tower)
+    state = tower.clip_vision_weights()
     assert state.keys() == {name for name in names if not name.endswith("position_ids")}
     prefix = "vision_model." if hasattr(theirs, "vision_model") else ""
     theirs.load_state_dict({prefix + name: value for name, value in state.items()}, strict=True)

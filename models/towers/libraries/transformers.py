@@ -1,9 +1,9 @@
-"""Vision towers in Hugging Face's own format: CLIPVisionModel, from a folder or the hub."""
+"""CLIP towers in Hugging Face format (`CLIPVisionModel`), from a folder or the hub."""
 
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -13,11 +13,12 @@ from transformers.utils import cached_file
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments, is_hub_name
 from models.towers.image_transform import CropRule, ImageTransform, ResizeMode
+from models.towers.vision_tower import VisionTower, VisionTowerConfig, register_tower
 
 _CONFIG_FILE, _IMAGES_FILE = "config.json", "preprocessor_config.json"
 _BICUBIC = 3
 _CLIP_TYPES = ("clip", "clip_vision_model")
-_KNOWN: dict[str, dict[str, dict[str, Any]]] = {
+_BUNDLED_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "openai/clip-vit-large-patch14-336": {
         _CONFIG_FILE: {
             "model_type": "clip",
@@ -41,20 +42,60 @@ _KNOWN: dict[str, dict[str, dict[str, Any]]] = {
         },
     }
 }
-"""What LLaVA's tower says of itself, so that plans need no network; weights are never guessed."""
+"""Settings of LLaVA's tower, so that planning needs no network; weights are never bundled."""
 
 
-def load_clip_vision(source: str, revision: str) -> nn.Module:
-    """The whole vision model; text weights in the same file are left alone.
+@register_tower("transformers")
+class ClipTower(VisionTower):
+    """Vision part of a CLIP model of transformers, e.g. openai/clip-vit-large-patch14-336."""
 
-    Raises:
-        CheckpointError: nothing there, no access, or weights that would stay random.
-        ConfigError: a hub name without revision, or no CLIP.
-    """
-    read_shape(source, revision)  # a clear refusal of other architectures
+    @classmethod
+    def load(cls, config: VisionTowerConfig) -> Self:
+        """Load the vision model; text weights in the same file are ignored."""
+        source, revision = config.source, config.hub_revision
+        visual = _load_model(source, revision)
+        return cls(visual, config, _read_transform(source, revision))
+
+    @classmethod
+    def empty(cls, config: VisionTowerConfig) -> Self:
+        """Build the model from its configuration."""
+        source, revision = config.source, config.hub_revision
+        with torch.device("meta"):
+            visual: nn.Module = CLIPVisionModel(_read_vision_config(source, revision))
+        return cls(visual, config, _read_transform(source, revision))
+
+    @classmethod
+    def count_image_tokens(cls, config: VisionTowerConfig) -> int:
+        """Count the tokens from the configuration; nothing is built."""
+        vision = _read_vision_config(config.source, config.hub_revision)
+        return _count_patches(vision)
+
+    def clip_vision_config(self) -> dict[str, Any]:
+        """Return the model's own configuration."""
+        visual: Any = self.visual
+        config: dict[str, Any] = visual.config.to_dict()
+        return config
+
+    def clip_vision_weights(self) -> dict[str, torch.Tensor]:
+        """Return the model's own tensors; transformers 4 adds a prefix that 5 does not."""
+        state = self.visual.state_dict()
+        return {name.removeprefix("vision_model."): value for name, value in state.items()}
+
+    def _feature_shape(self) -> tuple[int, int]:
+        visual: Any = self.visual
+        return _count_patches(visual.config), visual.config.hidden_size
+
+    def _extract(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        states = self.visual(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states
+        features_NPE: torch.Tensor = states[-2][:, 1:]
+        return features_NPE
+
+
+def _load_model(source: str, revision: str) -> nn.Module:
+    _read_vision_config(source, revision)  # rejects other architectures with a clear message
     arguments = hub_arguments(source, revision, kind="tower")
     threshold = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it lists the text model's weights, which nobody misses
+    logging.disable(logging.WARNING)  # transformers lists the unused weights of the text model
     try:
         model, info = CLIPVisionModel.from_pretrained(
             source,
@@ -77,41 +118,22 @@ def load_clip_vision(source: str, revision: str) -> nn.Module:
     return module
 
 
-def empty_clip_vision(source: str, revision: str) -> nn.Module:
-    """The same model on the meta device, from its configuration alone."""
-    with torch.device("meta"):
-        model: nn.Module = CLIPVisionModel(_vision_config(source, revision))
-    return model
+def _count_patches(vision: CLIPVisionConfig) -> int:
+    num_patches: int = (vision.image_size // vision.patch_size) ** 2
+    return num_patches
 
 
-def penultimate_states(visual: Any, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-    """Patch tokens (N, P, E) of the second-to-last block, before any final norm."""
-    states = visual(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states
-    features_NPE: torch.Tensor = states[-2][:, 1:]
-    return features_NPE
-
-
-def read_shape(source: str, revision: str) -> tuple[int, int]:
-    """Number and width of the patch tokens, from the configuration alone.
+def _read_transform(source: str, revision: str) -> ImageTransform:
+    """Return the transform that matches the checkpoint's image processor.
 
     Raises:
-        CheckpointError, ConfigError: as `load_clip_vision`.
-    """
-    vision = _vision_config(source, revision)
-    return (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-
-
-def read_transform(source: str, revision: str) -> ImageTransform:
-    """What the checkpoint's image processor does, as our transform.
-
-    Raises:
-        ConfigError: the processor does something our transform can't.
-        CheckpointError: as `load_clip_vision`.
+        ConfigError: If the processor does something that `ImageTransform` does not support.
+        CheckpointError: If its settings are missing or inaccessible.
     """
     settings = _read_json(source, revision, _IMAGES_FILE)
-    size, mode = _target_size(settings)
-    wanted = {
-        "size": _vision_config(source, revision).image_size,
+    size, mode = _square_size(settings)
+    expected = {
+        "size": _read_vision_config(source, revision).image_size,
         "resample": _BICUBIC,
         "steps": True,
         "scale": True,
@@ -123,10 +145,10 @@ def read_transform(source: str, revision: str) -> ImageTransform:
         "scale": abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) < 1e-6  # noqa: PLR2004
         and settings.get("do_rescale", True),
     }
-    if found != wanted:
+    if found != expected:
         raise ConfigError(
-            f"tower '{source}' wants images that this house can't make: {found}, can {wanted}; "
-            f"see its {_IMAGES_FILE}"
+            f"tower '{source}' needs an unsupported image preprocessing: {found}; supported: "
+            f"{expected}. See its {_IMAGES_FILE}"
         )
     return ImageTransform(
         size=size,
@@ -137,8 +159,8 @@ def read_transform(source: str, revision: str) -> ImageTransform:
     )
 
 
-def _target_size(settings: dict[str, Any]) -> tuple[int, ResizeMode]:
-    """Side of the square and how it is reached; 0 if it isn't a square of one size."""
+def _square_size(settings: dict[str, Any]) -> tuple[int, ResizeMode]:
+    """Return the side of the square and the resize mode; the side is 0 if there is no square."""
     size, crop = settings.get("size"), settings.get("crop_size")
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     size = {"shortest_edge": size} if isinstance(size, int) else size
@@ -146,30 +168,28 @@ def _target_size(settings: dict[str, Any]) -> tuple[int, ResizeMode]:
         return 0, ResizeMode.SHORTEST
     if "shortest_edge" in size:
         side = int(size["shortest_edge"])
-        is_cropped = settings.get("do_center_crop", True) and crop == {
-            "height": side,
-            "width": side,
-        }
+        square = {"height": side, "width": side}
+        is_cropped = settings.get("do_center_crop", True) and crop == square
         return (side if is_cropped else 0), ResizeMode.SHORTEST
     height, width = size.get("height"), size.get("width")
     is_square = height == width and not settings.get("do_center_crop", False)
     return (int(height) if is_square and height else 0), ResizeMode.SQUASH
 
 
-def _vision_config(source: str, revision: str) -> CLIPVisionConfig:
+def _read_vision_config(source: str, revision: str) -> CLIPVisionConfig:
     settings = _read_json(source, revision, _CONFIG_FILE)
     if settings.get("model_type") not in _CLIP_TYPES:
         raise ConfigError(
-            f"tower '{source}' is a {settings.get('model_type')}; tower.library=transformers takes "
-            f"{' or '.join(_CLIP_TYPES)}. For other towers see open_clip and timm"
+            f"tower '{source}' is a {settings.get('model_type')} model; tower.library=transformers "
+            f"supports {' and '.join(_CLIP_TYPES)}. Use open_clip or timm for other towers"
         )
     return CLIPVisionConfig(**settings.get("vision_config", settings))
 
 
 def _read_json(source: str, revision: str, name: str) -> dict[str, Any]:
     arguments = hub_arguments(source, revision, kind="tower")
-    if is_hub_name(source) and source in _KNOWN:
-        return _KNOWN[source][name]
+    if is_hub_name(source) and source in _BUNDLED_SETTINGS:
+        return _BUNDLED_SETTINGS[source][name]
     if not is_hub_name(source) and not (Path(source) / name).is_file():
         raise CheckpointError(f"tower folder '{source}' has no {name}")
     try:

@@ -1,0 +1,1 @@
+"""Vision tower libraries: one module per value of `tower.library`, named after it."""
