@@ -175,7 +175,7 @@ class ComponentConfig:
     share_of: ShareOf = ShareOf.SAMPLES
     """What the share of the target language is a share of."""
     phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
-    """A curriculum: other values from later steps on; `docs/MIXTURE.md`."""
+    """A curriculum: other values from later steps on; `docs/guides/mixtures.md`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ class TrainerConfig:
     devices: int = 1
     """Processes per stage run, on each of its machines."""
     num_nodes: int = 1
-    """Machines that train a stage together (docs/NODES.md)."""
+    """Machines that train a stage together (docs/running/clusters.md)."""
     hung_after_s: float = 900.0
     """A training that gets no step done for so long is stopped, with what every thread was doing in
     its log, and goes on from its last checkpoint. Also the time limit of a collective."""

@@ -119,7 +119,7 @@ class GridRun:
         if trainer.num_nodes > 1:
             raise ConfigError(
                 f"trainer.num_nodes={trainer.num_nodes}: several machines need --launcher slurm or "
-                "torchrun (docs/NODES.md)"
+                "torchrun (docs/running/clusters.md)"
             )
         return LocalLauncher(jobs=jobs, flag=self.flag, slots=GpuSlots.of(trainer), **common)
 

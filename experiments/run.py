@@ -63,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
     add("--jobs", type=int, default=0, help="cores to use (default: all)")
     add("--launcher", choices=("local", "slurm", "torchrun"), default="local",
-        help="slurm: a job per stage run; the command may be closed (docs/SLURM.md); torchrun: on "
-        "the machines that torchrun starts it on (docs/NODES.md)")  # fmt: skip
+        help="slurm: one job per stage run, and the command may be closed; torchrun: on the nodes "
+        "that torchrun starts the command on (docs/running/clusters.md)")  # fmt: skip
     add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="what a job asks for: partition=, gpu=, time_min=, gpus_per_node=, cpus_per_task=, "
         "mem_gb=, account=, qos=, constraint=, exclude=, max_jobs=")  # fmt: skip

@@ -1,6 +1,6 @@
 """Which optimizer, tuning and strategy go together; what doesn't is refused before it costs time.
 
-The reasons, with their sources, are in docs/LOWBIT.md.
+The reasons, with their sources, are in docs/running/gpus.md.
 """
 
 from core.errors import ConfigError

@@ -1,6 +1,6 @@
 """What a stage costs on GPUs: memory by part, floating point operations, hours.
 
-Formulas and what they leave out: docs/PLANNER.md.
+Formulas and what they leave out: docs/reference/planner.md.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from planner.workload import Load
 
 _FLOAT, _HALF = 4.0, 2.0
 _NF4 = 0.516
-"""Bytes of a 4-bit weight with its constants (docs/LOWBIT.md)."""
+"""Bytes of a 4-bit weight with its constants (docs/running/gpus.md)."""
 _MOMENTS, _MOMENTS_8BIT = 8.0, 2.03
 _LOGIT_BYTES = 12.0
 """Per target and word: 16-bit logits, float32 logits, their gradient, and its 16-bit copy."""

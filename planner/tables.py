@@ -101,7 +101,8 @@ def _show_gpu(console: Console, plan: Plan, estimator: Estimator, root: Path, gp
     _show_advice(console, plan, estimator, gpu=gpu)
     console.print(
         f"Times assume {ACHIEVED:.0%} of the peak in 16-bit products (less for narrow models): an "
-        "assumption until benchmarks/gpu_step has run on your GPU. Formulas: docs/PLANNER.md.",
+        "assumption until benchmarks/gpu_step has run on your GPU. "
+        "Formulas: docs/reference/planner.md.",
         soft_wrap=True,
         highlight=False,
     )

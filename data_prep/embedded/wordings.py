@@ -1,6 +1,6 @@
 """What one language adds to the data: wordings, number words, category words; read from one file.
 
-A new language is one YAML file, `languages/CODE/data.yaml`; docs/NEW_LANGUAGE.md leads through it.
+A new language is one YAML file, `languages/CODE/data.yaml`; see docs/guides/new-language.md.
 """
 
 import dataclasses

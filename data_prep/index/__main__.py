@@ -51,7 +51,8 @@ what you get:
   OUT/NAME.index/            the indexes, and scanned.json: stop and start again at any time,
                              or add shards later; only what is new is scanned; with --lengths-for
                              also the length of every sample, which the batch plan needs
-Remote shards stay where they are; training reads them through a cache (docs/STORAGE.md).
+Remote shards stay where they are; training reads them through a cache
+(docs/reference/data-format.md).
 
 A sample that can't be used (no text, no or two images, a broken header, an unsafe name ...) is
 left out and counted by reason. More than --max-unusable of them is an error.

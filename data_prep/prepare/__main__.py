@@ -177,7 +177,7 @@ def show_report(console: Console, plan: WorkPlan) -> None:
     console.print(f"Data card: {plan.out / 'README.md'}", highlight=False, soft_wrap=True)
     if any((plan.out / "validate").glob("*.jsonl")):
         console.print(
-            f"For people to check (docs/PEOPLE.md): {plan.out}/validate/NAME.jsonl",
+            f"For review (docs/guides/human-evaluation.md): {plan.out}/validate/NAME.jsonl",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 

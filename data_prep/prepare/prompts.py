@@ -46,7 +46,7 @@ def load_prompt(language: str, folder: Path = FOLDER) -> TranslationPrompt:
         missing = "".join(f"\n  {n}: {w}" for n, w in missing_files(language, folder).items())
         raise ConfigError(
             f"no {path}; copy that of another language and translate its values "
-            f"(docs/NEW_LANGUAGE.md). '{language}' has no{missing}"
+            f"(docs/guides/new-language.md). '{language}' has no{missing}"
         )
     file = load_config(_File, path)
     return TranslationPrompt(

@@ -1,6 +1,6 @@
 """How the language model is tuned: every weight, or low-rank adapters, also on 4-bit weights.
 
-What is sound where, and why: docs/LOWBIT.md.
+What is sound where, and why: docs/running/gpus.md.
 """
 
 import dataclasses

@@ -57,7 +57,8 @@ def ranks_here(trainer: TrainerConfig) -> TrainerConfig:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         raise ConfigError(
-            "--launcher torchrun: start the command by torchrun on every machine (docs/NODES.md)"
+            "--launcher torchrun: start the command with torchrun on every node "
+            "(docs/running/clusters.md)"
         )
     here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     return dataclasses.replace(trainer, devices=here, num_nodes=everywhere // here)

@@ -1,4 +1,4 @@
-"""Every fault of docs/FAULTS.md: refused, counted or fatal as the table says; nobody else moves.
+"""Every fault in docs/reference/data-format.md is rejected, counted or fatal as documented.
 
 The healthy world is run once; then one sample of it, or one shard, is damaged in each way.
 """

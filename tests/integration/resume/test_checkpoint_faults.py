@@ -1,6 +1,6 @@
 """Faults of checkpoints and of their storage: never worse than the one before, always reported.
 
-The table in docs/FAULTS.md names these tests.
+The table in docs/reference/data-format.md names these tests.
 """
 
 import errno

@@ -142,7 +142,7 @@ def test_refused_lines(components, overrides, message):
 
 
 def test_the_worked_example_of_the_documentation(tmp_path):
-    text = Path("docs/MIXTURE.md").read_text(encoding="utf-8")
+    text = Path("docs/guides/mixtures.md").read_text(encoding="utf-8")
     example = tmp_path / "example.yaml"
     example.write_text(text.split("```yaml\n")[1].split("```")[0])
     config = load_config(RunConfig, Path("configs/embedded.yaml"), example)

@@ -166,7 +166,7 @@ def test_every_question_has_a_documented_wording(code, names, train, items):
         matches = [wording for wording, regex in regexes.items() if regex.fullmatch(question)]
         assert matches, question
         seen[matches[0]] += 1
-    documented = (ROOT / "docs" / "DATA.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "results" / "data-cards.md").read_text(encoding="utf-8")
     for wording in regexes:
         assert seen[wording] > 0
         assert wording in documented

@@ -184,7 +184,7 @@ def test_bad_input_is_refused():
 
 @pytest.mark.slow
 def test_promises_on_simulated_grids():
-    """A short version of benchmarks/statistics_simulation.py (2,000 grids: docs/EVALUATION.md)."""
+    """A short run of benchmarks/statistics_simulation.py (full run: docs/reference/metrics.md)."""
     from benchmarks.statistics_simulation import run
 
     rates = run(200, num_images=150, per_image=4, seed=10_000)["rates"]
