@@ -1,4 +1,4 @@
-"""Writing shards against plain webdataset, and building an index, per core, in one run.
+"""Benchmark of shard writing against plain webdataset, and of index building, on one core.
 
 python -m benchmarks.data_prep --json docs/benchmarks/data_prep.json
 """

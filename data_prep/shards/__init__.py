@@ -1,1 +1,1 @@
-"""Writes WebDataset shards."""
+"""Writing WebDataset shards with their indexes and manifests."""

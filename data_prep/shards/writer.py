@@ -1,12 +1,20 @@
-"""Writes shards, indexes and manifests; the same samples give the same bytes everywhere."""
+"""Write shards, their indexes and manifests; equal samples give equal bytes on every machine.
+
+Shards are written by `webdataset.TarWriter` with a fixed owner, mode and time in every header, so
+that their sha256 depends on the samples alone. `ShardWriter` adds only the split into files, which
+cannot be atomic: it opens each shard under its final name.
+"""
 
 import dataclasses
 import hashlib
+import io
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from webdataset import TarWriter
 
 from core.errors import DataError
 from core.io.files import atomic_file
@@ -14,21 +22,23 @@ from datamodules.shards.manifest import SUFFIX, Manifest, Modality, ShardEntry, 
 from datamodules.shards.reader import check_key, write_known_index
 
 _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
+_FIXED_HEADER: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSample:
-    """One sample to be written."""
+    """A sample to write."""
 
     key: str
     content: dict[str, Any]
-    """The JSON without its "id", which is the key."""
+    """The JSON record without its "id", which is the key."""
     image: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceInfo:
-    """What a manifest says beside its shards."""
+    """The fields of a manifest other than its shards."""
 
     name: str
     language: str
@@ -42,7 +52,11 @@ class SourceInfo:
 def write_shards(
     folder: Path, prefix: str, samples: Iterable[ShardSample], *, per_shard: int
 ) -> tuple[ShardEntry, ...]:
-    """Write `{prefix}-000000.tar` and so on, sorted by key, each with its index."""
+    """Write the samples, sorted by key, to `{prefix}-000000.tar` and so on, each with its index.
+
+    Raises:
+        DataError: If there are no samples.
+    """
     ordered = sorted(samples, key=lambda sample: sample.key)
     if not ordered:
         raise DataError(f"no samples for {folder / prefix}; ask for more concepts or texts")
@@ -53,7 +67,7 @@ def write_shards(
 
 
 def write_manifest(folder: Path, info: SourceInfo, shards: Sequence[ShardEntry]) -> Path:
-    """Write the manifest of a source beside its shards."""
+    """Write the manifest of a source next to its shards and return its path."""
     path = folder / f"{info.name}{SUFFIX}"
     manifest = Manifest(
         name=info.name,
@@ -70,74 +84,77 @@ def write_manifest(folder: Path, info: SourceInfo, shards: Sequence[ShardEntry])
 
 
 def write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> ShardEntry:
-    """One shard and its index; in place only when it is whole.
+    """Write one shard and its index; the file appears under its name only when it is complete.
 
     Raises:
-        DataError: a key that appears twice, or that can't be one.
+        DataError: If a key appears twice or is not a valid key.
     """
     places = dict[str, dict[str, int]]()
     with atomic_file(folder / name) as file:
-        tar = _Tar(file)
-        for sample in samples:
-            check_key(folder / name, sample.key)
-            if sample.key in places:
-                raise DataError(f"{folder / name}: the key '{sample.key}' appears twice")
-            places[sample.key] = _add(tar, sample)
-        tar.close()
+        hashed = _HashingFile(file)
+        # tarfile writes blocks of 10 KiB; the buffer gathers them before they are hashed.
+        with (
+            io.BufferedWriter(hashed, _BUFFER_BYTES) as buffered,
+            TarWriter(buffered, encoder=False, compress=False, **_FIXED_HEADER) as tar,
+        ):
+            for sample in samples:
+                check_key(folder / name, sample.key)
+                if sample.key in places:
+                    raise DataError(f"{folder / name}: the key '{sample.key}' appears twice")
+                places[sample.key] = _write_sample(tar, sample)
     write_known_index(folder / name, places)
     return ShardEntry(
         path=name,
-        sha256=tar.digest.hexdigest(),
-        num_bytes=tar.num_bytes,
+        sha256=hashed.digest.hexdigest(),
+        num_bytes=hashed.num_bytes,
         num_samples=len(samples),
     )
 
 
-def _add(tar: "_Tar", sample: ShardSample) -> dict[str, int]:
-    """Append a sample; where it lies, as an index says it."""
-    place = {}
+def _write_sample(tar: TarWriter, sample: ShardSample) -> dict[str, int]:
+    """Append a sample and return its entry for the shard index."""
+    entry = {}
+    # One call per member: in a single call webdataset would sort `json` before `png` and `webp`.
     if sample.image is not None:
-        offset = tar.add(f"{sample.key}.{_suffix(sample.image)}", sample.image)
-        place = {"image_offset": offset, "image_size": len(sample.image)}
+        offset = _write_member(tar, sample.key, _image_suffix(sample.image), sample.image)
+        entry = {"image_offset": offset, "image_size": len(sample.image)}
     text = json.dumps(
         {"id": sample.key, **sample.content}, ensure_ascii=False, separators=(",", ":")
     ).encode("utf-8")
-    offset = tar.add(f"{sample.key}.json", text)
-    return {**place, "json_offset": offset, "json_size": len(text)}
+    offset = _write_member(tar, sample.key, "json", text)
+    return {**entry, "json_offset": offset, "json_size": len(text)}
 
 
-class _Tar:
-    """Writes a tar whose headers are tarfile's; knows its hash and where every member lies."""
+def _write_member(tar: TarWriter, key: str, suffix: str, content: bytes) -> int:
+    """Append a member and return the offset of its content in the shard."""
+    tar.write({"__key__": key, suffix: content})
+    padded_size = len(content) + -len(content) % tarfile.BLOCKSIZE
+    return int(tar.tarstream.offset) - padded_size
+
+
+class _HashingFile(io.RawIOBase):
+    """A write-only file that also computes the sha256 and the size of what it receives."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.num_bytes = 0
         self.digest = hashlib.sha256()
 
-    def add(self, name: str, content: bytes) -> int:
-        """Append a member; returns where its content begins."""
-        # A fresh TarInfo has time 0, owner 0 and no names: nothing of this machine gets in.
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        info.mode = 0o644
-        header = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
-        place = self.num_bytes + len(header)
-        self._write(header)
-        self._write(content)
-        self._write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        return place
+    def writable(self) -> bool:
+        """Return True: a buffered writer asks for it."""
+        return True
 
-    def close(self) -> None:
-        """Write the end mark, and fill the last record as tarfile does."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
+    def write(self, content: Any) -> int:
+        """Write and hash a block."""
         self.digest.update(content)
-        self.num_bytes += len(content)
+        num_written = self._file.write(content)
+        self.num_bytes += num_written
+        return num_written
 
 
-def _suffix(image: bytes) -> str:
-    """By the first bytes; readers decode by content, people and other programs go by the name."""
+def _image_suffix(image: bytes) -> str:
+    """Return the file suffix for an image from its magic bytes.
+
+    Our reader decodes by content; other programs go by the suffix.
+    """
     return next((name for magic, name in _SUFFIXES.items() if image.startswith(magic)), "webp")
