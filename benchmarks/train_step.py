@@ -176,7 +176,7 @@ def _ready(
         rng.normal(size=(NUM_IMAGE_TOKENS, VISION_WIDTH)).astype(np.float32)
     )
     image = features if sample.image is not None else None
-    return ReadySample(ref=_ref(sample.source, encoded), encoded=encoded, image=image)
+    return ReadySample(ref=_ref(sample.source, sample.key, encoded), encoded=encoded, image=image)
 
 
 def _alone(ready: ReadySample) -> list[ReadySample]:
@@ -191,16 +191,18 @@ def _alone(ready: ReadySample) -> list[ReadySample]:
             loss_mask_T=encoded.loss_mask_T[seen_T],
             branch_ids_T=np.zeros(int(seen_T.sum()), dtype=np.int64),
         )
-        alone.append(dataclasses.replace(ready, ref=_ref(encoded.source, one), encoded=one))
+        alone.append(
+            dataclasses.replace(ready, ref=_ref(ready.ref.source, ready.ref.key, one), encoded=one)
+        )
     return alone or [ready]
 
 
-def _ref(source: str, encoded: EncodedSample) -> SampleRef:
+def _ref(source: str, key: str, encoded: EncodedSample) -> SampleRef:
     return SampleRef(
         position=0,
         source=source,
         language=source[-2:],
-        key=encoded.key,
+        key=key,
         num_tokens=encoded.num_tokens,
         num_loss_tokens=encoded.num_loss_tokens,
     )

@@ -48,18 +48,15 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedSample:
-    """A sample as token ids; the image's place is held by placeholder ids."""
+    """The token sequence of a sample, with placeholder ids in place of its image."""
 
-    key: str
-    source: str
     input_ids_T: np.ndarray
     """int64, with one placeholder id per visual token."""
     loss_mask_T: np.ndarray
-    """bool: positions whose token the model must predict (from the position before)."""
+    """bool: positions whose token counts in the loss (predicted from the position before)."""
     branch_ids_T: np.ndarray
     """int64; 0 where everything after may look, 1, 2, ... inside branches that see what is 0 and
     themselves only. All 0 in an ordinary sequence."""
-    image: bytes | None
 
     @property
     def num_tokens(self) -> int:
@@ -85,7 +82,7 @@ class EncodedSample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRef:
-    """Where a sample of a batch came from, and what it weighs."""
+    """Identity and token counts of one sample in a collated batch."""
 
     position: int
     """Global sample index in the mixture stream."""

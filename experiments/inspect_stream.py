@@ -147,16 +147,17 @@ def show_step(
     """One step, sample by sample, and its sums."""
     from datamodules.inspection import stream_summary as stream_view
     from datamodules.inspection.contact_sheet import cell_of, write_sheet
+    from models.towers.image_transform import decode_image
 
     step = args.at or 0
     steps = _within(range(step, step + 1), module.num_steps)
-    samples = stream_view.planned_samples(module.data, step, world_size=args.world_size)
+    samples = stream_view.place_samples(module.data, step, world_size=args.world_size)
     table = Table(title=f"{title}: step {step} of {module.num_steps}")
     for name in ("position", "source", "language", "key", "tokens", "loss tokens", "rank/mb/row"):
         is_number = name in ("position", "tokens", "loss tokens")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for sample in samples:
-        slot = sample.slot
+        slot = sample.planned
         place = f"{sample.rank}/{sample.micro_batch}/{sample.row}"
         place = f"- {escape(sample.reason)}" if sample.reason else place
         origin = (slot.source.name, slot.source.language, escape(sample.key))
@@ -165,13 +166,13 @@ def show_step(
     console.print(table)
     show_shares(console, module, steps, world_size=args.world_size)
     if args.sheet is not None:
-        with_image = [sample.slot for sample in samples if sample.slot.source.has_images]
+        with_image = [sample.planned for sample in samples if sample.planned.source.has_images]
         cells = [
-            cell_of(slot.source.read(slot.sample), title=f"{slot.source.language} {sample.key}")
+            cell_of(slot.source.read(slot.index), title=f"{slot.source.language} {sample.key}")
             for sample in samples
-            if (slot := sample.slot).source.has_images and not sample.reason
+            if (slot := sample.planned).source.has_images and not sample.reason
         ]
-        write_sheet(args.sheet, cells)
+        write_sheet(args.sheet, cells, decode_image)
         console.print(f"{len(cells)} of {len(with_image)} images are on {args.sheet}")
 
 

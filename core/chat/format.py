@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
@@ -17,7 +16,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 from core.chat.tokens import IMAGE_MARK, IMAGE_TOKEN
 from core.errors import ConfigError, DataError
 from core.io.hub import explain, hub_arguments
-from core.samples import Role, Sample, Turn
+from core.samples import EncodedSample, Role, Sample, Turn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,14 +114,6 @@ class PromptStyle(StrEnum):
     """As CHAT, but every token after the first is a target: how a language model is pretrained."""
 
 
-class TokenSequence(NamedTuple):
-    """Three arrays of one shape; see `core.samples.EncodedSample`."""
-
-    input_ids_T: np.ndarray
-    loss_mask_T: np.ndarray
-    branch_ids_T: np.ndarray
-
-
 def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokenizerBase:
     """Load a fast tokenizer from a folder or, at a revision, by its name on the hub.
 
@@ -162,25 +153,30 @@ class ChatFormat:
         marks = sorted(_special_tokens(tokenizer), key=len, reverse=True)
         self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
 
-    def encode(self, sample: Sample, style: PromptStyle) -> TokenSequence:
-        """A training sample as one sequence.
+    def encode(self, sample: Sample, style: PromptStyle) -> EncodedSample:
+        """Encode a training sample as one token sequence.
 
         Raises:
-            DataError: nothing to learn from, or image and `<image>` don't agree.
+            DataError: If the sample has no loss tokens, or if `<image>` and the image do not agree.
+                The message does not name the sample; `encode_sample` adds its source and key.
         """
         if style is PromptStyle.SHARED_PREFIX and sample.image is not None:
-            return self._branches(sample)
+            encoded = self._branches(sample)
+        else:
+            encoded = self._single_sequence(sample, style)
+        # Nothing precedes the first token of a document, so nothing can predict it.
+        encoded.loss_mask_T[:1] = False
+        if not encoded.loss_mask_T.any():
+            raise DataError("no loss tokens (empty answer?)", "no loss tokens")
+        return encoded
+
+    def _single_sequence(self, sample: Sample, style: PromptStyle) -> EncodedSample:
         pieces = self._plain(sample) if style is PromptStyle.PLAIN else self._chat(sample.turns)
         self._check_image(sample, "".join(text for text, _ in pieces))
         ids, mask = self._tokenize(pieces)
         if style is PromptStyle.FULL:
             mask = ids != self.image_token_id
-            mask[0] = False
-        if not mask.any():
-            raise DataError(
-                f"{sample.source}/{sample.key}: no target token (empty answer?)", "no target token"
-            )
-        return TokenSequence(ids, mask, np.zeros_like(ids))
+        return EncodedSample(input_ids_T=ids, loss_mask_T=mask, branch_ids_T=np.zeros_like(ids))
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
         """Ids (int64, shape (T,)) of a conversation up to where the assistant must speak."""
@@ -239,7 +235,7 @@ class ChatFormat:
             pieces += [(prefix, False), (turn.content + suffix, is_target)]
         return pieces
 
-    def _branches(self, sample: Sample) -> TokenSequence:
+    def _branches(self, sample: Sample) -> EncodedSample:
         """Everything up to the image once, then each question and its answer.
 
         The idea is that of Molmo's message trees. A branch is tokenised with the prefix before it,
@@ -257,12 +253,16 @@ class ChatFormat:
             ids.append(branch_ids[prefix:])
             mask.append(branch_mask[prefix:])
         branches = [np.full(part.shape, number) for number, part in enumerate(ids)]
-        return TokenSequence(*(np.concatenate(parts) for parts in (ids, mask, branches)))
+        return EncodedSample(
+            input_ids_T=np.concatenate(ids),
+            loss_mask_T=np.concatenate(mask),
+            branch_ids_T=np.concatenate(branches),
+        )
 
     def _plain(self, sample: Sample) -> list[tuple[str, bool]]:
         answers = [t.content for t in sample.turns if t.role in (Role.ASSISTANT, Role.TEXT)]
         if not answers or not answers[0].strip():
-            raise DataError(f"{sample.source}/{sample.key}: empty caption", "empty caption")
+            raise DataError("empty caption", "empty caption")
         image = IMAGE_MARK if sample.image is not None else ""
         self._check_content(answers[0])
         target = answers[0] + self.template.assistant_suffix
@@ -278,8 +278,8 @@ class ChatFormat:
         marks, images = text.count(IMAGE_MARK), int(sample.image is not None)
         if marks != images:
             raise DataError(
-                f"{sample.source}/{sample.key}: {marks} '{IMAGE_MARK}' in the text, "
-                f"{images} image in the sample; they must agree",
+                f"{marks} '{IMAGE_MARK}' in the text, {images} image in the sample; they must "
+                "agree",
                 f"{IMAGE_MARK} and image do not agree",
             )
 
@@ -319,20 +319,19 @@ def _split_at_image(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
     Raises:
         DataError: the conversation isn't questions and answers behind one image.
     """
-    where = f"{sample.source}/{sample.key}"
     shared = [turn for turn in sample.turns[:1] if turn.role is Role.SYSTEM]
     turns = sample.turns[len(shared) :]
     roles = [turn.role for turn in turns]
     if not turns or roles != [Role.USER, Role.ASSISTANT] * (len(turns) // 2):
         raise DataError(
-            f"{where}: turns {', '.join(roles)}; prompt style '{PromptStyle.SHARED_PREFIX}' needs "
+            f"turns {', '.join(roles)}; prompt style '{PromptStyle.SHARED_PREFIX}' needs "
             "a user and an assistant in turn, so that each question can stand alone",
             "no questions and answers in turn",
         )
     opening = re.match(rf"{re.escape(IMAGE_MARK)}\s*", turns[0].content)
     if opening is None or sum(turn.content.count(IMAGE_MARK) for turn in sample.turns) != 1:
         fault = f"no single {IMAGE_MARK} before the first question"
-        raise DataError(f"{where}: one '{IMAGE_MARK}' must open the first question", fault)
+        raise DataError(f"one '{IMAGE_MARK}' must open the first question", fault)
     questions = []
     for number in range(0, len(turns), 2):
         content = turns[number].content if number == 0 else opening[0] + turns[number].content

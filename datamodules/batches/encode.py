@@ -1,4 +1,4 @@
-"""Sample -> EncodedSample: the chat format applied, with every failure told as a DataError."""
+"""Encoding of samples with the chat format, with errors that name the sample."""
 
 from core.chat.format import ChatFormat, PromptStyle
 from core.errors import DataError
@@ -6,27 +6,13 @@ from core.samples import EncodedSample, Sample
 
 
 def encode_sample(sample: Sample, chat: ChatFormat, style: PromptStyle) -> EncodedSample:
-    """Turn a sample into token ids and a target mask.
+    """Encode a sample as token ids and a loss mask.
 
     Raises:
-        DataError: nothing to learn from it, or text and image do not agree.
+        DataError: If the sample has no loss tokens, or if its text and image do not agree. The
+            message names the source and the key of the sample.
     """
     try:
-        tokens = chat.encode(sample, style)
+        return chat.encode(sample, style)
     except DataError as error:
-        if sample.key in str(error):
-            raise
         raise DataError(f"{sample.source}/{sample.key}: {error}", error.fault) from error
-    # Nothing stands before the first token of a document, so nothing can predict it.
-    tokens.loss_mask_T[0] = False
-    if not tokens.loss_mask_T.any():
-        fault = "no target after the first token"
-        raise DataError(f"{sample.source}/{sample.key}: {fault}", fault)
-    return EncodedSample(
-        key=sample.key,
-        source=sample.source,
-        input_ids_T=tokens.input_ids_T,
-        loss_mask_T=tokens.loss_mask_T,
-        branch_ids_T=tokens.branch_ids_T,
-        image=sample.image,
-    )

@@ -1,21 +1,19 @@
-"""Optimizer steps as DataLoader items: read, encode and pack this rank's share of each step.
+"""Optimizer steps as DataLoader items: each rank reads, encodes and packs its part of every step.
 
-One item is one step's work, so the data state is the global step itself: whoever starts at step s,
-on any number of ranks and workers, gets the same global batches from there on.
+One item is the work of one step, so the state of the data is the global step itself: a run that
+starts at step s gets the same global batches from there on, with any number of ranks and workers.
 """
 
 import dataclasses
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from core.chat.format import ChatFormat, PromptStyle
-from core.errors import UNDECODABLE, DataError
+from core.errors import DataError
 from core.rng import named_rng
 from core.samples import BadSample, EncodedSample, MicroBatch, Sample, SampleRef, StepBatch
 from datamodules.batches.collate import ReadySample, collate_micro_batch
@@ -23,75 +21,68 @@ from datamodules.batches.encode import encode_sample
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths
 from datamodules.batches.packing import MicroBatchPlan, plan_step
-from datamodules.mixture.stream import Located, MixtureStream
+from datamodules.mixture.stream import MixtureStream, SampleLocations
 from datamodules.shards.source import Source
 
 Transform = Callable[[bytes], torch.Tensor]
-"""An encoded image -> float32 pixels (C, H, W)."""
+"""Maps an encoded image to float32 pixels (C, H, W); raises DataError if it can't be decoded."""
 
-_MEMO_SAMPLES = 8192
-"""Sources up to this size are kept encoded: some 1 kB a sample."""
-_LOCATED_STEPS = 16
-"""Steps whose samples are looked up at once: the arithmetic costs as much for one as for all."""
-_ANNOUNCED_STEPS = 4
-"""Steps whose reads are announced to the system before the first of them is due."""
-
-# What an image library may raise on bytes that are no image; files are read elsewhere.
-_IMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+_MAX_MEMOISED_SAMPLES = 8192
+"""Largest source whose encoded samples stay in memory, at about 1 kB each."""
+_STEPS_PER_LOOKUP = 16
+"""Steps located in one call: the vectorised lookup costs about the same for one as for all."""
+_READ_AHEAD_STEPS = 4
+"""Steps whose reads are announced to the kernel before the first of them is due."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StepData:
-    """All that turns positions into batches, whoever computes them."""
+    """Everything needed to turn stream positions into batches, identical on every rank."""
 
     stream: MixtureStream
     lengths: dict[str, SourceLengths]
-    """By source name."""
+    """Token counts by source name."""
     chat: ChatFormat
     prompt_style: PromptStyle
     micro_batch_tokens: int
     row_tokens: int
     features: FeatureCache | None
     transform: Transform | None
-    """Used where there is no feature cache."""
+    """Image transform, used only if there is no feature cache."""
     feature_noise_std: float = 0.0
     encoded: dict[tuple[str, int], EncodedSample] = dataclasses.field(default_factory=dict)
-    """Samples of small sources, encoded once; without their images."""
+    """Memoised samples of small sources, keyed by source name and sample index."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Slot:
-    """One place of a step's global batch."""
+class PlannedSample:
+    """A sample of a global batch before it is read: its position, source and length."""
 
     position: int
+    """Position in the mixture stream."""
     source: Source
-    sample: int
+    index: int
+    """Index of the sample in its source."""
     num_tokens: int
     """0 for a sample that is known to be bad."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStep:
-    """A step before anything of it is read."""
+    """The batch plan of a step before any sample is read."""
 
     step: int
-    slots: list[Slot]
-    """The global batch: the same on every rank."""
+    batch: list[PlannedSample]
+    """The global batch, identical on every rank."""
     micro_batches: tuple[MicroBatchPlan, ...]
-    """This rank's, as places in `slots`."""
+    """The micro-batches of this rank, as indices into `batch`."""
 
 
 class StepDataset(IterableDataset[StepBatch]):
-    """The steps [start_step, num_steps) of one rank; worker w of W yields every W-th of them.
+    """The steps [start_step, num_steps) of one rank; worker w of W yields every W-th step.
 
-    The DataLoader asks its workers in turn, so the order is exact with any number of them.
+    The DataLoader collects from its workers in turn, so the order of steps does not depend on
+    their number.
     """
 
     def __init__(
@@ -116,63 +107,63 @@ class StepDataset(IterableDataset[StepBatch]):
         announced: deque[PlannedStep] = deque()
         stream = self.data.stream
         stop = self.num_steps * stream.samples_per_step
-        for i in range(0, len(steps), _LOCATED_STEPS):
+        for i in range(0, len(steps), _STEPS_PER_LOOKUP):
             stream.prefetch(steps[i] * stream.samples_per_step, stop)
-            for planned in self._plan(steps[i : i + _LOCATED_STEPS]):
+            for planned in self._plan(steps[i : i + _STEPS_PER_LOOKUP]):
                 self._announce(planned)
                 announced.append(planned)
-                if len(announced) > _ANNOUNCED_STEPS:
+                if len(announced) > _READ_AHEAD_STEPS:
                     yield self._read(announced.popleft())
         while announced:
             yield self._read(announced.popleft())
 
     def step(self, step: int) -> StepBatch:
-        """This rank's share of one step.
+        """Read this rank's part of one step.
 
         Raises:
-            OSError: a shard that can't be read, several times over.
+            OSError: If a shard can't be read after several attempts.
         """
         (planned,) = self._plan([step])
         return self._read(planned)
 
     def _plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
         data = self.data
-        for step, slots in zip(steps, slots_of_steps(data, steps), strict=True):
-            lengths = np.asarray([slot.num_tokens for slot in slots], dtype=np.int64)
+        for step, batch in zip(steps, global_batches(data, steps), strict=True):
+            lengths = np.asarray([planned.num_tokens for planned in batch], dtype=np.int64)
             plan = plan_step(lengths, self.world_size, data.micro_batch_tokens, data.row_tokens)
-            yield PlannedStep(step=step, slots=slots, micro_batches=plan[self.rank])
+            yield PlannedStep(step=step, batch=batch, micro_batches=plan[self.rank])
 
-    def _announce(self, planned: PlannedStep) -> None:
-        """Let the system fetch what this rank will read, while earlier steps are decoded."""
-        for rows in planned.micro_batches:
-            for slot in (planned.slots[i] for row in rows for i in row):
-                slot.source.announce(slot.sample)
+    def _announce(self, step: PlannedStep) -> None:
+        """Start kernel read-ahead for this rank's samples while earlier steps are decoded."""
+        for rows in step.micro_batches:
+            for planned in (step.batch[i] for row in rows for i in row):
+                planned.source.announce(planned.index)
 
-    def _read(self, planned: PlannedStep) -> StepBatch:
-        bad = self._known_bad(planned.slots)
+    def _read(self, step: PlannedStep) -> StepBatch:
+        bad = self._known_bad(step.batch)
         micro_batches = tuple(
-            self._micro_batch(planned.slots, rows, bad) for rows in planned.micro_batches
+            self._read_micro_batch(step.batch, rows, bad) for rows in step.micro_batches
         )
-        return StepBatch(step=planned.step, micro_batches=micro_batches, bad_samples=tuple(bad))
+        return StepBatch(step=step.step, micro_batches=micro_batches, bad_samples=tuple(bad))
 
-    def _known_bad(self, slots: list[Slot]) -> list[BadSample]:
-        """Samples without a length; each is reported by one rank only."""
-        mine = slots[self.rank :: self.world_size]
-        known = [slot for slot in mine if slot.num_tokens == 0]
+    def _known_bad(self, batch: list[PlannedSample]) -> list[BadSample]:
+        """Return this rank's part of the samples without a length: one rank reports each."""
+        mine = batch[self.rank :: self.world_size]
+        known = [planned for planned in mine if planned.num_tokens == 0]
         lengths = self.data.lengths
-        return [_bad(slot, lengths[slot.source.name].faults[slot.sample]) for slot in known]
+        return [_bad_sample(p, lengths[p.source.name].faults[p.index]) for p in known]
 
-    def _micro_batch(
-        self, slots: list[Slot], plan: MicroBatchPlan, bad: list[BadSample]
+    def _read_micro_batch(
+        self, batch: list[PlannedSample], plan: MicroBatchPlan, bad: list[BadSample]
     ) -> MicroBatch:
-        """Read, encode and pack; what turns out broken is left out and added to `bad`."""
+        """Read, encode and pack a micro-batch; samples that turn out bad are added to `bad`."""
         rows: list[list[ReadySample]] = [[] for _ in plan]
-        for row, planned in zip(rows, plan, strict=True):
-            for i in planned:
+        for row, indices in zip(rows, plan, strict=True):
+            for i in indices:
                 try:
-                    row.append(_ready(self.data, slots[i]))
+                    row.append(_prepare_sample(self.data, batch[i]))
                 except DataError as error:
-                    bad.append(_bad(slots[i], error))
+                    bad.append(_bad_sample(batch[i], error))
         return collate_micro_batch(
             rows,
             pad_token_id=self.data.chat.pad_token_id,
@@ -180,93 +171,94 @@ class StepDataset(IterableDataset[StepBatch]):
         )
 
 
-def slots_of_step(data: StepData, step: int) -> list[Slot]:
-    """The global batch of a step: the same on every rank."""
-    (slots,) = slots_of_steps(data, [step])
-    return slots
+def global_batch(data: StepData, step: int) -> list[PlannedSample]:
+    """Return the global batch of a step, which is identical on every rank."""
+    (batch,) = global_batches(data, [step])
+    return batch
 
 
-def slots_of_steps(data: StepData, steps: Sequence[int]) -> Iterator[list[Slot]]:
-    """The global batches of some steps, located together."""
-    num_slots = data.stream.samples_per_step
-    firsts = np.asarray(steps, dtype=np.int64) * num_slots
-    positions = (firsts[:, None] + np.arange(num_slots)).ravel()
-    located = data.stream.locate(positions)
-    for first in range(0, len(positions), num_slots):
-        places = range(first, first + num_slots)
-        yield [_slot(data, located, i, int(positions[i])) for i in places]
+def global_batches(data: StepData, steps: Sequence[int]) -> Iterator[list[PlannedSample]]:
+    """Yield the global batch of each step; all steps are located in one call."""
+    batch_size = data.stream.samples_per_step
+    firsts = np.asarray(steps, dtype=np.int64) * batch_size
+    positions = (firsts[:, None] + np.arange(batch_size)).ravel()
+    locations = data.stream.locate(positions)
+    for first in range(0, len(positions), batch_size):
+        rows = range(first, first + batch_size)
+        yield [_planned_sample(data, locations, i, int(positions[i])) for i in rows]
 
 
-def _slot(data: StepData, located: Located, i: int, position: int) -> Slot:
-    component = data.stream.components[int(located.component[i])]
-    source, sample = component.source(is_target=bool(located.is_target[i])), int(located.sample[i])
-    num_tokens = int(data.lengths[source.name].num_tokens[sample])
-    return Slot(position=position, source=source, sample=sample, num_tokens=num_tokens)
+def _planned_sample(
+    data: StepData, locations: SampleLocations, i: int, position: int
+) -> PlannedSample:
+    component = data.stream.components[int(locations.component[i])]
+    source = component.source(is_target=bool(locations.is_target[i]))
+    index = int(locations.sample[i])
+    num_tokens = int(data.lengths[source.name].num_tokens[index])
+    return PlannedSample(position=position, source=source, index=index, num_tokens=num_tokens)
 
 
-def _ready(data: StepData, slot: Slot) -> ReadySample:
-    sample = slot.source.read(slot.sample)
-    encoded = _encoded(data, slot, sample)
-    if encoded.num_tokens != slot.num_tokens:
+def _prepare_sample(data: StepData, planned: PlannedSample) -> ReadySample:
+    sample = planned.source.read(planned.index)
+    encoded = _encode_memoised(data, planned, sample)
+    if encoded.num_tokens != planned.num_tokens:
         raise RuntimeError(
-            f"{sample.source}/{sample.key} has {encoded.num_tokens} tokens, the cached lengths say "
-            f"{slot.num_tokens}; delete the cached lengths (the shard changed under its manifest)"
+            f"{sample.source}/{sample.key} has {encoded.num_tokens} tokens, the cached lengths "
+            f"list {planned.num_tokens}; delete the cached lengths (the shard was replaced without "
+            "updating its manifest)"
         )
     ref = SampleRef(
-        position=slot.position,
+        position=planned.position,
         source=sample.source,
         language=sample.language,
         key=sample.key,
         num_tokens=encoded.num_tokens,
         num_loss_tokens=encoded.num_loss_tokens,
     )
-    return ReadySample(ref=ref, encoded=encoded, image=_image(data, slot, sample.image))
+    return ReadySample(ref=ref, encoded=encoded, image=_image_tensor(data, planned, sample.image))
 
 
-def _encoded(data: StepData, slot: Slot, sample: Sample) -> EncodedSample:
-    """Encode, or look up: a small source comes round every few steps, and tokenising is slow."""
-    place = slot.source.name, slot.sample
-    if place in data.encoded:
-        return data.encoded[place]
+def _encode_memoised(data: StepData, planned: PlannedSample, sample: Sample) -> EncodedSample:
+    """Encode a sample, or look it up: small sources repeat often, and tokenization is slow."""
+    memo_key = planned.source.name, planned.index
+    if memo_key in data.encoded:
+        return data.encoded[memo_key]
     encoded = encode_sample(sample, data.chat, data.prompt_style)
-    if len(slot.source) <= _MEMO_SAMPLES:
-        data.encoded[place] = dataclasses.replace(encoded, image=None)
+    if len(planned.source) <= _MAX_MEMOISED_SAMPLES:
+        data.encoded[memo_key] = encoded
     return encoded
 
 
-def _image(data: StepData, slot: Slot, image: bytes | None) -> torch.Tensor | None:
+def _image_tensor(
+    data: StepData, planned: PlannedSample, image: bytes | None
+) -> torch.Tensor | None:
     if image is None:
         return None
-    if data.features is not None:
-        try:
-            features_PE = data.features.get(image)
-        except DataError as error:
-            raise DataError(f"{_name(slot)}: {error}", error.fault) from error
-        if data.feature_noise_std > 0:
-            seed = data.stream.config.seed
-            rng = named_rng(seed, "feature_noise", slot.position)
-            noise_PE = rng.standard_normal(features_PE.shape, dtype=np.float32)
-            features_PE = features_PE + np.float32(data.feature_noise_std) * noise_PE
-        return torch.from_numpy(np.array(features_PE, dtype=np.float32))
-    if data.transform is None:
-        raise RuntimeError("an image, but neither a feature cache nor a transform was given")
     try:
-        return data.transform(image)
-    except (*_IMAGE_ERRORS, DataError) as error:
-        fault = error.fault if isinstance(error, DataError) else UNDECODABLE
-        message = f"{_name(slot)}: image can't be decoded: {error}"
-        raise DataError(message, fault) from error
+        if data.features is not None:
+            return _noisy_features(data, data.features.get(image), planned.position)
+        if data.transform is not None:
+            return data.transform(image)
+    except DataError as error:
+        name = f"{planned.source.name}/{planned.source.key(planned.index)}"
+        raise DataError(f"{name}: {error}", error.fault) from error
+    raise RuntimeError("the sample has an image, but there is no feature cache and no transform")
 
 
-def _name(slot: Slot) -> str:
-    return f"{slot.source.name}/{slot.source.key(slot.sample)}"
+def _noisy_features(data: StepData, features_PE: np.ndarray, position: int) -> torch.Tensor:
+    """Add feature noise that depends on the seed and the position only."""
+    if data.feature_noise_std > 0:
+        rng = named_rng(data.stream.config.seed, "feature_noise", position)
+        noise_PE = rng.standard_normal(features_PE.shape, dtype=np.float32)
+        features_PE = features_PE + np.float32(data.feature_noise_std) * noise_PE
+    return torch.from_numpy(np.array(features_PE, dtype=np.float32))
 
 
-def _bad(slot: Slot, error: DataError) -> BadSample:
+def _bad_sample(planned: PlannedSample, error: DataError) -> BadSample:
     return BadSample(
-        position=slot.position,
-        source=slot.source.name,
-        key=slot.source.key(slot.sample),
+        position=planned.position,
+        source=planned.source.name,
+        key=planned.source.key(planned.index),
         fault=error.fault or "unusable",
         reason=str(error),
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,7 +13,6 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.io.files import atomic_write_bytes
 from core.samples import Role, Sample
-from models.towers.image_transform import decode_image
 
 _NUM_COLUMNS = 6
 _IMAGE, _MARGIN, _LINE = 160, 10, 15
@@ -47,11 +46,16 @@ def first_question(sample: Sample) -> str:
     return f"{question} - {answer}" if question else answer
 
 
-def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
-    """Draw the cells row by row; an image that can't be decoded is a grey square that says so.
+def write_sheet(path: Path, cells: Sequence[Cell], decode: Callable[[bytes], Image.Image]) -> None:
+    """Draw the cells row by row, with the error on a grey square for an undecodable image.
+
+    Args:
+        path: The PNG file to write.
+        cells: Images with their titles and texts.
+        decode: Decodes an image to RGB; raises DataError if it can't.
 
     Raises:
-        ConfigError: a file name that is not a PNG's, or nothing to draw.
+        ConfigError: If the path does not end in `.png`, or if there are no cells.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--sheet {path} ends in '{path.suffix}'; name a .png file")
@@ -62,16 +66,20 @@ def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
     sheet = Image.new("RGB", size, "white")
     for number, cell in enumerate(cells):
         row, column = divmod(number, _NUM_COLUMNS)
-        _draw(sheet, cell, column * _CELL_WIDTH + _MARGIN, row * _CELL_HEIGHT + _MARGIN)
+        _draw_cell(
+            sheet, cell, decode, column * _CELL_WIDTH + _MARGIN, row * _CELL_HEIGHT + _MARGIN
+        )
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def _draw(sheet: Image.Image, cell: Cell, left: int, top: int) -> None:
+def _draw_cell(
+    sheet: Image.Image, cell: Cell, decode: Callable[[bytes], Image.Image], left: int, top: int
+) -> None:
     text = cell.text
     try:
-        image = decode_image(cell.image)
+        image = decode(cell.image)
     except DataError as error:
         image, text = Image.new("RGB", (_IMAGE, _IMAGE), _BROKEN), str(error)
     scale = _IMAGE / max(image.size)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from datamodules.batches.packing import density, plan_step
-from datamodules.batches.step_dataset import Slot, StepData, slots_of_step
+from datamodules.batches.step_dataset import PlannedSample, StepData, global_batch
 from datamodules.mixture.config import ShareOf
 from datamodules.mixture.stream import MixtureStream
 
@@ -19,10 +19,10 @@ _MOST_PLANNED_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedSample:
+class PlacedSample:
     """One sample of a step, and where the plan puts it."""
 
-    slot: Slot
+    planned: PlannedSample
     key: str
     num_loss_tokens: int
     rank: int = 0
@@ -60,10 +60,10 @@ class SourceCount:
     """Target tokens."""
 
 
-def planned_samples(data: StepData, step: int, *, world_size: int) -> list[PlannedSample]:
+def place_samples(data: StepData, step: int, *, world_size: int) -> list[PlacedSample]:
     """The samples of a step in the order of their positions."""
-    slots = slots_of_step(data, step)
-    lengths = _lengths(slots)
+    batch = global_batch(data, step)
+    lengths = _lengths(batch)
     plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
     places = {
         i: (rank, number, r)
@@ -72,7 +72,7 @@ def planned_samples(data: StepData, step: int, *, world_size: int) -> list[Plann
         for r, row in enumerate(rows)
         for i in row
     }
-    return [_planned(data, slot, places.get(i)) for i, slot in enumerate(slots)]
+    return [_place_sample(data, planned, places.get(i)) for i, planned in enumerate(batch)]
 
 
 def packing(data: StepData, steps: range, *, world_size: int) -> Packing:
@@ -81,7 +81,7 @@ def packing(data: StepData, steps: range, *, world_size: int) -> Packing:
     chosen = steps[::stride]
     num_micro_batches, tokens, positions = 0, 0.0, 0.0
     for step in chosen:
-        lengths = _lengths(slots_of_step(data, step))
+        lengths = _lengths(global_batch(data, step))
         plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
         num_micro_batches += len(plan[0])
         num_tokens = int(lengths.sum())
@@ -149,24 +149,26 @@ def by_language(counts: dict[str, SourceCount]) -> dict[str, SourceCount]:
     return sums
 
 
-def _planned(data: StepData, slot: Slot, place: tuple[int, int, int] | None) -> PlannedSample:
-    lengths, key = data.lengths[slot.source.name], slot.source.key(slot.sample)
+def _place_sample(
+    data: StepData, planned: PlannedSample, place: tuple[int, int, int] | None
+) -> PlacedSample:
+    lengths, key = data.lengths[planned.source.name], planned.source.key(planned.index)
     if place is None:
-        reason = str(lengths.faults[slot.sample])
-        return PlannedSample(slot=slot, key=key, num_loss_tokens=0, reason=reason)
+        reason = str(lengths.faults[planned.index])
+        return PlacedSample(planned=planned, key=key, num_loss_tokens=0, reason=reason)
     rank, micro_batch, row = place
-    return PlannedSample(
-        slot=slot,
+    return PlacedSample(
+        planned=planned,
         key=key,
-        num_loss_tokens=int(lengths.num_loss_tokens[slot.sample]),
+        num_loss_tokens=int(lengths.num_loss_tokens[planned.index]),
         rank=rank,
         micro_batch=micro_batch,
         row=row,
     )
 
 
-def _lengths(slots: list[Slot]) -> np.ndarray:
-    return np.asarray([slot.num_tokens for slot in slots], dtype=np.int64)
+def _lengths(batch: list[PlannedSample]) -> np.ndarray:
+    return np.asarray([planned.num_tokens for planned in batch], dtype=np.int64)
 
 
 def _chunks(steps: range) -> Iterator[range]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.errors import ConfigError
-from datamodules.mixture.schedule import Dealt, Schedule
+from datamodules.mixture.schedule import ComponentAssignment, Schedule
 
 
 class PhasedSchedule:
@@ -52,16 +52,16 @@ class PhasedSchedule:
         """The phase that each position falls in."""
         return np.searchsorted(self._starts, positions, side="right") - 1
 
-    def __call__(self, positions: np.ndarray) -> Dealt:
+    def __call__(self, positions: np.ndarray) -> ComponentAssignment:
         """Component and rank of positions (int64, any order)."""
         phases = self.phase_of(positions)
-        component, rank = np.empty_like(positions), np.empty_like(positions)
+        component, index = np.empty_like(positions), np.empty_like(positions)
         for phase in np.unique(phases):
             here = phases == phase
-            dealt = self._schedules[phase](positions[here] - self._starts[phase])
-            component[here] = self._members[phase][dealt.component]
-            rank[here] = dealt.rank + self._before[phase][component[here]]
-        return Dealt(component, rank)
+            assigned = self._schedules[phase](positions[here] - self._starts[phase])
+            component[here] = self._members[phase][assigned.component]
+            index[here] = assigned.index_in_component + self._before[phase][component[here]]
+        return ComponentAssignment(component, index)
 
     def prefix_counts(self, position: int) -> np.ndarray:
         """Samples of each component before a position."""

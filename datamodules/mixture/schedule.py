@@ -27,11 +27,12 @@ Permutation = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Dealt:
-    """For each position: which component, and its how-manieth sample."""
+class ComponentAssignment:
+    """The component assigned to each position, and the index of the sample within it."""
 
     component: np.ndarray
-    rank: np.ndarray
+    index_in_component: np.ndarray
+    """Counts the component's positions from the start of the stream, across epochs."""
 
 
 class Schedule:
@@ -63,15 +64,16 @@ class Schedule:
             )
         self._component = _deal([int(count) for count in self.counts])
         self._places = [np.flatnonzero(self._component == c) for c in range(len(weights))]
-        self._rank = np.empty(self.period, dtype=np.int64)
+        self._index_in_period = np.empty(self.period, dtype=np.int64)
         for places in self._places:
-            self._rank[places] = np.arange(len(places))
+            self._index_in_period[places] = np.arange(len(places))
 
-    def __call__(self, positions: np.ndarray) -> Dealt:
+    def __call__(self, positions: np.ndarray) -> ComponentAssignment:
         """Component and rank of positions (int64, any order)."""
         turn, place = np.divmod(positions, self.period)
         component = self._component[place]
-        return Dealt(component, turn * self.counts[component] + self._rank[place])
+        index = turn * self.counts[component] + self._index_in_period[place]
+        return ComponentAssignment(component, index)
 
     def prefix_counts(self, position: int) -> np.ndarray:
         """Samples of each component before a position."""
@@ -181,13 +183,13 @@ def _deal(counts: list[int]) -> np.ndarray:
     due: list[tuple[Fraction, int, int]] = []
     for step in range(1, total + 1):
         while waiting and waiting[0][0] <= step:
-            _, c, rank = heapq.heappop(waiting)
-            heapq.heappush(due, (Fraction(slack * (rank + 1) - 1, counts[c]), c, rank))
-        _, c, rank = heapq.heappop(due)
+            _, c, index = heapq.heappop(waiting)
+            heapq.heappush(due, (Fraction(slack * (index + 1) - 1, counts[c]), c, index))
+        _, c, index = heapq.heappop(due)
         component[step - 1] = c
-        if rank + 1 < counts[c]:
-            release = _ceil_div((slack * (rank + 1) + 1) * total, slack * counts[c])
-            heapq.heappush(waiting, (release, c, rank + 1))
+        if index + 1 < counts[c]:
+            release = _ceil_div((slack * (index + 1) + 1) * total, slack * counts[c])
+            heapq.heappush(waiting, (release, c, index + 1))
     return component
 
 

@@ -30,8 +30,8 @@ CountLossTokens = Callable[[Source], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Located:
-    """Where the samples of some positions lie; arrays of one shape."""
+class SampleLocations:
+    """Component, source and index of the sample at each of several positions; parallel arrays."""
 
     component: np.ndarray
     is_target: np.ndarray
@@ -133,9 +133,9 @@ class Component:
             samples[here] = self._order(int(epoch))(places[here])
         return samples
 
-    def shards_at(self, rank: int) -> tuple[list[int], int]:
-        """The shards among which its rank-th sample is drawn, and the rank where others begin."""
-        epoch, place = divmod(rank, len(self))
+    def shards_at(self, index_in_component: int) -> tuple[list[int], int]:
+        """Return the shards that a sample is drawn from, and the first index of the next block."""
+        epoch, place = divmod(index_in_component, len(self))
         order = self._order(epoch)
         block = order.block_of(place)
         return order.shards_of(block), epoch * len(self) + order.end_of(block)
@@ -195,20 +195,20 @@ class MixtureStream:
         """Samples of one optimizer step, over all ranks."""
         return self.schedule.samples_per_step
 
-    def locate(self, positions: np.ndarray) -> Located:
+    def locate(self, positions: np.ndarray) -> SampleLocations:
         """Find the samples at global positions (int64, any order)."""
         positions = np.asarray(positions, dtype=np.int64)
-        dealt, phases = self.schedule(positions), self.schedule.phase_of(positions)
+        assigned, phases = self.schedule(positions), self.schedule.phase_of(positions)
         sizes = np.asarray([len(component) for component in self.components], dtype=np.int64)
-        epochs, places = np.divmod(dealt.rank, sizes[dealt.component])
+        epochs, places = np.divmod(assigned.index_in_component, sizes[assigned.component])
         samples = np.empty_like(places)
         is_target = np.zeros(places.shape, dtype=bool)
         for c, component in enumerate(self.components):
-            here = dealt.component == c
+            here = assigned.component == c
             samples[here] = component.samples_at(epochs[here], places[here])
             is_target[here] = component.in_target(samples[here], phases[here])
-        return Located(
-            component=dealt.component,
+        return SampleLocations(
+            component=assigned.component,
             is_target=is_target,
             epoch=epochs,
             sample=samples,
@@ -222,11 +222,11 @@ class MixtureStream:
         """
         if not any(s.is_remote for part in self.components for s in part.used_sources()):
             return
-        ranks, ends = self.schedule.prefix_counts(start), self.schedule.prefix_counts(stop)
+        indices, ends = self.schedule.prefix_counts(start), self.schedule.prefix_counts(stop)
         for _ in range(_BLOCKS_AHEAD):
             for c, component in enumerate(self.components):
-                if ranks[c] < ends[c]:
-                    shards, ranks[c] = component.shards_at(int(ranks[c]))
+                if indices[c] < ends[c]:
+                    shards, indices[c] = component.shards_at(int(indices[c]))
                     for source in component.used_sources():
                         source.prefetch(shards)
 

@@ -1,6 +1,6 @@
-"""How many images speak the target language so that it gets its share of the target tokens.
+"""Conversion of a share of loss tokens into a number of samples.
 
-Kept apart from `mixture`, which deals in samples and knows no lengths.
+Separate from the mixture stream, which counts samples and has no access to their lengths.
 """
 
 from collections.abc import Sequence
@@ -12,43 +12,43 @@ from datamodules.mixture.schedule import Permutation
 
 def nearest_num_target_samples(
     shares: Sequence[float],
-    ranks: Permutation,
+    permuted_index: Permutation,
     *,
     base_tokens: np.ndarray,
     target_tokens: np.ndarray,
 ) -> tuple[int, ...]:
-    """For each share, the number of samples to read in the target language.
+    """Return the number of samples to read in the target language for each share.
 
-    The samples of lowest rank are taken, so the sets of two shares are nested; of all such sets it
-    is the one whose share of the target tokens is nearest (of two as near, the lower share).
+    The samples with the lowest permuted index are taken, so the sets of two shares are nested. Of
+    all such sets, the one whose share of loss tokens is nearest is chosen (the smaller on a tie).
 
     Args:
-        shares: Wanted shares of the target tokens, each in 0..1.
-        ranks: The fixed rank of each sample.
-        base_tokens: Target tokens of each sample in the base language; 0 for a bad sample.
-        target_tokens: The same in the target language.
+        shares: Requested shares of the loss tokens, each within 0..1.
+        permuted_index: Maps a sample index to its index in a fixed permutation.
+        base_tokens: Loss tokens of each sample in the base language; 0 for a bad sample.
+        target_tokens: Loss tokens of each sample in the target language; 0 for a bad sample.
     """
-    realised = token_shares(ranks, base_tokens=base_tokens, target_tokens=target_tokens)
-    return tuple(_nearest(realised, share) for share in shares)
+    realised = token_shares(permuted_index, base_tokens=base_tokens, target_tokens=target_tokens)
+    return tuple(_nearest_count(realised, share) for share in shares)
 
 
 def token_shares(
-    ranks: Permutation, *, base_tokens: np.ndarray, target_tokens: np.ndarray
+    permuted_index: Permutation, *, base_tokens: np.ndarray, target_tokens: np.ndarray
 ) -> np.ndarray:
-    """The target language's share of the target tokens with 0, 1, ... n samples; never falls."""
+    """Return the target language's share of loss tokens for 0, 1, ..., n samples (ascending)."""
     num_samples = len(base_tokens)
-    sample_of_rank = np.empty(num_samples, dtype=np.int64)
-    sample_of_rank[ranks(np.arange(num_samples))] = np.arange(num_samples)
-    in_target = _prefix_sums(target_tokens[sample_of_rank])
-    in_base = _prefix_sums(base_tokens[sample_of_rank])
+    order = np.empty(num_samples, dtype=np.int64)
+    order[permuted_index(np.arange(num_samples))] = np.arange(num_samples)
+    in_target = _prefix_sums(target_tokens[order])
+    in_base = _prefix_sums(base_tokens[order])
     total = in_target + in_base[-1] - in_base
     shares: np.ndarray = in_target / np.maximum(total, 1)
     return shares
 
 
-def _nearest(realised: np.ndarray, share: float) -> int:
+def _nearest_count(realised: np.ndarray, share: float) -> int:
     last = len(realised) - 1
-    if share in (0.0, 1.0):  # all of a language means all, samples without a token included
+    if share in (0.0, 1.0):  # every sample of one language, including those without loss tokens
         return last if share else 0
     above = min(int(np.searchsorted(realised, share)), last)
     below = max(0, above - 1)

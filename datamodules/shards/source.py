@@ -6,7 +6,7 @@ Kept apart from `shards`, which knows bytes and offsets but nothing of conversat
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +139,28 @@ class Source:
         if image is None:
             raise DataError(f"{where}: no image, but source '{self.name}' is image-text")
         return image
+
+
+def iterate_images(manifest_path: Path) -> Iterator[bytes]:
+    """Yield the encoded images of all shards, including those of benchmarks.
+
+    Records are not parsed, so this also works for sources that hold no conversations.
+    """
+    for _, image in iterate_named_images(manifest_path):
+        yield image
+
+
+def iterate_named_images(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield each image with the name of its shard and sample, for error messages."""
+    for entry in manifests.load_manifest(manifest_path).shards:
+        reader = manifests.open_shard(manifest_path, entry)
+        try:
+            for row in range(len(reader)):
+                image = reader.read(row)[1]
+                if image is not None:
+                    yield f"shard {reader.name}, sample '{reader.key(row)}'", image
+        finally:
+            reader.close()
 
 
 def check_parallel(base: Source, target: Source) -> None:

@@ -19,8 +19,8 @@ from core.process.stop import StopFlag
 from datamodules.batches.bad_samples import SUMMARY_NAME, write_summary
 from datamodules.batches.feature_cache import BROKEN_IMAGE, FeatureCache, build_feature_cache
 from datamodules.mixture_datamodule import MixtureDataModule
-from datamodules.shards.images import iterate_images, iterate_named_images
 from datamodules.shards.manifest import Modality, load_manifest
+from datamodules.shards.source import iterate_images, iterate_named_images
 from evaluation.runner import blank_image
 from lightning_modules.compute import StrategyName
 from lightning_modules.lowbit import check_combination

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from core.chat.format import EMBEDDED, ChatFormat
 from core.chat.tokens import IMAGE_TOKEN
+from core.errors import UNDECODABLE, DataError
 from core.io.files import sha256_file
 from datamodules.shards.manifest import SUFFIX, Manifest, Modality, ShardEntry, save_manifest
 from datamodules.shards.reader import write_index
@@ -173,7 +174,7 @@ def make_parallel(
 def fake_transform(image: bytes) -> torch.Tensor:
     """Pixels (3, 2, 2) that depend on the bytes; bytes that start with `broken` fail."""
     if image.startswith(b"broken"):
-        raise ValueError("cannot identify image file")
+        raise DataError("image can't be decoded", UNDECODABLE)
     return torch.full((3, 2, 2), float(sum(image) % 251))
 
 

@@ -176,7 +176,7 @@ KNOWN: dict[str, tuple[Fault, str]] = {
     ),
     "nothing to learn": (
         with_json(b'{"messages": [{"role": "user", "content": "<image>"}]}'),
-        "no target token",
+        "no loss tokens",
     ),
     "no place for the image": (with_answer("Zer?", "bai"), "0 '<image>' in the text, 1 image"),
     "two places for one image": (

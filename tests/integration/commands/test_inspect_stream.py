@@ -16,6 +16,7 @@ from datamodules.inspection.contact_sheet import Cell, first_question, write_she
 from datamodules.mixture_datamodule import MixtureDataModule
 from experiments import inspect_stream
 from experiments.planning import make_plan
+from models.towers.image_transform import decode_image
 from tests.support import small_world as worlds
 from tests.support.doubles import write_shard, write_source
 
@@ -57,22 +58,22 @@ def test_the_plan_is_what_the_ranks_get(world: Path, stage: str, world_size: int
     module = open_module(stage=stage)
     data = dataclasses.replace(module.data, transform=lambda _: torch.zeros(3, 2, 2))
     for step in (0, 7, NUM_STEPS - 1):
-        samples = stream_view.planned_samples(module.data, step, world_size=world_size)
-        positions = [sample.slot.position for sample in samples]
+        samples = stream_view.place_samples(module.data, step, world_size=world_size)
+        positions = [sample.planned.position for sample in samples]
         first = step * len(samples)
         assert positions == list(range(first, first + len(samples)))
-        by_place: dict[tuple[int, int], list[stream_view.PlannedSample]] = {}
-        for sample in sorted(samples, key=lambda s: (s.row, s.slot.position)):
+        by_place: dict[tuple[int, int], list[stream_view.PlacedSample]] = {}
+        for sample in sorted(samples, key=lambda s: (s.row, s.planned.position)):
             by_place.setdefault((sample.rank, sample.micro_batch), []).append(sample)
         for rank in range(world_size):
             dataset = StepDataset(data, num_steps=NUM_STEPS, rank=rank, world_size=world_size)
             for number, micro_batch in enumerate(dataset.step(step).micro_batches):
                 planned = [
                     (
-                        s.slot.position,
-                        s.slot.source.name,
+                        s.planned.position,
+                        s.planned.source.name,
                         s.key,
-                        s.slot.num_tokens,
+                        s.planned.num_tokens,
                         s.num_loss_tokens,
                     )
                     for s in by_place.pop((rank, number), [])
@@ -115,13 +116,13 @@ def test_counts_are_those_of_the_samples(world: Path, monkeypatch: pytest.Monkey
     samples = [
         sample
         for step in steps
-        for sample in stream_view.planned_samples(module.data, step, world_size=1)
+        for sample in stream_view.place_samples(module.data, step, world_size=1)
     ]
     assert set(counts) == {"instruct_en", "instruct_eu", "chat_eu", "text_eu"}
     for name, count in counts.items():
-        own = [sample for sample in samples if sample.slot.source.name == name]
+        own = [sample for sample in samples if sample.planned.source.name == name]
         assert count.num_samples == len(own) > 0
-        assert count.num_tokens == sum(sample.slot.num_tokens for sample in own)
+        assert count.num_tokens == sum(sample.planned.num_tokens for sample in own)
         assert count.num_loss_tokens == sum(sample.num_loss_tokens for sample in own)
         assert count.num_left_out == 0
     assert counts["instruct_en"].expected == pytest.approx(14 * 5 * 0.6)
@@ -143,8 +144,8 @@ def test_the_command_shows_a_step_and_its_images(
 ) -> None:
     code, output = command(capsys, "--at", "5", "--sheet", "sheet.png")
     assert code == 0, output
-    for sample in stream_view.planned_samples(open_module().data, 5, world_size=1):
-        assert f"{sample.slot.position}" in output
+    for sample in stream_view.place_samples(open_module().data, 5, world_size=1):
+        assert f"{sample.planned.position}" in output
         assert sample.key in output
     for part in ("step 5 of 60", "shares of step 5", "(of 1): 2; density", "epochs up to here"):
         assert part in output
@@ -188,7 +189,7 @@ def test_a_sample_that_is_left_out_is_shown_with_its_reason(
     (step,) = {
         step
         for step in range(4)
-        for sample in stream_view.planned_samples(data, step, world_size=1)
+        for sample in stream_view.place_samples(data, step, world_size=1)
         if sample.key == "image-00003"
     }
     code, output = command(capsys, *tolerant, "--at", str(step), "--sheet", "sheet.png")
@@ -255,10 +256,10 @@ def test_the_first_question_of_a_record() -> None:
 
 def test_a_broken_image_is_a_grey_square_on_the_sheet(tmp_path: Path) -> None:
     cells = [Cell(image=image, title="t", text="") for image in (worlds.image(0), b"broken")]
-    write_sheet(tmp_path / "sheet.png", cells)
+    write_sheet(tmp_path / "sheet.png", cells, decode_image)
     with Image.open(tmp_path / "sheet.png") as sheet:
         middle = (sheet.height // 4, sheet.width // 4, sheet.width * 3 // 4)
         whole, broken = (sheet.getpixel((x, middle[0])) for x in middle[1:])
     assert broken == (225, 225, 225) != whole
     with pytest.raises(ConfigError, match="no sample of this step has an image"):
-        write_sheet(tmp_path / "none.png", [])
+        write_sheet(tmp_path / "none.png", [], decode_image)

@@ -20,9 +20,8 @@ from data_prep.index.__main__ import main as index_main
 from datamodules.batches.lengths import measure_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
-from datamodules.shards.images import iterate_images
 from datamodules.shards.manifest import load_manifest, open_shard, verify
-from datamodules.shards.source import Source
+from datamodules.shards.source import Source, iterate_images
 from datamodules.storage.cache import ShardCache
 from datamodules.storage.download import CacheConfig, RemoteFile
 from datamodules.storage.remote import RetryConfig, StorageError

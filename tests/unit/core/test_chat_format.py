@@ -1,5 +1,7 @@
 """The chat format: ids and targets of both styles, and what it refuses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,9 +38,15 @@ def split(chat, ids, mask):
     return decode(ids[~mask].tolist()), decode(ids[mask].tolist())
 
 
+def encode(chat, example, style):
+    """The token ids and the loss mask of a sample."""
+    encoded = chat.encode(example, style)
+    return encoded.input_ids_T, encoded.loss_mask_T
+
+
 def test_chat_style(chat):
     turns = [("system", "S"), ("user", "<image>\nZer da?"), ("assistant", "Zuhaitza ñ")]
-    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     context, target = split(chat, ids, mask)
     images = EMBEDDED.image_token * NUM_IMAGE_TOKENS
     assert context == f"<|begin_of_text|><|system|>S<|user|>{images}\nZer da?<|assistant|>"
@@ -50,13 +58,13 @@ def test_chat_style(chat):
 
 def test_every_assistant_turn_is_a_target(chat):
     turns = [("user", "<image>"), ("assistant", "A"), ("user", "q"), ("assistant", "B")]
-    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     assert split(chat, ids, mask)[1] == "A<|eot_id|>B<|eot_id|>"
 
 
 def test_plain_style_leaves_the_user_out(chat):
     turns = [("user", "<image>\nDescribe."), ("assistant", "etxe")]
-    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.PLAIN)
+    ids, mask = encode(chat, sample(*turns), PromptStyle.PLAIN)
     context, target = split(chat, ids, mask)
     assert context == "<|begin_of_text|>" + EMBEDDED.image_token * NUM_IMAGE_TOKENS
     assert target == "etxe<|eot_id|>"
@@ -64,13 +72,13 @@ def test_plain_style_leaves_the_user_out(chat):
 
 @pytest.mark.parametrize("style", list(PromptStyle))
 def test_running_text_is_all_target(chat, style):
-    ids, mask, _ = chat.encode(sample(("text", "Kaixo mundua"), image=None), style)
+    ids, mask = encode(chat, sample(("text", "Kaixo mundua"), image=None), style)
     assert split(chat, ids, mask) == ("<|begin_of_text|>", "Kaixo mundua<|eot_id|>")
 
 
 def test_prompt_is_the_prefix_of_the_training_sequence(chat):
     turns = [("user", "<image>\nZer da?"), ("assistant", "Etxe")]
-    ids, mask, _ = chat.encode(sample(*turns), PromptStyle.CHAT)
+    ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     prompt = chat.encode_prompt([Turn(role=Role.USER, content="<image>\nZer da?")])
     assert np.array_equal(prompt, ids[~mask])
 
@@ -86,7 +94,7 @@ def test_decode_stops_at_the_end_mark(chat):
     [
         ([("user", "x"), ("assistant", " ")], None, PromptStyle.CHAT, "empty answer"),
         ([("user", "<image>")], b"x", PromptStyle.PLAIN, "empty caption"),
-        ([("user", "x")], None, PromptStyle.CHAT, "no target token"),
+        ([("user", "x")], None, PromptStyle.CHAT, "no loss tokens"),
         ([("user", "x"), ("assistant", "y")], b"x", PromptStyle.CHAT, "0 '<image>' in the text, 1"),
         ([("user", "<image>"), ("assistant", "y")], None, PromptStyle.CHAT, "1 '<image>'.*0 image"),
         ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
@@ -100,9 +108,8 @@ def test_refusals(chat, turns, image, style, message):
 def test_each_question_stands_alone_behind_the_shared_image(chat):
     pairs = [("<image>\nZer da?", "Etxe"), ("Zenbat?", "bi"), ("Txakurra al da?", "ez")]
     system = ("system", "S")
-    ids, mask, branches = chat.encode(
-        sample(system, *conversation(*pairs)), PromptStyle.SHARED_PREFIX
-    )
+    encoded = chat.encode(sample(system, *conversation(*pairs)), PromptStyle.SHARED_PREFIX)
+    ids, mask, branches = encoded.input_ids_T, encoded.loss_mask_T, encoded.branch_ids_T
     prefix = f"<|begin_of_text|><|system|>S<|user|>{EMBEDDED.image_token * NUM_IMAGE_TOKENS}"
     assert chat.tokenizer.decode(ids[branches == 0].tolist()) == prefix
     for number, (question, answer) in enumerate(pairs, start=1):
@@ -117,7 +124,8 @@ def test_each_question_stands_alone_behind_the_shared_image(chat):
 def test_without_a_image_nothing_is_shared(chat):
     one = sample(*conversation(("q", "a"), ("r", "b")), image=None)
     shared, whole = (chat.encode(one, s) for s in (PromptStyle.SHARED_PREFIX, PromptStyle.CHAT))
-    assert all(map(np.array_equal, shared, whole))
+    for array in dataclasses.asdict(shared):
+        assert np.array_equal(getattr(shared, array), getattr(whole, array))
 
 
 @pytest.mark.parametrize(
@@ -149,5 +157,5 @@ def test_saved_tokenizer_is_loaded_back(tmp_path):
     make_tokenizer().save_pretrained(tmp_path)
     loaded = ChatFormat(load_tokenizer(tmp_path), EMBEDDED, num_image_tokens=NUM_IMAGE_TOKENS)
     one = sample(("user", "<image>"), ("assistant", "etxe"))
-    expected = make_chat().encode(one, PromptStyle.CHAT)
-    assert all(map(np.array_equal, loaded.encode(one, PromptStyle.CHAT), expected))
+    expected = encode(make_chat(), one, PromptStyle.CHAT)
+    assert all(map(np.array_equal, encode(loaded, one, PromptStyle.CHAT), expected))

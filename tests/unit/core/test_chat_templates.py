@@ -57,7 +57,9 @@ def rendered(template: ChatTemplate, special: tuple[str, ...]) -> str:
     chat = ChatFormat(tokenizer_of(special), template, num_image_tokens=2)
     encoded = chat.encode(sample(), PromptStyle.CHAT)
     text, inside = "", False
-    for index, is_target in zip(encoded[0].tolist(), encoded[1].tolist(), strict=True):
+    for index, is_target in zip(
+        encoded.input_ids_T.tolist(), encoded.loss_mask_T.tolist(), strict=True
+    ):
         if is_target != inside:
             text += "[" if is_target else "]"
             inside = is_target
@@ -79,7 +81,7 @@ def test_padding_is_a_token_of_its_own_and_id_0_is_text() -> None:
     """Masks made of `ids != pad` would hide "!" where the pad is guessed to be 0."""
     chat = ChatFormat(tokenizer_of(LLAMA_SPECIAL), LLAMA3, num_image_tokens=2)
     assert chat.tokenizer.decode([0]) == "!"
-    ids = chat.encode(sample(), PromptStyle.CHAT)[0].tolist()
+    ids = chat.encode(sample(), PromptStyle.CHAT).input_ids_T.tolist()
     assert 0 in ids
     assert chat.pad_token_id not in ids
     assert len({chat.pad_token_id, chat.end_token_id, chat.image_token_id, 0}) == 4

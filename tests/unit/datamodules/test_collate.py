@@ -16,12 +16,9 @@ def ready(number, num_tokens, num_context, image=None, branches=None):
     ids = np.arange(num_tokens, dtype=np.int64) + 10 * number
     mask = np.arange(num_tokens) >= num_context
     encoded = EncodedSample(
-        key=f"k{number}",
-        source="s",
         input_ids_T=ids,
         loss_mask_T=mask,
         branch_ids_T=np.zeros(num_tokens, dtype=np.int64) if branches is None else branches,
-        image=None,
     )
     ref = SampleRef(
         position=number,

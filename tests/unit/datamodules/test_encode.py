@@ -23,8 +23,6 @@ def some_empty(i):
 def test_encoded_sample(tmp_path, chat):
     sample = Source(make_captions(tmp_path, "a")).read(1)
     encoded = encode_sample(sample, chat, PromptStyle.PLAIN)
-    assert encoded.key == "a-00001"
-    assert encoded.image == sample.image
     assert encoded.num_tokens == 1 + chat.num_image_tokens + encoded.num_loss_tokens
     assert not encoded.loss_mask_T[0]
 
@@ -32,7 +30,7 @@ def test_encoded_sample(tmp_path, chat):
 def test_errors_name_the_sample(tmp_path, chat):
     source = Source(make_captions(tmp_path, "a", text=some_empty))
     for style in PromptStyle:
-        with pytest.raises(DataError, match=r"a/a-00003: .*empty|a/a-00003: empty"):
+        with pytest.raises(DataError, match=r"^a/a-00003: .*empty"):
             encode_sample(source.read(3), chat, style)
 
 

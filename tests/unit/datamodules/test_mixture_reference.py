@@ -242,9 +242,9 @@ def test_names_of_others_do_not_matter():
     for stream in (plain, others):
         located = stream.locate(positions)
         here = located.component == stream.names.index("photos")
-        ranks = stream.schedule(positions).rank[here]
+        indices = stream.schedule(positions).index_in_component[here]
         facts = zip(located.sample[here], located.is_target[here], strict=True)
-        seen.append(dict(zip(ranks.tolist(), facts, strict=True)))
+        seen.append(dict(zip(indices.tolist(), facts, strict=True)))
     common = seen[0].keys() & seen[1].keys()
     assert len(common) > 14_000
     assert all(seen[0][rank] == seen[1][rank] for rank in common)

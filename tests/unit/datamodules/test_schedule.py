@@ -48,22 +48,22 @@ def test_naive_rounding_fails_the_bound():
 
 def test_ranks_count_up_and_periods_are_exact():
     schedule = Schedule([4.5, 1.25, 0.25])
-    dealt = schedule(np.arange(5 * schedule.period))
+    assigned = schedule(np.arange(5 * schedule.period))
     for c in range(3):
-        ranks = dealt.rank[dealt.component == c]
-        assert np.array_equal(ranks, np.arange(5 * schedule.counts[c]))
+        indices = assigned.index_in_component[assigned.component == c]
+        assert np.array_equal(indices, np.arange(5 * schedule.counts[c]))
     for position in (0, 1, 17, schedule.period, 3 * schedule.period + 5):
-        expected = np.bincount(dealt.component[:position], minlength=3)
+        expected = np.bincount(assigned.component[:position], minlength=3)
         assert np.array_equal(schedule.prefix_counts(position), expected)
 
 
 def test_any_order_of_positions():
     schedule = Schedule([2.5, 1.5])
     positions = np.asarray([10**12 + 3, 5, 10**12])
-    dealt = schedule(positions)
+    assigned = schedule(positions)
     again = [schedule(np.asarray([p])) for p in positions]
-    assert dealt.component.tolist() == [int(d.component[0]) for d in again]
-    assert dealt.rank.tolist() == [int(d.rank[0]) for d in again]
+    assert assigned.component.tolist() == [int(a.component[0]) for a in again]
+    assert assigned.index_in_component.tolist() == [int(a.index_in_component[0]) for a in again]
 
 
 @pytest.mark.parametrize(

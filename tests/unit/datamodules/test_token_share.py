@@ -11,10 +11,10 @@ from datamodules.mixture.token_share import nearest_num_target_samples
 SHARES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
 
 
-def share_with(number, ranks, base, target):
+def share_with(number, permuted, base, target):
     """Count token by token."""
-    in_target = sum(int(target[i]) for i in range(len(base)) if ranks[i] < number)
-    in_base = sum(int(base[i]) for i in range(len(base)) if ranks[i] >= number)
+    in_target = sum(int(target[i]) for i in range(len(base)) if permuted[i] < number)
+    in_base = sum(int(base[i]) for i in range(len(base)) if permuted[i] >= number)
     return in_target / max(in_target + in_base, 1)
 
 
@@ -26,9 +26,9 @@ def share_with(number, ranks, base, target):
 def test_as_near_as_any_number_of_samples(lengths, seed):
     base, target = np.asarray(lengths, dtype=np.int32).T
     order = permutation(len(base), seed, "language", "x")
-    ranks = order(np.arange(len(base)))
+    permuted = order(np.arange(len(base)))
     found = nearest_num_target_samples(SHARES, order, base_tokens=base, target_tokens=target)
-    every = [share_with(number, ranks, base, target) for number in range(len(base) + 1)]
+    every = [share_with(number, permuted, base, target) for number in range(len(base) + 1)]
     for share, number in zip(SHARES, found, strict=True):
         if 0.0 < share < 1.0:
             assert abs(every[number] - share) == min(abs(other - share) for other in every)
@@ -51,5 +51,5 @@ def test_samples_that_are_bad_in_both_languages_weigh_nothing(share):
     order = permutation(100, 1, "language", "x")
     tokens = np.where(np.arange(100) % 2, 8, 0)
     (number,) = nearest_num_target_samples([share], order, base_tokens=tokens, target_tokens=tokens)
-    ranks = order(np.arange(100))
-    assert share_with(number, ranks, tokens, tokens) == pytest.approx(share, abs=1e-12)
+    permuted = order(np.arange(100))
+    assert share_with(number, permuted, tokens, tokens) == pytest.approx(share, abs=1e-12)
