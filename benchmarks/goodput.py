@@ -32,7 +32,7 @@ from pathlib import Path
 from rich.console import Console
 
 from callbacks.checkpoint_interval import best_interval_s
-from callbacks.metrics_log import read_lines
+from core.io.jsonl import read_jsonl
 
 _WEIBULL_SHAPE = 0.7
 """Failures of real clusters come in bursts: Schroeder and Gibson (DSN 2006) fitted 0.7 to 0.8."""
@@ -192,7 +192,7 @@ def _wait(
 
 def _steps(root: Path) -> list[tuple[int, float]]:
     paths = list((root / "store" / "instruct").glob("*/metrics.jsonl"))
-    lines = read_lines(paths[0]) if paths else []
+    lines = read_jsonl(paths[0]) if paths else []
     return [
         (line["step"], float(line["time"])) for line in lines if "train/loss" in line["metrics"]
     ]

@@ -18,9 +18,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
-from callbacks.checkpoint_files import STATE, SavedState, latest_checkpoint, publish, seal
+from callbacks.checkpoint_files import STATE_NAME, SavedState, latest_checkpoint
 from callbacks.checkpoint_interval import Cadence
 from core.errors import CheckpointError, ConfigError, UnsavedError
+from core.io.sealed_folder import publish_folder, seal_folder
 from core.process.distributed import any_rank
 from core.process.log import get_logger
 from core.snapshots import copy_to_cpu, count_bytes
@@ -143,7 +144,7 @@ class AtomicCheckpoint(Callback):
         fault = self._open(temporary) if trainer.is_global_zero else ""
         if fault := trainer.strategy.broadcast(fault):
             return self._failed(step, temporary, fault, is_writer=trainer.is_global_zero)
-        trainer.save_checkpoint(temporary / STATE)  # collects; what writes is below
+        trainer.save_checkpoint(temporary / STATE_NAME)  # collects; what writes is below
         write, num_bytes = self._what_to_write(trainer)
         self._pending = self._start(trainer, write, final, temporary)
         large = any_rank(flag=num_bytes > self.background_above_bytes, device=_device(trainer))
@@ -173,10 +174,10 @@ class AtomicCheckpoint(Callback):
     def _write(self, write: Callable[[], None], final: Path, temporary: Path, step: int) -> None:
         """Write, seal, rename; only then delete what is older."""
         write()
-        seal(temporary, step)
+        seal_folder(temporary, step=step)
         if final.exists():  # left by an attempt that was resumed before it: it is damaged
             shutil.rmtree(final)
-        publish(temporary, final)
+        publish_folder(temporary, final)
         for old in self.rule.outdated(sorted(self.folder.glob("step=*")), final):
             shutil.rmtree(old, ignore_errors=True)  # the new one is complete: no reason to fail
 

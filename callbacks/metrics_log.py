@@ -14,14 +14,14 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
 
-from core.errors import DataError
 from core.io.files import atomic_write_text
+from core.io.jsonl import JsonlWriter, format_jsonl, read_jsonl
 
 METRICS_FILE = "metrics.jsonl"
 PROGRESS_FILE = "progress.json"
@@ -42,7 +42,7 @@ class JsonlLogger(Logger):
         super().__init__()
         self.folder = folder
         self.total_steps = total_steps
-        self._file: TextIO | None = None
+        self._file: JsonlWriter | None = None
         self._latest: dict[str, float | str] = {}
         self._step = 0
         self._progress_time = -math.inf
@@ -74,8 +74,7 @@ class JsonlLogger(Logger):
         if self._file is None:
             self._file = self._open(self._step, set(values))
         line = {"step": self._step, "time": round(time.time(), 3), "metrics": values}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.write(line)
         self._latest.update(values)
         if time.monotonic() - self._progress_time >= _PROGRESS_INTERVAL_S:
             self._write_progress()
@@ -94,15 +93,14 @@ class JsonlLogger(Logger):
             self._file.close()
             self._file = None
 
-    def _open(self, first_step: int, names: set[str]) -> TextIO:
+    def _open(self, first_step: int, names: set[str]) -> JsonlWriter:
         """Cut the log back to where this attempt begins, then open it for appending."""
         path = self.folder / METRICS_FILE
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            kept = [line for line in read_lines(path) if _is_before(line, first_step, names)]
-            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
-            atomic_write_text(path, text)
-        return path.open("a", encoding="utf-8")
+            kept = [line for line in read_jsonl(path) if _is_before(line, first_step, names)]
+            atomic_write_text(path, format_jsonl(kept))
+        return JsonlWriter(path)
 
     def _write_progress(self) -> None:
         write_progress(self.folder, step=self._step, total=self.total_steps, metrics=self._latest)
@@ -118,24 +116,6 @@ def write_progress(
     # No fsync as in core.io.files: five a second would cost more than a lost progress bar.
     temporary.write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
     temporary.replace(folder / PROGRESS_FILE)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics file; a last line cut by a crash is left out.
-
-    Raises:
-        DataError: a complete line that is not JSON.
-    """
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    lines = []
-    for number, line in enumerate(complete.splitlines(), start=1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON: {line[:60]!r}; remove the line"
-            ) from error
-    return lines
 
 
 def _is_before(line: dict[str, Any], first_step: int, names: set[str]) -> bool:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.config import to_plain
-from core.errors import ConfigError, DataError, unknown_name
-from core.io.files import append_line, atomic_write_text, whole_lines
+from core.errors import ConfigError, unknown_name
+from core.io.files import atomic_write_text
+from core.io.jsonl import append_jsonl, recover_jsonl
 from core.samples import Role
 from datamodules.shards.source import Source
 
@@ -81,21 +82,17 @@ class ScoreCache:
             DataError: the file is damaged.
         """
         self._path, self._on_task = path, on_task
-        self.scores: dict[str, TaskScore] = {}
-        for number, line in enumerate(whole_lines(path), 1):
-            try:
-                raw = json.loads(line)
-                self.scores[raw["task"]] = TaskScore(**raw["score"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{path}:{number} is damaged ({error}); remove the file, its tasks are scored "
-                    "again"
-                ) from error
+        fix = "delete the file to score its tasks again"
+        self.scores: dict[str, TaskScore] = dict(recover_jsonl(path, _parse_stored_score, fix=fix))
 
     def store(self, task: str, score: TaskScore, number: int, total: int) -> None:
         """Write a score down."""
-        append_line(self._path, json.dumps({"task": task, "score": to_plain(score)}))
+        append_jsonl(self._path, [{"task": task, "score": to_plain(score)}])
         self._on_task(number, total)
+
+
+def _parse_stored_score(raw: dict[str, Any]) -> tuple[str, TaskScore]:
+    return raw["task"], TaskScore(**raw["score"])
 
 
 def run_retention(

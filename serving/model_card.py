@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from callbacks.metrics_log import read_lines
+from core.io.jsonl import read_jsonl
 from datamodules.mixture.config import ComponentConfig
 from datamodules.shards.manifest import load_manifest
 from pipeline.stages.specs import StageKind, TrainSpec, spec_manifests
@@ -92,7 +92,7 @@ def _realised(cell: TrainedCell, kind: StageKind) -> str:
     """What each source gave by the last step that was logged."""
     path = cell.folder(kind).path / "metrics.jsonl"
     last: dict[str, float] = {}
-    for line in read_lines(path) if path.is_file() else []:
+    for line in read_jsonl(path) if path.is_file() else []:
         last |= {n: v for n, v in line["metrics"].items() if n.startswith(_SHARES)}
     sources = sorted({name.partition("/")[2] for name in last})
     rows = [

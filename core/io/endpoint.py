@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from core.errors import ConfigError, IrudimenError
 from core.io.files import atomic_write_text
 from core.io.image_types import image_type
+from core.retry import call_with_retries
 
 _RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
 _DELAYS_S = (1.0, 4.0, 15.0, 60.0)
@@ -154,28 +155,41 @@ class Endpoint:
         request = urllib.request.Request(
             self.config.url.rstrip("/") + "/chat/completions", data=body, headers=headers
         )
-        fault = ""
-        for delay in (*_DELAYS_S, None):
-            try:
-                with urllib.request.urlopen(request, timeout=self.config.timeout_s) as response:
-                    found: dict[str, Any] = json.loads(response.read())
-                with self._lock:
-                    self.bill.asked += 1
-                return found
-            except urllib.error.HTTPError as error:
-                told = error.read(500).decode("utf-8", "replace")
-                if error.code not in _RETRIED:
-                    raise EndpointError(f"{self.config.url}: HTTP {error.code}: {told}") from error
-                fault = f"HTTP {error.code}"
-            except (OSError, ValueError) as error:
-                fault = f"{type(error).__name__}: {error}"
-            if delay is not None:
-                with self._lock:
-                    self.bill.retries += 1
-                self._sleep(delay)
-        raise EndpointError(
-            f"{self.config.url} did not answer in {len(_DELAYS_S) + 1} tries: {fault}"
+
+        def post() -> dict[str, Any]:
+            with urllib.request.urlopen(request, timeout=self.config.timeout_s) as response:
+                answer: dict[str, Any] = json.loads(response.read())
+            return answer
+
+        try:
+            answer = call_with_retries(
+                post,
+                delays_s=_DELAYS_S,
+                is_transient=_is_transient,
+                on_retry=self._count_retry,
+                sleep=self._sleep,
+            )
+        except urllib.error.HTTPError as error:
+            if _is_transient(error):
+                raise self._unanswered(f"HTTP {error.code}") from error
+            body_text = error.read(500).decode("utf-8", "replace")
+            raise EndpointError(f"{self.config.url}: HTTP {error.code}: {body_text}") from error
+        except (OSError, ValueError) as error:
+            raise self._unanswered(f"{type(error).__name__}: {error}") from error
+        with self._lock:
+            self.bill.asked += 1
+        return answer
+
+    def _unanswered(self, reason: str) -> EndpointError:
+        num_attempts = len(_DELAYS_S) + 1
+        return EndpointError(
+            f"{self.config.url} did not answer in {num_attempts} attempts: {reason}"
         )
+
+    def _count_retry(self, error: Exception, delay_s: float) -> None:
+        del error, delay_s
+        with self._lock:
+            self.bill.retries += 1
 
     def _count(self, usage: dict[str, Any]) -> None:
         read, written = (int(usage.get(f"{side}_tokens") or 0) for side in ("prompt", "completion"))
@@ -183,6 +197,12 @@ class Endpoint:
             self.bill.tokens_in += read
             self.bill.tokens_out += written
             self.bill.cost += (read * self.config.price_in + written * self.config.price_out) / 1e6
+
+
+def _is_transient(error: Exception) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in _RETRIED
+    return isinstance(error, OSError | ValueError)
 
 
 def image_part(image: bytes) -> dict[str, Any]:

@@ -45,26 +45,6 @@ def atomic_write_text(path: Path, content: str) -> None:
     atomic_write_bytes(path, content.encode("utf-8"))
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, made if it is missing, and flush it to disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def whole_lines(path: Path) -> list[str]:
-    """Lines that `append_line` wrote; a last one that a crash has cut is taken off the file."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return whole.decode("utf-8").splitlines()
-
-
 def sha256_bytes(content: bytes) -> str:
     """Hexadecimal sha256 of a byte string."""
     return hashlib.sha256(content).hexdigest()

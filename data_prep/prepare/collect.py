@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from core.io.jsonl import JsonlWriter, recover_jsonl
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
@@ -196,17 +197,12 @@ class _FetchLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.known: dict[tuple[str, str], tuple[str, str, str]] = {}
         path = folder / _FETCHES
-        content = path.read_bytes() if path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            url, sha256, *rest = json.loads(line)
-            self.known[url, sha256] = (rest[0], rest[1], rest[2])
-        if len(whole) < len(content):  # a kill cut the last line off
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        self._file = path.open("ab")
+        self.known: dict[tuple[str, str], tuple[str, str, str]] = {
+            (url, sha256): (outcome, detail, digest)
+            for url, sha256, outcome, detail, digest in recover_jsonl(path)
+        }
+        self._file = JsonlWriter(path)
 
     def keep(self, fetched: Fetched) -> None:
         digest = ""
@@ -214,9 +210,7 @@ class _FetchLog:
             digest = _save(self._folder, fetched.content)
         wanted = fetched.wanted
         self.known[wanted.url, wanted.sha256] = (fetched.outcome, fetched.detail, digest)
-        line = [wanted.url, wanted.sha256, fetched.outcome, fetched.detail, digest]
-        self._file.write(json.dumps(line).encode("utf-8") + b"\n")
-        self._file.flush()
+        self._file.write([wanted.url, wanted.sha256, fetched.outcome, fetched.detail, digest])
 
     def close(self) -> None:
         self._file.close()

@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from core.errors import ConfigError, DataError
 from core.io.files import sha256_bytes
+from core.retry import backoff_delays
 from models.towers.image_transform import decode_image
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -131,16 +132,14 @@ async def _fetch_all(
 
 
 async def _fetch(session: aiohttp.ClientSession, wanted: Wanted, config: FetchConfig) -> Fetched:
-    wait = config.wait_s
-    for left in range(config.retries, -1, -1):
+    for delay_s in (*backoff_delays(config.retries, first_s=config.wait_s), None):
         try:
             content = await _follow(session, wanted.url, config)
             await asyncio.to_thread(_check, content, wanted)
         except _FailedError as failed:
-            if failed.again_in is None or not left:
+            if failed.again_in is None or delay_s is None:
                 return Fetched(wanted=wanted, outcome=failed.outcome, detail=failed.detail)
-            await asyncio.sleep(min(_MOST_WAIT_S, max(wait, failed.again_in)))
-            wait *= 2
+            await asyncio.sleep(min(_MOST_WAIT_S, max(delay_s, failed.again_in)))
         else:
             return Fetched(wanted=wanted, outcome=Outcome.FETCHED, content=content)
     raise AssertionError("unreachable")

@@ -1,12 +1,10 @@
 """Translations that are never made twice: one append-only file per task."""
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.config import fingerprint
-from core.errors import DataError
+from core.io.jsonl import append_jsonl, recover_jsonl
 from data_prep.prepare import segments
 from data_prep.prepare.translators import Request, Translator
 
@@ -24,7 +22,9 @@ class Memory:
         """`make` is called when something is to be translated; `identity`: of what it makes."""
         self._path, self._make, self._identity, self._words = path, make, identity, words
         self._translator: Translator | None = None
-        self._known = _load(path)
+        self._known = dict(
+            recover_jsonl(path, _parse_translation, fix="remove the file to translate again")
+        )
         self.num_remembered = 0
         self.num_translated = 0
 
@@ -54,7 +54,7 @@ class Memory:
         for batch in self._translator.batches(requests):
             found = self._translator.translate([requests[at] for at in batch])
             fresh = {keys[at]: text for at, text in zip(batch, found, strict=True)}
-            _append(self._path, fresh)
+            append_jsonl(self._path, ({"key": key, "text": text} for key, text in fresh.items()))
             self._known |= fresh
             self.num_translated += len(fresh)
             on_progress()
@@ -70,28 +70,5 @@ class Memory:
         return fingerprint([self._identity, request.text, [list(pair) for pair in request.context]])
 
 
-def _load(path: Path) -> dict[str, str]:
-    """What is there; a last line that a kill cut off is no line."""
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    whole, _, torn = content.rpartition(b"\n")
-    if torn:
-        with path.open("r+b") as file:
-            file.truncate(len(content) - len(torn))
-    try:
-        lines = [json.loads(line) for line in whole.split(b"\n") if line]
-        return {line["key"]: line["text"] for line in lines}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); remove it to translate again") from error
-
-
-def _append(path: Path, fresh: dict[str, str]) -> None:
-    lines = [
-        json.dumps({"key": key, "text": text}, ensure_ascii=False) for key, text in fresh.items()
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write("".join(f"{line}\n" for line in lines).encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+def _parse_translation(line: dict[str, str]) -> tuple[str, str]:
+    return line["key"], line["text"]

@@ -10,10 +10,10 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from core.errors import DataError
 from core.io.files import atomic_write_text
+from core.io.jsonl import JsonlWriter, read_jsonl
 from core.samples import BadSample
 
 SUMMARY_NAME = "bad_samples.json"
@@ -37,7 +37,7 @@ class BadSampleLedger:
         """
         self.folder, self.first_position = folder, first_position
         self._path = folder / f"from{first_position:012d}-rank{rank}.jsonl"
-        self._file: TextIO | None = None
+        self._file: JsonlWriter | None = None
         if rank == 0:  # What was trained from here on before is trained again.
             for path in _files(folder):
                 if _first_position(path) > first_position:
@@ -46,10 +46,8 @@ class BadSampleLedger:
     def add(self, bad: BadSample) -> None:
         """Keep a line; flushed, so that a kill loses nothing."""
         if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("w", encoding="utf-8")
-        self._file.write(json.dumps(dataclasses.asdict(bad), ensure_ascii=False) + "\n")
-        self._file.flush()
+            self._file = JsonlWriter(self._path, truncate=True)
+        self._file.write(dataclasses.asdict(bad))
 
     def before(self) -> Counter[str]:
         """Samples of each source that were left out before this attempt began."""
@@ -71,7 +69,7 @@ def read_bad_samples(folder: Path, *, stop: int) -> list[BadSample]:
             continue  # and rank 0 may be removing it
         # A later attempt took over where it began.
         end = min([stop, *(later for later in starts if later > start)])
-        for bad in _lines(path):
+        for bad in read_jsonl(path, _parse_bad_sample, fix="delete the file"):
             if bad.position < end:
                 by_position[bad.position] = bad
     return [by_position[position] for position in sorted(by_position)]
@@ -108,10 +106,5 @@ def _first_position(path: Path) -> int:
     return int(match[1])
 
 
-def _lines(path: Path) -> list[BadSample]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    whole = lines[:-1]  # What stands behind the last line end was cut by a kill.
-    try:
-        return [BadSample(**json.loads(line)) for line in whole]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged line ({error}); delete the file") from error
+def _parse_bad_sample(raw: dict[str, Any]) -> BadSample:
+    return BadSample(**raw)

@@ -3,7 +3,6 @@
 Kept apart from `shards`, which knows bytes and offsets but nothing of conversations.
 """
 
-import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import DataError
+from core.retry import call_with_retries
 from core.samples import Sample
 from datamodules.shards import manifest as manifests
 from datamodules.shards.manifest import Modality
@@ -189,13 +189,13 @@ def _contents(source: Source) -> list[tuple[str, int, str]]:
 def _read_patiently(
     reader: ShardReader, row: int, *, with_image: bool
 ) -> tuple[bytes, bytes | None]:
-    """A flaky store must not change the stream: try again, then fail, never skip."""
-    for delay in _RETRY_DELAYS_S:
-        try:
-            return reader.read(row, with_image=with_image)
-        except StorageError:
-            raise  # the cache was patient already
-        except OSError:
-            reader.close()
-            time.sleep(delay)
-    return reader.read(row, with_image=with_image)
+    """Retry I/O errors, because a flaky file system must not change the stream."""
+    return call_with_retries(
+        lambda: reader.read(row, with_image=with_image),
+        delays_s=_RETRY_DELAYS_S,
+        # The shard cache has already retried before it raises a StorageError.
+        is_transient=lambda error: (
+            isinstance(error, OSError) and not isinstance(error, StorageError)
+        ),
+        on_retry=lambda _error, _delay_s: reader.close(),
+    )

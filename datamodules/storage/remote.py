@@ -8,8 +8,7 @@ import dataclasses
 import errno
 import io
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ import fsspec
 
 from core.errors import ConfigError, IrudimenError
 from core.process.log import get_logger
+from core.retry import backoff_delays, call_with_retries
 
 _LOG = get_logger(__name__)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -61,9 +61,9 @@ class RetryConfig:
                 "0 <= first_delay_s <= max_delay_s"
             )
 
-    def delay_s(self, attempt: int) -> float:
-        """Wait after the attempt of this number (1, 2, ...)."""
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** (attempt - 1))
+    def delays_s(self) -> Iterator[float]:
+        """Yield the delay before each retry."""
+        return backoff_delays(self.attempts - 1, first_s=self.first_delay_s, max_s=self.max_delay_s)
 
 
 def is_url(path: str) -> bool:
@@ -160,22 +160,28 @@ def with_retries(ask: Callable[[], _Result], what: str, retry: RetryConfig) -> _
     Raises:
         StorageError: the last error, or the first that another try can't mend.
     """
-    for attempt in range(1, retry.attempts + 1):
-        try:
-            return ask()
-        except IrudimenError:
-            raise
-        except Exception as error:  # each store's library has errors of its own
-            if _is_final(error):
-                raise StorageError(f"{what}: {_words(error)}; correct the URL or access") from error
-            if attempt == retry.attempts:
-                raise StorageError(
-                    f"{what}: {_words(error)}, {attempt} times over; try again when storage answers"
-                ) from error
-            delay = retry.delay_s(attempt)
-            _LOG.warning("%s: %s; try %d in %.1f s", what, _words(error), attempt + 1, delay)
-            time.sleep(delay)
-    raise AssertionError("attempts is at least 1")
+    num_failed = 0
+
+    def log_retry(error: Exception, delay_s: float) -> None:
+        nonlocal num_failed
+        num_failed += 1
+        _LOG.warning(
+            "%s: %s; try %d in %.1f s", what, _format_cause(error), num_failed + 1, delay_s
+        )
+
+    try:
+        return call_with_retries(
+            ask, delays_s=retry.delays_s(), is_transient=_is_transient, on_retry=log_retry
+        )
+    except IrudimenError:
+        raise
+    except Exception as error:  # each store's library has errors of its own
+        cause = _format_cause(error)
+        if not _is_transient(error):
+            raise StorageError(f"{what}: {cause}; correct the URL or access") from error
+        raise StorageError(
+            f"{what}: {cause}, {retry.attempts} times over; try again when storage answers"
+        ) from error
 
 
 def shown(url: str) -> str:
@@ -187,19 +193,19 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}{'?...' if parts.query else ''}"
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether the same request would fail the same way."""
+def _is_transient(error: Exception) -> bool:
+    """Whether the same request may succeed later."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and status in _CLIENT_ERRORS:
-        return status not in _WORTH_ANOTHER_TRY
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-        return True
+        return status in _WORTH_ANOTHER_TRY
+    if isinstance(error, IrudimenError | FileNotFoundError | PermissionError | IsADirectoryError):
+        return False
     if isinstance(error, TypeError | AttributeError | NotImplementedError | AssertionError):
-        return True
-    return isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+        return False
+    return not (isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP))
 
 
-def _words(error: Exception) -> str:
+def _format_cause(error: Exception) -> str:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return f"no answer in time ({type(error).__name__})"
     status = getattr(error, "status", None)

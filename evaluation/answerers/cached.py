@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from core.errors import DataError
-from core.io.files import append_line, whole_lines
+from core.io.jsonl import append_jsonl, recover_jsonl
 from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.benchmarks.questions import Question
 
@@ -41,7 +42,10 @@ class CachedAnswerer:
         """
         self._answerer, self._path = answerer, path
         self._slice_size, self._on_slice = slice_size, on_slice
-        self._stored = _load_stored_replies(path)
+        fix = "delete the file to ask its questions again"
+        self._stored: dict[str, list[ModelReply]] = dict(
+            recover_jsonl(path, _parse_stored_slice, fix=fix)
+        )
 
     def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
         """Return one reply per question, in their order.
@@ -69,7 +73,7 @@ class CachedAnswerer:
 
     def _store(self, key: str, replies: list[ModelReply]) -> None:
         rows = [[reply.text, reply.num_tokens, reply.is_truncated] for reply in replies]
-        append_line(self._path, json.dumps({"slice": key, "replies": rows}))
+        append_jsonl(self._path, [{"slice": key, "replies": rows}])
         self._stored[key] = replies
 
 
@@ -83,17 +87,9 @@ def _slice_key(questions: Sequence[Question]) -> str:
     return digest.hexdigest()
 
 
-def _load_stored_replies(path: Path) -> dict[str, list[ModelReply]]:
-    stored = {}
-    for number, line in enumerate(whole_lines(path), 1):
-        try:
-            raw = json.loads(line)
-            stored[raw["slice"]] = [
-                ModelReply(text=text, num_tokens=num_tokens, is_truncated=is_truncated)
-                for text, num_tokens, is_truncated in raw["replies"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}:{number} is damaged ({error}); delete the file to ask its questions again"
-            ) from error
-    return stored
+def _parse_stored_slice(raw: dict[str, Any]) -> tuple[str, list[ModelReply]]:
+    replies = [
+        ModelReply(text=text, num_tokens=num_tokens, is_truncated=is_truncated)
+        for text, num_tokens, is_truncated in raw["replies"]
+    ]
+    return raw["slice"], replies

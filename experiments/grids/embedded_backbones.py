@@ -10,6 +10,7 @@ from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
 from core.config import load_config
 from core.errors import ConfigError
+from core.io.sealed_folder import SEAL_FILE
 from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from lightning_modules.contrastive.tower import TowerRecipe
@@ -115,7 +116,7 @@ def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
         target = Path(config.models) / name
         target.mkdir(parents=True, exist_ok=True)
         for file in source.result.iterdir():
-            if file.name not in ("complete.json", "freeze_report.txt"):
+            if file.name not in (SEAL_FILE, "freeze_report.txt"):
                 shutil.copyfile(file, target / file.name)
         stage = json.loads((source.path / "stage.json").read_text())
         (target / "recipe.json").write_text(json.dumps(stage, indent=1) + "\n")

@@ -5,18 +5,18 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, IrudimenError
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED
+from core.retry import call_with_retries
 from pipeline.store.retry_policy import MACHINES
 
 _LOG = get_logger("slurm")
 _FOLDER = "slurm"
-_MOST_FAILURES = 20
+_MAX_ATTEMPTS = 20
 _RETRY_S = 5.0
 _FIRST_PORT, _NUM_PORTS = 15_000, 17_000
 _AFTERWARDS = [
@@ -64,20 +64,34 @@ class SlurmConfig:
             raise ConfigError("slurm: poll_s must be above 0")
 
 
+class _SqueueError(Exception):
+    """A failed call of squeue."""
+
+
 def queued_jobs() -> dict[str, str]:
     """Job id -> state of this user's jobs that wait or run; asks again if SLURM does not answer.
 
     Raises:
         IrudimenError: it did not answer for long.
     """
-    for _ in range(_MOST_FAILURES):
+
+    def list_jobs() -> str:
         done = _try("squeue", "--noheader", "--me", "--format=%i %T")
-        if done.returncode == 0:
-            lines = (line.split() for line in done.stdout.splitlines())
-            return {line[0]: line[1] for line in lines if len(line) > 1}
-        _LOG.warning("squeue: %s", done.stderr.strip())
-        time.sleep(_RETRY_S)
-    raise IrudimenError(f"SLURM does not answer: {done.stderr.strip()}; its jobs go on")
+        if done.returncode:
+            raise _SqueueError(done.stderr.strip())
+        return done.stdout
+
+    try:
+        output = call_with_retries(
+            list_jobs,
+            delays_s=[_RETRY_S] * (_MAX_ATTEMPTS - 1),
+            is_transient=lambda error: isinstance(error, _SqueueError),
+            on_retry=lambda error, _delay_s: _LOG.warning("squeue: %s", error),
+        )
+    except _SqueueError as error:
+        raise IrudimenError(f"SLURM does not answer: {error}; its jobs continue") from error
+    lines = (line.split() for line in output.splitlines())
+    return {line[0]: line[1] for line in lines if len(line) > 1}
 
 
 def submit(

@@ -16,7 +16,8 @@ from typing import Any
 
 from core.config import dump_config, to_plain
 from core.errors import CheckpointError
-from core.io.files import atomic_write_text, locked, sha256_file
+from core.io.files import atomic_write_text, locked
+from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
 from pipeline.stages.graph import StageNode
 from pipeline.store.retry_policy import MACHINES, Failure, Fault, decide
@@ -25,8 +26,6 @@ from pipeline.store.states import State
 _LOG = get_logger("store")
 KEPT = "kept.jsonl"
 """What an evaluation has found so far, a line for each part; kept until it is done."""
-
-_SEAL = "complete.json"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -135,34 +134,26 @@ class StageFolder:
         status = self.read_status()
         if status.state is not State.DONE:
             status.state, status.error = State.DONE, ""
-            status.ended = (self.result / _SEAL).stat().st_mtime
+            status.ended = (self.result / SEAL_FILE).stat().st_mtime
             self.write_status(status)
 
     def seal(self) -> None:
-        """Hash the scratch folder's files and rename it to the result."""
-        files = [file for file in sorted(self.scratch.rglob("*")) if file.is_file()]
-        hashes = {str(file.relative_to(self.scratch)): sha256_file(file) for file in files}
-        atomic_write_text(self.scratch / _SEAL, json.dumps(hashes, indent=1))
-        self.scratch.rename(self.result)
+        """Seal the scratch folder and rename it to the result."""
+        seal_folder(self.scratch)
+        publish_folder(self.scratch, self.result)
 
     def is_done(self) -> bool:
-        """Whether the result is there, whole.
+        """Return whether there is a result, and verify it.
 
         Raises:
-            CheckpointError: a result file is missing or altered.
+            CheckpointError: If a file of the result is missing or damaged.
         """
         if not self.result.is_dir():
             return False
-        if not (self.result / _SEAL).is_file():
+        if (reason := find_damage(self.result)) is not None:
             raise CheckpointError(
-                f"{self.result / _SEAL} is missing; delete {self.result} to run the stage again"
+                f"{self.result} is damaged ({reason}); delete it to run the stage again"
             )
-        for name, digest in json.loads((self.result / _SEAL).read_text()).items():
-            file = self.result / name
-            if not file.is_file() or sha256_file(file) != digest:
-                raise CheckpointError(
-                    f"{file} is missing or damaged; delete {self.result} to run the stage again"
-                )
         return True
 
     @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from core.config import dump_config
+from core.io.jsonl import read_jsonl_from
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from pipeline.store.records import AxisValue, StageRecord
 from reporting.records import CellRecord, GridRecord
@@ -146,11 +147,8 @@ def new_lines(
     """
     inode = path.stat().st_ino
     offset = position["offset"] if inode == position["inode"] else 0
-    with path.open("rb") as file:
-        file.seek(offset)
-        complete, newline, _ = file.read().rpartition(b"\n")
-    lines = [json.loads(line) for line in complete.splitlines()]
-    return lines, {"inode": inode, "offset": offset + len(complete) + len(newline)}
+    lines, end = read_jsonl_from(path, offset)
+    return lines, {"inode": inode, "offset": end}
 
 
 def _git_tags(grid: GridRecord) -> dict[str, str]:

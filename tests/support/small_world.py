@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from callbacks.metrics_log import read_lines
+from core.io.jsonl import read_jsonl
 from datamodules.shards.manifest import Modality
 from models.language.language_model import save_language_model
 from tests.support.doubles import (
@@ -141,7 +141,7 @@ def stage_folder(root: Path, kind: str) -> Path:
 def series(folder: Path, name: str = "train/loss") -> dict[int, float]:
     """Step -> value of a metric of a stage run; a step that was logged twice is an error."""
     values: dict[int, float] = {}
-    for line in read_lines(folder / "metrics.jsonl"):
+    for line in read_jsonl(folder / "metrics.jsonl"):
         if name in line["metrics"]:
             if line["step"] in values:
                 raise ValueError(f"{name} was logged twice at step {line['step']}")
@@ -156,7 +156,7 @@ def wait_for_step(
     deadline = time.monotonic() + timeout_s
     path = folder / "metrics.jsonl"
     while is_alive() and time.monotonic() < deadline:
-        lines = read_lines(path) if path.is_file() else []
+        lines = read_jsonl(path) if path.is_file() else []
         if lines and lines[-1]["step"] >= step and lines[-1]["time"] > since:
             return
         time.sleep(0.004)

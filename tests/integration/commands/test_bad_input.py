@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.metrics_log import read_lines
 from configuration.trainer import TrainerConfig
 from core.errors import CheckpointError
+from core.io.jsonl import read_jsonl
 from core.process.stop import EXIT_PREEMPTED
 from datamodules.shards.manifest import Modality
 from datamodules.shards.reader import ShardReader
@@ -205,7 +205,7 @@ def _empty_answer(i: int, content: dict[str, Any], image: bytes) -> Any:
 
 
 def _bad_counts(folder: StageFolder) -> dict[str, float]:
-    last = read_lines(folder.path / "metrics.jsonl")[-1]["metrics"]
+    last = read_jsonl(folder.path / "metrics.jsonl")[-1]["metrics"]
     return {name: value for name, value in last.items() if name.startswith("bad_samples/")}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from callbacks.metrics_log import read_lines
+from core.io.jsonl import read_jsonl
 from core.process.stop import EXIT_PREEMPTED
 from pipeline.launchers.slurm import SlurmConfig, load_slurm
 from tests.support import slurm_cluster
@@ -76,7 +76,7 @@ def _results(root: Path) -> dict[str, dict[str, str]]:
     for path in sorted((root / "store").glob("*/*/result/complete.json")):
         kind = path.parents[2].name
         if kind in ("align", "instruct"):
-            found[f"{kind}/{path.parents[1].name}"] = json.loads(path.read_text())
+            found[f"{kind}/{path.parents[1].name}"] = json.loads(path.read_text())["files"]
     return found
 
 
@@ -139,7 +139,7 @@ class _Trouble:
     def _steps(self) -> int:
         """Steps that the training stages have logged, together."""
         found = [lines[-1]["step"] for path in self.root.glob("store/*/*/metrics.jsonl")
-                 if (lines := read_lines(path))]  # fmt: skip
+                 if (lines := read_jsonl(path))]  # fmt: skip
         return sum(found)
 
     def _count(self, running: list[str]) -> None:

@@ -24,11 +24,12 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 
-from callbacks.checkpoint_files import latest_checkpoint, publish, seal
+from callbacks.checkpoint_files import latest_checkpoint
 from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint
 from callbacks.preemption import Preemption
 from core.errors import CheckpointError, PreemptedError
+from core.io.sealed_folder import publish_folder, seal_folder
 from core.process.stop import StopFlag
 from pipeline.stages import builders
 from tests.support import checkpoint_child
@@ -49,9 +50,9 @@ def save_files(folder: Path, step: int, *, is_sharded: bool) -> Path:
         path = temporary / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(random.Random(f"{name}{step}").randbytes(5000))
-    seal(temporary, step)
+    seal_folder(temporary, step=step)
     shutil.rmtree(final, ignore_errors=True)
-    publish(temporary, final)
+    publish_folder(temporary, final)
     return final
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoint_files import damage, seal
 from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from core.errors import CheckpointError, ConfigError
+from core.io.sealed_folder import find_damage, seal_folder
 
 NUM_STEPS, EVERY_N_STEPS = 7, 2
 
@@ -226,20 +226,20 @@ def _sharded(folder: Path) -> Path:
     state.mkdir(parents=True)
     for name in (".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"):
         (state / name).write_bytes(name.encode() * 9)
-    seal(folder / "step=00000006", 6)
+    seal_folder(folder / "step=00000006", step=6)
     return state
 
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"])
 def test_every_file_of_a_sharded_state_counts(tmp_path: Path, name: str) -> None:
     state = _sharded(tmp_path)
-    assert damage(state.parent) is None
+    assert find_damage(state.parent) is None
     content = (state / name).read_bytes()
     (state / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    assert damage(state.parent) == f"checkpoint.ckpt/{name}: checksum differs"
+    assert find_damage(state.parent) == f"checkpoint.ckpt/{name}: checksum differs"
     (state / name).write_bytes(content[:-1])
-    assert damage(state.parent) == (
+    assert find_damage(state.parent) == (
         f"checkpoint.ckpt/{name}: {len(content) - 1} bytes instead of {len(content)}"
     )
     (state / name).unlink()
-    assert damage(state.parent) == f"checkpoint.ckpt/{name}: No such file or directory"
+    assert find_damage(state.parent) == f"checkpoint.ckpt/{name}: No such file or directory"

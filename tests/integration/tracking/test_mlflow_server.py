@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.metrics_log import read_lines
+from core.io.jsonl import read_jsonl
 from experiments import sync
 from reporting.tracking import payload
 from reporting.tracking.grid_tracker import RUN_FILE
@@ -57,7 +57,7 @@ def _check(server: Server, root: Path) -> int:
         )  # fmt: skip
         expected = Counter(
             (payload.valid_name(name), line["step"], value, int(1000 * line["time"]))
-            for line in read_lines(path) for name, value in line["metrics"].items()
+            for line in read_jsonl(path) for name, value in line["metrics"].items()
         )  # fmt: skip
         assert found == expected, path
         assert set(found.values()) == {1}

@@ -8,12 +8,13 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from callbacks.metrics_log import JsonlLogger, read_lines
+from callbacks.metrics_log import JsonlLogger
 from core.errors import DataError
+from core.io.jsonl import read_jsonl
 
 
 def _steps(folder: Path) -> list[tuple[int, list[str]]]:
-    return [(x["step"], sorted(x["metrics"])) for x in read_lines(folder / "metrics.jsonl")]
+    return [(x["step"], sorted(x["metrics"])) for x in read_jsonl(folder / "metrics.jsonl")]
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_nothing_is_written_without_metrics(tmp_path: Path) -> None:
 
 def test_non_finite_values_stay_valid_json(tmp_path: Path) -> None:
     JsonlLogger(tmp_path).log_metrics({"a": float("nan"), "b": float("-inf")}, step=0)
-    metrics = read_lines(tmp_path / "metrics.jsonl")[0]["metrics"]
+    metrics = read_jsonl(tmp_path / "metrics.jsonl")[0]["metrics"]
     assert metrics == {"a": "nan", "b": "-inf"}
     assert float(metrics["b"]) == float("-inf")
 
@@ -48,7 +49,7 @@ def test_resume_cuts_back_to_its_first_step(tmp_path: Path) -> None:
     JsonlLogger(tmp_path).log_metrics({"loss": 40.0}, step=4)
 
     assert [step for step, _ in _steps(tmp_path)] == [0, 1, 2, 3, 4]
-    assert read_lines(tmp_path / "metrics.jsonl")[-1]["metrics"] == {"loss": 40.0}
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["metrics"] == {"loss": 40.0}
 
 
 def test_resume_keeps_other_metrics_of_the_same_step(tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_damaged_line_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("nonsense\n")
-    with pytest.raises(DataError, match="line 1 is not JSON"):
-        read_lines(tmp_path / "metrics.jsonl")
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        read_jsonl(tmp_path / "metrics.jsonl")
 
 
 class _Line(pl.LightningModule):

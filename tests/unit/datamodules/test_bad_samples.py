@@ -79,7 +79,7 @@ def test_a_cut_line_is_told_again_and_a_damaged_one_is_an_error(tmp_path):
     path.write_text(text[:-5])
     assert positions(tmp_path) == [3]
     path.write_text(text.replace('"position": 3', '"place": 3'))
-    with pytest.raises(DataError, match=r"rank0\.jsonl: damaged line"):
+    with pytest.raises(DataError, match=r"rank0\.jsonl, line 1 is damaged"):
         positions(tmp_path)
 
 

@@ -132,7 +132,7 @@ def test_storage_that_gave_up_is_not_asked_again(tmp_path, monkeypatch):
 def test_io_errors_are_retried_then_raised(tmp_path, monkeypatch):
     source = Source(make_captions(tmp_path, "a"))
     delays, failures = [], [2]
-    monkeypatch.setattr("datamodules.shards.source.time.sleep", delays.append)
+    monkeypatch.setattr("core.retry.time.sleep", delays.append)
     original = ShardReader._pread
 
     def flaky(self, *args):

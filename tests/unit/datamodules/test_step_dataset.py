@@ -251,7 +251,7 @@ def test_io_error_is_not_a_bad_sample(data, monkeypatch):
     def fail(self, *args):
         raise OSError("stale file handle")
 
-    monkeypatch.setattr("datamodules.shards.source.time.sleep", lambda _: None)
+    monkeypatch.setattr("core.retry.time.sleep", lambda _: None)
     monkeypatch.setattr(ShardReader, "_pread", fail)
     with pytest.raises(OSError, match="stale file handle"):
         StepDataset(data, num_steps=1).step(0)

@@ -234,7 +234,7 @@ def wait_for(condition):
 
 def test_retries_wait_longer_every_time(monkeypatch, upload):
     delays, calls = [], []
-    monkeypatch.setattr(remote.time, "sleep", delays.append)
+    monkeypatch.setattr("core.retry.time.sleep", delays.append)
     retry = RetryConfig(attempts=6, first_delay_s=1.0, max_delay_s=5.0)
 
     def flaky():
@@ -254,7 +254,7 @@ def test_retries_wait_longer_every_time(monkeypatch, upload):
 
 
 def test_what_another_try_can_not_mend_fails_at_once(monkeypatch):
-    monkeypatch.setattr(remote.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr("core.retry.time.sleep", lambda _: pytest.fail("waited"))
     with pytest.raises(StorageError, match=r"memory://none: FileNotFoundError.*correct the URL"):
         file_info("memory://none", RetryConfig())
     with pytest.raises(ConfigError, match="nosuch://x: this scheme can't be read here"):

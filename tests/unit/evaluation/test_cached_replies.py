@@ -84,7 +84,7 @@ def test_a_damaged_line_is_reported_with_file_and_number(line: str, tmp_path: Pa
     path = tmp_path / "replies.jsonl"
     CachedAnswerer(EchoAnswerer(), path, slice_size=4).answer(QUESTIONS)
     path.write_text(line + "\n" + path.read_text())
-    with pytest.raises(DataError, match=r"replies.jsonl:1 is damaged"):
+    with pytest.raises(DataError, match=r"replies.jsonl, line 1 is damaged"):
         CachedAnswerer(EchoAnswerer(), path, slice_size=4)
 
 

@@ -135,7 +135,7 @@ def test_faults_are_retried_and_refusals_are_told(
     with pytest.raises(EndpointError, match="HTTP 401"):
         judge.judge_pair(endpoint, task(1, "a", "bb"), None)
     handler.faults += [503] * 5
-    with pytest.raises(EndpointError, match="5 tries"):
+    with pytest.raises(EndpointError, match="5 attempts"):
         judge.judge_pair(endpoint, task(2, "a", "bb"), None)
 
 

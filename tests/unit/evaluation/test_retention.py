@@ -101,7 +101,7 @@ def test_a_stopped_scoring_goes_on(
     assert asked == ["text_one", "text_two"]
     assert ScoreCache(path, stop).scores == whole
     path.write_text("{}\n")
-    with pytest.raises(DataError, match=r"kept.jsonl:1 is damaged"):
+    with pytest.raises(DataError, match=r"kept.jsonl, line 1 is damaged"):
         ScoreCache(path, stop)
 
 

@@ -1,0 +1,49 @@
+"""A sealed folder is complete, or its damage is found."""
+
+from pathlib import Path
+
+import pytest
+
+from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, read_seal, seal_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    temporary = tmp_path / ".result.tmp"
+    (temporary / "inner").mkdir(parents=True)
+    (temporary / "a.bin").write_bytes(b"aaaa")
+    (temporary / "inner" / "b.bin").write_bytes(b"bbbb")
+    seal_folder(temporary, step=6)
+    final = tmp_path / "results" / "result"
+    publish_folder(temporary, final)
+    assert not temporary.exists()
+    return final
+
+
+def test_an_intact_folder_has_no_damage(folder: Path) -> None:
+    assert find_damage(folder) is None
+    assert read_seal(folder).metadata == {"step": 6}
+    assert set(read_seal(folder).files) == {"a.bin", "inner/b.bin"}
+
+
+def test_every_kind_of_damage_is_found(folder: Path) -> None:
+    path = folder / "inner" / "b.bin"
+    path.write_bytes(b"bbbc")
+    assert find_damage(folder) == "inner/b.bin: checksum differs"
+    path.write_bytes(b"bbb")
+    assert find_damage(folder) == "inner/b.bin: 3 bytes instead of 4"
+    path.unlink()
+    assert find_damage(folder) == "inner/b.bin: No such file or directory"
+
+
+@pytest.mark.parametrize("content", ["", '{"files": {"a', "[]", "{}", '{"files": 3}'])
+def test_a_damaged_seal_is_found(folder: Path, content: str) -> None:
+    (folder / SEAL_FILE).write_text(content)
+    assert find_damage(folder) == "complete.json is damaged"
+
+
+def test_a_missing_or_empty_seal_is_found(folder: Path) -> None:
+    (folder / SEAL_FILE).write_text('{"metadata": {}, "files": {}}')
+    assert find_damage(folder) == "complete.json lists no files"
+    (folder / SEAL_FILE).unlink()
+    assert find_damage(folder) == "complete.json: No such file or directory"
