@@ -61,10 +61,10 @@ def name_cells(configs: Sequence[RunConfig]) -> tuple[GridCell, ...]:
     """
     flat = [flatten(config) for config in configs]
     paths = _varying_paths(flat)
-    short_names = _short_names(paths)
+    names = short_names(paths)
     cells: dict[str, GridCell] = {}
     for config, values in zip(configs, flat, strict=True):
-        parts = [f"{short_names[path]}{_slug(values.get(path))}" for path in paths]
+        parts = [f"{names[path]}{_slug(values.get(path))}" for path in paths]
         cell_id = "_".join([_study_id(config.cell), *parts])
         if cell_id in cells:
             raise ConfigError(f"two cells of the grid are equal: '{cell_id}'; vary a field")
@@ -99,12 +99,12 @@ def _varying_paths(flat: Sequence[Mapping[str, AxisValue]]) -> list[str]:
     ]
 
 
-def _short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Map each path to its shortest suffix that no other path has."""
+def short_names(paths: Iterable[str], *, min_parts: int = 1) -> dict[str, str]:
+    """Map each path to its shortest suffix, of `min_parts` or more, that no other path has."""
     paths, names = list(paths), {}
     for path in paths:
         parts = path.split(".")
-        for length in range(1, len(parts) + 1):
+        for length in range(min(min_parts, len(parts)), len(parts) + 1):
             suffix = ".".join(parts[-length:])
             if sum(f".{other}".endswith(f".{suffix}") for other in paths) == 1:
                 break

@@ -68,7 +68,7 @@ def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
         claims=claims,
         delta=100 * registered(grid.folder).margin,
-        enough=enough.enough_tables(grid, view),
+        enough=enough.sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         retention=tables.retention_table(grid),

@@ -7,8 +7,8 @@ hypotheses of a report (Holm).
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from configuration.axes import AxisValue
 from evaluation.statistics.intervals import Decision, apply_holm, equivalence, non_inferiority
-from pipeline.store.records import AxisValue
 from reporting.paired_scores import Paired, mean_of, pair, scores_of_cells
 from reporting.preregistration import (
     BEST,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configuration.axes import AxisValue
 from core.errors import DataError
-from pipeline.store.records import AxisValue, StageRecord, load_stage, read_json
+from pipeline.store.records import StageRecord, load_stage, read_json
 
 _STAGE_ORDER = (
     "tokenizer",

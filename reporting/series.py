@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from pipeline.store.records import AxisValue, Score
+from configuration.axes import AxisValue
+from pipeline.store.records import Score
 from reporting.records import CellRecord, GridRecord
 
 SHARE = "target_share"
@@ -141,7 +142,7 @@ def setting_of(cell: CellRecord) -> Setting:
 
 def share_of(cell: CellRecord) -> float:
     """A cell's share of the target language."""
-    return float(cell.axes.get(SHARE, 0.0))
+    return float(cell.axes.get(SHARE) or 0.0)
 
 
 def lines(grid: GridRecord, view: View, panel: Panel) -> list[Line]:

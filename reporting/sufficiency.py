@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.statistics.sufficiency import Enough, how_much_is_enough
+from evaluation.statistics.sufficiency import SufficiencyResult, smallest_sufficient_share
 from reporting.paired_scores import Paired, aligned, scores_of_cells
 from reporting.preregistration import registered
 from reporting.records import GridRecord
@@ -14,7 +14,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnoughRow:
+class SufficiencyRow:
     """One share."""
 
     share: str
@@ -25,15 +25,15 @@ class EnoughRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnoughTable:
+class SufficiencyTable:
     """One setting."""
 
     label: str
     sentence: str
-    rows: tuple[EnoughRow, ...]
+    rows: tuple[SufficiencyRow, ...]
 
 
-def enough_tables(grid: GridRecord, view: View) -> list[EnoughTable]:
+def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
     """A table per setting that has several shares; none for grids without a sweep."""
     if not view.is_curve:
         return []
@@ -48,19 +48,19 @@ def enough_tables(grid: GridRecord, view: View) -> list[EnoughTable]:
     return tables
 
 
-def _table(label: str, shares: list[float], parts: list[Paired], delta: float) -> EnoughTable:
-    found = how_much_is_enough(
+def _table(label: str, shares: list[float], parts: list[Paired], delta: float) -> SufficiencyTable:
+    found = smallest_sufficient_share(
         shares,
         np.stack([part.scores for part in parts]),
         parts[0].images,
         delta=delta,
         seed=_SEED,
     )
-    return EnoughTable(
+    return SufficiencyTable(
         label=label,
         sentence=_sentence(found),
         rows=tuple(
-            EnoughRow(
+            SufficiencyRow(
                 share=percent(point.share),
                 value=f"{100 * point.value:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]",
                 confidence=f"{100 * point.sufficient:.0f} %",
@@ -79,7 +79,7 @@ def _gain(gain: tuple[float, float, float] | None) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _sentence(found: Enough) -> str:
+def _sentence(found: SufficiencyResult) -> str:
     margin = f"{100 * found.delta:g} points"
     detectable = f"{100 * found.detectable:.1f} points"
     power = f"Differences between two cells below {detectable} would mostly stay unseen here."

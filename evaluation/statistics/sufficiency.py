@@ -35,7 +35,7 @@ class SharePoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Enough:
+class SufficiencyResult:
     """What a sweep of shares says."""
 
     points: tuple[SharePoint, ...]
@@ -46,14 +46,14 @@ class Enough:
     """Smallest paired difference between two of the cells that 80 % of such grids would show."""
 
 
-def how_much_is_enough(
+def smallest_sufficient_share(
     shares: Sequence[float],
     scores_SI: np.ndarray,
     clusters: Sequence[str] | np.ndarray,
     *,
     delta: float,
     seed: int,
-) -> Enough:
+) -> SufficiencyResult:
     """Decide over shares.
 
     Args:
@@ -88,7 +88,7 @@ def how_much_is_enough(
         )
         for i, share in enumerate(shares)
     )
-    return Enough(
+    return SufficiencyResult(
         points=points,
         delta=delta,
         smallest=_smallest(points),

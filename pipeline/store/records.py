@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configuration.axes import AxisValue
 from core.errors import DataError
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from evaluation import canaries, retention
 from pipeline.store.states import State
-
-AxisValue = str | float | int | bool
-"""Value of a configuration field that the cells of a grid may vary."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

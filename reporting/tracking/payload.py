@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from configuration.axes import AxisValue
 from core.config import dump_config
 from core.io.jsonl import read_jsonl_from
 from datamodules.batches.bad_samples import SUMMARY_NAME
-from pipeline.store.records import AxisValue, StageRecord
+from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
 
 MAX_TABLE_ROWS = 2000
@@ -130,7 +131,7 @@ def curves(grid: GridRecord) -> dict[str, dict[int, float]]:
     for cell in grid.cells:
         if cell.evaluation is None or "target_share" not in cell.axes:
             continue
-        percent = round(100 * float(cell.axes["target_share"]))
+        percent = round(100 * float(cell.axes["target_share"] or 0.0))
         for name, score in cell.evaluation.scores.items():
             if name.endswith("/accuracy"):
                 key = valid_name(f"over_share/{name}/{_setting(cell.axes)}")

@@ -5,7 +5,7 @@ import pytest
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.statistics.sufficiency import how_much_is_enough
+from evaluation.statistics.sufficiency import smallest_sufficient_share
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -22,7 +22,7 @@ def grid(truths, *, num_images=400, per_image=4, seed=0):
 def test_a_curve_that_saturates_early():
     truths = [0.05, 0.55, 0.6, 0.6, 0.6, 0.6]
     scores, images = grid(truths, num_images=4000)
-    found = how_much_is_enough(SHARES, scores, images, delta=0.03, seed=1)
+    found = smallest_sufficient_share(SHARES, scores, images, delta=0.03, seed=1)
     assert found.smallest == 0.4
     assert [round(point.value, 1) for point in found.points] == pytest.approx(truths, abs=0.06)
     assert found.points[1].sufficient < 0.05
@@ -36,14 +36,14 @@ def test_a_curve_that_saturates_early():
 
 def test_few_images_decide_nothing():
     scores, images = grid([0.3, 0.5, 0.55, 0.6, 0.6, 0.6], num_images=40)
-    found = how_much_is_enough(SHARES, scores, images, delta=0.01, seed=1)
+    found = smallest_sufficient_share(SHARES, scores, images, delta=0.01, seed=1)
     assert found.smallest is None
     assert found.detectable > 0.05
 
 
 def test_what_is_detectable_is_detected_in_four_of_five_grids():
     scores, images = grid([0.5] * 3, num_images=200)
-    gap = how_much_is_enough((0, 0.5, 1), scores, images, delta=0.03, seed=0).detectable
+    gap = smallest_sufficient_share((0, 0.5, 1), scores, images, delta=0.03, seed=0).detectable
     hits = 0
     for seed in range(200):
         scores, images = grid([0.5, 0.5 + gap], num_images=200, seed=seed + 1)
@@ -58,13 +58,13 @@ def test_confidence_is_honest_at_the_edge():
     called = 0
     for seed in range(150):
         scores, images = grid([0.57, 0.6], num_images=150, seed=seed)
-        found = how_much_is_enough((0.5, 1.0), scores, images, delta=0.03, seed=seed)
+        found = smallest_sufficient_share((0.5, 1.0), scores, images, delta=0.03, seed=seed)
         called += found.smallest == 0.5
     assert called / 150 < 0.1
 
 
 def test_bad_shapes_are_refused():
     with pytest.raises(DataError, match="at least two shares"):
-        how_much_is_enough((0.5,), np.zeros((1, 4)), list("abcd"), delta=0.03, seed=0)
-    found = how_much_is_enough((0, 1), np.eye(2, 4), list("abcd"), delta=0.03, seed=0)
+        smallest_sufficient_share((0.5,), np.zeros((1, 4)), list("abcd"), delta=0.03, seed=0)
+    found = smallest_sufficient_share((0, 1), np.eye(2, 4), list("abcd"), delta=0.03, seed=0)
     assert found.points[0].next_gain is None
