@@ -1,4 +1,4 @@
-"""Benchmark of shard writing against plain webdataset, and of index building, on one core.
+"""Measure shard writing against plain webdataset, and index building, on one core.
 
 python -m benchmarks.data_prep --json docs/benchmarks/data_prep.json
 """
@@ -27,7 +27,7 @@ _IMAGES = 64
 
 
 def make_samples(count: int, image_bytes: int) -> list[ShardSample]:
-    """Samples with images of noise and two captions."""
+    """Return samples with noise images and two captions each."""
     images = [_image(at, image_bytes) for at in range(_IMAGES)]
     text = "a dog sleeps on the red sofa beside the window of the house " * 3
     return [
@@ -41,7 +41,7 @@ def make_samples(count: int, image_bytes: int) -> list[ShardSample]:
 
 
 def _image(seed: int, num_bytes: int) -> bytes:
-    """A JPEG of about so many bytes: noise takes 0.69 of them per pixel at this quality."""
+    """Return a JPEG of about the given size: noise takes 0.69 bytes per pixel at this quality."""
     side = max(8, int((num_bytes / 0.69) ** 0.5))
     pixels = np.random.default_rng(seed).integers(0, 256, size=(side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -50,13 +50,13 @@ def _image(seed: int, num_bytes: int) -> bytes:
 
 
 def write_ours(folder: Path, samples: Sequence[ShardSample]) -> None:
-    """Shards with their hashes and indexes, each in place only when it is on disk."""
+    """Write shards with hashes and indexes; each is published once it is safely on disk."""
     for start in range(0, len(samples), _PER_SHARD):
         write_shard(folder, f"s-{start // _PER_SHARD:06d}.tar", samples[start : start + _PER_SHARD])
 
 
 def write_plain(folder: Path, samples: Sequence[ShardSample]) -> None:
-    """Shards alone: no hash, no index, no care for a kill."""
+    """Write shards only: no hash, no index, no crash safety."""
     pattern = str(folder / "s-%06d.tar")
     with webdataset.ShardWriter(pattern, maxcount=_PER_SHARD, verbose=0) as writer:
         for sample in samples:
@@ -65,14 +65,14 @@ def write_plain(folder: Path, samples: Sequence[ShardSample]) -> None:
 
 
 def _seconds(work: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU time."""
+    """Return the wall time and CPU time of a call."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def measure(count: int, image_bytes: int, rounds: int) -> dict[str, object]:
-    """Both writers in turn, `rounds` times; then the index of what was written."""
+    """Run both writers alternately `rounds` times, then index the shards."""
     samples = make_samples(count, image_bytes)
     megabytes = sum(len(sample.image or b"") for sample in samples) / 1e6
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "webdataset": [], "index": []}
@@ -110,13 +110,13 @@ def _index(folder: Path) -> None:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Run the benchmark, print the figures and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--samples", type=int, default=4000)
     add("--image-bytes", type=int, default=60_000)
     add("--rounds", type=int, default=5)
-    add("--json", type=Path, help="write the numbers there")
+    add("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     found = measure(options.samples, options.image_bytes, options.rounds)

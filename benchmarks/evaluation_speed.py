@@ -1,16 +1,16 @@
-"""Answers per second: batches whose prompts share their heads against one question at a time.
+"""Measure answers per second: prompts that share their heads against one question at a time.
 
     python -m benchmarks.evaluation_speed                    # a trained cell of mlruns
     python -m benchmarks.evaluation_speed --root /tmp/x --exp smoke
-    python -m benchmarks.evaluation_speed --random           # no cell: the paper's 576 tokens
+    python -m benchmarks.evaluation_speed --random           # no cell; 576 visual tokens
 
-Five ways on the same model, the same questions, the same features: `generate` of transformers at
-batch 1 (what harnesses do), our loop at batch 1, our loop in batches of which every prompt brings
-its own copy of the image, our loop as evaluations use it, and that on the blank image. All
-answers about the images must be identical, or the exit code is 1.
+Five methods answer the same questions with the same model and features: `generate` of transformers
+at batch size 1 (as harnesses do), our loop at batch size 1, our loop in batches in which every
+prompt has its own copy of the image, our loop as evaluations use it, and the same on the blank
+image. The exit code is 1 unless all answers about the images are identical.
 
-`--random` asks a random Llama of 5 M parameters: its answers mean nothing, but 576 visual tokens
-in front of short questions cost what they cost at the paper's scale, in proportion.
+`--random` uses a random Llama of 5 M parameters. Its answers are meaningless, but 576 visual tokens
+before short questions have the same relative cost as at the paper's scale.
 """
 
 import argparse
@@ -43,33 +43,33 @@ STOCK, BLIND = "generate, one at a time", "ours, on the blank image"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Who is asked, and what."""
+    """Model, questions and features of one comparison."""
 
     model: VisionLanguageModel
     chat: ChatFormat
     features: Callable[[bytes], torch.Tensor]
-    """Of an image, (P, E); computed once, as grids do."""
+    """Features (P, E) by image, computed once, as in grids."""
     items: Sequence[BenchmarkItem]
     limit: int
 
     def questions(self, image: bytes | None = None) -> list[Question]:
-        """Every question, about its own image or about the one given."""
+        """Return all questions, each about its own image or about the given one."""
         book = load_prompts({item.language for item in self.items})
         return [book.question(item, image=image) for item in self.items]
 
     def prompts(self) -> list[np.ndarray]:
-        """Token ids of every prompt."""
+        """Return the token ids of every prompt."""
         return [self.chat.encode_prompt(question.turns) for question in self.questions()]
 
     def ours(self, batch: int, *, image: bytes | None = None) -> list[str]:
-        """As an evaluation asks; with one image for all, if there is one."""
+        """Answer as an evaluation does, with one image for all questions if it is given."""
         answerer = VlmAnswerer(
             self.model, self.chat, self.features, max_new_tokens=self.limit, batch_size=batch
         )
         return [reply.text for reply in answerer.answer(self.questions(image))]
 
     def apart(self, batch: int) -> list[str]:
-        """Every prompt with a copy of its image's features, so that none share a head."""
+        """Answer with a copy of the features for every prompt, so that no head is shared."""
         ids = self.model.generate(
             self.prompts(),
             [self.features(item.image).clone() for item in self.items],
@@ -82,7 +82,7 @@ class Asked:
 
     @torch.no_grad()
     def stock(self) -> list[str]:
-        """The library's own loop."""
+        """Answer with the loop of transformers."""
         answers = []
         for prompt, item in zip(self.prompts(), self.items, strict=True):
             ids_BT = torch.from_numpy(prompt)[None]
@@ -99,14 +99,14 @@ class Asked:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Time the ways in turn and print ratios."""
+    """Time the methods alternately and print their ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--run", default="", metavar="CELL", help="cell (default: the first of the grid)")
-    add("--items", type=int, default=240, help="questions (default: 240)")
+    add("--items", type=int, default=240, help="number of questions (default: 240)")
     add("--batch", type=int, default=128, help="prompts per batch (default: 128)")
-    add("--random", action="store_true", help="a random model behind 576 visual tokens")
-    add("--json", type=Path, help="write the numbers there")
+    add("--random", action="store_true", help="use a random model with 576 visual tokens")
+    add("--json", type=Path, help="write the figures to this file")
     add_grid_options(parser)
     options = parser.parse_args(arguments)
     (cell,) = find_cells(options, [options.run or "share40_txt"])
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
-    for _ in range(ROUNDS):  # in turn, so that a slow minute hits all alike
+    for _ in range(ROUNDS):  # alternating, so that a slow minute affects all methods
         for name, way in ways.items():
             begin = time.perf_counter()
             answers[name] = way()
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = len({item.image for item in asked.items})
     print(
         f"{len(asked.items)} questions on {images} images, {len(set(seeing[-1]))} different "
-        f"answers, {differing} differ between the ways; {torch.get_num_threads()} threads"
+        f"answers, {differing} differ between the methods; {torch.get_num_threads()} threads"
     )
     if options.json:
         content = {"items": len(asked.items), "images": images, "answers_per_s": rates,
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
-    """Side by side by image, as evaluations ask them."""
+    """Return the items grouped by image, in the order of an evaluation."""
     spec = cell.evaluate_spec
     items = load_benchmark(Path(spec.manifest), languages=spec.languages)
     return sorted(items, key=lambda item: item.image_key)[:number]

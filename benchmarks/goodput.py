@@ -1,13 +1,13 @@
-"""Goodput under kills: real short trainings, killed by a drawn trace, with several ways to save.
+"""Measure goodput under failures: short real trainings killed by a random trace, per save policy.
 
 python -m benchmarks.goodput --mtbf 75 --minutes 3 --json docs/benchmarks/goodput.json
-python -m benchmarks.goodput --mtbf 75 --minutes 3 --large     # a state that is worth a thread
-python -m benchmarks.goodput --three-hours --minutes 30        # every 3 h, scaled to the start-up
+python -m benchmarks.goodput --mtbf 75 --minutes 3 --large     # a large state
+python -m benchmarks.goodput --three-hours --minutes 30        # every 3 h, scaled
 
-A cell of the embedded profile is trained by the main command; its whole process group gets SIGKILL
-at drawn moments, and the same command goes on. Every policy meets the same moments. Goodput is the
-time of the steps that count (each once, at the median time of a step in its attempt) over the wall
-time until the stage is done: start-ups, saves and steps done twice are what is lost.
+The main command trains one cell of the embedded profile. Its process group receives SIGKILL at
+random times, the same for every policy, and the command is rerun. Goodput is the useful time (each
+step once, at the median step time of its attempt) divided by the wall time until the stage is done.
+The rest is lost to starting, saving and repeating steps.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from callbacks.checkpoint_interval import best_interval_s
 from core.io.jsonl import read_jsonl
 
 _WEIBULL_SHAPE = 0.7
-"""Failures of real clusters come in bursts: Schroeder and Gibson (DSN 2006) fitted 0.7 to 0.8."""
+"""Failures of real clusters are bursty: Schroeder and Gibson (DSN 2006) fitted 0.7 to 0.8."""
 _PAPER_RESTART_S = 180.0
-"""Assumed of an 8B model on a cluster: queue, imports, weights, the first step."""
+"""Assumed restart time of an 8B model on a cluster: queue, imports, weights, first step."""
 _THREE_HOURS = 10_800.0
 _STRATA = 4
 _TOLD = re.compile(r"a save keeps training waiting ([\d.]+) s")
@@ -46,10 +46,10 @@ _BACKBONE = Path("data/embedded/models/lm_general")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How checkpoints are made."""
+    """Checkpoint policy."""
 
     every: int
-    """Steps between two; 0: as often as pays."""
+    """Steps between checkpoints; 0 chooses the best interval."""
     in_background: bool = True
 
 
@@ -64,7 +64,7 @@ POLICIES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Of an undisturbed run."""
+    """Times measured in an uninterrupted run."""
 
     step_s: float
     save_s: float
@@ -73,16 +73,16 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A stage run that got to its end."""
+    """Result of a completed stage run."""
 
     wall_s: float
     attempts: list[list[tuple[int, float]]]
-    """Of each attempt: (step, moment at which it was done)."""
+    """Steps of each attempt with their completion times."""
     folder: Path
 
     @property
     def useful_s(self) -> float:
-        """Time of the steps that count, each at the median time of a step in its attempt."""
+        """Return the useful time: each step once, at the median step time of its attempt."""
         total, end = 0.0, math.inf
         for lines in reversed(self.attempts):
             if not lines:
@@ -95,10 +95,10 @@ class Outcome:
 
 
 class Study:
-    """Runs one cell's instruction stage again and again."""
+    """Runner of the instruction stage of one cell under different policies."""
 
     def __init__(self, folder: Path, *, large: bool) -> None:
-        """`large`: the model of `_write_large`, in small steps, instead of the profile's."""
+        """Set up the study; `large` trains the model of `_write_large` in small steps."""
         self._folder = folder
         self.calm_steps = 600
         self._settings = [
@@ -126,7 +126,7 @@ class Study:
                 *settings]  # fmt: skip
 
     def prepare(self) -> Path:
-        """A root with everything before the stage; copied for every run."""
+        """Return a root with all earlier stages, which is copied for every run."""
         root = self._folder / "before"
         with _group(self._command(root, 1000, Policy(every=1000), 1e6)) as command:
             _wait(command, lambda: bool(_steps(root)))
@@ -137,7 +137,7 @@ class Study:
 
     def run(self, before: Path, name: str, num_steps: int, policy: Policy, mtbf_s: float,
             kills: list[float]) -> Outcome:  # fmt: skip
-        """Train the stage to its end through the kills."""
+        """Train the stage to completion despite the kills."""
         root = self._folder / re.sub(r"[^a-z0-9]", "_", name)
         shutil.copytree(before, root)
         words = self._command(root, num_steps, policy, mtbf_s)
@@ -145,8 +145,8 @@ class Study:
         while True:
             since, until = time.time(), begin + left.pop(0) if left else math.inf
             with _group(words) as command:
-                _wait(command, lambda: _done(root), until)
-                seconds, finished = time.monotonic() - begin, _done(root)
+                _wait(command, lambda: _is_done(root), until)
+                seconds, finished = time.monotonic() - begin, _is_done(root)
             attempts.append([line for line in _steps(root) if line[1] > since])
             if finished:
                 folder = next((root / "store" / "instruct").iterdir())
@@ -156,7 +156,7 @@ class Study:
 
 
 def _write_large(folder: Path) -> None:
-    """A random Llama of 20 M parameters in the place of the backbone: a state of 240 MB."""
+    """Write a random Llama of 20 M parameters as the backbone, with a state of 240 MB."""
     import transformers
 
     from models.language.language_model import save_language_model
@@ -171,7 +171,7 @@ def _write_large(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _group(words: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command in a process group that is killed at the end."""
+    """Start a command in its own process group and kill the group at the end."""
     command = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     try:
@@ -185,7 +185,7 @@ def _group(words: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
 def _wait(
     command: "subprocess.Popen[bytes]", condition: Callable[[], bool], until: float = math.inf
 ) -> None:
-    """Until the condition holds, the moment comes or the command ends."""
+    """Wait until the condition holds, the deadline passes or the command ends."""
     while command.poll() is None and time.monotonic() < until and not condition():
         time.sleep(0.05)
 
@@ -198,12 +198,12 @@ def _steps(root: Path) -> list[tuple[int, float]]:
     ]
 
 
-def _done(root: Path) -> bool:
+def _is_done(root: Path) -> bool:
     return any((root / "store" / "instruct").glob("*/result"))
 
 
 def measure(study: Study, before: Path, mtbf_s: float) -> Measured:
-    """From a short undisturbed run that saves as often as pays."""
+    """Measure times in a short uninterrupted run with the best save interval."""
     calm = study.run(before, "calm", study.calm_steps, POLICIES[AS_OFTEN_AS_PAYS], mtbf_s, [])
     step_s, save_s = calm.useful_s / study.calm_steps, _save_s(calm)
     if save_s is None:
@@ -213,23 +213,23 @@ def measure(study: Study, before: Path, mtbf_s: float) -> Measured:
 
 
 def _save_s(outcome: Outcome) -> float | None:
-    """What a save kept training waiting for, as its log tells last."""
+    """Return how long a save blocks training, according to the last log line about it."""
     told = _TOLD.findall((outcome.folder / "log.txt").read_text(encoding="utf-8"))
     return float(told[-1]) if told else None
 
 
 def predicted(measured: Measured, interval_s: float, mtbf_s: float) -> float:
-    """Goodput by the exponential model (Daly 2006, eq. 20)."""
+    """Predict the goodput by the exponential model (Daly 2006, eq. 20)."""
     segment = mtbf_s * math.exp(measured.restart_s / mtbf_s)
     segment *= math.exp((interval_s + measured.save_s) / mtbf_s) - 1
     return interval_s / segment
 
 
 def draw_kills(mtbf_s: float, until_s: float, seed: int, trace: str) -> list[float]:
-    """Moments after the start, with exponential gaps or bursts of the same mean.
+    """Draw times of kills with exponential or bursty gaps of the same mean.
 
-    Gaps are drawn stratified: of every `_STRATA` one comes from each part of their distribution, in
-    random order, so that a short trace has the mean that it is said to have.
+    Gaps are stratified: each group of `_STRATA` has one gap from each part of the distribution in
+    random order, so that even a short trace has the requested mean.
     """
     chance, at, found = random.Random(seed), 0.0, list[float]()
     scale, power = mtbf_s, 1.0
@@ -244,7 +244,7 @@ def draw_kills(mtbf_s: float, until_s: float, seed: int, trace: str) -> list[flo
 
 
 def compare(study: Study, options: argparse.Namespace) -> dict[str, object]:
-    """Every policy through the same kills."""
+    """Run every policy with the same kills."""
     before = study.prepare()
     measured = measure(study, before, options.mtbf)
     scaled = _THREE_HOURS * measured.restart_s / _PAPER_RESTART_S
@@ -266,7 +266,7 @@ def compare(study: Study, options: argparse.Namespace) -> dict[str, object]:
 def _row(
     policy: Policy, outcome: Outcome, calm: Measured, num_steps: int, mtbf_s: float
 ) -> dict[str, object]:
-    """What is told of a policy; a fixed one does not tell what its saves cost."""
+    """Return the figures of a policy; fixed policies do not measure the cost of a save."""
     measured = dataclasses.replace(calm, save_s=_save_s(outcome) or calm.save_s)
     interval_s = policy.every * measured.step_s or best_interval_s(measured.save_s, mtbf_s)
     interval_s = min(interval_s, num_steps * measured.step_s)
@@ -278,18 +278,22 @@ def _row(
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Run the benchmark, print the figures and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--mtbf", type=float, default=75.0, help="mean seconds between kills (default: 75)")
-    add("--minutes", type=float, default=3.0, help="undisturbed training time (default: 3)")
-    add("--three-hours", action="store_true", help="kills every 3 h in the mean, scaled")
-    add("--large", action="store_true", help="a model of 20 M parameters, in small steps")
+    add("--minutes", type=float, default=3.0, help="uninterrupted training time (default: 3)")
+    add(
+        "--three-hours",
+        action="store_true",
+        help="one kill per 3 h on average, scaled to the start-up time",
+    )
+    add("--large", action="store_true", help="train a model of 20 M parameters in small steps")
     add("--trace", choices=("exponential", "bursts"), default="exponential")
     add("--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME",
         help=f"of: {'; '.join(POLICIES)} (default: all)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the trace")
-    add("--json", type=Path, help="write the numbers there")
+    add("--seed", type=int, default=0, help="seed of the trace (default: 0)")
+    add("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = compare(Study(Path(folder), large=options.large), options)

@@ -1,9 +1,9 @@
-"""Our official VQA accuracy against lmms-eval's own code, on random and adversarial strings.
+"""Compare our VQA accuracy with the code of lmms-eval on random and adversarial strings.
 
     pip install --no-deps lmms-eval && python -m benchmarks.harness_parity --cases 100000
 
-Only the two files with its metric are loaded, not the package. Differences are sorted by the
-reason that explains them; one without a reason ends with exit code 1.
+Only the two files with the metric are loaded, not the package. Differences are grouped by their
+reason; a difference without a known reason leads to exit code 1.
 """
 
 import argparse
@@ -29,22 +29,22 @@ COMMAS = "a comma between digits: the official program then deletes every mark, 
 
 
 def load_their_score() -> Callable[[str, Sequence[str]], float]:
-    """`vqav2_process_results` of the installed package."""
+    """Return `vqav2_process_results` of the installed package."""
     spec = importlib.util.find_spec("lmms_eval")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("lmms-eval is not installed; run: pip install --no-deps lmms-eval")
     root = Path(next(iter(spec.submodule_search_locations)))
     for name in ("lmms_eval", "lmms_eval.tasks", "lmms_eval.tasks._task_utils"):
         sys.modules[name] = types.ModuleType(name)
-    for name in ("loguru", "lmms_eval.tasks._task_utils.file_utils"):  # of no use to the metric
+    for name in ("loguru", "lmms_eval.tasks._task_utils.file_utils"):  # not needed by the metric
         stand_in: Any = types.ModuleType(name)
         stand_in.logger = None
         sys.modules[name] = stand_in
         parent, _, child = name.rpartition(".")
         if parent:
             setattr(sys.modules[parent], child, stand_in)
-    _load(_METRIC, root / "tasks/_task_utils/vqa_eval_metric.py")
-    process: Any = _load(_TASK, root / "tasks/vqav2/utils.py").vqav2_process_results
+    _load_file(_METRIC, root / "tasks/_task_utils/vqa_eval_metric.py")
+    process: Any = _load_file(_TASK, root / "tasks/vqav2/utils.py").vqav2_process_results
 
     def score(prediction: str, answers: Sequence[str]) -> float:
         entries = [{"answer": text, "answer_id": i} for i, text in enumerate(answers)]
@@ -53,7 +53,7 @@ def load_their_score() -> Callable[[str, Sequence[str]], float]:
     return score
 
 
-def _load(name: str, path: Path) -> Any:
+def _load_file(name: str, path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"{path} can't be loaded; is this lmms-eval?")
@@ -64,7 +64,7 @@ def _load(name: str, path: Path) -> Any:
 
 
 def reason(prediction: str, answers: Sequence[str]) -> str:
-    """Why the two may differ on a case; empty if nothing explains it."""
+    """Return the reason why both may differ on a case, or an empty string."""
     if len({text.replace("\n", " ").replace("\t", " ").strip() for text in answers}) == 1:
         return UNANIMOUS
     for text in (prediction, *answers):
@@ -75,7 +75,7 @@ def reason(prediction: str, answers: Sequence[str]) -> str:
 
 
 def _cases(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
-    """Replies and the ten answers, random or those of an evaluation."""
+    """Yield replies with ten answers each, random or from an evaluation."""
     if options.predictions is None:
         rng = named_rng(7, "harness parity")
         yield from (random_case(rng) for _ in range(options.cases))
@@ -86,19 +86,17 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, print, and fail on what nothing explains."""
+    """Compare both programs and fail on unexplained differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=100_000)
-    parser.add_argument("--json", type=Path, help="write the counts there")
-    parser.add_argument(
-        "--predictions", type=Path, help="these replies in the place of random ones"
-    )
+    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--predictions", type=Path, help="use these replies instead of random ones")
     options = parser.parse_args(arguments)
     theirs = load_their_score()
     cases = list(_cases(options))
     counts: Counter[str] = Counter()
     for prediction, answers in cases:
-        # They take an exact mean, the official program a sum of rounded thirds.
+        # lmms-eval takes an exact mean, the official program a sum of rounded thirds.
         if abs(official_score(prediction, answers) - theirs(prediction, answers)) < _ROUNDING:
             counts["equal"] += 1
             continue

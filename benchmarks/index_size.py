@@ -1,6 +1,6 @@
-"""The index of a source of three million samples: its size, and the time to open it.
+"""Measure the size and loading time of the index of a source with three million samples.
 
-The tars are sparse files of the right size, because nothing but the index is read.
+The tar files are sparse files of the right size, because only the index is read.
 
     python -m benchmarks.index_size --samples 3000000 --shards 576 --key-bytes 9
 """
@@ -27,10 +27,10 @@ _Result = TypeVar("_Result")
 
 
 def main() -> None:
-    """Build the source in a temporary folder, open it, print a table."""
+    """Build the source in a temporary folder, open it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--samples", type=int, default=3_000_000)
-    parser.add_argument("--shards", type=int, default=576, help="as many as cc3m-wds has")
+    parser.add_argument("--shards", type=int, default=576, help="default: 576, as cc3m-wds")
     parser.add_argument("--key-bytes", type=int, default=9, help="9 in img2dataset, 36 in a UUID")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

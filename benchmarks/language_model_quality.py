@@ -1,8 +1,9 @@
-"""Quality of the embedded language models: short questions about images described in words.
+"""Measure the embedded language models on short questions about textual image descriptions.
 
 The questions are the shipped text-only set (`chat_en`, `chat_eu`), each asked alone after its
-description; exact match of greedy answers. The backbones were trained on other conversations of
-the same generator, so this measures skill with the format and the names, not general knowledge.
+description and scored by exact match of the greedy answer. The backbones were trained on other
+conversations of the same generator, so this measures the format and the names, not general
+knowledge.
 
     python -m benchmarks.language_model_quality
 """
@@ -22,7 +23,7 @@ LANGUAGES = ("en", "eu")
 
 
 def load(folder: Path) -> tuple[VisionLanguageModel, ChatFormat]:
-    """A language model behind a connector that is never used."""
+    """Load a language model behind an unused connector."""
     chat = ChatFormat(load_tokenizer(folder), EMBEDDED, num_image_tokens=1)
     language_model = load_language_model(LanguageModelConfig(path=str(folder))).eval()
     width = language_model.config.hidden_size
@@ -32,7 +33,7 @@ def load(folder: Path) -> tuple[VisionLanguageModel, ChatFormat]:
 
 
 def accuracy(model: VisionLanguageModel, chat: ChatFormat, source: Source) -> tuple[float, int]:
-    """Share of exact answers, and the number of questions."""
+    """Return the share of exact answers and the number of questions."""
     prompts, answers = [], []
     for index in range(len(source)):
         turns = source.read(index).turns

@@ -1,7 +1,7 @@
 """The baseline of `train_step`: stock LlavaForConditionalGeneration under the stock Trainer.
 
-Its only surgery: where the vision tower stands, a stub hands through cached features, which our
-side gets as well.
+The vision tower is replaced by a stub that passes cached features through, as on our side. Nothing
+else is changed.
 """
 
 import dataclasses
@@ -34,22 +34,22 @@ def set_clock(*, cpu_seconds: bool) -> None:
 
 
 def read_clock() -> float:
-    """Seconds by the chosen clock."""
+    """Return the seconds of the chosen clock."""
     return _clock[0]()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """One run of one side."""
+    """Result of one run of one side."""
 
     seconds: float
-    """Of the steps after the warm-up."""
+    """Duration of the steps after the warm-up."""
     losses: list[float]
     density: float
 
 
 class Clock:
-    """End times and losses of steps."""
+    """End times and losses of all steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,20 +58,20 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """From the end of the warm-up to the end of the last step."""
+        """Return the time from the end of the warm-up to the end of the last step."""
         return self.ends[-1] - self.ends[WARM_STEPS - 1]
 
 
 def count_tokens(steps: Sequence[Sequence[ReadySample]]) -> int:
-    """Tokens without padding."""
+    """Return the number of tokens without padding."""
     return sum(sample.encoded.num_tokens for step in steps for sample in step)
 
 
 class CachedTower(nn.Module):
-    """Stands where LLaVA's vision tower stands; its "pixels" are the features already."""
+    """Stub of LLaVA's vision tower, whose "pixels" are the features."""
 
     def forward(self, features_NPE: torch.Tensor, **_: Any) -> Any:
-        """Pretend that they are the last but one hidden state, behind a class token."""
+        """Return the features as the second-to-last hidden state, after a class token."""
         hidden = nn.functional.pad(features_NPE, (0, 0, 1, 0))
         return transformers.modeling_outputs.BaseModelOutputWithPooling(
             hidden_states=(hidden, hidden)
@@ -79,7 +79,7 @@ class CachedTower(nn.Module):
 
 
 def build_llava(chat: ChatFormat) -> LlavaForConditionalGeneration:
-    """LLaVA with the embedded language model's shape and random weights."""
+    """Build LLaVA with the shape of the embedded language model and random weights."""
     text = LlamaConfig.from_pretrained(SHAPE)
     vision = transformers.CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
@@ -103,50 +103,50 @@ def build_llava(chat: ChatFormat) -> LlavaForConditionalGeneration:
 
 
 def clone(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> LlavaForConditionalGeneration:
-    """A second model with the same weights."""
+    """Return a copy of the model."""
     model = build_llava(chat)
     model.load_state_dict(llava.state_dict())
     return model
 
 
 class TheirClock(Clock, transformers.TrainerCallback):
-    """Hooked into the Trainer."""
+    """Callback of the Trainer that records times and losses."""
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """One step is over."""
+        """Record the end of a step."""
         del args, kwargs
         self.ends.append(read_clock())
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The loss of one step."""
+        """Record the loss of a step."""
         del args, state, control
         if "loss" in kwargs["logs"]:
             self.losses.append(float(kwargs["logs"]["loss"]))
 
 
 class Flat(Dataset[ReadySample]):
-    """All samples in order."""
+    """Dataset of all samples in order."""
 
     def __init__(self, steps: Sequence[Sequence[ReadySample]]) -> None:
         self.samples = [sample for step in steps for sample in step]
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> ReadySample:
-        """One sample."""
+        """Return one sample."""
         return self.samples[index]
 
 
 class PaddingCollator:
-    """Pads to the longest of the batch, as LLaVA's collator does."""
+    """Collator that pads to the longest sample of the batch, as LLaVA's does."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id, self.num_positions = pad_token_id, 0
 
     def __call__(self, samples: Sequence[ReadySample]) -> dict[str, torch.Tensor]:
-        """Make one batch."""
+        """Collate one batch."""
         shape = len(samples), max(sample.encoded.num_tokens for sample in samples)
         ids, labels = torch.full(shape, self.pad_token_id), torch.full(shape, IGNORE_INDEX)
         mask = torch.zeros(shape, dtype=torch.long)
@@ -162,7 +162,7 @@ class PaddingCollator:
 
 
 class OrderedTrainer(transformers.Trainer):
-    """The Trainer with samples in the given order."""
+    """Trainer that keeps the order of the samples."""
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
@@ -176,7 +176,7 @@ def run_hugging_face(
     *,
     batch_size: int,
 ) -> Result:
-    """The Trainer on padded batches, accumulated to the same step."""
+    """Train with padded batches that accumulate to the same steps."""
     collator, clock = PaddingCollator(chat.pad_token_id), TheirClock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(

@@ -1,13 +1,13 @@
-"""Do the intervals and tests of a report keep their promises, on grids whose truth is known?
+"""Check the intervals and tests of the report on simulated grids with known truth.
 
     python -m benchmarks.statistics_simulation --grids 2000
 
-Each simulated grid has the shape of the embedded one: images with several questions, which are
-easier or harder together, asked of six cells whose true accuracies are known. Counted are: how
-often a 95 % interval holds the truth (one cell, a paired difference); how often TOST and
-non-inferiority support a claim that is false (at the edge of the margin, where it is hardest);
-how often a family of six such claims, corrected by Holm, has at least one false support; and how
-often true claims are supported.
+Each simulated grid has the shape of the embedded one: images with several questions of correlated
+difficulty, answered by six cells with known accuracies. The simulation counts how often a 95 %
+interval covers the truth (one cell, a paired difference); how often TOST and non-inferiority
+support a false claim (at the edge of the margin, the hardest case); how often a family of six such
+claims with Holm's correction has at least one false support; and how often true claims are
+supported.
 """
 
 import argparse
@@ -33,31 +33,32 @@ from evaluation.statistics.intervals import (
 NUM_CELLS = 6
 DELTA = 0.03
 _SPREAD = 0.18
-"""Standard deviation of how easy images are."""
+"""Standard deviation of the ease of images."""
 _OWN = 0.08
-"""Standard deviation of how a cell does on an image besides that."""
+"""Standard deviation of the additional effect of a cell on an image."""
 
 
 def simulate(
     rng: np.random.Generator, accuracies: Sequence[float], num_images: int, per_image: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (cells, items) of 0 or 1 and the image of every item.
+    """Return binary scores (cells, items) and the image of every item.
 
-    Chances are the cell's accuracy plus the image's ease plus noise of the two, with means of
-    exactly 0 over the population, so that the cell's accuracy is the truth.
+    Probabilities are the accuracy of the cell plus the ease of the image plus noise of both. The
+    latter two have means of exactly 0 over the population, so the
+    accuracy of the cell is the truth.
     """
     ease_P = rng.uniform(-1, 1, num_images) * _SPREAD * math.sqrt(3)
     own_CP = rng.uniform(-1, 1, (len(accuracies), num_images)) * _OWN * math.sqrt(3)
     chance_CP = np.asarray(accuracies)[:, None] + ease_P + own_CP
     if chance_CP.min() < 0 or chance_CP.max() > 1:
-        raise ValueError("accuracies this far out leave no room for easy and hard images")
+        raise ValueError("these accuracies are too close to 0 or 1 for images of different ease")
     chance_CI = np.repeat(chance_CP, per_image, axis=1)
     scores_CI = (rng.random(chance_CI.shape) < chance_CI).astype(np.float64)
     return scores_CI, np.repeat(np.arange(num_images), per_image)
 
 
 def one_grid(seed: int, *, num_images: int, per_image: int) -> dict[str, bool]:
-    """What one grid says about truths that are known."""
+    """Return which statements about one simulated grid hold."""
     rng = named_rng(seed, "simulated grid")
     base = 0.5
     # The second and third lie at the edges of the margin, the rest are equal to the first.
@@ -89,7 +90,7 @@ def _supports(decision: object) -> bool:
 
 
 def run(num_grids: int, *, num_images: int, per_image: int, seed: int = 0) -> dict[str, object]:
-    """Rates over many grids, each with its own 95 % interval."""
+    """Return the rates over many grids with 95 % intervals."""
     counts: dict[str, int] = {}
     for at in range(num_grids):
         found = one_grid(seed + at, num_images=num_images, per_image=per_image)
@@ -110,12 +111,12 @@ def run(num_grids: int, *, num_images: int, per_image: int, seed: int = 0) -> di
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, print, and write JSON if asked."""
+    """Run the simulation, print the rates and optionally write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grids", type=int, default=2000, help="simulated grids (default: 2000)")
     parser.add_argument("--images", type=int, default=373, help="per grid (default: 373)")
     parser.add_argument("--questions", type=int, default=4, help="per image (default: 4)")
-    parser.add_argument("--json", type=Path, help="write the rates there")
+    parser.add_argument("--json", type=Path, help="write the rates to this file")
     options = parser.parse_args(arguments)
     result = run(options.grids, num_images=options.images, per_image=options.questions)
     for name, rate in result["rates"].items():  # type: ignore[attr-defined]

@@ -1,13 +1,13 @@
-"""Training throughput on CPU: our step against Hugging Face Trainer + LLaVA.
+"""Compare the training throughput on CPU with LLaVA and the Hugging Face Trainer.
 
-Both sides (theirs is `llava_baseline`) train the embedded profile's model (its Llama shape, random
-weights, MLP connector) on the same questions in the same steps with the same AdamW, and both get
-the tower's features ready made: what is compared is packing with a document mask, shared image
-prefixes and label-only logits against padded batches with full logits. Two recipes: the embedded
-profile's `shared_prefix`, where stock LLaVA trains each question as a sample of its own (the loss
-curves are equal), and `chat`, whole conversations on both sides. Two baselines: samples in stream
-order (LLaVA stage 1, and the Trainer's default) and sorted by length within each step (the most
-that padding can do).
+Both sides (the baseline is `llava_baseline`) train the model of the embedded profile (Llama shape,
+random weights, MLP connector) on the same questions in the same steps with the same AdamW and
+cached tower features. The comparison is packing with a document mask, shared image prefixes and
+label-only logits against padded batches with full logits. There are two recipes: `shared_prefix` as
+in the embedded profile, where stock LLaVA trains each question as a separate sample (the loss
+curves are equal), and `chat`, with whole conversations on both sides. There are two baselines:
+samples in stream order (LLaVA stage 1 and the default of the Trainer) and sorted by length within
+each step (the best case for padding).
 
     python -m benchmarks.train_step --threads 2
 """
@@ -54,25 +54,32 @@ from models.vlm import VisionLanguageModel
 
 FOLDER = Path(__file__).parents[1] / "data" / "embedded"
 SHARES = {"emoji_instruct_en": 38, "emoji_instruct_eu": 10, "chat_eu": 12, "text_eu": 4}
-"""Samples per optimizer step by source: stage 2 of the embedded profile at 20 %, times 3."""
+"""Samples per optimizer step by source: three times stage 2 of the embedded profile at 20 %."""
 
 MICRO_BATCH_TOKENS, ROW_TOKENS = 4096, 192
 
 
 def main() -> None:
-    """Alternate the sides, print the table and the verdict."""
+    """Run the sides alternately and print the table and the verdict."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", choices=["shared_prefix", "chat"], default="shared_prefix")
-    parser.add_argument("--hf-batch", type=int, default=16, help="LLaVA-1.5 trains with 16")
+    parser.add_argument(
+        "--hf-batch",
+        type=int,
+        default=16,
+        help="batch size of LLaVA (default: 16, as in LLaVA-1.5)",
+    )
     parser.add_argument(
         "--cpu-seconds",
         action="store_true",
-        help="count this process's CPU seconds, not the wall clock: for a busy machine, 1 thread",
+        help="measure the CPU time of this process instead of wall time (busy machine, 1 thread)",
     )
-    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
+    parser.add_argument(
+        "--json", type=Path, default=None, help="also write the figures to this file"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     set_clock(cpu_seconds=options.cpu_seconds)
@@ -103,7 +110,7 @@ def main() -> None:
 
 
 def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None) -> None:
-    """Median throughput, ratios of the same round, agreement of the loss curves."""
+    """Return the median throughput, the ratios per round and the agreement of the losses."""
     numbers: dict[str, Any] = {}
     for name, results in runs.items():
         speed = statistics.median(num_tokens / result.seconds for result in results)
@@ -133,10 +140,10 @@ def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None)
 
 
 def draw(num_steps: int, *, in_batches_of: int, style: PromptStyle) -> list[list[Sample]]:
-    """The samples of every step.
+    """Draw the samples of every step.
 
-    Where questions stand alone, the longest conversations lose some, so that every step has the
-    same number of them, in whole batches: the Trainer can't do otherwise.
+    With separate questions, the longest conversations lose some of them, so that every step has the
+    same number of questions in full batches, which the Trainer requires.
     """
     columns = []
     for name, count in SHARES.items():
@@ -159,7 +166,7 @@ def draw(num_steps: int, *, in_batches_of: int, style: PromptStyle) -> list[list
 
 
 def _questions(sample: Sample) -> int:
-    """Sequences that a sample is when its questions stand alone."""
+    """Return the number of sequences of a sample with separate questions."""
     return len(sample.turns) // 2 if sample.image is not None else 1
 
 
@@ -170,7 +177,7 @@ def _num_alone(step: Sequence[Sample]) -> int:
 def _ready(
     sample: Sample, chat: ChatFormat, style: PromptStyle, rng: np.random.Generator
 ) -> ReadySample:
-    """Encoded, with features drawn at random once."""
+    """Encode a sample and attach fixed random features."""
     encoded = encode_sample(sample, chat, style)
     features = torch.from_numpy(
         rng.normal(size=(NUM_IMAGE_TOKENS, VISION_WIDTH)).astype(np.float32)
@@ -180,7 +187,7 @@ def _ready(
 
 
 def _alone(ready: ReadySample) -> list[ReadySample]:
-    """Each question behind the image as a sample of its own, as stock LLaVA trains it."""
+    """Return each question with the image as a separate sample, as stock LLaVA trains it."""
     encoded, branches_T = ready.encoded, ready.encoded.branch_ids_T
     alone = []
     for branch in range(1, int(branches_T.max()) + 1):
@@ -212,7 +219,7 @@ def _ref(source: str, key: str, encoded: EncodedSample) -> SampleRef:
 
 
 def our_model(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> VisionLanguageModel:
-    """LLaVA's weights in our composition."""
+    """Build our model with the weights of LLaVA."""
     connector = build_connector(
         ConnectorConfig(kind=ConnectorKind.MLP2X_GELU),
         vision_width=VISION_WIDTH,
@@ -226,7 +233,7 @@ def our_model(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> VisionL
 
 
 class PackedSteps(IterableDataset[StepBatch]):
-    """Plan, pack and collate every step, as the DataModules do."""
+    """Dataset that plans, packs and collates every step as the data modules do."""
 
     def __init__(self, steps: Sequence[Sequence[ReadySample]], pad_token_id: int) -> None:
         super().__init__()
@@ -234,7 +241,7 @@ class PackedSteps(IterableDataset[StepBatch]):
         self.num_positions = 0
 
     def __iter__(self) -> Iterator[StepBatch]:
-        """Yield the steps."""
+        """Yield the batches of all steps."""
         for number, samples in enumerate(self.steps):
             lengths = np.asarray([sample.encoded.num_tokens for sample in samples])
             (plan,) = plan_step(lengths, 1, MICRO_BATCH_TOKENS, ROW_TOKENS)
@@ -251,10 +258,10 @@ class PackedSteps(IterableDataset[StepBatch]):
 
 
 class OurClock(Clock, lightning.Callback):
-    """Hooked into Lightning."""
+    """Callback of Lightning that records times and losses."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """One step is over."""
+        """Record the end of a step."""
         del trainer, args
         self.ends.append(read_clock())
         self.losses.append(float(pl_module.step_metrics["train/loss"]))
@@ -263,7 +270,7 @@ class OurClock(Clock, lightning.Callback):
 def run_ours(
     llava: LlavaForConditionalGeneration, steps: Sequence[Sequence[ReadySample]], chat: ChatFormat
 ) -> Result:
-    """The Lightning module of stage 2 on packed steps."""
+    """Train the Lightning module of stage 2 on packed steps."""
     optim = OptimConfig(lr=LR, warmup_fraction=0.0, min_lr_fraction=1.0)
     module = InstructionModule(our_model(llava, chat), optim=optim, num_steps=len(steps))
     data, clock = PackedSteps(steps, chat.pad_token_id), OurClock()

@@ -1,10 +1,10 @@
-"""Elastic resume under fire: real loaders, really killed, continued on other hardware.
+"""Kill real data loaders at random and resume them on other topologies.
 
-A run of 48 steps is killed (SIGKILL to all its processes) three times at random moments, each time
-on another number of ranks and loader workers, and each time continued from its last checkpoint.
-What all attempts consumed is compared with the run that nobody disturbed: the same global batch in
-every step, those that were done again too; no sample lost, none repeated within an epoch. A pair
-is a kill: the topology that it hits and the step.
+A run of 48 steps is killed (SIGKILL to all processes) three times at random moments. Each attempt
+resumes from the last checkpoint with another number of ranks and loader workers. The samples that
+all attempts consumed are compared with an uninterrupted run: every step, including repeated ones,
+must have the same global batch, and no sample may be lost or repeated within an epoch. A pair is
+one kill: the killed topology and the step.
 
     python -m benchmarks.elastic --pairs 200
     python -m benchmarks.elastic --pairs 60 --remote
@@ -36,42 +36,42 @@ from benchmarks.elastic.world import NUM_STEPS, TOPOLOGIES, Job, Topology, write
 KILLS_PER_RUN = 3
 _LAST_KILL = NUM_STEPS - 6
 _HOLD_AFTER = 3
-"""Steps behind the chosen one at which the ranks wait, so that a late kill still finds them."""
+"""Ranks wait this many steps after the chosen one, so that a late kill still reaches them."""
 _TIMEOUT_S = 120.0
 _POLL_S = 0.001
 _WITHIN_STEP_S, _WITHIN_START_S, _STRAGGLE_S = 0.02, 0.5, 0.02
 _NUM_ORDERS = 4
-"""Seeds of the order in turn; each needs one undisturbed run to compare with."""
+"""Number of order seeds, used in turn; each needs one uninterrupted reference run."""
 _ONE = Topology(world_size=1, num_workers=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One kill and how the run went on."""
+    """One kill and the attempt that followed it."""
 
     run: int
     topology: str
     continued_on: str
     num_consumed: int
-    """Steps that rank 0 had consumed when the kill came."""
+    """Number of steps that rank 0 had consumed at the time of the kill."""
     resumed_at: int
-    """Step at which the next attempt started: that of the last checkpoint."""
+    """First step of the next attempt, which is the step of the last checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """One run with its kills."""
+    """Result of one run and its kills."""
 
     pairs: tuple[Pair, ...]
     attempts: tuple[Attempt, ...]
     differences: tuple[str, ...]
-    """From the undisturbed run; empty is the promise."""
+    """Differences from the uninterrupted run; expected to be empty."""
     num_compared: int
-    """Steps that were compared, those that were done again counted again."""
+    """Number of compared steps; repeated steps count each time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the pairs and say what came out; 1 when a single batch differs."""
+    """Run all pairs and report the outcome; return 1 if any batch differs."""
     summary, _, details = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.elastic",
@@ -80,15 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--pairs", type=int, default=12, help="kills, in runs of three (default: 12)")
-    add("--seed", type=int, default=0, help="seed of topologies and moments (default: 0)")
-    add("--out", type=Path, help="keep records and outcomes.json here (default: nothing is kept)")
-    add("--remote", action="store_true", help="shards come over HTTP, through a small cache")
+    add("--pairs", type=int, default=12, help="number of kills, three per run (default: 12)")
+    add("--seed", type=int, default=0, help="seed of topologies and kill times (default: 0)")
+    add("--out", type=Path, help="folder for records and outcomes.json (default: discard them)")
+    add("--remote", action="store_true", help="read shards over HTTP through a small cache")
     arguments = parser.parse_args(argv)
     if arguments.pairs < 1:
         parser.error(f"--pairs must be at least 1, got {arguments.pairs}")
     if arguments.out and arguments.out.is_dir() and any(arguments.out.iterdir()):
-        parser.error(f"--out {arguments.out} is not empty; name a new folder")
+        parser.error(f"--out {arguments.out} is not empty; choose a new folder")
     console = Console(width=None if sys.stdout.isatty() else 140)
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.out or Path(scratch)).resolve()
@@ -99,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_all(world: Path, folder: Path, num_pairs: int, seed: int, console: Console) -> int:
-    """All runs, one after the other; returns the exit code."""
+    """Run everything sequentially and return the exit code."""
     begin = time.monotonic()
-    # The server imports torch and friends once; every rank is forked from it.
+    # The fork server imports torch once; every rank is forked from it.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.elastic.rank"])
     references: dict[int, dict[int, list[Ref]]] = {}
     topologies = endless_topologies(random.Random(f"topologies {seed}"))
@@ -121,14 +121,14 @@ def run_all(world: Path, folder: Path, num_pairs: int, seed: int, console: Conso
         found, num_compared = check.differences(attempts, references[order])
         outcomes.append(Outcome(pairs=tuple(pairs), attempts=tuple(attempts),
                                 differences=tuple(found), num_compared=num_compared))  # fmt: skip
-        _say_run(console, outcomes[-1])
+        _print_run(console, outcomes[-1])
     faults = [fault for reference in references.values() for fault in check.epoch_faults(reference)]
     _save(folder / "outcomes.json", outcomes)
-    return _say_all(console, outcomes, faults, time.monotonic() - begin)
+    return _print_summary(console, outcomes, faults, time.monotonic() - begin)
 
 
 def endless_topologies(rng: random.Random) -> Iterator[Topology]:
-    """All twelve in random order, and again; never the same twice in a row."""
+    """Yield all topologies in random order repeatedly, never the same one twice in a row."""
     last: Topology | None = None
     while True:
         cycle = rng.sample(TOPOLOGIES, len(TOPOLOGIES))
@@ -139,7 +139,7 @@ def endless_topologies(rng: random.Random) -> Iterator[Topology]:
 
 
 def undisturbed(job: Job) -> dict[int, list[Ref]]:
-    """Step -> global batch of a run in one process that ends by itself."""
+    """Run one process without kills and return the global batch of every step."""
     processes, barrier = _start(job)
     _wait_for_end(job, processes)
     del barrier
@@ -149,7 +149,7 @@ def undisturbed(job: Job) -> dict[int, list[Ref]]:
 def run_with_kills(
     first: Job, topologies: Iterator[Topology], rng: random.Random, number: int
 ) -> tuple[list[Attempt], list[Pair]]:
-    """One run to its end, killed on the way; the topologies that are killed come in turn."""
+    """Complete one run with kills on the way; the next topologies are the ones killed."""
     attempts: list[Attempt] = []
     pairs: list[Pair] = []
     killed = [next(topologies) for _ in range(KILLS_PER_RUN)]
@@ -163,9 +163,9 @@ def run_with_kills(
             attempts.append(Attempt(job=job, start=start, stop=_committed(job)))
             break
         limit = _LAST_KILL * (attempt + 1) // KILLS_PER_RUN
-        target = rng.randint(start, max(start, limit))
-        job = dataclasses.replace(job, hold_at=target + _HOLD_AFTER)
-        num_consumed = start + _run_and_kill(job, target - start, rng)
+        kill_step = rng.randint(start, max(start, limit))
+        job = dataclasses.replace(job, hold_at=kill_step + _HOLD_AFTER)
+        num_consumed = start + _run_and_kill(job, kill_step - start, rng)
         stop = _committed(job)
         attempts.append(Attempt(job=job, start=start, stop=stop))
         pairs.append(Pair(
@@ -177,7 +177,7 @@ def run_with_kills(
 
 
 def _run_and_kill(job: Job, num_steps: int, rng: random.Random) -> int:
-    """Start an attempt and kill it some time after it has consumed so many steps."""
+    """Start an attempt and kill it shortly after it has consumed `num_steps` steps."""
     processes, _barrier = _start(job)
     deadline = time.monotonic() + _TIMEOUT_S
     while _num_consumed(job) < num_steps:
@@ -185,16 +185,16 @@ def _run_and_kill(job: Job, num_steps: int, rng: random.Random) -> int:
             _kill(processes)
             raise RuntimeError(f"attempt {job} ended before the kill; see {job.folder}/log.txt")
         time.sleep(_POLL_S)
-    # Before its first step an attempt is killed while it starts.
+    # An attempt with no steps to consume is killed during its start.
     time.sleep(rng.random() * (_WITHIN_STEP_S if num_steps else _WITHIN_START_S))
     rng.shuffle(processes)
-    # Machines do not die in the same instant: sometimes the others live on for a moment.
+    # Nodes do not fail at the same instant: sometimes the others survive for a moment.
     _kill(processes, pause_s=rng.choice((0.0, rng.random() * _STRAGGLE_S)))
     return _num_consumed(job)
 
 
 def _start(job: Job) -> tuple[list[BaseProcess], Barrier]:
-    """Start the ranks; the barrier must live until they are through."""
+    """Start the ranks; the caller must keep the barrier alive until they end."""
     job.folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     barrier = context.Barrier(job.topology.world_size)
@@ -213,12 +213,12 @@ def _rank_main(job: Job, rank: int, barrier: Barrier) -> None:
 
 
 def _kill(processes: Sequence[BaseProcess], *, pause_s: float = 0.0) -> None:
-    """SIGKILL to every rank and its loader workers."""
+    """Send SIGKILL to every rank and its loader workers."""
     for process in processes:
         pid = process.pid
         if pid is None:
             raise RuntimeError(f"{process} was never started")
-        for send in (os.killpg, os.kill):  # a rank in its first moments leads no group yet
+        for send in (os.killpg, os.kill):  # a rank that has just started leads no group yet
             try:
                 send(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -254,7 +254,7 @@ def _save(path: Path, outcomes: Sequence[Outcome]) -> None:
     path.write_text(json.dumps(content, default=str, indent=1))
 
 
-def _say_run(console: Console, outcome: Outcome) -> None:
+def _print_run(console: Console, outcome: Outcome) -> None:
     kills = ", ".join(
         f"{pair.topology} at {pair.num_consumed} -> {pair.continued_on} from {pair.resumed_at}"
         for pair in outcome.pairs
@@ -265,20 +265,20 @@ def _say_run(console: Console, outcome: Outcome) -> None:
         console.print(f"  {line}", markup=False, highlight=False)
 
 
-def _say_all(
+def _print_summary(
     console: Console, outcomes: Sequence[Outcome], faults: Sequence[str], seconds: float
 ) -> int:
     pairs = [pair for outcome in outcomes for pair in outcome.pairs]
     redone = sum(pair.num_consumed - pair.resumed_at for pair in pairs)
     num_different = sum(bool(outcome.differences) for outcome in outcomes)
     for fault in faults:
-        console.print(f"[red]undisturbed run: {fault}[/]")
+        console.print(f"[red]uninterrupted run: {fault}[/]")
     topologies = {pair.topology for pair in pairs}
     moves = {(pair.topology, pair.continued_on) for pair in pairs}
     console.print(
         f"{len(pairs)} kills on {len(topologies)} topologies ({len(moves)} different moves), "
         f"{len(outcomes)} runs of {NUM_STEPS} steps: {sum(o.num_compared for o in outcomes)} steps "
-        f"compared, {redone} of them done again, {num_different} runs differ, {seconds:.0f} s",
+        f"compared, {redone} of them repeated, {num_different} runs differ, {seconds:.0f} s",
         highlight=False,
     )
     return 1 if faults or num_different else 0

@@ -1,6 +1,7 @@
-"""Whether the attempts at a run, put together, are the run that nobody disturbed.
+"""Compare the attempts of a killed run with the uninterrupted run.
 
-Works on the ranks' records alone, so a test can tamper with them and see it found.
+The comparison only reads the records of the ranks, so tests can tamper with them and check that
+the differences are found.
 """
 
 import dataclasses
@@ -11,35 +12,35 @@ from typing import TypeAlias
 from benchmarks.elastic.world import NUM_STEPS, SAMPLES_PER_STEP, SIZES, Job, component_of
 
 Ref: TypeAlias = tuple[int, str, str, int, int]
-"""Position, source, key, tokens, target tokens; no tokens in a sample that was left out."""
+"""Position, source, key, tokens, target tokens; a skipped sample has no tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """What one rank consumed of one step."""
+    """Samples of one step that one rank consumed."""
 
     refs: tuple[Ref, ...]
-    """In no order that means anything: who packs what is the plan's business."""
+    """Micro-batches; their order carries no meaning, because the packing plan distributes them."""
     num_micro_batches: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One attempt: from which step on, and up to which its steps count."""
+    """One attempt with its first step and the step up to which its work counts."""
 
     job: Job
     start: int
     stop: int
-    """The checkpoint that it left; what it consumed beyond is done again."""
+    """Step of the checkpoint that it left; later steps are repeated by the next attempt."""
 
 
 def read_steps(job: Job) -> dict[int, list[Share]]:
-    """Step -> what the ranks of an attempt consumed of it (those that got so far)."""
+    """Return the shares of the ranks that reached each step of an attempt, by step."""
     steps: dict[int, list[Share]] = {}
     for rank in range(job.topology.world_size):
         path = job.record(rank)
         content = path.read_bytes() if path.is_file() else b""
-        # What follows the last line break was cut by the kill.
+        # Content after the last line break was truncated by the kill.
         for line in content.split(b"\n")[:-1]:
             raw = json.loads(line)
             good = [tuple(ref) for micro_batch in raw["micro_batches"] for ref in micro_batch]
@@ -50,14 +51,14 @@ def read_steps(job: Job) -> dict[int, list[Share]]:
 
 
 def global_batch(shares: Iterable[Share]) -> list[Ref]:
-    """The samples of a step in the order of their positions."""
+    """Return the samples of a step in order of position."""
     return sorted(ref for share in shares for ref in share.refs)
 
 
 def differences(
     attempts: Sequence[Attempt], reference: dict[int, list[Ref]]
 ) -> tuple[list[str], int]:
-    """What is not as in the undisturbed run, one line each, and how many steps were compared."""
+    """Return the differences from the uninterrupted run and the number of compared steps."""
     found: list[str] = []
     counted: list[int] = []
     num_compared = 0
@@ -85,7 +86,7 @@ def _compare(
     if len(shares) < ranks:
         if step < attempt.stop:
             return [f"{where}: committed, but consumed by {len(shares)} of {ranks} ranks"]
-        # A step in flight at the kill: what was consumed of it must belong to it, once.
+        # A step in flight at the kill: consumed samples must belong to it and occur once.
         strangers = [ref for ref in batch if ref not in expected]
         twice = len(batch) - len(set(batch))
         return [f"{where}: {len(strangers)} strangers, {twice} twice"] if strangers or twice else []
@@ -98,7 +99,7 @@ def _compare(
 
 
 def epoch_faults(reference: dict[int, list[Ref]]) -> list[str]:
-    """Positions or samples that the undisturbed run itself loses or repeats within an epoch."""
+    """Return positions or samples that the uninterrupted run loses or repeats in an epoch."""
     refs = [ref for step in sorted(reference) for ref in reference[step]]
     found = []
     num_samples = int(sum(SAMPLES_PER_STEP.values())) * NUM_STEPS

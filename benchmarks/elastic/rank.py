@@ -1,7 +1,7 @@
-"""One rank of `elastic_resume`: the real dataset and loader, and a record of what they gave.
+"""One rank of the elastic benchmark: the real dataset and loader, with a record of their samples.
 
-It does what a training process does between two steps, without a model: consume the step, meet the
-other ranks, and every few steps commit the step by a checkpoint.
+A rank does the work of a training process without a model: it consumes a step, waits for the other
+ranks, and commits a checkpoint every few steps.
 """
 
 import json
@@ -33,12 +33,12 @@ _TOKENIZER = Path(__file__).parents[2] / "data" / "embedded" / "models" / "lm_ge
 _NUM_IMAGE_TOKENS = 4
 _TIMEOUT_S = 60.0
 _COMPUTE_S = 0.002
-"""What stands for forward and backward: long enough that a kill finds a step in flight."""
+"""Sleep in place of forward and backward, long enough for a kill to hit a step in flight."""
 
 
 def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
-    """Go on from the checkpoint to the last step, or to the kill."""
-    # Its own group, so that one signal ends the rank together with its loader workers.
+    """Resume at the checkpoint and run until the last step or the kill."""
+    # A separate group, so that one signal ends the rank together with its loader workers.
     os.setsid()
     log = os.open(job.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stdout.fileno())
@@ -53,9 +53,9 @@ def run_rank(job: Job, rank: int, barrier: Barrier) -> None:
                 raise TimeoutError(f"rank {rank} was not killed before step {batch.step}")
             time.sleep(_COMPUTE_S)
             module.accounts.record(batch, world_size=job.topology.world_size)
-            record.write(_line(batch))
+            record.write(_format_record(batch))
             os.fsync(record.fileno())
-            # Nobody commits a step that another rank has not consumed.
+            # No rank commits a step that another rank has not consumed.
             barrier.wait(_TIMEOUT_S)
             done = module.trainer.global_step = batch.step + 1
             if rank == 0 and (done % CHECKPOINT_EVERY_N_STEPS == 0 or done == NUM_STEPS):
@@ -97,15 +97,15 @@ def _loader(job: Job, module: MixtureDataModule, rank: int) -> DataLoader[StepBa
         state = json.loads(job.checkpoint.read_text())
         module.load_state_dict(state["data"])
         start = state["step"]
-    # Only so much of a trainer as the module asks for.
+    # Only the trainer attributes that the data module reads.
     module.trainer = SimpleNamespace(
         global_step=start, global_rank=rank, world_size=job.topology.world_size
     )
     return module.train_dataloader()
 
 
-def _line(batch: StepBatch) -> bytes:
-    """One write per step: what a kill leaves is whole lines, and at most one that is cut."""
+def _format_record(batch: StepBatch) -> bytes:
+    """Return a step as one line: a kill leaves complete lines and at most one truncated line."""
     micro_batches = [
         [
             [ref.position, ref.source, ref.key, ref.num_tokens, ref.num_loss_tokens]

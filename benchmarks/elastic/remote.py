@@ -1,6 +1,6 @@
-"""The small world of `elastic_resume` behind a web server, read through a cache that is too small.
+"""The data of the elastic benchmark behind a web server, read through a cache that is too small.
 
-The server is the standard library's: it knows no ranges, as many plain ones don't.
+The server is the standard library's. Like many simple servers, it does not support ranges.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from data_prep.index.__main__ import main as index
 from datamodules.storage.download import FOLDER_VARIABLE, GB_VARIABLE
 
 _CACHE_SHARE = 0.6
-"""Of all shards: less than what is read at a time, so that shards come and go."""
+"""Cache size relative to all shards, small enough that shards are evicted and fetched again."""
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Suppress the log of requests."""
 
 
 @contextlib.contextmanager
 def remote_world(shards: Path, folder: Path) -> Iterator[Path]:
-    """Serve the shards on loopback; yields the folder of manifests whose shards are URLs.
+    """Serve the shards on loopback and yield a folder of manifests whose shards are URLs.
 
     Raises:
-        RuntimeError: the shards can't be indexed.
+        RuntimeError: If the shards can't be indexed.
     """
     folder.mkdir(parents=True)
     num_bytes = sum(path.stat().st_size for path in shards.glob("*.tar"))

@@ -1,6 +1,6 @@
-"""What `elastic_resume` runs on: a small mixture of very different sources, and who runs it.
+"""Data and topologies of the elastic benchmark: a small mixture of very different sources.
 
-Kept apart from the ranks: nothing here needs torch, so the command that kills them starts at once.
+This module does not import torch, so that the command that kills the ranks starts quickly.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ SIZES = {"images": 300, "chat": 37, "rare": 5}
 the last."""
 SAMPLES_PER_STEP = {"images": 6.5, "chat": 3.0, "rare": 0.5}
 TARGET_SHARE = 0.4
-"""Of `images`, which is there in two languages."""
+"""Share of the target language in `images`, which exists in two languages."""
 _PER_SHARD = {"images": 70, "chat": 25, "rare": 5}
 _NO_ANSWER, _BROKEN_IMAGE = 17, 41
-"""Two images that must be left out without moving anybody else."""
+"""Two broken images that must be skipped without moving any other sample."""
 _CUT_BYTES = 45
-"""The header is there, the pixels are not: what an index can't see."""
+"""A valid header without pixels, which an index cannot detect."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Topology:
-    """How many processes read, and how many loader workers each of them has."""
+    """Number of ranks and of loader workers per rank."""
 
     world_size: int
     num_workers: int
@@ -49,35 +49,35 @@ TOPOLOGIES = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One attempt at a run, from its last checkpoint on."""
+    """One attempt of a run, resumed from its last checkpoint."""
 
     world: Path
     folder: Path
-    """Records of all attempts, and the checkpoint."""
+    """Folder for the records of all attempts and the checkpoint."""
     attempt: int
     topology: Topology
     seed: int
-    """Seed of the order."""
+    """Seed of the sample order."""
     hold_at: int = NUM_STEPS
-    """Step before which the ranks wait for their end, should it be late."""
+    """Step before which the ranks wait if the kill is late."""
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run continues."""
+        """Path of the checkpoint from which the run resumes."""
         return self.folder / "checkpoint.json"
 
     def record(self, rank: int) -> Path:
-        """What a rank of this attempt has consumed, a line per step."""
+        """Path of the record of a rank in this attempt, one line per step."""
         return self.folder / f"attempt-{self.attempt}-rank-{rank}.jsonl"
 
 
 def component_of(source: str) -> str:
-    """The component that a source belongs to."""
+    """Return the component that a source belongs to."""
     return source.rsplit("_", 1)[0]
 
 
 def write_world(folder: Path) -> Path:
-    """Write shards, indexes and manifests; returns the folder."""
+    """Write shards, indexes and manifests; return the folder."""
     for name, size in SIZES.items():
         samples = _images(size) if name == "images" else _texts(name, size)
         entries = write_shards(folder, name, samples, per_shard=_PER_SHARD[name])

@@ -1,7 +1,8 @@
-"""Training steps at the paper's shapes on one card, each lever on and off, and against LLaVA.
+"""Measure training steps at the paper's shapes on one GPU, per setting and against LLaVA.
 
-Random weights are made on the device; images are real files that worker processes decode. Stage
-1 trains the connector, stage 2 connector and language model. How MFU is counted: gpu_step_flops.
+Random weights are created on the device; images are real files, decoded by worker processes. Stage
+1 trains the connector, stage 2 the connector and the language model. `benchmarks.gpu_step.flops`
+defines how MFU is counted.
 
     python -m benchmarks.gpu_step
     python -m benchmarks.gpu_step --shape tiny --device cpu    # the same code in seconds
@@ -34,18 +35,18 @@ FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What all runs share."""
+    """Settings that all runs share."""
 
     shape: Shape
     chat: ChatFormat
     sources: Sources
     peak: float | None
     deadline: float
-    """No run starts later (`time.monotonic`)."""
+    """Deadline for starting a run (`time.monotonic`)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, save after every run, print tables; 1 if any run failed otherwise than by memory."""
+    """Run the benchmark and print tables; return 1 if a run broke."""
     options = parse(arguments)
     transformers.logging.set_verbosity_error()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -96,12 +97,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--shape", choices=sorted(SHAPES), default="8b")
     add("--device", default="cuda")
     add("--stages", type=int, nargs="+", choices=[1, 2], default=[1, 2])
-    add("--levers", nargs="+", default=[], help="only these runs, by name; 'hf trainer' is one")
-    add("--warm", type=int, default=2, help="steps that are not timed")
+    add("--levers", nargs="+", default=[], help="names of the runs to do; 'hf trainer' is one")
+    add("--warm", type=int, default=2, help="number of untimed warm-up steps")
     add("--steps", type=int, default=4, help="timed steps")
     add("--workers", type=int, default=min(8, os.cpu_count() or 1), help="loader processes")
-    add("--seconds", type=float, default=480.0, help="no run starts later than this")
-    add("--out", type=Path, default=FOLDER, help="folder of the JSON")
+    add("--seconds", type=float, default=480.0, help="start no run after this time")
+    add("--out", type=Path, default=FOLDER, help="folder for the JSON file")
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no GPU; for a check on the CPU: --shape tiny --device cpu")
@@ -111,7 +112,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def runs_of(plan: Plan, bench: Bench, only: list[str]) -> dict[str, Callable[[], Timing]]:
-    """Runs by name, the most important first: time may end before all are done."""
+    """Return the runs by name, most important first, because time may run out."""
     everything = (plan, bench.shape, bench.chat, bench.sources)
     ours: dict[str, Callable[[], Timing]] = {
         name: lambda lever=lever: run_ours(lever, *everything)  # type: ignore[misc]
@@ -125,20 +126,20 @@ def runs_of(plan: Plan, bench: Bench, only: list[str]) -> dict[str, Callable[[],
 
 
 def run_baseline(plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> Timing:
-    """The baseline at the largest batch that fits."""
+    """Run the baseline at the largest batch size that fits."""
     for batch_size in shape.hf_batches[:-1]:
         try:
             return run_hugging_face(batch_size, plan, shape, chat, sources)
         except torch.OutOfMemoryError:
-            print(f"hf trainer: batches of {batch_size} don't fit", flush=True)
+            print(f"hf trainer: batch size {batch_size} does not fit", flush=True)
         free_memory(plan.device)
     return run_hugging_face(shape.hf_batches[-1], plan, shape, chat, sources)
 
 
 def measure(run: Callable[[], Timing], plan: Plan, bench: Bench) -> dict[str, Any]:
-    """One run as numbers, or what became of it: nothing that happens in it stops the others."""
+    """Return the figures of one run or its failure; a failure never stops the other runs."""
     if time.monotonic() > bench.deadline:
-        return {"status": "not run: the time was up"}
+        return {"status": "not run: out of time"}
     free_memory(plan.device)
     try:
         timing = run()
@@ -153,7 +154,7 @@ def measure(run: Callable[[], Timing], plan: Plan, bench: Bench) -> dict[str, An
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what the run before held."""
+    """Release the memory of the previous run."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -161,7 +162,7 @@ def free_memory(device: torch.device) -> None:
 
 
 def has_failed(content: dict[str, Any]) -> bool:
-    """Whether a run broke; running out of memory or of time is an answer."""
+    """Return whether a run failed; running out of memory or time is a valid result."""
     runs = [result for results in content["stages"].values() for result in results.values()]
     return not runs or any(result["status"].startswith("failed") for result in runs)
 

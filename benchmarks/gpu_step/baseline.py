@@ -1,4 +1,4 @@
-"""The other side of `gpu_step`: stock LLaVA under the stock Hugging Face Trainer.
+"""Baseline of the GPU step benchmark: stock LLaVA with the stock Hugging Face Trainer.
 
 Padded batches, full logits, gradient checkpointing in both stages as in LLaVA-1.5's scripts, bf16
 weights, 8-bit AdamW in stage 2 (else one 80 GB card has no room). Its connector is LLaVA's own
@@ -28,7 +28,7 @@ from datamodules.shards.source import Source
 
 
 class Decoded(Dataset[ReadySample]):
-    """Samples in a fixed random order, read, decoded and tokenised when they are asked for."""
+    """Samples in a fixed random order, read, decoded and tokenized on access."""
 
     def __init__(self, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> None:
         self.chat, self.transform = chat, make_transform(shape)
@@ -52,11 +52,11 @@ class Decoded(Dataset[ReadySample]):
             self.items += [drawn[i] for i in mixed]
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.items)
 
     def __getitem__(self, index: int) -> ReadySample:
-        """One sample."""
+        """Return one sample."""
         source, number = self.items[index]
         sample = source.read(number)
         encoded = encode_sample(sample, self.chat, self.style)
@@ -72,7 +72,7 @@ class Decoded(Dataset[ReadySample]):
         return ReadySample(ref=ref, encoded=encoded, image=image)
 
     def work(self, first: int, last: int) -> Work:
-        """What the samples [first, last) ask to be computed."""
+        """Return the work of the samples [first, last)."""
         total = Work()
         for index in range(first, last):
             source, number = self.items[index]
@@ -89,7 +89,7 @@ class Decoded(Dataset[ReadySample]):
 
 
 class StepTimes(transformers.TrainerCallback):
-    """Ends of steps on an idle device, and losses."""
+    """Callback that records losses and the end time of each step on an idle device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -97,17 +97,17 @@ class StepTimes(transformers.TrainerCallback):
         self.losses: list[float] = []
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Before the first batch is asked for."""
+        """Record the time before the first batch."""
         del args, kwargs
         self._mark()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """One step is over."""
+        """Record the end of a step."""
         del args, kwargs
         self._mark()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The loss of one step."""
+        """Record the loss of a step."""
         del args, state, control
         if "loss" in kwargs["logs"]:
             self.losses.append(float(kwargs["logs"]["loss"]))
@@ -121,7 +121,7 @@ class StepTimes(transformers.TrainerCallback):
 def run_hugging_face(
     batch_size: int, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources
 ) -> Timing:
-    """Train a fresh random LLaVA for a few steps; the padded batches add up to the same step."""
+    """Train a new random LLaVA for a few steps; padded batches accumulate to the same step."""
     data, clock = Decoded(plan, shape, chat, sources), StepTimes(plan.device)
     collator = PaddingCollator(chat.pad_token_id)
     model = build_llava(shape, chat, plan.device)

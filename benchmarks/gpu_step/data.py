@@ -1,9 +1,9 @@
-"""Data of `gpu_step`: made-up images and texts with the lengths of the paper's sources.
+"""Synthetic images and texts with the lengths of the paper's sources.
 
 Captions of about 12 tokens (CC3M's have 10 words), two or three questions an image with short
-to middling answers (PixMo-AMA: 162k questions on 73k images), text-only conversations of some
-hundred tokens (Magpie). The lengths are drawn from log-normal distributions chosen here, not
-measured on those sources: nothing of them can be had without a network.
+to medium answers (PixMo-AMA: 162k questions on 73k images), text-only conversations of some
+hundred tokens (Magpie). Lengths follow log-normal distributions that were chosen by hand, not
+measured on those sources, which require a network.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ NUM_IMAGES, NUM_TEXTS, PER_SHARD = 256, 64, 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Manifests of the three kinds of data."""
+    """Manifests of the three data sources."""
 
     captions: Path
     conversations: Path
@@ -33,7 +33,7 @@ class Sources:
 
 
 def write_sources(folder: Path, shape: Shape) -> Sources:
-    """JPEGs and WebPs of noise over a gradient in a WebDataset, with captions and conversations."""
+    """Write JPEGs and WebPs of noise over a gradient, with captions and conversations."""
     rng = named_rng(0, "gpu_step", "data")
     images = [
         ShardSample(
@@ -44,7 +44,8 @@ def write_sources(folder: Path, shape: Shape) -> Sources:
         for i in range(NUM_IMAGES)
     ]
     texts = [
-        ShardSample(key=f"text-{i:05d}", content={"chat": _text(rng)}) for i in range(NUM_TEXTS)
+        ShardSample(key=f"text-{i:05d}", content={"chat": _draw_text_only(rng)})
+        for i in range(NUM_TEXTS)
     ]
     of_images = write_shards(folder, "images", images, per_shard=PER_SHARD)
     of_texts = write_shards(folder, "texts", texts, per_shard=PER_SHARD)
@@ -68,7 +69,7 @@ def write_sources(folder: Path, shape: Shape) -> Sources:
 
 
 def mixture_of(sources: Sources, shape: Shape, stage: int) -> MixtureConfig:
-    """Captions in stage 1; conversations and some text alone in stage 2."""
+    """Return the mixture of a stage: captions, or conversations with some text-only samples."""
     if stage == 1:
         components = {"captions": (sources.captions, shape.samples_per_step)}
     else:
@@ -95,20 +96,23 @@ def _image(rng: np.random.Generator, sides: tuple[int, int], kind: str) -> bytes
 
 
 def _caption(rng: np.random.Generator) -> dict[str, Any]:
-    return _messages([("<image>", _words(rng, median=12, most=60))])
+    return _messages([("<image>", _draw_sentence(rng, median=12, most=60))])
 
 
 def _questions(rng: np.random.Generator) -> dict[str, Any]:
     count = int(rng.integers(1, 5))  # 2.5 on average
     turns = [
-        (_words(rng, median=14, most=60), _words(rng, median=45, most=150)) for _ in range(count)
+        (_draw_sentence(rng, median=14, most=60), _draw_sentence(rng, median=45, most=150))
+        for _ in range(count)
     ]
     turns[0] = ("<image>\n" + turns[0][0], turns[0][1])
     return _messages(turns)
 
 
-def _text(rng: np.random.Generator) -> dict[str, Any]:
-    return _messages([(_words(rng, median=40, most=200), _words(rng, median=350, most=700))])
+def _draw_text_only(rng: np.random.Generator) -> dict[str, Any]:
+    return _messages(
+        [(_draw_sentence(rng, median=40, most=200), _draw_sentence(rng, median=350, most=700))]
+    )
 
 
 def _messages(turns: list[tuple[str, str]]) -> dict[str, Any]:
@@ -119,6 +123,6 @@ def _messages(turns: list[tuple[str, str]]) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def _words(rng: np.random.Generator, *, median: int, most: int) -> str:
+def _draw_sentence(rng: np.random.Generator, *, median: int, most: int) -> str:
     length = int(np.clip(round(median * np.exp(rng.normal(0.0, 0.5))), 3, most))
     return " ".join(f"w{i}" for i in rng.integers(0, NUM_WORDS, size=length))

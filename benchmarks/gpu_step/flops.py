@@ -1,7 +1,7 @@
-"""The floating-point operations that a training step needs by the math, and what a card can do.
+"""Floating-point operations of a training step, and the peak throughput of GPUs.
 
 Counted: matrix products, two operations per multiply-add. Not counted: norms, softmax, optimizer,
-what is computed again in the backward pass (so this is MFU, not HFU), padding, logits of positions
+recomputation in the backward pass (so this is MFU, not HFU), padding, logits of positions
 without a label, attention between positions that must not see each other.
 """
 
@@ -32,25 +32,25 @@ PEAK_DENSE_BF16 = {
 
 
 def peak_of(device_name: str) -> float | None:
-    """Peak of a card by its name; None for one that the table doesn't know."""
+    """Return the peak throughput of a GPU, or None if the table does not list it."""
     fitting = [name for name in PEAK_DENSE_BF16 if all(w in device_name for w in name.split())]
     return PEAK_DENSE_BF16[max(fitting, key=len)] if fitting else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a batch asks to be computed, whatever the code then does."""
+    """Work of a batch, independent of the implementation."""
 
     tokens: int = 0
-    """Positions without padding."""
+    """Number of positions without padding."""
     loss_tokens: int = 0
-    """Positions with a label."""
+    """Number of positions with a label."""
     pairs: int = 0
-    """(query, key) pairs that see each other."""
+    """Number of (query, key) pairs in which the query attends to the key."""
     images: int = 0
 
     def __add__(self, other: "Work") -> "Work":
-        """Both together."""
+        """Add the work of two batches."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in FIELDS}
         return Work(**sums)
 
@@ -59,7 +59,7 @@ FIELDS = dataclasses.fields(Work)
 
 
 def work_of(batches: Sequence[MicroBatch]) -> Work:
-    """Count micro-batches, on the CPU."""
+    """Count the work of micro-batches on the CPU."""
     total = Work()
     for batch in batches:
         is_token_BT = batch.document_ids_BT != PADDING_DOCUMENT
@@ -75,10 +75,10 @@ def work_of(batches: Sequence[MicroBatch]) -> Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FlopModel:
-    """Multiply-adds per unit of work, read off a model's weights."""
+    """Multiply-adds per unit of work, derived from the shapes of a model's weights."""
 
     block_weights: int
-    """P: numbers in the matrices of all decoder blocks."""
+    """Number of matrix weights in all decoder blocks (P)."""
     head_weights: int
     """Width times vocabulary."""
     attention_width: int
@@ -87,7 +87,7 @@ class FlopModel:
     tower_per_image: int
 
     def step(self, work: Work, *, is_stage_2: bool) -> float:
-        """Operations of forward and backward pass.
+        """Return the operations of the forward and backward pass.
 
         Stage 1 needs no gradients of the language model's weights, so its matrices are used twice
         (forward, gradient of the input) and not three times. Attention's backward pass is twice
@@ -102,7 +102,7 @@ class FlopModel:
 
 
 def flop_model(model: VisionLanguageModel) -> FlopModel:
-    """Read the shapes; works on any Llama-like model and on open_clip's ViT."""
+    """Build the cost model of a Llama-like language model and an open_clip ViT."""
     config: Any = model.language_model.config
     head_width = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
@@ -120,7 +120,7 @@ def flop_model(model: VisionLanguageModel) -> FlopModel:
 
 
 def _tower_macs(visual: Any) -> int:
-    """One image through open_clip's ViT up to the second-to-last block."""
+    """Return the multiply-adds of one image through a ViT up to the second-to-last block."""
     blocks = visual.transformer.resblocks[:-1]
     patches = visual.grid_size[0] * visual.grid_size[1]
     positions = patches + 1
@@ -130,5 +130,5 @@ def _tower_macs(visual: Any) -> int:
 
 
 def _matrices(module: torch.nn.Module) -> int:
-    """Numbers in weights of two dimensions."""
+    """Return the number of elements of all two-dimensional weights."""
     return sum(p.numel() for p in module.parameters() if p.ndim == 2)

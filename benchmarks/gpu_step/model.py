@@ -1,4 +1,4 @@
-"""Models of `gpu_step`: the paper's shapes or tiny ones, random weights made on the device."""
+"""Models of the GPU step benchmark: the paper's shapes or tiny ones, with random weights."""
 
 import dataclasses
 from typing import Any
@@ -23,28 +23,28 @@ from models.towers.vision_tower import VisionTowerConfig
 from models.vlm import VisionLanguageModel
 
 NUM_WORDS = 400
-"""Words of the made-up language; each is one token, so lengths in tokens are chosen exactly."""
+"""Words of the synthetic language; each is one token, so token lengths are exact."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """Sizes of a model and of its batches."""
+    """Sizes of a model and its batches."""
 
     language_model: dict[str, Any]
-    """LlamaConfig's arguments."""
+    """Arguments of LlamaConfig."""
     vision: dict[str, Any]
-    """open_clip's vision_cfg."""
+    """Vision configuration (`vision_cfg`) of open_clip."""
     image_sides: tuple[int, int]
-    """Width and height of the images as they are stored."""
+    """Width and height of the stored images."""
     micro_batch_tokens: int
     row_tokens: int
     samples_per_step: int
-    """Images in one optimizer step."""
+    """Number of images in one optimizer step."""
     texts_per_step: int
-    """Text-only conversations in one step of stage 2."""
+    """Number of text-only conversations in one step of stage 2."""
     loss_chunk: int
     hf_batches: tuple[int, ...]
-    """Batch sizes that the baseline tries, the first that fits counts."""
+    """Batch sizes that the baseline tries; the first one that fits is used."""
 
 
 PAPER = Shape(
@@ -97,7 +97,7 @@ SHAPES = {"8b": PAPER, "tiny": TINY}
 
 
 def make_chat(shape: Shape) -> ChatFormat:
-    """Llama-3.1's template over a tokenizer with one token per word."""
+    """Return Llama-3.1's chat format over a tokenizer with one token per word."""
     words = [f"w{i}" for i in range(NUM_WORDS)]
     special = [LLAMA3.bos, "<|start_header_id|>", "<|end_header_id|>", LLAMA3.assistant_suffix]
     special += [LLAMA3.pad_token, LLAMA3.image_token, "<unk>"]
@@ -118,13 +118,13 @@ def make_chat(shape: Shape) -> ChatFormat:
 
 
 def num_patches(shape: Shape) -> int:
-    """Visual tokens of an image."""
+    """Return the number of visual tokens of an image."""
     per_side: int = shape.vision["image_size"] // shape.vision["patch_size"]
     return per_side**2
 
 
 def make_transform(shape: Shape) -> ImageTransform:
-    """CLIP's preprocessing (open_clip/constants.py)."""
+    """Return the preprocessing of CLIP (open_clip/constants.py)."""
     return ImageTransform(
         size=shape.vision["image_size"],
         mean=open_clip.OPENAI_DATASET_MEAN,
@@ -133,7 +133,7 @@ def make_transform(shape: Shape) -> ImageTransform:
 
 
 def build_ours(shape: Shape, chat: ChatFormat, device: torch.device) -> VisionLanguageModel:
-    """Tower, linear connector and language model in bf16, random."""
+    """Build a tower, linear connector and language model with random bf16 weights."""
     text = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
@@ -157,7 +157,7 @@ def build_ours(shape: Shape, chat: ChatFormat, device: torch.device) -> VisionLa
 def build_llava(
     shape: Shape, chat: ChatFormat, device: torch.device
 ) -> LlavaForConditionalGeneration:
-    """Stock LLaVA at the same shapes; its connector has two layers, as it always has."""
+    """Build stock LLaVA at the same shapes; its connector always has two layers."""
     width = shape.vision["width"]
     vision = CLIPVisionConfig(
         hidden_size=width,

@@ -1,4 +1,4 @@
-"""Our side of `gpu_step`: the real modules, DataModules and levers, timed step by step."""
+"""Our implementation in the GPU step benchmark: real modules and settings, timed per step."""
 
 import dataclasses
 import time
@@ -23,12 +23,12 @@ from pipeline.stages.builders import apply_compute
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Lever:
-    """One setting of one stage; all others are those of the stage's best known setting."""
+    """One changed setting of a stage; all others are those of its best known setting."""
 
     compile_blocks: bool = True
     checkpoint_blocks: int = 0
     is_chunked: bool = True
-    """Logits of the shape's `loss_chunk` positions at a time."""
+    """Whether logits are computed for `loss_chunk` positions at a time."""
     attention: AttentionKind = AttentionKind.AUTO
     style: PromptStyle = PromptStyle.PLAIN
     optimizer: OptimizerName = OptimizerName.ADAMW
@@ -66,7 +66,7 @@ _CHANGES: dict[int, dict[str, dict[str, Any]]] = {
 
 
 def levers_of(stage: int, device: torch.device) -> dict[str, Lever]:
-    """The settings to measure; a CPU knows neither compiled blocks (slowly) nor flex backward."""
+    """Return the settings to measure; on CPUs, compiled blocks and flex attention are left out."""
     levers = {
         name: dataclasses.replace(BEST[stage], **changes)
         for name, changes in _CHANGES[stage].items()
@@ -82,7 +82,7 @@ def levers_of(stage: int, device: torch.device) -> dict[str, Lever]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What to run and for how long."""
+    """Stage, data and number of steps of one run."""
 
     stage: int
     device: torch.device
@@ -93,57 +93,57 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Warm-up and timed steps."""
+        """Return the number of warm-up and timed steps."""
         return self.num_warm + self.num_timed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """The timed steps of one run."""
+    """Measurements of the timed steps of one run."""
 
     seconds: float
     work: Work
     flops: float
-    """By the math, see `gpu_step_flops`."""
+    """Theoretical operations, see `benchmarks.gpu_step.flops`."""
     num_samples: float
-    """Images (with all their questions) and texts."""
+    """Number of images (with all their questions) and texts."""
     num_positions: int
-    """Positions of the batches, padding included; 0 where they were not counted."""
+    """Number of positions including padding; 0 if they were not counted."""
     first_step_s: float
-    """With compilation."""
+    """Duration of the first step, including compilation."""
     data_wait_s: float | None
-    """Part of `seconds` in which the step waited for the loader; None where it wasn't measured."""
+    """Part of `seconds` spent waiting for the loader; None if it was not measured."""
     losses: list[float]
     optimizer: str
 
 
 class StepClock(lightning.Callback):
-    """Time of every step on an idle device, and what the steps held."""
+    """Callback that records the duration and the work of every step on an idle device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: list[float] = []
         self.waits: list[float] = []
-        """Of these, until the batch was on the device."""
+        """Time until the batch was on the device, included in the duration."""
         self.batches: list[tuple[Work, int, int]] = []
-        """Work, samples, positions."""
+        """Work, samples and positions of every step."""
         self.losses: list[float] = []
         self._resumed = 0.0
 
     def on_train_start(self, *args: Any) -> None:
-        """Before the first batch is asked for."""
+        """Record the time before the first batch."""
         del args
         self._resumed = self._now()
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """The batch is there."""
+        """Record the arrival of the batch."""
         del args
         self.waits.append(self._now() - self._resumed)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int
     ) -> None:
-        """One step is over; counting its work is no part of the next one."""
+        """Record the end of a step; counting its work is excluded from the next step."""
         del trainer, outputs, batch_idx
         self.seconds.append(self._now() - self._resumed)
         self.losses.append(float(pl_module.step_metrics["train/loss"]))
@@ -159,8 +159,8 @@ class StepClock(lightning.Callback):
 
 
 def run_ours(lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> Timing:
-    """Train a fresh random model for a few steps under one setting."""
-    torch.compiler.reset()  # a compilation of the lever before would be found, not made
+    """Train a new random model for a few steps with one setting."""
+    torch.compiler.reset()  # discard the compiled blocks of the previous setting
     model = build_ours(shape, chat, plan.device)
     flops = flop_model(model)
     config = ComputeConfig(
@@ -213,7 +213,7 @@ def _data(
 
 
 def _trainer(plan: Plan, clock: StepClock) -> lightning.Trainer:
-    """A plain Trainer: the weights are bf16 already, so nothing needs a precision plugin."""
+    """Build a plain Trainer; the weights are in bf16, so no precision plugin is needed."""
     return lightning.Trainer(
         max_steps=plan.num_steps,
         max_epochs=-1,
@@ -228,5 +228,5 @@ def _trainer(plan: Plan, clock: StepClock) -> lightning.Trainer:
 
 
 def _name_of(optimizer: Any) -> str:
-    """Library and class of what really steps."""
+    """Return the library and class of the optimizer that performs the step."""
     return f"{type(optimizer).__module__.split('.')[0]}.{type(optimizer).__name__}"

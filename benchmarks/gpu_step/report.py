@@ -1,4 +1,4 @@
-"""Numbers, table and verdict of `gpu_step`."""
+"""Figures, table and verdict of the GPU step benchmark."""
 
 import datetime
 import json
@@ -13,19 +13,19 @@ from benchmarks.gpu_step.flops import peak_of
 from benchmarks.gpu_step.ours import Timing
 
 BARS = {1: {"samples_per_second": 25.0}, 2: {"tokens_per_second": 6500.0, "mfu": 0.40}}
-"""What one H100 is asked for at the 8b shape."""
+"""Required results on one H100 at the 8b shape."""
 _PACKAGES = ("torch", "lightning", "transformers", "open_clip_torch", "bitsandbytes", "accelerate")
 _REPOSITORY = Path(__file__).parents[2]
 _COLUMNS = ("samples_per_second", "tokens_per_second", "mfu", "peak_memory_gib", "first_step_s")
 
 
 def device_name(device: torch.device) -> str:
-    """What the driver calls the card; "cpu" for a CPU."""
+    """Return the name of the GPU, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, versions and commit."""
+    """Return the device, versions and commit."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -50,7 +50,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def numbers(timing: Timing, peak: float | None, peak_memory: int | None) -> dict[str, Any]:
-    """One run as JSON."""
+    """Return the figures of one run as JSON."""
     per_second = timing.flops / timing.seconds
     density = timing.work.tokens / timing.num_positions if timing.num_positions else None
     return {
@@ -71,7 +71,7 @@ def numbers(timing: Timing, peak: float | None, peak_memory: int | None) -> dict
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """All runs of a stage, a line each."""
+    """Return a table with one line per run of a stage."""
     lines = [f"{'':<24}" + "".join(f"{name:>20}" for name in _COLUMNS) + "  optimizer"]
     for name, result in results.items():
         if result["status"] != "ok":
@@ -84,7 +84,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
-    """Ratio to the baseline and the bars, one line each; only what was measured."""
+    """Return one line per measured ratio and bar."""
     best = results.get("best", {})
     if best.get("status") != "ok":
         return [f"stage {stage}: no verdict, the best setting is '{best.get('status', 'not run')}'"]
@@ -102,6 +102,6 @@ def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON; called after every run, so that a killed benchmark leaves what it has."""
+    """Write JSON after every run, so that a killed benchmark keeps its results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")

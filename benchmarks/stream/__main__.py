@@ -1,9 +1,9 @@
-"""The mixture stream against plain webdataset, MosaicML Streaming and Megatron-Energon.
+"""Compare the mixture stream with plain webdataset, MosaicML Streaming and Megatron-Energon.
 
-All sides read the same images and records (the embedded ones, repeated into bigger shards;
-MosaicML converts them to its own format) in the same mixture of three sources, do the same decode,
-and are measured in processes of their own, taking turns. A peer whose pins clash with ours runs on
-an interpreter that has it; a side that is not named in `--sides` is not run.
+All sides read the same images and records (the embedded data, repeated into larger shards; MosaicML
+converts them to its own format) in the same mixture of three sources and decode them in the same
+way. They are measured alternately in separate processes. A library whose dependencies conflict with
+ours runs on another interpreter. `--sides` selects the sides to run.
 
     MOSAIC=mosaicml-streaming=/venvs/mosaic/bin/python
     ENERGON=megatron-energon=/venvs/energon/bin/python
@@ -40,39 +40,41 @@ MEMORY_AT = (10_000, 30_000)
 MIDDLE_STEP = sum(SAMPLES.values()) // GLOBAL_BATCH // 2
 NUM_STEPS, SAVE_AFTER, KILL_AFTER = 30, 12, 17
 TOPOLOGY, OTHER_TOPOLOGY = (2, 2), (1, 3)
-"""Ranks and workers per rank: of the killed run, and to continue on."""
+"""Ranks and workers per rank of the killed run, and another topology to resume on."""
 SYNTHETIC_POSITION, SYNTHETIC_LOCATED = 10_000_000, 1_000_000
 TIMEOUT_S = 900.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """Where the benchmark runs."""
+    """Folder, interpreters and settings of the benchmark."""
 
     folder: Path
     pythons: dict[str, str]
-    """Interpreter of each side."""
+    """Path of the Python interpreter of each side."""
     pixels: int
     memory_at: tuple[int, ...] = MEMORY_AT
-    """Samples after which a worker's memory is read: first and last."""
+    """Numbers of samples after which the memory of a worker is read: first and last."""
 
     def job(self, side: str, task: str, **changes: Any) -> Job:
-        """A job on this data."""
+        """Return a job on the data of this benchmark."""
         return Job(side=side, task=task, folder=self.folder, **changes)
 
 
 def main() -> None:
-    """Measure, print the tables."""
+    """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--peer-python", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=2048, help="timed samples of a round")
-    parser.add_argument("--pixels", type=int, default=192, help="side that images are resized to")
+    parser.add_argument("--samples", type=int, default=2048, help="timed samples per round")
+    parser.add_argument("--pixels", type=int, default=192, help="side length of the resized images")
     parser.add_argument("--memory-at", nargs=2, type=int, default=MEMORY_AT, metavar="SAMPLES")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--folder", type=Path, default=None, help="keep the shards here")
-    parser.add_argument("--json", type=Path, default=None, help="also write the numbers here")
+    parser.add_argument("--folder", type=Path, default=None, help="keep the shards in this folder")
+    parser.add_argument(
+        "--json", type=Path, default=None, help="also write the figures to this file"
+    )
     options = parser.parse_args()
     pythons = dict.fromkeys(SIDES, sys.executable)
     for pair in options.peer_python:
@@ -99,10 +101,10 @@ def main() -> None:
 def measure(
     bench: Bench, sides: Sequence[str], parts: Sequence[str], *, rounds: int, samples: int
 ) -> dict[str, dict[str, Any]]:
-    """All numbers by side."""
+    """Return all figures by side."""
     numbers: dict[str, dict[str, Any]] = {side: prepare(bench, side) for side in sides}
     for number in range(rounds if "speed" in parts else 0):
-        # Every round another side is first.
+        # Another side starts in every round.
         for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):
             drop_from_page_cache(bench.folder)
             amounts = (WARM_UP, samples, MIDDLE_STEP)
@@ -113,7 +115,7 @@ def measure(
         if "memory" in parts:
             job = bench.job(side, "memory", num_workers=1, amounts=bench.memory_at)
             numbers[side]["memory"] = run(bench, job)
-        # The sample path alone is no product; what resumes is what training uses.
+        # Training resumes whole steps, so the sample path alone is not tested.
         if "resume" in parts and side != OURS:
             numbers[side]["resume"] = resume(bench, side)
     if "scale" in parts and OURS in sides:
@@ -123,7 +125,7 @@ def measure(
 
 
 def prepare(bench: Bench, side: str) -> dict[str, Any]:
-    """Shards, indexes and conversions, unless an earlier run left them in the folder."""
+    """Write shards, indexes and conversions unless the folder already has them."""
     from benchmarks.stream.ours import write_sources
 
     shards = bench.folder / "shards.done"
@@ -144,16 +146,16 @@ def run(bench: Bench, job: Job) -> dict[str, Any]:
     job = dataclasses.replace(job, started=time.time())
     (answer,) = collect([start(bench, job, port=_free_port())])
     if answer is None:
-        raise RuntimeError(f"{job.side}: task '{job.task}' was killed")
+        raise RuntimeError(f"{job.side}: task '{job.task}' was killed unexpectedly")
     return answer
 
 
 def start(bench: Bench, job: Job, *, port: int) -> subprocess.Popen[str]:
-    """Start a job in a session of its own, so that its workers die with it."""
+    """Start a job in its own session, so that its workers end with it."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        # Every side imports compiled libraries.
+        # Every side may cache compiled bytecode.
         "PYTHONDONTWRITEBYTECODE": "",
         "TOKENIZERS_PARALLELISM": "false",
         "RANK": str(job.rank),
@@ -176,10 +178,10 @@ def start(bench: Bench, job: Job, *, port: int) -> subprocess.Popen[str]:
 
 
 def collect(processes: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any] | None]:
-    """Answers of processes; None of one that was killed on purpose.
+    """Return the results of processes; None for a process that was killed on purpose.
 
     Raises:
-        RuntimeError: one failed.
+        RuntimeError: If a process failed.
     """
     answers: list[dict[str, Any] | None] = []
     try:
@@ -209,10 +211,10 @@ def _free_port() -> int:
 
 
 def resume(bench: Bench, side: str) -> dict[str, Any]:
-    """Kill two ranks with two workers each, continue there and elsewhere, and compare.
+    """Kill two ranks with two workers each, resume on two topologies and compare.
 
-    What counts is the whole run: the steps before the saved state, then those after resuming,
-    against the steps of a run that nobody killed.
+    The steps before the saved state and those after resuming are compared together with the steps
+    of an uninterrupted run.
     """
     whole, _ = run_ranks(bench, side, TOPOLOGY, (NUM_STEPS, -1, -1))
     killed, _ = run_ranks(bench, side, TOPOLOGY, (NUM_STEPS, SAVE_AFTER, KILL_AFTER))
@@ -237,7 +239,7 @@ def run_ranks(
     amounts: tuple[int, int, int],
     states: Path | None = None,
 ) -> tuple[list[list[str]], str]:
-    """Sorted keys of every global batch, and why a side refused, if it did."""
+    """Return the sorted keys of every global batch and the reason if a side refused to resume."""
     runs = bench.folder / "runs"
     shutil.rmtree(runs, ignore_errors=True)
     runs.mkdir()
@@ -271,7 +273,7 @@ def run_ranks(
 
 
 def compare(whole: list[list[str]], resumed: list[list[str]]) -> dict[str, Any]:
-    """What a resumed run gave more and less often than the whole one."""
+    """Return how many samples a resumed run repeated and lost, and if its batches are equal."""
     expected = Counter(key for batch in whole for key in batch)
     got = Counter(key for batch in resumed for key in batch)
     return {

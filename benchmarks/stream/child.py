@@ -1,4 +1,4 @@
-"""One measurement of `stream` in a process of its own: a job as JSON in, one JSON line out."""
+"""Run one job of the stream benchmark, given as JSON, and print the result as a JSON line."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ from benchmarks.stream.common import (
 
 
 def main() -> None:
-    """Run the job; whatever libraries print goes to the error stream."""
+    """Run the job with the output of libraries redirected to stderr."""
     job = Job.from_json(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
         side = _side(job.side)
@@ -35,12 +35,12 @@ def main() -> None:
             side.clean()
         answer = _TASKS[job.task](side, job)
     print(json.dumps(answer), flush=True)
-    # Without this, helper threads of some libraries keep a finished process alive.
+    # Helper threads of some libraries would keep a finished process alive.
     os._exit(0)
 
 
 def _side(name: str) -> Side:
-    """Import only what this environment has."""
+    """Import a side; only the libraries of this environment are available."""
     if name == "webdataset":
         from benchmarks.stream.webdataset import PlainWebDataset
 
@@ -59,7 +59,7 @@ def _side(name: str) -> Side:
 
 
 def prepare(side: Side, job: Job) -> dict[str, Any]:
-    """Convert or index the shards, and tell the versions."""
+    """Convert or index the shards and return the versions."""
     started = time.perf_counter()
     side.prepare(job.folder)
     packages = (*side.packages, "torch", "numpy", "pillow")
@@ -69,9 +69,9 @@ def prepare(side: Side, job: Job) -> dict[str, Any]:
 
 
 def speed(side: Side, job: Job) -> dict[str, Any]:
-    """First batch, throughput with and without the decode, seek: one round of one side.
+    """Measure the first batch, throughput with and without decoding, and seeking.
 
-    The amounts are: samples to warm up with, samples to time, the step in the middle.
+    The amounts are: warm-up samples, timed samples, the step to seek to.
     """
     warm_up, num_samples, middle = job.amounts
     opened = time.perf_counter()
@@ -84,7 +84,7 @@ def speed(side: Side, job: Job) -> dict[str, Any]:
     encoded_job = dataclasses.replace(job, decode_pixels=0)
     feed = side.open(encoded_job, None)
     encoded = _throughput(iter(feed), warm_up, num_samples)
-    # Where only saved states can be had, what was saved here is as good as the middle.
+    # Sides that only have saved states resume at the state of this run.
     state = feed.state() if side.seek is Seek.SAVED else side.state_at(job, middle)
     del feed
     side.clean()
@@ -98,7 +98,7 @@ def speed(side: Side, job: Job) -> dict[str, Any]:
 
 
 def _throughput(batches: Iterator[list[Item]], warm_up: int, num_samples: int) -> dict[str, float]:
-    """Samples per CPU second (all threads of the process) and per second."""
+    """Return samples per CPU second (all threads) and samples per second."""
     _take(batches, warm_up)
     cpu, wall = time.process_time(), time.perf_counter()
     taken = _take(batches, num_samples)
@@ -107,7 +107,7 @@ def _throughput(batches: Iterator[list[Item]], warm_up: int, num_samples: int) -
 
 
 def memory(side: Side, job: Job) -> dict[str, Any]:
-    """Memory of one worker process after each number of samples."""
+    """Return the memory of one worker process after each number of samples."""
     batches, taken = iter(side.open(job, None)), 0
     uss, pss = [], []
     for amount in job.amounts:
@@ -120,16 +120,16 @@ def memory(side: Side, job: Job) -> dict[str, Any]:
 
 
 def consume(side: Side, job: Job) -> dict[str, str]:
-    """Log the keys of every step, save at one, die at another.
+    """Log the keys of every step, save the state at one step and get killed at another.
 
-    The amounts are: steps to take, step after which to save the state (-1: never), step after
-    which to be killed (-1: never).
+    The amounts are: number of steps, step after which the state is saved (-1: never), step after
+    which the process is killed (-1: never).
     """
     num_steps, save_after, kill_after = job.amounts
     state = None
     if job.state is not None:
         path = job.state / f"{job.rank}.pkl"
-        # Where there are more ranks than before, the new ones have nothing but rank 0's.
+        # With more ranks than before, the additional ranks load the state of rank 0.
         path = path if path.is_file() else job.state / "0.pkl"
         state = pickle.loads(path.read_bytes())
     try:
@@ -156,13 +156,13 @@ def _log_step(log: Path, batch: list[Item]) -> None:
 
 
 def clean(side: Side, job: Job) -> dict[str, str]:
-    """Remove what killed processes left, before several ranks start: `main` does."""
+    """Do nothing: `main` removes leftovers of killed processes before every task."""
     del side, job
     return {}
 
 
 def synthetic(side: Side, job: Job) -> dict[str, Any]:
-    """Our order at 3 M samples, without any shard."""
+    """Measure our sample order at 3 M samples without shards."""
     del side
     from benchmarks.stream.synthetic import measure
 

@@ -1,6 +1,6 @@
-"""What all sides of `stream` share: the job, one decode, and how memory is read.
+"""Definitions that all sides of the stream benchmark share: jobs, decoding, memory figures.
 
-Runs in every peer's environment, so it needs nothing but NumPy and Pillow.
+The module runs in the environment of every library, so it only needs NumPy and Pillow.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 
 SAMPLES = {"captions": 12_000, "instruct": 6_000, "captions_eu": 3_000}
-"""Samples of each source."""
+"""Number of samples of each source."""
 WEIGHTS = {"captions": 40, "instruct": 16, "captions_eu": 8}
-"""Samples of each source in a global batch: no source's size is in proportion to it."""
+"""Number of samples of each source in a global batch, not proportional to the sizes."""
 GLOBAL_BATCH = sum(WEIGHTS.values())
 PER_SHARD = 500
 SHUFFLE_BUFFER = 1000
-"""Of the sides that shuffle by a buffer."""
+"""Buffer size of the sides that shuffle with a buffer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What a child process is to do."""
+    """Task of a child process."""
 
     side: str
     task: str
@@ -47,24 +47,24 @@ class Job:
     world_size: int = 1
     num_workers: int = 0
     state: Path | None = None
-    """Folder with the states of all ranks to continue from."""
+    """Folder with the states of all ranks to resume from."""
     amounts: tuple[int, ...] = ()
-    """The task's own numbers."""
+    """Numbers whose meaning depends on the task."""
     started: float = 0.0
-    """`time.time()` of the launch."""
+    """Time of the launch (`time.time()`)."""
 
     @property
     def rank_batch(self) -> int:
-        """Samples that a rank takes per step."""
+        """Return the number of samples per rank and step."""
         return -(-GLOBAL_BATCH // self.world_size)
 
     def to_json(self) -> str:
-        """For the command line."""
+        """Serialize the job for the command line."""
         return json.dumps(dataclasses.asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """Read it back."""
+        """Parse a job from the command line."""
         raw = json.loads(text)
         raw["folder"], raw["amounts"] = Path(raw["folder"]), tuple(raw["amounts"])
         raw["state"] = Path(raw["state"]) if raw["state"] else None
@@ -72,7 +72,7 @@ class Job:
 
 
 class Seek(enum.StrEnum):
-    """How a side gets to a position in the middle."""
+    """Ways of a side to seek to a step."""
 
     ANYWHERE = "anywhere"
     SAVED = "saved state only"
@@ -83,10 +83,10 @@ class Feed(Protocol):
     """A running stream."""
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Batches of one rank, without end."""
+        """Yield the batches of one rank endlessly."""
 
     def state(self) -> Any:
-        """What continues after the batches taken so far; None where there is no such thing."""
+        """Return the state after the consumed batches, or None if the side has no state."""
 
 
 class Side(Protocol):
@@ -99,39 +99,39 @@ class Side(Protocol):
         """Index or convert the shards, once."""
 
     def clean(self) -> None:
-        """Remove what killed processes left in the system."""
+        """Remove leftovers of killed processes."""
 
     def open(self, job: Job, state: Any) -> Feed:
-        """Start, or continue from a state."""
+        """Start from the beginning or resume from a state."""
 
     def state_at(self, job: Job, step: int) -> Any:
-        """The state at any step, where it can be had without going there."""
+        """Return the state at a step, if it can be computed without reading up to it."""
 
 
 def decode(key: str, record: bytes, image: bytes, pixels: int) -> Item:
-    """The same work for everybody: JSON, image to RGB, bicubic resize."""
+    """Decode a sample in the same way for all sides: JSON, RGB image, bicubic resize."""
     return Item(key, json.loads(record), decode_image(image, pixels) if pixels else None)
 
 
 def decode_image(image: bytes, pixels: int) -> np.ndarray:
-    """Encoded image -> uint8 (H, W, C)."""
+    """Decode an image to uint8 (H, W, C)."""
     with Image.open(io.BytesIO(image)) as decoded:
         resized = decoded.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
     return np.asarray(resized)
 
 
 def same(item: Any) -> Any:
-    """A collate function that changes nothing, to be pickled."""
+    """Return the argument: a collate function that can be pickled."""
     return item
 
 
 def shard_paths(folder: Path, source: str) -> list[str]:
-    """The tars of a source."""
+    """Return the tar files of a source."""
     return sorted(str(path) for path in (folder / source).glob("*.tar"))
 
 
 def memory_of(pid: int) -> tuple[int, int]:
-    """Bytes that are the process's own (USS), and its part of what it shares too (PSS)."""
+    """Return the unique and the proportional set size (USS, PSS) of a process in bytes."""
     kib = {"Private_Clean:": 0, "Private_Dirty:": 0, "Pss:": 0}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, *value = line.split()
@@ -141,7 +141,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 
 def drop_from_page_cache(folder: Path) -> None:
-    """Make the next read of every file go to the disk."""
+    """Evict all files from the page cache, so that the next read goes to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)

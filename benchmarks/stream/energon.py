@@ -1,4 +1,4 @@
-"""Megatron-Energon's side of `stream`: its samples have to be classes of a module."""
+"""Megatron-Energon in the stream benchmark; its samples must be classes of a module."""
 
 import dataclasses
 import json
@@ -23,12 +23,12 @@ from megatron.energon.tools.prepare import command
 from benchmarks.stream.common import SHUFFLE_BUFFER, WEIGHTS, Item, Job, Seek, decode
 
 MAX_SAMPLES_PER_SEQUENCE = 100
-"""As in its documentation."""
+"""Shuffle buffer size of the documentation."""
 
 
 @edataclass
 class Raw(Sample):
-    """A sample as read."""
+    """Sample before decoding."""
 
     record: bytes
     image: bytes
@@ -36,26 +36,26 @@ class Raw(Sample):
 
 @edataclass
 class Decoded(Sample):
-    """A sample as wanted."""
+    """Sample after decoding."""
 
     item: Item
 
 
 @edataclass
 class Items(Batch):
-    """A batch."""
+    """Batch of samples."""
 
     items: list[Item]
 
 
 @stateless
 def cook(sample: dict[str, Any]) -> Raw:
-    """Name the parts."""
+    """Map the parts of a crude sample to a sample."""
     return Raw(**basic_sample_keys(sample), record=sample["json"], image=sample["webp"])
 
 
 class Encoder(TaskEncoder[Raw, Decoded, Items, Items]):
-    """The common decode."""
+    """Task encoder with the common decoding."""
 
     decoder = None
     cookers = (Cooker(cook),)
@@ -66,7 +66,7 @@ class Encoder(TaskEncoder[Raw, Decoded, Items, Items]):
 
     @stateless
     def encode_sample(self, sample: Raw) -> Decoded:
-        """One sample."""
+        """Decode one sample."""
         key = sample.__key__.rsplit("/", 1)[-1]
         item = decode(key, sample.record, sample.image, self.pixels)
         common = {field.name: getattr(sample, field.name) for field in dataclasses.fields(Sample)}
@@ -74,7 +74,7 @@ class Encoder(TaskEncoder[Raw, Decoded, Items, Items]):
 
     @stateless
     def batch(self, samples: list[Decoded]) -> Items:
-        """A list of samples, nothing stacked."""
+        """Return the samples as a list without stacking."""
         return Items(
             __key__=[sample.__key__ for sample in samples],
             __restore_key__=tuple(sample.__restore_key__ for sample in samples),
@@ -83,18 +83,18 @@ class Encoder(TaskEncoder[Raw, Decoded, Items, Items]):
 
 
 class EnergonFeed:
-    """A SavableDataLoader."""
+    """Feed over a SavableDataLoader."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Unwrap the batches."""
+        """Yield the batches as lists."""
         for batch in self.loader:
             yield batch.items
 
     def state(self) -> Any:
-        """This rank's state."""
+        """Return the state of this rank."""
         return self.loader.save_state_rank()
 
 
@@ -105,7 +105,7 @@ class Energon:
     seek = Seek.SAVED
 
     def prepare(self, folder: Path) -> None:
-        """Its `prepare` command, and a metadataset."""
+        """Run the `prepare` command and write a metadataset."""
         arguments = "--non-interactive --split-ratio 1,0,0 --sample-type CrudeWebdataset"
         arguments += " --num-workers 1 --no-progress --force-overwrite"
         for name in WEIGHTS:
@@ -119,10 +119,10 @@ class Energon:
         (folder / "energon.yaml").write_text(json.dumps(content))
 
     def clean(self) -> None:
-        """Nothing is left in the system."""
+        """Do nothing: killed processes leave nothing behind."""
 
     def open(self, job: Job, state: Any) -> EnergonFeed:
-        """Start, or continue from a state."""
+        """Start from the beginning or resume from a state."""
         workers = WorkerConfig(
             rank=job.rank, world_size=job.world_size, num_workers=job.num_workers
         )
@@ -140,5 +140,5 @@ class Energon:
         return EnergonFeed(loader)
 
     def state_at(self, job: Job, step: int) -> None:
-        """States are had by going there."""
+        """Return None: a state is only available after reading up to it."""
         del job, step

@@ -1,4 +1,4 @@
-"""MosaicML Streaming's side of `stream`, on its own format converted from the same shards."""
+"""MosaicML Streaming in the stream benchmark, with the shards converted to its format."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,19 +23,19 @@ SEED = 0
 
 
 class MosaicFeed:
-    """Epoch after epoch of a StreamingDataLoader."""
+    """Feed over all epochs of a StreamingDataLoader."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Unwrap the batches."""
+        """Yield the batches as lists."""
         while True:
             for batch in self.loader:
                 yield batch["items"]
 
     def state(self) -> Any:
-        """As rank 0 would save it."""
+        """Return the state that rank 0 would save."""
         return self.loader.state_dict()
 
 
@@ -46,7 +46,7 @@ class MosaicStreaming:
     seek = Seek.ANYWHERE
 
     def prepare(self, folder: Path) -> None:
-        """Convert the shards, as many samples per shard."""
+        """Convert the shards with the same number of samples per shard."""
         columns = {"key": "str", "json": "bytes", "webp": "bytes"}
         for name in WEIGHTS:
             paths = shard_paths(folder, name)
@@ -58,11 +58,11 @@ class MosaicStreaming:
                     writer.write({"key": sample["__key__"], **parts})
 
     def clean(self) -> None:
-        """Killed processes leave shared memory, which the next ones refuse."""
+        """Remove the shared memory of killed processes, which later ones would reject."""
         clean_stale_shared_memory()
 
     def open(self, job: Job, state: Any) -> MosaicFeed:
-        """Start, or continue from a state."""
+        """Start from the beginning or resume from a state."""
         streams = [
             Stream(local=str(job.folder / "mds" / name), proportion=weight / GLOBAL_BATCH)
             for name, weight in WEIGHTS.items()
@@ -86,7 +86,7 @@ class MosaicStreaming:
         return MosaicFeed(loader)
 
     def state_at(self, job: Job, step: int) -> Any:
-        """A state is a handful of numbers."""
+        """Return the state at a step, which consists of a few numbers."""
         del job
         return {
             "epoch": 0,

@@ -1,4 +1,4 @@
-"""Our sides of `stream`: the shards, the sample path with the common decode, and whole steps."""
+"""Our sides of the stream benchmark: shards, the sample path, and whole steps."""
 
 import itertools
 import json
@@ -40,12 +40,12 @@ _ORIGIN = {
 }
 _NO_END = 1 << 40
 _LOCATED_STEPS, _ANNOUNCED_STEPS = 16, 4
-"""As in `datamodules.batches.step_dataset`."""
+"""Number of steps located at a time, as in `datamodules.batches.step_dataset`."""
 _MAX_EPOCHS = 1e9
 
 
 def write_sources(folder: Path) -> None:
-    """Repeat the embedded images into bigger sources, every sample with a key of its own."""
+    """Repeat the embedded images into larger sources; every sample has a unique key."""
     for name, (origin, record, language) in _ORIGIN.items():
         samples = _embedded_samples(EMBEDDED_DATA / f"{origin}-000000.tar")
         repeated = [
@@ -78,7 +78,7 @@ def _embedded_samples(path: Path) -> list[tuple[dict[str, Any], bytes]]:
 
 
 def open_stream(folder: Path) -> MixtureStream:
-    """The mixture of the benchmark."""
+    """Open the mixture of the benchmark."""
     components = {
         name: ComponentConfig(
             base=str(folder / name / f"{name}{SUFFIX}"),
@@ -91,14 +91,14 @@ def open_stream(folder: Path) -> MixtureStream:
 
 
 class OurSamples(IterableDataset[list[Item]]):
-    """The stream's samples with the common decode; worker w of W yields every W-th batch."""
+    """Dataset of decoded samples; worker w of W yields every W-th batch."""
 
     def __init__(self, job: Job, start_step: int) -> None:
         super().__init__()
         self.stream, self.job, self.start_step = open_stream(job.folder), job, start_step
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Yield this rank's part of every step."""
+        """Yield the part of this rank of every step."""
         info = get_worker_info()
         first, stride = (0, 1) if info is None else (info.id, info.num_workers)
         announced: deque[list[tuple[Source, int]]] = deque()
@@ -110,7 +110,7 @@ class OurSamples(IterableDataset[list[Item]]):
                 yield [self._item(*place) for place in announced.popleft()]
 
     def _located(self, steps: Iterator[int]) -> Iterator[list[tuple[Source, int]]]:
-        """Sources and samples of this rank's part of each step, located many steps at a time."""
+        """Yield the sources and samples of this rank for each step, located in blocks of steps."""
         sources = [
             [part.source(is_target=is_target) for is_target in (False, True)]
             for part in self.stream.components
@@ -135,55 +135,55 @@ class OurSamples(IterableDataset[list[Item]]):
 
 
 class Steps:
-    """A feed whose state is the number of the next step."""
+    """Feed whose state is the number of the next step."""
 
     def __init__(self, loader: DataLoader[Any], start_step: int) -> None:
         self.loader, self.step = loader, start_step
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """Count the steps that are taken."""
+        """Yield the batches and count the steps."""
         for batch in self.loader:
             self.step += 1
             yield _items(batch) if isinstance(batch, StepBatch) else batch
 
     def state(self) -> int:
-        """The next step."""
+        """Return the number of the next step."""
         return self.step
 
 
 class Ours:
-    """Sample path: locate, one seek per sample, checked record, common decode."""
+    """Sample path: locate, read with one seek, check the record, decode."""
 
     packages: tuple[str, ...] = ()
     seek = Seek.ANYWHERE
 
     def prepare(self, folder: Path) -> None:
-        """The index was written with the shards."""
+        """Do nothing: the index is written with the shards."""
 
     def clean(self) -> None:
-        """Nothing is left in the system."""
+        """Do nothing: killed processes leave nothing behind."""
 
     def open(self, job: Job, state: Any) -> Steps:
-        """Start at any step."""
+        """Start at the step that is the state."""
         dataset = OurSamples(job, state or 0)
         loader = DataLoader(dataset, batch_size=None, num_workers=job.num_workers, collate_fn=same)
         return Steps(loader, state or 0)
 
     def state_at(self, job: Job, step: int) -> int:
-        """A step is a state."""
+        """Return the step, which is the state."""
         del job
         return step
 
 
 class OurSteps(Ours):
-    """What training uses: StepDataset with tokens, batch plan, packing and tensors on top."""
+    """Whole steps as in training: StepDataset with tokens, batch plan, packing and tensors."""
 
     def prepare(self, folder: Path) -> None:
-        """Measure lengths once."""
+        """Measure the lengths of all samples once."""
         _step_data(Job(side="", task="", folder=folder))
 
     def open(self, job: Job, state: Any) -> Steps:
-        """Start at any step."""
+        """Start at the step that is the state."""
         dataset = StepDataset(
             _step_data(job),
             num_steps=_NO_END,
@@ -196,13 +196,13 @@ class OurSteps(Ours):
 
 
 class _Transform:
-    """The common decode as the tensor that a tower takes."""
+    """Image transform with the common decoding."""
 
     def __init__(self, pixels: int) -> None:
         self.pixels = pixels
 
     def __call__(self, image: bytes) -> torch.Tensor:
-        """Encoded bytes -> float32 (C, H, W)."""
+        """Decode an image to float32 (C, H, W)."""
         if not self.pixels:
             return torch.zeros(3, 1, 1)
         pixels_HWC = torch.from_numpy(np.array(decode_image(image, self.pixels)))

@@ -1,4 +1,4 @@
-"""The numbers of `stream` as Markdown."""
+"""Format the results of the stream benchmark as Markdown."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _MIB = 2**20
 def as_markdown(
     numbers: dict[str, dict[str, Any]], *, ours: str, not_compared: Sequence[str]
 ) -> str:
-    """Versions, the table of speeds, the table of resuming, our numbers at scale."""
+    """Return the versions and the tables of speed, memory, resuming and scale."""
     lines = ["| | " + " | ".join(_SPEEDS) + " |", "|---" * (len(_SPEEDS) + 1) + "|"]
     for side, found in numbers.items():
         reference = numbers.get(ours) if side not in (ours, *not_compared) else None
@@ -55,7 +55,7 @@ def _speeds(found: dict[str, Any], reference: dict[str, Any] | None) -> list[str
 
 
 def _memory(found: dict[str, list[int]]) -> list[str]:
-    """After the first number of samples, and what the others added."""
+    """Return the memory after the first number of samples and its growth."""
     uss, pss = found["uss"], found["pss"]
     return [
         f"{uss[0] / _MIB:.0f}",
@@ -65,7 +65,7 @@ def _memory(found: dict[str, list[int]]) -> list[str]:
 
 
 def _speed(rounds: list[dict[str, float]], ours: list[dict[str, float]] | None, name: str) -> str:
-    """Median, and the median over the rounds of how much faster ours was."""
+    """Return the median and the median ratio of our side to it over the rounds."""
     median = f"{_median(rounds, name):,.0f}"
     if ours is None:
         return median

@@ -1,4 +1,4 @@
-"""Our order on sources that exist only as sizes: seek and memory at millions of samples."""
+"""Measure seek time and memory of our sample order with millions of synthetic samples."""
 
 import dataclasses
 import os
@@ -13,27 +13,27 @@ from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureSt
 
 TOTAL = (1_500_000, 800_000, 400_000, 200_000, 100_000)
 EACH = (3_000_000,) * 5
-"""Sizes of five sources: 3 M samples together, or each."""
+"""Sizes of five sources: 3 M samples in total, or each."""
 WEIGHTS = (26, 18, 10.5, 6, 3.5)
 PER_SHARD = 5000
 _ROUNDS = 9
 _LOCATED_STEPS = 16
-"""As in `datamodules.batches.step_dataset`."""
+"""Number of steps located at a time, as in `datamodules.batches.step_dataset`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SyntheticSource:
-    """What the mixture asks of a source, without shards."""
+    """Source without shards, as far as the mixture needs it."""
 
     shard_sizes: np.ndarray
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return int(self.shard_sizes.sum())
 
 
 def build_stream(sizes: tuple[int, ...], per_shard: int) -> MixtureStream:
-    """The real MixtureStream on synthetic sources; `base` holds the size."""
+    """Build the real MixtureStream on synthetic sources; `base` defines their sizes."""
     components = {
         f"source_{i}": ComponentConfig(base=str(size), samples_per_step=weight)
         for i, (size, weight) in enumerate(zip(sizes, WEIGHTS, strict=True))
@@ -47,7 +47,7 @@ def build_stream(sizes: tuple[int, ...], per_shard: int) -> MixtureStream:
 
 
 def measure(position: int, num_located: int) -> dict[str, Any]:
-    """Seek times in new streams, and this process's memory while locating step after step."""
+    """Measure seek times of new streams and the memory of this process while locating steps."""
     seeks = {
         name: [_seek(build_stream(sizes, PER_SHARD), position) for _ in range(_ROUNDS)]
         for name, sizes in (("3 M together", TOTAL), ("3 M each", EACH))

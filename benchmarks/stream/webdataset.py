@@ -1,7 +1,7 @@
-"""Plain webdataset's side of `stream`: buffers of shards and samples, sources drawn at random.
+"""Plain webdataset in the stream benchmark: shuffle buffers and randomly drawn sources.
 
-Its generators are seeded, so that a run from the beginning is always the same run: the most that
-plain webdataset can give.
+All generators are seeded, so every run from the beginning is identical, which is the best that
+plain webdataset offers.
 """
 
 import random
@@ -28,34 +28,34 @@ SEED = 0
 
 
 class Stateless:
-    """A feed that can't be continued."""
+    """Feed without a state."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[list[Item]]:
-        """The loader's batches."""
+        """Yield the batches of the loader."""
         return iter(self.loader)
 
     def state(self) -> None:
-        """There is none."""
+        """Return None: there is no state."""
         return
 
 
 class PlainWebDataset:
-    """Shards and samples shuffled through buffers, sources drawn at random."""
+    """Shards and samples shuffled in buffers, with sources drawn at random."""
 
     packages = ("webdataset",)
     seek = Seek.REPLAY
 
     def prepare(self, folder: Path) -> None:
-        """Tars are read as they are."""
+        """Do nothing: tar files are read directly."""
 
     def clean(self) -> None:
-        """Nothing is left in the system."""
+        """Do nothing: killed processes leave nothing behind."""
 
     def open(self, job: Job, state: Any) -> Stateless:
-        """Start from the beginning, whatever was before."""
+        """Start from the beginning; the state is ignored."""
         del state
         sources = [
             wds.WebDataset(
@@ -72,7 +72,7 @@ class PlainWebDataset:
             for name in WEIGHTS
         ]
         mix = wds.RandomMix(sources, list(WEIGHTS.values()))
-        # RandomMix draws from the global generator, which the DataLoader's workers seed from torch.
+        # RandomMix uses the global generator, which the workers of the DataLoader seed from torch.
         torch.manual_seed(SEED)
         loader = DataLoader(
             mix, batch_size=job.rank_batch, num_workers=job.num_workers, collate_fn=same
@@ -80,7 +80,7 @@ class PlainWebDataset:
         return Stateless(loader)
 
     def state_at(self, job: Job, step: int) -> None:
-        """There is none."""
+        """Return None: there is no state."""
         del job, step
 
 
