@@ -33,9 +33,11 @@ from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import Question
 from evaluation.runner import blank_image
+from experiments.cli import add_grid_options, request_of
+from experiments.planning import make_plan
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
-from serving.cell import TrainedCell, add_grid_options, find_cells, load_cell
+from serving.cell import TrainedCell, find_cells, load_cell
 
 ROUNDS = 3
 STOCK, BLIND = "generate, one at a time", "ours, on the blank image"
@@ -107,9 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--batch", type=int, default=128, help="prompts per batch (default: 128)")
     add("--random", action="store_true", help="use a random model with 576 visual tokens")
     add("--json", type=Path, help="write the figures to this file")
-    add_grid_options(parser)
+    add_grid_options(parser, experiment="mix_ablation", omit=("--only",))
     options = parser.parse_args(arguments)
-    (cell,) = find_cells(options, [options.run or "share40_txt"])
+    request = request_of(options)
+    names = [options.run or "share40_txt"]
+    (cell,) = find_cells(make_plan(request), names, root=request.root)
     asked = (_random if options.random else _trained)(cell, options.items)
     ways: dict[str, Callable[[], list[str]]] = {
         STOCK: asked.stock,

@@ -1,6 +1,5 @@
-"""One run of a grid: launch what is missing, show it, forward it to MLflow, report at the end."""
+"""Run of a grid: launch missing stage runs, show progress, track in MLflow, write the report."""
 
-import argparse
 import json
 import os
 import platform
@@ -9,63 +8,69 @@ import time
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from configuration.grid_request import GridRequest
 from core.config import to_plain
-from core.errors import ConfigError, PreemptedError, StageFailedError
+from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
-from experiments.planning import Plan
-from pipeline.launchers.devices import GpuSlots
-from pipeline.launchers.local import LocalLauncher
-from pipeline.launchers.slurm import SlurmLauncher, load_slurm
-from pipeline.launchers.torchrun import TorchrunLauncher, ranks_here
+from experiments.launching import LaunchOptions, make_launcher
+from pipeline.grid_plan import GridPlan
 from pipeline.store.states import State
 from pipeline.store.store import Store
 from reporting.preregistration import register
+from reporting.records import grid_folder
 from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.server import ui_command
 from reporting.tracking.sync import sync_grid
 
-_SYNC_S = 15.0
-"""Between two looks at the logs of running stages: each costs the trainings a little of a core."""
-_VERSIONS = (
-    "torch", "lightning", "transformers", "open_clip_torch", "timm", "mlflow", "numpy",
-)  # fmt: skip
+_SYNC_INTERVAL_S = 15.0
+"""Interval of reading the logs of running stages, which takes CPU time from the training."""
+_RECORDED_PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "mlflow",
+    "numpy",
+)
 
 
 class GridRun:
-    """Runs a grid from the command line's point of view."""
+    """Runs the plan of a request and publishes its results."""
 
     def __init__(
         self,
         *,
-        args: argparse.Namespace,
-        plan: Plan,
+        request: GridRequest,
+        options: LaunchOptions,
+        plan: GridPlan,
         flag: StopFlag,
         console: Console,
     ) -> None:
-        self.args = args
+        self.request = request
+        self.options = options
         self.plan = plan
         self.graph = plan.graph
         self.flag = flag
         self.console = console
-        self.store = Store(args.root)
+        self.store = Store(request.root)
         self._states: dict[str, State] = {}
         self._last_sync = time.monotonic()
 
     def run(self) -> None:
-        """Run to the end.
+        """Run every missing stage run and publish the results.
 
         Raises:
-            StageFailedError: some stages failed.
-            PreemptedError: a stop was asked for.
+            StageFailedError: If stage runs failed; the others are finished.
+            PreemptedError: If the command was asked to stop; running stages have saved.
         """
         begin = time.monotonic()
-        folder = self.args.root / "grids" / f"{self.args.exp}-{self.args.profile}"
+        folder = grid_folder(*self._grid_key)
         atomic_write_text(folder / "grid.json", json.dumps(self._describe(), indent=1))
         if self.plan.cells:
             register(folder)
@@ -77,54 +82,37 @@ class GridRun:
             raise
         failed = [address for address, state in states.items() if state is not State.DONE]
         show_results(self.console, self.graph, self.store)
-        # A report that can't be written must not leave the grid open in MLflow.
-        summary, outcome_state = list[Path](), State.FAILED
+        # The grid's MLflow run must end even if the report can't be written.
+        artifacts, grid_state = list[Path](), State.FAILED
         try:
-            outcome = self.plan.finish(self.store)
-            summary = [outcome.parent] if self.plan.cells else []
-            outcome_state = State.FAILED if failed else State.DONE
+            output = self.plan.publish(self.store)
+            artifacts = [output.parent] if self.plan.cells else []
+            grid_state = State.FAILED if failed else State.DONE
         finally:
-            self._tracker.finish(summary, state=outcome_state)
-            if self._tracker.is_behind and self.plan.cells:  # the server was away for a while
-                self._tracker = sync_grid(self.args.root, self.args.exp, self.args.profile)
-        self._say_where(outcome, seconds=time.monotonic() - begin)
+            self._tracker.finish(artifacts, state=grid_state)
+            if self._tracker.is_behind and self.plan.cells:  # the server was unreachable for a time
+                self._tracker = sync_grid(*self._grid_key)
+        self._print_summary(output, seconds=time.monotonic() - begin)
         if failed:
             show_failures(self.console, self.graph, self.store, failed)
             raise StageFailedError(
-                f"{len(failed)} of {len(states)} stage runs are missing; mend the cause and give "
-                "the same command again: what is finished stays finished"
+                f"{len(failed)} of {len(states)} stage runs failed. Fix the cause and rerun the "
+                "same command; finished stages are kept."
             )
+
+    @property
+    def _grid_key(self) -> tuple[Path, str, str]:
+        return self.request.root, self.request.experiment, self.request.profile
 
     @cached_property
     def _tracker(self) -> GridTracker:
-        """Opened when the first stage runs are under way: MLflow takes seconds for its tables."""
-        tracker = GridTracker(self.args.root, self.args.exp, self.args.profile)
+        """Tracker of the grid, created after the first launch: MLflow needs seconds to set up."""
+        tracker = GridTracker(*self._grid_key)
         tracker.ensure_parent_run()
         return tracker
 
-    def _launcher(self) -> LocalLauncher | SlurmLauncher | TorchrunLauncher:
-        trainer = self.plan.trainer
-        common: dict[str, Any] = {"store": self.store, "graph": self.graph, "trainer": trainer}
-        if self.args.launcher == "slurm":
-            config = load_slurm(self.args.slurm, trainer)
-            if config.gpu:
-                from planner.estimator import Estimator  # heavy: torch and friends
-
-                common["estimator"] = Estimator({}, self.args.root / "cache")
-            return SlurmLauncher(config=config, flag=self.flag, **common)
-        jobs = self.args.jobs or os.cpu_count() or 1
-        if self.args.launcher == "torchrun":
-            common["trainer"] = ranks_here(trainer)
-            return TorchrunLauncher(flag=self.flag, jobs=jobs, **common)
-        if trainer.num_nodes > 1:
-            raise ConfigError(
-                f"trainer.num_nodes={trainer.num_nodes}: several machines need --launcher slurm or "
-                "torchrun (docs/running/clusters.md)"
-            )
-        return LocalLauncher(jobs=jobs, flag=self.flag, slots=GpuSlots.of(trainer), **common)
-
     def _launch(self) -> dict[str, State]:
-        launcher = self._launcher()
+        launcher = make_launcher(self.plan, self.options, self.store, self.flag)
         with GridProgress(self.console, self.graph, self.store) as progress:
 
             def on_tick(states: dict[str, State]) -> None:
@@ -136,9 +124,9 @@ class GridRun:
         return states
 
     def _track(self, states: dict[str, State]) -> None:
-        """Forward changes of state at once, and metrics of running stages now and then."""
+        """Forward state changes immediately, and metrics of running stages at intervals."""
         tracker = self._tracker
-        is_due = time.monotonic() - self._last_sync > _SYNC_S
+        is_due = time.monotonic() - self._last_sync > _SYNC_INTERVAL_S
         for address, state in states.items():
             before = self._states.get(address)
             folder = self.store.folder(self.graph.nodes[address].kind.value, address).path
@@ -156,31 +144,35 @@ class GridRun:
             self._last_sync = time.monotonic()
         self._states = dict(states)
 
-    def _say_where(self, outcome: Path, *, seconds: float) -> None:
-        say = self.console.print
-        say(f"\n[bold]Done[/] in {seconds / 60:.1f} min.", highlight=False)
-        say(f"Results: {outcome}", soft_wrap=True, highlight=False)
-        say(f"MLflow:  {ui_command(self.args.root)}", soft_wrap=True, highlight=False)
+    def _print_summary(self, output: Path, *, seconds: float) -> None:
+        def print_line(text: str) -> None:
+            self.console.print(text, soft_wrap=True, highlight=False)
+
+        print_line(f"\n[bold]Done[/] in {seconds / 60:.1f} min.")
+        print_line(f"Results: {output}")
+        print_line(f"MLflow:  {ui_command(self.request.root)}")
         if self._tracker.is_behind:
-            say("[yellow]The MLflow server was away[/]; when it is back: python -m experiments.sync"
-                f" --root {self.args.root}", soft_wrap=True, highlight=False)  # fmt: skip
+            print_line(
+                "[yellow]The MLflow server was unreachable.[/] Upload the runs once it is back: "
+                f"python -m experiments.sync --root {self.request.root}"
+            )
 
     def _describe(self) -> dict[str, object]:
-        """What the report and MLflow need to know of the grid."""
+        """Return the description of the grid that the report and MLflow read."""
         return {
-            "experiment": self.args.exp,
-            "profile": self.args.profile,
-            "title": f"{self.args.exp} ({self.args.profile})",
+            "experiment": self.request.experiment,
+            "profile": self.request.profile,
+            "title": f"{self.request.experiment} ({self.request.profile})",
             "created": time.time(),
             "git_commit": _git("rev-parse", "HEAD"),
             "git_dirty": bool(_git("status", "--porcelain")),
-            "versions": {name: version(name) for name in _VERSIONS},
+            "versions": {name: version(name) for name in _RECORDED_PACKAGES},
             "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
             **self._describe_cells(),
         }
 
     def _describe_cells(self) -> dict[str, object]:
-        """All cells of the grid: with `--only`, what other cells have given stays in the report."""
+        """Describe all cells: with `--only`, the report keeps the results of the other cells."""
         if not self.plan.cells:
             return {"cells": []}
         first = self.plan.cells[0].config
@@ -188,7 +180,7 @@ class GridRun:
             {
                 "cell_id": cell.cell_id,
                 "axes": cell.axes,
-                "stages": self.plan.whole.cells[cell.cell_id],
+                "stages": self.plan.full_graph.cells[cell.cell_id],
             }
             for cell in self.plan.cells
         ]
@@ -200,7 +192,7 @@ class GridRun:
 
 
 def _git(*arguments: str) -> str:
-    """A git answer, or nothing where this is no checkout."""
+    """Return the output of a git command; empty without git or outside of a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Look into a training stream without training: what makes up a step, and any stretch of steps.
-
-Stands here and not in datamodules/, because it starts from an experiment's configuration, and
-imports point down. Sources, lengths and the batch plan are those of the real run; no weights are
-read and no features computed.
+"""Inspect the data stream of a training stage without training.
 
 python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --at 12
+
+The command starts from the configuration of an experiment, so it belongs here and not in
+datamodules/. It uses the sources, lengths and batch plan of the real run; it loads no weights and
+computes no features.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from configuration.grid_request import GridRequest
 from core.errors import ConfigError, unknown_name
 from core.process.command import clear_errors
+from experiments.cli import add_grid_options, request_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,94 +30,114 @@ if TYPE_CHECKING:
     from datamodules.mixture_datamodule import MixtureDataModule
     from pipeline.stages.graph import Graph, StageNode
 
-_WIDTH = 150
-"""Columns of a table that goes to a file."""
+_TABLE_WIDTH = 150
+"""Width of the tables where the output is not a terminal."""
 _STAGES = ("align", "instruct")
 _EPILOG = """examples:
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0
-      the first step of stage 2 of the cell with 20 % Basque: sample by sample
+      samples of the first step of stage 2, for the cell with 20 % Basque
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --at 350 --sheet a.png
-      step 350, and its images with their first question
+      samples of step 350, and its images with their first question
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --range 0:700
-      all of the stage: the shares that come out beside the shares that were asked for
+      realised and requested shares over the whole stage
   python -m experiments.inspect_stream --exp smoke --stage align --at 5 --world-size 4
-      how four ranks would divide a step of stage 1
+      a step of stage 1, divided among four ranks
 
-how to read the tables:
-  position     place in the whole stream; the same sample stands there on any hardware
+columns of the tables:
+  position     index in the stream; the sample at a position is the same on any hardware
   loss tokens  tokens on which the loss is computed
-  rank/mb/row  who computes it: rank, micro-batch, packed row. '-': left out, with the reason
-  asked        samples that the configuration asks for; 'off' is how far the stream is from it.
-               The shares of components are exact to a sample at any step, the language within a
-               parallel component in whole epochs
+  rank/mb/row  rank, micro-batch and packed row of the sample; '-' and a reason if it is skipped
+  expected     samples that the configuration asks for; 'diff' is the deviation of the stream.
+               The shares of components are exact to one sample at any step, the language within a
+               parallel component over whole epochs
 """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Steps to show, and how."""
+
+    stage: str = "instruct"
+    step: int | None = None
+    """Step to list; None lists the first one, unless `steps` is set."""
+    steps: range | None = None
+    """Steps whose shares are summed."""
+    sheet: Path | None = None
+    """PNG file for the images of `step`."""
+    world_size: int = 1
+    """Number of ranks that share a step."""
+
+    def __post_init__(self) -> None:
+        """Check the options that don't depend on the stream."""
+        if self.stage not in _STAGES:
+            raise ConfigError(unknown_name("stage", self.stage, _STAGES))
+        if self.world_size < 1:
+            raise ConfigError(f"--world-size must be at least 1, got {self.world_size}")
+        if self.sheet and self.steps and self.step is None:
+            raise ConfigError("--sheet draws the images of one step; select it with --at")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Build the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.inspect_stream",
-        description="Show which samples make up a training step, from where, and in what shares.",
+        description="List the samples of a training step, and the shares of every source.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--exp", required=True, help="name of the experiment (experiments.run --list)")
-    add("--profile", default="embedded", help="configuration in configs/ (default: embedded)")
-    add("--only", nargs="+", default=[], metavar="PART", help="part of the id of one cell")
-    add("--set", nargs="+", default=[], metavar="A.B=C", dest="overrides", help="change a value")
-    add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
+    add_grid_options(parser)
+    add = parser.add_argument_group("inspection options").add_argument
     add("--stage", default="instruct", help="align or instruct (default: instruct)")
-    add("--at", type=int, metavar="STEP", help="a step to show (default: 0, without --range)")
-    add("--range", type=_steps, metavar="A:B", help="steps A..B-1 to sum up")
-    add("--sheet", type=Path, metavar="PNG", help="write the images of step --at there")
-    add("--world-size", type=int, default=1, help="ranks to plan for (default: 1)")
-    add("--root", type=Path, default=Path("mlruns"), help="where lengths are kept, as in runs")
+    add("--at", type=int, metavar="STEP", help="step to list (default: 0, unless --range is set)")
+    add("--range", type=_parse_range, metavar="A:B", help="sum the shares of the steps A to B-1")
+    add("--sheet", type=Path, metavar="PNG", help="write the images of the step to this file")
+    add(
+        "--world-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of ranks that share a step (default: 1)",
+    )
     return parser
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Print what the command line asks for.
+def inspect(request: GridRequest, options: InspectOptions, console: Console) -> None:
+    """Print the tables of one training stage.
 
     Raises:
-        IrudimenError: an unknown name, a step that there is not, data that can't be used.
+        ConfigError: If a name is unknown, or a step is outside of the stage.
+        DataError: If a dataset is missing or damaged.
     """
-    from experiments.planning import make_plan  # heavy: torch and friends
+    from experiments.planning import make_plan  # loads torch
 
-    if args.stage not in _STAGES:
-        raise ConfigError(unknown_name("stage", args.stage, _STAGES))
-    if args.world_size < 1:
-        raise ConfigError(f"--world-size {args.world_size}, expected at least 1")
-    if args.sheet and args.range and args.at is None:
-        raise ConfigError("--sheet draws one step; say which with --at")
-    node = find_stage(make_plan(args).graph, args.stage)
-    module = open_stream(node, root=args.root)
-    if args.at is not None or args.range is None:
-        show_step(console, module, node.title, args)
-    if args.range is not None:
-        steps = _within(args.range, module.num_steps)
-        show_shares(console, module, steps, world_size=args.world_size)
+    node = find_stage(make_plan(request).graph, options.stage)
+    module = open_stream(node, root=request.root)
+    if options.step is not None or options.steps is None:
+        show_step(console, module, node.title, options)
+    if options.steps is not None:
+        steps = _check_steps(options.steps, module.num_steps)
+        show_shares(console, module, steps, world_size=options.world_size)
 
 
 def find_stage(graph: "Graph", kind: str) -> "StageNode":
-    """The one training stage of a kind that the cells share.
+    """Return the training stage of a kind, which must be the same for all cells.
 
     Raises:
-        ConfigError: there is none, or several.
+        ConfigError: If the cells have no such stage, or several different ones.
     """
     addresses = {stages[kind]: cell for cell, stages in graph.cells.items() if kind in stages}
     if not addresses:
-        raise ConfigError(f"no cell has a stage '{kind}'; take another --stage or --exp")
+        raise ConfigError(f"no cell has a stage '{kind}'; choose another --stage or --exp")
     if len(addresses) > 1:
         names = ", ".join(addresses.values())
         raise ConfigError(
-            f"{len(addresses)} different '{kind}' stages are meant: {names}; name one with --only"
+            f"{len(addresses)} different '{kind}' stages: {names}; select one cell with --only"
         )
     return graph.nodes[next(iter(addresses))]
 
 
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
-    """The DataModule of a stage, as the stage itself opens it but for the images."""
+    """Open the data module of a stage as the stage does, but without decoding images."""
     from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
     from datamodules.mixture_datamodule import MixtureDataModule
     from models.towers.vision_tower import count_image_tokens
@@ -123,35 +145,35 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
 
     spec = node.spec
     if not isinstance(spec, TrainSpec):
-        raise TypeError(f"stage '{node.kind}' trains nothing")
+        raise TypeError(f"stage '{node.kind}' is not a training stage")
     chat = ChatFormat(
         load_tokenizer(spec.model.language_model.path, revision=spec.model.language_model.revision),
         TEMPLATES[spec.model.template],
         num_image_tokens=count_image_tokens(spec.model.tower),
     )
     module = MixtureDataModule(
-        # Noise is added to features, of which there are none here.
+        # Noise is added to features, and none are loaded here.
         dataclasses.replace(spec.stream, feature_noise_std=0.0),
         chat=chat,
         num_steps=spec.num_steps,
         cache_dir=root / "cache",
-        transform=_no_pixels,
+        transform=_reject_image,
     )
     module.setup()
     return module
 
 
 def show_step(
-    console: Console, module: "MixtureDataModule", title: str, args: argparse.Namespace
+    console: Console, module: "MixtureDataModule", title: str, options: InspectOptions
 ) -> None:
-    """One step, sample by sample, and its sums."""
+    """Print every sample of a step and the shares of its sources."""
     from datamodules.inspection import stream_summary as stream_view
     from datamodules.inspection.contact_sheet import cell_of, write_sheet
     from models.towers.image_transform import decode_image
 
-    step = args.at or 0
-    steps = _within(range(step, step + 1), module.num_steps)
-    samples = stream_view.place_samples(module.data, step, world_size=args.world_size)
+    step = options.step or 0
+    steps = _check_steps(range(step, step + 1), module.num_steps)
+    samples = stream_view.place_samples(module.data, step, world_size=options.world_size)
     table = Table(title=f"{title}: step {step} of {module.num_steps}")
     for name in ("position", "source", "language", "key", "tokens", "loss tokens", "rank/mb/row"):
         is_number = name in ("position", "tokens", "loss tokens")
@@ -164,50 +186,52 @@ def show_step(
         numbers = (f"{slot.num_tokens}", f"{sample.num_loss_tokens}")
         table.add_row(f"{slot.position:,}", *origin, *numbers, place)
     console.print(table)
-    show_shares(console, module, steps, world_size=args.world_size)
-    if args.sheet is not None:
+    show_shares(console, module, steps, world_size=options.world_size)
+    if options.sheet is not None:
         with_image = [sample.planned for sample in samples if sample.planned.source.has_images]
         cells = [
             cell_of(slot.source.read(slot.index), title=f"{slot.source.language} {sample.key}")
             for sample in samples
             if (slot := sample.planned).source.has_images and not sample.reason
         ]
-        write_sheet(args.sheet, cells, decode_image)
-        console.print(f"{len(cells)} of {len(with_image)} images are on {args.sheet}")
+        write_sheet(options.sheet, cells, decode_image)
+        console.print(f"{len(cells)} of {len(with_image)} images written to {options.sheet}")
 
 
 def show_shares(
     console: Console, module: "MixtureDataModule", steps: range, *, world_size: int
 ) -> None:
-    """What every source and language gives to some steps, beside what was asked for."""
+    """Print the samples and tokens of every source and language, and their shares."""
     from datamodules.inspection import stream_summary as stream_view
 
     counts = stream_view.count_sources(module.data, steps)
-    table = Table(title=f"shares of {_name(steps)}")
+    table = Table(title=f"shares of {_format_steps(steps)}")
     for name in ("source", "language"):
         table.add_column(name, overflow="fold")
-    for name in ("samples", "share", "asked", "off", "tokens", "share", "loss tokens", "share",
-                 "left out"):  # fmt: skip
+    for name in ("samples", "share", "expected", "diff", "tokens", "share", "loss tokens", "share",
+                 "skipped"):  # fmt: skip
         table.add_column(name, justify="right")
     languages = stream_view.by_language(counts)
     for name, count in sorted(counts.items()):
-        table.add_row(name, count.language, *_numbers(count, counts))
+        table.add_row(name, count.language, *_format_counts(count, counts))
     table.add_section()
     for language, count in sorted(languages.items()):
-        table.add_row("all", language, *_numbers(count, languages))
+        table.add_row("all", language, *_format_counts(count, languages))
     console.print(table)
     packing = stream_view.packing(module.data, steps, world_size=world_size)
     epochs = ", ".join(f"{n} {e:.2f}" for n, e in module.stream.epochs(steps.stop).items())
-    planned = f" ({packing.num_steps} of them planned)" if packing.num_steps < len(steps) else ""
+    planned = (
+        f" (computed from {packing.num_steps} of them)" if packing.num_steps < len(steps) else ""
+    )
     console.print(
-        f"micro-batches per step on each rank (of {world_size}): "
+        f"micro-batches per step and rank (world size {world_size}): "
         f"{packing.micro_batches_per_step:g}; density {100 * packing.density:.1f} %{planned}; "
-        f"epochs up to here: {epochs}",
+        f"epochs completed: {epochs}",
         highlight=False,
     )
 
 
-def _numbers(count: "SourceCount", counts: "dict[str, SourceCount]") -> tuple[str, ...]:
+def _format_counts(count: "SourceCount", counts: "dict[str, SourceCount]") -> tuple[str, ...]:
     def share(value: int, name: str) -> tuple[str, str]:
         total = sum(getattr(other, name) for other in counts.values())
         return f"{value:,}", f"{100 * value / max(1, total):.2f} %"
@@ -222,33 +246,41 @@ def _numbers(count: "SourceCount", counts: "dict[str, SourceCount]") -> tuple[st
     )
 
 
-def _steps(text: str) -> range:
+def _parse_range(text: str) -> range:
     start, colon, stop = text.partition(":")
     if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no range A:B with A < B, such as 0:100")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a range A:B with A < B, such as 0:100")
     return range(int(start), int(stop))
 
 
-def _within(steps: range, num_steps: int) -> range:
+def _check_steps(steps: range, num_steps: int) -> range:
     if steps.start < 0 or steps.stop > num_steps:
-        raise ConfigError(f"{_name(steps)}: the stage has the steps 0..{num_steps - 1}")
+        raise ConfigError(f"{_format_steps(steps)}: the steps of the stage are 0..{num_steps - 1}")
     return steps
 
 
-def _name(steps: range) -> str:
+def _format_steps(steps: range) -> str:
     last = steps.stop - 1
     return f"step {last}" if len(steps) == 1 else f"steps {steps.start}..{last}"
 
 
-def _no_pixels(image: bytes) -> "torch.Tensor":
-    raise RuntimeError(f"an image of {len(image)} bytes was to be encoded; only plans are shown")
+def _reject_image(image: bytes) -> "torch.Tensor":
+    raise RuntimeError(f"unexpected request to encode an image of {len(image)} bytes")
 
 
 @clear_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show."""
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    run(build_parser().parse_args(argv), console)
+    """Run the command and return its exit status."""
+    args = build_parser().parse_args(argv)
+    options = InspectOptions(
+        stage=args.stage,
+        step=args.at,
+        steps=args.range,
+        sheet=args.sheet,
+        world_size=args.world_size,
+    )
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    inspect(request_of(args), options, console)
     return 0
 
 

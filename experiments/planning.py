@@ -1,99 +1,83 @@
-"""From the command line to something that can run: a graph and what to do when it is done."""
+"""Turn a grid request into a plan: load the configuration, make the cells, build the graph."""
 
-import argparse
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from configuration.axes import GridCell, flatten, name_cells
+from configuration.axes import flatten, name_cells
+from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
-from configuration.trainer import TrainerConfig
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from experiments.registry import get_experiment, is_grid, select, with_seeds
-from pipeline.stages.graph import Graph, build_graph
+from pipeline.grid_plan import GridPlan
+from pipeline.stages.graph import build_graph
 from pipeline.store.store import Store
 
 CONFIGS = Path("configs")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a command will run."""
-
-    graph: Graph
-    """What this command runs."""
-    whole: Graph
-    """The whole grid, of which `--only` runs a part."""
-    trainer: TrainerConfig
-    cells: tuple[GridCell, ...]
-    """Cells of the whole grid; empty for a recipe that trains no cells."""
-    finish: Callable[[Store], Path]
-    """Writes what people look at in the end and returns its path."""
-
-
-def make_plan(args: argparse.Namespace) -> Plan:
-    """The plan of `--exp`.
+def make_plan(request: GridRequest) -> GridPlan:
+    """Build the plan of a request.
 
     Raises:
-        ConfigError: an unknown experiment, profile, key or cell.
+        ConfigError: If the experiment, the profile, a configuration key or a cell is unknown.
+        DataError: If a dataset is missing and the request is no dry run.
     """
-    experiment = get_experiment(args.exp)
+    experiment = get_experiment(request.experiment)
     if not is_grid(experiment):
-        return _recipe_plan(args, experiment)
-    cells = name_cells(_load_configs(args, experiment))
+        return _plan_recipe(request, experiment)
+    cells = name_cells(_load_configs(request, experiment))
 
-    def report(store: Store) -> Path:
+    def publish(store: Store) -> Path:
         from reporting.build import build_report  # matplotlib is slow to import
 
-        return build_report(args.exp, profile=args.profile, root=store.root)
+        return build_report(request.experiment, profile=request.profile, root=store.root)
 
-    whole = build_graph(cells, is_plan=getattr(args, "dry_run", False))
-    chosen = {cell.cell_id for cell in select(cells, args.only)}
-    return Plan(
-        graph=whole.only(chosen),
-        whole=whole,
+    full_graph = build_graph(cells, is_plan=request.is_dry_run)
+    selected = {cell.cell_id for cell in select(cells, request.only)}
+    return GridPlan(
+        graph=full_graph.only(selected),
+        full_graph=full_graph,
         trainer=cells[0].config.trainer,
         cells=cells,
-        finish=report,
+        publish=publish,
     )
 
 
-def _load_configs(args: argparse.Namespace, experiment: ModuleType) -> list[RunConfig]:
+def _load_configs(request: GridRequest, experiment: ModuleType) -> list[RunConfig]:
     profiles = {path.stem: path for path in CONFIGS.glob("*.yaml")}
-    if args.profile not in profiles:
-        fix = "" if profiles else "Run the command from the repository's root."
-        raise ConfigError(unknown_name("profile", args.profile, profiles, fix=fix))
-    base = load_config(RunConfig, profiles[args.profile], overrides=args.overrides)
+    if request.profile not in profiles:
+        fix = "" if profiles else "Run the command from the root of the repository."
+        raise ConfigError(unknown_name("profile", request.profile, profiles, fix=fix))
+    base = load_config(RunConfig, profiles[request.profile], overrides=request.overrides)
     configs: list[RunConfig] = experiment.cells(base)
-    _check_overrides(args, base, configs)
-    return with_seeds(configs, args.seeds)
+    _check_overrides(request, base, configs)
+    return with_seeds(configs, request.num_seeds)
 
 
-def _check_overrides(args: argparse.Namespace, base: RunConfig, configs: list[RunConfig]) -> None:
+def _check_overrides(request: GridRequest, base: RunConfig, configs: list[RunConfig]) -> None:
     """Reject an override of a field that the experiment sets itself: it would have no effect.
 
     Raises:
         ConfigError: If an experiment replaces an overridden value.
     """
     given, cells = flatten(base), [flatten(config) for config in configs]
-    for override in args.overrides:
+    for override in request.overrides:
         path = override.partition("=")[0]
         if any(path in cell and cell[path] != given.get(path) for cell in cells):
             raise ConfigError(
-                f"--set {override}: experiment '{args.exp}' sets {path} itself; choose cells with "
-                "--only, or write an experiment of your own"
+                f"--set {override}: experiment '{request.experiment}' sets {path} itself; select "
+                "cells with --only, or write an experiment of your own"
             )
 
 
-def _recipe_plan(args: argparse.Namespace, recipe: ModuleType) -> Plan:
-    config = recipe.load(args.overrides)
+def _plan_recipe(request: GridRequest, recipe: ModuleType) -> GridPlan:
+    config = recipe.load(request.overrides)
     graph = recipe.build_graph(config)
-    return Plan(
+    return GridPlan(
         graph=graph,
-        whole=graph,
+        full_graph=graph,
         trainer=config.trainer,
         cells=(),
-        finish=lambda store: recipe.publish(config, graph, store),
+        publish=lambda store: recipe.publish(config, graph, store),
     )

@@ -8,20 +8,31 @@ from pathlib import Path
 from rich.console import Console
 
 from core.process.command import clear_errors
+from experiments.cli import add_grid_options
 from reporting.build import build_report
+
+_EPILOG = """examples:
+  python -m experiments.report --exp mix_ablation
+  python -m experiments.report --exp full_grid --profile paper --out reports/full_grid
+"""
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build a report and print its path."""
     parser = argparse.ArgumentParser(
-        prog="experiments.report", description="Build the report of a grid."
+        prog="python -m experiments.report",
+        description="Write the report of a grid: an HTML page with figures, and all scores as CSV.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--exp", required=True, help="experiment, for example mix_ablation")
-    add("--profile", default="embedded", help="profile of the grid (default: embedded)")
-    add("--root", type=Path, default=Path("mlruns"), help="output folder (default: mlruns)")
-    add("--out", type=Path, help="folder of the report (default: report/ in the grid's folder)")
+    group = add_grid_options(parser, omit=("--set", "--seeds", "--only"))
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the report (default: ROOT/grids/EXP-PROFILE/report)",
+    )
     options = parser.parse_args(arguments)
     page = build_report(options.exp, profile=options.profile, root=options.root, out=options.out)
     Console(stderr=True).print(f"report: {page}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The main command: run every cell of an experiment, continue what was interrupted.
+"""Run an experiment: train and evaluate every cell, or resume an interrupted grid.
 
 python -m experiments.run --exp mix_ablation
 """
@@ -6,18 +6,19 @@ python -m experiments.run --exp mix_ablation
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError, PreemptedError, StageFailedError
+from core.errors import PreemptedError, StageFailedError
 from core.process.command import clear_errors
 from core.process.stop import EXIT_PREEMPTED, StopFlag
-from pipeline.launchers import forkserver as forks
+from experiments.cli import add_grid_options, request_of
+from pipeline.launchers import forkserver
 
-_WIDTH = 170
-"""Columns of a table that goes to a file."""
+_TABLE_WIDTH = 170
+"""Width of the tables where the output is not a terminal."""
+_LAUNCHERS = ("local", "slurm", "torchrun")
 
 _EPILOG = """examples:
   python -m experiments.run --list
@@ -27,100 +28,117 @@ _EPILOG = """examples:
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
   python -m experiments.run --exp mix_ablation --set instruct.num_steps=600
 
-The same command continues an interrupted grid; finished stages are never run twice.
-Configuration: configs/PROFILE.yaml, then --set; configuration/run_config.py describes every field.
+Rerun the same command to resume an interrupted grid; finished stage runs are never repeated.
+The configuration is configs/PROFILE.yaml with the overrides of --set; configuration/run_config.py
+documents every field.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Build the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run",
-        description="Train and evaluate every cell of an experiment, and compare them.",
+        description="Train and evaluate every cell of an experiment, and write a report that "
+        "compares them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--exp", help="name of the experiment (see --list)")
-    add("--profile", default="embedded", help="configuration in configs/ (default: embedded)")
-    add("--only", nargs="+", default=[], metavar="PART", help="cells whose id contains a part")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="A.B=C",
-        dest="overrides",
-        help="change a value",
-    )
-    add(
+    grid = add_grid_options(parser, experiment="")
+    grid.add_argument(
         "--allow-data-change",
         action="append_const",
         const="trainer.allow_data_change=true",
         dest="overrides",
-        help="continue a checkpoint although its data stream was another (the log says what)",
+        help="resume checkpoints even if their data stream has changed; the log lists the changes",
     )
-    add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
-    add("--jobs", type=int, default=0, help="cores to use (default: all)")
-    add("--launcher", choices=("local", "slurm", "torchrun"), default="local",
-        help="slurm: one job per stage run, and the command may be closed; torchrun: on the nodes "
-        "that torchrun starts the command on (docs/running/clusters.md)")  # fmt: skip
-    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="what a job asks for: partition=, gpu=, time_min=, gpus_per_node=, cpus_per_task=, "
-        "mem_gb=, account=, qos=, constraint=, exclude=, max_jobs=")  # fmt: skip
-    add("--cancel", action="store_true", help="with --launcher slurm: cancel the grid's jobs")
-    add("--status", action="store_true", help="with --launcher slurm: what is queued and running")
-    add("--root", type=Path, default=Path("mlruns"), help="where results go (default: mlruns)")
-    add("--dry-run", action="store_true", help="print what would run, and stop")
-    add("--gpu", default="h100", help="with --dry-run: kind of GPU to plan for (default: h100)")
-    add("--list", action="store_true", help="print the experiments, and stop")
+    _add_launch_options(parser)
+    add = parser.add_argument_group("display options (print and exit)").add_argument
+    add("--list", action="store_true", help="list the experiments")
+    add("--dry-run", action="store_true", help="print the plan of stage runs with its costs")
+    add(
+        "--gpu",
+        default="h100",
+        metavar="TYPE",
+        help="with --dry-run: GPU type of the estimated costs (default: h100)",
+    )
     return parser
 
 
+def _add_launch_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("launch options").add_argument
+    add("--jobs", type=int, default=0, metavar="N", help="CPU cores to use (default: all)")
+    add(
+        "--launcher",
+        choices=_LAUNCHERS,
+        default=_LAUNCHERS[0],
+        help="local: processes on this node; slurm: a job per stage run, which continues when the "
+        "command is stopped; torchrun: the nodes on which torchrun starts this command "
+        "(docs/running/clusters.md) (default: local)",
+    )
+    add(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of SLURM jobs: partition, gpu, time_min, gpus_per_node, cpus_per_task, "
+        "mem_gb, account, qos, constraint, exclude, max_jobs",
+    )
+    add("--status", action="store_true", help="print the SLURM jobs of the grid and exit")
+    add("--cancel", action="store_true", help="cancel the SLURM jobs of the grid and exit")
+
+
 def run(args: argparse.Namespace, console: Console) -> None:
-    """Do what the command line says.
+    """Execute the parsed command line.
 
     Raises:
-        StageFailedError: some stages failed; the others are finished.
-        PreemptedError: a stop was asked for and everything is saved.
+        ConfigError: If an option is invalid.
+        StageFailedError: If stage runs failed; the others are finished.
+        PreemptedError: If the command was asked to stop; running stages have saved.
     """
     flag = StopFlag()
     flag.install()
-    if args.exp and args.launcher == "local" and not (args.list or args.dry_run):
-        forks.start_early()
-    from experiments import console as view
+    is_display = args.list or args.dry_run or not args.exp
+    if args.launcher == "local" and not is_display:
+        forkserver.start_early()
+    from experiments.console import show_experiments  # these modules load torch
+    from experiments.launching import LauncherName, LaunchOptions, make_slurm_launcher
     from experiments.planning import make_plan
     from experiments.registry import questions
+    from pipeline.store.store import Store
 
-    if args.jobs < 0:
-        raise ConfigError(f"--jobs must be 0 (all cores) or more, got {args.jobs}")
+    options = LaunchOptions(
+        launcher=LauncherName(args.launcher), num_cores=args.jobs, slurm=tuple(args.slurm)
+    )
     if args.list or not args.exp:
-        view.show_experiments(console, questions())
+        show_experiments(console, questions())
         return
-    plan = make_plan(args)
+    request = request_of(args)
+    plan, store = make_plan(request), Store(request.root)
     if args.dry_run:
         from planner.tables import show_plan
 
-        show_plan(console, plan, root=args.root, gpu=args.gpu)
+        show_plan(console, plan, root=request.root, gpu=args.gpu)
         return
     from experiments.grid_run import GridRun
-    from pipeline.launchers import torchrun
-    from pipeline.store.store import Store
+    from pipeline.launchers import slurm, torchrun
 
     if args.cancel or args.status:
-        from pipeline.launchers import slurm
-
-        slurm.show(console, plan, args)
+        launcher = make_slurm_launcher(plan, options, store, flag)
+        if args.cancel:
+            console.print(f"{launcher.cancel()} jobs cancelled; finished stage runs are kept")
+        else:
+            slurm.show_status(console, launcher)
         return
-    if args.launcher == "torchrun" and torchrun.is_follower():
-        sys.exit(torchrun.follow(Store(args.root), flag))
-    GridRun(args=args, plan=plan, flag=flag, console=console).run()
+    if options.launcher is LauncherName.TORCHRUN and torchrun.is_follower():
+        sys.exit(torchrun.follow(store, flag))
+    GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
 
 
 @clear_errors
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; the exit status tells a preempted run and a failed stage from a wrong word."""
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    """Run the command; the exit status distinguishes preempted runs, failed stages and misuse."""
+    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
     try:
         run(build_parser().parse_args(argv), console)
     except PreemptedError as error:

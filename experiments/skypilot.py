@@ -1,16 +1,12 @@
-"""Writes a SkyPilot task for a grid: a managed job on spot machines of any cloud.
+"""Write a SkyPilot task for a grid: a managed job on spot instances of any cloud.
 
 python -m experiments.skypilot --exp full_grid --profile paper --bucket s3://my-bucket \
     --accelerators H100:8 --out full_grid.yaml
 sky jobs launch full_grid.yaml
-
-The bucket holds the shards and the store of results; the grid runs on one machine at a time
-(several need a file system that shows each what the others wrote, which a bucket is not). A machine
-that is taken away is replaced by SkyPilot; the same command finds what is finished and goes on from
-the last checkpoints.
 """
 
 import argparse
+import dataclasses
 import re
 import shlex
 import sys
@@ -21,14 +17,25 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.process.command import clear_errors
+from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 
 _STORE, _DATA = "/irudimen/root", "/irudimen/data"
 _BUCKET = re.compile(r"(s3|gs|r2)://[a-z0-9][a-z0-9.-]*[a-z0-9](/[\w./-]*)?")
 _ACCELERATORS = re.compile(r"[A-Za-z0-9-]+:[1-9]\d*")
+_EPILOG = """examples:
+  python -m experiments.skypilot --exp full_grid --bucket s3://my-bucket --out full_grid.yaml
+  sky jobs launch full_grid.yaml
+
+The bucket holds the datasets (data/) and the store of results (root/). The grid runs on one node at
+a time; several nodes need a file system on which each node sees the files of the others, which a
+bucket does not provide. SkyPilot replaces a preempted node; the same command then skips finished
+stage runs and resumes the others from their last checkpoints.
+"""
 _SETUP = """\
 set -e
 python3 -m venv ~/irudimen-env
@@ -36,91 +43,131 @@ python3 -m venv ~/irudimen-env
 """
 
 
-def make_task(options: argparse.Namespace) -> dict[str, Any]:
-    """The task as SkyPilot's YAML has it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudResources:
+    """Resources of a SkyPilot task."""
+
+    bucket: str
+    """URL of the bucket with data/ and root/."""
+    accelerators: str = "H100:8"
+    """Name and number of the GPUs of a node, as SkyPilot spells them."""
+    devices: int = 0
+    """GPUs of one stage run; 0 uses all GPUs of the node."""
+    disk_gb: int = 512
+    is_on_demand: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the bucket and the accelerators."""
+        if not _BUCKET.fullmatch(self.bucket):
+            raise ConfigError(f"--bucket {self.bucket}: expected s3://, gs:// or r2:// and a name")
+        if not _ACCELERATORS.fullmatch(self.accelerators):
+            raise ConfigError(f"--accelerators {self.accelerators}: expected e.g. H100:8")
+
+
+def make_task(request: GridRequest, resources: CloudResources) -> dict[str, Any]:
+    """Return the task as the content of SkyPilot's YAML file.
 
     Raises:
-        ConfigError: an experiment, cell, setting, bucket or accelerator that can't be.
+        ConfigError: If the experiment, the profile, a cell or an override is invalid.
     """
-    if not _BUCKET.fullmatch(options.bucket):
-        raise ConfigError(f"--bucket {options.bucket}: expected s3://, gs:// or r2:// and a name")
-    if not _ACCELERATORS.fullmatch(options.accelerators):
-        raise ConfigError(f"--accelerators {options.accelerators}: expected e.g. H100:8")
-    make_plan(options)  # refuses what the command would refuse, before a machine is paid for
-    bucket = options.bucket.rstrip("/")
+    make_plan(request)  # reject an invalid request before a node is rented
+    bucket = resources.bucket.rstrip("/")
     return {
-        "name": f"irudimen-{options.exp}-{options.profile}".replace("_", "-"),
+        "name": f"irudimen-{request.experiment}-{request.profile}".replace("_", "-"),
         "workdir": ".",
         "resources": {
-            "accelerators": options.accelerators,
-            "use_spot": not options.on_demand,
-            "disk_size": options.disk_gb,
+            "accelerators": resources.accelerators,
+            "use_spot": not resources.is_on_demand,
+            "disk_size": resources.disk_gb,
             "job_recovery": {"strategy": "FAILOVER", "max_restarts_on_errors": 3},
         },
-        # On a bucket it would be torn when the machine goes; it is only a view of the store.
+        # The database is only a view of the store; on a bucket, a preemption would corrupt it.
         "envs": {"MLFLOW_TRACKING_URI": "sqlite:////tmp/irudimen-mlflow.db"},
         "file_mounts": {
-            # Results are renamed into place, which only the cached mount can do.
+            # Results are renamed into place, which only the cached mount supports.
             _STORE: {"source": f"{bucket}/root", "mode": "MOUNT_CACHED"},
             _DATA: {"source": f"{bucket}/data", "mode": "MOUNT"},
         },
         "setup": _SETUP,
-        "run": _command(options),
+        "run": _run_script(request, resources),
     }
 
 
-def _command(options: argparse.Namespace) -> str:
-    devices = options.devices or int(options.accelerators.partition(":")[2])
-    words = ["-m", "experiments.run", "--exp", options.exp, "--profile", options.profile,
-             "--seeds", str(options.seeds), "--root", _STORE]  # fmt: skip
-    if options.only:
-        words += ["--only", *options.only]
-    words += ["--set", "trainer.accelerator=gpu", f"trainer.devices={devices}",
-              f"data.folder={_DATA}", *options.overrides]  # fmt: skip
-    return f"exec ~/irudimen-env/bin/python {shlex.join(words)}\n"
+def _run_script(request: GridRequest, resources: CloudResources) -> str:
+    devices = resources.devices or int(resources.accelerators.partition(":")[2])
+    command = ["-m", "experiments.run", "--exp", request.experiment, "--profile", request.profile]
+    command += ["--seeds", str(request.num_seeds), "--root", _STORE]
+    if request.only:
+        command += ["--only", *request.only]
+    command += ["--set", "trainer.accelerator=gpu", f"trainer.devices={devices}"]
+    command += [f"data.folder={_DATA}", *request.overrides]
+    return f"exec ~/irudimen-env/bin/python {shlex.join(command)}\n"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options: those of experiments.run that choose the grid, and what to rent."""
+    """Build the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.skypilot", description=__doc__,
+        prog="python -m experiments.skypilot",
+        description="Write a SkyPilot task that runs a grid as a managed job on spot instances.",
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("--exp", required=True, help="experiment (python -m experiments.run --list)")
-    add("--profile", default="paper", help="configuration in configs/ (default: paper)")
-    add("--only", nargs="+", default=[], metavar="PART", help="cells whose id contains a part")
-    add("--seeds", type=int, default=1, help="training seeds per cell")
-    add("--set", nargs="+", action="extend", default=[], metavar="A.B=C", dest="overrides")
-    add("--bucket", required=True, help="s3://, gs:// or r2:// with data/ and root/ in it")
-    add("--accelerators", default="H100:8", help="SkyPilot's name and number on a machine")
-    add("--devices", type=int, default=0, help="GPUs of one stage run (default: all of a machine)")
-    add("--disk-gb", type=int, default=512, help="disk of a machine")
-    add("--on-demand", action="store_true", help="machines that nobody takes away")
-    add("--out", type=Path, required=True, help="file to write")
+    )
+    # A plan needs no prepared datasets, and --root is the mounted bucket.
+    add_grid_options(parser, profile="paper", omit=("--root",))
+    parser.set_defaults(dry_run=True)
+    add = parser.add_argument_group("task options").add_argument
+    add("--bucket", required=True, metavar="URL", help="s3://, gs:// or r2:// with data/ and root/")
+    add(
+        "--accelerators",
+        default="H100:8",
+        metavar="NAME:COUNT",
+        help="GPUs of a node, as SkyPilot spells them (default: H100:8)",
+    )
+    add(
+        "--devices",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs per stage run (default: all GPUs of a node)",
+    )
+    add(
+        "--disk-gb",
+        type=int,
+        default=512,
+        metavar="GB",
+        help="disk size of a node (default: 512)",
+    )
+    add("--on-demand", action="store_true", help="use on-demand instead of spot instances")
+    add("--out", type=Path, required=True, metavar="FILE", help="YAML file to write")
     return parser
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML has no types
-    """Scripts line by line, as people write them."""
+    """YAML dumper that writes scripts as literal blocks."""
 
 
-def _as_script(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_script(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _as_script)
+_Dumper.add_representer(str, _represent_script)
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the task and say how to start it."""
-    options, console = build_parser().parse_args(arguments), Console()
-    options.dry_run = True  # a plan needs no prepared data here
-    task = make_task(options)
-    atomic_write_text(options.out, yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000))
-    console.print(f"Written. Start it: sky jobs launch {options.out}", highlight=False)
+    """Run the command and return its exit status."""
+    args, console = build_parser().parse_args(arguments), Console()
+    resources = CloudResources(
+        bucket=args.bucket,
+        accelerators=args.accelerators,
+        devices=args.devices,
+        disk_gb=args.disk_gb,
+        is_on_demand=args.on_demand,
+    )
+    task = make_task(request_of(args), resources)
+    atomic_write_text(args.out, yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000))
+    console.print(f"Task written. Launch it with: sky jobs launch {args.out}", highlight=False)
     return 0
 
 

@@ -22,9 +22,17 @@ from reporting.tracking.sync import sync_grid
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Upload every grid under a root and return 1 if an upload is incomplete."""
-    parser = argparse.ArgumentParser(prog="experiments.sync", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sync",
+        description="Upload the runs of every grid in an output folder to the MLflow server, for "
+        "example after the server was unreachable. Runs that are already there are skipped.",
+    )
     parser.add_argument(
-        "--root", type=Path, default=Path("mlruns"), help="output folder (default: mlruns)"
+        "--root",
+        type=Path,
+        default=Path("mlruns"),
+        metavar="FOLDER",
+        help="output folder of all runs (default: mlruns)",
     )
     options = parser.parse_args(arguments)
     console, is_any_behind = Console(), False

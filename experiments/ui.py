@@ -23,10 +23,15 @@ from reporting.tracking.server import HOST, server_command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the command and its address, then replace this process by the server."""
     parser = argparse.ArgumentParser(
-        prog="experiments.ui", description="Start MLflow on the runs under a root."
+        prog="python -m experiments.ui",
+        description="Serve the MLflow user interface for the runs in an output folder.",
     )
     parser.add_argument(
-        "--root", type=Path, default=Path("mlruns"), help="output folder (default: mlruns)"
+        "--root",
+        type=Path,
+        default=Path("mlruns"),
+        metavar="FOLDER",
+        help="output folder of all runs (default: mlruns)",
     )
     parser.add_argument("--port", type=int, default=5000, help="port (default: 5000)")
     options = parser.parse_args(arguments)

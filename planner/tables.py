@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configuration.mixture import expected_manifests
-from experiments.planning import Plan
+from pipeline.grid_plan import GridPlan
 from pipeline.stages.graph import Graph, StageNode
 from pipeline.stages.specs import EvaluateSpec, StageKind
 from pipeline.store.store import Store
@@ -37,7 +37,7 @@ class _Row:
     time: str
 
 
-def show_plan(console: Console, plan: Plan, *, root: Path, gpu: str) -> None:
+def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None:
     """Print it: for the cores of this machine, or for GPUs where the profile asks for them."""
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     estimator = Estimator(expected, root / "cache")
@@ -48,7 +48,7 @@ def show_plan(console: Console, plan: Plan, *, root: Path, gpu: str) -> None:
     _show_missing(console, plan.graph)
 
 
-def _show_cpu(console: Console, plan: Plan, estimator: Estimator, root: Path) -> None:
+def _show_cpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
     estimates = {
         address: estimator.on_this_machine(node) for address, node in plan.graph.nodes.items()
     }
@@ -74,7 +74,7 @@ def _show_cpu(console: Console, plan: Plan, estimator: Estimator, root: Path) ->
     )
 
 
-def _show_gpu(console: Console, plan: Plan, estimator: Estimator, root: Path, gpu: str) -> None:
+def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path, gpu: str) -> None:
     kind, count = get_gpu(gpu), plan.trainer.devices
     graph = plan.graph
     costs = {
@@ -156,7 +156,7 @@ def _show_memory(
     console.print(table)
 
 
-def _show_kinds(console: Console, plan: Plan, estimator: Estimator, root: Path) -> None:
+def _show_kinds(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
     """Hours of the grid for every kind of GPU and number of them."""
     table = Table(title="Hours for what is to run, with so many GPUs on a training stage at once")
     table.add_column("GPU")
@@ -188,7 +188,7 @@ def _duration(hours: float) -> str:
     return f"{hours:,.1f} h" if hours < _LONG else f"{hours:,.0f} h"
 
 
-def _show_advice(console: Console, plan: Plan, estimator: Estimator, *, gpu: str) -> None:
+def _show_advice(console: Console, plan: GridPlan, estimator: Estimator, *, gpu: str) -> None:
     """For every kind of training stage that does not fit."""
     room, seen = get_gpu(gpu).memory_gib, set[StageKind]()
     for node in plan.graph.nodes.values():

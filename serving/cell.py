@@ -1,6 +1,5 @@
-"""Finding and loading one trained cell, whole with its tower: for export, terminal and page."""
+"""Find and load trained cells, including their vision tower, for chat and export."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ import torch
 
 from configuration.run_config import RunConfig
 from core.errors import CheckpointError, ConfigError, unknown_name
-from experiments.planning import Plan, make_plan
 from models.language.adapters import merge_adapters, tune
+from pipeline.grid_plan import GridPlan
 from pipeline.stages.builders import VlmParts, build_vlm
 from pipeline.stages.graph import StageNode
 from pipeline.stages.specs import EvaluateSpec, StageKind, TrainSpec
@@ -22,17 +21,17 @@ _TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedCell:
-    """One cell of a grid whose training is done."""
+    """A cell of a grid and the store of its stage runs."""
 
     cell_id: str
     config: RunConfig
     nodes: dict[StageKind, StageNode]
-    """Its stage runs."""
+    """Stage runs of the cell."""
     root: Path
 
     @property
     def evaluate_spec(self) -> EvaluateSpec:
-        """What the evaluation builds: the model of the last stage."""
+        """Specification of the evaluation, which includes the model after the last stage."""
         spec = self.nodes[StageKind.EVALUATE].spec
         if not isinstance(spec, EvaluateSpec):
             raise TypeError(f"evaluation has a {type(spec).__name__}")
@@ -40,81 +39,69 @@ class TrainedCell:
 
     @property
     def train_specs(self) -> dict[StageKind, TrainSpec]:
-        """Its training stages, in order."""
+        """Specifications of the training stages, in order."""
         specs = {kind: self.nodes[kind].spec for kind in _TRAINED if kind in self.nodes}
         return {kind: spec for kind, spec in specs.items() if isinstance(spec, TrainSpec)}
 
     def folder(self, kind: StageKind) -> StageFolder:
-        """Where a stage run lies."""
+        """Return the folder of a stage run."""
         return Store(self.root).folder(kind.value, self.nodes[kind].address)
 
 
-def add_grid_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which grid: those of `experiments.run`, with their meaning."""
-    add = parser.add_argument
-    add("--exp", default="mix_ablation", help="experiment (default: mix_ablation)")
-    add("--profile", default="embedded", help="configuration it ran with (default: embedded)")
-    add("--root", type=Path, default=Path("mlruns"), help="where results lie (default: mlruns)")
-    add("--seeds", type=int, default=1, help="seeds per cell it ran with (default: 1)")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="A.B=C",
-        dest="overrides",
-        help="the changed values it ran with",
-    )
+def find_cells(plan: GridPlan, names: Sequence[str], *, root: Path) -> list[TrainedCell]:
+    """Return the cells with these ids, or with ids that contain these names.
 
-
-def find_cells(options: argparse.Namespace, names: Sequence[str]) -> list[TrainedCell]:
-    """The cells of these ids, or of ids that contain a name.
+    Args:
+        plan: Plan of the grid that was run.
+        names: Cell ids or unique parts of them.
+        root: Output folder of the run.
 
     Raises:
-        ConfigError: no cell or several for a name, with the candidates.
+        ConfigError: If no cell or several cells match a name; lists the candidates.
     """
-    plan = make_plan(argparse.Namespace(**{**vars(options), "only": []}))
     ids = [cell.cell_id for cell in plan.cells]
-    return [_cell(plan, _match(name, ids), options.root) for name in names]
+    return [_get_cell(plan, _match_cell_id(name, ids), root) for name in names]
 
 
 def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
-    """The model after its last stage, in fp32 on a device, ready to answer; adapters are merged.
+    """Load the model after its last stage in fp32, in evaluation mode, with merged adapters.
 
     Raises:
-        CheckpointError: a stage has not run to its end, or its result is damaged.
+        CheckpointError: If a stage is not finished, or its result is damaged.
     """
     specs, spec = cell.train_specs, cell.evaluate_spec
     for kind in specs:
         if not cell.folder(kind).is_done():
             raise CheckpointError(
-                f"{kind} of '{cell.cell_id}' has not run to its end under {cell.root}; run it: "
+                f"stage '{kind}' of cell '{cell.cell_id}' is not finished in {cell.root}; run it: "
                 f"python -m experiments.run --only {cell.cell_id} (with the same --exp, --profile "
                 "and --set)"
             )
     parts = build_vlm(spec.model, cache=None, seed=0)
     language_model = parts.model.language_model
     tune(language_model, spec.tuning, seed=0, learns=StageKind.INSTRUCT in specs)
-    for kind in specs:  # stage 2 holds all that it trained: the later file wins
+    for kind in specs:  # in stage order: a later stage replaces weights of an earlier one
         load_parts(parts.model, cell.folder(kind).result / WEIGHTS)
     merge_adapters(language_model)
     parts.model.eval().to(device)
     return parts
 
 
-def _match(name: str, ids: Sequence[str]) -> str:
+def _match_cell_id(name: str, ids: Sequence[str]) -> str:
     found = [cell_id for cell_id in ids if name in cell_id]
     if name in ids:
         return name
     if not found:
-        raise ConfigError(unknown_name("cell", name, ids, fix="--run takes an id or part of one."))
+        raise ConfigError(
+            unknown_name("cell", name, ids, fix="--run takes a cell id or a unique part of it.")
+        )
     if len(found) > 1:
-        raise ConfigError(f"--run {name} fits {len(found)} cells: {', '.join(found)}; name one")
+        raise ConfigError(f"--run {name} matches {len(found)} cells: {', '.join(found)}; name one")
     return found[0]
 
 
-def _cell(plan: Plan, cell_id: str, root: Path) -> TrainedCell:
+def _get_cell(plan: GridPlan, cell_id: str, root: Path) -> TrainedCell:
     config = next(cell.config for cell in plan.cells if cell.cell_id == cell_id)
-    addresses = plan.whole.cells[cell_id]
-    nodes = {StageKind(kind): plan.whole.nodes[address] for kind, address in addresses.items()}
+    addresses = plan.full_graph.cells[cell_id]
+    nodes = {StageKind(kind): plan.full_graph.nodes[address] for kind, address in addresses.items()}
     return TrainedCell(cell_id=cell_id, config=config, nodes=nodes, root=root)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from configuration.run_config import LanguagesConfig
@@ -69,7 +70,7 @@ class BackbonesConfig:
     """Execution."""
 
 
-def load(overrides: list[str]) -> BackbonesConfig:
+def load(overrides: Sequence[str]) -> BackbonesConfig:
     """The recipe with command-line changes.
 
     Raises:

@@ -49,7 +49,7 @@ class LocalLauncher:
     store: Store
     graph: Graph
     trainer: TrainerConfig
-    jobs: int
+    num_cores: int
     """Cores to use; a stage run takes one of them or all."""
     flag: StopFlag
     slots: GpuSlots = NO_GPUS
@@ -92,8 +92,10 @@ class LocalLauncher:
             if any(state is State.FAILED for state in upstream):
                 states[address] = State.FAILED
                 continue
-            busy = sum(threads_of(self.graph.nodes[other].kind, self.jobs) for other in running)
-            fits = busy + threads_of(node.kind, self.jobs) <= self.jobs
+            busy = sum(
+                threads_of(self.graph.nodes[other].kind, self.num_cores) for other in running
+            )
+            fits = busy + threads_of(node.kind, self.num_cores) <= self.num_cores
             place = self.slots.free([process.place for process in running.values()])
             if self.slots.places and place is None:
                 return
@@ -112,7 +114,7 @@ class LocalLauncher:
 
         folder = self.store.folder(node.kind.value, node.address)
         begin_anew(folder)
-        threads, root = threads_of(node.kind, self.jobs), str(self.store.root)
+        threads, root = threads_of(node.kind, self.num_cores), str(self.store.root)
         write_execution(
             folder, Execution(root=root, threads=threads, trainer=self.trainer, gpus=place)
         )

@@ -5,14 +5,13 @@ preempted or reaches its time limit saves, asks SLURM to be queued again, and co
 what depends on it waiting meanwhile. Submission is submitit's; no scheduler of our own.
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,17 +22,12 @@ from core.errors import ConfigError, IrudimenError, PreemptedError
 from core.io.files import atomic_write_text
 from core.process.log import get_logger
 from core.process.stop import StopFlag
-from experiments.planning import Plan
 from pipeline.launchers.local import threads_of
 from pipeline.launchers.slurm_jobs import SlurmConfig, command, queued_jobs, submit
 from pipeline.stages.graph import Graph, StageNode
 from pipeline.store.retry_policy import Fault, bad_nodes
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, begin_anew, may_start, settle_failure
-from planner.gpus import get_gpu
-
-if TYPE_CHECKING:
-    from planner.estimator import Estimator
 
 _LOG = get_logger("slurm")
 _FILE = "slurm.json"
@@ -47,7 +41,21 @@ _QUEUED = frozenset(
 _RUNS = frozenset({"RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT"})
 
 
-def load_slurm(overrides: list[str], trainer: TrainerConfig) -> SlurmConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobResources:
+    """Estimated resources of the job of one stage run."""
+
+    seconds: float
+    """Wall time."""
+    host_gib: float
+    """Main memory per process, in GiB."""
+
+
+EstimateResources = Callable[[StageNode], JobResources | None]
+"""Estimates the resources of a stage run; None if they can't be estimated."""
+
+
+def load_slurm(overrides: Sequence[str], trainer: TrainerConfig) -> SlurmConfig:
     """The settings of `--slurm`.
 
     Raises:
@@ -60,10 +68,8 @@ def load_slurm(overrides: list[str], trainer: TrainerConfig) -> SlurmConfig:
             f"slurm: gpus_per_node is {config.gpus_per_node}, trainer.devices is "
             f"{trainer.devices}; leave gpus_per_node out, or give at least as many"
         )
-    if config.gpu:
-        get_gpu(config.gpu)
-        if not on_gpus:
-            raise ConfigError(f"slurm: gpu={config.gpu}, but trainer.accelerator computes on CPUs")
+    if config.gpu and not on_gpus:
+        raise ConfigError(f"slurm: gpu={config.gpu}, but trainer.accelerator computes on CPUs")
     if missing := [name for name in ("sbatch", "squeue", "scontrol") if shutil.which(name) is None]:
         raise ConfigError(f"--launcher slurm: no {', '.join(missing)} here; log in to the cluster")
     return config
@@ -86,8 +92,8 @@ class SlurmLauncher:
     trainer: TrainerConfig
     config: SlurmConfig
     flag: StopFlag
-    estimator: "Estimator | None" = None
-    """Needed for `config.gpu`."""
+    estimate: EstimateResources | None = None
+    """Estimates the resources of a job; required for `config.gpu`."""
 
     def run(self, on_tick: Callable[[dict[str, State]], None]) -> dict[str, State]:
         """Submit what is missing, watch until nothing is left; returns every state.
@@ -224,20 +230,14 @@ class SlurmLauncher:
         devices = self.trainer.devices if node.is_training else 1
         if self.trainer.accelerator in _GPU_NAMES and not config.gpus_per_node:
             config = dataclasses.replace(config, gpus_per_node=devices)
-        if not config.gpu or self.estimator is None:
+        estimated = self.estimate(node) if self.estimate is not None else None
+        if estimated is None:
             return config
-        from planner.estimator import width_of  # heavy, and loaded by now
-
-        count = devices * (self.trainer.num_nodes if node.is_training else 1)
-        cost = self.estimator.cost(node, count=count)
-        if cost is None:
-            return config
-        seconds = cost.seconds(get_gpu(config.gpu), width_of(node), count)
-        minutes = math.ceil(_START_MIN + _TIMES * seconds / 60)
+        minutes = math.ceil(_START_MIN + _TIMES * estimated.seconds / 60)
         return dataclasses.replace(
             config,
             time_min=min(config.time_min, minutes),
-            mem_gb=config.mem_gb or math.ceil(devices * cost.host_gib),
+            mem_gb=config.mem_gb or math.ceil(devices * estimated.host_gib),
         )
 
     def _avoiding_bad_nodes(self, config: SlurmConfig) -> SlurmConfig:
@@ -262,17 +262,10 @@ class SlurmLauncher:
         atomic_write_text(self._folder(node).path / _FILE, json.dumps(dataclasses.asdict(job)))
 
 
-def show(console: Console, plan: Plan, args: argparse.Namespace) -> None:
-    """What `--status` and `--cancel` print."""
-    launcher = SlurmLauncher(
-        store=Store(args.root), graph=plan.graph, trainer=plan.trainer,
-        config=load_slurm(args.slurm, plan.trainer), flag=StopFlag(),
-    )  # fmt: skip
-    if args.cancel:
-        console.print(f"{launcher.cancel()} jobs cancelled; what is finished stays finished")
-        return
+def show_status(console: Console, launcher: SlurmLauncher) -> None:
+    """Print the state and the job of every stage run."""
     table = Table()
-    for name in ("stage run", "state", "job", "in SLURM", "log"):
+    for name in ("stage run", "state", "job", "job state", "log"):
         table.add_column(name)
     for row in launcher.rows():
         table.add_row(*row)

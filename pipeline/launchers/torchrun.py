@@ -118,7 +118,7 @@ class TorchrunLauncher:
     graph: Graph
     trainer: TrainerConfig
     flag: StopFlag
-    jobs: int
+    num_cores: int
     """Cores of this machine."""
 
     def run(self, on_tick: Callable[[dict[str, State]], None]) -> dict[str, State]:
@@ -169,7 +169,7 @@ class TorchrunLauncher:
             _stop_if(self.flag)
             time.sleep(_POLL_S)
         begin_anew(folder)
-        threads, root = threads_of(node.kind, self.jobs), str(self.store.root.absolute())
+        threads, root = threads_of(node.kind, self.num_cores), str(self.store.root.absolute())
         write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
         if isinstance(node.spec, TrainSpec | PretrainSpec):
             order = _Order(node.kind.value, node.address, _free_port())

@@ -1,6 +1,5 @@
-"""The page of `experiments.chat --page`: one image, one or two cells, a conversation each."""
+"""Web page of `experiments.chat --page`: one image and a conversation with one or two cells."""
 
-import argparse
 import base64
 import binascii
 import dataclasses
@@ -17,33 +16,33 @@ from rich.console import Console
 from core.errors import DataError
 from core.io import loopback
 from core.samples import Role, Turn
-from experiments.chat import Talker, load_talkers
+from serving.talker import Talker
 
 FILES = Path(__file__).parent
-_MAX_IMAGE = 12_000_000
-_MAX_BODY = 2 * _MAX_IMAGE
+_MAX_IMAGE_BYTES = 12_000_000
+_MAX_BODY_BYTES = 2 * _MAX_IMAGE_BYTES
 _MAX_TURNS = 41
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+_TurnText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
 
 class _Turn(BaseModel):
     role: Role
-    content: _Text
+    content: _TurnText
 
 
 class _Question(BaseModel):
     cell: str
     image: str
-    """Base64."""
+    """Image file, base64-encoded."""
     turns: list[_Turn] = Field(min_length=1, max_length=_MAX_TURNS)
 
 
 def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
-    """The page and its two questions: who is there, and what does this one say."""
+    """Build the application: the static page, the list of cells, and the endpoint for questions."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    loopback.guard(app, max_bytes=_MAX_BODY)
+    loopback.guard(app, max_bytes=_MAX_BODY_BYTES)
     by_name = {talker.name: talker for talker in talkers}
-    lock = threading.Lock()  # one answer at a time: the models share the cores
+    lock = threading.Lock()  # one answer at a time, because the models share the cores
 
     @app.get("/")
     def page() -> FileResponse:
@@ -52,7 +51,7 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
     @app.get("/{name}")
     def file(name: str) -> Response:
         if name not in ("chat.js", "chat.css"):
-            return loopback.refusal(404, "there is no such page")
+            return loopback.refusal(404, "page not found")
         return FileResponse(FILES / name)
 
     @app.get("/api/cells")
@@ -63,12 +62,12 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
     def ask(question: _Question) -> JSONResponse:
         talker = by_name.get(question.cell)
         if talker is None:
-            return loopback.refusal(404, f"no cell '{question.cell}' is loaded")
+            return loopback.refusal(404, f"cell '{question.cell}' is not loaded")
         turns = [Turn(role=turn.role, content=turn.content) for turn in question.turns]
         try:
             image = base64.b64decode(question.image, validate=True)
-            if len(image) > _MAX_IMAGE:
-                return loopback.refusal(413, f"the image has more than {_MAX_IMAGE:,} bytes")
+            if len(image) > _MAX_IMAGE_BYTES:
+                return loopback.refusal(413, f"the image is larger than {_MAX_IMAGE_BYTES:,} bytes")
             with lock:
                 answer = talker.ask(image, turns)
         except (DataError, binascii.Error) as error:
@@ -78,9 +77,8 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
     return app
 
 
-def serve_page(options: argparse.Namespace, console: Console) -> None:
-    """Load the cells and serve until Ctrl-C."""
-    talkers, language = load_talkers(options)
+def serve_page(talkers: Sequence[Talker], console: Console, *, language: str, port: int) -> None:
+    """Serve the page on this machine until Ctrl-C."""
     app = build_app(talkers, language=language)
-    console.print(f"Open http://{loopback.HOST}:{options.port}  (Ctrl-C stops it)", highlight=False)
-    loopback.serve(app, port=options.port)
+    console.print(f"Open http://{loopback.HOST}:{port}  (press Ctrl-C to stop)", highlight=False)
+    loopback.serve(app, port=port)

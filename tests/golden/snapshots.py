@@ -19,9 +19,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from experiments.planning import make_plan
-from experiments.run import build_parser
 from pipeline.stages.graph import StageNode
 from planner.estimator import Estimator, trained_weights
 
@@ -66,8 +66,8 @@ _SIGNIFICANT = 9
 
 def plan_snapshot(experiment: str, profile: str) -> dict[str, Any]:
     """Cells, stage runs, addresses and planned amounts of one experiment."""
-    arguments = ["--exp", experiment, "--profile", profile, "--dry-run"]
-    plan = make_plan(build_parser().parse_args(arguments))
+    request = GridRequest(experiment=experiment, profile=profile, is_dry_run=True)
+    plan = make_plan(request)
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     with tempfile.TemporaryDirectory() as cache:
         estimator = Estimator(expected, Path(cache))

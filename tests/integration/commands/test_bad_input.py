@@ -17,6 +17,7 @@ from core.process.stop import EXIT_PREEMPTED
 from datamodules.shards.manifest import Modality
 from datamodules.shards.reader import ShardReader
 from experiments import run
+from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.weights import load_weights, save_weights
 from pipeline.launchers import worker
@@ -56,7 +57,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 def plan_of(*overrides: str) -> Graph:
     arguments = worlds.grid_arguments(ROOT, "--set", *FEW_STEPS, *overrides)
-    return make_plan(run.build_parser().parse_args(arguments)).graph
+    return make_plan(request_of(run.build_parser().parse_args(arguments))).graph
 
 
 def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:

@@ -17,8 +17,9 @@ import pytest
 import uvicorn
 
 from evaluation.benchmarks.predictions import read_predictions
-from experiments.chat import build_parser, load_talkers, main
+from experiments.chat import build_parser, find_chat_cells, main
 from serving.chat_page.server import build_app
+from serving.talker import load_talkers
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
 
@@ -56,7 +57,7 @@ def test_one_question_gets_the_answer_of_the_evaluation(
         image = inside / f"{at}.webp"
         image.write_bytes(worlds.image(1000 + at))
         assert main(words("--image", str(image), "--ask", QUESTION)) == 0
-        said = capsys.readouterr().out.replace("(cut at --max-new-tokens)", "")
+        said = capsys.readouterr().out.replace("(truncated at --max-new-tokens)", "")
         assert said.strip() == expected
 
 
@@ -77,7 +78,11 @@ def address(trained_world: Path) -> Iterator[str]:
     """The page, really served."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained_world)
-        talkers, language = load_talkers(build_parser().parse_args(words("--page")))
+        args = build_parser().parse_args(words("--page"))
+        cells, language = find_chat_cells(args)
+        talkers = load_talkers(
+            cells, language=language, style=args.style, max_new_tokens=args.max_new_tokens
+        )
         app = build_app(talkers, language=language)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -24,13 +24,15 @@ from evaluation import run as evaluation_run
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.benchmarks.questions import Question
+from experiments.cli import request_of
 from experiments.export import build_parser, main
+from experiments.planning import make_plan
 from models.export.processor import image_processor_config
 from models.towers.image_transform import CropRule
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
 from pipeline.stages.builders import VlmParts
 from pipeline.stages.specs import StageKind
-from serving.cell import find_cells, load_cell
+from serving.cell import TrainedCell, find_cells, load_cell
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
 
@@ -46,8 +48,13 @@ def arguments(target: Path, *more: str) -> list[str]:
 
 
 def trained(words: list[str]) -> VlmParts:
-    (cell,) = find_cells(build_parser().parse_args(words), [worlds.CELL])
-    return load_cell(cell, torch.device("cpu"))
+    return load_cell(find_cell(words), torch.device("cpu"))
+
+
+def find_cell(words: list[str]) -> TrainedCell:
+    request = request_of(build_parser().parse_args(words))
+    (cell,) = find_cells(make_plan(request), [worlds.CELL], root=request.root)
+    return cell
 
 
 def load_stock(folder: Path) -> tuple[Any, Any]:
@@ -265,7 +272,7 @@ def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
     words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]
     words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
     assert evaluation_run.main(words) == 0
-    (cell,) = find_cells(build_parser().parse_args(arguments(target)), [worlds.CELL])
+    cell = find_cell(arguments(target))
     folder = cell.folder(StageKind.EVALUATE).path  # the world has those of other tests too
     columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
     own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)

@@ -15,6 +15,7 @@ from datamodules.inspection import stream_summary as stream_view
 from datamodules.inspection.contact_sheet import Cell, first_question, write_sheet
 from datamodules.mixture_datamodule import MixtureDataModule
 from experiments import inspect_stream
+from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.towers.image_transform import decode_image
 from tests.support import small_world as worlds
@@ -42,13 +43,14 @@ def world(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def open_module(*more: str, stage: str = "instruct") -> MixtureDataModule:
     args = inspect_stream.build_parser().parse_args([*ARGUMENTS, "--stage", stage, *more])
-    node = inspect_stream.find_stage(make_plan(args).graph, stage)
+    node = inspect_stream.find_stage(make_plan(request_of(args)).graph, stage)
     return inspect_stream.open_stream(node, root=Path("results"))
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and output, without line breaks."""
-    code = inspect_stream.main([*ARGUMENTS, *arguments])
+    common = ARGUMENTS[:-2] if "--only" in arguments else ARGUMENTS
+    code = inspect_stream.main([*common, *arguments])
     return code, " ".join("".join(capsys.readouterr()).split())
 
 
@@ -147,9 +149,14 @@ def test_the_command_shows_a_step_and_its_images(
     for sample in stream_view.place_samples(open_module().data, 5, world_size=1):
         assert f"{sample.planned.position}" in output
         assert sample.key in output
-    for part in ("step 5 of 60", "shares of step 5", "(of 1): 2; density", "epochs up to here"):
+    for part in (
+        "step 5 of 60",
+        "shares of step 5",
+        "(world size 1): 2; density",
+        "epochs completed",
+    ):
         assert part in output
-    assert "5 of 5 images are on sheet.png" in output
+    assert "5 of 5 images written to sheet.png" in output
     with Image.open("sheet.png") as sheet:
         assert sheet.format == "PNG"
         colours = sheet.convert("RGB").getcolors(maxcolors=1 << 24)
@@ -164,7 +171,7 @@ def test_the_command_sums_up_a_stretch(world: Path, capsys: pytest.CaptureFixtur
     for name, count in counts.items():
         assert name in output
         assert f"{count.num_tokens:,}" in output
-    for part in ("shares of steps 0..23", "+2.0", "-2.0", "(of 2): 1"):
+    for part in ("shares of steps 0..23", "+2.0", "-2.0", "(world size 2): 1"):
         assert part in output
     assert "step 0 of 60" not in output
 
@@ -214,7 +221,7 @@ def test_a_sample_that_is_left_out_is_shown_with_its_reason(
             ["--exp", "stage_ablation", "--only", "instruct_only", "--stage", "align"],
             ["no cell has a stage 'align'", "--stage", "--exp"],
         ),
-        (["--world-size", "0"], ["--world-size 0"]),
+        (["--world-size", "0"], ["--world-size must be at least 1, got 0"]),
         (["--sheet", "sheet.jpg"], ["sheet.jpg", ".png"]),
         (["--range", "0:5", "--sheet", "a.png"], ["--sheet", "--at"]),
     ],
@@ -233,7 +240,7 @@ def test_a_wrong_word_is_named_with_its_fix(
 def test_a_range_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         inspect_stream.build_parser().parse_args([*ARGUMENTS, "--range", text])
-    assert f"'{text}' is no range A:B" in capsys.readouterr().err
+    assert f"'{text}' is not a range A:B" in capsys.readouterr().err
 
 
 def test_the_first_question_of_a_record() -> None:

@@ -13,6 +13,7 @@ import safetensors.torch
 from core.errors import ConfigError
 from core.process.stop import EXIT_PREEMPTED
 from experiments import run
+from experiments.cli import request_of
 from experiments.planning import make_plan
 from pipeline.stages.graph import Graph
 from tests.integration.distributed.test_two_ranks import (
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def graph_of(root: str, levers: list[str]) -> Graph:
     arguments = worlds.grid_arguments(root, "--set", *LENGTH, *levers)
-    return make_plan(run.build_parser().parse_args(arguments)).graph
+    return make_plan(request_of(run.build_parser().parse_args(arguments))).graph
 
 
 @pytest.mark.parametrize("name", LEVERS)

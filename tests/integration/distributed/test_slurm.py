@@ -230,8 +230,6 @@ def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(ConfigError, match=r"trainer\.devices is 4"):
         load_slurm(["gpus_per_node=1"], TrainerConfig(accelerator="gpu", devices=4))
-    with pytest.raises(ConfigError, match="h100"):
-        load_slurm(["gpu=h101"], TrainerConfig(accelerator="gpu"))
     with pytest.raises(ConfigError, match="computes on CPUs"):
         load_slurm(["gpu=h100"], TrainerConfig())
     with pytest.raises(ConfigError, match="partitio"):

@@ -20,6 +20,7 @@ from callbacks.checkpoints import latest_checkpoint
 from configuration.trainer import TrainerConfig
 from core.process.stop import EXIT_PREEMPTED
 from experiments import run
+from experiments.cli import request_of
 from experiments.planning import make_plan
 from pipeline.launchers.worker import Execution, write_execution
 from pipeline.stages.graph import Graph, StageNode
@@ -52,7 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        graph = make_plan(run.build_parser().parse_args(arguments)).graph
+        graph = make_plan(request_of(run.build_parser().parse_args(arguments))).graph
         world = World(folder=folder, graph=graph)
         for kind in ("features", "align", "instruct"):
             train(world, kind, root="one", devices=1)

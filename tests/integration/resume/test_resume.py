@@ -25,6 +25,7 @@ from core.config import load_config
 from core.errors import PreemptedError
 from core.process.stop import EXIT_PREEMPTED, StopFlag
 from experiments import run
+from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.vlm import VisionLanguageModel
 from pipeline.launchers import local as launch
@@ -67,7 +68,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     before = Path.cwd()
     os.chdir(world)  # manifests are named relative to where the command is given
     try:
-        plan = make_plan(run.build_parser().parse_args(worlds.grid_arguments("ref", *LENGTH)))
+        args = run.build_parser().parse_args(worlds.grid_arguments("ref", *LENGTH))
+        plan = make_plan(request_of(args))
         yield Reference(world=world, graph=plan.graph)
     finally:
         os.chdir(before)

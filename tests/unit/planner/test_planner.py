@@ -9,18 +9,20 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from core.errors import ConfigError, DataError
 from core.process.stop import StopFlag
-from experiments.planning import Plan, make_plan
+from experiments.launching import resource_estimate
+from experiments.planning import make_plan
 from experiments.registry import experiments, is_grid
-from experiments.run import build_parser
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.accounting.footprint import Footprint, saved_bytes_per_token
 from models.accounting.shapes import EmptyVlm
 from models.language.adapters import TuningConfig, TuningKind, add_adapters
 from models.language.blocks import checkpoint_activations, decoder_blocks
+from pipeline.grid_plan import GridPlan
 from pipeline.launchers.slurm import SlurmLauncher
 from pipeline.launchers.slurm_jobs import SlurmConfig
 from pipeline.stages.specs import StageKind
@@ -46,18 +48,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
 
 
-def plan_of(exp: str, *overrides: str, profile: str = "paper") -> Plan:
-    words = ["--exp", exp, "--profile", profile, "--dry-run"]
-    return make_plan(
-        build_parser().parse_args([*words, *(["--set", *overrides] if overrides else [])])
-    )
+def plan_of(exp: str, *overrides: str, profile: str = "paper") -> GridPlan:
+    request = GridRequest(experiment=exp, profile=profile, overrides=overrides, is_dry_run=True)
+    return make_plan(request)
 
 
-def stage(plan: Plan, kind: StageKind) -> object:
+def stage(plan: GridPlan, kind: StageKind) -> object:
     return next(node for node in plan.graph.nodes.values() if node.kind is kind)
 
 
-def estimator_of(plan: Plan, folder: Path) -> Estimator:
+def estimator_of(plan: GridPlan, folder: Path) -> Estimator:
     return Estimator(expected_manifests(plan.cells[0].config), folder)
 
 
@@ -142,9 +142,8 @@ def test_levers_act(tmp_path: Path) -> None:
 
 
 def test_expected_data_can_be_planned_but_not_run() -> None:
-    words = ["--exp", "mix_ablation", "--profile", "paper"]
     with pytest.raises(DataError, match="paper_benchmarks"):
-        make_plan(build_parser().parse_args(words))
+        make_plan(GridRequest(experiment="mix_ablation", profile="paper"))
     plan = plan_of("mix_ablation")
     assert "data/paper/cc3m_eu.manifest.json" in plan.graph.missing
     assert not any("magpie_en" in path for path in plan.graph.missing)
@@ -175,10 +174,17 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     """Training takes all GPUs and its expected time three times, the rest one GPU."""
     plan = plan_of("mix_ablation", "trainer.devices=4", "trainer.num_nodes=2")
     config = SlurmConfig(gpu="h100", time_min=100_000)
+    estimator = estimator_of(plan, tmp_path)
     launcher = SlurmLauncher(
-        store=Store(tmp_path), graph=plan.graph, trainer=plan.trainer, config=config,
-        flag=StopFlag(), estimator=estimator_of(plan, tmp_path),
-    )  # fmt: skip
+        store=Store(tmp_path),
+        graph=plan.graph,
+        trainer=plan.trainer,
+        config=config,
+        flag=StopFlag(),
+        estimate=resource_estimate(estimator, "h100", plan.trainer),
+    )
+    with pytest.raises(ConfigError, match="h100"):
+        resource_estimate(estimator, "h101", plan.trainer)
     nodes = {node.kind: node for node in plan.graph.nodes.values()}
     node = nodes[StageKind.INSTRUCT]
     train, evaluate = launcher.resources(node), launcher.resources(nodes[StageKind.EVALUATE])
@@ -195,7 +201,7 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     assert own.resources(node).mem_gb == 300
     short = dataclasses.replace(launcher, config=dataclasses.replace(config, time_min=60))
     assert short.resources(node).time_min == 60, "the user's limit holds"
-    plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimator=None)
+    plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimate=None)
     assert plain.resources(node) == plain.config
 
 

@@ -1,0 +1,94 @@
+"""Command-line options shared by the commands that work on a grid.
+
+This module imports nothing heavy: a command parses its options before it loads torch.
+"""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from configuration.grid_request import GridRequest
+
+
+def add_grid_options(
+    parser: argparse.ArgumentParser,
+    *,
+    experiment: str | None = None,
+    profile: str = GridRequest.profile,
+    omit: Collection[str] = (),
+) -> "argparse._ArgumentGroup":
+    """Add the options from which `request_of` builds a `GridRequest`.
+
+    Args:
+        parser: Parser of the command.
+        experiment: Default of `--exp`; None makes the option mandatory, "" optional.
+        profile: Default of `--profile`.
+        omit: Options that have no meaning for the command, such as "--only".
+
+    Returns:
+        The option group, for further options of the same kind.
+    """
+    known = f"; default: {experiment}" if experiment else ""
+    options: dict[str, dict[str, Any]] = {
+        "--exp": {
+            "required": experiment is None,
+            "default": experiment,
+            "metavar": "NAME",
+            "help": f"experiment (python -m experiments.run --list prints the names{known})",
+        },
+        "--profile": {
+            "default": profile,
+            "metavar": "NAME",
+            "help": f"configuration file configs/NAME.yaml (default: {profile})",
+        },
+        "--set": {
+            "nargs": "+",
+            "action": "extend",
+            "default": [],
+            "metavar": "KEY=VALUE",
+            "dest": "overrides",
+            "help": "override configuration values, e.g. instruct.num_steps=600; repeatable",
+        },
+        "--seeds": {
+            "type": int,
+            "default": GridRequest.num_seeds,
+            "metavar": "N",
+            "help": f"training seeds per cell (default: {GridRequest.num_seeds})",
+        },
+        "--only": {
+            "nargs": "+",
+            "action": "extend",
+            "default": [],
+            "metavar": "TEXT",
+            "help": "select the cells whose id contains one of the texts (default: all cells)",
+        },
+        "--root": {
+            "type": Path,
+            "default": GridRequest.root,
+            "metavar": "FOLDER",
+            "help": f"output folder of all runs (default: {GridRequest.root})",
+        },
+    }
+    group = parser.add_argument_group("grid options")
+    for name, settings in options.items():
+        if name in omit:
+            destination = settings.get("dest", name.removeprefix("--"))
+            parser.set_defaults(**{destination: settings["default"]})
+        else:
+            group.add_argument(name, **settings)
+    parser.set_defaults(dry_run=GridRequest.is_dry_run)
+    return group
+
+
+def request_of(args: argparse.Namespace) -> GridRequest:
+    """Build the request from the options that `add_grid_options` has added."""
+    return GridRequest(
+        experiment=args.exp,
+        profile=args.profile,
+        only=tuple(args.only),
+        overrides=tuple(args.overrides),
+        num_seeds=args.seeds,
+        root=args.root,
+        is_dry_run=args.dry_run,
+    )

@@ -1,0 +1,26 @@
+"""The plan of a grid: what a command runs, and what it writes once the stage runs have ended."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from configuration.axes import GridCell
+from configuration.trainer import TrainerConfig
+from pipeline.stages.graph import Graph
+from pipeline.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GridPlan:
+    """The stage runs of a command and their context."""
+
+    graph: Graph
+    """Stage runs of the selected cells."""
+    full_graph: Graph
+    """Stage runs of every cell of the grid, of which `--only` selects a part."""
+    trainer: TrainerConfig
+    """Execution settings of every stage run."""
+    cells: tuple[GridCell, ...]
+    """Every cell of the grid; empty for an experiment that trains no cells."""
+    publish: Callable[[Store], Path]
+    """Write the final output (a report or trained models) and return its path."""

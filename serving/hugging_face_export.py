@@ -1,0 +1,113 @@
+"""Export of a trained cell as a stock `LlavaForConditionalGeneration`, with a parity check."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from transformers import CLIPImageProcessor, LlavaProcessor
+
+from core.errors import ConfigError
+from core.io.files import atomic_write_text
+from models.export.llava import to_hugging_face
+from models.export.processor import chat_template, generation_config, image_processor_config
+from models.freezing import cast_all
+from pipeline.stages.builders import VlmParts
+from serving.cell import TrainedCell, load_cell
+from serving.export_check import ParityReport, check_export
+from serving.model_card import model_card
+
+EXPORT_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """A finished export."""
+
+    folder: Path
+    report: ParityReport
+    warnings: tuple[str, ...]
+
+
+def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) -> ExportResult:
+    """Write a cell in Hugging Face format, compare it with our model, and rename it into place.
+
+    Args:
+        cell: A trained cell.
+        folder: New folder of the export; it is not created if a check fails.
+        dtype: Name of the data type of the weights, one of `EXPORT_DTYPES`.
+        max_shard: Maximum size of a weights file, e.g. "5GB".
+
+    Raises:
+        ConfigError: If the folder exists, or the model has a part that LLaVA doesn't support.
+        CheckpointError: If the cell is not finished, or the export differs from our model.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; choose a new folder or remove it")
+    parts = load_cell(cell, torch.device("cpu"))
+    part_folder = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part_folder, ignore_errors=True)
+    part_folder.mkdir(parents=True)
+    try:
+        warnings = write_model(
+            part_folder, cell, parts, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard
+        )
+        report = check_export(part_folder, parts)
+        card = model_card(cell, report, dtype=dtype, warnings=warnings)
+        atomic_write_text(part_folder / "README.md", card)
+        part_folder.rename(folder)
+    finally:
+        shutil.rmtree(part_folder, ignore_errors=True)
+    return ExportResult(folder=folder, report=report, warnings=warnings)
+
+
+def write_model(
+    folder: Path, cell: TrainedCell, parts: VlmParts, *, dtype: torch.dtype, max_shard: str
+) -> tuple[str, ...]:
+    """Write every file except the model card and return warnings.
+
+    The weights of `parts` are rounded to `dtype` in place.
+    """
+    if dtype is not torch.float32:
+        # Round first, so that the check compares the written values in fp32 on both sides.
+        cast_all(parts.model, dtype)
+        cast_all(parts.model, torch.float32)
+    stock = to_hugging_face(parts.model, parts.chat, dtype=dtype)
+    save_torch_state_dict(stock.state, folder, max_shard_size=max_shard)
+    _write_json(folder / "config.json", stock.config)
+    limit = cell.evaluate_spec.settings.max_new_tokens
+    settings = generation_config(parts.chat, max_new_tokens=limit)
+    _write_json(folder / "generation_config.json", settings)
+    write_processor(folder, parts)
+    return stock.warnings
+
+
+def write_processor(folder: Path, parts: VlmParts) -> None:
+    """Write the tokenizer, the image processor and the chat template under their usual names."""
+    if parts.model.tower is None:
+        raise ValueError("the model was built without its tower")
+    settings = image_processor_config(parts.model.tower.transform)
+    template = chat_template(parts.chat.template)
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor.from_dict(settings),
+        tokenizer=parts.chat.tokenizer,
+        patch_size=parts.model.tower.clip_vision_config()["patch_size"],
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        image_token=parts.chat.template.image_token,
+        num_additional_image_tokens=1,  # the class token, which the "default" strategy drops
+    )
+    processor.save_pretrained(folder)
+    # transformers 5 stores these settings in processor_config.json; other tools read this file.
+    both = {**settings, "processor_class": "LlavaProcessor"}
+    _write_json(folder / "preprocessor_config.json", both)
+
+
+def _write_json(path: Path, content: object) -> None:
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

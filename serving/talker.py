@@ -1,0 +1,103 @@
+"""A trained cell that answers questions about an image in a conversation."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from core.chat.tokens import IMAGE_MARK
+from core.errors import DataError
+from core.samples import Role, Turn
+from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.benchmarks.items import Benchmark
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.benchmarks.questions import Question
+from pipeline.launchers.devices import compute_device
+from pipeline.stages.builders import VlmParts
+from serving.cell import TrainedCell, load_cell
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ChatAnswer:
+    """The answer of a cell to one question."""
+
+    cell: str
+    text: str
+    seconds: float
+    num_tokens: int
+    is_truncated: bool
+
+
+class Talker:
+    """A cell that answers as in its evaluation: greedy decoding with the same prompt template."""
+
+    def __init__(self, name: str, parts: VlmParts, *, max_new_tokens: int, template: str) -> None:
+        """Wrap a loaded cell; `template` contains the placeholder {question}."""
+        self.name = name
+        self._template = template
+        self._answerer = VlmAnswerer(
+            parts.model, parts.chat, parts.images, max_new_tokens=max_new_tokens, batch_size=1
+        )
+
+    def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:
+        """Answer the last turn, which must be the user's.
+
+        Raises:
+            DataError: If the image can't be decoded, or the turns don't alternate.
+        """
+        question = Question(turns=tuple(self._with_image(turns)), image=image)
+        begin = time.perf_counter()
+        (reply,) = self._answerer.answer([question])
+        return ChatAnswer(
+            cell=self.name,
+            text=reply.text,
+            seconds=time.perf_counter() - begin,
+            num_tokens=reply.num_tokens,
+            is_truncated=reply.is_truncated,
+        )
+
+    def _with_image(self, turns: Sequence[Turn]) -> list[Turn]:
+        roles = [turn.role for turn in turns]
+        if not roles or any(
+            role is not (Role.ASSISTANT if index % 2 else Role.USER)
+            for index, role in enumerate(roles)
+        ):
+            raise DataError("turns must alternate, starting with the user's", "turns")
+        if roles[-1] is not Role.USER or any(not turn.content.strip() for turn in turns):
+            raise DataError("the last turn must be a question, and no turn may be empty", "turns")
+        formatted = [
+            dataclasses.replace(turn, content=self._template.replace("{question}", turn.content))
+            if turn.role is Role.USER
+            else turn
+            for turn in turns
+        ]
+        first = dataclasses.replace(formatted[0], content=f"{IMAGE_MARK}\n{formatted[0].content}")
+        return [first, *formatted[1:]]
+
+
+def load_talkers(
+    cells: Sequence[TrainedCell], *, language: str, style: str, max_new_tokens: int
+) -> list[Talker]:
+    """Load cells for a conversation in one language.
+
+    Args:
+        cells: Cells of one grid.
+        language: Language of the prompt template.
+        style: Prompt style in languages/*/prompts.yaml.
+        max_new_tokens: Maximum length of an answer.
+
+    Raises:
+        ConfigError: If the language lacks the prompt style.
+        CheckpointError: If a cell has not been trained.
+    """
+    book = load_prompts([language], style=style)
+    template = book.templates[language][Benchmark.VQA]
+    device = compute_device(cells[0].config.trainer.accelerator)
+    return [
+        Talker(
+            cell.cell_id,
+            load_cell(cell, device),
+            max_new_tokens=max_new_tokens,
+            template=template,
+        )
+        for cell in cells
+    ]
