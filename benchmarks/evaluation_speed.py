@@ -148,8 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
     """Return the items grouped by image, in the order of an evaluation."""
-    spec = cell.evaluate_spec
-    items = load_benchmark(Path(spec.manifest), languages=spec.languages)
+    spec = cell.evaluation
+    items = load_benchmark(Path(spec.benchmark), languages=spec.languages)
     return sorted(items, key=lambda item: item.image_key)[:number]
 
 
@@ -159,17 +159,17 @@ def _trained(cell: TrainedCell, number: int) -> Asked:
     @functools.cache
     @torch.no_grad()
     def features(image: bytes) -> torch.Tensor:
-        found, tower = parts.images(image), parts.model.tower
+        found, tower = parts.encode_image(image), parts.model.tower
         return found if tower is None else tower(found[None])[0]
 
     return Asked(model=parts.model, chat=parts.chat, features=features,
                  items=_items(cell, number),
-                 limit=cell.evaluate_spec.settings.max_new_tokens)  # fmt: skip
+                 limit=cell.evaluation.settings.max_new_tokens)  # fmt: skip
 
 
 def _random(cell: TrainedCell, number: int) -> Asked:
-    path = cell.evaluate_spec.model.language_model.path
-    template = TEMPLATES[cell.evaluate_spec.model.template]
+    path = cell.evaluation.model.language_model.path
+    template = TEMPLATES[cell.evaluation.model.template]
     chat = ChatFormat(load_tokenizer(path), template, num_image_tokens=576)
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=256, intermediate_size=704, num_hidden_layers=6,

@@ -40,6 +40,7 @@ from benchmarks.llava_baseline import (
     run_hugging_face,
     set_clock,
 )
+from configuration.run_config import INSTRUCT_POLICY
 from core.chat.format import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
 from core.rng import FeistelPermutation, named_rng
 from core.samples import EncodedSample, Sample, SampleRef, StepBatch
@@ -48,7 +49,7 @@ from datamodules.batches.encode import encode_sample
 from datamodules.batches.packing import plan_step
 from datamodules.shards.source import Source
 from lightning_modules.optim import OptimConfig
-from lightning_modules.vlm_module import InstructionModule
+from lightning_modules.vlm_module import VlmModule
 from models.connector import ConnectorConfig, ConnectorKind, build_connector
 from models.vlm import VisionLanguageModel
 
@@ -272,7 +273,9 @@ def run_ours(
 ) -> Result:
     """Train the Lightning module of stage 2 on packed steps."""
     optim = OptimConfig(lr=LR, warmup_fraction=0.0, min_lr_fraction=1.0)
-    module = InstructionModule(our_model(llava, chat), optim=optim, num_steps=len(steps))
+    module = VlmModule(
+        our_model(llava, chat), policy=INSTRUCT_POLICY, optim=optim, num_steps=len(steps)
+    )
     data, clock = PackedSteps(steps, chat.pad_token_id), OurClock()
     trainer = lightning.Trainer(
         max_steps=len(steps),

@@ -8,15 +8,20 @@ import itertools
 from collections.abc import Mapping
 from fractions import Fraction
 
-from configuration.run_config import ComponentConfig as Line
-from configuration.run_config import ExpectedSource, RunConfig, TextOnly, TrainConfig
+from configuration.run_config import (
+    ExpectedSource,
+    MixtureLineConfig,
+    RunConfig,
+    TextOnly,
+    TrainConfig,
+)
 from core.errors import ConfigError
 from datamodules.mixture.config import ComponentConfig, Phase, ShareOf
 from datamodules.mixture.schedule import MAX_DENOMINATOR
 
 
 def stage_components(
-    config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, Line]
+    config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, MixtureLineConfig]
 ) -> dict[str, ComponentConfig]:
     """The components of a stage by name.
 
@@ -31,7 +36,7 @@ def stage_components(
     return visual | text
 
 
-def used_lines(lines: Mapping[str, Line]) -> dict[str, Line]:
+def used_lines(lines: Mapping[str, MixtureLineConfig]) -> dict[str, MixtureLineConfig]:
     """Those that ever give a sample; the manifests of the others need not be there."""
     return {
         name: line
@@ -71,7 +76,9 @@ def _parallel(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConf
     )
 
 
-def _target_only(config: RunConfig, stage: TrainConfig, name: str, line: Line) -> ComponentConfig:
+def _target_only(
+    config: RunConfig, stage: TrainConfig, name: str, line: MixtureLineConfig
+) -> ComponentConfig:
     shares = [phase for phase in line.phases if phase.target_share is not None]
     if shares or line.share_of is not ShareOf.SAMPLES:
         raise ConfigError(
@@ -86,7 +93,7 @@ def _target_only(config: RunConfig, stage: TrainConfig, name: str, line: Line) -
     )
 
 
-def _phases(line: Line, num_steps: int) -> list[Phase]:
+def _phases(line: MixtureLineConfig, num_steps: int) -> list[Phase]:
     return [
         Phase(
             from_step=phase.first_step(num_steps),

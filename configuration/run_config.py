@@ -15,8 +15,14 @@ from lightning_modules.compute import ComputeConfig
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
 from models.connector import ConnectorConfig
+from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.towers.vision_tower import VisionTowerConfig
+
+ALIGN_POLICY = FreezePolicy(connector=True, language_model=False)
+"""What stage 1 trains."""
+INSTRUCT_POLICY = FreezePolicy(connector=True, language_model=True)
+"""What stage 2 trains."""
 
 
 class Stages(StrEnum):
@@ -163,7 +169,7 @@ class PhaseConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComponentConfig:
+class MixtureLineConfig:
     """One line of a mixture, by the name of its source without the language."""
 
     source: str
@@ -190,9 +196,9 @@ class TrainConfig:
     """How records become sequences."""
     target_share: float | None = None
     """Share of the target language; None takes the cell's."""
-    visual: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
+    visual: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Image sources, parallel in both languages."""
-    text_only: dict[str, ComponentConfig] = dataclasses.field(default_factory=dict)
+    text_only: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Target-language text, used by cells with `text_only`."""
     text_only_as: TextOnly = TextOnly.ON_TOP
     """Whether that text comes on top of the images or in the place of some."""
@@ -287,13 +293,14 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; name two languages")
-        for name, stage in (("align", self.align), ("instruct", self.instruct)):
+        stages = (("align", self.align, ALIGN_POLICY), ("instruct", self.instruct, INSTRUCT_POLICY))
+        for name, stage, policy in stages:
             check_combination(
                 name,
                 optimizer=stage.optim.optimizer,
                 tuning=stage.tuning.kind,
                 strategy=stage.compute.strategy,
-                trains_language_model=name == "instruct",
+                trains_language_model=policy.language_model,
             )
 
     @property

@@ -3,6 +3,7 @@
 import dataclasses
 
 from core.errors import ConfigError
+from core.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class TrainerConfig:
     `pipeline.store.retry_policy`."""
     runs_per_gpu: int = 1
     """Stage runs that share one GPU; small models leave most of it idle."""
-    precision: str = "32-true"
+    precision: Precision = Precision.FLOAT32
     """Lightning precision; it changes results, so it is part of every training stage's address."""
     num_workers: int = 0
     """DataLoader workers; the order of samples does not depend on them."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -53,14 +54,28 @@ def _load_yaml(path: Path) -> Any:
     return OmegaConf.load(path)
 
 
-def to_plain(config: object) -> Any:
-    """Turn a dataclass tree into JSON types (enums to values, paths to strings)."""
+EXECUTION_ONLY = {"execution_only": True}
+"""Metadata of a dataclass field that changes where and how fast a result is computed, not what."""
+
+
+def to_plain(config: object, *, with_execution: bool = True) -> Any:
+    """Turn a dataclass tree into JSON types (enums to values, paths to strings).
+
+    Args:
+        config: A dataclass, a container, or a plain value.
+        with_execution: Whether to keep fields that are marked `EXECUTION_ONLY`.
+    """
+    convert = partial(to_plain, with_execution=with_execution)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {
+            field.name: convert(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+            if with_execution or not field.metadata.get("execution_only")
+        }
     if isinstance(config, dict):
-        return {str(key): to_plain(value) for key, value in config.items()}
+        return {str(key): convert(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [to_plain(value) for value in config]
+        return [convert(value) for value in config]
     if isinstance(config, Enum):
         return config.value
     return str(config) if isinstance(config, Path) else config

@@ -10,6 +10,7 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from core.chat.format import ChatFormat, PromptStyle
+from core.config import EXECUTION_ONLY
 from core.errors import CheckpointError, ConfigError, DataError
 from core.process.log import get_logger
 from core.samples import StepBatch
@@ -37,7 +38,7 @@ class StreamConfig:
     """Most tokens of one forward pass, padding included; memory decides it, results do not."""
     row_tokens: int = 256
     """Tokens that a packed row aims at; no sample may be longer."""
-    num_workers: int = 0
+    num_workers: int = dataclasses.field(default=0, metadata=EXECUTION_ONLY)
     """Loader processes; 0 reads in the training process."""
     feature_noise_std: float = 0.0
     """Gaussian noise on cached features, the cache's only augmentation."""

@@ -18,8 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from core.errors import CheckpointError
-from pipeline.stages.graph import Graph
-from pipeline.stages.specs import StageKind
+from pipeline.graph import Graph
 from pipeline.store.states import State
 from pipeline.store.store import Store
 
@@ -64,7 +63,7 @@ def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence
     """Why stage runs are missing."""
     for address in failed:
         node = graph.nodes[address]
-        folder = store.folder(node.kind.value, address)
+        folder = store.folder(node.kind, address)
         reason = folder.read_status().error or "a stage run before it is missing"
         where = escape(f"({folder.path}): {reason}")
         console.print(f"[red]{node.title}[/] {where}", soft_wrap=True)
@@ -113,7 +112,7 @@ class GridProgress:
         node = self._graph.nodes[address]
         if address not in self._tasks:
             self._tasks[address] = self._progress.add_task(node.title, total=None, note="")
-        file = self._store.folder(node.kind.value, address).path / "progress.json"
+        file = self._store.folder(node.kind, address).path / "progress.json"
         if file.exists():
             now = json.loads(file.read_text())
             loss = now["metrics"].get("train/loss")
@@ -124,13 +123,13 @@ class GridProgress:
 
     def _say_end(self, address: str, state: State) -> None:
         node = self._graph.nodes[address]
-        seconds = self._store.folder(node.kind.value, address).read_status().wall_s
+        seconds = self._store.folder(node.kind, address).read_status().wall_s
         line = f"{state.value:>8}  {node.title}  {seconds:.0f} s"
         self._progress.console.print(line, highlight=False)
 
 
 def _scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:
-    folder = store.folder("evaluate", stages[StageKind.EVALUATE.value])
+    folder = store.folder("evaluate", stages["evaluate"])
     try:
         if not folder.is_done():
             return {}

@@ -129,7 +129,7 @@ class GridRun:
         is_due = time.monotonic() - self._last_sync > _SYNC_INTERVAL_S
         for address, state in states.items():
             before = self._states.get(address)
-            folder = self.store.folder(self.graph.nodes[address].kind.value, address).path
+            folder = self.store.folder(self.graph.nodes[address].kind, address).path
             if state is State.RUNNING and (before is not State.RUNNING):
                 tracker.ensure_stage_run(folder)
             elif state is State.RUNNING and is_due:

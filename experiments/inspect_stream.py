@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from datamodules.inspection.stream_summary import SourceCount
     from datamodules.mixture_datamodule import MixtureDataModule
-    from pipeline.stages.graph import Graph, StageNode
+    from pipeline.graph import Graph, StageNode
 
 _TABLE_WIDTH = 150
 """Width of the tables where the output is not a terminal."""
@@ -141,10 +141,10 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
     from datamodules.mixture_datamodule import MixtureDataModule
     from models.towers.vision_tower import count_image_tokens
-    from pipeline.stages.specs import TrainSpec
+    from pipeline.stages.training import TrainingStage
 
-    spec = node.spec
-    if not isinstance(spec, TrainSpec):
+    spec = node.stage
+    if not isinstance(spec, TrainingStage):
         raise TypeError(f"stage '{node.kind}' is not a training stage")
     chat = ChatFormat(
         load_tokenizer(spec.model.language_model.path, revision=spec.model.language_model.revision),

@@ -7,14 +7,14 @@ from enum import StrEnum
 from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
 from core.process.stop import StopFlag
+from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.devices import GpuSlots
 from pipeline.launchers.local import LocalLauncher
 from pipeline.launchers.slurm import EstimateResources, JobResources, SlurmLauncher, load_slurm
 from pipeline.launchers.torchrun import TorchrunLauncher, ranks_here
-from pipeline.stages.graph import StageNode
 from pipeline.store.store import Store
-from planner.estimator import Estimator, width_of
+from planner.estimator import Estimator
 from planner.gpus import get_gpu
 
 
@@ -106,12 +106,13 @@ def resource_estimate(estimator: Estimator, gpu: str, trainer: TrainerConfig) ->
     gpu_type = get_gpu(gpu)
 
     def estimate(node: StageNode) -> JobResources | None:
-        count = trainer.devices * trainer.num_nodes if node.is_training else 1
-        cost = estimator.cost(node, count=count)
+        count = trainer.devices * trainer.num_nodes if node.stage.is_distributed else 1
+        node_estimate = node.estimate(estimator, count=count)
+        cost = node_estimate.cost
         if cost is None:
             return None
         return JobResources(
-            seconds=cost.seconds(gpu_type, width_of(node), count), host_gib=cost.host_gib
+            seconds=cost.seconds(gpu_type, node_estimate.width, count), host_gib=cost.host_gib
         )
 
     return estimate

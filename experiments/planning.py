@@ -9,8 +9,8 @@ from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from experiments.registry import get_experiment, is_grid, select, with_seeds
+from pipeline.graph import build_graph
 from pipeline.grid_plan import GridPlan
-from pipeline.stages.graph import build_graph
 from pipeline.store.store import Store
 
 CONFIGS = Path("configs")

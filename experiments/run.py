@@ -116,7 +116,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)
     if args.dry_run:
-        from planner.tables import show_plan
+        from reporting.dry_run.tables import show_plan
 
         show_plan(console, plan, root=request.root, gpu=args.gpu)
         return

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from core.errors import CheckpointError, NotFiniteError
+from core.precision import Precision
 from core.process.distributed import all_reduce_sum
 from core.rng import named_key
 from core.samples import MicroBatch, StepBatch
@@ -32,8 +33,8 @@ _MAX_SEED = 2**63 - 1
 class Sharding:
     """What a module needs to become a sharded one."""
 
-    precision: str
-    """Lightning precision of the stage."""
+    precision: Precision
+    """Precision of the stage."""
     load: Callable[[VisionLanguageModel], None]
     """Fills weights that are not there yet, on every rank its own part."""
 
@@ -155,27 +156,3 @@ class VlmModule(lightning.LightningModule):
                 "samples of this step (python -m experiments.inspect_stream)"
             )
         return norm
-
-
-class AlignmentModule(VlmModule):
-    """Stage 1: only the connector learns; tower and language model are frozen."""
-
-    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
-        policy = FreezePolicy(tower=False, connector=True, language_model=False)
-        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)
-
-
-class InstructionModule(VlmModule):
-    """Stage 2: connector and language model learn; the tower is frozen."""
-
-    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
-        policy = FreezePolicy(tower=False, connector=True, language_model=True)
-        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)
-
-
-class PretrainModule(VlmModule):
-    """Text only: the language model learns, the way in for images stays shut."""
-
-    def __init__(self, model: VisionLanguageModel, *, optim: OptimConfig, num_steps: int) -> None:
-        policy = FreezePolicy(tower=False, connector=False, language_model=True)
-        super().__init__(model, policy=policy, optim=optim, num_steps=num_steps)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configuration.axes import GridCell
 from configuration.trainer import TrainerConfig
-from pipeline.stages.graph import Graph
+from pipeline.graph import Graph
 from pipeline.store.store import Store
 
 

@@ -1,171 +1,177 @@
-"""What a stage run will cost, before it runs: steps, tokens, epochs, parameters, memory, time."""
+"""Estimates of stage runs before they start: steps, tokens, parameters, memory, time."""
 
 import dataclasses
 import time
-from functools import cache as memoize
+from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from configuration.vlm_spec import VlmSpec
+from evaluation.retention import RetentionConfig
 from models.accounting.footprint import Footprint, footprint, saved_bytes_per_token, tower_flops
 from models.accounting.shapes import EmptyVlm, empty_vlm
+from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.towers.vision_tower import VisionTowerConfig, empty_vision_tower
-from pipeline.stages.graph import StageNode
-from pipeline.stages.specs import (
-    EvaluateSpec,
-    FeaturesSpec,
-    RetentionSpec,
-    StageKind,
-    TrainSpec,
-    VlmSpec,
-)
 from planner import costs
-from planner.costs import Cost
-from planner.workload import Expected, Load, Loads
+from planner.costs import Cost, TrainingFields, Weights
+from planner.workload import EvaluationFields, ExpectedSources, Load, Workloads
 
 _STATES_PER_TRAINED = 4
-"""Copies of a trained number: weight, gradient, two moments of AdamW."""
+"""Copies of a trained weight: the weight, its gradient, and the two moments of AdamW."""
 _PROCESS_MB = 600.0
-"""What a worker holds before it loads a model: the libraries (measured, resident)."""
-_ACHIEVED = 0.5
-"""Share of a plain matrix product's speed that a small model's step reaches (measured)."""
+"""Resident memory of a worker before it loads a model (measured)."""
+_ACHIEVED_ON_CPU = 0.5
+"""Share of a matrix product's speed that the training step of a small model reaches (measured)."""
 _IMAGES_PER_S = 50.0
-"""Images a core encodes with the embedded tower (measured)."""
-_PROBE = 1024
+"""Images per second that a core encodes with the embedded tower (measured)."""
+_PROBE_SIZE = 1024
 _TOWER_WIDTH = 1024
-"""Assumed of towers, whose time hardly counts."""
+"""Assumed width of vision towers, whose time hardly counts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """Numbers of a dry run on the cores of this machine; zero where they have no meaning."""
+class StageEstimate:
+    """Estimate of one stage run; the defaults mean that nothing is known."""
 
     load: Load = dataclasses.field(default_factory=Load)
-    trained: int = 0
-    frozen: int = 0
-    memory_mb: float = _PROCESS_MB
-    seconds: float | None = None
-    """Of one core; None where nobody knows."""
+    weights: Weights = dataclasses.field(default_factory=lambda: Weights(trained=0, frozen=0))
+    cost: Cost | None = None
+    """Cost on the requested number of GPUs."""
+    width: int = _TOWER_WIDTH
+    """Width of the model, on which the speed of a GPU depends."""
+    cpu_memory_mb: float = _PROCESS_MB
+    """Main memory of the stage run on a CPU."""
+    cpu_seconds: float | None = None
+    """Time on one core of this machine."""
+
+
+class EvaluationStageFields(EvaluationFields, Protocol):
+    """Fields of an evaluation stage that its cost depends on."""
+
+    @property
+    def tuning(self) -> TuningConfig:
+        """Tuning method of the last training stage."""
+
+    @property
+    def policy(self) -> FreezePolicy:
+        """What the last training stage trained."""
+
+
+class RetentionFields(Protocol):
+    """Fields of a retention stage that its cost depends on."""
+
+    @property
+    def model(self) -> VlmSpec:
+        """Parts of the model."""
+
+    @property
+    def settings(self) -> RetentionConfig:
+        """Tasks and batch size."""
+
+    @property
+    def tuning(self) -> TuningConfig:
+        """Tuning method of the last training stage."""
 
 
 class Estimator:
-    """Estimates of stage runs from their specs, their data and the shapes of their models."""
+    """Estimates stage runs from their fields, their data, and the shapes of their models."""
 
-    def __init__(self, expected: Expected, cache: Path) -> None:
-        self._loads = Loads(expected, cache)
+    def __init__(self, expected: ExpectedSources, cache_folder: Path) -> None:
+        self._workloads = Workloads(expected, cache_folder)
 
-    def load(self, node: StageNode) -> Load:
-        """What a stage run computes on; an empty load where that has no meaning."""
-        spec = node.spec
-        if isinstance(spec, TrainSpec):
-            return self._loads.of_training(spec)
-        if isinstance(spec, EvaluateSpec):
-            return self._loads.of_evaluation(spec)
-        if isinstance(spec, FeaturesSpec):
-            count = self._loads.num_images(spec.manifests)
-            return Load(num_samples=count, num_images=count)
-        return Load()
+    def features(self, tower: VisionTowerConfig, manifests: tuple[str, ...]) -> StageEstimate:
+        """Estimate one pass of a tower over every image of some sources."""
+        count = self._workloads.num_images(manifests)
+        cost = costs.features_cost(_image_flops(tower), round(count))
+        load = Load(num_samples=count, num_images=count)
+        return StageEstimate(load=load, cost=cost, cpu_seconds=count / _IMAGES_PER_S)
 
-    def cost(self, node: StageNode, *, count: int, spec: TrainSpec | None = None) -> Cost | None:
-        """On `count` GPUs; None for stages that nobody runs there.
-
-        Args:
-            node: the stage run.
-            count: GPUs that share it.
-            spec: another one in the place of its own, for a what-if.
-        """
-        own = node.spec
-        load = self.load(node)
-        if isinstance(own, FeaturesSpec):
-            return costs.features_cost(_image_flops(own.tower), round(load.num_images))
-        has_tower = "features" not in node.inputs
-        if isinstance(own, EvaluateSpec):
-            model = model_of(own.model, own.tuning)
-            return costs.evaluation_cost(own, model, load, has_tower=has_tower)
-        if isinstance(own, RetentionSpec):
-            return costs.retention_cost(own, model_of(own.model, own.tuning))
-        if not isinstance(own, TrainSpec):
-            return None
-        used, learns = spec or own, node.kind is StageKind.INSTRUCT
-        dtype = costs.activation_dtype(used.precision)
-        how = costs.Circumstances(
-            learns=learns,
+    def training(self, stage: TrainingFields, *, has_tower: bool, count: int) -> StageEstimate:
+        """Estimate a training stage on `count` GPUs."""
+        load = self._workloads.of_training(stage)
+        trains = stage.policy.language_model
+        setup = costs.TrainingSetup(
             has_tower=has_tower,
-            saved_per_token=_saved(used.model, used.tuning, learns=learns, dtype=dtype),
+            saved_per_token=_saved_per_token(
+                stage.model, stage.tuning, trains=trains,
+                dtype=costs.activation_dtype(stage.precision),
+            ),
             count=count,
-        )
-        return costs.training_cost(used, model_of(used.model, used.tuning), load, how)
+        )  # fmt: skip
+        model = count_model(stage.model, stage.tuning)
+        weights = costs.weights_of(model, stage.tuning.kind, trains_language_model=trains)
+        states = _STATES_PER_TRAINED * weights.trained if trains else weights.trained
+        cost = costs.training_cost(stage, model, load, setup)
+        return _estimate(model, load, weights, cost, num_states=states)
 
-    def on_this_machine(self, node: StageNode) -> Estimate:
-        """On one core of this machine."""
-        load, spec = self.load(node), node.spec
-        if isinstance(spec, FeaturesSpec):
-            return Estimate(load=load, seconds=load.num_images / _IMAGES_PER_S)
-        if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
-            return Estimate()
-        learns = node.kind is StageKind.INSTRUCT
-        weights = trained_weights(node)
-        cost = self.cost(node, count=1)
-        trained = weights.trained if isinstance(spec, TrainSpec) else 0
-        total = weights.trained + weights.frozen
-        states = _STATES_PER_TRAINED * trained if learns else trained
-        return Estimate(
-            load=load,
-            trained=trained,
-            frozen=total - trained,
-            memory_mb=_PROCESS_MB + 4 * (states + total) / 2**20,
-            seconds=None if cost is None else cost.flops / _flops_per_s(),
-        )
+    def evaluation(self, stage: EvaluationStageFields, *, has_tower: bool) -> StageEstimate:
+        """Estimate the generation of all replies on one GPU."""
+        load = self._workloads.of_evaluation(stage)
+        model = count_model(stage.model, stage.tuning)
+        cost = costs.evaluation_cost(stage.settings, model, load, has_tower=has_tower)
+        return _estimate(model, load, _all_frozen(model, stage.tuning), cost)
+
+    def retention(self, stage: RetentionFields) -> StageEstimate:
+        """Estimate the scoring of all tasks without images on one GPU."""
+        model = count_model(stage.model, stage.tuning)
+        cost = costs.retention_cost(stage.settings, model)
+        return _estimate(model, Load(), _all_frozen(model, stage.tuning), cost)
 
 
-def trained_weights(node: StageNode) -> costs.Weights:
-    """What a training or evaluation stage holds, and what of it learns."""
-    spec = node.spec
-    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
-        return costs.Weights(trained=0, frozen=0)
-    model = model_of(spec.model, spec.tuning)
-    return costs.weights_of(model, spec.tuning.kind, learns=node.kind is StageKind.INSTRUCT)
+def _estimate(
+    model: Footprint, load: Load, weights: Weights, cost: Cost, *, num_states: int = 0
+) -> StageEstimate:
+    total = weights.trained + weights.frozen
+    return StageEstimate(
+        load=load,
+        weights=weights,
+        cost=cost,
+        width=model.hidden_size,
+        cpu_memory_mb=_PROCESS_MB + 4 * (num_states + total) / 2**20,
+        cpu_seconds=cost.flops / _cpu_flops_per_s(),
+    )
 
 
-def width_of(node: StageNode) -> int:
-    """Width of the model of a stage, on which a GPU's speed depends."""
-    spec = node.spec
-    if not isinstance(spec, TrainSpec | EvaluateSpec | RetentionSpec):
-        return _TOWER_WIDTH
-    return model_of(spec.model, spec.tuning).hidden_size
+def _all_frozen(model: Footprint, tuning: TuningConfig) -> Weights:
+    weights = costs.weights_of(model, tuning.kind, trains_language_model=False)
+    return Weights(trained=0, frozen=weights.trained + weights.frozen)
 
 
-@memoize
-def model_of(model: VlmSpec, tuning: TuningConfig) -> Footprint:
-    """The counted model of a spec."""
-    return footprint(_empty(model), tuning)
+@cache
+def count_model(model: VlmSpec, tuning: TuningConfig) -> Footprint:
+    """Count the weights and operations of a model under a tuning method."""
+    return footprint(_empty_model(model), tuning)
 
 
-@memoize
-def _empty(model: VlmSpec) -> EmptyVlm:
+@cache
+def _empty_model(model: VlmSpec) -> EmptyVlm:
     return empty_vlm(model.tower, model.connector, model.language_model)
 
 
-@memoize
-def _saved(model: VlmSpec, tuning: TuningConfig, *, learns: bool, dtype: torch.dtype) -> float:
-    return saved_bytes_per_token(_empty(model), tuning, learns=learns, dtype=dtype)
+@cache
+def _saved_per_token(
+    model: VlmSpec, tuning: TuningConfig, *, trains: bool, dtype: torch.dtype
+) -> float:
+    return saved_bytes_per_token(_empty_model(model), tuning, learns=trains, dtype=dtype)
 
 
-@memoize
+@cache
 def _image_flops(tower: VisionTowerConfig) -> float:
     return tower_flops(empty_vision_tower(tower))
 
 
-@memoize
-def _flops_per_s() -> float:
-    """What one core achieves: a matrix product, timed, times the share that training reaches."""
+@cache
+def _cpu_flops_per_s() -> float:
+    """Measure a matrix product on one core, times the share that training reaches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    matrix = torch.ones(_PROBE, _PROBE)
+    matrix = torch.ones(_PROBE_SIZE, _PROBE_SIZE)
     matrix @ matrix
     begin = time.perf_counter()
     matrix @ matrix
     seconds = time.perf_counter() - begin
     torch.set_num_threads(threads)
-    return _ACHIEVED * 2 * _PROBE**3 / seconds
+    return _ACHIEVED_ON_CPU * 2 * _PROBE_SIZE**3 / seconds

@@ -1,6 +1,6 @@
-"""GPUs that a plan is made for: memory, speed of dense 16-bit products, bandwidth.
+"""GPUs known to the planner: memory, speed of dense 16-bit matrix products, bandwidth.
 
-Numbers are the makers' data sheets (peaks without sparsity); memory is what a process sees.
+The numbers are from the data sheets (peaks without sparsity); memory is what a process sees.
 """
 
 import dataclasses
@@ -11,15 +11,15 @@ ACHIEVED = 0.40
 """Share of the peak that a step of a large model is assumed to reach (bar of this project on an
 H100, not a measurement; `benchmarks/gpu_step` measures it)."""
 _LARGE = 2048
-"""Narrower models leave a GPU waiting; their share is assumed to shrink with the width."""
+"""Narrower models underuse a GPU; their share is assumed to shrink with the width."""
 _SCALING = 0.95
-"""Assumed share that is left when several GPUs work on one stage."""
+"""Assumed scaling efficiency when several GPUs share a stage."""
 GIB = float(2**30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """One kind."""
+    """One kind of GPU."""
 
     memory_gib: float
     peak_flops: float
@@ -27,7 +27,7 @@ class Gpu:
     """Bytes per second."""
 
     def speed(self, hidden_size: int, count: int) -> float:
-        """Assumed FLOP/s of `count` of them on one stage."""
+        """Return the assumed FLOP/s of `count` GPUs that share a stage."""
         share = ACHIEVED * min(1.0, hidden_size / _LARGE)
         return count * self.peak_flops * share * (_SCALING if count > 1 else 1.0)
 
@@ -49,10 +49,10 @@ GPUS = {
 
 
 def get_gpu(name: str) -> Gpu:
-    """The kind of that name.
+    """Return the kind of GPU with a name.
 
     Raises:
-        ConfigError: an unknown kind, with the nearest.
+        ConfigError: If the name is unknown; the message suggests the nearest one.
     """
     if name not in GPUS:
         raise ConfigError(unknown_name("GPU", name, GPUS, fix="Name one with --gpu."))

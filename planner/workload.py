@@ -1,49 +1,52 @@
-"""How much data goes through a stage: measured where it is there, expected where it is not yet."""
+"""Amount of data that a stage processes: measured where the data exist, otherwise expected."""
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache as memoize
+from functools import cache
 from pathlib import Path
+from typing import Protocol
 
-from configuration.run_config import ExpectedSource
+from configuration.run_config import EvaluateConfig, ExpectedSource
+from configuration.vlm_spec import VlmSpec
 from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
 from core.errors import ConfigError
 from datamodules.batches.lengths import measure_lengths
 from datamodules.mixture.config import ComponentConfig
+from datamodules.mixture_datamodule import StreamConfig
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
-from pipeline.stages.specs import EvaluateSpec, TrainSpec, VlmSpec
 
 QUESTIONS_PER_IMAGE, TOKENS_PER_QUESTION = 4, 60
-"""Of the embedded benchmark; others say what they expect."""
-Expected = Mapping[str, tuple[ExpectedSource, str]]
-"""Path of a manifest -> what stands for it and its language (`mixtures.expected_manifests`)."""
+"""Values of the embedded benchmark; profiles with other benchmarks state what they expect."""
+ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
+"""Path of a manifest -> the source expected there and its language
+(`configuration.mixture.expected_manifests`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What a stage computes on; means over samples may be fractions."""
+    """Amount of data of a stage; derived from means over samples, so numbers may be fractions."""
 
     num_steps: int = 0
     num_samples: float = 0.0
     num_images: float = 0.0
     num_tokens: float = 0.0
-    """With those of images."""
+    """Tokens, including image tokens."""
     num_loss_tokens: float = 0.0
     epochs: str = ""
     is_expected: bool = False
-    """Whether a part of it is not measured."""
+    """Whether some of the numbers are expected, not measured."""
 
     @property
     def document_tokens(self) -> float:
-        """Mean length of a sample."""
+        """Mean number of tokens of a sample."""
         return self.num_tokens / self.num_samples if self.num_samples else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Lengths:
-    """Means of one source."""
+    """Mean lengths of one source."""
 
     num_samples: int
     tokens: float
@@ -52,45 +55,81 @@ class _Lengths:
     is_expected: bool
 
 
-class Loads:
-    """Loads of stages, each source measured once."""
+class StreamFields(Protocol):
+    """Fields of a training stage that its data depend on."""
 
-    def __init__(self, expected: Expected, cache: Path) -> None:
-        self._expected, self._cache = expected, cache
+    @property
+    def model(self) -> VlmSpec:
+        """Parts of the model."""
+
+    @property
+    def stream(self) -> StreamConfig:
+        """Data and batch sizes."""
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps."""
+
+
+class EvaluationFields(Protocol):
+    """Fields of an evaluation stage that its data depend on."""
+
+    @property
+    def model(self) -> VlmSpec:
+        """Parts of the model."""
+
+    @property
+    def benchmark(self) -> str:
+        """Manifest of the benchmark."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages of the questions."""
+
+    @property
+    def settings(self) -> EvaluateConfig:
+        """How the model is asked."""
+
+
+class Workloads:
+    """Amounts of data of stages; each source is measured once."""
+
+    def __init__(self, expected: ExpectedSources, cache_folder: Path) -> None:
+        self._expected, self._cache = expected, cache_folder
         self._known: dict[object, _Lengths] = {}
 
-    def of_training(self, spec: TrainSpec) -> Load:
-        """What a training stage reads."""
-        total = Load(num_steps=spec.num_steps)
+    def of_training(self, stage: StreamFields) -> Load:
+        """Return the data that a training stage reads."""
+        total = Load(num_steps=stage.num_steps)
         epochs = []
-        for name, component in spec.stream.mixture.components.items():
-            style = spec.stream.prompt_style or PromptStyle.CHAT
-            for path, drawn in _draws(component, spec.num_steps).items():
-                means = self._lengths(path, spec.model, style)
+        for name, component in stage.stream.mixture.components.items():
+            style = stage.stream.prompt_style or PromptStyle.CHAT
+            for path, drawn in _draws(component, stage.num_steps).items():
+                means = self._lengths(path, stage.model, style)
                 total = _add(total, means, drawn)
-            size = self._lengths(component.base, spec.model, style).num_samples
-            epochs.append(f"{name} {component.samples_in(spec.num_steps) / size:.1f}")
+            size = self._lengths(component.base, stage.model, style).num_samples
+            epochs.append(f"{name} {component.samples_in(stage.num_steps) / size:.1f}")
         return dataclasses.replace(total, epochs=", ".join(epochs))
 
-    def of_evaluation(self, spec: EvaluateSpec) -> Load:
-        """Questions in all languages, once with the image and once without, if that is asked."""
-        rounds = len(spec.languages) * (2 if spec.settings.blind else 1)
-        num_image_tokens = _count_image_tokens(spec.model.tower)
-        if self._is_missing(spec.manifest):
-            source, language = self._expected[spec.manifest]
+    def of_evaluation(self, stage: EvaluationFields) -> Load:
+        """Return the questions in all languages; twice if also asked with a blank image."""
+        rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
+        num_image_tokens = _count_image_tokens(stage.model.tower)
+        if self._is_missing(stage.benchmark):
+            source, language = self._expected[stage.benchmark]
             questions, text = source.num_samples, source.text_tokens[language]
         else:
-            images = load_manifest(Path(spec.manifest)).num_samples
+            images = load_manifest(Path(stage.benchmark)).num_samples
             questions, text = images * QUESTIONS_PER_IMAGE, float(TOKENS_PER_QUESTION)
         return Load(
             num_samples=questions * rounds,
             num_images=questions * rounds,
             num_tokens=questions * rounds * (text + num_image_tokens),
-            is_expected=self._is_missing(spec.manifest),
+            is_expected=self._is_missing(stage.benchmark),
         )
 
     def num_images(self, manifests: tuple[str, ...]) -> int:
-        """Images of several sources."""
+        """Return the number of images of several sources."""
         return sum(
             self._expected[path][0].num_samples
             if self._is_missing(path)
@@ -135,14 +174,14 @@ class Loads:
         )
 
 
-@memoize
+@cache
 def _count_image_tokens(tower: VisionTowerConfig) -> int:
     return count_image_tokens(tower)
 
 
-@memoize
+@cache
 def chat_of(model: VlmSpec) -> ChatFormat:
-    """The chat format of a model."""
+    """Return the chat format of a model."""
     language_model = model.language_model
     tokenizer = load_tokenizer(language_model.path, revision=language_model.revision)
     return ChatFormat(
@@ -150,7 +189,7 @@ def chat_of(model: VlmSpec) -> ChatFormat:
     )
 
 
-@memoize
+@cache
 def _has_tokenizer(model: VlmSpec) -> bool:
     try:
         chat_of(model)
@@ -160,7 +199,7 @@ def _has_tokenizer(model: VlmSpec) -> bool:
 
 
 def _draws(component: ComponentConfig, num_steps: int) -> dict[str, float]:
-    """Manifest -> samples that a stage draws from it."""
+    """Return manifest -> number of samples that a stage draws from it."""
     starts = [0, *(phase.from_step for phase in component.phases)]
     stops = [*starts[1:], num_steps]
     draws: dict[str, float] = {component.base: 0.0}

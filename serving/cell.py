@@ -8,15 +8,16 @@ import torch
 
 from configuration.run_config import RunConfig
 from core.errors import CheckpointError, ConfigError, unknown_name
-from models.language.adapters import merge_adapters, tune
+from pipeline.assemble import VlmParts, assemble
+from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
-from pipeline.stages.builders import VlmParts, build_vlm
-from pipeline.stages.graph import StageNode
-from pipeline.stages.specs import EvaluateSpec, StageKind, TrainSpec
-from pipeline.stages.training import WEIGHTS, load_parts
+from pipeline.stages.align import AlignStage
+from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.instruct import InstructStage
+from pipeline.stages.training import TrainingStage
 from pipeline.store.store import StageFolder, Store
 
-_TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
+_TRAINING_KINDS = (AlignStage.kind, InstructStage.kind)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,27 +26,27 @@ class TrainedCell:
 
     cell_id: str
     config: RunConfig
-    nodes: dict[StageKind, StageNode]
+    nodes: dict[str, StageNode]
     """Stage runs of the cell."""
     root: Path
 
     @property
-    def evaluate_spec(self) -> EvaluateSpec:
-        """Specification of the evaluation, which includes the model after the last stage."""
-        spec = self.nodes[StageKind.EVALUATE].spec
-        if not isinstance(spec, EvaluateSpec):
-            raise TypeError(f"evaluation has a {type(spec).__name__}")
-        return spec
+    def evaluation(self) -> EvaluateStage:
+        """The evaluation, which builds the model of the last training stage."""
+        stage = self.nodes[EvaluateStage.kind].stage
+        if not isinstance(stage, EvaluateStage):
+            raise TypeError(f"expected an EvaluateStage, got {type(stage).__name__}")
+        return stage
 
     @property
-    def train_specs(self) -> dict[StageKind, TrainSpec]:
-        """Specifications of the training stages, in order."""
-        specs = {kind: self.nodes[kind].spec for kind in _TRAINED if kind in self.nodes}
-        return {kind: spec for kind, spec in specs.items() if isinstance(spec, TrainSpec)}
+    def training_stages(self) -> dict[str, TrainingStage]:
+        """The training stages by kind, in order."""
+        stages = {kind: self.nodes[kind].stage for kind in _TRAINING_KINDS if kind in self.nodes}
+        return {kind: stage for kind, stage in stages.items() if isinstance(stage, TrainingStage)}
 
-    def folder(self, kind: StageKind) -> StageFolder:
+    def folder(self, kind: str) -> StageFolder:
         """Return the folder of a stage run."""
-        return Store(self.root).folder(kind.value, self.nodes[kind].address)
+        return Store(self.root).folder(kind, self.nodes[kind].address)
 
 
 def find_cells(plan: GridPlan, names: Sequence[str], *, root: Path) -> list[TrainedCell]:
@@ -69,20 +70,23 @@ def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
     Raises:
         CheckpointError: If a stage is not finished, or its result is damaged.
     """
-    specs, spec = cell.train_specs, cell.evaluate_spec
-    for kind in specs:
+    evaluation = cell.evaluation
+    for kind in cell.training_stages:
         if not cell.folder(kind).is_done():
             raise CheckpointError(
                 f"stage '{kind}' of cell '{cell.cell_id}' is not finished in {cell.root}; run it: "
                 f"python -m experiments.run --only {cell.cell_id} (with the same --exp, --profile "
                 "and --set)"
             )
-    parts = build_vlm(spec.model, cache=None, seed=0)
-    language_model = parts.model.language_model
-    tune(language_model, spec.tuning, seed=0, learns=StageKind.INSTRUCT in specs)
-    for kind in specs:  # in stage order: a later stage replaces weights of an earlier one
-        load_parts(parts.model, cell.folder(kind).result / WEIGHTS)
-    merge_adapters(language_model)
+    last = list(cell.training_stages)[-1]
+    parts = assemble(
+        evaluation.model,
+        features=None,
+        tuning=evaluation.tuning,
+        trains_language_model=evaluation.policy.language_model,
+        trained=[cell.folder(last).result],
+        is_merged=True,
+    )
     parts.model.eval().to(device)
     return parts
 
@@ -103,5 +107,5 @@ def _match_cell_id(name: str, ids: Sequence[str]) -> str:
 def _get_cell(plan: GridPlan, cell_id: str, root: Path) -> TrainedCell:
     config = next(cell.config for cell in plan.cells if cell.cell_id == cell_id)
     addresses = plan.full_graph.cells[cell_id]
-    nodes = {StageKind(kind): plan.full_graph.nodes[address] for kind, address in addresses.items()}
+    nodes = {kind: plan.full_graph.nodes[address] for kind, address in addresses.items()}
     return TrainedCell(cell_id=cell_id, config=config, nodes=nodes, root=root)

@@ -16,7 +16,7 @@ from core.rng import named_rng
 from core.samples import Role, Turn
 from models.language.generation import parts_of
 from models.vlm import VisionLanguageModel
-from pipeline.stages.builders import VlmParts
+from pipeline.assemble import VlmParts
 
 LOGIT_TOLERANCE = 1e-4
 """fp32; logits larger than 1 are compared relative to the largest."""

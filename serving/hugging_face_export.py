@@ -14,7 +14,7 @@ from core.io.files import atomic_write_text
 from models.export.llava import to_hugging_face
 from models.export.processor import chat_template, generation_config, image_processor_config
 from models.freezing import cast_all
-from pipeline.stages.builders import VlmParts
+from pipeline.assemble import VlmParts
 from serving.cell import TrainedCell, load_cell
 from serving.export_check import ParityReport, check_export
 from serving.model_card import model_card
@@ -81,7 +81,7 @@ def write_model(
     stock = to_hugging_face(parts.model, parts.chat, dtype=dtype)
     save_torch_state_dict(stock.state, folder, max_shard_size=max_shard)
     _write_json(folder / "config.json", stock.config)
-    limit = cell.evaluate_spec.settings.max_new_tokens
+    limit = cell.evaluation.settings.max_new_tokens
     settings = generation_config(parts.chat, max_new_tokens=limit)
     _write_json(folder / "generation_config.json", settings)
     write_processor(folder, parts)

@@ -7,7 +7,8 @@ from pathlib import Path
 from core.io.jsonl import read_jsonl
 from datamodules.mixture.config import ComponentConfig
 from datamodules.shards.manifest import load_manifest
-from pipeline.stages.specs import StageKind, TrainSpec, spec_manifests
+from pipeline.stages.evaluate import EvaluateStage
+from pipeline.stages.training import TrainingStage
 from pipeline.store.records import load_stage
 from serving.cell import TrainedCell
 from serving.export_check import ParityReport
@@ -24,7 +25,7 @@ def model_card(
         _about(cell, report, dtype=dtype, warnings=warnings),
         _table("Data", ("source", "language", "samples", "licence"), list(_sources(cell))),
         "Each source keeps its licence; what they allow together is for you to judge.\n",
-        *(_mixture(cell, kind, spec) for kind, spec in cell.train_specs.items()),
+        *(_mixture(cell, kind, spec) for kind, spec in cell.training_stages.items()),
         _scores(cell),
         _origin(cell),
     ]
@@ -41,7 +42,7 @@ def _header(cell: TrainedCell) -> str:
 def _about(
     cell: TrainedCell, report: ParityReport, *, dtype: str, warnings: tuple[str, ...]
 ) -> str:
-    model = cell.evaluate_spec.model
+    model = cell.evaluation.model
     language_model, tower = model.language_model, model.tower
     revision = f" (revision {language_model.revision})" if language_model.revision else ""
     lines = [
@@ -61,12 +62,12 @@ def _about(
 
 
 def _sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:
-    paths = {path for spec in cell.train_specs.values() for path in spec_manifests(spec)}
+    paths = {path for stage in cell.training_stages.values() for path in stage.manifests}
     for manifest in (load_manifest(Path(path)) for path in sorted(paths)):
         yield manifest.name, manifest.language, str(manifest.num_samples), manifest.licence
 
 
-def _mixture(cell: TrainedCell, kind: StageKind, spec: TrainSpec) -> str:
+def _mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
     rows = []
     for name, component in sorted(spec.stream.mixture.components.items()):
         names = [Path(path).name.removesuffix(".manifest.json") for path in _both(component)]
@@ -88,7 +89,7 @@ def _both(component: ComponentConfig) -> list[str]:
     return [path for path in paths if path]
 
 
-def _realised(cell: TrainedCell, kind: StageKind) -> str:
+def _realised(cell: TrainedCell, kind: str) -> str:
     """What each source gave by the last step that was logged."""
     path = cell.folder(kind).path / "metrics.jsonl"
     last: dict[str, float] = {}
@@ -105,7 +106,7 @@ def _realised(cell: TrainedCell, kind: StageKind) -> str:
 
 
 def _scores(cell: TrainedCell) -> str:
-    scores = load_stage(cell.folder(StageKind.EVALUATE).path).scores
+    scores = load_stage(cell.folder(EvaluateStage.kind).path).scores
     if not scores:
         return "## Scores\n\nThis cell has not been evaluated.\n"
     rows = []
@@ -115,13 +116,13 @@ def _scores(cell: TrainedCell) -> str:
         baselines = [_number(value) for value in (score.majority, score.blind)]
         rows.append((name, f"{score.value:.1f}", interval, _number(score.n, 0), *baselines))
     columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without image")
-    settings = cell.evaluate_spec
-    source = f"Benchmark `{settings.manifest}`, weights {settings.settings.weights}.\n"
+    settings = cell.evaluation
+    source = f"Benchmark `{settings.benchmark}`, weights {settings.settings.weights}.\n"
     return _table("Scores", columns, rows) + "\n" + source
 
 
 def _origin(cell: TrainedCell) -> str:
-    rows = [(kind.value, f"`{node.address}`") for kind, node in cell.nodes.items()]
+    rows = [(kind, f"`{node.address}`") for kind, node in cell.nodes.items()]
     data = {path: digest for node in cell.nodes.values() for path, digest in node.content.items()}
     listing = json.dumps(data, indent=1, sort_keys=True)
     table = _table("Origin", ("stage", "address"), rows)

@@ -11,8 +11,8 @@ from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import Question
-from pipeline.launchers.devices import compute_device
-from pipeline.stages.builders import VlmParts
+from pipeline.assemble import VlmParts
+from pipeline.device import compute_device
 from serving.cell import TrainedCell, load_cell
 
 
@@ -35,7 +35,7 @@ class Talker:
         self.name = name
         self._template = template
         self._answerer = VlmAnswerer(
-            parts.model, parts.chat, parts.images, max_new_tokens=max_new_tokens, batch_size=1
+            parts.model, parts.chat, parts.encode_image, max_new_tokens=max_new_tokens, batch_size=1
         )
 
     def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:

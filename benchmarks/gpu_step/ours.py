@@ -11,14 +11,15 @@ import torch
 from benchmarks.gpu_step.data import Sources, mixture_of
 from benchmarks.gpu_step.flops import Work, flop_model, work_of
 from benchmarks.gpu_step.model import Shape, build_ours, make_transform
+from configuration.run_config import ALIGN_POLICY, INSTRUCT_POLICY
 from core.chat.format import ChatFormat, PromptStyle
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName
-from lightning_modules.vlm_module import AlignmentModule, InstructionModule
+from lightning_modules.vlm_module import VlmModule
 from models.language.attention import AttentionKind
-from pipeline.stages.builders import apply_compute
+from pipeline.trainer import apply_compute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,8 +171,8 @@ def run_ours(lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: 
         loss_chunk=shape.loss_chunk if lever.is_chunked else 0,
     )
     optim = OptimConfig(lr=1e-5, optimizer=lever.optimizer)
-    kind = AlignmentModule if plan.stage == 1 else InstructionModule
-    module = kind(model, optim=optim, num_steps=plan.num_steps)
+    policy = ALIGN_POLICY if plan.stage == 1 else INSTRUCT_POLICY
+    module = VlmModule(model, policy=policy, optim=optim, num_steps=plan.num_steps)
     apply_compute(model, config, "cpu" if plan.device.type == "cpu" else "gpu")
     clock = StepClock(plan.device)
     trainer = _trainer(plan, clock)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from configuration.axes import AxisValue
 from configuration.run_config import LanguagesConfig
 from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
@@ -16,8 +17,11 @@ from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from lightning_modules.contrastive.tower import TowerRecipe
 from lightning_modules.optim import OptimConfig
-from pipeline.stages.graph import ContentHashes, Graph, StageNode
-from pipeline.stages.specs import LlamaShape, PretrainSpec, StageKind, TokenizerSpec, TowerSpec
+from pipeline.content import ContentHashes
+from pipeline.graph import Graph, StageNode, make_node
+from pipeline.stages.pretrain import LlamaShape, PretrainStage
+from pipeline.stages.tokenizer import TokenizerStage
+from pipeline.stages.tower import TowerStage
 from pipeline.store.store import Store
 
 CONFIG = Path("configs/recipes/embedded_backbones.yaml")
@@ -25,7 +29,7 @@ _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class BackboneRecipe:
     """One language model of the pair."""
 
     num_steps: int
@@ -48,9 +52,9 @@ class BackbonesConfig:
     """Manifest of images and base-language names, for the tower."""
     models: str
     """Where finished models are copied."""
-    general: PretrainConfig
+    general: BackboneRecipe
     """The language model that knows mostly the base language."""
-    adapted: PretrainConfig
+    adapted: BackboneRecipe
     """The same, continued on the target language."""
     vocab_size: int = 4096
     """Entries of the shared tokenizer."""
@@ -94,14 +98,14 @@ def build_graph(config: BackbonesConfig) -> Graph:
         for source in _TOKENIZER_SOURCES
         for language in languages
     )
-    spec = TokenizerSpec(
-        manifests=manifests, vocab_size=config.vocab_size, template=config.template
+    stage = TokenizerStage(
+        sources=manifests, vocab_size=config.vocab_size, template=config.template
     )
-    tokenizer = hashes.node(StageKind.TOKENIZER, "tokenizer", spec, {}, {})
+    tokenizer = make_node(stage, hashes)
     general = _pretrain(config, "general", hashes, {"tokenizer": tokenizer})
     adapted = _pretrain(config, "adapted", hashes, {"tokenizer": tokenizer, "init": general})
-    tower_spec = TowerSpec(manifest=config.captions, recipe=config.tower, seed=config.seed)
-    tower = hashes.node(StageKind.TOWER, "tower", tower_spec, {}, {"seed": float(config.seed)})
+    tower_stage = TowerStage(captions=config.captions, recipe=config.tower, seed=config.seed)
+    tower = make_node(tower_stage, hashes, params={"seed": config.seed})
     nodes = (tokenizer, general, adapted, tower)
     return Graph(nodes={node.address: node for node in nodes}, cells={})
 
@@ -111,7 +115,7 @@ def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
     names = {"general": "lm_general", "adapted": "lm_adapted", "tower": "tower"}
     for node in graph.nodes.values():
         name = names.get(node.title.split()[-1])
-        source = store.folder(node.kind.value, node.address)
+        source = store.folder(node.kind, node.address)
         if name is None or not source.is_done():
             continue
         target = Path(config.models) / name
@@ -131,7 +135,7 @@ def _corpus(config: BackbonesConfig, source: str) -> str:
 def _pretrain(
     config: BackbonesConfig, name: str, hashes: ContentHashes, inputs: dict[str, StageNode]
 ) -> StageNode:
-    part: PretrainConfig = getattr(config, name)
+    part: BackboneRecipe = getattr(config, name)
     components = {
         source: ComponentConfig(base=_corpus(config, source), samples_per_step=samples)
         for source, samples in part.samples_per_step.items()
@@ -142,7 +146,7 @@ def _pretrain(
         micro_batch_tokens=config.micro_batch_tokens,
         row_tokens=config.row_tokens,
     )
-    spec = PretrainSpec(
+    stage = PretrainStage(
         shape=config.shape,
         template=config.template,
         stream=stream,
@@ -151,5 +155,5 @@ def _pretrain(
         seed=config.seed,
         precision=config.trainer.precision,
     )
-    params: dict[str, str | float] = {"seed": float(config.seed), "backbone": name}
-    return hashes.node(StageKind.PRETRAIN, f"pretrain {name}", spec, inputs, params)
+    params: dict[str, AxisValue] = {"seed": config.seed, "backbone": name}
+    return make_node(stage, hashes, inputs=inputs, title=f"pretrain {name}", params=params)

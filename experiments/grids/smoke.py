@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from configuration.axes import vary
-from configuration.run_config import ComponentConfig, RunConfig, TrainConfig
+from configuration.run_config import MixtureLineConfig, RunConfig, TrainConfig
 from evaluation.retention import RetentionConfig
 
 _STEPS = 10
@@ -25,5 +25,5 @@ def _shorten(stage: TrainConfig, smaller: Mapping[str, str]) -> TrainConfig:
     return dataclasses.replace(stage, num_steps=num_steps, visual=visual, text_only=text_only)
 
 
-def _replace(line: ComponentConfig, smaller: Mapping[str, str]) -> ComponentConfig:
+def _replace(line: MixtureLineConfig, smaller: Mapping[str, str]) -> MixtureLineConfig:
     return dataclasses.replace(line, source=smaller.get(line.source, line.source))

@@ -1,4 +1,4 @@
-"""Which device a stage run computes on, and how many stage runs share this machine's GPUs."""
+"""Assignment of the GPUs of this node to stage runs."""
 
 import dataclasses
 import os
@@ -7,28 +7,7 @@ import torch
 
 from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
-
-_GPU_NAMES = ("gpu", "cuda")
-
-
-def uses_gpu(accelerator: str) -> bool:
-    """Whether a Lightning accelerator means a GPU on this machine."""
-    return accelerator in _GPU_NAMES or (accelerator == "auto" and torch.cuda.is_available())
-
-
-def compute_device(accelerator: str) -> torch.device:
-    """The device of stage runs that need no Trainer (features, evaluation): the first visible GPU.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none.
-    """
-    if not uses_gpu(accelerator):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}, but torch sees no GPU here; set it to cpu"
-        )
-    return torch.device("cuda", 0)
+from pipeline.device import uses_gpu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

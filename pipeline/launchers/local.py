@@ -18,10 +18,10 @@ from configuration.trainer import TrainerConfig
 from core.errors import PreemptedError
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
+from pipeline.graph import Graph, StageNode
 from pipeline.launchers import forkserver as forks
 from pipeline.launchers.devices import NO_GPUS, GpuSlots
-from pipeline.stages.graph import Graph, StageNode
-from pipeline.stages.specs import StageKind
+from pipeline.stages.base import Stage
 from pipeline.store.retry_policy import Fault
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, begin_anew, may_start, settle_failure
@@ -29,17 +29,16 @@ from pipeline.store.store import StageFolder, Store, begin_anew, may_start, sett
 _LOG = get_logger("launch")
 _POLL_S = 0.25
 _GRACE_S = 120.0
-_PARALLEL = (StageKind.FEATURES, StageKind.TOWER)
 
 
-def threads_of(kind: StageKind, cores: int) -> int:
+def threads_of(stage: Stage, cores: int) -> int:
     """Threads of a stage run: all cores for images, which are independent; else one.
 
     Fixed by the kind, because sums depend on the number of threads in their last bits and a
     resumed run must equal an uninterrupted one. One, because models of this size lose more
     at barriers than they win; several stage runs fill the cores instead.
     """
-    return cores if kind in _PARALLEL else 1
+    return cores if stage.uses_all_cores else 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,12 +75,12 @@ class LocalLauncher:
     def _initial_states(self) -> dict[str, State]:
         states = {}
         for address, node in self.graph.nodes.items():
-            folder = self.store.folder(node.kind.value, address)
+            folder = self.store.folder(node.kind, address)
             states[address] = State.WAITING
             if folder.is_done():
                 folder.settle()
                 states[address] = State.DONE
-            folder.write_stage(node)
+            folder.write_stage(node.describe(), node.stage)
         return states
 
     def _start_ready(self, running: dict[str, "_Process"], states: dict[str, State]) -> None:
@@ -93,18 +92,16 @@ class LocalLauncher:
                 states[address] = State.FAILED
                 continue
             busy = sum(
-                threads_of(self.graph.nodes[other].kind, self.num_cores) for other in running
+                threads_of(self.graph.nodes[other].stage, self.num_cores) for other in running
             )
-            fits = busy + threads_of(node.kind, self.num_cores) <= self.num_cores
+            fits = busy + threads_of(node.stage, self.num_cores) <= self.num_cores
             place = self.slots.free([process.place for process in running.values()])
             if self.slots.places and place is None:
                 return
             if (
                 fits
                 and all(state is State.DONE for state in upstream)
-                and may_start(
-                    self.store.folder(node.kind.value, address), retries=self.trainer.retries
-                )
+                and may_start(self.store.folder(node.kind, address), retries=self.trainer.retries)
             ):
                 running[address] = self._start(node, place or "")
                 states[address] = State.RUNNING
@@ -112,9 +109,9 @@ class LocalLauncher:
     def _start(self, node: StageNode, place: str) -> "_Process":
         from pipeline.launchers.worker import Execution, write_execution  # heavy: torch and friends
 
-        folder = self.store.folder(node.kind.value, node.address)
+        folder = self.store.folder(node.kind, node.address)
         begin_anew(folder)
-        threads, root = threads_of(node.kind, self.num_cores), str(self.store.root)
+        threads, root = threads_of(node.stage, self.num_cores), str(self.store.root)
         write_execution(
             folder, Execution(root=root, threads=threads, trainer=self.trainer, gpus=place)
         )
@@ -124,7 +121,7 @@ class LocalLauncher:
         for address in [a for a, process in running.items() if process.exit_code() is not None]:
             code = running.pop(address).exit_code()
             node = self.graph.nodes[address]
-            folder = self.store.folder(node.kind.value, address)
+            folder = self.store.folder(node.kind, address)
             state = _state_after(folder, code)
             # Stopped alone, it has saved and simply goes on; so does what may be tried again.
             again = state is State.INTERRUPTED or (

@@ -22,9 +22,9 @@ from core.errors import ConfigError, IrudimenError, PreemptedError
 from core.io.files import atomic_write_text
 from core.process.log import get_logger
 from core.process.stop import StopFlag
+from pipeline.graph import Graph, StageNode
 from pipeline.launchers.local import threads_of
 from pipeline.launchers.slurm_jobs import SlurmConfig, command, queued_jobs, submit
-from pipeline.stages.graph import Graph, StageNode
 from pipeline.store.retry_policy import Fault, bad_nodes
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, begin_anew, may_start, settle_failure
@@ -128,7 +128,7 @@ class SlurmLauncher:
             folder, job = self._folder(node), self._job(node)
             state = folder.read_status().state.value
             in_slurm = queue.get(job.job_id, "gone") if job is not None else ""
-            title = f"{node.kind.value} {node.title}"
+            title = f"{node.kind} {node.title}"
             yield title, state, job.job_id if job else "", in_slurm, str(folder.path / "log.txt")
 
     def _wait(self) -> None:
@@ -151,7 +151,7 @@ class SlurmLauncher:
                 folder.settle()
                 states[address] = State.DONE
             elif job is None or job.job_id not in queue:
-                folder.write_stage(node)
+                folder.write_stage(node.describe(), node.stage)
                 if folder.read_status().state is State.FAILED:  # by an earlier command: try again
                     (folder.path / _FILE).unlink(missing_ok=True)
         return states
@@ -206,11 +206,11 @@ class SlurmLauncher:
         folder = self._folder(node)
         begin_anew(folder)
         root = str(self.store.root.absolute())
-        threads = threads_of(node.kind, self.config.cpus_per_task)
+        threads = threads_of(node.stage, self.config.cpus_per_task)
         write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
         place: dict[str, Any] = {
             "after": after,
-            "num_nodes": self.trainer.num_nodes if node.is_training else 1,
+            "num_nodes": self.trainer.num_nodes if node.stage.is_distributed else 1,
         }
         config = self.resources(node)
         careful = self._avoiding_bad_nodes(config)
@@ -227,7 +227,7 @@ class SlurmLauncher:
     def resources(self, node: StageNode) -> SlurmConfig:
         """What its job asks for: the user's settings, and the plan where they are silent."""
         config = self.config
-        devices = self.trainer.devices if node.is_training else 1
+        devices = self.trainer.devices if node.stage.is_distributed else 1
         if self.trainer.accelerator in _GPU_NAMES and not config.gpus_per_node:
             config = dataclasses.replace(config, gpus_per_node=devices)
         estimated = self.estimate(node) if self.estimate is not None else None
@@ -252,7 +252,7 @@ class SlurmLauncher:
         return dataclasses.replace(config, exclude=exclude)
 
     def _folder(self, node: StageNode) -> StageFolder:
-        return self.store.folder(node.kind.value, node.address)
+        return self.store.folder(node.kind, node.address)
 
     def _job(self, node: StageNode) -> Job | None:
         path = self._folder(node).path / _FILE

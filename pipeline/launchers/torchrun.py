@@ -25,9 +25,8 @@ from configuration.trainer import TrainerConfig
 from core.errors import ConfigError, PreemptedError
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED, StopFlag
+from pipeline.graph import Graph, StageNode
 from pipeline.launchers.local import start_command, threads_of
-from pipeline.stages.graph import Graph, StageNode
-from pipeline.stages.specs import PretrainSpec, TrainSpec
 from pipeline.store.states import State
 from pipeline.store.store import Store, begin_anew, may_start, settle_failure
 
@@ -141,13 +140,13 @@ class TorchrunLauncher:
 
     def _settled(self, node: StageNode, states: dict[str, State]) -> State:
         """The state of a stage run before this command has done anything about it."""
-        folder = self.store.folder(node.kind.value, node.address)
+        folder = self.store.folder(node.kind, node.address)
         if folder.is_done():
             folder.settle()
             return State.DONE
         if any(states[other.address] is State.FAILED for other in node.inputs.values()):
             return State.FAILED
-        folder.write_stage(node)
+        folder.write_stage(node.describe(), node.stage)
         status = folder.read_status()
         if status.state is not State.FAILED or not status.failures:
             return State.WAITING
@@ -158,21 +157,21 @@ class TorchrunLauncher:
 
     def _goes_on(self, node: StageNode) -> bool:
         return settle_failure(
-            self.store.folder(node.kind.value, node.address), retries=self.trainer.retries
+            self.store.folder(node.kind, node.address), retries=self.trainer.retries
         )
 
     def _run(self, node: StageNode, ranks: _Ranks, on_tick: Callable[[], None]) -> State:
         from pipeline.launchers.worker import Execution, write_execution  # heavy: torch and friends
 
-        folder = self.store.folder(node.kind.value, node.address)
+        folder = self.store.folder(node.kind, node.address)
         while not may_start(folder, retries=self.trainer.retries):
             _stop_if(self.flag)
             time.sleep(_POLL_S)
         begin_anew(folder)
-        threads, root = threads_of(node.kind, self.num_cores), str(self.store.root.absolute())
+        threads, root = threads_of(node.stage, self.num_cores), str(self.store.root.absolute())
         write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
-        if isinstance(node.spec, TrainSpec | PretrainSpec):
-            order = _Order(node.kind.value, node.address, _free_port())
+        if node.stage.is_distributed:
+            order = _Order(node.kind, node.address, _free_port())
             ranks.tell(order)
             code = ranks.work(self.store, order, on_tick=on_tick)
         else:
@@ -180,7 +179,7 @@ class TorchrunLauncher:
             code = _wait(start_command(folder.path, alone), self.flag, on_tick)
         if code == EXIT_PREEMPTED:
             raise PreemptedError("stopped on request; the same command continues where it stopped")
-        if code and isinstance(node.spec, TrainSpec | PretrainSpec):
+        if code and node.stage.is_distributed:
             _LOG.error("%s ended with code %d on rank 0; see %s/log.txt",
                        node.title, code, folder.path)  # fmt: skip
             sys.exit(1)  # the other ranks may be gone: only torchrun knows

@@ -16,11 +16,10 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -31,34 +30,12 @@ from core.io.files import atomic_write_text
 from core.process.distributed import is_first_process, is_initialized
 from core.process.log import show_info
 from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
-from pipeline.stages import evaluation as evaluation_runs
-from pipeline.stages import pretraining as backbone_runs
-from pipeline.stages import training as stage_runs
-from pipeline.stages.specs import (
-    EvaluateSpec,
-    FeaturesSpec,
-    PretrainSpec,
-    RetentionSpec,
-    StageKind,
-    TokenizerSpec,
-    TowerSpec,
-    TrainSpec,
-)
+from pipeline.stages.base import StageContext
+from pipeline.stages.registry import stage_class
 from pipeline.store.retry_policy import Fault, fault_of
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, timed_attempt
 
-_RUNS: dict[StageKind, tuple[type[Any], Callable[[Any, stage_runs.StageContext], None]]] = {
-    StageKind.FEATURES: (FeaturesSpec, stage_runs.run_features),
-    StageKind.ALIGN: (TrainSpec, stage_runs.run_align),
-    StageKind.INSTRUCT: (TrainSpec, stage_runs.run_instruct),
-    StageKind.EVALUATE: (EvaluateSpec, evaluation_runs.run_evaluate),
-    StageKind.BACKBONE: (RetentionSpec, evaluation_runs.run_backbone),
-    StageKind.RETENTION: (RetentionSpec, evaluation_runs.run_after),
-    StageKind.TOKENIZER: (TokenizerSpec, backbone_runs.run_tokenizer),
-    StageKind.PRETRAIN: (PretrainSpec, backbone_runs.run_pretrain),
-    StageKind.TOWER: (TowerSpec, backbone_runs.run_tower),
-}
 _EXECUTION = "execution.json"
 _OTHER_RANK = "other_rank.json"
 """What a further rank failed of; rank 0 only sees that it is gone."""
@@ -181,10 +158,8 @@ def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
     if execution.gpus:  # read when CUDA starts, which nothing before this has done
         os.environ["CUDA_VISIBLE_DEVICES"] = execution.gpus
     stage = folder.read_stage()
-    spec_class, run_stage = _RUNS[StageKind(stage["kind"])]
-    spec = load_config(spec_class, folder.path / "spec.yaml")
     store = Store(Path(execution.root))
-    context = stage_runs.StageContext(
+    context = StageContext(
         folder=folder,
         inputs={role: store.folder(*place).result for role, place in stage["inputs"].items()},
         cache=Path(execution.root) / "cache",
@@ -193,7 +168,7 @@ def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
         on_hung=partial(_note_hung, folder),
     )
     folder.scratch.mkdir(exist_ok=True)
-    run_stage(spec, context)
+    load_config(stage_class(stage["kind"]), folder.path / "spec.yaml").run(context)
 
 
 def _note_hung(folder: StageFolder, reason: str) -> None:

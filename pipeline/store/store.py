@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from core.errors import CheckpointError
 from core.io.files import atomic_write_text, locked
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
-from pipeline.stages.graph import StageNode
 from pipeline.store.retry_policy import MACHINES, Failure, Fault, decide
 from pipeline.store.states import State
 
@@ -71,26 +70,16 @@ class StageFolder:
         """Checkpoints of a training stage."""
         return self.path / "checkpoints"
 
-    def write_stage(self, node: StageNode) -> None:
-        """Say on disk what this folder is for; a finished stage is left alone.
+    def write_stage(self, description: Mapping[str, object], stage: object) -> None:
+        """Write stage.json and spec.yaml of an unfinished stage run; a finished one is left alone.
 
-        An unfinished one is told anew: what is no part of its address (the features it reads, the
-        number of workers) may have changed since it was stopped.
+        They are written again at every start: what is not part of the address (the features that
+        are read, the number of workers) may have changed.
         """
         if self.result.is_dir():
             return
-        stage = {
-            "kind": node.kind.value,
-            "address": node.address,
-            "title": node.title,
-            "config": to_plain(node.spec),
-            "params": node.params,
-            "upstream": {role: other.address for role, other in node.inputs.items()},
-            "inputs": {r: [n.kind.value, n.address] for r, n in node.inputs.items()},
-            "data": node.content,
-        }
-        atomic_write_text(self.path / "spec.yaml", dump_config(node.spec))
-        atomic_write_text(self.path / "stage.json", json.dumps(stage, indent=1))
+        atomic_write_text(self.path / "spec.yaml", dump_config(stage))
+        atomic_write_text(self.path / "stage.json", json.dumps(description, indent=1))
 
     def read_stage(self) -> dict[str, Any]:
         """What `write_stage` wrote."""

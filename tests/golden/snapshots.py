@@ -22,8 +22,8 @@ import torch
 from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from experiments.planning import make_plan
-from pipeline.stages.graph import StageNode
-from planner.estimator import Estimator, trained_weights
+from pipeline.graph import StageNode
+from planner.estimator import Estimator
 
 FOLDER = Path(__file__).parent
 PLANS = (
@@ -76,9 +76,10 @@ def plan_snapshot(experiment: str, profile: str) -> dict[str, Any]:
 
 
 def _node(estimator: Estimator, node: StageNode) -> dict[str, Any]:
-    load, weights, cost = estimator.load(node), trained_weights(node), estimator.cost(node, count=1)
+    estimate = node.estimate(estimator)
+    load, weights, cost = estimate.load, estimate.weights, estimate.cost
     return {
-        "kind": node.kind.value,
+        "kind": node.kind,
         "title": node.title,
         "inputs": {role: other.address for role, other in node.inputs.items()},
         "steps": load.num_steps,

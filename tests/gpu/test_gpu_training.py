@@ -12,15 +12,16 @@ from benchmarks.gpu_step.data import Sources, mixture_of, write_sources
 from benchmarks.gpu_step.model import TINY, build_ours, make_chat, make_transform
 from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
+from configuration.run_config import INSTRUCT_POLICY
 from core.chat.format import PromptStyle
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName, build_optimizer
-from lightning_modules.vlm_module import InstructionModule
+from lightning_modules.vlm_module import VlmModule
 from models.language.attention import AttentionKind
 from models.vlm import VisionLanguageModel
-from pipeline.stages.builders import apply_compute
+from pipeline.trainer import apply_compute
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,7 +81,7 @@ def loss_and_gradients(
     """Mean loss, and all gradients of what learns in one fp32 vector on the CPU."""
     torch.compiler.reset()
     device = model.device
-    module = InstructionModule(model, optim=OptimConfig(lr=1e-3), num_steps=1)
+    module = VlmModule(model, policy=INSTRUCT_POLICY, optim=OptimConfig(lr=1e-3), num_steps=1)
     apply_compute(model, config, device.type)
     loss = torch.zeros((), device=device)
     for micro_batch in step.to(device).micro_batches:
@@ -132,7 +133,7 @@ def _optimise(
     model: VisionLanguageModel, step: StepBatch, name: OptimizerName, num_steps: int
 ) -> list[float]:
     config = OptimConfig(lr=1e-3, optimizer=name)
-    module = InstructionModule(model, optim=config, num_steps=num_steps)
+    module = VlmModule(model, policy=INSTRUCT_POLICY, optim=config, num_steps=num_steps)
     apply_compute(model, MASK, CUDA.type)
     optimizer, losses = build_optimizer(module.parameters(), config), []
     moved = step.to(model.device)
@@ -169,8 +170,11 @@ def test_a_killed_run_goes_on_where_it_was(sources: Sources, tmp_path: Path) -> 
     initial = model_on(CPU, torch.float32)
 
     def train(folder: Path, num_steps: int) -> list[torch.Tensor]:
-        module = InstructionModule(
-            copy.deepcopy(initial), optim=OptimConfig(lr=1e-3), num_steps=NUM_STEPS
+        module = VlmModule(
+            copy.deepcopy(initial),
+            policy=INSTRUCT_POLICY,
+            optim=OptimConfig(lr=1e-3),
+            num_steps=NUM_STEPS,
         )
         apply_compute(module.model, MASK, CUDA.type)
         newest = latest_checkpoint(folder)

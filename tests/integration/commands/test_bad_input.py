@@ -20,9 +20,9 @@ from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.weights import load_weights, save_weights
+from pipeline.graph import Graph
 from pipeline.launchers import worker
 from pipeline.launchers.worker import Execution, write_execution
-from pipeline.stages.graph import Graph
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
@@ -62,7 +62,7 @@ def plan_of(*overrides: str) -> Graph:
 
 def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
     """Run one stage of a graph in this process."""
-    (node,) = (node for node in graph.nodes.values() if node.kind.value == kind)
+    (node,) = (node for node in graph.nodes.values() if node.kind == kind)
     folder = Store(Path(ROOT)).folder(kind, node.address)
     folder.write_stage(node)
     trainer = TrainerConfig(checkpoint_every_n_steps=5, log_every_n_steps=1)
@@ -280,7 +280,7 @@ def test_a_checkpoint_of_another_stage_is_refused_and_kept(
         code, align = run_stage(graph, "align")
     assert code == EXIT_PREEMPTED
     other = plan_of("align.visual.captions.samples_per_step=6")
-    (node,) = (node for node in other.nodes.values() if node.kind.value == "align")
+    (node,) = (node for node in other.nodes.values() if node.kind == "align")
     stranger = Store(Path(ROOT)).folder("align", node.address)
     shutil.copytree(align.checkpoints, stranger.checkpoints)
     code, folder = run_stage(other, "align")

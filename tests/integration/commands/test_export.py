@@ -30,8 +30,7 @@ from experiments.planning import make_plan
 from models.export.processor import image_processor_config
 from models.towers.image_transform import CropRule
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
-from pipeline.stages.builders import VlmParts
-from pipeline.stages.specs import StageKind
+from pipeline.assemble import VlmParts
 from serving.cell import TrainedCell, find_cells, load_cell
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
@@ -92,7 +91,7 @@ def items(parts: VlmParts) -> list[tuple[str, bytes]]:
 def our_answers(parts: VlmParts) -> list[str]:
     """Of the evaluation, in batches."""
     answerer = VlmAnswerer(
-        parts.model, parts.chat, parts.images, max_new_tokens=NUM_NEW, batch_size=16
+        parts.model, parts.chat, parts.encode_image, max_new_tokens=NUM_NEW, batch_size=16
     )
     return [reply.text for reply in answerer.answer(our_questions(parts))]
 
@@ -110,7 +109,7 @@ def our_prompts(parts: VlmParts) -> list[np.ndarray]:
 
 def our_ids(parts: VlmParts) -> list[list[int]]:
     """Of answers that nothing ends."""
-    images = [torch.as_tensor(parts.images(image)) for _, image in items(parts)]
+    images = [torch.as_tensor(parts.encode_image(image)) for _, image in items(parts)]
     return parts.model.generate(
         our_prompts(parts), images, max_new_tokens=NUM_NEW, end_token_id=-1,
         pad_token_id=parts.chat.pad_token_id, batch_size=16,
@@ -273,7 +272,7 @@ def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
     words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
     assert evaluation_run.main(words) == 0
     cell = find_cell(arguments(target))
-    folder = cell.folder(StageKind.EVALUATE).path  # the world has those of other tests too
+    folder = cell.folder("evaluate").path  # the world has those of other tests too
     columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
     own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
     assert read_predictions(results / "predictions.parquet").select(columns) == own

@@ -16,15 +16,15 @@ from core.errors import ConfigError
 from experiments import run
 from experiments.registry import experiments as all_experiments
 from experiments.registry import get_experiment, is_grid, questions, select, with_seeds
-from pipeline.stages.graph import Graph, StageNode, build_graph
-from pipeline.stages.specs import StageKind
+from pipeline.graph import Graph, StageNode, build_graph
+from pipeline.stages.registry import stage_kinds
 from tests.support import small_world as worlds
 
 CELL_IDS = [
     f"general_share{share}{text}_s0" for text in ("", "_txt") for share in (0, 20, 40, 60, 80, 100)
 ]
 GRIDS = sorted(name for name, module in all_experiments().items() if is_grid(module))
-TRAINED = (StageKind.ALIGN, StageKind.INSTRUCT)
+TRAINED = ("align", "instruct")
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def graph_of(experiment: str, *overrides: str) -> Graph:
     return build_graph(name_cells(get_experiment(experiment).cells(load(*overrides))))
 
 
-def nodes_of(graph: Graph, kind: StageKind) -> list[StageNode]:
+def nodes_of(graph: Graph, kind: str) -> list[StageNode]:
     return [node for node in graph.nodes.values() if node.kind is kind]
 
 
-def addresses(*overrides: str) -> dict[StageKind, str]:
+def addresses(*overrides: str) -> dict[str, str]:
     """The address of each stage of one cell."""
     graph = build_graph(name_cells([load(*overrides)]))
     return {node.kind: address for address, node in graph.nodes.items()}
@@ -65,10 +65,10 @@ def test_the_cells_of_the_main_grid(world: Path) -> None:
 
 def test_twelve_cells_share_stage_one(world: Path) -> None:
     graph = graph_of("mix_ablation")
-    counts = {kind: len(nodes_of(graph, kind)) for kind in StageKind}
-    assert counts[StageKind.FEATURES] == counts[StageKind.ALIGN] == 1
-    assert counts[StageKind.INSTRUCT] == counts[StageKind.EVALUATE] == 12
-    (align,) = nodes_of(graph, StageKind.ALIGN)
+    counts = {kind: len(nodes_of(graph, kind)) for kind in stage_kinds()}
+    assert counts["features"] == counts["align"] == 1
+    assert counts["instruct"] == counts["evaluate"] == 12
+    (align,) = nodes_of(graph, "align")
     assert graph.cells_of(align.address) == CELL_IDS
 
 
@@ -81,8 +81,8 @@ def test_upstream_comes_before_downstream(world: Path) -> None:
 
 def test_seeds_have_their_own_stage_one(world: Path) -> None:
     graph = build_graph(name_cells(with_seeds(get_experiment("mix_ablation").cells(load()), 3)))
-    assert len(nodes_of(graph, StageKind.ALIGN)) == 3
-    assert len(nodes_of(graph, StageKind.FEATURES)) == 1
+    assert len(nodes_of(graph, "align")) == 3
+    assert len(nodes_of(graph, "features")) == 1
     assert len(graph.cells) == 36
 
 
@@ -102,20 +102,20 @@ def test_where_and_how_fast_does_not_change_an_address(world: Path, override: st
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
-        ("instruct.num_steps=61", {StageKind.INSTRUCT, StageKind.EVALUATE}),
-        ("instruct.optim.lr=0.002", {StageKind.INSTRUCT, StageKind.EVALUATE}),
-        ("cell.target_share=0.6", {StageKind.INSTRUCT, StageKind.EVALUATE}),
-        ("cell.text_only=true", {StageKind.INSTRUCT, StageKind.EVALUATE}),
-        ("instruct.prompt_style=FULL", {StageKind.INSTRUCT, StageKind.EVALUATE}),
-        ("evaluate.max_new_tokens=5", {StageKind.EVALUATE}),
-        ("align.optim.lr=0.002", {*TRAINED, StageKind.EVALUATE}),
-        ("cell.seed=1", {*TRAINED, StageKind.EVALUATE}),
-        ("trainer.precision=bf16-true", {*TRAINED, StageKind.EVALUATE}),
-        ("model.connector.kind=MLP2X_GELU", {*TRAINED, StageKind.EVALUATE}),
+        ("instruct.num_steps=61", {"instruct", "evaluate"}),
+        ("instruct.optim.lr=0.002", {"instruct", "evaluate"}),
+        ("cell.target_share=0.6", {"instruct", "evaluate"}),
+        ("cell.text_only=true", {"instruct", "evaluate"}),
+        ("instruct.prompt_style=FULL", {"instruct", "evaluate"}),
+        ("evaluate.max_new_tokens=5", {"evaluate"}),
+        ("align.optim.lr=0.002", {*TRAINED, "evaluate"}),
+        ("cell.seed=1", {*TRAINED, "evaluate"}),
+        ("trainer.precision=bf16-true", {*TRAINED, "evaluate"}),
+        ("model.connector.kind=MLP2X_GELU", {*TRAINED, "evaluate"}),
     ],
 )
 def test_what_determines_a_result_changes_its_address(
-    world: Path, override: str, changed: set[StageKind]
+    world: Path, override: str, changed: set[str]
 ) -> None:
     before, after = addresses(), addresses(override)
     assert {kind for kind in before if before[kind] != after[kind]} == changed
@@ -133,7 +133,7 @@ def test_the_content_of_the_data_changes_the_address(
     finally:
         path.write_text(original)
     changed = {kind for kind in before if before[kind] != after[kind]}
-    assert changed == {StageKind.INSTRUCT, StageKind.EVALUATE}
+    assert changed == {"instruct", "evaluate"}
 
 
 def test_another_benchmark_trains_nothing_again(world: Path) -> None:
@@ -144,25 +144,25 @@ def test_another_benchmark_trains_nothing_again(world: Path) -> None:
     before, after = addresses(), addresses("data.benchmark=benchmark_other")
     path.unlink()
     changed = {kind for kind in before if before[kind] != after[kind]}
-    assert changed == {StageKind.FEATURES, StageKind.EVALUATE}
+    assert changed == {"features", "evaluate"}
 
 
 def test_a_source_without_samples_is_left_out(world: Path) -> None:
     """Its manifest need not even be there."""
     left_out = "instruct.text_only.text={source: absent, samples_per_step: 0}"
     graph = build_graph(name_cells([load("cell.text_only=true", left_out)]))
-    (node,) = nodes_of(graph, StageKind.INSTRUCT)
-    assert "absent" not in dump_config(node.spec)
+    (node,) = nodes_of(graph, "instruct")
+    assert "absent" not in dump_config(node.stage)
 
 
 def test_without_a_feature_cache_there_is_no_such_stage(world: Path) -> None:
-    assert StageKind.FEATURES not in addresses("model.cache_features=false")
+    assert "features" not in addresses("model.cache_features=false")
 
 
 def test_part_of_a_grid(world: Path) -> None:
     part = graph_of("mix_ablation").only({"general_share20_s0"})
     assert list(part.cells) == ["general_share20_s0"]
-    assert [node.kind.value for node in part.nodes.values()] == [
+    assert [node.kind for node in part.nodes.values()] == [
         "features", "align", "instruct", "evaluate",
     ]  # fmt: skip
 
@@ -216,8 +216,8 @@ def test_a_configuration_survives_the_disk(world: Path, tmp_path: Path) -> None:
 def test_every_spec_survives_the_disk(world: Path, tmp_path: Path) -> None:
     for node in graph_of("stage_ablation").nodes.values():
         path = tmp_path / "spec.yaml"
-        path.write_text(dump_config(node.spec))
-        assert load_config(type(node.spec), path) == node.spec
+        path.write_text(dump_config(node.stage))
+        assert load_config(type(node.stage), path) == node.stage
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from core.process.stop import EXIT_PREEMPTED
 from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
-from pipeline.stages.graph import Graph
+from pipeline.graph import Graph
 from tests.integration.distributed.test_two_ranks import (
     NUM_STEPS,
     World,
@@ -120,7 +120,5 @@ def test_a_tuning_is_part_of_the_address_of_what_it_changes(folder: Path) -> Non
         kind for kind, address in plain.cells[cell].items() if address != adapted.cells[cell][kind]
     }
     assert changed == {"instruct", "evaluate"}
-    specs = [
-        dataclasses.asdict(n.spec) for n in adapted.nodes.values() if n.kind.value == "evaluate"
-    ]
+    specs = [dataclasses.asdict(n.stage) for n in adapted.nodes.values() if n.kind == "evaluate"]
     assert specs[0]["tuning"]["kind"] == "lora"

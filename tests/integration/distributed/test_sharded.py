@@ -20,12 +20,14 @@ NUM_KILLS = 5
 def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
     """Write FSDP2 (and other levers) into the spec of a stage that is ready to run."""
     from core.config import dump_config, load_config
-    from pipeline.stages.specs import TrainSpec
+    from pipeline.stages.registry import stage_class
 
     path = folder.path / "spec.yaml"
     settings = {"strategy": "fsdp2", **levers}
     overrides = [f"compute.{name}={value}" for name, value in settings.items()]
-    path.write_text(dump_config(load_config(TrainSpec, path, overrides=overrides)))
+    path.write_text(
+        dump_config(load_config(stage_class(folder.path.parent.name), path, overrides=overrides))
+    )
     return folder
 
 

@@ -22,8 +22,8 @@ from core.process.stop import EXIT_PREEMPTED
 from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
+from pipeline.graph import Graph, StageNode
 from pipeline.launchers.worker import Execution, write_execution
-from pipeline.stages.graph import Graph, StageNode
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
 
@@ -40,7 +40,7 @@ class World:
     graph: Graph
 
     def node(self, kind: str) -> StageNode:
-        (node,) = (node for node in self.graph.nodes.values() if node.kind.value == kind)
+        (node,) = (node for node in self.graph.nodes.values() if node.kind == kind)
         return node
 
 
@@ -68,7 +68,7 @@ def prepare(
     node, store = world.node(kind), Store(Path(root))
     folder = store.folder(kind, node.address)
     for upstream in node.inputs.values():
-        place = Path("store", upstream.kind.value, upstream.address)
+        place = Path("store", upstream.kind, upstream.address)
         if not (root / place).exists():
             shutil.copytree("one" / place, root / place)
     folder.write_stage(node)

@@ -28,12 +28,11 @@ from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.vlm import VisionLanguageModel
+from pipeline.graph import Graph
 from pipeline.launchers import local as launch
 from pipeline.launchers.worker import Execution, write_execution
-from pipeline.stages import evaluation as evaluation_runs
-from pipeline.stages.graph import Graph
-from pipeline.stages.specs import EvaluateSpec
-from pipeline.stages.training import StageContext
+from pipeline.stages.base import StageContext
+from pipeline.stages.evaluate import EvaluateStage
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
@@ -81,9 +80,9 @@ def weights(root: Path, kind: str) -> bytes:
 
 def prepare(reference: Reference, kind: str, root: Path) -> StageFolder:
     """A store in which everything before a stage is done, and the stage ready to start."""
-    (node,) = (node for node in reference.graph.nodes.values() if node.kind.value == kind)
+    (node,) = (node for node in reference.graph.nodes.values() if node.kind == kind)
     for upstream in node.inputs.values():
-        place = Path("store", upstream.kind.value, upstream.address)
+        place = Path("store", upstream.kind, upstream.address)
         shutil.copytree(reference.root / place, root / place)
     folder = Store(root).folder(kind, node.address)
     folder.write_stage(node)
@@ -173,10 +172,10 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(
     for root in (tmp_path / "calm", tmp_path / "stopped"):
         folder = prepare(reference, "evaluate", root)
         folder.scratch.mkdir()
-        spec = load_config(EvaluateSpec, folder.path / "spec.yaml")
+        spec = load_config(EvaluateStage, folder.path / "spec.yaml")
         spec = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, batch_size=1))
         node = reference.graph.nodes[folder.path.name]
-        inputs = {role: Store(root).folder(one.kind.value, one.address).result
+        inputs = {role: Store(root).folder(one.kind, one.address).result
                   for role, one in node.inputs.items()}  # fmt: skip
         context = StageContext(folder=folder, inputs=inputs, cache=root / "cache", trainer=TRAINER,
                                flag=flag, on_hung=lambda _: None)  # fmt: skip
@@ -185,7 +184,7 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(
             attempts += 1
             flag.is_set = False
             with contextlib.suppress(PreemptedError):
-                evaluation_runs.run_evaluate(spec, context)
+                spec.run(context)
                 break
         sizes[root.name] = list(asked)
         files[root.name] = {path.name: path.read_bytes() for path in folder.scratch.iterdir()}

@@ -12,12 +12,13 @@ from benchmarks.gpu_step.data import mixture_of, write_sources
 from benchmarks.gpu_step.flops import Work, flop_model, peak_of, work_of
 from benchmarks.gpu_step.model import TINY, build_ours, make_chat, make_transform, num_patches
 from benchmarks.gpu_step.ours import BEST, Plan
+from configuration.run_config import ALIGN_POLICY, INSTRUCT_POLICY
 from core.chat.format import PromptStyle
 from core.chat.tokens import PADDING_DOCUMENT
 from core.samples import MicroBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.optim import OptimConfig
-from lightning_modules.vlm_module import AlignmentModule, InstructionModule
+from lightning_modules.vlm_module import VlmModule
 
 CPU = torch.device("cpu")
 
@@ -51,8 +52,8 @@ def test_operations_are_those_that_torch_counts(batch: MicroBatch, *, is_stage_2
     model.language_model.set_attn_implementation("eager")
     for block in model.tower.visual.transformer.resblocks:  # type: ignore[union-attr]
         block.attn.train()  # the fast path is one operation that the counter doesn't know
-    kind = InstructionModule if is_stage_2 else AlignmentModule
-    module = kind(model, optim=OptimConfig(lr=1e-3), num_steps=1)
+    policy = INSTRUCT_POLICY if is_stage_2 else ALIGN_POLICY
+    module = VlmModule(model, policy=policy, optim=OptimConfig(lr=1e-3), num_steps=1)
     with FlopCounterMode(display=False) as counter:
         module(batch).backward()
     num_rows, num_tokens = batch.input_ids_BT.shape

@@ -6,16 +6,26 @@ from pathlib import Path
 import pytest
 
 from configuration.run_config import PhaseConfig, RunConfig
+from configuration.vlm_spec import VlmSpec
 from core.config import load_config, to_plain
 from core.errors import ConfigError
 from datamodules.mixture.config import Phase, ShareOf
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.run import build_parser
-from pipeline.stages import graph
-from pipeline.stages.graph import StageNode
-from pipeline.stages.specs import StageKind, instruct_spec
+from lightning_modules.optim import OptimConfig
+from models.connector import ConnectorConfig
+from models.freezing import FreezePolicy
+from models.language.language_model import LanguageModelConfig
+from models.towers.vision_tower import VisionTowerConfig
+from pipeline.graph import StageNode
+from pipeline.stages.align import AlignStage
+from pipeline.stages.instruct import InstructStage
 
+VLM = VlmSpec(
+    tower=VisionTowerConfig(path="tower"), connector=ConnectorConfig(),
+    language_model=LanguageModelConfig(path="lm"), template="embedded",
+)  # fmt: skip
 CONFIG = """
 backbones: {{general: {{path: lm}}}}
 cell: {{text_only: true, target_share: 0.2}}
@@ -39,7 +49,7 @@ def components(tmp_path):
         path = tmp_path / "run.yaml"
         path.write_text(CONFIG.format(more=more))
         config = load_config(RunConfig, path, overrides=overrides)
-        return instruct_spec(config).stream.mixture.components
+        return InstructStage.from_config(config).stream.mixture.components
 
     return make
 
@@ -146,7 +156,7 @@ def test_the_worked_example_of_the_documentation(tmp_path):
     example = tmp_path / "example.yaml"
     example.write_text(text.split("```yaml\n")[1].split("```")[0])
     config = load_config(RunConfig, Path("configs/embedded.yaml"), example)
-    parts = instruct_spec(config).stream.mixture.components
+    parts = InstructStage.from_config(config).stream.mixture.components
     assert rates(parts) == {"conversations": 12, "chat": 3, "text": 1}
     assert parts["conversations"].share_of is ShareOf.LOSS_TOKENS
     assert parts["conversations"].phases == [Phase(from_step=350, target_share=0.8)]
@@ -163,10 +173,11 @@ def test_both_beginnings_are_refused():
 
 
 def address(stream):
-    node = StageNode(
-        kind=StageKind.ALIGN, title="t", spec=stream, inputs={}, content={"a": "x"}, params={}
-    )
-    return node.address
+    stage = AlignStage(
+        model=VLM, stream=stream, optim=OptimConfig(lr=0.1), num_steps=2, seed=0,
+        policy=FreezePolicy(),
+    )  # fmt: skip
+    return StageNode(stage=stage, title="t", inputs={}, content={"a": "x"}, params={}).address
 
 
 def make_stream(**changes):
@@ -175,10 +186,9 @@ def make_stream(**changes):
     return StreamConfig(mixture=MixtureConfig(components={"cap": part}), num_workers=3)
 
 
-def test_addresses_of_existing_stores_stay(monkeypatch):
-    """Golden: computed before curricula and token shares."""
-    monkeypatch.setitem(graph.RECIPE_VERSION, StageKind.ALIGN, 1)
-    assert address(make_stream()) == "289fec79f6323a30"
+def test_execution_settings_are_no_part_of_an_address():
+    plain = make_stream()
+    assert address(plain) == address(dataclasses.replace(plain, num_workers=0))
 
 
 def test_new_fields_are_in_the_address_where_they_act():
@@ -198,5 +208,5 @@ def test_allow_data_change_is_a_flag_and_no_part_of_a_spec():
         for value in ("true", "false")
     ]
     assert configs[0].trainer.allow_data_change is True
-    specs = [to_plain(instruct_spec(config)) for config in configs]
+    specs = [to_plain(InstructStage.from_config(config)) for config in configs]
     assert specs[0] == specs[1]

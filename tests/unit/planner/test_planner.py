@@ -20,20 +20,21 @@ from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.accounting.footprint import Footprint, saved_bytes_per_token
 from models.accounting.shapes import EmptyVlm
+from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig, TuningKind, add_adapters
 from models.language.blocks import checkpoint_activations, decoder_blocks
+from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.slurm import SlurmLauncher
 from pipeline.launchers.slurm_jobs import SlurmConfig
-from pipeline.stages.specs import StageKind
 from pipeline.store.store import Store
 from planner import costs
-from planner.advice import ways_out
-from planner.costs import Circumstances, training_cost
-from planner.estimator import Estimator, trained_weights, width_of
+from planner.costs import TrainingSetup, training_cost
+from planner.estimator import Estimator
 from planner.gpus import GIB, GPUS, get_gpu
-from planner.tables import show_plan
 from planner.workload import Load
+from reporting.dry_run.memory_fixes import memory_fixes
+from reporting.dry_run.tables import show_plan
 
 GRIDS = sorted(name for name, module in experiments().items() if is_grid(module))
 CONNECTOR = 1024 * 4096 + 4096
@@ -53,8 +54,8 @@ def plan_of(exp: str, *overrides: str, profile: str = "paper") -> GridPlan:
     return make_plan(request)
 
 
-def stage(plan: GridPlan, kind: StageKind) -> object:
-    return next(node for node in plan.graph.nodes.values() if node.kind is kind)
+def node_of(plan: GridPlan, kind: str) -> StageNode:
+    return next(node for node in plan.graph.nodes.values() if node.kind == kind)
 
 
 def estimator_of(plan: GridPlan, folder: Path) -> Estimator:
@@ -72,7 +73,7 @@ def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: 
     show_plan(console, plan, root=tmp_path, gpu="h100")
     estimator = estimator_of(plan, tmp_path)
     for node in plan.graph.nodes.values():
-        cost = estimator.cost(node, count=1)
+        cost = node.estimate(estimator).cost
         assert cost is not None
         assert cost.flops > 0
 
@@ -80,15 +81,15 @@ def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: 
 def test_the_paper_s_models_are_counted_exactly(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation")
     assert len(plan.graph.nodes) == 2 + 3 * 12, "instruct, retention, evaluate of each cell"
-    align = trained_weights(stage(plan, StageKind.ALIGN))
+    align = node_of(plan, "align").estimate(estimator_of(plan, tmp_path)).weights
     assert align == costs.Weights(trained=CONNECTOR, frozen=LLAMA_8B + TOWER)
-    instruct = trained_weights(stage(plan, StageKind.INSTRUCT))
+    instruct = node_of(plan, "instruct").estimate(estimator_of(plan, tmp_path)).weights
     assert instruct == costs.Weights(trained=CONNECTOR + LLAMA_8B, frozen=TOWER)
 
 
 def test_loads_follow_shares_and_expectations(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation")
-    load = estimator_of(plan, tmp_path).load(stage(plan, StageKind.ALIGN))
+    load = node_of(plan, "align").estimate(estimator_of(plan, tmp_path)).load
     samples = 10938 * 256
     assert load.num_samples == samples
     assert load.num_tokens == pytest.approx(samples * (576 + 0.2 * 26 + 0.8 * 38))
@@ -99,7 +100,7 @@ def test_loads_follow_shares_and_expectations(tmp_path: Path) -> None:
 def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     """8B in bf16-mixed, sharded by four: 4 + 4 + 8 bytes for a fourth of the weights."""
     plan = plan_of("mix_ablation")
-    cost = estimator_of(plan, tmp_path).cost(stage(plan, StageKind.INSTRUCT), count=4)
+    cost = node_of(plan, "instruct").estimate(estimator_of(plan, tmp_path), count=4).cost
     assert cost is not None
     part = (LLAMA_8B + CONNECTOR) / 4
     assert cost.memory["trained weights"] == 4 * part
@@ -112,16 +113,17 @@ def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
 
 def test_levers_act(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation")
-    estimator, node = estimator_of(plan, tmp_path), stage(plan, StageKind.INSTRUCT)
-    before = estimator.cost(node, count=4)
+    estimator, node = estimator_of(plan, tmp_path), node_of(plan, "instruct")
+    before = node.estimate(estimator, count=4).cost
+    assert before is not None
 
     def changed(**values: object) -> costs.Cost:
-        spec = dataclasses.replace(node.spec, **values)
-        cost = estimator.cost(node, count=4, spec=spec)
+        variant = dataclasses.replace(node, stage=dataclasses.replace(node.stage, **values))
+        cost = variant.estimate(estimator, count=4).cost
         assert cost is not None
         return cost
 
-    compute = node.spec.compute
+    compute = node.stage.compute
     again = changed(compute=dataclasses.replace(compute, checkpoint_blocks=1))
     assert again.memory["activations"] < 0.1 * before.memory["activations"]
     assert 1.2 < again.flops / before.flops < 1.3
@@ -151,8 +153,8 @@ def test_expected_data_can_be_planned_but_not_run() -> None:
 
 def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "trainer.devices=1")
-    estimator, node = estimator_of(plan, tmp_path), stage(plan, StageKind.INSTRUCT)
-    ways = ways_out(estimator, node, memory_gib=get_gpu("h100").memory_gib, count=1)
+    estimator, node = estimator_of(plan, tmp_path), node_of(plan, "instruct")
+    ways = memory_fixes(estimator, node, memory_gib=get_gpu("h100").memory_gib, count=1)
     assert ways[0].overrides == ("trainer.devices=4",)
     assert ways[-1].count == 1
     assert "instruct.optim.optimizer=adamw_8bit" in ways[-1].overrides
@@ -162,12 +164,12 @@ def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
     # What the advice says is what a plan with it finds.
     words = [word for word in ways[-1].overrides if not word.startswith("trainer.devices")]
     again = plan_of("mix_ablation", "trainer.devices=1", *words)
-    cost = estimator_of(again, tmp_path).cost(stage(again, StageKind.INSTRUCT), count=1)
+    cost = node_of(again, "instruct").estimate(estimator_of(again, tmp_path), count=1).cost
     assert cost is not None
     assert cost.memory_gib == pytest.approx(ways[-1].memory_gib)
-    small = ways_out(estimator, node, memory_gib=get_gpu("rtx4090").memory_gib, count=1)
+    small = memory_fixes(estimator, node, memory_gib=get_gpu("rtx4090").memory_gib, count=1)
     assert small[-1].overrides[-1] == "instruct.tuning.kind=qlora"
-    assert not ways_out(estimator, node, memory_gib=4.0, count=1)
+    assert not memory_fixes(estimator, node, memory_gib=4.0, count=1)
 
 
 def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
@@ -186,11 +188,12 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="h100"):
         resource_estimate(estimator, "h101", plan.trainer)
     nodes = {node.kind: node for node in plan.graph.nodes.values()}
-    node = nodes[StageKind.INSTRUCT]
-    train, evaluate = launcher.resources(node), launcher.resources(nodes[StageKind.EVALUATE])
+    node = nodes["instruct"]
+    train, evaluate = launcher.resources(node), launcher.resources(nodes["evaluate"])
     assert (train.gpus_per_node, evaluate.gpus_per_node) == (4, 1)
-    cost = estimator_of(plan, tmp_path).cost(node, count=8)
-    hours = cost.seconds(get_gpu("h100"), width_of(node), 8) / 3600
+    estimate = node.estimate(estimator_of(plan, tmp_path), count=8)
+    assert estimate.cost is not None
+    hours = estimate.cost.seconds(get_gpu("h100"), estimate.width, 8) / 3600
     assert 0.2 < hours < 1
     assert train.time_min == pytest.approx(30 + 180 * hours, abs=1)
     assert 30 < evaluate.time_min < 1000
@@ -253,10 +256,11 @@ def test_operations_are_those_that_pytorch_counts(kind: str, tmp_path: Path) -> 
     with FlopCounterMode(display=False) as counter:
         model(inputs_embeds=embeds_BTD).logits.sum().backward()
     plan = plan_of("mix_ablation")
-    spec = stage(plan, StageKind.INSTRUCT).spec
+    spec = node_of(plan, "instruct").stage
     tuning = TuningKind.LORA if kind == "lora" else TuningKind.FULL
     spec = dataclasses.replace(
         spec,
+        policy=FreezePolicy(language_model=kind != "frozen"),
         tuning=TuningConfig(kind=tuning, rank=rank),
         compute=dataclasses.replace(
             spec.compute, loss_chunk=0, checkpoint_blocks=1 if kind == "recomputed" else 0
@@ -264,8 +268,8 @@ def test_operations_are_those_that_pytorch_counts(kind: str, tmp_path: Path) -> 
     )
     # PyTorch counts all pairs of tokens, a causal kernel computes half: give it twice the length.
     load = Load(num_samples=0.5, num_tokens=num_tokens, num_loss_tokens=num_tokens)
-    how = Circumstances(learns=kind != "frozen", has_tower=False, saved_per_token=0.0, count=1)
-    cost = training_cost(spec, tiny_footprint(model, adapters=adapters), load, how)
+    setup = TrainingSetup(has_tower=False, saved_per_token=0.0, count=1)
+    cost = training_cost(spec, tiny_footprint(model, adapters=adapters), load, setup)
     assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -309,12 +313,12 @@ class _Holder:
 def test_an_unknown_model_says_what_to_do(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "backbones.general.path=some-one/Unknown-7B")
     with pytest.raises(ConfigError, match="add its shape"):
-        estimator_of(plan, tmp_path).cost(stage(plan, StageKind.ALIGN), count=1)
+        _ = node_of(plan, "align").estimate(estimator_of(plan, tmp_path), count=1).cost
 
 
 def test_the_eight_bit_optimizer_counts(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "instruct.compute.strategy=auto",
                    f"instruct.optim.optimizer={OptimizerName.ADAMW_8BIT.value}")  # fmt: skip
-    cost = estimator_of(plan, tmp_path).cost(stage(plan, StageKind.INSTRUCT), count=1)
+    cost = node_of(plan, "instruct").estimate(estimator_of(plan, tmp_path), count=1).cost
     assert cost is not None
     assert cost.memory["optimizer"] == pytest.approx(2.03 * (LLAMA_8B + CONNECTOR))

@@ -1,4 +1,4 @@
-"""The dry run on the terminal: what would run, on how much data, in how much memory and time."""
+"""Tables of a dry run: what would run, on how much data, in how much memory and time."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,36 +9,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from configuration.mixture import expected_manifests
+from pipeline.graph import Graph, StageNode
 from pipeline.grid_plan import GridPlan
-from pipeline.stages.graph import Graph, StageNode
-from pipeline.stages.specs import EvaluateSpec, StageKind
+from pipeline.stages.training import TrainingStage
 from pipeline.store.store import Store
-from planner.advice import COUNTS, ways_out
-from planner.costs import Cost, Weights
-from planner.estimator import Estimator, trained_weights, width_of
+from planner.costs import Cost
+from planner.estimator import Estimator, StageEstimate
 from planner.gpus import ACHIEVED, GIB, GPUS, get_gpu
-from planner.workload import Load
+from reporting.dry_run.memory_fixes import GPU_COUNTS, memory_fixes
 
 _HOUR = 3600.0
 _COLUMNS = ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
             "trained", "frozen", "memory", "time", "state")  # fmt: skip
-_TEXTS = ("stage run", "epochs (source)", "state")
+_LEFT_ALIGNED = ("stage run", "epochs (source)", "state")
 _MISSING_SHOWN = 4
-_SHORT, _LONG = 2.0, 10.0
+_MINUTES_BELOW_H, _DECIMALS_BELOW_H = 2.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """Of one stage run."""
+class _StageRow:
+    """Planned amounts of one stage run."""
 
-    load: Load
-    weights: Weights
+    estimate: StageEstimate
     memory: str
     time: str
 
 
 def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None:
-    """Print it: for the cores of this machine, or for GPUs where the profile asks for them."""
+    """Print the plan for this machine's cores, or for GPUs if the profile uses them."""
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     estimator = Estimator(expected, root / "cache")
     if plan.trainer.accelerator == "cpu":
@@ -49,27 +47,24 @@ def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None
 
 
 def _show_cpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
-    estimates = {
-        address: estimator.on_this_machine(node) for address, node in plan.graph.nodes.items()
-    }
+    estimates = {address: node.estimate(estimator) for address, node in plan.graph.nodes.items()}
 
-    def row(address: str) -> _Row:
-        numbers = estimates[address]
-        seconds = numbers.seconds
-        return _Row(
-            load=numbers.load,
-            weights=Weights(trained=numbers.trained, frozen=numbers.frozen),
-            memory=f"{numbers.memory_mb:,.0f} MB",
+    def row(address: str) -> _StageRow:
+        estimate = estimates[address]
+        seconds = estimate.cpu_seconds
+        return _StageRow(
+            estimate=estimate,
+            memory=f"{estimate.cpu_memory_mb:,.0f} MB",
             time="?" if seconds is None else f"{seconds:,.0f} s",
         )
 
     _show_stages(console, plan.graph, root, row)
-    open_ones = [estimates[address].seconds for address in _to_run(plan.graph, root)]
-    is_known = None not in open_ones
-    total_s = sum(seconds or 0.0 for seconds in open_ones)
+    to_run = [estimates[address].cpu_seconds for address in _addresses_to_run(plan.graph, root)]
+    is_known = None not in to_run
+    total_s = sum(seconds or 0.0 for seconds in to_run)
     console.print(
-        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} core-minutes of computing to "
-        f"do, estimated for this machine; {len(plan.graph.cells)} cells share what is equal.",
+        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} core-minutes of computation "
+        f"remain, estimated for this machine. {len(plan.graph.cells)} cells share equal stages.",
         highlight=False,
     )
 
@@ -77,30 +72,30 @@ def _show_cpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
 def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path, gpu: str) -> None:
     kind, count = get_gpu(gpu), plan.trainer.devices
     graph = plan.graph
-    costs = {
-        address: estimator.cost(node, count=_count(node, count))
+    estimates = {
+        address: node.estimate(estimator, count=_num_gpus(node, count))
         for address, node in graph.nodes.items()
     }
 
-    def row(address: str) -> _Row:
-        node, cost = graph.nodes[address], costs[address]
+    def row(address: str) -> _StageRow:
+        estimate, cost = estimates[address], estimates[address].cost
         if cost is None:
-            return _Row(load=Load(), weights=Weights(trained=0, frozen=0), memory="?", time="?")
-        number = _count(node, count)
-        hours = cost.seconds(kind, width_of(node), number) / _HOUR
-        return _Row(
-            load=estimator.load(node),
-            weights=trained_weights(node),
+            return _StageRow(estimate=StageEstimate(), memory="?", time="?")
+        number = _num_gpus(graph.nodes[address], count)
+        hours = cost.seconds(kind, estimate.width, number) / _HOUR
+        return _StageRow(
+            estimate=estimate,
             memory=f"{cost.memory_gib:,.1f} GiB",
-            time=f"{_duration(hours)} x {number}",
+            time=f"{_format_hours(hours)} x {number}",
         )
 
     _show_stages(console, graph, root, row)
+    costs = {address: estimate.cost for address, estimate in estimates.items()}
     _show_memory(console, graph, costs, gpu=gpu, room=kind.memory_gib)
-    _show_kinds(console, plan, estimator, root)
-    _show_advice(console, plan, estimator, gpu=gpu)
+    _show_gpu_hours(console, plan, estimator, root)
+    _show_memory_fixes(console, plan, estimator, gpu=gpu)
     console.print(
-        f"Times assume {ACHIEVED:.0%} of the peak in 16-bit products (less for narrow models): an "
+        f"Times assume {ACHIEVED:.0%} of the 16-bit peak (less for narrow models), which is an "
         "assumption until benchmarks/gpu_step has run on your GPU. "
         "Formulas: docs/reference/planner.md.",
         soft_wrap=True,
@@ -108,18 +103,20 @@ def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
     )
 
 
-def _show_stages(console: Console, graph: Graph, root: Path, row: Callable[[str], _Row]) -> None:
+def _show_stages(
+    console: Console, graph: Graph, root: Path, row: Callable[[str], _StageRow]
+) -> None:
     table = Table(title=f"{len(graph.cells)} cells, {len(graph.nodes)} stage runs")
     for name in _COLUMNS:
-        justify = "left" if name in _TEXTS else "right"
+        justify = "left" if name in _LEFT_ALIGNED else "right"
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    open_ones = set(_to_run(graph, root))
+    to_run = set(_addresses_to_run(graph, root))
     for address, node in graph.nodes.items():
         numbers = row(address)
-        load, weights = numbers.load, numbers.weights
+        load, weights = numbers.estimate.load, numbers.estimate.weights
         counts = (load.num_steps, load.num_samples, load.num_tokens)
         parameters = (weights.trained, weights.frozen)
-        state = "to run" if address in open_ones else "done"
+        state = "to run" if address in to_run else "done"
         table.add_row(
             node.title,
             "" if graph.missing else address[:8],
@@ -137,8 +134,8 @@ def _show_stages(console: Console, graph: Graph, root: Path, row: Callable[[str]
 def _show_memory(
     console: Console, graph: Graph, costs: Mapping[str, Cost | None], *, gpu: str, room: float
 ) -> None:
-    """One line per kind of stage run, of its largest."""
-    largest: dict[StageKind, Cost] = {}
+    """Show one line per stage kind: its largest stage run."""
+    largest: dict[str, Cost] = {}
     for address, node in graph.nodes.items():
         cost = costs[address]
         if cost and (node.kind not in largest or cost.memory_gib > largest[node.kind].memory_gib):
@@ -146,73 +143,73 @@ def _show_memory(
     parts = list(dict.fromkeys(part for cost in largest.values() for part in cost.memory))
     table = Table(title=f"Memory on each GPU, GiB (one {gpu} has {room:.1f})")
     table.add_column("stage")
-    for part in (*parts, "together"):
+    for part in (*parts, "total"):
         table.add_column(part, justify="right")
     for kind, cost in largest.items():
         values = [cost.memory.get(part, 0.0) / GIB for part in parts]
         style = "" if cost.memory_gib <= room else "red"
         cells = (f"{value:.1f}" if value else "" for value in values)
-        table.add_row(kind.value, *cells, f"{cost.memory_gib:.1f}", style=style)
+        table.add_row(kind, *cells, f"{cost.memory_gib:.1f}", style=style)
     console.print(table)
 
 
-def _show_kinds(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
-    """Hours of the grid for every kind of GPU and number of them."""
-    table = Table(title="Hours for what is to run, with so many GPUs on a training stage at once")
+def _show_gpu_hours(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
+    """Show the hours of the grid for every kind and number of GPUs."""
+    table = Table(title="Hours of the remaining stage runs, by GPUs per training stage")
     table.add_column("GPU")
-    for count in COUNTS:
+    for count in GPU_COUNTS:
         table.add_column(f"x {count}", justify="right")
-    nodes = [plan.graph.nodes[address] for address in _to_run(plan.graph, root)]
+    nodes = [plan.graph.nodes[address] for address in _addresses_to_run(plan.graph, root)]
     for name in GPUS:
-        table.add_row(name, *(_hours(nodes, estimator, name, count) for count in COUNTS))
+        table.add_row(name, *(_hours(nodes, estimator, name, count) for count in GPU_COUNTS))
     console.print(table)
 
 
 def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -> str:
-    """Wall clock, or what does not fit; stages on one GPU run side by side."""
+    """Return the wall-clock hours, or the memory that is missing.
+
+    Stages that use one GPU run side by side.
+    """
     kind = get_gpu(gpu)
     total, too_large = 0.0, 0.0
     for node in nodes:
-        number = _count(node, count)
-        cost = estimator.cost(node, count=number)
+        number = _num_gpus(node, count)
+        estimate = node.estimate(estimator, count=number)
+        cost = estimate.cost
         if cost is None:
             return "?"
         too_large = max(too_large, cost.memory_gib if cost.memory_gib > kind.memory_gib else 0.0)
-        total += cost.seconds(kind, width_of(node), number) * number / count / _HOUR
-    return f"needs {too_large:.0f} GiB" if too_large else _duration(total)
+        total += cost.seconds(kind, estimate.width, number) * number / count / _HOUR
+    return f"needs {too_large:.0f} GiB" if too_large else _format_hours(total)
 
 
-def _duration(hours: float) -> str:
-    if hours < _SHORT:
+def _format_hours(hours: float) -> str:
+    if hours < _MINUTES_BELOW_H:
         return f"{hours * 60:,.0f} min"
-    return f"{hours:,.1f} h" if hours < _LONG else f"{hours:,.0f} h"
+    return f"{hours:,.1f} h" if hours < _DECIMALS_BELOW_H else f"{hours:,.0f} h"
 
 
-def _show_advice(console: Console, plan: GridPlan, estimator: Estimator, *, gpu: str) -> None:
-    """For every kind of training stage that does not fit."""
-    room, seen = get_gpu(gpu).memory_gib, set[StageKind]()
+def _show_memory_fixes(console: Console, plan: GridPlan, estimator: Estimator, *, gpu: str) -> None:
+    """Show what to change for every stage kind that does not fit on the GPU."""
+    room, seen = get_gpu(gpu).memory_gib, set[str]()
+    devices = plan.trainer.devices
     for node in plan.graph.nodes.values():
-        cost = estimator.cost(node, count=_count(node, plan.trainer.devices))
+        cost = node.estimate(estimator, count=_num_gpus(node, devices)).cost
         if cost is None or cost.memory_gib <= room or node.kind in seen:
             continue
         seen.add(node.kind)
-        if isinstance(node.spec, EvaluateSpec):
-            console.print(
-                f"[red]{node.kind} does not fit on {gpu}[/]: set evaluate.weights=bfloat16, or a "
-                "smaller evaluate.batch_size",
-                soft_wrap=True,
-            )
+        if not isinstance(node.stage, TrainingStage):
+            advice = node.stage.memory_fix or "use a larger GPU or a smaller model"
+            console.print(f"[red]{node.kind} does not fit on {gpu}[/]: {advice}", soft_wrap=True)
             continue
-        ways = ways_out(estimator, node, memory_gib=room, count=plan.trainer.devices)
-        console.print(
-            f"[red]{node.kind} does not fit on {plan.trainer.devices} x {gpu}.[/]", end=" "
-        )
-        if not ways:
-            console.print("Nothing here makes it fit; take a larger GPU or a smaller model.")
-        for way in ways:
-            words = escape(" ".join(way.overrides)) or "as it is"
+        fixes = memory_fixes(estimator, node, memory_gib=room, count=devices)
+        console.print(f"[red]{node.kind} does not fit on {devices} x {gpu}.[/]", end=" ")
+        if not fixes:
+            console.print("No known setting makes it fit; use a larger GPU or a smaller model.")
+        for fix in fixes:
+            overrides = escape(" ".join(fix.overrides)) or "(unchanged)"
             console.print(
-                f"\n  {way.count} x {gpu}, {way.memory_gib:.1f} GiB each: --set {words}",
+                f"\n  {fix.count} x {gpu}, {fix.memory_gib:.1f} GiB each: --set {overrides}",
                 soft_wrap=True,
                 highlight=False,
                 end="",
@@ -226,7 +223,7 @@ def _show_missing(console: Console, graph: Graph) -> None:
     shown = ", ".join(graph.missing[:_MISSING_SHOWN])
     more = len(graph.missing) - _MISSING_SHOWN
     console.print(
-        f"[yellow]{len(graph.missing)} sources are not there yet[/]; the plan takes "
+        f"[yellow]{len(graph.missing)} sources do not exist yet[/]; the plan uses "
         f"`data.expected` of the profile for them: {shown}"
         + (f" and {more} more" if more > 0 else ""),
         soft_wrap=True,
@@ -234,16 +231,16 @@ def _show_missing(console: Console, graph: Graph) -> None:
     )
 
 
-def _to_run(graph: Graph, root: Path) -> list[str]:
+def _addresses_to_run(graph: Graph, root: Path) -> list[str]:
     store = Store(root)
     if graph.missing:  # addresses mean nothing without the data
         return list(graph.nodes)
     return [
         address
         for address, node in graph.nodes.items()
-        if not store.folder(node.kind.value, address).is_done()
+        if not store.folder(node.kind, address).is_done()
     ]
 
 
-def _count(node: StageNode, devices: int) -> int:
-    return devices if node.is_training else 1
+def _num_gpus(node: StageNode, devices: int) -> int:
+    return devices if node.stage.is_distributed else 1

@@ -1,0 +1,27 @@
+"""The device on which a stage without a Trainer computes."""
+
+import torch
+
+from core.errors import ConfigError
+
+_GPU_NAMES = ("gpu", "cuda")
+
+
+def uses_gpu(accelerator: str) -> bool:
+    """Whether a Lightning accelerator refers to a GPU on this node."""
+    return accelerator in _GPU_NAMES or (accelerator == "auto" and torch.cuda.is_available())
+
+
+def compute_device(accelerator: str) -> torch.device:
+    """Return the device of stages that need no Trainer (features, evaluation).
+
+    Raises:
+        ConfigError: If a GPU is requested and none is visible.
+    """
+    if not uses_gpu(accelerator):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}, but torch sees no GPU here; set it to cpu"
+        )
+    return torch.device("cuda", 0)

@@ -1,0 +1,153 @@
+"""Stage kind `evaluate`: the benchmark in both languages."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+
+from callbacks.metrics_log import write_progress
+from configuration.mixture import manifest_path
+from configuration.run_config import (
+    ALIGN_POLICY,
+    INSTRUCT_POLICY,
+    EvaluateConfig,
+    EvaluationWeights,
+    RunConfig,
+    Stages,
+)
+from configuration.vlm_spec import VlmSpec
+from core.errors import PreemptedError
+from core.process.log import get_logger
+from evaluation.answerers.cached import CachedAnswerer
+from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.benchmarks.items import load_benchmark
+from evaluation.canaries import run_canaries
+from evaluation.runner import EvaluationOptions, evaluate
+from models.freezing import FreezePolicy, cast_all
+from models.language.adapters import TuningConfig
+from pipeline.assemble import VlmParts, assemble
+from pipeline.device import compute_device
+from pipeline.stages.base import NodeT, Role, Stage, StageContext
+from pipeline.stages.training import cached_features, initial_weights
+from pipeline.store.store import KEPT
+from planner.estimator import Estimator, StageEstimate
+
+_LOG = get_logger("evaluate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateStage(Stage):
+    """One evaluation of one trained model."""
+
+    kind: ClassVar[str] = "evaluate"
+    upstream: ClassVar[tuple[str, ...]] = ("features", "align", "instruct")
+    memory_fix: ClassVar[str] = "set evaluate.weights=bfloat16, or reduce evaluate.batch_size"
+
+    model: VlmSpec
+    benchmark: str
+    """Manifest of the benchmark."""
+    languages: tuple[str, ...]
+    settings: EvaluateConfig
+    policy: FreezePolicy
+    """What the last training stage trained."""
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """How it trained the language model, which determines what its weights file contains."""
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Self:
+        """Evaluate the last training stage of a cell."""
+        is_aligned_only = config.cell.stages is Stages.ALIGN_ONLY
+        last_stage = config.align if is_aligned_only else config.instruct
+        return cls(
+            model=VlmSpec.from_config(config),
+            benchmark=manifest_path(config, config.data.benchmark),
+            languages=(config.languages.base, config.languages.target),
+            settings=config.evaluate,
+            policy=ALIGN_POLICY if is_aligned_only else INSTRUCT_POLICY,
+            tuning=last_stage.tuning,
+        )
+
+    @classmethod
+    def choose_inputs(cls, available: Mapping[str, NodeT]) -> dict[str, NodeT]:
+        """Choose the last training stage: its weights include what earlier stages trained."""
+        return choose_last_training(available)
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Manifest of the benchmark."""
+        return (self.benchmark,)
+
+    @property
+    def weight_folders(self) -> tuple[str, ...]:
+        """Folders of the pretrained parts."""
+        return self.model.weight_folders
+
+    def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
+        """Estimate the generation of all replies on one GPU."""
+        del count
+        return estimator.evaluation(self, has_tower=has_tower)
+
+    def run(self, context: StageContext) -> None:
+        """Ask the trained model every question of the benchmark."""
+        parts = self._load_model(context)
+        together, alone = (
+            VlmAnswerer(
+                parts.model,
+                parts.chat,
+                parts.encode_image,
+                max_new_tokens=self.settings.max_new_tokens,
+                batch_size=batch_size,
+            )
+            for batch_size in (self.settings.batch_size, 1)
+        )
+        items = load_benchmark(Path(self.benchmark), languages=self.languages)
+        answerer = CachedAnswerer(
+            together,
+            context.folder.checkpoints / KEPT,
+            slice_size=together.slice_size,
+            on_slice=partial(report_progress, context, "questions"),
+        )
+        options = EvaluationOptions(blind=self.settings.blind)
+        result = evaluate(answerer, items, options, output_folder=context.folder.scratch)
+        checks = run_canaries(answerer, alone, items, result, options)
+        checks.save(context.folder.scratch)
+        if checks.num_changed:
+            _LOG.warning(
+                "%d of %d answers change with the batch size (a tie decided by rounding, or a bug)",
+                *(checks.num_changed, checks.num_alone),
+            )
+
+    def _load_model(self, context: StageContext) -> VlmParts:
+        is_half = self.settings.weights is EvaluationWeights.BFLOAT16
+        parts = assemble(
+            self.model,
+            features=cached_features(context),
+            tuning=self.tuning,
+            trains_language_model=self.policy.language_model,
+            dtype=torch.bfloat16 if is_half else torch.float32,
+            trained=initial_weights(context),
+        )
+        if is_half:
+            cast_all(parts.model, torch.bfloat16)
+        parts.model.eval().to(compute_device(context.trainer.accelerator))
+        return parts
+
+
+def choose_last_training(available: Mapping[str, NodeT]) -> dict[str, NodeT]:
+    """Choose the features and the last training stage among the stages of a cell."""
+    roles = [Role.FEATURES, Role.INSTRUCT if Role.INSTRUCT in available else Role.ALIGN]
+    return {role.value: available[role] for role in roles if role in available}
+
+
+def report_progress(context: StageContext, unit: str, done: int, total: int) -> None:
+    """Write progress.json after a slice of work that is safe on disk.
+
+    Raises:
+        PreemptedError: If the stage run should stop.
+    """
+    write_progress(context.folder.path, step=done, total=total, metrics={})
+    if context.flag.is_set:
+        raise PreemptedError(f"stopped after {done} of {total} {unit}; their results are saved")

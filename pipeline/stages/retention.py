@@ -1,0 +1,132 @@
+"""Stage kinds `backbone` and `retention`: the language model on tasks without images.
+
+The scores before any training (`backbone`) and after stage 2 (`retention`) show what the language
+model forgot.
+"""
+
+import dataclasses
+from functools import partial
+from typing import ClassVar, Self
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from configuration.mixture import manifest_path
+from configuration.run_config import INSTRUCT_POLICY, RunConfig, Stages
+from configuration.vlm_spec import VlmSpec
+from core.chat.format import load_tokenizer
+from evaluation.retention import (
+    TEXT_PREFIX,
+    RetentionConfig,
+    ScoreCache,
+    run_retention,
+    save_retention,
+)
+from models.language.adapters import TuningConfig
+from models.language.language_model import load_language_model
+from pipeline.assemble import assemble
+from pipeline.device import compute_device
+from pipeline.stages.base import Role, Stage, StageContext
+from pipeline.stages.evaluate import report_progress
+from pipeline.stages.training import cached_features
+from pipeline.store.store import KEPT
+from planner.estimator import Estimator, StageEstimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetentionBaselineStage(Stage):
+    """The language model as it is before training."""
+
+    kind: ClassVar[str] = "backbone"
+
+    model: VlmSpec
+    texts: dict[str, str]
+    """Task over the running text of a source -> its manifest."""
+    settings: RetentionConfig
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
+    """How the last training stage trained the language model."""
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Self | None:
+        """Score the backbone of a cell."""
+        if not config.retention.tasks:
+            return None
+        return cls._from_tuning(config, TuningConfig())
+
+    @classmethod
+    def _from_tuning(cls, config: RunConfig, tuning: TuningConfig) -> Self:
+        texts = {
+            task: manifest_path(config, task.removeprefix(TEXT_PREFIX))
+            for task in config.retention.tasks
+            if task.startswith(TEXT_PREFIX)
+        }
+        return cls(
+            model=VlmSpec.from_config(config),
+            texts=texts,
+            settings=config.retention,
+            tuning=tuning,
+        )
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Manifests of the text sources."""
+        return tuple(sorted(self.texts.values()))
+
+    @property
+    def weight_folders(self) -> tuple[str, ...]:
+        """Folders of the pretrained parts."""
+        return self.model.weight_folders
+
+    def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
+        """Estimate the scoring of all tasks on one GPU."""
+        del has_tower, count
+        return estimator.retention(self)
+
+    def run(self, context: StageContext) -> None:
+        """Score the pretrained language model."""
+        path = self.model.language_model
+        tokenizer = load_tokenizer(path.path, revision=path.revision)
+        self._score(context, load_language_model(path), tokenizer)
+
+    def _score(
+        self,
+        context: StageContext,
+        language_model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        language_model.eval().to(compute_device(context.trainer.accelerator))
+        on_task = partial(report_progress, context, "tasks")
+        scores = run_retention(
+            language_model,
+            tokenizer,
+            self.settings,
+            texts=self.texts,
+            folder=context.folder.scratch,
+            cache=ScoreCache(context.folder.checkpoints / KEPT, on_task),
+        )
+        save_retention(scores, context.folder.scratch)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetentionStage(RetentionBaselineStage):
+    """The language model after stage 2."""
+
+    kind: ClassVar[str] = "retention"
+    upstream: ClassVar[tuple[str, ...]] = ("features", "instruct")
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Self | None:
+        """Score the trained language model of a cell."""
+        if not config.retention.tasks or config.cell.stages is Stages.ALIGN_ONLY:
+            return None
+        return cls._from_tuning(config, config.instruct.tuning)
+
+    def run(self, context: StageContext) -> None:
+        """Score the language model that stage 2 trained."""
+        parts = assemble(
+            self.model,
+            features=cached_features(context),
+            tuning=self.tuning,
+            trains_language_model=INSTRUCT_POLICY.language_model,
+            trained=[context.inputs[Role.INSTRUCT]],
+        )
+        self._score(context, parts.model.language_model, parts.chat.tokenizer)

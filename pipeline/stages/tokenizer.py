@@ -1,0 +1,77 @@
+"""Stage kind `tokenizer`: a byte-level BPE trained on text sources."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from core.chat.format import TEMPLATES, ChatTemplate
+from datamodules.shards.source import Source
+from pipeline.stages.base import Stage, StageContext
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerStage(Stage):
+    """A byte-level BPE; a word has the same tokens at the start of a turn as inside it."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    sources: tuple[str, ...]
+    """Manifest paths, in order."""
+    vocab_size: int
+    """Number of entries, special tokens included."""
+    template: str
+    """Chat template whose markers become special tokens."""
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Paths of the text sources."""
+        return self.sources
+
+    def run(self, context: StageContext) -> None:
+        """Train the tokenizer and save it in Hugging Face format."""
+        template = TEMPLATES[self.template]
+        special_tokens = _special_tokens(template)
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=special_tokens,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_iterate_turns(self.sources), trainer)
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=template.bos,
+            eos_token=template.assistant_suffix,
+            pad_token=template.pad_token,
+            additional_special_tokens=special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+        fast.save_pretrained(context.folder.scratch)
+
+
+def _special_tokens(template: ChatTemplate) -> list[str]:
+    markers = (
+        template.pad_token,
+        template.bos,
+        template.user_prefix,
+        template.assistant_prefix,
+        template.system_prefix,
+        template.assistant_suffix,
+        template.image_token,
+    )
+    return list(dict.fromkeys(markers))
+
+
+def _iterate_turns(manifests: tuple[str, ...]) -> Iterator[str]:
+    for manifest in manifests:
+        source = Source(Path(manifest))
+        for index in range(len(source)):
+            for turn in source.read(index, with_image=False).turns:
+                yield turn.content

@@ -1,0 +1,41 @@
+"""Stage kind `tower`: the contrastively trained vision tower of the embedded profile."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+from datamodules.shards.source import Source
+from lightning_modules.contrastive.tower import TowerImage, TowerRecipe, train_tower
+from pipeline.stages.base import Stage, StageContext
+
+_SCENES = "scene-"
+"""Keys of composed images; the recipe of the tower composes its own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TowerStage(Stage):
+    """The head of a vision tower, trained on single images and their names."""
+
+    kind: ClassVar[str] = "tower"
+    uses_all_cores: ClassVar[bool] = True
+
+    captions: str
+    """Manifest of a caption source in the base language: images and names."""
+    recipe: TowerRecipe
+    seed: int
+
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Manifest of the caption source."""
+        return (self.captions,)
+
+    def run(self, context: StageContext) -> None:
+        """Train the head and save the tower."""
+        source = Source(Path(self.captions))
+        samples = (source.read(i) for i in range(len(source)))
+        images = [
+            TowerImage(name=sample.turns[-1].content, image=sample.image)
+            for sample in samples
+            if sample.image is not None and not sample.key.startswith(_SCENES)
+        ]
+        train_tower(images, self.recipe, seed=self.seed, out_dir=context.folder.scratch)
