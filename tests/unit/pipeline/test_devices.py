@@ -7,7 +7,8 @@ import torch
 
 from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
-from pipeline.launchers.devices import GpuSlots, compute_device, uses_gpu
+from pipeline.device import compute_device, uses_gpu
+from pipeline.launchers.devices import GpuSlots
 
 FOUR = TrainerConfig(accelerator="gpu")
 
