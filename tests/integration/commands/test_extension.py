@@ -1,0 +1,114 @@
+"""An experiment and a stage kind are one file each: dropped into a checkout, they run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import small_world as worlds
+
+pytestmark = pytest.mark.slow
+PACKAGES = (
+    "core", "models", "datamodules", "lightning_modules", "callbacks", "evaluation", "data_prep",
+    "configuration", "planner", "pipeline", "reporting", "serving", "experiments", "languages",
+)  # fmt: skip
+EXPERIMENT = '''\
+"""Does a deeper connector or a longer stage 2 help?"""
+
+from configuration.axes import vary
+from configuration.run_config import RunConfig
+from models.connector import ConnectorKind
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """Return four cells: two connectors, two lengths of stage 2."""
+    kinds = (ConnectorKind.LINEAR, ConnectorKind.MLP2X_GELU)
+    return vary(base, {"model.connector.kind": kinds, "instruct.num_steps": (3, 5)})
+'''
+STAGE = '''\
+"""Stage kind `reply_length`: the mean length of the replies of an evaluation."""
+
+import dataclasses
+import json
+from typing import ClassVar, Self
+
+import pyarrow.parquet as pq
+
+from configuration.run_config import RunConfig
+from pipeline.stages.base import Stage, StageContext
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplyLengthStage(Stage):
+    """Mean length of the replies in a unit."""
+
+    kind: ClassVar[str] = "reply_length"
+    upstream: ClassVar[tuple[str, ...]] = ("evaluate",)
+
+    unit: str
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Self:
+        """Measure every cell."""
+        return cls(unit="characters")
+
+    def run(self, context: StageContext) -> None:
+        """Write the mean length."""
+        outputs = pq.read_table(context.inputs["evaluate"] / "predictions.parquet")["output"]
+        lengths = [len(text) for text in outputs.to_pylist()]
+        result = {self.unit: sum(lengths) / len(lengths)}
+        (context.folder.scratch / "length.json").write_text(json.dumps(result))
+'''
+IDS = [
+    f"general_share20_s0_num_steps{steps}_kind{kind}"
+    for kind in ("linear", "mlp2x_gelu")
+    for steps in (3, 5)
+]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the packages with one new experiment and one new stage kind."""
+    folder = worlds.build_world(tmp_path_factory.mktemp("checkout"))
+    for name in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(worlds.REPOSITORY / name, folder / name, ignore=ignored)
+    (folder / "experiments" / "grids" / "connector_ablation.py").write_text(EXPERIMENT)
+    (folder / "pipeline" / "stages" / "reply_length.py").write_text(STAGE)
+    return folder
+
+
+def run(checkout: Path, *arguments: str) -> str:
+    code, output = worlds.run(checkout, arguments)
+    assert code == 0, output
+    return output
+
+
+def test_a_new_experiment_is_listed_and_planned(checkout: Path) -> None:
+    listed = run(checkout, "--list")
+    assert re.search(r"connector_ablation +Does a deeper connector", listed)
+    planned = run(checkout, "--exp", "connector_ablation", "--profile", worlds.PROFILE, "--dry-run")
+    # Features are shared, and one alignment per connector; everything else is per cell.
+    assert "4 cells, 15 stage runs" in planned
+    assert all(cell_id in "".join(planned.split()) for cell_id in IDS)
+
+
+def test_a_new_experiment_and_a_new_stage_kind_end_in_one_report(checkout: Path) -> None:
+    run(
+        checkout, "--exp", "connector_ablation", "--profile", worlds.PROFILE, "--root", "out",
+        "--set", "align.num_steps=2",
+    )  # fmt: skip
+    lengths = sorted((checkout / "out" / "store" / "reply_length").glob("*/result/length.json"))
+    assert len(lengths) == 4
+    assert all(json.loads(path.read_text())["characters"] >= 0 for path in lengths)
+    folder = checkout / "out" / "grids" / f"connector_ablation-{worlds.PROFILE}"
+    cells = json.loads((folder / "grid.json").read_text())["cells"]
+    assert [cell["cell_id"] for cell in cells] == IDS
+    assert {cell["axes"]["instruct.num_steps"] for cell in cells} == {3, 5}
+    page = (folder / "report" / "report.html").read_text()
+    for text in ("mlp2x_gelu", "linear", "num_steps", "reply_length"):
+        assert text in page
+    rows = (folder / "report" / "cells.csv").read_text()
+    assert all(cell_id in rows for cell_id in IDS)
