@@ -1,7 +1,7 @@
-"""Watches what a run really did: loss, throughput, padding, realised shares, samples left out.
+"""Logs loss, throughput, padding, realised shares and bad samples of a training run.
 
-It stands before the checkpoint callback and writes at once: what Lightning's own `log` keeps until
-all callbacks are through is missing from the log of a run that is stopped right after a save.
+The monitor comes before the checkpoint callback and writes immediately. Lightning's own `log` waits
+until all callbacks have run, so a run that is stopped right after a save would lose that line.
 """
 
 import re
@@ -16,14 +16,14 @@ from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule
 from lightning_modules.vlm_module import VlmModule
 
-_NO_METRIC_NAME = re.compile(r"[^\w .-]+")
+_INVALID_METRIC_CHARS = re.compile(r"[^\w .-]+")
 
 
 class StreamMonitor(Callback):
-    """Logs the module's numbers, tokens per second, batch density, and shares per source.
+    """Log the module's metrics, throughput, batch density, and the share of every source.
 
-    Speed and density are this rank's since the last line. Shares and epochs are the whole run's,
-    exact over all ranks and attempts: the order of samples is known, so nothing needs counting.
+    Throughput and density are those of this rank since the last line. Shares and epochs cover all
+    ranks and attempts exactly: they follow from the order of samples, without communication.
     """
 
     def __init__(self, *, every_n_steps: int) -> None:
@@ -40,21 +40,21 @@ class StreamMonitor(Callback):
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        module: VlmModule,  # type: ignore[override]  # the only kind this house trains with it
+        module: VlmModule,  # type: ignore[override]  # the the only module class used with it
         outputs: Any,
         batch: StepBatch,
         batch_idx: int,
     ) -> None:
-        """Count the batch and log at the interval."""
+        """Count the tokens of the batch, and log every `every_n_steps` steps."""
         del outputs, batch_idx
         for micro_batch in batch.micro_batches:
             documents = micro_batch.document_ids_BT
             self._tokens += int((documents != PADDING_DOCUMENT).sum())
             self._positions += documents.numel()
         if trainer.global_step % self.every_n_steps == 0:
-            self._log(trainer, module)
+            self._log_metrics(trainer, module)
 
-    def _log(self, trainer: lightning.Trainer, module: VlmModule) -> None:
+    def _log_metrics(self, trainer: lightning.Trainer, module: VlmModule) -> None:
         now = time.perf_counter()
         values = {
             **{name: float(value) for name, value in module.step_metrics.items()},
@@ -62,25 +62,25 @@ class StreamMonitor(Callback):
             "train/density": self._tokens / max(self._positions, 1),
         }
         data = MixtureDataModule.of(trainer)
-        values |= _shares(data, trainer.global_step)
-        values |= _faults(data, trainer.global_step)
+        values |= _share_metrics(data, trainer.global_step)
+        values |= _bad_sample_metrics(data, trainer.global_step)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=trainer.global_step - 1)
         self._since, self._tokens, self._positions = now, 0, 0
 
 
-def _faults(data: MixtureDataModule, step: int) -> dict[str, float]:
-    """Samples left out before `step`: of each source, and of each source by fault."""
+def _bad_sample_metrics(data: MixtureDataModule, step: int) -> dict[str, float]:
+    """Return the bad samples before `step`, by source and by source and fault."""
     values: dict[str, float] = {}
     for source, faults in data.accounts.fault_counts(step).items():
         values[f"bad_samples/{source}"] = faults.total()
         for fault, count in faults.items():
-            values[f"bad_samples/{source}/{_NO_METRIC_NAME.sub('_', fault)}"] = count
+            values[f"bad_samples/{source}/{_INVALID_METRIC_CHARS.sub('_', fault)}"] = count
     return values
 
 
-def _shares(data: MixtureDataModule, step: int) -> dict[str, float]:
-    """Of the steps before `step`: each source's share of samples and targets, each's epochs."""
+def _share_metrics(data: MixtureDataModule, step: int) -> dict[str, float]:
+    """Return the shares of samples and loss tokens, and the epochs, before `step`."""
     realised = data.accounts.realised_shares(step)
     num_samples = max(1, sum(share.num_samples for share in realised.values()))
     num_loss_tokens = max(1, sum(share.num_loss_tokens for share in realised.values()))

@@ -1,4 +1,4 @@
-"""The LightningDataModule of every training stage: a mixture stream and its train loader."""
+"""LightningDataModule of every training stage: a mixture stream and its train dataloader."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from core.process.log import get_logger
 from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
 from datamodules.batches.feature_cache import FeatureCache
-from datamodules.batches.lengths import LONGER, SourceLengths, leave_out_longer, measure_lengths
+from datamodules.batches.lengths import LONGER, SourceLengths, measure_lengths, skip_longer
 from datamodules.batches.packing import check_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset, Transform
 from datamodules.batches.stream_accounts import StreamAccounts
@@ -29,26 +29,26 @@ _LOG = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StreamConfig:
-    """The data of one stage and how they are batched."""
+    """Data of one training stage, and how it is batched."""
 
     mixture: MixtureConfig
     prompt_style: PromptStyle = PromptStyle.CHAT
     """How a record becomes a token sequence."""
     micro_batch_tokens: int = 8192
-    """Most tokens of one forward pass, padding included; memory decides it, results do not."""
+    """Maximum tokens of one forward pass, including padding; affects memory, not results."""
     row_tokens: int = 256
-    """Tokens that a packed row aims at; no sample may be longer."""
+    """Target length of a packed row in tokens; longer samples are bad samples."""
     num_workers: int = dataclasses.field(default=0, metadata=EXECUTION_ONLY)
-    """Loader processes; 0 reads in the training process."""
+    """Number of loader processes; 0 loads in the training process."""
     feature_noise_std: float = 0.0
-    """Gaussian noise on cached features, the cache's only augmentation."""
+    """Standard deviation of Gaussian noise on cached features, their only augmentation."""
     max_bad_fraction: float = 0.01
-    """Fail when more of a source's samples than this turn out broken."""
+    """Abort when more than this fraction of a source's samples are bad."""
     block_shards: int = DEFAULT_BLOCK_SHARDS
-    """Samples are shuffled inside blocks of so many shards."""
+    """Number of shards in a block; samples are shuffled within blocks."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
+        """Validate everything that does not require the data."""
         check_lengths(np.zeros(0, dtype=np.int64), self.micro_batch_tokens, self.row_tokens)
         if self.num_workers < 0:
             raise ConfigError(f"num_workers={self.num_workers}, expected 0 or more")
@@ -59,13 +59,13 @@ class StreamConfig:
 
 
 class MixtureDataModule(LightningDataModule):
-    """Owns sources, lengths and the train loader of one stage.
+    """Sources, lengths and train dataloader of one training stage.
 
-    The data state is the global step: the loader starts at `trainer.global_step`, and a checkpoint
-    only carries what the order depends on, to refuse another one.
+    The state of the data is the global step: the loader starts at `trainer.global_step`, and a
+    checkpoint only stores what the order depends on, so that a different order is rejected.
     """
 
-    def __init__(  # noqa: PLR0913 - runtime objects by name; what can be configured is in `config`
+    def __init__(  # noqa: PLR0913 - runtime objects; all settings are in `config`
         self,
         config: StreamConfig,
         *,
@@ -82,7 +82,7 @@ class MixtureDataModule(LightningDataModule):
         self.prompt_style = config.prompt_style
         self.features, self.transform = features, transform
         self.allow_data_change = allow_data_change
-        """Take up a checkpoint of another data stream with a warning instead of an error."""
+        """Load a checkpoint of a different data stream with a warning instead of an error."""
         self._ledger_dir = ledger_dir
         self._lengths_dir = cache_dir / "lengths"
         self._data: StepData | None = None
@@ -97,15 +97,16 @@ class MixtureDataModule(LightningDataModule):
         return module
 
     def prepare_data(self) -> None:
-        """Measure lengths once per node, so that the other ranks only read them."""
+        """Measure lengths once per node, so that the other ranks only load them."""
         for source in _used_sources(self._open_stream()).values():
             self._measure(source)
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's hook
-        """Open the sources and check all that can be checked before the first step.
+        """Open the sources and check everything that can be checked before the first step.
 
         Raises:
-            ConfigError, DataError: with the source and the fix.
+            ConfigError: If the configuration does not fit the data.
+            DataError: If a source can't be used.
         """
         if self._data is not None:
             return
@@ -114,7 +115,7 @@ class MixtureDataModule(LightningDataModule):
         check_prediction(stream, self.num_steps)
         sources = _used_sources(stream)
         lengths = {name: self._measure(source) for name, source in sources.items()}
-        # The longest first: its message names the row_tokens that would do for all.
+        # Longest first: its error names a value of row_tokens that is enough for all sources.
         for name in sorted(lengths, key=lambda name: -lengths[name].longest):
             self._check_source(name, lengths[name])
         self._check_images(list(sources.values()))
@@ -140,10 +141,10 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def data(self) -> StepData:
-        """Everything the stream is made of (set up on first use)."""
+        """Everything that batches are computed from (set up on first use)."""
         self.setup()
         if self._data is None:
-            raise RuntimeError("setup() left no data")
+            raise RuntimeError("setup() did not create the data")
         return self._data
 
     @property
@@ -156,11 +157,11 @@ class MixtureDataModule(LightningDataModule):
         """Counts of consumed and bad samples (set up on first use)."""
         self.setup()
         if self._accounts is None:
-            raise RuntimeError("setup() opened no accounts")
+            raise RuntimeError("setup() did not create the accounts")
         return self._accounts
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
-        """The steps from the trainer's global step on; one item is one optimizer step."""
+        """Return the dataloader from the trainer's global step on; one item is one step."""
         trainer = self.trainer
         step = trainer.global_step if trainer is not None else 0
         rank = trainer.global_rank if trainer is not None else 0
@@ -173,20 +174,20 @@ class MixtureDataModule(LightningDataModule):
             world_size=trainer.world_size if trainer is not None else 1,
         )
         if self.config.num_workers > 0:
-            # The tokenizer's threads do not survive a fork; the workers are the parallelism.
+            # The tokenizer's threads do not survive a fork; the workers provide the parallelism.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         workers = self.config.num_workers
         return DataLoader(
             dataset,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_unchanged,
-            # A stage run comes from a fork server, whose children would import everything anew.
+            collate_fn=_identity,
+            # A stage runs in a child of a fork server, which would re-import everything in workers.
             multiprocessing_context="fork" if workers else None,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order depends on, as JSON types, and what was counted so far."""
+        """Return what the order depends on and the counts so far, as JSON types."""
         step = self.trainer.global_step if self.trainer is not None else 0
         return {
             "fingerprint": self.stream.fingerprint(),
@@ -195,25 +196,26 @@ class MixtureDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that a checkpoint belongs to this very stream.
+        """Check that the checkpoint belongs to this stream, and restore its counts.
 
         Raises:
-            CheckpointError: with every difference, unless `allow_data_change`.
+            CheckpointError: If it does not, unless `allow_data_change` is set; the message lists
+                every difference.
         """
         changed = "; ".join(differences(state_dict["order"], self._order()))
         if not changed:
-            if "realised" in state_dict:  # else they are counted anew
+            if "realised" in state_dict:  # otherwise they are recounted
                 self.accounts.restore(state_dict["realised"])
             return
         if not self.allow_data_change:
             raise CheckpointError(
-                "the checkpoint was trained on another data stream; continuing would repeat or "
-                f"skip samples. Changed: {changed}. Undo the change, start anew, or insist with "
+                "the checkpoint was trained on a different data stream; resuming would repeat or "
+                f"skip samples. Changed: {changed}. Revert the change, restart the stage, or pass "
                 "--allow-data-change (trainer.allow_data_change)"
             )
         _LOG.warning(
-            "the checkpoint was trained on another data stream and goes on with this one, as "
-            "allow_data_change says: samples may be repeated or skipped. Changed: %s",
+            "resuming a checkpoint of a different data stream because allow_data_change is set: "
+            "samples may be repeated or skipped. Changed: %s",
             changed,
         )
 
@@ -230,13 +232,14 @@ class MixtureDataModule(LightningDataModule):
 
     def _measure(self, source: Source) -> SourceLengths:
         lengths = measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
-        return leave_out_longer(lengths, source, self.config.row_tokens)
+        return skip_longer(lengths, source, self.config.row_tokens)
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
-        """Hold what is known to be bad against the budget.
+        """Check the samples that are known to be bad against the budget.
 
         Raises:
-            DataError: with the first sample, and the row length that would do if that is why.
+            DataError: If there are too many; the message gives an example, or the row length that
+                would be enough.
         """
         num_bad, num_samples = len(lengths.faults), len(lengths.num_tokens)
         num_longer = sum(error.fault == LONGER for error in lengths.faults.values())
@@ -249,45 +252,46 @@ class MixtureDataModule(LightningDataModule):
             why = (
                 f"{too_long}: raise row_tokens or remove them"
                 if num_longer
-                else f"the first one: {first}"
+                else f"the first error is: {first}"
             )
             raise DataError(
                 f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
                 f"max_bad_fraction={self.config.max_bad_fraction:g} allows: {why}"
             )
         if num_longer:
-            _LOG.warning("source '%s': %s; they are left out", name, too_long)
+            _LOG.warning("source '%s': %s; they are skipped", name, too_long)
 
     def _check_images(self, sources: list[Source]) -> None:
         if not any(source.has_images for source in sources):
             return
         if self.features is None and self.transform is None:
-            raise ConfigError("the mixture has images; give a feature cache or a transform")
+            raise ConfigError("the mixture has images; pass a feature cache or a transform")
         if self.features is None and self.config.feature_noise_std > 0:
             raise ConfigError(
-                f"feature_noise_std={self.config.feature_noise_std} needs a feature cache; set 0"
+                f"feature_noise_std={self.config.feature_noise_std} needs a feature cache; "
+                "set it to 0"
             )
         expected = self.chat.num_image_tokens
         if self.features is not None and self.features.num_image_tokens != expected:
             raise ConfigError(
                 f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
-                f"tokens per image, the chat format expects {expected}; build the cache again"
+                f"tokens per image, the chat format expects {expected}; rebuild the cache"
             )
 
 
 def _used_sources(stream: MixtureStream) -> dict[str, Source]:
-    """The sources to read from, by name."""
+    """Return the sources that the stream reads from, by name."""
     used: dict[str, Source] = {}
     for component in stream.components:
         for source in component.used_sources():
             other = used.setdefault(source.name, source)
             if other.manifest.fingerprint() != source.manifest.fingerprint():
                 raise ConfigError(
-                    f"manifests {other.path} and {source.path} both call their source "
-                    f"'{source.name}'; give one another name"
+                    f"manifests {other.path} and {source.path} both name their source "
+                    f"'{source.name}'; rename one of them"
                 )
     return used
 
 
-def _unchanged(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

@@ -1,4 +1,4 @@
-"""Planned rows of encoded samples -> one packed MicroBatch."""
+"""Collation of planned rows of encoded samples into one packed micro-batch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,22 +12,27 @@ from core.samples import EncodedSample, MicroBatch, SampleRef
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ReadySample:
-    """An encoded sample with its image, ready to be placed in a row."""
+    """An encoded sample with its image tensor, ready to be packed into a row."""
 
     ref: SampleRef
     encoded: EncodedSample
     image: torch.Tensor | None
-    """float32: features (P, E) when they come from the cache, else pixels (C, H, W)."""
+    """float32: features (P, E) from the feature cache, or pixels (C, H, W)."""
 
 
 def collate_micro_batch(
     rows: Sequence[Sequence[ReadySample]], *, pad_token_id: int, is_features: bool
 ) -> MicroBatch:
-    """Pack rows of samples, one document after the other.
+    """Pack the samples of each row one after the other, as separate documents.
 
-    Empty rows are left out. A micro-batch without samples is one row of a single padding position:
-    the rank still takes part in every collective of the step, with no target. `is_features` says
-    whether images come as features of the frozen tower.
+    Empty rows are dropped. A micro-batch without samples becomes one row with a single padding
+    position, so that the rank still takes part in every collective of the step without any loss
+    tokens.
+
+    Args:
+        rows: The samples of each row.
+        pad_token_id: Token id of padding positions.
+        is_features: Whether images are features of the frozen vision tower instead of pixels.
     """
     rows = [row for row in rows if row]
     width = max((sum(s.encoded.num_tokens for s in row) for row in rows), default=1)
@@ -41,14 +46,14 @@ def collate_micro_batch(
         start = 0
         for document, sample in enumerate(row, start=PADDING_DOCUMENT + 1):
             ids_T, mask_T = sample.encoded.input_ids_T, sample.encoded.loss_mask_T
-            place = slice(start, start + ids_T.size)
-            input_ids_BT[b, place] = ids_T
-            labels_BT[b, place][mask_T] = ids_T[mask_T]
+            span = slice(start, start + ids_T.size)
+            input_ids_BT[b, span] = ids_T
+            labels_BT[b, span][mask_T] = ids_T[mask_T]
             labels_BT[b, start] = IGNORE_INDEX
-            position_ids_BT[b, place] = sample.encoded.positions()
-            document_ids_BT[b, place] = document
-            branch_ids_BT[b, place] = sample.encoded.branch_ids_T
-            start = place.stop
+            position_ids_BT[b, span] = sample.encoded.positions()
+            document_ids_BT[b, span] = document
+            branch_ids_BT[b, span] = sample.encoded.branch_ids_T
+            start = span.stop
     images = [sample.image for row in rows for sample in row if sample.image is not None]
     stacked = torch.stack(images) if images else None
     return MicroBatch(

@@ -1,7 +1,7 @@
-"""Features of the frozen vision tower, computed once per image and looked up by its bytes.
+"""Cache of vision tower features, computed once per image and looked up by the image's bytes.
 
-A folder per tower holds `features.npy` (float32, memory-mapped) and `keys.npy` (sha256 of each
-encoded image). Kept apart from the tower: this file never computes a feature.
+Each tower has a folder with `features.npy` (float32, memory-mapped) and `keys.npy` (SHA-256 of
+each encoded image). The features themselves are computed by the caller.
 """
 
 import hashlib
@@ -15,17 +15,17 @@ import numpy as np
 from core.errors import UNDECODABLE, DataError
 
 Encoder = Callable[[list[bytes]], np.ndarray]
-"""Encoded images -> float32 features of shape (len(images), P, E)."""
+"""Maps encoded images to float32 features of shape (len(images), P, E)."""
 
 BROKEN_IMAGE = float("nan")
-"""Stands in every feature of an image that could not be decoded."""
+"""Value of all features of an image that could not be decoded."""
 _KEY_BYTES = 32
-_FEATURES_RANK, _KEYS_RANK = len("NPE"), len("NK")
+_FEATURES_NDIM, _KEYS_NDIM = len("NPE"), len("NK")
 _PARTS = "parts"
 
 
 class FeatureCache:
-    """Read-only look-up of features by image."""
+    """Read-only lookup of features by image."""
 
     def __init__(self, folder: Path, features_NPE: np.ndarray, keys: np.ndarray) -> None:
         self.folder = folder
@@ -34,38 +34,38 @@ class FeatureCache:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open the cache in a tower's folder (`cache_folder`).
+        """Open the cache in a tower's folder (see `cache_folder`).
 
         Raises:
-            DataError: no cache there, or a damaged one.
+            DataError: If the cache does not exist or is damaged.
         """
-        features, keys = _load(folder / "features.npy"), _load(folder / "keys.npy")
-        if features.ndim != _FEATURES_RANK or keys.ndim != _KEYS_RANK or len(features) < len(keys):
+        features, keys = _load_array(folder / "features.npy"), _load_array(folder / "keys.npy")
+        if features.ndim != _FEATURES_NDIM or keys.ndim != _KEYS_NDIM or len(features) < len(keys):
             raise DataError(
                 f"feature cache {folder} is damaged (features {features.shape}, keys "
-                f"{keys.shape}); delete the folder and build it again"
+                f"{keys.shape}); delete the folder and rebuild the cache"
             )
         return cls(folder, features, keys)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self._row_of_key)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker maps the files for itself."""
+        """Pickle the folder only: a spawned worker maps the files itself."""
         return {"folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the files again in the other process."""
+        """Map the files in the unpickling process."""
         self.__dict__.update(FeatureCache.open(state["folder"]).__dict__)
 
     def __contains__(self, image: bytes) -> bool:
-        """Whether an image's features are there."""
+        """Return whether the cache has the features of an image."""
         return hashlib.sha256(image).digest() in self._row_of_key
 
     @property
     def num_image_tokens(self) -> int:
-        """Visual tokens per image (P)."""
+        """Number of visual tokens per image (P)."""
         return int(self._features_NPE.shape[1])
 
     @property
@@ -74,31 +74,31 @@ class FeatureCache:
         return int(self._features_NPE.shape[2])
 
     def get(self, image: bytes) -> np.ndarray:
-        """Features (P, E) of an encoded image.
+        """Return the features (P, E) of an encoded image.
 
         Raises:
-            DataError: the image was not there when the cache was built, or it was broken.
+            DataError: If the image was missing or undecodable when the cache was built.
         """
         digest = hashlib.sha256(image).digest()
         row = self._row_of_key.get(digest)
         if row is None:
             raise DataError(
-                f"image {digest.hex()[:16]} is not in feature cache {self.folder}; build the "
-                "cache again with this source's images",
+                f"image {digest.hex()[:16]} is not in feature cache {self.folder}; rebuild "
+                "the cache with the images of this source",
                 "image not in the feature cache",
             )
         features_PE = np.asarray(self._features_NPE[row])
         if np.isnan(features_PE[0, 0]):
             raise DataError(
-                f"image {digest.hex()[:16]} can't be decoded (so feature cache {self.folder} "
-                "says); replace it in its shard",
+                f"image {digest.hex()[:16]} can't be decoded (recorded in feature cache "
+                f"{self.folder}); replace it in its shard",
                 UNDECODABLE,
             )
         return features_PE
 
 
 def cache_folder(root: Path, fingerprint: str) -> Path:
-    """The folder of one tower."""
+    """Return the cache folder of the tower with this fingerprint."""
     return root / fingerprint
 
 
@@ -111,40 +111,41 @@ def build_feature_cache(
     batch_size: int = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> FeatureCache:
-    """Add the images that are missing, and open the cache.
+    """Add the missing images and open the cache.
 
-    Every batch is kept as a part, so an interrupted build goes on; equal images count once.
+    Every batch is saved as a part, so an interrupted build resumes; duplicate images are encoded
+    once.
 
     Args:
         root: Folder of all caches.
-        fingerprint: The tower, its weights and its image transform.
+        fingerprint: Fingerprint of the tower, its weights and its image transform.
         images: Encoded images, in any order.
         encode: Computes the features of one batch.
-        batch_size: Images per batch.
+        batch_size: Number of images per batch.
         on_progress: Called with the number of new images after every batch.
 
     Raises:
-        DataError: features of a wrong shape, or no images at all.
+        DataError: If `encode` returns features of the wrong shape, or if there are no images.
     """
     folder = cache_folder(root, fingerprint)
     (parts := folder / _PARTS).mkdir(parents=True, exist_ok=True)
-    batches = _batches(images, _known_keys(folder), batch_size)
+    batches = _batches_of_new_images(images, _known_keys(folder), batch_size)
     for number, batch in enumerate(batches, start=_next_part(parts)):
         features = np.asarray(encode([image for _, image in batch]), dtype=np.float32)
-        if features.ndim != _FEATURES_RANK or len(features) != len(batch):
+        if features.ndim != _FEATURES_NDIM or len(features) != len(batch):
             raise DataError(
-                f"the tower gave features of shape {features.shape} for {len(batch)} images, "
+                f"the tower returned features of shape {features.shape} for {len(batch)} images, "
                 "expected (N, P, E)"
             )
         keys = np.frombuffer(b"".join(key for key, _ in batch), dtype=np.uint8)
         _save_part(parts / f"{number:08d}.npz", keys.reshape(-1, _KEY_BYTES), features)
         if on_progress is not None:
             on_progress(len(batch))
-    _merge(folder)
+    _merge_parts(folder)
     return FeatureCache.open(folder)
 
 
-def _batches(
+def _batches_of_new_images(
     images: Iterable[bytes], known: set[bytes], batch_size: int
 ) -> Iterator[list[tuple[bytes, bytes]]]:
     batch: list[tuple[bytes, bytes]] = []
@@ -162,18 +163,18 @@ def _batches(
 
 
 def _known_keys(folder: Path) -> set[bytes]:
-    arrays = [_load(folder / "keys.npy")] if (folder / "keys.npy").is_file() else []
+    arrays = [_load_array(folder / "keys.npy")] if (folder / "keys.npy").is_file() else []
     arrays += [_load_part(path)[0] for path in _part_files(folder / _PARTS)]
     return {key.tobytes() for keys in arrays for key in keys}
 
 
-def _merge(folder: Path) -> None:
-    """Append the parts. Features first: rows beyond the keys are harmless, the reverse is not."""
+def _merge_parts(folder: Path) -> None:
+    """Append the parts, features before keys: surplus features are harmless, surplus keys not."""
     part_files = _part_files(folder / _PARTS)
     arrays = [_load_part(path) for path in part_files]
     if (folder / "keys.npy").is_file():
-        keys = _load(folder / "keys.npy")
-        arrays.insert(0, (keys, _load(folder / "features.npy")[: len(keys)]))
+        keys = _load_array(folder / "keys.npy")
+        arrays.insert(0, (keys, _load_array(folder / "features.npy")[: len(keys)]))
     if not arrays:
         raise DataError(f"feature cache {folder}: no images to build it from")
     shapes = {features.shape[1:] for _, features in arrays}
@@ -197,21 +198,21 @@ def _next_part(parts: Path) -> int:
     return int(files[-1].stem) + 1 if files else 0
 
 
-def _temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _save_part(path: Path, keys: np.ndarray, features: np.ndarray) -> None:
-    temporary = _temporary(path)
+    temporary = _temporary_path(path)
     with temporary.open("wb") as file:
         np.savez(file, keys=keys, features=features)
     temporary.replace(path)
 
 
 def _save_array(path: Path, pieces: list[np.ndarray]) -> None:
-    """Concatenate on disk, without holding the whole in memory."""
+    """Concatenate arrays on disk, without holding the result in memory."""
     shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-    temporary = _temporary(path)
+    temporary = _temporary_path(path)
     with temporary.open("wb") as file:
         header = {"descr": pieces[0].dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(file, header)
@@ -222,7 +223,7 @@ def _save_array(path: Path, pieces: list[np.ndarray]) -> None:
     temporary.replace(path)
 
 
-def _load(path: Path) -> np.ndarray:
+def _load_array(path: Path) -> np.ndarray:
     if not path.is_file():
         raise DataError(f"feature cache file {path} does not exist; build the cache first")
     try:

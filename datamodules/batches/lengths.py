@@ -1,8 +1,8 @@
-"""How long every sample is, measured once per chat format and kept shard by shard.
+"""Token counts of every sample, measured once per chat format and cached per shard.
 
-The batch plan needs all lengths of a step on every rank, long before the samples are read. What
-`data_prep.index --lengths-for` left beside the index is used; the rest is measured at the first
-start. A file's name is the content address of all that the lengths depend on.
+Batch planning needs all lengths of a step on every rank, long before the samples are read. Files
+that `data_prep.index --lengths-for` wrote beside the index are used; missing ones are measured
+when a stage starts. The file name is a content address of everything that the lengths depend on.
 """
 
 import dataclasses
@@ -24,27 +24,27 @@ from datamodules.shards.source import Source
 
 _LOG = get_logger(__name__)
 LONGER = "longer than a row"
-"""The fault of a sample that has more tokens than `row_tokens`."""
+"""Fault of a sample with more than `row_tokens` tokens."""
 _RECIPE = 2
-"""Raise it when the way samples are encoded changes."""
+"""Version of the encoding; increment it when samples are encoded differently."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceLengths:
-    """Lengths of a source's samples, in its order."""
+    """Token counts of the samples of a source, in its order."""
 
     num_tokens: np.ndarray
     """int32; 0 marks a bad sample."""
     num_loss_tokens: np.ndarray
     """int32."""
     faults: dict[int, DataError]
-    """Why each bad sample is bad."""
+    """The error of each bad sample, by sample index."""
     longest: int
-    """Tokens of the longest sample, even if it is left out for its length."""
+    """Number of tokens of the longest sample, even if it is skipped because of its length."""
 
 
 def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
-    """Content address of tokenizer, template, prompt style and visual token count."""
+    """Return a content address of tokenizer, template, prompt style and visual token count."""
     tokenizer = sha256_bytes(chat.tokenizer.backend_tokenizer.to_str().encode("utf-8"))
     return config.fingerprint(
         [_RECIPE, tokenizer, config.to_plain(chat.template), style, chat.num_image_tokens]
@@ -52,7 +52,7 @@ def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
 
 
 class ShardLengths:
-    """Lengths of one shard's samples, as they are found one after the other."""
+    """Collects the token counts of one shard, sample by sample."""
 
     def __init__(self, chat: ChatFormat, style: PromptStyle) -> None:
         self._chat, self._style = chat, style
@@ -60,7 +60,7 @@ class ShardLengths:
         self._faults: dict[int, tuple[str, str]] = {}
 
     def add(self, sample: Sample | DataError) -> None:
-        """Take the next sample, or the reason why it can't be read."""
+        """Add the next sample, or the error that reading it raised."""
         try:
             if isinstance(sample, DataError):
                 raise sample
@@ -72,9 +72,9 @@ class ShardLengths:
             self._lengths.append((encoded.num_tokens, encoded.num_loss_tokens))
 
     def save(self, path: Path) -> None:
-        """Write the array, and the faults beside it if there are any."""
+        """Save the token counts and, if there are any, the faults beside them."""
         if self._faults:
-            # The array is written last: where it is, both are whole.
+            # The array is written last, so its presence implies that both files are complete.
             faults = json.dumps(self._faults, ensure_ascii=False, indent=1)
             atomic_write_text(_faults_path(path), faults)
         buffer = io.BytesIO()
@@ -84,7 +84,7 @@ class ShardLengths:
 
 
 def lengths_name(source: str, record: str, shard_sha256: str, chat_address: str) -> str:
-    """File name of a shard's lengths in one source and one chat format."""
+    """Return the file name of a shard's lengths for one source and one chat format."""
     address = config.fingerprint([source, record, shard_sha256, chat_address])
     return f"{shard_sha256[:12]}-{address[:16]}.lengths.npy"
 
@@ -92,20 +92,20 @@ def lengths_name(source: str, record: str, shard_sha256: str, chat_address: str)
 def measure_lengths(
     source: Source, chat: ChatFormat, style: PromptStyle, cache_dir: Path
 ) -> SourceLengths:
-    """Encode every sample of a source once, or read what the index or an earlier call says.
+    """Load the lengths of every shard of a source, measuring those that are not cached.
 
     Raises:
-        DataError: a file of lengths that is damaged.
+        DataError: If a cached file is damaged.
     """
-    found = _paths(source, cache_dir, chat_fingerprint(chat, style))
+    found = _lengths_paths(source, cache_dir, chat_fingerprint(chat, style))
     missing = [shard for shard, path in enumerate(found) if not path.is_file()]
     if len(missing) > 1:
-        _LOG.info("source '%s': measuring %d of its shards", source.name, len(missing))
+        _LOG.info("source '%s': measuring the lengths of %d shards", source.name, len(missing))
     for shard in missing:
-        _measure(source, shard, chat, style).save(found[shard])
+        _measure_shard(source, shard, chat, style).save(found[shard])
     parts, faults, first = [], dict[int, DataError](), 0
     for entry, path in zip(source.manifest.shards, found, strict=True):
-        lengths, shard_faults = _load(path, entry.num_samples)
+        lengths, shard_faults = _load_lengths(path, entry.num_samples)
         parts.append(lengths)
         faults |= {first + row: fault for row, fault in shard_faults.items()}
         first += entry.num_samples
@@ -118,8 +118,8 @@ def measure_lengths(
     )
 
 
-def leave_out_longer(lengths: SourceLengths, source: Source, row_tokens: int) -> SourceLengths:
-    """Samples that no row could take become bad ones: left out whole, never cut."""
+def skip_longer(lengths: SourceLengths, source: Source, row_tokens: int) -> SourceLengths:
+    """Mark samples longer than a row as bad: they are skipped entirely, never truncated."""
     longer = lengths.num_tokens > row_tokens
     faults = {
         i: DataError(
@@ -136,8 +136,8 @@ def leave_out_longer(lengths: SourceLengths, source: Source, row_tokens: int) ->
     )
 
 
-def _paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:
-    """For each shard the file beside its index if there is one, else the one in the cache."""
+def _lengths_paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:
+    """Return the lengths file of each shard: beside its index if it exists, else in the cache."""
     manifest: Manifest = source.manifest
     beside = source.path.parent / f"{manifest.name}{INDEX_SUFFIX}"
     names = [
@@ -147,7 +147,9 @@ def _paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:
     return [beside / name if (beside / name).is_file() else cache_dir / name for name in names]
 
 
-def _measure(source: Source, shard: int, chat: ChatFormat, style: PromptStyle) -> ShardLengths:
+def _measure_shard(
+    source: Source, shard: int, chat: ChatFormat, style: PromptStyle
+) -> ShardLengths:
     lengths = ShardLengths(chat, style)
     for i in source.samples_of(shard):
         try:
@@ -157,7 +159,7 @@ def _measure(source: Source, shard: int, chat: ChatFormat, style: PromptStyle) -
     return lengths
 
 
-def _load(path: Path, num_samples: int) -> tuple[np.ndarray, dict[int, DataError]]:
+def _load_lengths(path: Path, num_samples: int) -> tuple[np.ndarray, dict[int, DataError]]:
     try:
         lengths = np.load(path, allow_pickle=False)
         bad = np.flatnonzero(lengths[0] == 0).tolist()

@@ -1,7 +1,7 @@
-"""The batch plan: who computes which samples of a step, and how they are packed into rows.
+"""Batch planning: assignment of a step's samples to ranks, micro-batches and packed rows.
 
-A pure function of the lengths, so every rank computes the whole plan and takes its own part; all
-ranks get the same number of micro-batches.
+The plan is a pure function of the lengths, so every rank computes the whole plan and takes its own
+part. All ranks get the same number of micro-batches.
 """
 
 import heapq
@@ -13,11 +13,11 @@ import numpy as np
 from core.errors import ConfigError
 
 Row: TypeAlias = tuple[int, ...]
-"""Slots (places in the step's global batch) that share a row, ascending."""
+"""Indices into the step's global batch of the samples that share a row, in ascending order."""
 MicroBatchPlan: TypeAlias = tuple[Row, ...]
 
 _MAX_EXCHANGES = 1000
-_OTHER_ROWS = (0, -1, 1, -2)
+_ROW_COUNT_OFFSETS = (0, -1, 1, -2)
 _GOOD_DENSITY = 0.98
 
 
@@ -27,36 +27,38 @@ def plan_step(
     """Plan one optimizer step.
 
     Args:
-        lengths: Tokens of each slot of the global batch; 0 leaves the slot out.
-        world_size: Ranks to plan for.
-        micro_batch_tokens: Most tokens of a micro-batch, padding included.
-        row_tokens: Tokens that a row aims at, on average.
+        lengths: Number of tokens of each sample of the global batch; samples with 0 are skipped.
+        world_size: Number of ranks to plan for.
+        micro_batch_tokens: Maximum number of tokens in a micro-batch, including padding.
+        row_tokens: Target average number of tokens in a row.
 
     Returns:
-        For each rank its micro-batches, each a tuple of rows; an empty one has no rows.
+        The micro-batches of each rank, each a tuple of rows; an empty micro-batch has no rows.
 
     Raises:
-        ConfigError: a sample longer than a row, or a row larger than a micro-batch.
+        ConfigError: If a sample is longer than a row, or a row is larger than a micro-batch.
     """
     check_lengths(lengths, micro_batch_tokens, row_tokens)
-    slots = np.flatnonzero(lengths)
-    sizes = [int(lengths[slot]) for slot in slots]
+    indices = np.flatnonzero(lengths)
+    sizes = [int(lengths[i]) for i in indices]
     budget = world_size * micro_batch_tokens
     num_per_rank = max(1, -(-sum(sizes) // budget))
     while True:
-        bins = _balanced(sizes, num_per_rank * world_size)
-        plans = [_rows([int(slots[i]) for i in items], lengths, row_tokens) for items in bins]
-        if max(_padded(plan, lengths) for plan in plans) <= micro_batch_tokens:
+        bins = _balanced_bins(sizes, num_per_rank * world_size)
+        plans = [
+            _pack_rows([int(indices[i]) for i in items], lengths, row_tokens) for items in bins
+        ]
+        if max(_count_padded(plan, lengths) for plan in plans) <= micro_batch_tokens:
             break
         num_per_rank += 1
     return tuple(tuple(plans[rank::world_size]) for rank in range(world_size))
 
 
 def check_lengths(lengths: np.ndarray, micro_batch_tokens: int, row_tokens: int) -> None:
-    """Check that everything fits; nothing is ever truncated.
+    """Check that every sample fits into a row, because samples are never truncated.
 
     Raises:
-        ConfigError: with the value that would do.
+        ConfigError: If one does not fit; the message gives the value that would be enough.
     """
     if not 1 <= row_tokens <= micro_batch_tokens:
         raise ConfigError(
@@ -72,37 +74,37 @@ def check_lengths(lengths: np.ndarray, micro_batch_tokens: int, row_tokens: int)
 
 
 def density(plan: Sequence[MicroBatchPlan], lengths: np.ndarray) -> float:
-    """Share of positions that are not padding."""
-    tokens = sum(int(lengths[slot]) for micro in plan for row in micro for slot in row)
-    padded = sum(_padded(micro, lengths) for micro in plan)
+    """Return the fraction of positions that are not padding."""
+    tokens = sum(int(lengths[i]) for micro in plan for row in micro for i in row)
+    padded = sum(_count_padded(micro, lengths) for micro in plan)
     return tokens / padded if padded else 1.0
 
 
-def _rows(slots: list[int], lengths: np.ndarray, row_tokens: int) -> MicroBatchPlan:
-    """As many rows as the tokens need, filled evenly: the longest row sets the width.
+def _pack_rows(indices: list[int], lengths: np.ndarray, row_tokens: int) -> MicroBatchPlan:
+    """Pack samples into the number of rows that the tokens need, filled evenly.
 
-    Where few long samples share a row they may not come out even; a row more, or one or two fewer
-    and a little wider, sometimes do.
+    The longest row sets the width. If rows hold few, long samples, they may not balance; one row
+    more, or one or two fewer and slightly wider ones, are sometimes denser and are tried too.
     """
-    sizes = [int(lengths[slot]) for slot in slots]
+    sizes = [int(lengths[i]) for i in indices]
     num_rows = -(-sum(sizes) // row_tokens)
     best: MicroBatchPlan = ()
-    for candidate in (max(1, num_rows + more) for more in _OTHER_ROWS if slots):
-        bins = _balanced(sizes, candidate)
-        rows = tuple(sorted(tuple(sorted(slots[i] for i in items)) for items in bins if items))
-        if not best or _padded(rows, lengths) < _padded(best, lengths):
+    for candidate in (max(1, num_rows + more) for more in _ROW_COUNT_OFFSETS if indices):
+        bins = _balanced_bins(sizes, candidate)
+        rows = tuple(sorted(tuple(sorted(indices[i] for i in items)) for items in bins if items))
+        if not best or _count_padded(rows, lengths) < _count_padded(best, lengths):
             best = rows
         if density([best], lengths) >= _GOOD_DENSITY:
             break
     return best
 
 
-def _padded(rows: MicroBatchPlan, lengths: np.ndarray) -> int:
-    return len(rows) * max((sum(int(lengths[slot]) for slot in row) for row in rows), default=0)
+def _count_padded(rows: MicroBatchPlan, lengths: np.ndarray) -> int:
+    return len(rows) * max((sum(int(lengths[i]) for i in row) for row in rows), default=0)
 
 
-def _balanced(sizes: list[int], num_bins: int) -> list[list[int]]:
-    """Split items into bins of nearly equal weight: longest first, then swaps (deterministic)."""
+def _balanced_bins(sizes: list[int], num_bins: int) -> list[list[int]]:
+    """Split items into bins of nearly equal weight: longest first, then exchanges."""
     bins: list[list[int]] = [[] for _ in range(num_bins)]
     heap = [(0, b) for b in range(num_bins)]
     for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
@@ -110,12 +112,14 @@ def _balanced(sizes: list[int], num_bins: int) -> list[list[int]]:
         bins[b].append(item)
         heapq.heappush(heap, (load + sizes[item], b))
     return (
-        bins if num_bins == 1 or not sizes else _exchange(bins, np.asarray(sizes, dtype=np.int64))
+        bins
+        if num_bins == 1 or not sizes
+        else _exchange_items(bins, np.asarray(sizes, dtype=np.int64))
     )
 
 
-def _exchange(bins: list[list[int]], sizes: np.ndarray) -> list[list[int]]:
-    """Lower the heaviest bin by the exchange (or gift) that helps most, until none does."""
+def _exchange_items(bins: list[list[int]], sizes: np.ndarray) -> list[list[int]]:
+    """Apply the exchange (or move) that lowers the heaviest bin most, until none helps."""
     owner = np.empty(len(sizes), dtype=np.int64)
     for b, items in enumerate(bins):
         owner[items] = b
@@ -123,7 +127,7 @@ def _exchange(bins: list[list[int]], sizes: np.ndarray) -> list[list[int]]:
     for _ in range(_MAX_EXCHANGES):
         heavy = int(loads.argmax())
         mine, others = np.flatnonzero(owner == heavy), np.flatnonzero(owner != heavy)
-        # A gift is an exchange against nothing: one weightless partner per bin.
+        # A move is an exchange with a weightless item, of which every bin has one.
         partner_bin = np.concatenate([owner[others], np.arange(len(bins))])
         partner_size = np.concatenate([sizes[others], np.zeros(len(bins), dtype=np.int64)])
         moved = sizes[mine][:, None] - partner_size[None, :]

@@ -1,6 +1,6 @@
-"""What a mixture is made of, as it is written down: components, their shares, their phases.
+"""Configuration of a mixture: its components, their shares and their phases.
 
-Kept apart from `mixture`, which opens the sources and deals out positions.
+Separate from `stream`, which opens the sources and assigns stream positions to samples.
 """
 
 import dataclasses
@@ -13,30 +13,30 @@ from core.errors import ConfigError
 
 
 class ShareOf(StrEnum):
-    """What the share of the target language is a share of."""
+    """Unit in which the share of the target language is measured."""
 
     SAMPLES = "samples"
     LOSS_TOKENS = "loss_tokens"
-    """Tokens that the loss counts: a language with longer answers gets fewer images."""
+    """Tokens that count in the loss: a language with longer answers gets fewer images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """From a step on, other shares; what is left out stays as it was."""
+    """Changed values of a component from one step on; omitted fields keep their values."""
 
     from_step: int
     """First optimizer step of the phase."""
     samples_per_step: float | None = None
-    """Samples of the component in one step from here on; 0 rests it."""
+    """Samples of the component per step from here on; 0 pauses the component."""
     target_share: float | None = None
     """Share of the target language from here on."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the others."""
+        """Validate the values."""
         where = f"phase from step {self.from_step}"
         if self.from_step < 1:
             raise ConfigError(
-                f"{where}, expected 1 or more; what holds from the start stands in the component"
+                f"{where}, expected 1 or more; set the values for step 0 in the component itself"
             )
         if self.samples_per_step is None and self.target_share is None:
             raise ConfigError(f"{where} changes nothing; give samples_per_step or target_share")
@@ -48,42 +48,42 @@ class Phase:
 
 
 def check_order(phases: Sequence[Phase]) -> None:
-    """Refuse phases that do not follow one another.
+    """Check that phases are listed in ascending order.
 
     Raises:
-        ConfigError: with the two that do not.
+        ConfigError: If two are not; the message names both.
     """
     for before, after in itertools.pairwise(phases):
         if after.from_step <= before.from_step:
             raise ConfigError(
-                f"phases from step {before.from_step} and then from step {after.from_step}; "
-                "list them in ascending order, each once"
+                f"phase from step {before.from_step} is followed by phase from step "
+                f"{after.from_step}; list phases in ascending order, each step once"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentConfig:
-    """One part of the mixture: a source, or two parallel ones of which each sample takes one."""
+    """One part of the mixture: a source, or two parallel sources with one language per sample."""
 
     base: str
-    """Manifest of the source (of the base language, when `target` is given)."""
+    """Manifest of the source (in the base language if `target` is given)."""
     samples_per_step: float
-    """Samples of this component in one optimizer step, over all ranks; may be a fraction."""
+    """Samples of this component per optimizer step, over all ranks; may be a fraction."""
     target: str = ""
     """Manifest with the same samples in the target language, if any."""
     target_share: float = 0.0
-    """Share of the component that is read from `target`, in the unit of `share_of`."""
+    """Share of the component that is read from `target`, in units of `share_of`."""
     max_epochs: float = 1000.0
-    """Refuse to run when the component would be repeated more often than this."""
+    """Maximum number of times the component may be repeated; more is an error."""
     share_of: ShareOf = ShareOf.SAMPLES
-    """What `target_share` is a share of."""
+    """Unit of `target_share`."""
     phases: list[Phase] = dataclasses.field(default_factory=list)
-    """A curriculum: other values from later steps on, in ascending order."""
+    """Curriculum: changed values from later steps on, in ascending order."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the data."""
+        """Validate everything that does not require the data."""
         if not self.base:
-            raise ConfigError("component without 'base'; name the manifest of its source")
+            raise ConfigError("component without 'base'; set it to the manifest of its source")
         if not 0.0 <= self.target_share <= 1.0:
             raise ConfigError(f"target_share={self.target_share}, expected a share within 0..1")
         check_order(self.phases)
@@ -95,21 +95,21 @@ class ComponentConfig:
             )
         if self.share_of is not ShareOf.SAMPLES and not self.target:
             raise ConfigError(
-                f"share_of={self.share_of.value} without 'target': {self.base} has no second "
-                "language to share with; leave share_of out"
+                f"share_of={self.share_of.value} needs 'target', but {self.base} has no second "
+                "language; remove share_of"
             )
         is_later = any(phase.samples_per_step for phase in self.phases)
         smallest_allowed = self.samples_per_step >= 0 if is_later else self.samples_per_step > 0
         if not (math.isfinite(self.samples_per_step) and smallest_allowed):
             raise ConfigError(
-                f"samples_per_step={self.samples_per_step}, expected a positive number; leave an "
-                "unused component out"
+                f"samples_per_step={self.samples_per_step}, expected a positive number; remove "
+                "unused components"
             )
         if not self.max_epochs > 0:
             raise ConfigError(f"max_epochs={self.max_epochs}, expected a positive number")
 
     def at(self, step: int) -> tuple[float, float]:
-        """Samples per step, and share of the target language, that hold at a step."""
+        """Return the samples per step and the share of the target language at a step."""
         samples, share = self.samples_per_step, self.target_share
         for phase in self.phases:
             if phase.from_step <= step:
@@ -118,7 +118,7 @@ class ComponentConfig:
         return samples, share
 
     def samples_in(self, num_steps: int) -> float:
-        """Samples in so many steps from the start."""
+        """Return the number of samples in the first `num_steps` steps."""
         starts = [0, *(phase.from_step for phase in self.phases)]
         stops = [*starts[1:], num_steps]
         lengths = [max(0, min(b, num_steps) - a) for a, b in zip(starts, stops, strict=True)]
@@ -127,13 +127,14 @@ class ComponentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig:
-    """What is trained on, in which proportion, in which order."""
+    """Components of the training data, their proportions, and the seed of their order."""
 
     components: dict[str, ComponentConfig]
-    """By name, which keys a component's order: renaming reshuffles it, adding others does not."""
+    """Components by name. The name keys the order of a component: renaming a component reshuffles
+    it, adding other components does not."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """An empty mixture can't be run."""
+        """Check that the mixture is not empty."""
         if not self.components:
             raise ConfigError("the mixture has no components; add at least one")

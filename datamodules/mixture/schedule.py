@@ -1,7 +1,7 @@
-"""Which component is next, and which of its samples: two pure functions of a position.
+"""Order of the stream: the component of each position, and the order of samples within it.
 
-`Schedule` deals positions to components in exact proportion; `EpochOrder` walks one component's
-shards. Neither holds a state, so any position is reached without replay.
+`Schedule` assigns positions to components in exact proportion; `EpochOrder` shuffles the samples of
+one component. Both are pure functions without state, so any position is reached without replay.
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from core.errors import ConfigError
 from core.rng import FeistelPermutation, Name, named_rng
 
 MAX_PERIOD = 1 << 18
-"""Entries of the schedule's table; weights with four decimals stay far below."""
+"""Maximum length of the schedule's table; weights with four decimals stay far below it."""
 MAX_DENOMINATOR = 1000
-"""Fractions of a sample per step have at most this denominator."""
-_EXACTNESS = 1e-6
-_TABLED = 1 << 14
-_KEPT_BLOCKS = 4
+"""Largest denominator of a fractional number of samples per step."""
+_WEIGHT_TOLERANCE = 1e-6
+_MAX_TABLE_SIZE = 1 << 14
+_MAX_CACHED_BLOCKS = 4
 
 Permutation = Callable[[np.ndarray], np.ndarray]
+"""Maps indices to their images under a permutation of range(n)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class ComponentAssignment:
 
 
 class Schedule:
-    """Deals positions to components so that each is never a full sample from its share.
+    """Assigns positions to components so that none is ever a full sample off its share.
 
-    Tijdeman's solution of the chairman assignment problem (Discrete Mathematics 32, 1980): with k
-    components no prefix deviates by more than 1 - 1/(2k-2). One period is computed ahead.
+    This is Tijdeman's solution of the chairman assignment problem (Discrete Mathematics 32, 1980):
+    with k components, no prefix deviates by more than 1 - 1/(2k-2). One period is precomputed.
     """
 
     def __init__(self, samples_per_step: Sequence[float]) -> None:
-        weights = [_exact(weight) for weight in samples_per_step]
+        weights = [_exact_fraction(weight) for weight in samples_per_step]
         total = sum(weights, start=Fraction(0))
         if not weights or total.denominator != 1:
             raise ConfigError(
@@ -58,40 +59,40 @@ class Schedule:
         self.period = int(self.counts.sum())
         if self.period > MAX_PERIOD:
             raise ConfigError(
-                f"samples_per_step {', '.join(map(str, weights))} repeat only after "
-                f"{self.period} samples, at most {MAX_PERIOD} are tabled; round them to "
+                f"samples_per_step {', '.join(map(str, weights))} have a period of "
+                f"{self.period} samples, at most {MAX_PERIOD} are supported; round them to "
                 "fractions with a small common denominator"
             )
-        self._component = _deal([int(count) for count in self.counts])
-        self._places = [np.flatnonzero(self._component == c) for c in range(len(weights))]
+        self._component = _assign_period([int(count) for count in self.counts])
+        self._offsets = [np.flatnonzero(self._component == c) for c in range(len(weights))]
         self._index_in_period = np.empty(self.period, dtype=np.int64)
-        for places in self._places:
-            self._index_in_period[places] = np.arange(len(places))
+        for offsets in self._offsets:
+            self._index_in_period[offsets] = np.arange(len(offsets))
 
     def __call__(self, positions: np.ndarray) -> ComponentAssignment:
-        """Component and rank of positions (int64, any order)."""
-        turn, place = np.divmod(positions, self.period)
-        component = self._component[place]
-        index = turn * self.counts[component] + self._index_in_period[place]
+        """Return component and index of each position (int64, in any order)."""
+        cycle, offset = np.divmod(positions, self.period)
+        component = self._component[offset]
+        index = cycle * self.counts[component] + self._index_in_period[offset]
         return ComponentAssignment(component, index)
 
     def prefix_counts(self, position: int) -> np.ndarray:
-        """Samples of each component before a position."""
-        turn, place = divmod(position, self.period)
-        partial = [int(np.searchsorted(places, place)) for places in self._places]
-        return turn * self.counts + np.asarray(partial, dtype=np.int64)
+        """Return the number of samples of each component before a position."""
+        cycle, offset = divmod(position, self.period)
+        partial = [int(np.searchsorted(offsets, offset)) for offsets in self._offsets]
+        return cycle * self.counts + np.asarray(partial, dtype=np.int64)
 
     def expected(self, num_positions: int) -> np.ndarray:
-        """The exact share of each component in so many positions: a fraction, as float64."""
-        turn, place = divmod(num_positions, self.period)
-        shares: np.ndarray = turn * self.counts + self.counts * (place / self.period)
+        """Return the exact share of each component in `num_positions` positions, as float64."""
+        cycle, offset = divmod(num_positions, self.period)
+        shares: np.ndarray = cycle * self.counts + self.counts * (offset / self.period)
         return shares
 
 
 class EpochOrder:
-    """The order of one epoch: shards permuted, then samples permuted inside blocks of shards.
+    """Order of one epoch: shards are permuted, then samples within blocks of shards.
 
-    Blocks keep remote shards local: only `block_shards` of them are wanted at a time.
+    Blocks bound the working set of remote shards: only `block_shards` of them are read at a time.
     """
 
     def __init__(
@@ -107,34 +108,34 @@ class EpochOrder:
         self._names = (seed, name, epoch)
         self._blocks: dict[int, Permutation] = {}
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        """Sample index at each place (int64 in [0, n)) of the epoch."""
-        block = np.searchsorted(self._block_start, places, side="right") - 1
-        shuffled = np.empty_like(places)
+    def __call__(self, offsets: np.ndarray) -> np.ndarray:
+        """Return the sample index at each offset (int64 in [0, n)) within the epoch."""
+        block = np.searchsorted(self._block_start, offsets, side="right") - 1
+        shuffled = np.empty_like(offsets)
         for b in np.unique(block):
             here, start = block == b, self._block_start[b]
-            shuffled[here] = start + self._permutation(int(b))(places[here] - start)
+            shuffled[here] = start + self._permutation(int(b))(offsets[here] - start)
         shard = np.searchsorted(self._shard_start, shuffled, side="right") - 1
         samples: np.ndarray = self._sample_start[shard] + shuffled - self._shard_start[shard]
         return samples
 
-    def block_of(self, place: int) -> int:
-        """The block that a place of the epoch falls in."""
-        return int(np.searchsorted(self._block_start, place, side="right")) - 1
+    def block_of(self, offset: int) -> int:
+        """Return the block of an offset within the epoch."""
+        return int(np.searchsorted(self._block_start, offset, side="right")) - 1
 
     def end_of(self, block: int) -> int:
-        """The place after a block's last."""
+        """Return the end offset of a block."""
         return int(self._block_start[block + 1])
 
     def shards_of(self, block: int) -> list[int]:
-        """The shards of a block; all of them are wanted from its first samples on."""
+        """Return the shards of a block; its first samples may come from any of them."""
         first = block * self._block_shards
         shards: list[int] = self._shards[first : first + self._block_shards].tolist()
         return shards
 
     def _permutation(self, block: int) -> Permutation:
         if block not in self._blocks:
-            while len(self._blocks) >= _KEPT_BLOCKS:
+            while len(self._blocks) >= _MAX_CACHED_BLOCKS:
                 self._blocks.pop(next(iter(self._blocks)))
             seed, name, epoch = self._names
             size = int(self._block_start[block + 1] - self._block_start[block])
@@ -144,36 +145,36 @@ class EpochOrder:
 
 
 def permutation(n: int, seed: int, *names: Name) -> Permutation:
-    """A Feistel permutation, written out where it is small: steps ask for few places each."""
+    """Return a Feistel permutation, tabulated if small, because steps look up few indices each."""
     feistel = FeistelPermutation(n, seed, *names)
-    return feistel if n > _TABLED else _Table(feistel(np.arange(n)))
+    return feistel if n > _MAX_TABLE_SIZE else _TabulatedPermutation(feistel(np.arange(n)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """A permutation written out. A class, because loader workers get it pickled."""
+class _TabulatedPermutation:
+    """A tabulated permutation; a class and not a closure, so that loader workers can pickle it."""
 
     values: np.ndarray
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        return np.asarray(self.values[places])
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self.values[indices])
 
 
-def _exact(weight: float) -> Fraction:
+def _exact_fraction(weight: float) -> Fraction:
     fraction = Fraction(weight).limit_denominator(MAX_DENOMINATOR)
-    if weight <= 0 or abs(fraction - Fraction(weight)) > _EXACTNESS:
+    if weight <= 0 or abs(fraction - Fraction(weight)) > _WEIGHT_TOLERANCE:
         raise ConfigError(
             f"samples_per_step={weight!r}, expected a positive fraction with a denominator up to "
-            f"{MAX_DENOMINATOR} (nearest: {fraction}); leave an unused component out"
+            f"{MAX_DENOMINATOR} (nearest: {fraction}); remove unused components"
         )
     return fraction
 
 
-def _deal(counts: list[int]) -> np.ndarray:
-    """One period: among the components due, the one whose deadline is next.
+def _assign_period(counts: list[int]) -> np.ndarray:
+    """Assign one period: each step goes to the released component with the earliest deadline.
 
-    With total L and k components, the r-th sample (r = 0, 1, ...) of a component that gets c per
-    period is due from step m >= (r + e) L / c on and has deadline (r + 1 - e) L / c, where
+    With total L and k components, the r-th sample (r = 0, 1, ...) of a component with c samples per
+    period is released at step m >= (r + e) L / c and has the deadline (r + 1 - e) L / c, where
     e = 1/(2k-2).
     """
     total, slack = sum(counts), max(2, 2 * len(counts) - 2)

@@ -1,7 +1,7 @@
-"""The mixture stream: global sample index -> which sample, with nothing remembered in between.
+"""The mixture stream: a stateless map from stream positions to samples.
 
-CONTRACT: the order of training samples is a pure function of (seed, mixture, global sample index).
-World size, workers and micro-batches only decide who computes which part.
+CONTRACT: the order of training samples is a pure function of (seed, mixture, stream position).
+World size, number of workers and micro-batches only decide which process computes which part.
 """
 
 import bisect
@@ -26,7 +26,7 @@ _COUNT_CHUNK = 1 << 18
 _BLOCKS_AHEAD = 2
 
 CountLossTokens = Callable[[Source], np.ndarray]
-"""A source -> target tokens of each of its samples, 0 for a bad one."""
+"""Returns the number of loss tokens of each sample of a source, 0 for a bad one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +44,14 @@ class SampleLocations:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class OrderKey:
-    """What the order inside every component depends on, besides its name."""
+    """Settings that, together with its name, determine the order within a component."""
 
     seed: int
     block_shards: int
 
 
 class Component:
-    """One component with its sources open."""
+    """A component of the mixture with its opened sources."""
 
     def __init__(
         self,
@@ -68,24 +68,28 @@ class Component:
         self._key = key
         self._language = permutation(len(self.base), key.seed, "language", name)
         self.num_target_samples: tuple[int, ...] = ()
-        """Samples in the target language, by phase; of a phase that rests the component, -1."""
+        """Samples per epoch in the target language, by phase; -1 where the component is paused."""
         self._orders: dict[int, EpochOrder] = {}
 
     def __len__(self) -> int:
-        """Samples in one epoch."""
+        """Return the number of samples in one epoch."""
         return len(self.base)
 
     def source(self, *, is_target: bool) -> Source:
-        """The source that a sample is read from."""
+        """Return the source that a sample is read from."""
         return self.target if is_target and self.target is not None else self.base
 
     def fix_shares(
         self, rates: Sequence[tuple[float, float]], count_loss_tokens: CountLossTokens | None
     ) -> None:
-        """Settle for each phase (its samples per step, its share) how many samples are in target.
+        """Set the number of target-language samples of each phase.
+
+        Args:
+            rates: Samples per step and share of the target language, by phase.
+            count_loss_tokens: Counts the loss tokens of each sample of a source.
 
         Raises:
-            ConfigError: shares of tokens, and nothing to count them with.
+            ConfigError: If shares are in loss tokens and `count_loss_tokens` is None.
         """
         shares = [share for _, share in rates]
         if self.target is None or self.config.share_of is ShareOf.SAMPLES:
@@ -109,35 +113,36 @@ class Component:
         )
 
     def used_sources(self) -> list[Source]:
-        """The sources that these shares read from."""
+        """Return the sources that the shares of any phase read from."""
         active = [number for number in self.num_target_samples if number >= 0]
         used = [self.base] if min(active) < len(self.base) else []
         return [*used, self.target] if self.target is not None and max(active) else used
 
     def in_target(self, samples: np.ndarray, phases: np.ndarray) -> np.ndarray:
-        """Whether each sample speaks the target language: the same in every epoch, and nested.
+        """Return whether each sample is read in the target language; the same in every epoch.
 
-        A sample's rank does not depend on the share, so those of a small share are among those of
-        a larger one, and every share sees the same images in the same order.
+        The permuted index of a sample does not depend on the share, so the samples of a small share
+        are a subset of those of a larger one, and every share sees the same images in the same
+        order.
         """
         is_target: np.ndarray = (
             self._language(samples) < np.asarray(self.num_target_samples)[phases]
         )
         return is_target
 
-    def samples_at(self, epochs: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Sample index at each (epoch, place in the epoch)."""
-        samples = np.empty_like(places)
+    def samples_at(self, epochs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Return the sample index at each (epoch, offset within the epoch)."""
+        samples = np.empty_like(offsets)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            samples[here] = self._order(int(epoch))(places[here])
+            samples[here] = self._order(int(epoch))(offsets[here])
         return samples
 
     def shards_at(self, index_in_component: int) -> tuple[list[int], int]:
         """Return the shards that a sample is drawn from, and the first index of the next block."""
-        epoch, place = divmod(index_in_component, len(self))
+        epoch, offset = divmod(index_in_component, len(self))
         order = self._order(epoch)
-        block = order.block_of(place)
+        block = order.block_of(offset)
         return order.shards_of(block), epoch * len(self) + order.end_of(block)
 
     def _order(self, epoch: int) -> EpochOrder:
@@ -150,7 +155,7 @@ class Component:
 
 
 class MixtureStream:
-    """The whole stream; see the contract above."""
+    """The stream of a mixture; see the contract in the module docstring."""
 
     def __init__(
         self,
@@ -163,19 +168,20 @@ class MixtureStream:
         """Open a mixture.
 
         Args:
-            config: What to mix.
-            block_shards: Samples are shuffled inside blocks of so many shards.
-            open_source: What opens a manifest.
-            count_loss_tokens: Counts the loss tokens of each sample of a source; needed for
-                shares of tokens.
+            config: Configuration of the mixture.
+            block_shards: Number of shards in a block; samples are shuffled within blocks.
+            open_source: Opens the source of a manifest.
+            count_loss_tokens: Counts the loss tokens of each sample of a source; required if any
+                share is a share of loss tokens.
 
         Raises:
-            ConfigError, DataError: with the component and the fix.
+            ConfigError: If the configuration is invalid.
+            DataError: If a source can't be used.
         """
         if block_shards < 1:
             raise ConfigError(f"block_shards={block_shards}, expected at least 1")
         self.config, self.block_shards = config, block_shards
-        # Sorted: the file's order of components must not matter.
+        # Sorted, so that the order of components in the file does not matter.
         self.names = tuple(sorted(config.components))
         parts = [config.components[name] for name in self.names]
         starts = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
@@ -192,20 +198,20 @@ class MixtureStream:
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of one optimizer step, over all ranks."""
+        """Number of samples in one optimizer step, over all ranks."""
         return self.schedule.samples_per_step
 
     def locate(self, positions: np.ndarray) -> SampleLocations:
-        """Find the samples at global positions (int64, any order)."""
+        """Locate the samples at stream positions (int64, in any order)."""
         positions = np.asarray(positions, dtype=np.int64)
         assigned, phases = self.schedule(positions), self.schedule.phase_of(positions)
         sizes = np.asarray([len(component) for component in self.components], dtype=np.int64)
-        epochs, places = np.divmod(assigned.index_in_component, sizes[assigned.component])
-        samples = np.empty_like(places)
-        is_target = np.zeros(places.shape, dtype=bool)
+        epochs, offsets = np.divmod(assigned.index_in_component, sizes[assigned.component])
+        samples = np.empty_like(offsets)
+        is_target = np.zeros(offsets.shape, dtype=bool)
         for c, component in enumerate(self.components):
             here = assigned.component == c
-            samples[here] = component.samples_at(epochs[here], places[here])
+            samples[here] = component.samples_at(epochs[here], offsets[here])
             is_target[here] = component.in_target(samples[here], phases[here])
         return SampleLocations(
             component=assigned.component,
@@ -216,9 +222,9 @@ class MixtureStream:
         )
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Fetch remote shards for the positions [start, stop) in the background.
+        """Fetch the remote shards of the positions [start, stop) in the background.
 
-        Those of the current blocks first, then those of the next (`ShardCache.prefetch`).
+        Shards of the current blocks come first, then those of the next (see `ShardCache.prefetch`).
         """
         if not any(s.is_remote for part in self.components for s in part.used_sources()):
             return
@@ -231,7 +237,7 @@ class MixtureStream:
                         source.prefetch(shards)
 
     def realised(self, start: int, stop: int) -> dict[str, int]:
-        """Samples per source among the positions [start, stop)."""
+        """Count the samples of each source at the positions [start, stop)."""
         counts: dict[str, int] = {}
         for first in range(start, stop, _COUNT_CHUNK):
             located = self.locate(np.arange(first, min(stop, first + _COUNT_CHUNK)))
@@ -244,20 +250,21 @@ class MixtureStream:
         return {name: count for name, count in counts.items() if name in used}
 
     def epochs(self, num_steps: int) -> dict[str, float]:
-        """How often each component is gone through in so many steps."""
+        """Return the number of epochs of each component in the first `num_steps` steps."""
         counts = self.schedule.prefix_counts(num_steps * self.samples_per_step)
         return {c.name: int(n) / len(c) for c, n in zip(self.components, counts, strict=True)}
 
     def check_epochs(self, num_steps: int) -> None:
-        """Refuse to repeat a component more than it allows, and a phase that never begins.
+        """Check that no component exceeds `max_epochs`, and that every phase begins.
 
         Raises:
-            ConfigError: with the number of steps that would do.
+            ConfigError: If one does, or a phase never begins; the message names a valid number of
+                steps.
         """
         if (last := self.schedule.start_steps[-1]) >= num_steps:
             raise ConfigError(
-                f"the phase from step {last} never begins in {num_steps} steps; run more than "
-                f"{last} or take it out"
+                f"the phase from step {last} never begins in {num_steps} steps; train for more "
+                f"than {last} steps or remove the phase"
             )
         for c, (component, epochs) in enumerate(
             zip(self.components, self.epochs(num_steps).values(), strict=True)
@@ -267,44 +274,44 @@ class MixtureStream:
                 possible = self._steps_within(c, allowed * len(component), num_steps)
                 raise ConfigError(
                     f"component '{component.name}' ({len(component)} samples) would be repeated "
-                    f"{epochs:.2f} times in {num_steps} steps, max_epochs={allowed:g}; run at most "
-                    f"{possible} steps, lower samples_per_step or raise max_epochs"
+                    f"{epochs:.2f} times in {num_steps} steps, max_epochs={allowed:g}; train for "
+                    f"at most {possible} steps, lower samples_per_step or raise max_epochs"
                 )
 
     def _steps_within(self, c: int, num_samples: float, num_steps: int) -> int:
-        """Most steps that take no more than so many samples of component c."""
+        """Return the most steps that use at most `num_samples` samples of component c."""
 
-        def taken(step: int) -> int:
+        def count_samples(step: int) -> int:
             return int(self.schedule.prefix_counts(step * self.samples_per_step)[c])
 
-        return bisect.bisect_right(range(num_steps), num_samples, key=taken) - 1
+        return bisect.bisect_right(range(num_steps), num_samples, key=count_samples) - 1
 
     def description(self) -> dict[str, Any]:
-        """All that the order depends on, as JSON types."""
-        parts = {component.name: _describe(component) for component in self.components}
+        """Return everything that the order depends on, as JSON types."""
+        parts = {component.name: _describe_component(component) for component in self.components}
         seed, blocks = self.config.seed, self.block_shards
         return {"seed": seed, "block_shards": blocks, "components": parts}
 
     def fingerprint(self) -> str:
-        """Content address of the order."""
+        """Return the content address of the order."""
         return configs.fingerprint(self.description())
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two descriptions, one line per leaf."""
+    """Return the differences between two descriptions, one line per leaf."""
     lines: list[str] = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, f"{prefix}{name}.")
         elif name not in old or name not in new:
-            lines.append(f"{prefix}{name} {'is new' if name not in old else 'is gone'}")
+            lines.append(f"{prefix}{name} {'was added' if name not in old else 'was removed'}")
         elif before != after:
             lines.append(f"{prefix}{name}: {before!r} -> {after!r}")
     return lines
 
 
-def _describe(component: Component) -> dict[str, Any]:
+def _describe_component(component: Component) -> dict[str, Any]:
     config, target = component.config, component.target
     described: dict[str, Any] = {
         "samples_per_step": config.samples_per_step,
@@ -312,7 +319,7 @@ def _describe(component: Component) -> dict[str, Any]:
         "base": component.base.manifest.fingerprint(),
         "target": target.manifest.fingerprint() if target is not None else "",
     }
-    # Named only where they act: a mixture without them is described as it always was.
+    # Listed only if used, so that the description of a mixture without them stays the same.
     if config.phases:
         described["phases"] = configs.to_plain(config.phases)
     if config.share_of is not ShareOf.SAMPLES:

@@ -125,11 +125,11 @@ def test_shares_of_tokens_are_logged(paths, caplog):
     texts = [record.getMessage() for record in caplog.records]
     # 3 of 15 images: 3 x 5 tokens of 3 x 5 + 12 x 2, 38.5 %; 4 would be 47.6 %.
     assert texts[0] == (
-        "component 'cap' from step 0 on: 3 of 15 samples in the target language for 40.00 % of "
-        "the target tokens"
+        "component 'cap' from step 0: 3 of 15 samples in the target language for 40.00 % of "
+        "the loss tokens"
     )
     last = texts[-1]
-    assert last.startswith("component 'cap' from step 20 on: 60.")
+    assert last.startswith("component 'cap' from step 20: 60.")
     assert "(configured: 80.00 % of loss_tokens)" in last
 
 
@@ -138,7 +138,7 @@ def test_a_token_share_that_is_off_is_a_warning(paths, caplog):
     make_tally(stream).check(1000)
     # 38.5 % is as near to 40 % as whole images come, yet more than a point away.
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert any("from step 0 on" in text for text in warned)
+    assert any("from step 0:" in text for text in warned)
     caplog.clear()
     make_tally(make_stream(paths)).check(1000)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -171,10 +171,10 @@ def test_lost_and_repeated_samples_are_bugs(paths):
     stream = make_stream(paths)
     lost = ConsumedCounts(first_step=4)
     lost.add(batch(4, given(stream, 4)[1:]))
-    with pytest.raises(RuntimeError, match=r"gave \d samples in the steps 4\.\.4, the stream hol"):
+    with pytest.raises(RuntimeError, match=r"has \d samples in steps 4\.\.4, the stream has"):
         lost.check(stream, is_single_rank=True)
     lost.check(stream, is_single_rank=False)
     repeated = ConsumedCounts(first_step=4)
     repeated.add(batch(4, [*given(stream, 4), "text"]))
-    with pytest.raises(RuntimeError, match=r"source 'text' gave \d samples"):
+    with pytest.raises(RuntimeError, match=r"source 'text' has \d samples"):
         repeated.check(stream, is_single_rank=False)

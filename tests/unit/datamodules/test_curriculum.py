@@ -127,7 +127,7 @@ def test_a_phase_is_part_of_the_fingerprint(paths):
         dataclasses.replace(config, components={**config.components, "text": text})
     )
     changed = differences(stream.description(), other.description())
-    assert changed == ["components.text.phases is new"]
+    assert changed == ["components.text.phases was added"]
     assert stream.realised(0, 7 * PER_STEP)["late"] == 0
 
 
@@ -183,10 +183,10 @@ def test_refused_phases(phase, message):
                     Phase(from_step=9, samples_per_step=2),
                 ]
             },
-            "from step 9 and then from step 9; list them in ascending order",
+            "from step 9 is followed by phase from step 9; list phases in ascending order",
         ),
         ({"phases": [Phase(from_step=9, target_share=0.3)]}, "target_share=0.3 needs 'target'"),
-        ({"share_of": ShareOf.LOSS_TOKENS}, "share_of=loss_tokens without 'target'"),
+        ({"share_of": ShareOf.LOSS_TOKENS}, "share_of=loss_tokens needs 'target'"),
         (
             {"samples_per_step": 0.0, "phases": [Phase(from_step=9, samples_per_step=0)]},
             "samples_per_step=0.0, expected a positive",
@@ -201,8 +201,8 @@ def test_refused_components(kwargs, message):
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (3.0, "sum to 6 at the start and to 7 from step 5 on, expected the same in every phase"),
-        (2.5, "from step 5 on: samples_per_step sum to 6.5"),
+        (3.0, "sum to 6 at step 0 and to 7 from step 5, expected the same sum in every phase"),
+        (2.5, "from step 5: samples_per_step sum to 6.5"),
     ],
 )
 def test_steps_keep_their_size(paths, samples, message):
@@ -222,7 +222,7 @@ def test_some_component_must_run(paths):
         samples_per_step=2,
         phases=[Phase(from_step=5, samples_per_step=0), Phase(from_step=6, samples_per_step=2)],
     )
-    with pytest.raises(ConfigError, match="from step 5 on: no component has samples_per_step"):
+    with pytest.raises(ConfigError, match="from step 5: no component has samples_per_step"):
         MixtureStream(MixtureConfig(components={"text": text}))
 
 

@@ -189,9 +189,9 @@ def test_fingerprint_and_differences(paths):
         "components.cap.target_share: 0.4 -> 0.5"
     ]
     assert differences(one.description(), make_stream(paths, new=extra).description()) == [
-        "components.new is new"
+        "components.new was added"
     ]
-    assert differences({"a": 1}, {}) == ["a is gone"]
+    assert differences({"a": 1}, {}) == ["a was removed"]
 
 
 def test_the_order_of_the_file_does_not_matter(paths):

@@ -93,7 +93,7 @@ def test_setup_checks_epochs_and_lengths(paths, tmp_path):
 
 
 def test_setup_checks_images(paths, tmp_path):
-    with pytest.raises(ConfigError, match=r"give a feature cache or a transform"):
+    with pytest.raises(ConfigError, match=r"pass a feature cache or a transform"):
         make_module(paths, tmp_path, transform=None).setup()
     noisy = make_config(paths, feature_noise_std=0.1)
     with pytest.raises(ConfigError, match=r"feature_noise_std=0.1 needs a feature cache"):
@@ -108,7 +108,7 @@ def test_setup_refuses_a_broken_source(tmp_path):
     components = {"a": ComponentConfig(base=str(path), samples_per_step=2)}
     config = StreamConfig(mixture=MixtureConfig(components=components))
     with pytest.raises(
-        DataError, match=r"source 'a': 2 of 8 samples are bad.*the first one: a/a-0"
+        DataError, match=r"source 'a': 2 of 8 samples are bad.*the first error is: a/a-0"
     ):
         make_module({}, tmp_path, config=config).setup()
     tolerant = dataclasses.replace(config, max_bad_fraction=0.25)
@@ -123,7 +123,7 @@ def test_two_sources_of_one_name(tmp_path):
         for name, path in (("x", one), ("y", two))
     }
     config = StreamConfig(mixture=MixtureConfig(components=components))
-    with pytest.raises(ConfigError, match=r"both call their source 'a'"):
+    with pytest.raises(ConfigError, match=r"both name their source 'a'"):
         make_module({}, tmp_path, config=config).setup()
 
 
@@ -274,7 +274,7 @@ def test_a_loader_that_loses_samples_is_found_out(paths, tmp_path):
     *others, last = module.train_dataloader()
     for step in others:
         module.accounts.record(step)
-    with pytest.raises(RuntimeError, match=r"in the steps 0\.\.7, the stream holds"):
+    with pytest.raises(RuntimeError, match=r"in steps 0\.\.7, the stream has"):
         module.accounts.record(dataclasses.replace(last, micro_batches=last.micro_batches[1:]))
     resumed = make_module(paths, tmp_path)
     resumed.accounts.record(others[-1])

@@ -72,7 +72,7 @@ def test_any_order_of_positions():
         ([1.5, 1.0], "sum to 2.5 .*whole number of samples"),
         ([0.0, 1.0], "samples_per_step=0.0, expected a positive"),
         ([1 / 3 + 1e-4, 2 / 3], "denominator up to 1000"),
-        ([64 * 991 / 997, 64 * 6 / 997, 63 + 1 / 991, 990 / 991], "repeat only after"),
+        ([64 * 991 / 997, 64 * 6 / 997, 63 + 1 / 991, 990 / 991], "have a period of"),
     ],
 )
 def test_refused_weights(weights, message):
