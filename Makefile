@@ -1,58 +1,57 @@
-# `make run` sets up an environment and runs the main job; `make test` passes the tests.
+# `make run` sets up the environment and runs the main experiment; `make test` runs all tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PACKAGES := core models datamodules lightning_modules callbacks evaluation data_prep configuration planner pipeline reporting serving experiments
 EXPERIMENTS := $(filter-out __init__ embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env run smoke report ui test test-fast gpu check dry-run lock clean
 
-help:  ## show this list
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-env: $(VENV)/.ready  ## set up the environment
+env: $(VENV)/.ready  ## create the environment in .venv
 
 $(VENV)/.ready: requirements.lock tools/setup_environment.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12"; exit 1; }
+		{ echo "Python 3.11 or newer is required; select one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python tools/setup_environment.py
 	@touch $@
 
-run: env  ## the main job: all cells of mix_ablation, table and report
+run: env  ## train and evaluate all cells of mix_ablation, write the report
 	$(BIN)/python -m experiments.run --exp mix_ablation
 
-smoke: env  ## everything once, in a minute
+smoke: env  ## run one tiny cell through every stage, in about a minute
 	$(BIN)/python -m experiments.run --exp smoke
 
-ui: env  ## MLflow on the results
+ui: env  ## open MLflow on the results
 	$(BIN)/python -m experiments.ui
 
-test: env  ## all tests
+test: env  ## run all tests
 	$(BIN)/python tools/run_tests.py
 
-test-fast: env  ## the tests that take seconds
+test-fast: env  ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
-gpu:  ## on a machine with a GPU: its tests, the step benchmark, the small study
+gpu:  ## on a machine with a GPU: run the GPU tests, the step benchmark and the small study
 	PYTHON=$(PYTHON) bash benchmarks/gpu_step/session.sh
 
-check: env  ## lint, format, types, layers
+check: env  ## check lint, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-dry-run: env  ## plan of every experiment
+dry-run: env  ## print the plan of every experiment
 	@for name in $(EXPERIMENTS); do \
 		$(BIN)/python -m experiments.run --exp $$name --dry-run || exit 1; done
 	$(BIN)/python -m experiments.run --profile small --exp mix_ablation --dry-run
 	$(BIN)/python -m experiments.run --profile paper --exp full_grid --dry-run
 
-lock: env  ## write the exact versions of the environment
+lock: env  ## write the exact versions of the environment to requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
-clean:  ## remove the environment and caches; results in mlruns stay
+clean:  ## remove the environment and caches; results in mlruns are kept
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
