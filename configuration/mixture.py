@@ -1,7 +1,7 @@
-"""From a stage's lines to the components of its mixture stream.
+"""Conversion of the mixture lines of a stage to the components of its data stream.
 
-Kept apart from `specs`: what "inside" and fractions of the training mean is settled here, so that
-the stream only ever sees steps and samples.
+Text-only data "inside" the image data and fractions of the training are resolved here, so that the
+stream only deals with steps and samples.
 """
 
 import itertools
@@ -23,21 +23,21 @@ from datamodules.mixture.schedule import MAX_DENOMINATOR
 def stage_components(
     config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, MixtureLineConfig]
 ) -> dict[str, ComponentConfig]:
-    """The components of a stage by name.
+    """Return the components of a stage by name.
 
     Raises:
-        ConfigError: a line that can't be run, or text that does not fit inside.
+        ConfigError: If a line is invalid, or text-only data do not fit inside the image data.
     """
-    visual = {name: _parallel(config, stage, name) for name in used_lines(stage.visual)}
+    visual = {name: _parallel_component(config, stage, name) for name in used_lines(stage.visual)}
     used_text = used_lines(text_only)
-    text = {name: _target_only(config, stage, name, line) for name, line in used_text.items()}
+    text = {name: _text_component(config, stage, name, line) for name, line in used_text.items()}
     if text and stage.text_only_as is TextOnly.INSIDE:
         visual = _make_room(visual, text)
     return visual | text
 
 
 def used_lines(lines: Mapping[str, MixtureLineConfig]) -> dict[str, MixtureLineConfig]:
-    """Those that ever give a sample; the manifests of the others need not be there."""
+    """Return the lines that contribute samples; manifests of other lines need not exist."""
     return {
         name: line
         for name, line in lines.items()
@@ -46,12 +46,12 @@ def used_lines(lines: Mapping[str, MixtureLineConfig]) -> dict[str, MixtureLineC
 
 
 def manifest_path(config: RunConfig, source: str) -> str:
-    """The manifest of a source of the configured data folder."""
+    """Return the path of a source's manifest in the data folder."""
     return f"{config.data.folder}/{source}.manifest.json"
 
 
 def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str]]:
-    """Path of each manifest that a plan may do without -> what stands for it, and its language."""
+    """Return the manifests that a plan can do without: path -> expected source and its language."""
     found: dict[str, tuple[ExpectedSource, str]] = {}
     for name, source in config.data.expected.items():
         if name == config.data.benchmark:
@@ -62,7 +62,7 @@ def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str
     return found
 
 
-def _parallel(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConfig:
+def _parallel_component(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConfig:
     line, languages = stage.visual[name], config.languages
     share = config.cell.target_share if stage.target_share is None else stage.target_share
     return ComponentConfig(
@@ -72,28 +72,28 @@ def _parallel(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConf
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
         share_of=ShareOf(line.share_of),
-        phases=_phases(line, stage.num_steps),
+        phases=_convert_phases(line, stage.num_steps),
     )
 
 
-def _target_only(
+def _text_component(
     config: RunConfig, stage: TrainConfig, name: str, line: MixtureLineConfig
 ) -> ComponentConfig:
     shares = [phase for phase in line.phases if phase.target_share is not None]
     if shares or line.share_of is not ShareOf.SAMPLES:
         raise ConfigError(
-            f"text_only.{name} is in the target language alone; leave share_of and the phases' "
-            "target_share out"
+            f"text_only.{name} has target-language data only; remove share_of and the "
+            "target_share of its phases"
         )
     return ComponentConfig(
         base=manifest_path(config, f"{line.source}_{config.languages.target}"),
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
-        phases=_phases(line, stage.num_steps),
+        phases=_convert_phases(line, stage.num_steps),
     )
 
 
-def _phases(line: MixtureLineConfig, num_steps: int) -> list[Phase]:
+def _convert_phases(line: MixtureLineConfig, num_steps: int) -> list[Phase]:
     return [
         Phase(
             from_step=phase.first_step(num_steps),
@@ -107,18 +107,18 @@ def _phases(line: MixtureLineConfig, num_steps: int) -> list[Phase]:
 def _make_room(
     visual: Mapping[str, ComponentConfig], text: Mapping[str, ComponentConfig]
 ) -> dict[str, ComponentConfig]:
-    """Shrink the image components alike by what the text takes, phase by phase."""
+    """Reduce all image components by the same fraction to make room for text, phase by phase."""
     parts = [*visual.values(), *text.values()]
     steps = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
     left = {step: _fraction_left(visual, text, step) for step in steps}
-    return {name: _shrink(name, part, left) for name, part in visual.items()}
+    return {name: _scale_component(name, part, left) for name, part in visual.items()}
 
 
 def _fraction_left(
     visual: Mapping[str, ComponentConfig], text: Mapping[str, ComponentConfig], step: int
 ) -> Fraction:
     images, texts = (
-        sum((_exact(part.at(step)[0]) for part in parts.values()), start=Fraction(0))
+        sum((_exact_rate(part.at(step)[0]) for part in parts.values()), start=Fraction(0))
         for parts in (visual, text)
     )
     if texts >= images:
@@ -130,8 +130,12 @@ def _fraction_left(
     return 1 - texts / images
 
 
-def _shrink(name: str, part: ComponentConfig, left: Mapping[int, Fraction]) -> ComponentConfig:
-    now = {step: _shrunk(name, part.at(step)[0], fraction) for step, fraction in left.items()}
+def _scale_component(
+    name: str, part: ComponentConfig, left: Mapping[int, Fraction]
+) -> ComponentConfig:
+    now = {
+        step: _scale_samples(name, part.at(step)[0], fraction) for step, fraction in left.items()
+    }
     shares = {phase.from_step: phase.target_share for phase in part.phases}
     steps, phases = sorted(left), []
     for before, step in itertools.pairwise(steps):
@@ -151,15 +155,15 @@ def _shrink(name: str, part: ComponentConfig, left: Mapping[int, Fraction]) -> C
     )
 
 
-def _shrunk(name: str, samples: float, left: Fraction) -> float:
-    shrunk = _exact(samples) * left
-    if shrunk.denominator > MAX_DENOMINATOR:
+def _scale_samples(name: str, samples: float, left: Fraction) -> float:
+    scaled = _exact_rate(samples) * left
+    if scaled.denominator > MAX_DENOMINATOR:
         raise ConfigError(
-            f"text_only_as=inside leaves {shrunk} of the {samples:g} samples per step of "
-            f"'{name}', expected a denominator up to {MAX_DENOMINATOR}; choose rounder numbers"
+            f"text_only_as=inside leaves {scaled} of the {samples:g} samples per step of "
+            f"'{name}'; the denominator must be at most {MAX_DENOMINATOR}, choose rounder numbers"
         )
-    return float(shrunk)
+    return float(scaled)
 
 
-def _exact(samples: float) -> Fraction:
+def _exact_rate(samples: float) -> Fraction:
     return Fraction(samples).limit_denominator(MAX_DENOMINATOR)

@@ -1,6 +1,7 @@
-"""What a run is: one frozen `RunConfig` per cell of a grid, checked before anything starts.
+"""The configuration of a run: one frozen `RunConfig` per cell of a grid.
 
-`RunConfig` is what people write (YAML, `--set`); `specs` makes of it what determines each stage.
+Users write it in YAML and with `--set`; it is validated before anything starts. The stages in
+`pipeline.stages` derive from it the fields that determine their results.
 """
 
 import dataclasses
@@ -20,13 +21,13 @@ from models.language.adapters import TuningConfig
 from models.towers.vision_tower import VisionTowerConfig
 
 ALIGN_POLICY = FreezePolicy(connector=True, language_model=False)
-"""What stage 1 trains."""
+"""Parts of the model that stage 1 trains."""
 INSTRUCT_POLICY = FreezePolicy(connector=True, language_model=True)
-"""What stage 2 trains."""
+"""Parts of the model that stage 2 trains."""
 
 
 class Stages(StrEnum):
-    """Which training stages a cell goes through."""
+    """Training stages of a cell."""
 
     BOTH = "both"
     ALIGN_ONLY = "align_only"
@@ -34,96 +35,99 @@ class Stages(StrEnum):
 
 
 class TextOnly(StrEnum):
-    """Where the samples of text-only data go in an optimizer step."""
+    """Placement of text-only samples in an optimizer step."""
 
     ON_TOP = "on_top"
-    """The step grows by them; the images stay."""
+    """They are added to the image samples; the step grows."""
     INSIDE = "inside"
-    """They replace image samples, of each source alike; the step keeps its size."""
+    """They replace image samples of all sources in proportion; the step keeps its size."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellConfig:
-    """The axes of the study; everything else is shared by the cells of a grid."""
+    """The axes of the study. An experiment may vary any other field as well."""
 
     target_share: float = 0.2
-    """Share of the target language in stage 2's image data (of what, each line says)."""
+    """Share of the target language in the image data of stage 2; `share_of` of a mixture line says
+    whether it is a share of samples or of loss tokens."""
     text_only: bool = False
-    """Whether stage 2 also sees text-only target-language data."""
+    """Whether stage 2 also uses text-only data in the target language."""
     backbone: str = "general"
     """Name of a language model under `backbones`."""
     stages: Stages = Stages.BOTH
-    """Which training stages the cell goes through."""
+    """Training stages of the cell."""
     seed: int = 0
     """Seed of data order, initialisation and noise."""
 
     def __post_init__(self) -> None:
-        """Check the share."""
+        """Validate the share."""
         if not 0.0 <= self.target_share <= 1.0:
             raise ConfigError(f"cell.target_share must lie in 0..1, got {self.target_share}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguagesConfig:
-    """The two languages of a study, by their CLDR codes."""
+    """The two languages of a study, by CLDR code."""
 
     base: str = "en"
-    """The well-served language."""
+    """The high-resource language."""
     target: str = "eu"
-    """The language the study is for."""
+    """The low-resource language that the study is about."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExpectedSource:
-    """What is known of a source before it is prepared: a dry run plans with it, nothing else."""
+    """Expected size of a source that is not prepared yet; used by dry runs only."""
 
     num_samples: int
-    """Samples; of a benchmark, questions in one language."""
+    """Number of samples; for a benchmark, questions in one language."""
     text_tokens: dict[str, float]
-    """Language -> mean tokens of a sample, chat marks included, images not."""
+    """Language -> mean number of tokens of a sample, with chat markers, without image tokens."""
     loss_tokens: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Language -> mean tokens that the loss counts."""
+    """Language -> mean number of loss tokens of a sample."""
     has_images: bool = True
-    """Whether a sample has one."""
+    """Whether samples have images."""
 
     def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
+        """Validate numeric ranges."""
         if self.num_samples < 1:
             raise ConfigError(f"expected num_samples must be at least 1, got {self.num_samples}")
-        if odd := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
-            raise ConfigError(f"expected loss_tokens of '{odd[0]}' without its text_tokens")
+        if unknown := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
+            raise ConfigError(
+                f"expected loss_tokens of '{unknown[0]}' without text_tokens; add them"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where sources lie."""
+    """Location of the data."""
 
     folder: str = "data/embedded"
     """Folder of the manifests, `{source}_{language}.manifest.json`."""
     benchmark: str = "benchmark_test"
     """Name of the benchmark manifest in that folder."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Smaller sources that the experiment `smoke` reads in the place of others."""
+    """Source -> smaller source that the experiment `smoke` reads instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
-    """By name: sources that a dry run may plan with before they are prepared."""
+    """Name -> source that a dry run may assume before it is prepared."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The parts that all cells share."""
+    """The vision side of the model."""
 
     tower: VisionTowerConfig = dataclasses.field(default_factory=VisionTowerConfig)
     """The frozen vision tower."""
     connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
-    """What carries its features into the language model."""
+    """Connector from the features of the tower to the language model."""
     cache_features: bool = True
-    """Compute the frozen tower's features once per image and keep them on disk. Pays where every
-    image is seen several times; without it the tower runs in every step."""
+    """Compute the features of the frozen tower once per image and cache them on disk. Worthwhile if
+    every image is seen several times; otherwise the tower runs in every step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """A language model and the chat template that belongs to it."""
+    """A language model and its chat template."""
 
     path: str
     """Local folder or hub name."""
@@ -133,36 +137,36 @@ class BackboneConfig:
     """Name of a template in core.chat.format."""
 
     def __post_init__(self) -> None:
-        """Check the template's name."""
+        """Validate the name of the template."""
         if self.template not in TEMPLATES:
             raise ConfigError(unknown_name("chat template", self.template, TEMPLATES))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseConfig:
-    """From a point of the training on, other values of a line; what is left out stays."""
+    """Values of a mixture line from a point of the training on; omitted values stay unchanged."""
 
     from_step: int | None = None
     """First optimizer step of the phase."""
     from_fraction: float | None = None
-    """The same as a fraction of the stage's steps, rounded to the nearest step."""
+    """First step as a fraction of the steps of the stage, rounded to the nearest step."""
     samples_per_step: float | None = None
-    """Samples of the line in one step from here on; 0 rests it."""
+    """Samples per optimizer step in this phase; 0 pauses the source."""
     target_share: float | None = None
-    """Share of the target language from here on, whatever the cell's."""
+    """Share of the target language in this phase; overrides the share of the cell."""
 
     def __post_init__(self) -> None:
-        """Check that the beginning is given once."""
+        """Validate that the start is given exactly once."""
         if (self.from_step is None) == (self.from_fraction is None):
             raise ConfigError(
                 f"phase with from_step={self.from_step}, from_fraction={self.from_fraction}; "
-                "give one of the two"
+                "set exactly one of them"
             )
         if self.from_fraction is not None and not 0.0 < self.from_fraction < 1.0:
-            raise ConfigError(f"from_fraction={self.from_fraction}, expected between 0 and 1")
+            raise ConfigError(f"from_fraction={self.from_fraction}: must be between 0 and 1")
 
     def first_step(self, num_steps: int) -> int:
-        """The step from which the phase holds in a stage of so many."""
+        """Return the first step of the phase in a stage of `num_steps` steps."""
         if self.from_step is not None:
             return self.from_step
         return round((self.from_fraction or 0.0) * num_steps)
@@ -170,92 +174,92 @@ class PhaseConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureLineConfig:
-    """One line of a mixture, by the name of its source without the language."""
+    """One line of a mixture; its source is named without the language."""
 
     source: str
-    """`emoji_instruct` stands for emoji_instruct_en and emoji_instruct_eu."""
+    """Name of the source: `emoji_instruct` refers to emoji_instruct_en and emoji_instruct_eu."""
     samples_per_step: float
-    """How many of the samples of one optimizer step come from here; 0 leaves the source out."""
+    """Samples per optimizer step from this source; 0 skips the source."""
     max_epochs: float = 200.0
-    """More passes over the source than this are an error."""
+    """Maximum number of passes over the source; more are an error."""
     share_of: ShareOf = ShareOf.SAMPLES
-    """What the share of the target language is a share of."""
+    """Unit of the target share: samples or loss tokens."""
     phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
-    """A curriculum: other values from later steps on; `docs/guides/mixtures.md`."""
+    """Curriculum: values for later steps (docs/guides/mixtures.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training stage."""
+    """Configuration of one training stage."""
 
     optim: OptimConfig
     """Optimizer and schedule."""
     num_steps: int = 300
     """Optimizer steps."""
     prompt_style: PromptStyle = PromptStyle.CHAT
-    """How records become sequences."""
+    """Conversion of records to token sequences."""
     target_share: float | None = None
-    """Share of the target language; None takes the cell's."""
+    """Share of the target language; None uses the share of the cell."""
     visual: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Image sources, parallel in both languages."""
     text_only: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Target-language text, used by cells with `text_only`."""
     text_only_as: TextOnly = TextOnly.ON_TOP
-    """Whether that text comes on top of the images or in the place of some."""
+    """Whether text-only samples are added to the image samples or replace some of them."""
     micro_batch_tokens: int = 4096
-    """Most tokens that go through the model at once."""
+    """Maximum number of tokens per forward pass."""
     row_tokens: int = 256
-    """Longest packed row."""
+    """Maximum number of tokens of a packed row."""
     feature_noise_std: float = 0.0
-    """Gaussian noise on cached features, in units of the features."""
+    """Standard deviation of Gaussian noise added to cached features."""
     max_bad_fraction: float = 0.01
-    """More unusable samples than this share of a source are an error."""
+    """Maximum share of unusable samples of a source; more are an error."""
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
-    """What of the language model learns, in stages in which it does."""
+    """Tuning method of the language model, in stages that train it."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
-    """Speed and memory; leaves the result as it is."""
+    """Settings for speed and memory that do not change the result."""
 
     def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
+        """Validate numeric ranges."""
         if self.num_steps < 1:
             raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.target_share is not None and not 0.0 <= self.target_share <= 1.0:
             raise ConfigError(f"target_share must lie in 0..1, got {self.target_share}")
         if both := sorted({*self.visual} & {*self.text_only}):
             raise ConfigError(
-                f"'{both[0]}' names a line of `visual` and one of `text_only`; rename one"
+                f"'{both[0]}' names a line in both `visual` and `text_only`; rename one of them"
             )
         if self.text_only_as is not TextOnly.ON_TOP and not self.text_only:
             raise ConfigError(
                 f"text_only_as={self.text_only_as.value}, but `text_only` has no lines; add one or "
-                "leave text_only_as out"
+                "remove text_only_as"
             )
 
 
 class EvaluationWeights(StrEnum):
-    """Type of a model's weights while it is asked; it can change answers."""
+    """Type of the weights during evaluation; it can change replies."""
 
     FLOAT32 = "float32"
-    """As trained by the embedded profile."""
+    """The type in which the embedded profile trains."""
     BFLOAT16 = "bfloat16"
-    """Half the memory: 8B on one card."""
+    """Half the memory: an 8B model fits on one GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How a trained cell is asked."""
+    """Configuration of the evaluation."""
 
     max_new_tokens: int = 16
-    """Longest answer, in tokens."""
+    """Maximum number of tokens of a reply."""
     batch_size: int = 128
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
-    """Also ask everything with a blank image."""
+    """Also ask every question with a blank image."""
     weights: EvaluationWeights = EvaluationWeights.FLOAT32
-    """Type of the weights while it answers."""
+    """Type of the weights."""
 
     def __post_init__(self) -> None:
-        """Refuse, before the training, what would fail after it."""
+        """Reject, before training, values that would fail after it."""
         for name in ("max_new_tokens", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"evaluate.{name} must be at least 1, got {value}")
@@ -263,7 +267,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One cell, fully resolved."""
+    """Configuration of one cell."""
 
     align: TrainConfig
     """Stage 1."""
@@ -272,27 +276,27 @@ class RunConfig:
     backbones: dict[str, BackboneConfig]
     """Language models by name."""
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
-    """The axes."""
+    """Axes of the study."""
     languages: LanguagesConfig = dataclasses.field(default_factory=LanguagesConfig)
     """Base and target language."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    """Sources."""
+    """Data."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """Tower and connector."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    """Evaluation."""
+    """Evaluation on the benchmark."""
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
-    """Scores without images."""
+    """Evaluation of the language model without images."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
-    """Execution."""
+    """Execution settings."""
 
     def __post_init__(self) -> None:
-        """Checks across components."""
+        """Validate across sections."""
         if self.cell.backbone not in self.backbones:
             raise ConfigError(unknown_name("backbone", self.cell.backbone, self.backbones))
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
-            raise ConfigError(f"{both}; name two languages")
+            raise ConfigError(f"{both}; set two different languages")
         stages = (("align", self.align, ALIGN_POLICY), ("instruct", self.instruct, INSTRUCT_POLICY))
         for name, stage, policy in stages:
             check_combination(
@@ -305,5 +309,5 @@ class RunConfig:
 
     @property
     def backbone(self) -> BackboneConfig:
-        """The language model of this cell."""
+        """Language model of this cell."""
         return self.backbones[self.cell.backbone]

@@ -1,4 +1,4 @@
-"""How and where stage runs are computed: what people set under `trainer`."""
+"""Execution settings of stage runs: the section `trainer`."""
 
 import dataclasses
 
@@ -8,46 +8,46 @@ from core.precision import Precision
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Where and how fast it is computed; all but `precision` leave the result as it is."""
+    """Where and how fast stages run; only `precision` changes results."""
 
     accelerator: str = "cpu"
     """Lightning accelerator."""
     devices: int = 1
-    """Processes per stage run, on each of its machines."""
+    """Processes (GPUs) per stage run on each node."""
     num_nodes: int = 1
-    """Machines that train a stage together (docs/running/clusters.md)."""
+    """Nodes that train a stage together (docs/running/clusters.md)."""
     hung_after_s: float = 900.0
-    """A training that gets no step done for so long is stopped, with what every thread was doing in
-    its log, and goes on from its last checkpoint. Also the time limit of a collective."""
+    """A training that completes no step for this long is stopped and resumed from its last
+    checkpoint; the stack of every thread is written to its log. Also the timeout of collectives."""
     retries: int = 3
-    """How often a stage run goes on by itself after a failure that may be its machine's (lost,
-    killed, hung, no storage) without having got further; the rules are in
-    `pipeline.store.retry_policy`."""
+    """Automatic retries of a stage run without progress after failures that the node may have
+    caused (lost, killed, hung, no storage); `pipeline.store.retry_policy` has the rules."""
     runs_per_gpu: int = 1
     """Stage runs that share one GPU; small models leave most of it idle."""
     precision: Precision = Precision.FLOAT32
-    """Lightning precision; it changes results, so it is part of every training stage's address."""
+    """Precision of training. It changes results and is part of the address of training stages."""
     num_workers: int = 0
     """DataLoader workers; the order of samples does not depend on them."""
     checkpoint_every_n_steps: int = 50
-    """Most steps lost on SIGKILL (and those during which a large state is being written); 0: as
-    often as pays, from the measured times of a step and a save and the failures expected."""
+    """Maximum number of steps lost on SIGKILL (plus those during which a large state is
+    written). With 0, the interval follows from the measured times of a step and of a save, and from
+    the failure rate."""
     hours_between_failures: float = 24.0
-    """Mean time between failures without a warning, for `checkpoint_every_n_steps: 0`. A preemption
-    with a grace time loses no step and is none."""
+    """Mean time between failures without warning, for `checkpoint_every_n_steps: 0`. Preemptions
+    with a grace period lose no step and do not count."""
     save_in_background: bool = True
-    """Training goes on while a state above 64 MiB is being written."""
+    """Continue training while a state above 64 MiB is written."""
     keep_checkpoints: int = 2
-    """So many of the newest stay until the stage is done."""
+    """Number of newest checkpoints to keep until the stage is finished."""
     keep_every_n_steps: int = 0
-    """Checkpoints of every so many steps stay too; 0 = none."""
+    """Also keep the checkpoints of every n-th step; 0 keeps none."""
     log_every_n_steps: int = 10
-    """Interval of logged metrics."""
+    """Interval of logged metrics, in optimizer steps."""
     allow_data_change: bool = False
-    """Continue a checkpoint on another data stream than its own: a warning, not an error."""
+    """Resume a checkpoint although its data stream was different: a warning instead of an error."""
 
     def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
+        """Validate numeric ranges."""
         for name in (
             "devices",
             "num_nodes",

@@ -1,4 +1,4 @@
-"""Does a backbone adapted to the target language help: general vs adapted at chosen shares."""
+"""Does a backbone adapted to the target language help? General against adapted at three shares."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig
@@ -7,5 +7,5 @@ SHARES = (0.0, 0.2, 1.0)
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
-    """Every configured backbone at three shares; PAPER: Llama-3.1 against Latxa."""
+    """Return every configured backbone at three shares; in the paper, Llama-3.1 against Latxa."""
     return vary(base, backbone=tuple(base.backbones), target_share=SHARES)

@@ -1,4 +1,4 @@
-"""How the embedded models are made: tokenizer, general and adapted language model, vision tower."""
+"""Trains the embedded models: tokenizer, general and adapted language model, vision tower."""
 
 import dataclasses
 import json
@@ -30,71 +30,71 @@ _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRecipe:
-    """One language model of the pair."""
+    """Training of one of the two language models."""
 
     num_steps: int
     """Optimizer steps."""
     optim: OptimConfig
     """Optimizer and schedule."""
     samples_per_step: dict[str, float]
-    """Corpus source -> samples of one optimizer step."""
+    """Corpus source -> samples per optimizer step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackbonesConfig:
-    """Everything that determines the embedded models."""
+    """Configuration of the embedded models."""
 
     languages: LanguagesConfig
     """Base and target language."""
     corpus: str
-    """Folder that `data_prep.embedded --corpus` filled."""
+    """Folder written by `data_prep.embedded --corpus`."""
     captions: str
-    """Manifest of images and base-language names, for the tower."""
+    """Manifest of images and base-language names that train the tower."""
     models: str
-    """Where finished models are copied."""
+    """Folder to which finished models are copied."""
     general: BackboneRecipe
-    """The language model that knows mostly the base language."""
+    """Language model of mostly the base language."""
     adapted: BackboneRecipe
-    """The same, continued on the target language."""
+    """The general model, continued on the target language."""
     vocab_size: int = 4096
-    """Entries of the shared tokenizer."""
+    """Number of entries of the shared tokenizer."""
     template: str = "embedded"
     """Chat template."""
     seed: int = 0
-    """Seed of everything drawn."""
+    """Seed of all random draws."""
     shape: LlamaShape = dataclasses.field(default_factory=LlamaShape)
     """Dimensions of the language models."""
     micro_batch_tokens: int = 8192
-    """Most tokens that go through the model at once."""
+    """Maximum number of tokens per forward pass."""
     row_tokens: int = 512
-    """Longest packed row."""
+    """Maximum number of tokens of a packed row."""
     tower: TowerRecipe = dataclasses.field(default_factory=TowerRecipe)
-    """The contrastive recipe."""
+    """Contrastive recipe of the tower."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
-    """Execution."""
+    """Execution settings."""
 
 
 def load(overrides: Sequence[str]) -> BackbonesConfig:
-    """The recipe with command-line changes.
+    """Load the recipe with overrides.
 
     Raises:
-        ConfigError: the corpus isn't there.
+        ConfigError: If the corpus does not exist.
     """
     config = load_config(BackbonesConfig, CONFIG, overrides=overrides)
     if not Path(config.corpus).is_dir():
         raise ConfigError(
-            f"no corpus at '{config.corpus}'; make it first: "
+            f"no corpus at '{config.corpus}'; build it first: "
             f"python -m data_prep.embedded --corpus {config.corpus}"
         )
     return config
 
 
 def build_graph(config: BackbonesConfig) -> Graph:
-    """Tokenizer -> general -> adapted, and the tower beside them."""
+    """Build the graph: tokenizer -> general -> adapted model, and the tower."""
     hashes = ContentHashes()
     languages = (config.languages.base, config.languages.target)
     manifests = tuple(
-        _corpus(config, f"{source}_{language}")
+        _corpus_manifest(config, f"{source}_{language}")
         for source in _TOKENIZER_SOURCES
         for language in languages
     )
@@ -102,8 +102,8 @@ def build_graph(config: BackbonesConfig) -> Graph:
         sources=manifests, vocab_size=config.vocab_size, template=config.template
     )
     tokenizer = make_node(stage, hashes)
-    general = _pretrain(config, "general", hashes, {"tokenizer": tokenizer})
-    adapted = _pretrain(config, "adapted", hashes, {"tokenizer": tokenizer, "init": general})
+    general = _pretrain_node(config, "general", hashes, {"tokenizer": tokenizer})
+    adapted = _pretrain_node(config, "adapted", hashes, {"tokenizer": tokenizer, "init": general})
     tower_stage = TowerStage(captions=config.captions, recipe=config.tower, seed=config.seed)
     tower = make_node(tower_stage, hashes, params={"seed": config.seed})
     nodes = (tokenizer, general, adapted, tower)
@@ -111,7 +111,7 @@ def build_graph(config: BackbonesConfig) -> Graph:
 
 
 def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
-    """Copy finished models to where the embedded profile looks for them."""
+    """Copy finished models to the folder that the embedded profile reads."""
     names = {"general": "lm_general", "adapted": "lm_adapted", "tower": "tower"}
     for node in graph.nodes.values():
         name = names.get(node.title.split()[-1])
@@ -128,16 +128,16 @@ def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
     return Path(config.models)
 
 
-def _corpus(config: BackbonesConfig, source: str) -> str:
+def _corpus_manifest(config: BackbonesConfig, source: str) -> str:
     return f"{config.corpus}/{source}.manifest.json"
 
 
-def _pretrain(
+def _pretrain_node(
     config: BackbonesConfig, name: str, hashes: ContentHashes, inputs: dict[str, StageNode]
 ) -> StageNode:
     part: BackboneRecipe = getattr(config, name)
     components = {
-        source: ComponentConfig(base=_corpus(config, source), samples_per_step=samples)
+        source: ComponentConfig(base=_corpus_manifest(config, source), samples_per_step=samples)
         for source, samples in part.samples_per_step.items()
     }
     stream = StreamConfig(

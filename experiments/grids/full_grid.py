@@ -6,5 +6,5 @@ from experiments.grids.mix_ablation import SHARES
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
-    """Every configured backbone; 24 cells with two of them."""
+    """Return the full product; 24 cells with two backbones."""
     return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)

@@ -1,4 +1,4 @@
-"""Does everything work here: one small cell through both stages, evaluation and report."""
+"""Does everything work on this machine? One small cell through all stages and the report."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _STEPS = 10
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
-    """One cell with few steps; its numbers mean nothing, its files are all there."""
+    """Return one cell with few steps: it writes every file, but its scores are meaningless."""
     smaller = base.data.smoke_sources
     align, instruct = (_shorten(stage, smaller) for stage in (base.align, base.instruct))
     short = dataclasses.replace(base, align=align, instruct=instruct, retention=RetentionConfig())

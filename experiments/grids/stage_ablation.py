@@ -1,9 +1,9 @@
-"""What each training stage is worth: no stage 1, stage 1 only, both."""
+"""What does each training stage contribute? Without stage 1, stage 1 only, both."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig, Stages
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
-    """Three cells at the configured share."""
+    """Return three cells at the configured share."""
     return vary(base, stages=(Stages.INSTRUCT_ONLY, Stages.ALIGN_ONLY, Stages.BOTH))

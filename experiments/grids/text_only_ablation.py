@@ -1,4 +1,4 @@
-"""Does text-only target-language data help where images are few: off/on at small shares."""
+"""Does text-only target-language data help if images are few? Off/on at small shares."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig
@@ -7,5 +7,5 @@ SHARES = (0.0, 0.1, 0.2)
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
-    """Text-only data off and on, for every backbone, at three small shares."""
+    """Return text-only data off and on, for every backbone, at three small shares."""
     return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)

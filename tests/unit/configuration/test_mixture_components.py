@@ -122,18 +122,18 @@ def test_shares_of_tokens_reach_the_stream(components):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["instruct.text_only.chat.share_of=loss_tokens"], "text_only.chat is in the target"),
+        (["instruct.text_only.chat.share_of=loss_tokens"], "text_only.chat has target-language"),
         (
             ["instruct.text_only.chat.phases=[{from_step: 3, target_share: 0.5}]"],
-            "text_only.chat is in the target language alone",
+            "text_only.chat has target-language data only",
         ),
         (
             ["instruct.visual.talk.phases=[{target_share: 0.5}]"],
-            "from_step=None, from_fraction=None; give one of the two",
+            "from_step=None, from_fraction=None; set exactly one of them",
         ),
         (
             ["instruct.visual.talk.phases=[{from_fraction: 1.0, target_share: 0.5}]"],
-            "from_fraction=1.0, expected between 0 and 1",
+            "from_fraction=1.0: must be between 0 and 1",
         ),
         (
             ["instruct.visual.talk.phases=[{from_fraction: 0.001, target_share: 0.5}]"],
@@ -141,7 +141,7 @@ def test_shares_of_tokens_reach_the_stream(components):
         ),
         (
             ["instruct.visual.chat.source=x", "instruct.visual.chat.samples_per_step=1"],
-            "'chat' names a line of `visual` and one of `text_only`",
+            "'chat' names a line in both `visual` and `text_only`",
         ),
         (["align.text_only_as=inside"], "text_only_as=inside, but `text_only` has no lines"),
     ],
@@ -164,7 +164,7 @@ def test_the_worked_example_of_the_documentation(tmp_path):
 
 
 def test_both_beginnings_are_refused():
-    with pytest.raises(ConfigError, match="give one of the two"):
+    with pytest.raises(ConfigError, match="set exactly one of them"):
         PhaseConfig(from_step=3, from_fraction=0.5, target_share=0.1)
     assert PhaseConfig(from_fraction=0.25, target_share=0.1).first_step(401) == 100
 
