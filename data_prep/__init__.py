@@ -1,1 +1,1 @@
-"""Offline commands that make shards, manifests and indexes."""
+"""Offline commands that create shards, manifests and indexes."""

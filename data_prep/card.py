@@ -1,4 +1,4 @@
-"""Command line: the data card of prepared data, from its manifests and its report.
+"""Command that writes the data card of prepared data from its manifests and its report.
 
 python -m data_prep.card data/prepared/eu
 """
@@ -17,11 +17,17 @@ from data_prep.prepare.data_card import write_card
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a card and say where it is."""
+    """Write the card and print its path."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.card", description="Write the data card of prepared data."
+        prog="python -m data_prep.card",
+        description="Write the data card (README.md) of prepared data: its sources, licences, "
+        "translations and the rows that were left out.",
     )
-    parser.add_argument("folder", type=Path, help="folder with manifests")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="folder of the prepared data, with its manifests; the card is written into it",
+    )
     options = parser.parse_args(arguments)
     console = Console()
     path = write_card(options.folder)

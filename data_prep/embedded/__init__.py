@@ -1,1 +1,1 @@
-"""Builds the data of the embedded profile from public packages."""
+"""Generator of the embedded profile's data from public packages."""

@@ -1,6 +1,6 @@
-"""Command line: builds the data that ship in the repository from public packages, bit for bit.
+"""Command that builds the data shipped in the repository from public packages, bit for bit.
 
-For example `python -m data_prep.embedded --languages en eu --out data/embedded`.
+Example: `python -m data_prep.embedded --languages en eu --out data/embedded`.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 _DEV_NAMES = ("benchmark-dev-*", "benchmark_dev.*")
 _IGNORED = "\n".join(("# Built with --with-dev; not shipped.", *_DEV_NAMES)) + "\n"
 
-_Item = TypeVar("_Item")
+_T = TypeVar("_T")
 
 _console = Console(stderr=True)
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, or check what is built."""
-    options = _parser().parse_args(arguments)
+    """Build the data, or compare the existing data with a fresh build."""
+    options = _build_parser().parse_args(arguments)
     started = time.perf_counter()
     packages = PackageFolder(options.packages, report=_console.log)
     plan = BuildPlan(
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     builder = Builder(packages, plan, track=_track, report=_console.log)
     if options.check:
-        _check(builder, options.out)
+        _compare_with_build(builder, options.out)
     elif options.corpus is not None:
         build_corpus(builder, options.corpus)
     else:
@@ -53,32 +53,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.embedded",
         description="Build the embedded data (images, captions, questions, text, benchmark) from "
-        "public packages. The same packages give the same bytes.",
+        "public packages. The same packages and options give the same bytes.",
     )
     parser.add_argument(
         "--languages",
         nargs="+",
         default=["en", "eu"],
         metavar="CODE",
-        help="languages of the data; each has a languages/CODE/data.yaml (default: en eu)",
+        help="languages of the data; each needs a file languages/CODE/data.yaml (default: en eu)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("data/embedded"),
         metavar="DIR",
-        help="where the shards and manifests go (default: %(default)s)",
+        help="folder of the shards and manifests (default: %(default)s)",
     )
     parser.add_argument(
         "--packages",
         type=Path,
         default=DEFAULT_FOLDER,
         metavar="DIR",
-        help="folder with the packages; missing ones are fetched into it with npm and apt-get "
+        help="folder with the packages; missing ones are downloaded with npm and apt-get "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -86,36 +86,37 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=BuildPlan().num_concepts,
         metavar="N",
-        help="how many concepts of the table to use; the rest shrinks with them "
-        "(default: %(default)s, all)",
+        help="number of concepts; all other counts scale with it (default: %(default)s, all)",
     )
-    _add_parts(parser)
+    _add_part_options(parser)
     return parser
 
 
-def _add_parts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+def _add_part_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)"
+    )
     parser.add_argument(
         "--without-text",
         action="store_true",
-        help="no running text in any language (else in those that LibreOffice's help has)",
+        help="omit the running text, which exists in the languages of LibreOffice's help",
     )
     parser.add_argument(
         "--with-dev",
         action="store_true",
-        help="also build the development benchmark, in an art style of its own (not shipped)",
+        help="also build the development benchmark, which has its own art style and is not shipped",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         metavar="DIR",
-        help="build the large text corpus that backbones are trained on there (not shipped), and "
-        "nothing else",
+        help="build only the large text corpus for training backbones, in this folder; it is not "
+        "shipped",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="build into a temporary folder and compare with --out, byte for byte",
+        help="build into a temporary folder and compare every file with --out byte for byte",
     )
 
 
@@ -129,8 +130,12 @@ def _build(builder: Builder, folder: Path, *, with_dev: bool) -> None:
     (folder / ".gitignore").write_text(_IGNORED, encoding="utf-8")
 
 
-def _check(builder: Builder, folder: Path) -> None:
-    """Raise a DataError that names every file that differs."""
+def _compare_with_build(builder: Builder, folder: Path) -> None:
+    """Compare a folder with a fresh build.
+
+    Raises:
+        DataError: If files differ; the message names them.
+    """
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
         _build(builder, fresh, with_dev=False)
@@ -144,13 +149,13 @@ def _check(builder: Builder, folder: Path) -> None:
     wrong = sorted(file for file in built | found if built.get(file) != found.get(file))
     if wrong:
         raise DataError(
-            f"{len(wrong)} of {len(built)} files in {folder} are not what the packages give: "
+            f"{len(wrong)} of {len(built)} files in {folder} differ from the build: "
             f"{', '.join(wrong)}; build again into --out, or restore them"
         )
-    _console.log(f"{len(built)} files in {folder} are what the packages give, byte for byte")
+    _console.log(f"{len(built)} files in {folder} are identical to the build")
 
 
-def _track(items: Iterable[_Item], description: str, total: int) -> Iterable[_Item]:
+def _track(items: Iterable[_T], description: str, total: int) -> Iterable[_T]:
     return rich_track(items, description, total=total, console=_console, transient=True)
 
 

@@ -1,7 +1,7 @@
-"""The benchmark: an unseen art style, unseen scenes, and answers that no blind guess gets right.
+"""Embedded benchmark: an unseen art style, unseen scenes and answers balanced against guessing.
 
-Yes/no questions come in pairs: the same thing is asked of an image that shows it and of one that
-does not. Numbers, the place of the right choice and how often a name is right are uniform.
+Yes/no questions come in pairs that ask about the same thing in an image that shows it and in one
+that does not. Numbers, positions of the right choice and right names are uniformly distributed.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ _ANSWER_TYPES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Quotas:
-    """How many questions of each sort, per language; scaled down with the number of concepts."""
+    """Numbers of questions of each kind per language."""
 
     scenes: int
     category: int
     positions: int
     neighbours: int
     count_each: int
-    """Questions per number and per way of counting."""
+    """Questions per number and per counting question."""
     single_pairs: int
     category_pairs: int
     scene_pairs: int
@@ -52,7 +52,7 @@ class Quotas:
 
 
 def quotas_for(num_concepts: int) -> Quotas:
-    """The full benchmark's quotas for 240 concepts, a share of them for fewer."""
+    """Return the quotas, which are those of the full benchmark scaled from its 240 concepts."""
 
     def share(full: int) -> int:
         return max(1, full * num_concepts // 240)
@@ -72,8 +72,8 @@ def quotas_for(num_concepts: int) -> Quotas:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
-    """One benchmark image: a concept alone, or a scene."""
+class BenchmarkImage:
+    """A benchmark image: a single concept or a scene."""
 
     key: str
     scene: Scene
@@ -81,13 +81,13 @@ class Image:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The concepts in it."""
+        """The concepts in the image."""
         return tuple(sorted(self.scene.counts))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """One question of the benchmark about one image."""
+class BenchmarkQuestion:
+    """A question of the benchmark about an image."""
 
     image: str
     benchmark: str
@@ -95,7 +95,7 @@ class Asked:
 
 
 class BenchmarkPlanner:
-    """Plans the images and questions of one split, in no language."""
+    """Plans the images and questions of a split, independently of the language."""
 
     def __init__(self, asker: Asker, training: set[Combination], split: str) -> None:
         self._asker = asker
@@ -104,14 +104,14 @@ class BenchmarkPlanner:
         self._seed = 0
         self._forbidden = training
 
-    def images(self, seed: int) -> list[Image]:
-        """Every concept alone, and scenes whose combinations no training scene has."""
+    def images(self, seed: int) -> list[BenchmarkImage]:
+        """Return an image of every concept, and scenes with combinations unseen in training."""
         self._seed = seed
         maker = SceneMaker(self._asker, self._forbidden)
         images = [
-            Image(
+            BenchmarkImage(
                 key=f"{self._split}-single-{concept.codepoints}",
-                scene=Scene(cells=(number, None, None, None)),
+                scene=Scene(quadrants=(number, None, None, None)),
                 is_scene=False,
             )
             for number, concept in enumerate(self._asker.catalogue.concepts)
@@ -119,55 +119,57 @@ class BenchmarkPlanner:
         for number, pattern in enumerate(balanced_patterns(self._quotas.scenes)):
             scene = maker.make(pattern, self._rng("scene", str(number)))
             key = f"{self._split}-scene-{number:04d}"
-            images.append(Image(key=key, scene=scene, is_scene=True))
+            images.append(BenchmarkImage(key=key, scene=scene, is_scene=True))
         return images
 
-    def questions(self, images: list[Image]) -> list[Asked]:
-        """All questions about the images."""
+    def questions(self, images: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
+        """Return all questions about the images."""
         singles = [image for image in images if not image.is_scene]
         scenes = [image for image in images if image.is_scene]
         quotas = self._quotas
         kind = QuestionKind.IS_SHOWN
         reworded = QuestionKind.IS_SHOWN_REWORDED
         return [
-            *self._names(singles),
-            *self._categories(singles),
-            *self._positions(scenes),
-            *self._numbers(scenes),
-            *self._choices(singles),
-            *self._pairs(singles, quotas.single_pairs, "vqa", kind),
+            *self._name_questions(singles),
+            *self._category_questions(singles),
+            *self._position_questions(scenes),
+            *self._number_questions(scenes),
+            *self._choice_questions(singles),
+            *self._yes_no_pairs(singles, quotas.single_pairs, "vqa", kind),
             *self._category_pairs(singles),
-            *self._pairs(scenes, quotas.scene_pairs, "vqa", kind),
-            *self._pairs(singles, quotas.reworded_single_pairs, "capqa", reworded),
-            *self._pairs(scenes, quotas.reworded_scene_pairs, "capqa", reworded),
+            *self._yes_no_pairs(scenes, quotas.scene_pairs, "vqa", kind),
+            *self._yes_no_pairs(singles, quotas.reworded_single_pairs, "capqa", reworded),
+            *self._yes_no_pairs(scenes, quotas.reworded_scene_pairs, "capqa", reworded),
         ]
 
     def _rng(self, *names: str) -> np.random.Generator:
         return named_rng(self._seed, "benchmark", self._split, *names)
 
-    def _names(self, singles: list[Image]) -> list[Asked]:
+    def _name_questions(self, singles: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
         rng = self._rng("name")
         return [
-            _asked(p, self._asker.ask(QuestionKind.NAME, (AnswerKind.NAME, p.shown[0]), rng))
+            _make_question(
+                p, self._asker.ask(QuestionKind.NAME, (AnswerKind.NAME, p.shown[0]), rng)
+            )
             for p in singles
         ]
 
-    def _categories(self, singles: list[Image]) -> list[Asked]:
-        """Round and round the categories, so that none is asked about much more often."""
+    def _category_questions(self, singles: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
+        """Take images from the categories in turn, so that the categories stay balanced."""
         rng = self._rng("category")
-        waiting: dict[str, list[Image]] = defaultdict(list)
+        waiting: dict[str, list[BenchmarkImage]] = defaultdict(list)
         for image in _shuffled(singles, rng):
             waiting[self._category(image)].append(image)
-        chosen: list[Image] = []
+        chosen: list[BenchmarkImage] = []
         while len(chosen) < self._quotas.category and any(waiting.values()):
             chosen += [waiting[key].pop() for key in sorted(waiting) if waiting[key]]
         return [
-            _asked(p, self._asker.category(p.shown[0], rng))
+            _make_question(p, self._asker.category(p.shown[0], rng))
             for p in chosen[: self._quotas.category]
         ]
 
-    def _positions(self, scenes: list[Image]) -> list[Asked]:
-        """Where something is and what is beside what; a few questions per scene at most."""
+    def _position_questions(self, scenes: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
+        """Ask where things are and what is next to them, at most twice each per scene."""
         rng = self._rng("position")
         places = [
             (image, QuestionKind.POSITION, place, (), there)
@@ -184,18 +186,18 @@ class BenchmarkPlanner:
             *_shuffled(neighbours, rng)[: self._quotas.neighbours],
         ]
         return [
-            _asked(
+            _make_question(
                 image,
                 self._asker.ask(kind, (AnswerKind.NAME, there), rng, concepts=named, place=place),
             )
             for image, kind, place, named, there in chosen
         ]
 
-    def _numbers(self, scenes: list[Image]) -> list[Asked]:
-        """As many questions for each number, for both ways of counting."""
+    def _number_questions(self, scenes: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
+        """Ask the same number of questions for every number, for both counting questions."""
         rng = self._rng("number")
-        things: dict[int, list[tuple[Image, int | None]]] = defaultdict(list)
-        times: dict[int, list[tuple[Image, int | None]]] = defaultdict(list)
+        things: dict[int, list[tuple[BenchmarkImage, int | None]]] = defaultdict(list)
+        times: dict[int, list[tuple[BenchmarkImage, int | None]]] = defaultdict(list)
         for image in _shuffled(scenes, rng):
             things[len(image.scene.things)].append((image, None))
             for concept, count in image.scene.counts.items():
@@ -209,16 +211,16 @@ class BenchmarkPlanner:
                 [self._quotas.count_each, *(len(by_count[n]) for n in range(1, MAX_COUNT + 1))]
             )
             for count in range(1, MAX_COUNT + 1):
-                # The least simple scenes first: "one" is then also asked where four things are.
+                # Complex scenes come first, so that "one" is also the answer among four things.
                 options = sorted(by_count[count], key=lambda option: -len(option[0].shown))
                 for image, concept in options[:each]:
                     concepts = () if concept is None else (concept,)
                     answer = (AnswerKind.NUMBER, count)
                     question = self._asker.ask(kind, answer, rng, concepts=concepts)
-                    asked.append(_asked(image, question))
+                    asked.append(_make_question(image, question))
         return asked
 
-    def _choices(self, singles: list[Image]) -> list[Asked]:
+    def _choice_questions(self, singles: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
         rng = self._rng("choice")
         asked = []
         for number, image in enumerate(_shuffled(singles, rng)):
@@ -229,19 +231,19 @@ class BenchmarkPlanner:
                 right=image.shown[0],
                 position=number % NUM_CHOICES,
             )
-            asked.append(_asked(image, question, benchmark="mc"))
+            asked.append(_make_question(image, question, benchmark="mc"))
         return asked
 
-    def _pairs(
-        self, images: list[Image], num_pairs: int, benchmark: str, kind: QuestionKind
-    ) -> list[Asked]:
-        """The same name asked of two images: yes of the one, no of the other.
+    def _yes_no_pairs(
+        self, images: list[BenchmarkImage], num_pairs: int, benchmark: str, kind: QuestionKind
+    ) -> list[BenchmarkQuestion]:
+        """Ask for the same name in two images, where the answers are yes and no.
 
-        Half of the pairs are of one category, so that a near miss is as common as a far one.
+        Half of the pairs share a category, so that near and far misses are equally common.
         """
         rng = self._rng(benchmark, "pairs", str(images[0].is_scene))
         left = _shuffled(images, rng)
-        asked: list[Asked] = []
+        asked: list[BenchmarkQuestion] = []
         used: set[int] = set()
         for number in range(num_pairs):
             found = self._find_pair(left, used, near=number % 2 == 0)
@@ -254,13 +256,19 @@ class BenchmarkPlanner:
                 question = self._asker.ask(
                     kind, (AnswerKind.YES_NO, answer), rng, concepts=(concept,)
                 )
-                asked.append(_asked(image, question, benchmark=benchmark))
+                asked.append(_make_question(image, question, benchmark=benchmark))
         return asked
 
     def _find_pair(
-        self, left: list[Image], used: set[int], *, near: bool
-    ) -> tuple[Image, Image, int] | None:
-        """Two images and a concept that only the first shows; any category if none is near."""
+        self, left: list[BenchmarkImage], used: set[int], *, near: bool
+    ) -> tuple[BenchmarkImage, BenchmarkImage, int] | None:
+        """Find two images and a concept that only the first shows.
+
+        Args:
+            left: Images to choose from.
+            used: Concepts of earlier pairs.
+            near: Prefer a second image with the concept's category, otherwise one without.
+        """
         confusable = self._asker.catalogue.confusable
         for wanted in (near, not near):
             for yes in left:
@@ -273,10 +281,10 @@ class BenchmarkPlanner:
                             return yes, no, concept
         return None
 
-    def _category_pairs(self, singles: list[Image]) -> list[Asked]:
+    def _category_pairs(self, singles: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
         rng = self._rng("category pairs")
         left = _shuffled(singles, rng)
-        asked: list[Asked] = []
+        asked: list[BenchmarkQuestion] = []
         while left and len(asked) < 2 * self._quotas.category_pairs:
             yes = left.pop()
             own = self._category(yes)
@@ -288,15 +296,15 @@ class BenchmarkPlanner:
                 question = self._asker.ask(
                     QuestionKind.IS_CATEGORY, (AnswerKind.YES_NO, answer), rng, category=own
                 )
-                asked.append(_asked(image, question))
+                asked.append(_make_question(image, question))
         return asked
 
-    def _category(self, image: Image) -> str:
+    def _category(self, image: BenchmarkImage) -> str:
         return self._asker.catalogue.concepts[image.shown[0]].category
 
 
-def word_item(number: int, asked: Asked, voters: tuple[Voter, ...]) -> dict[str, Any]:
-    """One item as it lies in the shard, in every language."""
+def word_item(number: int, asked: BenchmarkQuestion, voters: tuple[Voter, ...]) -> dict[str, Any]:
+    """Return a question as an item of the shard, in every language."""
     question = asked.question
     lexicons = [voter.lexicon for voter in voters]
     item: dict[str, Any] = {
@@ -314,11 +322,11 @@ def word_item(number: int, asked: Asked, voters: tuple[Voter, ...]) -> dict[str,
         }
         item["correct_choice"] = question.concepts.index(int(question.answer))
         return item
-    item["answers"] = {v.lexicon.language.code: _answers(asked, v) for v in voters}
+    item["answers"] = {v.lexicon.language.code: _accepted_answers(asked, v) for v in voters}
     return item
 
 
-def _answers(asked: Asked, voter: Voter) -> list[str]:
+def _accepted_answers(asked: BenchmarkQuestion, voter: Voter) -> list[str]:
     right = word_answer(asked.question, voter.lexicon)
     if asked.benchmark == "capqa":
         return [right]
@@ -327,8 +335,10 @@ def _answers(asked: Asked, voter: Voter) -> list[str]:
     return equal_answers(right)
 
 
-def _asked(image: Image, question: Question, *, benchmark: str = "vqa") -> Asked:
-    return Asked(image=image.key, benchmark=benchmark, question=question)
+def _make_question(
+    image: BenchmarkImage, question: Question, *, benchmark: str = "vqa"
+) -> BenchmarkQuestion:
+    return BenchmarkQuestion(image=image.key, benchmark=benchmark, question=question)
 
 
 def _shuffled(items: Iterable[Any], rng: np.random.Generator) -> list[Any]:

@@ -1,6 +1,6 @@
-"""Builds the sources of the embedded data: captions, instructions, text, benchmark.
+"""Builder of the embedded data: captions, instructions, running text and the benchmark.
 
-One plan gives one set of bytes: everything drawn comes from generators named by the plan's seed.
+A plan determines every byte: all random choices come from named generators with the plan's seed.
 """
 
 import dataclasses
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded import running_text
-from data_prep.embedded.benchmark import Asked, BenchmarkPlanner, word_item
+from data_prep.embedded.benchmark import BenchmarkPlanner, BenchmarkQuestion, word_item
 from data_prep.embedded.concepts import load_catalogue
 from data_prep.embedded.conversations import (
-    IMAGE_MARK,
     Chat,
     chat_records,
     make_chat,
@@ -23,7 +23,7 @@ from data_prep.embedded.conversations import (
     word_caption,
     word_turns,
 )
-from data_prep.embedded.drawings import TRAIN_STYLES, Drawing, Painter, Style
+from data_prep.embedded.drawings import TRAIN_STYLES, Painter, Style, StyledIcon
 from data_prep.embedded.packages import PackageFolder, read_lock
 from data_prep.embedded.questions import Asker, Question, pick
 from data_prep.embedded.running_text import ParallelText
@@ -39,37 +39,37 @@ _PER_SHARD = 4000
 _SAME_STYLE_SHARE = 0.5
 _FULL_CONCEPTS = 240
 
-_Item = TypeVar("_Item")
+_T = TypeVar("_T")
 
 
 class Track(Protocol):
-    """Shows progress over items; `rich.progress.track` or nothing."""
+    """Progress display over items, such as `rich.progress.track`."""
 
-    def __call__(self, items: Iterable[_Item], description: str, total: int) -> Iterable[_Item]:
-        """The items, unchanged."""
+    def __call__(self, items: Iterable[_T], description: str, total: int) -> Iterable[_T]:
+        """Return an iterable over the unchanged items."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BuildPlan:
-    """What to build; the defaults are what ships in the repository."""
+    """Parameters of a build; the defaults give the data shipped in the repository."""
 
     languages: tuple[str, ...] = ("en", "eu")
     num_concepts: int = _FULL_CONCEPTS
     num_scenes: int = 450
-    """Training scenes for 240 concepts; a share of them for fewer."""
+    """Number of training scenes for 240 concepts; `scaled` adapts it to fewer."""
     num_texts: int = 420
     num_chats: int = 450
     with_text: bool = True
-    """Whether to write running text, in the languages that have help pages."""
+    """Write running text in the languages that have help pages."""
     seed: int = 0
 
     def scaled(self, full: int) -> int:
-        """A count of the full plan, cut with the number of concepts."""
+        """Scale a count of the full plan to the number of concepts."""
         return max(8, full * self.num_concepts // _FULL_CONCEPTS)
 
 
 class Builder:
-    """Builds any part of the data into a folder."""
+    """Builds parts of the data into a folder."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Builder:
                 report(f"no running text in '{language.code}': it has no help pages (help: null)")
 
     def build_images(self, folder: Path) -> None:
-        """Training images with captions and instructions in every language."""
+        """Write the training images with captions and instructions in every language."""
         singles, single_kinds = self._singles()
         scenes, scene_kinds = self._scenes()
         scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD)
@@ -109,13 +109,13 @@ class Builder:
         questions = {"num_questions": dict(sorted((single_kinds + scene_kinds).items()))}
         self._write(folder, "emoji_caption", "caption", shards, statistics)
         self._write(folder, "emoji_instruct", "instruct", shards, statistics | questions)
-        # A part of the same shards, for a look at everything in a minute.
+        # The scenes alone are a second, small source over the same shards, for the quick profile.
         statistics = {**statistics, "num_pictures": {"scenes": len(scenes)}}
         self._write(folder, "scene_caption", "caption", scene_shards, statistics)
         self._write(folder, "scene_instruct", "instruct", scene_shards, statistics)
 
     def build_texts(self, folder: Path) -> None:
-        """Short text-only questions, and running text if the plan has it."""
+        """Write the text-only conversations, and running text if the plan includes it."""
         chats = self.chats(self.plan.scaled(self.plan.num_chats), "chat")
         self.write_chats(folder, "chat", chats)
         if self.text_languages:
@@ -124,12 +124,12 @@ class Builder:
             self.write_texts(folder, "text", running_text.choose_paragraphs(pages, count))
 
     def build_benchmark(self, folder: Path, split: str, style: Style) -> None:
-        """The benchmark of one art style."""
+        """Write the benchmark of a split in one art style."""
         seen = {combo for scene in self._training_scenes() for combo in scene.combinations}
         planner = BenchmarkPlanner(self.asker, seen, split)
         images = planner.images(self.plan.seed)
         asked = planner.questions(images)
-        by_image: dict[str, list[tuple[int, Asked]]] = {}
+        by_image: dict[str, list[tuple[int, BenchmarkQuestion]]] = {}
         for number, question in enumerate(asked):
             by_image.setdefault(question.image, []).append((number, question))
         voters = tuple(Voter(self.catalogue, lexicon) for lexicon in self.catalogue.lexicons)
@@ -138,14 +138,14 @@ class Builder:
             if image.key not in by_image:
                 continue
             rng = named_rng(self.plan.seed, "draw", image.key)
-            drawings = [
-                None if concept is None else self._drawing(concept, style)
-                for concept in image.scene.cells
+            icons = [
+                None if concept is None else self._styled_icon(concept, style)
+                for concept in image.scene.quadrants
             ]
             if image.is_scene:
-                drawn = self._painter.scene(tuple(drawings), rng)
+                drawn = self._painter.scene(tuple(icons), rng)
             else:
-                drawn = self._painter.single(self._drawing(image.shown[0], style), rng)
+                drawn = self._painter.single(self._styled_icon(image.shown[0], style), rng)
             items = [word_item(number, one, voters) for number, one in by_image[image.key]]
             samples.append(ShardSample(key=image.key, content={"items": items}, image=drawn))
         shards = write_shards(folder, f"benchmark-{split}", samples, per_shard=_PER_SHARD)
@@ -183,7 +183,7 @@ class Builder:
         self._write(folder, name, "chat", shards, statistics)
 
     def write_texts(self, folder: Path, name: str, texts: Iterable[ParallelText]) -> None:
-        """Running text as one source per language that has help pages."""
+        """Write running text as one source per language that has help pages."""
         samples = []
         codes = [language.code for language in self.text_languages]
         for number, text in enumerate(texts):
@@ -207,7 +207,7 @@ class Builder:
         for number, style in self._track(jobs, "training images", len(jobs)):
             key = f"{style.value}-{self.catalogue.concepts[number].codepoints}"
             image = self._painter.single(
-                self._drawing(number, style), named_rng(self.plan.seed, "draw", key)
+                self._styled_icon(number, style), named_rng(self.plan.seed, "draw", key)
             )
             questions = single_questions(self.asker, number, named_rng(self.plan.seed, "ask", key))
             kinds.update(question.kind.value for question in questions)
@@ -235,20 +235,20 @@ class Builder:
         ]
 
     def _paint_scene(self, scene: Scene, key: str) -> bytes:
-        """Styles are mixed; copies of a thing are of one style half of the time."""
+        """Draw a scene in mixed styles; copies of a concept share a style half of the time."""
         rng = named_rng(self.plan.seed, "draw", key)
         kept: dict[int, Style] = {}
-        drawings: list[Drawing | None] = []
-        for concept in scene.cells:
+        styled_icons: list[StyledIcon | None] = []
+        for concept in scene.quadrants:
             if concept is None:
-                drawings.append(None)
+                styled_icons.append(None)
                 continue
             icons = self.catalogue.concepts[concept].icons
             style = pick(tuple(style for style in TRAIN_STYLES if style.value in icons), rng)
             if rng.random() < _SAME_STYLE_SHARE:
                 style = kept.setdefault(concept, style)
-            drawings.append(self._drawing(concept, style))
-        return self._painter.scene(tuple(drawings), rng)
+            styled_icons.append(self._styled_icon(concept, style))
+        return self._painter.scene(tuple(styled_icons), rng)
 
     def _records(self, shown: tuple[int, ...], questions: tuple[Question, ...]) -> dict[str, Any]:
         lexicons = self.catalogue.lexicons
@@ -259,8 +259,8 @@ class Builder:
             },
         }
 
-    def _drawing(self, concept: int, style: Style) -> Drawing:
-        return Drawing(style=style, icon=self.catalogue.concepts[concept].icons[style.value])
+    def _styled_icon(self, concept: int, style: Style) -> StyledIcon:
+        return StyledIcon(style=style, icon=self.catalogue.concepts[concept].icons[style.value])
 
     def _write(
         self,
@@ -270,7 +270,7 @@ class Builder:
         shards: Iterable[ShardEntry],
         statistics: dict[str, Any],
     ) -> None:
-        """One manifest per language over the same shards."""
+        """Write a manifest per language over the same shards."""
         is_images = record in ("caption", "instruct")
         licences = {style.licence for style in TRAIN_STYLES} if is_images else set()
         licences.add(running_text.LICENCE if record == "text" else NAMES_LICENCE)

@@ -1,7 +1,7 @@
-"""The things in the images: a fixed table of concepts, and what each language calls them.
+"""Concepts that the images show: a fixed table, and their names in each language.
 
-The table (code points, category, icon names per art style) is committed so that the choice never
-moves; names and keywords come from Unicode CLDR, so any of its languages will do.
+The table (code points, category, icon name per art style) is committed, so the selection is fixed.
+Names and keywords come from Unicode CLDR, so every language of CLDR is supported.
 """
 
 import csv
@@ -19,11 +19,11 @@ from data_prep.embedded.wordings import CATEGORIES, Language
 
 TABLE_PATH = Path(__file__).with_name("concepts.tsv")
 MIN_CONCEPTS = 12
-"""Fewer do not make enough scenes that training has not seen."""
+"""Fewer concepts do not give enough scenes that are unseen in training."""
 ANNOTATIONS = "cldr-annotations-full"
 DERIVED_ANNOTATIONS = "cldr-annotations-derived-full"
 
-# Questions such as "Is this a tool?" are fair only where the answer is beyond doubt.
+# Questions such as "Is this a tool?" are asked only where the answer is unambiguous.
 _OVERLAPPING = (
     ("tool", "device", "instrument", "household", "game"),
     ("food", "plant", "drink"),
@@ -37,19 +37,19 @@ _OVERLAPPING = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Concept:
-    """One row of the table."""
+    """A row of the table."""
 
     codepoints: str
     category: str
     family: str
-    """Concepts of one family are never wrong answers to each other; "" for none."""
+    """Concepts of a family are never used as wrong answers for each other; "" for none."""
     icons: dict[str, str]
-    """Art style -> icon name, for the styles that drew it."""
+    """Art style -> icon name, for the styles that have the icon."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Lexicon:
-    """What one language calls the concepts, in the table's order."""
+    """Names and keywords of the concepts in one language, in the order of the table."""
 
     language: Language
     names: tuple[str, ...]
@@ -58,14 +58,14 @@ class Lexicon:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Catalogue:
-    """The concepts of one build, named in its languages."""
+    """The concepts of a build with their names in its languages."""
 
     concepts: tuple[Concept, ...]
     lexicons: tuple[Lexicon, ...]
     confusable: np.ndarray
-    """bool [concept, concept]: naming one where the other is shown may be right."""
+    """bool [concept, concept]: the name of one may be a right answer for the other."""
     left_out: tuple[str, ...]
-    """Why concepts of the table are not here, one line each."""
+    """Reasons why concepts of the table are missing, one line each."""
 
     def __len__(self) -> int:
         """Number of concepts."""
@@ -73,7 +73,7 @@ class Catalogue:
 
 
 def read_table() -> tuple[Concept, ...]:
-    """All concepts of the table, in its order: every prefix is balanced over categories."""
+    """Read all concepts in the order of the table; every prefix is balanced over categories."""
     with TABLE_PATH.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     fixed = {"codepoints", "name", "category", "family"}
@@ -98,54 +98,54 @@ def read_table() -> tuple[Concept, ...]:
 def load_catalogue(
     packages: PackageFolder, languages: tuple[Language, ...], num_concepts: int
 ) -> Catalogue:
-    """The first concepts of the table that every language names, each by a name of its own.
+    """Select the first concepts of the table that have a distinct name in every language.
 
     Raises:
-        DataError: a language that CLDR lacks, or more concepts asked for than there are.
+        DataError: If CLDR lacks a language, or `num_concepts` is out of range.
     """
     table = read_table()
     if not MIN_CONCEPTS <= num_concepts <= len(table):
         raise DataError(
-            f"--concepts {num_concepts}: give a number from {MIN_CONCEPTS} to {len(table)}"
+            f"--concepts {num_concepts}, expected a number from {MIN_CONCEPTS} to {len(table)}"
         )
-    annotations = [_annotations(packages, language) for language in languages]
+    annotations = [_read_annotations(packages, language) for language in languages]
     chosen: list[Concept] = []
     taken: list[set[str]] = [set() for _ in languages]
     left_out: list[str] = []
     for concept in table:
         if len(chosen) == num_concepts:
             break
-        reason = _why_not(concept, languages, annotations, taken)
+        reason = _exclusion_reason(concept, languages, annotations, taken)
         if reason:
             left_out.append(f"{concept.codepoints}: {reason}")
             continue
         chosen.append(concept)
         for names, found in zip(taken, annotations, strict=True):
-            names.add(normalise(found[_text(concept)][0]))
+            names.add(normalise(found[_to_character(concept)][0]))
     lexicons = tuple(
-        _lexicon(chosen, language, found)
+        _make_lexicon(chosen, language, found)
         for language, found in zip(languages, annotations, strict=True)
     )
     return Catalogue(
         concepts=tuple(chosen),
         lexicons=lexicons,
-        confusable=_confusable(chosen, lexicons),
+        confusable=_confusable_pairs(chosen, lexicons),
         left_out=tuple(left_out),
     )
 
 
 def categories_overlap(first: str, second: str) -> bool:
-    """Whether something of one category might be said to be of the other."""
+    """Return whether something of one category might also belong to the other."""
     return first == second or any(first in group and second in group for group in _OVERLAPPING)
 
 
 def normalise(name: str) -> str:
-    """A name for comparison: case and spacing do not count."""
+    """Normalise the case and spacing of a name for comparison."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def lemmas(text: str, language: Language) -> tuple[str, ...]:
-    """The words of a text without the endings that carry the article."""
+    """Return the words of a text without the endings that carry the article."""
     return tuple(_lemma(word, language) for word in words(text.casefold()))
 
 
@@ -158,7 +158,7 @@ def _lemma(word: str, language: Language) -> str:
     return word[:-1] if language.article_endings and word.endswith("rr") else word
 
 
-def _annotations(
+def _read_annotations(
     packages: PackageFolder, language: Language
 ) -> dict[str, tuple[str, tuple[str, ...]]]:
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -166,8 +166,8 @@ def _annotations(
         (DERIVED_ANNOTATIONS, "annotationsDerived"),
         (ANNOTATIONS, "annotations"),
     ):
-        if language.cldr not in _locales(packages, package, key):
-            known = _locales(packages, ANNOTATIONS, "annotations")
+        if language.cldr not in _list_locales(packages, package, key):
+            known = _list_locales(packages, ANNOTATIONS, "annotations")
             raise DataError(
                 unknown_name("CLDR language", language.cldr, known, fix=f"Correct {language.code}")
             )
@@ -179,45 +179,45 @@ def _annotations(
 
 
 @functools.cache
-def _locales(packages: PackageFolder, package: str, key: str) -> frozenset[str]:
+def _list_locales(packages: PackageFolder, package: str, key: str) -> frozenset[str]:
     names = packages.npm_names(package)
     return frozenset(name.split("/")[1] for name in names if name.startswith(f"{key}/"))
 
 
-def _text(concept: Concept) -> str:
+def _to_character(concept: Concept) -> str:
     return "".join(chr(int(code, 16)) for code in concept.codepoints.split("-"))
 
 
-def _why_not(
+def _exclusion_reason(
     concept: Concept,
     languages: tuple[Language, ...],
     annotations: list[dict[str, tuple[str, tuple[str, ...]]]],
     taken: list[set[str]],
 ) -> str:
     for language, found, names in zip(languages, annotations, taken, strict=True):
-        if _text(concept) not in found:
+        if _to_character(concept) not in found:
             return f"CLDR has no name in '{language.code}'"
-        name = found[_text(concept)][0]
+        name = found[_to_character(concept)][0]
         if normalise(name) in names:
             return f"the name '{name}' is taken in '{language.code}'"
     return ""
 
 
-def _lexicon(
+def _make_lexicon(
     concepts: list[Concept],
     language: Language,
     found: dict[str, tuple[str, tuple[str, ...]]],
 ) -> Lexicon:
-    names = tuple(found[_text(concept)][0] for concept in concepts)
+    names = tuple(found[_to_character(concept)][0] for concept in concepts)
     keywords = []
     for concept, name in zip(concepts, names, strict=True):
-        words = found[_text(concept)][1]
+        words = found[_to_character(concept)][1]
         keywords.append(tuple(word for word in words if normalise(word) != normalise(name)))
     return Lexicon(language=language, names=names, keywords=tuple(keywords))
 
 
-def _confusable(concepts: list[Concept], lexicons: tuple[Lexicon, ...]) -> np.ndarray:
-    """Same family; or in some language one's name holds the other's, or is a keyword of it."""
+def _confusable_pairs(concepts: list[Concept], lexicons: tuple[Lexicon, ...]) -> np.ndarray:
+    """Mark pairs of one family, or whose names contain or are keywords of each other."""
     size = len(concepts)
     result = np.eye(size, dtype=bool)
     families = np.array([concept.family for concept in concepts])

@@ -1,12 +1,13 @@
-"""Training conversations: several questions about one image, or about words in its place.
+"""Training conversations: several questions about an image, or about a text that describes one.
 
-Each is planned once (`Question`s) and worded in every language under one parallel id.
+Each is planned once as language-independent `Question`s and worded in every language.
 """
 
 import dataclasses
 
 import numpy as np
 
+from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded.concepts import Lexicon
 from data_prep.embedded.questions import (
@@ -19,10 +20,8 @@ from data_prep.embedded.questions import (
     word_answer,
     word_question,
 )
-from data_prep.embedded.scenes import CELL_PLACES, Scene, SceneMaker, draw_pattern
+from data_prep.embedded.scenes import QUADRANTS, Scene, SceneMaker, draw_pattern
 from data_prep.embedded.wordings import QuestionKind
-
-IMAGE_MARK = "<image>"
 
 _CHAT_SINGLE_SHARE = 0.45
 _CHAT_KEYWORDS_SHARE = 0.15
@@ -34,24 +33,24 @@ _CHOICE_SHARE = 0.6
 _COUNT_SHARE = 0.1
 _REVEALING_LAST_SHARE = 0.5
 
-Record = dict[str, list[dict[str, str]]]
+Conversation = dict[str, list[dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Chat:
-    """A text-only conversation: what is described, how, and the questions about it."""
+    """A text-only conversation: the described concept or scene, and the questions about it."""
 
     concept: int | None
-    """The thing described by its name or keywords; None for a scene."""
+    """The concept that is described by its name or keywords; None for a scene."""
     scene: Scene | None
     by_keywords: bool
     questions: tuple[Question, ...]
 
 
 def single_questions(asker: Asker, concept: int, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Three to six questions about an image of one thing."""
+    """Draw two to seven questions about an image of a single concept."""
     shown = (concept,)
-    first = _heads(rng)
+    first = _toss_coin(rng)
     questions = [
         asker.ask(QuestionKind.NAME, (AnswerKind.NAME, concept), rng),
         asker.is_shown(shown, rng, answer_yes=first),
@@ -61,28 +60,28 @@ def single_questions(asker: Asker, concept: int, rng: np.random.Generator) -> tu
     if rng.random() < _CATEGORY_SHARE:
         questions.append(asker.category(concept, rng))
     if rng.random() < _IS_CATEGORY_SHARE:
-        questions.append(asker.is_category(concept, rng, answer_yes=_heads(rng)))
+        questions.append(asker.is_category(concept, rng, answer_yes=_toss_coin(rng)))
     if rng.random() < _CHOICE_SHARE:
         place = int(rng.integers(NUM_CHOICES))
         kind = QuestionKind.CHOICE
         questions.append(asker.choice(kind, shown, rng, right=concept, position=place))
     if rng.random() < _COUNT_SHARE:
         questions.append(asker.ask(QuestionKind.COUNT_THINGS, (AnswerKind.NUMBER, 1), rng))
-    return _ordered(questions, rng)
+    return _shuffle_questions(questions, rng)
 
 
 def scene_questions(asker: Asker, scene: Scene, rng: np.random.Generator) -> tuple[Question, ...]:
-    """Questions about a scene: how many, where, beside what, which, whether."""
+    """Draw questions about a scene: counts, positions, neighbours, choices and yes/no."""
     shown = tuple(sorted(scene.counts))
     counted, right = pick(shown, rng), pick(shown, rng)
-    first = _heads(rng)
+    first = _toss_coin(rng)
     position = int(rng.integers(NUM_CHOICES))
     number = (AnswerKind.NUMBER, scene.counts[counted])
     questions = [
         asker.ask(QuestionKind.COUNT_THINGS, (AnswerKind.NUMBER, len(scene.things)), rng),
         asker.ask(QuestionKind.COUNT_NAME, number, rng, concepts=(counted,)),
         asker.is_shown(shown, rng, answer_yes=first),
-        _position(asker, scene, rng),
+        _position_question(asker, scene, rng),
     ]
     if neighbours := scene.neighbours():
         relation, named, there = pick(tuple(neighbours), rng)
@@ -91,7 +90,7 @@ def scene_questions(asker: Asker, scene: Scene, rng: np.random.Generator) -> tup
         questions.append(asker.ask(kind, answer, rng, concepts=(named,), place=relation))
     extras = [
         asker.is_shown(shown, rng, answer_yes=not first),
-        _position(asker, scene, rng),
+        _position_question(asker, scene, rng),
         asker.choice(QuestionKind.SCENE_CHOICE, shown, rng, right=right, position=position),
     ]
     extras = [extra for extra in extras if not _is_repeated(extra, questions)]
@@ -100,7 +99,7 @@ def scene_questions(asker: Asker, scene: Scene, rng: np.random.Generator) -> tup
 
 
 def make_chat(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> Chat:
-    """A text-only conversation about one thing (by name or keywords) or about a listed scene."""
+    """Draw a text-only conversation about a concept (name or keywords) or a listed scene."""
     draw = rng.random()
     if draw < _CHAT_SINGLE_SHARE + _CHAT_KEYWORDS_SHARE:
         concept = int(rng.integers(len(asker.catalogue)))
@@ -115,8 +114,8 @@ def make_chat(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> Chat
     return Chat(concept=None, scene=scene, by_keywords=False, questions=questions)
 
 
-def word_turns(opening: str, questions: tuple[Question, ...], lexicon: Lexicon) -> Record:
-    """A conversation in one language; the opening stands before the first question."""
+def word_turns(opening: str, questions: tuple[Question, ...], lexicon: Lexicon) -> Conversation:
+    """Word a conversation in one language; the opening precedes the first question."""
     messages = []
     for number, question in enumerate(questions):
         text = word_question(question, lexicon)
@@ -126,8 +125,8 @@ def word_turns(opening: str, questions: tuple[Question, ...], lexicon: Lexicon) 
     return {"messages": messages}
 
 
-def word_caption(concepts: tuple[int, ...], lexicon: Lexicon) -> Record:
-    """The names of what is shown, in reading order."""
+def word_caption(concepts: tuple[int, ...], lexicon: Lexicon) -> Conversation:
+    """Return a caption with the names of the shown concepts in reading order."""
     caption = ", ".join(lexicon.names[concept] for concept in concepts)
     return {
         "messages": [
@@ -138,12 +137,12 @@ def word_caption(concepts: tuple[int, ...], lexicon: Lexicon) -> Record:
 
 
 def describe(chat: Chat, lexicon: Lexicon, seed: int, number: int) -> str:
-    """What stands in the image's place, in one language."""
+    """Return the text that replaces the image, in one language."""
     if chat.scene is not None:
-        labels = [lexicon.language.places[place][1] for place in CELL_PLACES]
+        labels = [lexicon.language.places[place][1] for place in QUADRANTS]
         return ", ".join(
             f"{label}: {lexicon.names[concept]}"
-            for label, concept in zip(labels, chat.scene.cells, strict=True)
+            for label, concept in zip(labels, chat.scene.quadrants, strict=True)
             if concept is not None
         )
     concept = int(chat.concept or 0)
@@ -157,8 +156,8 @@ def describe(chat: Chat, lexicon: Lexicon, seed: int, number: int) -> str:
 
 def chat_records(
     chat: Chat, lexicons: tuple[Lexicon, ...], seed: int, number: int
-) -> dict[str, Record]:
-    """The conversation in every language, as it lies in a shard."""
+) -> dict[str, Conversation]:
+    """Word the conversation in every language, as stored in a shard."""
     return {
         lexicon.language.code: word_turns(
             describe(chat, lexicon, seed, number), chat.questions, lexicon
@@ -167,7 +166,7 @@ def chat_records(
     }
 
 
-def _position(asker: Asker, scene: Scene, rng: np.random.Generator) -> Question:
+def _position_question(asker: Asker, scene: Scene, rng: np.random.Generator) -> Question:
     place, concept = pick(tuple(scene.places()), rng)
     return asker.ask(QuestionKind.POSITION, (AnswerKind.NAME, concept), rng, place=place)
 
@@ -177,19 +176,20 @@ def _is_repeated(question: Question, others: list[Question]) -> bool:
     return any((other.kind, other.concepts, other.place) == asked for other in others)
 
 
-def _heads(rng: np.random.Generator) -> bool:
+def _toss_coin(rng: np.random.Generator) -> bool:
     return bool(rng.integers(2))
 
 
-def _ordered(questions: list[Question], rng: np.random.Generator) -> tuple[Question, ...]:
-    """Shuffled; half the time what gives the name away comes last: the image is needed."""
+def _shuffle_questions(questions: list[Question], rng: np.random.Generator) -> tuple[Question, ...]:
+    """Shuffle the questions; half of the time those that reveal the name come last."""
     shuffled = [questions[int(i)] for i in rng.permutation(len(questions))]
     if rng.random() < _REVEALING_LAST_SHARE:
-        shuffled.sort(key=_reveals)
+        shuffled.sort(key=_name_revealed)
     return tuple(shuffled)
 
 
-def _reveals(question: Question) -> int:
+def _name_revealed(question: Question) -> int:
+    """Return how much a question reveals the name, as a sort key."""
     if question.kind is QuestionKind.NAME:
         return 3
     if is_choice(question.kind):

@@ -1,6 +1,6 @@
-"""The large text corpus on which the small backbones are trained; built on demand, never shipped.
+"""Large text corpus for training the small backbones, built on demand and not shipped.
 
-Only words are used, of the concepts and of the help pages: no image of any split is involved.
+It contains only names of the concepts and text of the help pages, and no image of any split.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ NUM_CHATS = 12_000
 
 
 def build_corpus(builder: Builder, folder: Path) -> None:
-    """Sources corpus_text_{language} and corpus_chat_{language}."""
+    """Write the sources corpus_text_{language} and corpus_chat_{language}."""
     folder.mkdir(parents=True, exist_ok=True)
     if builder.text_languages:
         pages = running_text.read_pages(builder.packages, builder.text_languages)

@@ -1,7 +1,7 @@
-"""The public packages the data are made of: found in a folder or fetched by name, then checked.
+"""Public packages from which the data are built: found in a folder or downloaded, then verified.
 
-npm archives are pinned by version and sha256 in `packages.lock.json`. Debian's revisions move, so
-a Debian package is pinned by nothing but its name; who reads it checks what came out of it.
+npm archives are pinned by version and sha256 in `packages.lock.json`. Debian removes old revisions,
+so a Debian package is only pinned by its name, and the reader of its files verifies their content.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _AR_HEADER_BYTES = 60
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class NpmLock:
-    """The one archive of an npm package that the data are built from."""
+    """The pinned archive of an npm package."""
 
     name: str
     version: str
@@ -37,19 +37,19 @@ class NpmLock:
 
     @property
     def file_name(self) -> str:
-        """What `npm pack` calls the archive."""
+        """File name that `npm pack` gives the archive."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
 @functools.cache
 def read_lock() -> dict[str, NpmLock]:
-    """The lock file: npm package name -> archive."""
+    """Read the lock file: npm package name -> archive."""
     raw = json.loads(LOCK_PATH.read_text(encoding="utf-8"))
     return {name: NpmLock(name=name, **entry) for name, entry in raw["npm"].items()}
 
 
 class PackageFolder:
-    """Archives in one folder (or its `npm/` and `deb/`); what is missing is fetched into it."""
+    """Folder of archives (also in `npm/` and `deb/`) into which missing ones are downloaded."""
 
     def __init__(self, folder: Path, *, report: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder.expanduser()
@@ -57,10 +57,10 @@ class PackageFolder:
         self._checked: set[Path] = set()
 
     def npm_members(self, name: str, members: tuple[str, ...]) -> list[bytes]:
-        """Files of an npm package, by their path inside `package/`.
+        """Read files of an npm package, named by their path inside `package/`.
 
         Raises:
-            DataError: the archive can't be had, is another one than the lock's, lacks a member.
+            DataError: If the archive cannot be downloaded, differs from the lock or lacks a file.
         """
         path = self.npm_archive(name)
         wanted = {f"package/{member}": None for member in members}
@@ -73,20 +73,22 @@ class PackageFolder:
                         break
         for member in wanted:
             if member not in found:
-                raise DataError(f"package {path.name} has no file '{member}'; delete it and retry")
+                raise DataError(
+                    f"package {path.name} lacks the file '{member}'; delete it and retry"
+                )
         return [found[member] for member in wanted]
 
     def npm_json(self, name: str, member: str) -> Any:
-        """One JSON file of an npm package."""
+        """Read a JSON file of an npm package."""
         return json.loads(self.npm_members(name, (member,))[0])
 
     def npm_names(self, name: str) -> list[str]:
-        """Every member's path inside `package/`."""
+        """Return the path inside `package/` of every file."""
         with tarfile.open(self.npm_archive(name), "r:gz") as tar:
             return [info.name.removeprefix("package/") for info in tar if info.isreg()]
 
     def npm_archive(self, name: str) -> Path:
-        """The archive of a locked npm package, fetched if need be and checked."""
+        """Return the verified archive of a locked npm package; download it if it is missing."""
         locks = read_lock()
         if name not in locks:
             raise DataError(unknown_name("npm package", name, locks, fix=f"See {LOCK_PATH.name}."))
@@ -94,28 +96,28 @@ class PackageFolder:
         path = self._find(lock.file_name) or self._npm_pack(lock)
         if path not in self._checked and (digest := sha256_file(path)) != lock.sha256:
             raise DataError(
-                f"package {path} has sha256 {digest}, {LOCK_PATH.name} says {lock.sha256}; "
+                f"package {path} has sha256 {digest}, expected {lock.sha256} ({LOCK_PATH.name}); "
                 "delete the file and run again"
             )
         self._checked.add(path)
         return path
 
     def debian_archive(self, name: str) -> Path:
-        """The .deb of a Debian package: the one in the folder, else the distribution's newest."""
+        """Return the .deb of a Debian package; download the newest one if it is missing."""
         path = self._find(f"{name}_*.deb")
         if path is None:
-            target = self.folder / "deb"
-            self._fetch(["apt-get", "download", name], target, name)
+            self._download(["apt-get", "download", name], self.folder / "deb", name)
             path = self._find(f"{name}_*.deb")
         if path is None:
             raise DataError(
-                f"apt-get download {name} left no {name}_*.deb in {self.folder / 'deb'}"
+                f"apt-get download {name} wrote no {name}_*.deb to {self.folder / 'deb'}; download "
+                "it manually, or use another folder with --packages"
             )
         return path
 
     def debian_files(self, name: str, prefix: str, suffix: str) -> Iterator[tuple[str, bytes]]:
-        """(path below prefix, content) of the files of a Debian package."""
-        with tarfile.open(fileobj=io.BytesIO(_deb_data(self.debian_archive(name)))) as tar:
+        """Yield (path below prefix, content) of the matching files of a Debian package."""
+        with tarfile.open(fileobj=io.BytesIO(_read_deb_data(self.debian_archive(name)))) as tar:
             for info in tar:
                 inner = info.name.removeprefix("./")
                 if info.isreg() and inner.startswith(prefix) and inner.endswith(suffix):
@@ -130,26 +132,26 @@ class PackageFolder:
         return None
 
     def _npm_pack(self, lock: NpmLock) -> Path:
-        target = self.folder / "npm"
-        self._fetch(["npm", "pack", f"{lock.name}@{lock.version}"], target, lock.name)
-        return target / lock.file_name
+        folder = self.folder / "npm"
+        self._download(["npm", "pack", f"{lock.name}@{lock.version}"], folder, lock.name)
+        return folder / lock.file_name
 
-    def _fetch(self, command: list[str], target: Path, name: str) -> None:
-        target.mkdir(parents=True, exist_ok=True)
-        self._report(f"fetching {name}: {' '.join(command)}")
-        fix = f"run it by hand in {target}, or give another folder with --packages"
+    def _download(self, command: list[str], folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._report(f"downloading {name}: {' '.join(command)}")
+        fix = f"run it manually in {folder}, or use another folder with --packages"
         try:
-            run = subprocess.run(command, cwd=target, capture_output=True, text=True, check=False)
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         except FileNotFoundError as error:
-            message = f"{command[0]} is not installed, so {name} can't be fetched; {fix}"
+            message = f"cannot download {name}: {command[0]} is not installed; {fix}"
             raise DataError(message) from error
         if run.returncode != 0:
             tail = run.stderr.strip().splitlines()[-1:] or ["no message"]
             raise DataError(f"'{' '.join(command)}' failed: {tail[0]}; {fix}")
 
 
-def _deb_data(path: Path) -> bytes:
-    """The uncompressed data tar of a .deb (an `ar` archive), without Debian's own tools."""
+def _read_deb_data(path: Path) -> bytes:
+    """Return the uncompressed data tar of a .deb, an `ar` archive, without Debian's tools."""
     content = path.read_bytes()
     if not content.startswith(_AR_MAGIC):
         raise DataError(f"{path} is not a Debian package; delete it and run again")
@@ -161,11 +163,11 @@ def _deb_data(path: Path) -> bytes:
         if name == "data.tar.xz":
             return lzma.decompress(content[offset : offset + size])
         if name.startswith("data.tar"):
-            raise DataError(f"{path} holds {name}, expected data.tar.xz; use Debian's package")
+            raise DataError(f"{path} contains {name}, expected data.tar.xz; use Debian's package")
         offset += size + size % 2
-    raise DataError(f"{path} holds no data.tar.xz; delete it and run again")
+    raise DataError(f"{path} contains no data.tar.xz; delete it and run again")
 
 
 def text_digest(text: str) -> bytes:
-    """A stable hash of a text, to rank texts by; moves with nothing but the text itself."""
+    """Return a stable hash of a text, by which texts can be ranked."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

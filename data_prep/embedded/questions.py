@@ -1,6 +1,6 @@
-"""Questions before they are words: planned once without a language, then worded in each.
+"""Language-independent questions, planned once and then worded in every language.
 
-So two languages have the same turns, the same choices and the same right answers by construction.
+Therefore all languages have the same turns, choices and right answers.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class AnswerKind(StrEnum):
-    """What an answer is, which also decides how it is scored."""
+    """Kind of an answer, which also determines how it is scored."""
 
     NAME = "name"
     CATEGORY = "category"
@@ -28,14 +28,14 @@ class AnswerKind(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One question with its right answer, in no language."""
+    """A language-independent question with its right answer."""
 
     kind: QuestionKind
     wording: int
-    """Which of the wordings; they correspond across languages."""
+    """Index of the wording; wordings correspond across languages."""
     answer_kind: AnswerKind
     answer: int | str
-    """Concept number, category key, count, or 1/0 for yes/no."""
+    """Concept index, category key, count, or 1/0 for yes/no."""
     concepts: tuple[int, ...] = ()
     """The concept in {name}, or the four choices in order."""
     place: str = ""
@@ -44,12 +44,12 @@ class Question:
 
 
 def is_choice(kind: QuestionKind) -> bool:
-    """Whether the question lists its possible answers."""
+    """Return whether the question lists its possible answers."""
     return kind in (QuestionKind.CHOICE, QuestionKind.SCENE_CHOICE)
 
 
 def word_question(question: Question, lexicon: Lexicon) -> str:
-    """The question in one language; names go in exactly as CLDR gives them."""
+    """Word the question in one language; names are inserted exactly as in CLDR."""
     language = lexicon.language
     template = language.questions[question.kind][question.wording]
     names = [lexicon.names[concept] for concept in question.concepts]
@@ -68,7 +68,7 @@ def word_question(question: Question, lexicon: Lexicon) -> str:
 
 
 def word_answer(question: Question, lexicon: Lexicon) -> str:
-    """The right answer in one language: one bare word or name, no full stop."""
+    """Word the right answer in one language: a bare word or name without a full stop."""
     language = lexicon.language
     match question.answer_kind:
         case AnswerKind.NAME:
@@ -82,7 +82,7 @@ def word_answer(question: Question, lexicon: Lexicon) -> str:
 
 
 class Asker:
-    """Draws questions: right answers from the image, wrong ones fair and never arguable."""
+    """Draws questions whose wrong answers are plausible but unambiguously wrong."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
@@ -100,7 +100,7 @@ class Asker:
         place: str = "",
         category: str = "",
     ) -> Question:
-        """A question in one of its wordings."""
+        """Return a question in a random wording."""
         return Question(
             kind=kind,
             wording=int(rng.integers(self._num_wordings[kind])),
@@ -114,7 +114,7 @@ class Asker:
     def is_shown(
         self, shown: tuple[int, ...], rng: np.random.Generator, *, answer_yes: bool
     ) -> Question:
-        """Whether a thing is in the image; half of the wrong ones are of a shown category."""
+        """Ask whether a concept is shown; half of the absent ones share a shown category."""
         if answer_yes:
             concept = pick(shown, rng)
         else:
@@ -125,7 +125,7 @@ class Asker:
         return self.ask(QuestionKind.IS_SHOWN, answer, rng, concepts=(concept,))
 
     def is_category(self, concept: int, rng: np.random.Generator, *, answer_yes: bool) -> Question:
-        """Whether the thing is of a category; a wrong one is wrong beyond doubt."""
+        """Ask whether the concept belongs to a category, which is right or clearly wrong."""
         category = self.catalogue.concepts[concept].category
         if not answer_yes:
             category = pick(self.far_categories(concept), rng)
@@ -133,7 +133,7 @@ class Asker:
         return self.ask(QuestionKind.IS_CATEGORY, answer, rng, category=category)
 
     def category(self, concept: int, rng: np.random.Generator) -> Question:
-        """What kind of thing it is."""
+        """Ask for the category of the concept."""
         answer = (AnswerKind.CATEGORY, self.catalogue.concepts[concept].category)
         return self.ask(QuestionKind.CATEGORY, answer, rng)
 
@@ -146,7 +146,7 @@ class Asker:
         right: int,
         position: int,
     ) -> Question:
-        """One of four names; all of one category or of four, so the odd one out tells nothing."""
+        """Ask for one of four names, all of one category or all of different categories."""
         wrong = self.wrong_choices(shown, right, rng, near=bool(rng.integers(2)))
         choices = (*wrong[:position], right, *wrong[position:])
         return self.ask(kind, (AnswerKind.NAME, right), rng, concepts=choices)
@@ -154,7 +154,7 @@ class Asker:
     def wrong_choices(
         self, shown: tuple[int, ...], right: int, rng: np.random.Generator, *, near: bool
     ) -> tuple[int, ...]:
-        """Three wrong names: all of the right one's category, or each of another category."""
+        """Draw three wrong names, all of the right one's category or of different ones."""
         category = self.catalogue.concepts[right].category
         inside = self.others(shown, NUM_CHOICES - 1, rng, category=category)
         if near and all(self.categories[concept] == category for concept in inside):
@@ -170,10 +170,9 @@ class Asker:
     def others(
         self, shown: tuple[int, ...], count: int, rng: np.random.Generator, *, category: str = ""
     ) -> tuple[int, ...]:
-        """Concepts that are surely not shown, first those of the category if one is given.
+        """Draw concepts that are not confusable with the shown ones.
 
-        Among the wrong answers of one question no two are confusable with what is shown; where a
-        category is too small the rest come from all concepts.
+        Concepts of `category` come first; if there are too few, the rest come from all categories.
         """
         allowed: np.ndarray = ~np.any(self.catalogue.confusable[list(shown)], axis=0)
         order = rng.permutation(len(allowed))
@@ -184,12 +183,12 @@ class Asker:
         return tuple(int(concept) for concept in order[:count])
 
     def far_categories(self, concept: int) -> tuple[str, ...]:
-        """The categories that the concept surely is not of."""
+        """Return the categories to which the concept clearly does not belong."""
         own = self.catalogue.concepts[concept].category
         present = sorted(set(self.categories.tolist()))
         return tuple(other for other in present if not categories_overlap(own, other))
 
 
 def pick(items: tuple[_T, ...], rng: np.random.Generator) -> _T:
-    """One of several, each equally likely."""
+    """Draw one of the items with equal probability."""
     return items[int(rng.integers(len(items)))]

@@ -1,7 +1,7 @@
-"""Real running text in several languages: the help pages of LibreOffice, paragraph by paragraph.
+"""Parallel running text in several languages: the paragraphs of LibreOffice's help pages.
 
-The pages are translations of each other with the same paragraphs in the same order, so they align
-without a guess. It is the prose of software manuals, and no more than that.
+The pages are translations with the same paragraphs in the same order, so they align exactly. Their
+domain is limited to software manuals.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from data_prep.embedded.wordings import Language
 
 LICENCE = "MPL-2.0"
 EXPECTED_PAIRS = 38_341
-"""Distinct English-Basque pairs of LibreOffice 7.4; later revisions move it by a few."""
+"""Distinct English-Basque pairs of LibreOffice 7.4; later revisions differ slightly."""
 TOLERANCE = 0.03
 
 _PARAGRAPH = re.compile(r"<(p|h[1-6])\b[^>]*>(.*?)</\1>", re.DOTALL)
@@ -30,7 +30,7 @@ _MAX_DOCUMENT_CHARS = 600
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ParallelText:
-    """One text in each language, in the order of the languages."""
+    """A text in every language, in the order of the languages."""
 
     page: str
     texts: tuple[str, ...]
@@ -39,12 +39,12 @@ class ParallelText:
 def read_pages(
     packages: PackageFolder, languages: tuple[Language, ...]
 ) -> dict[str, list[tuple[str, ...]]]:
-    """Page -> its paragraphs, each in every language; only pages that align, no repetitions.
+    """Return the distinct paragraphs of every page that aligns, each in every language.
 
     Raises:
-        DataError: a language without help pages, or fewer pairs than there must be.
+        DataError: If a language has no help pages, or the number of pairs is unexpected.
     """
-    pages = [_paragraphs(packages, language) for language in languages]
+    pages = [_read_paragraphs(packages, language) for language in languages]
     seen: set[tuple[str, ...]] = set()
     found: dict[str, list[tuple[str, ...]]] = {}
     for page in sorted(set.intersection(*(set(each) for each in pages))):
@@ -64,58 +64,58 @@ def read_pages(
 
 
 def choose_paragraphs(pages: dict[str, list[tuple[str, ...]]], count: int) -> list[ParallelText]:
-    """Clean paragraphs of ordinary prose, the same ones whatever else the pages hold."""
+    """Choose paragraphs of ordinary prose, independently of the other paragraphs."""
     clean = [
         ParallelText(page=page, texts=texts)
         for page, paragraphs in pages.items()
         for texts in paragraphs
         if _is_prose(texts)
     ]
-    # Ranked by a hash of the text itself: a later revision changes only what it rewrote.
+    # Ranked by a hash of the text, so that a later revision only affects paragraphs it changed.
     return sorted(clean, key=lambda text: text_digest(text.texts[0]))[:count]
 
 
 def documents(pages: dict[str, list[tuple[str, ...]]]) -> Iterator[ParallelText]:
-    """All paragraphs, neighbours on a page joined to documents of some 600 characters."""
+    """Yield all paragraphs, joined per page to documents of about 600 characters."""
     for page, paragraphs in pages.items():
         block: list[tuple[str, ...]] = []
         for texts in paragraphs:
             longest = max(len("\n".join(column)) for column in zip(*block, texts, strict=True))
             if block and longest > _MAX_DOCUMENT_CHARS:
-                yield _join(page, block)
+                yield _join_paragraphs(page, block)
                 block = []
             block.append(texts)
         if block:
-            yield _join(page, block)
+            yield _join_paragraphs(page, block)
 
 
-def _join(page: str, block: list[tuple[str, ...]]) -> ParallelText:
+def _join_paragraphs(page: str, block: list[tuple[str, ...]]) -> ParallelText:
     return ParallelText(page=page, texts=tuple("\n".join(c) for c in zip(*block, strict=True)))
 
 
-def _paragraphs(packages: PackageFolder, language: Language) -> dict[str, list[str]]:
+def _read_paragraphs(packages: PackageFolder, language: Language) -> dict[str, list[str]]:
     if language.help_package is None:
         raise DataError(
-            f"language '{language.code}' has no help pages (help: null in its file); name the "
-            "package there"
+            f"language '{language.code}' has no help pages (help: null in its data.yaml); name "
+            "their package there"
         )
     prefix = f"usr/share/libreoffice/help/{language.help_folder}/text/"
     files = packages.debian_files(language.help_package, prefix, ".html")
     pages = {path: _clean_paragraphs(content.decode("utf-8")) for path, content in files}
     if not pages:
         raise DataError(
-            f"package {language.help_package} has no pages under {prefix}; correct 'help' in the "
-            f"file of '{language.code}'"
+            f"package {language.help_package} has no pages under {prefix}; correct `help` in the "
+            f"data.yaml of '{language.code}'"
         )
     return pages
 
 
 def _clean_paragraphs(page: str) -> list[str]:
     start = page.find(_CONTENT_START)
-    return [_plain(match[2]) for match in _PARAGRAPH.finditer(page, max(start, 0))]
+    return [_strip_markup(match[2]) for match in _PARAGRAPH.finditer(page, max(start, 0))]
 
 
-def _plain(markup: str) -> str:
+def _strip_markup(markup: str) -> str:
     text = html.unescape(_TAG.sub("", markup)).replace(_SOFT_HYPHEN, "")
     return " ".join(text.split())
 

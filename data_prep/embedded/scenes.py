@@ -1,7 +1,6 @@
-"""Scenes before they are images: which concept stands in which cell of the 2x2 layout.
+"""Layouts of scenes: the concept in each quadrant of an image.
 
-Also what can be asked about a scene without doubt: where something is, what is beside what, how
-often a thing appears.
+Also the facts about a scene that can be asked unambiguously: positions, neighbours and counts.
 """
 
 import dataclasses
@@ -11,16 +10,16 @@ from typing import TypeAlias
 import numpy as np
 
 from core.errors import DataError
-from data_prep.embedded.drawings import NUM_CELLS
+from data_prep.embedded.drawings import NUM_QUADRANTS
 from data_prep.embedded.questions import Asker
 
-CELL_PLACES = ("top_left", "top_right", "bottom_left", "bottom_right")
+QUADRANTS = ("top_left", "top_right", "bottom_left", "bottom_right")
 _HALVES = {"left": (0, 2), "right": (1, 3), "top": (0, 1), "bottom": (2, 3)}
 _FACING = {"left_of": ("right", "left"), "right_of": ("left", "right")} | {
     "above": ("bottom", "top"),
     "below": ("top", "bottom"),
 }
-"""Relation -> (the half that the named thing is in, the half that is asked about)."""
+"""Relation -> (half with the named concept, half that is asked about)."""
 
 _PATTERN_WEIGHTS: dict[tuple[int, ...], int] = {
     (1,): 26,
@@ -35,44 +34,44 @@ _PATTERN_WEIGHTS: dict[tuple[int, ...], int] = {
     (3, 1): 13,
     (4,): 25,
 }
-"""How often each concept of a scene appears -> weight. Chosen so that both "how many things" and
-"how many times" can be asked equally often with each answer from one to four."""
+"""Number of copies of each concept -> weight. The weights allow both counting questions to be asked
+equally often with each answer from one to four."""
 
 _MAX_TRIES = 2000
 
 Combination: TypeAlias = tuple[int, ...]
-"""Two different concepts, or one as often as it appears in a scene of its own."""
+"""Two different concepts, or the copies of the only concept of a scene."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """The concept in each cell (top left, top right, bottom left, bottom right), or None."""
+    """The concept or None in each quadrant: top left, top right, bottom left, bottom right."""
 
-    cells: tuple[int | None, ...]
+    quadrants: tuple[int | None, ...]
 
     @property
     def things(self) -> tuple[int, ...]:
         """The concepts in reading order, with repetitions."""
-        return tuple(concept for concept in self.cells if concept is not None)
+        return tuple(concept for concept in self.quadrants if concept is not None)
 
     @property
     def counts(self) -> dict[int, int]:
-        """Concept -> how often it appears."""
+        """Concept -> number of its copies."""
         return dict(Counter(self.things))
 
     @property
     def combinations(self) -> set[Combination]:
-        """Unordered pairs of different concepts; of one concept, how often it is there."""
+        """Unordered pairs of different concepts, or all copies of an only concept."""
         found = sorted(set(self.things))
         if len(found) == 1:
             return {tuple(self.things)}
         return {(a, b) for i, a in enumerate(found) for b in found[i + 1 :]}
 
     def places(self) -> list[tuple[str, int]]:
-        """(place, concept) wherever "What is {place}?" has one answer."""
+        """Return (place, concept) wherever "What is {place}?" has exactly one answer."""
         found = [
-            (CELL_PLACES[cell], concept)
-            for cell, concept in enumerate(self.cells)
+            (QUADRANTS[quadrant], concept)
+            for quadrant, concept in enumerate(self.quadrants)
             if concept is not None
         ]
         for half in _HALVES:
@@ -82,7 +81,7 @@ class Scene:
         return found
 
     def neighbours(self) -> list[tuple[str, int, int]]:
-        """(relation, named concept, concept there) wherever the question has one answer."""
+        """Return (relation, named concept, neighbour) where the question has one answer."""
         found = []
         for relation, (near, far) in _FACING.items():
             there = self._in_half(far)
@@ -94,11 +93,11 @@ class Scene:
         return found
 
     def _in_half(self, half: str) -> set[int]:
-        return {c for cell in _HALVES[half] if (c := self.cells[cell]) is not None}
+        return {c for quadrant in _HALVES[half] if (c := self.quadrants[quadrant]) is not None}
 
 
 class SceneMaker:
-    """Draws scenes: every concept used about equally often, no two confusable ones together."""
+    """Draws scenes of concepts that are not confusable, using all concepts equally often."""
 
     def __init__(self, asker: Asker, forbidden: set[Combination]) -> None:
         self._asker = asker
@@ -106,21 +105,23 @@ class SceneMaker:
         self._uses = np.zeros(len(asker.catalogue), dtype=np.int64)
 
     def make(self, pattern: tuple[int, ...], rng: np.random.Generator) -> Scene:
-        """A scene with as many things of as many concepts as the pattern says.
+        """Draw a scene with the numbers of copies that the pattern gives.
 
         Raises:
-            DataError: too few concepts go together.
+            DataError: If too few concepts can be combined.
         """
-        concepts = self._concepts(pattern, rng)
+        concepts = self._choose_concepts(pattern, rng)
         things = [concept for concept, n in zip(concepts, pattern, strict=True) for _ in range(n)]
-        cells: list[int | None] = [None] * NUM_CELLS
-        for cell, thing in zip(rng.permutation(NUM_CELLS), rng.permutation(things), strict=False):
-            cells[int(cell)] = int(thing)
+        quadrants: list[int | None] = [None] * NUM_QUADRANTS
+        for quadrant, thing in zip(
+            rng.permutation(NUM_QUADRANTS), rng.permutation(things), strict=False
+        ):
+            quadrants[int(quadrant)] = int(thing)
         self._uses[concepts] += 1
-        return Scene(cells=tuple(cells))
+        return Scene(quadrants=tuple(quadrants))
 
-    def _concepts(self, pattern: tuple[int, ...], rng: np.random.Generator) -> list[int]:
-        """The least used concepts that go together, ties broken by chance."""
+    def _choose_concepts(self, pattern: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+        """Choose the least used concepts that can be combined; ties are broken randomly."""
         confusable, count = self._asker.catalogue.confusable, len(pattern)
         for _ in range(_MAX_TRIES):
             order = np.lexsort((rng.random(len(self._uses)), self._uses))
@@ -139,12 +140,13 @@ class SceneMaker:
                     return chosen
             self._uses = self._uses + rng.integers(0, 2, size=len(self._uses))
         raise DataError(
-            f"no {count} of {len(self._uses)} concepts make a new scene; raise --concepts"
+            f"no combination of {count} of {len(self._uses)} concepts gives a new scene; raise "
+            "--concepts"
         )
 
 
 def balanced_patterns(count: int) -> list[tuple[int, ...]]:
-    """That many patterns, at every point as near to the weights as whole numbers can be."""
+    """Return patterns whose every prefix follows the weights as closely as possible."""
     patterns = list(_PATTERN_WEIGHTS)
     shares = np.array(list(_PATTERN_WEIGHTS.values())) / sum(_PATTERN_WEIGHTS.values())
     drawn = np.zeros(len(patterns))
@@ -157,7 +159,7 @@ def balanced_patterns(count: int) -> list[tuple[int, ...]]:
 
 
 def draw_pattern(rng: np.random.Generator) -> tuple[int, ...]:
-    """One pattern, by its weight."""
+    """Draw a pattern with probability proportional to its weight."""
     bounds = np.cumsum(list(_PATTERN_WEIGHTS.values()))
     drawn = int(np.searchsorted(bounds, int(rng.integers(bounds[-1])), side="right"))
     return list(_PATTERN_WEIGHTS)[drawn]

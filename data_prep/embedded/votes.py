@@ -1,8 +1,8 @@
-"""Ten accepted answers per open question, in the manner of VQAv2's ten annotators.
+"""Ten accepted answers per open question, in the format of VQAv2's ten annotators.
 
-They are derived from CLDR's editors, not from ten people: the name gets the votes left over (four
-at least), one evident synonym or keyword that shares a word with the name gets four, and up to two
-other keywords get one each. Colours and words that fit too many things do not count.
+They are derived from CLDR, not from annotators: one synonym, or a keyword that shares a word with
+the name, gets four votes, up to two other keywords get one each, and the name gets the remaining
+votes (at least four). Colours and keywords of too many concepts are excluded.
 """
 
 from collections import Counter
@@ -14,16 +14,16 @@ NUM_ANSWERS = 10
 _FULL_VOTES = 4
 _MAX_SINGLE_VOTES = 2
 _MAX_SHARING = 10
-"""A keyword of more concepts than this says too little."""
+"""Keywords of more concepts than this are too general."""
 
 
 def equal_answers(answer: str) -> list[str]:
-    """Ten equal answers: yes/no, numbers, categories."""
+    """Return ten equal answers, for yes/no, numbers and categories."""
     return [answer] * NUM_ANSWERS
 
 
 class Voter:
-    """Gives the ten answers to "What is this?" in one language."""
+    """Gives ten answers to "What is this?" in one language."""
 
     def __init__(self, catalogue: Catalogue, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
@@ -37,17 +37,17 @@ class Voter:
             self._too_general.add(lemmas(answer, self._language))
 
     def name_answers(self, concept: int) -> list[str]:
-        """Ten answers, the name first."""
+        """Return ten answers, with the name first."""
         name = self.lexicon.names[concept]
         synonyms = list(self._language.synonyms.get(self._codepoints[concept], ()))
-        words = [word for word in self._keywords(concept) if word not in synonyms]
+        words = [word for word in self._specific_keywords(concept) if word not in synonyms]
         sharing = [word for word in words if self._shares_word(word, name)]
         full = [*synonyms, *sharing][:1]
         single = [word for word in [*synonyms, *words] if word not in full][:_MAX_SINGLE_VOTES]
         votes = [word for word in full for _ in range(_FULL_VOTES)] + single
         return [name] * (NUM_ANSWERS - len(votes)) + votes
 
-    def _keywords(self, concept: int) -> list[str]:
+    def _specific_keywords(self, concept: int) -> list[str]:
         found = []
         for word in self.lexicon.keywords[concept]:
             stems = lemmas(word, self._language)

@@ -1,6 +1,6 @@
-"""What one language adds to the data: wordings, number words, category words; read from one file.
+"""Wordings of a language: questions, number words and category words, read from one file.
 
-A new language is one YAML file, `languages/CODE/data.yaml`; see docs/guides/new-language.md.
+A new language needs a YAML file, `languages/CODE/data.yaml`; see docs/guides/new-language.md.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ MODEL_LANGUAGE = "en"
 
 
 class QuestionKind(StrEnum):
-    """Every kind of question that the data ask; the value is the key in the language files."""
+    """Kinds of questions; the value is the key in the language files."""
 
     NAME = "name"
     IS_SHOWN = "is_shown"
@@ -46,7 +46,7 @@ FIELDS: dict[QuestionKind, frozenset[str]] = {
     QuestionKind.NEIGHBOUR: frozenset({"relation", "name"}),
     QuestionKind.IS_SHOWN_REWORDED: frozenset({"name"}),
 }
-"""The blanks each kind of question has; a wording must use exactly these."""
+"""Placeholders of each kind of question; a wording must use exactly these."""
 
 PLACES = ("top_left", "top_right", "bottom_left", "bottom_right", "left", "right", "top", "bottom")
 RELATIONS = ("left_of", "right_of", "above", "below")
@@ -72,24 +72,24 @@ MAX_COUNT = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """One language file, checked."""
+    """A validated language file."""
 
     code: str
     name: str
     cldr: str
-    """The locale of CLDR that names the things."""
+    """CLDR locale of the names."""
     help_package: str | None
-    """Debian package with the running text, if there is one."""
+    """Debian package with the running text, or None."""
     help_folder: str
     article_endings: tuple[str, ...]
     yes: str
     no: str
     numbers: tuple[str, ...]
-    """The words for 1 to MAX_COUNT."""
+    """Words for 1 to MAX_COUNT."""
     categories: dict[str, tuple[str, str]]
-    """Key -> (the answer, the phrase inside a question)."""
+    """Key -> (answer, phrase inside a question)."""
     places: dict[str, tuple[str, str]]
-    """Key -> (the phrase inside a question, the label in a listing)."""
+    """Key -> (phrase inside a question, label in a list)."""
     relations: dict[str, str]
     questions: dict[QuestionKind, tuple[str, ...]]
     not_answers: frozenset[str]
@@ -97,10 +97,10 @@ class Language:
 
 
 def load_language(code: str) -> Language:
-    """Read and check a language file.
+    """Read and validate a language file.
 
     Raises:
-        DataError: no such file (the message names the one to write), or something missing in it.
+        DataError: If the file or one of its entries is missing or invalid.
     """
     path = language_file(code, DATA, FOLDER)
     if not path.is_file():
@@ -109,7 +109,7 @@ def load_language(code: str) -> Language:
             f"{language_file('eu', DATA, FOLDER)} and translate its values)"
         )
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    reader = _Reader(path=path, raw=raw if isinstance(raw, dict) else {})
+    reader = _LanguageFileReader(path=path, raw=raw if isinstance(raw, dict) else {})
     help_pages = reader.get("help")
     language = Language(
         code=code,
@@ -137,10 +137,10 @@ def load_languages(codes: list[str]) -> tuple[Language, ...]:
     """Read several language files and check that their wordings correspond.
 
     Raises:
-        DataError: a language named twice, a file at fault, or a different number of wordings.
+        DataError: If a language is repeated, a file is invalid, or wordings do not correspond.
     """
     if len(set(codes)) != len(codes) or not codes:
-        raise DataError(f"languages {codes}: name each language once, and at least one")
+        raise DataError(f"languages {codes}: name at least one language, and each only once")
     languages = tuple(load_language(code) for code in codes)
     model = load_language(MODEL_LANGUAGE)
     for language in languages:
@@ -154,7 +154,7 @@ def load_languages(codes: list[str]) -> tuple[Language, ...]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Reader:
+class _LanguageFileReader:
     path: Path
     raw: dict[str, Any]
 
@@ -182,7 +182,7 @@ class _Reader:
         for name in found:
             if name not in known:
                 raise DataError(f"{self.path}: {unknown_name(key, str(name), known)}")
-        return {name: self._pair(key, name) for name in known}
+        return {name: self._read_pair(key, name) for name in known}
 
     def wordings(self, kind: QuestionKind) -> tuple[str, ...]:
         wordings = tuple(self.get("questions", kind.value))
@@ -190,15 +190,18 @@ class _Reader:
             blanks = frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
             if blanks != FIELDS[kind]:
                 raise DataError(
-                    f"{self.path}: '{wording}' ({kind}) has the blanks {sorted(blanks)}, expected "
-                    f"{sorted(FIELDS[kind])}"
+                    f"{self.path}: '{wording}' ({kind}) has the placeholders {sorted(blanks)}, "
+                    f"expected {sorted(FIELDS[kind])}"
                 )
         if not wordings:
-            raise DataError(f"{self.path}: no wording of '{kind}'")
+            raise DataError(
+                f"{self.path}: '{kind}' has no wordings; translate those of "
+                f"{language_file(MODEL_LANGUAGE, DATA, FOLDER)}"
+            )
         return wordings
 
-    def _pair(self, key: str, name: str) -> tuple[str, str]:
+    def _read_pair(self, key: str, name: str) -> tuple[str, str]:
         match value := self.get(key, name):
             case [answer, phrase]:
                 return str(answer), str(phrase)
-        raise DataError(f"{self.path}: {key}.{name} is {value!r}, expected two phrases")
+        raise DataError(f"{self.path}: {key}.{name} is {value!r}, expected a list of two phrases")

@@ -1,1 +1,1 @@
-"""Builds manifests and indexes for existing WebDataset shards."""
+"""Builder of manifests and indexes for existing WebDataset shards."""

@@ -1,6 +1,6 @@
-"""Command line: makes a source of WebDataset shards that are already there.
+"""Command that turns existing WebDataset shards into a source.
 
-For example `python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en`.
+Example: `python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en`.
 """
 
 import argparse
@@ -23,21 +23,21 @@ from datamodules.shards.manifest import Modality
 from datamodules.storage.remote import RetryConfig, shown
 
 _DESCRIPTION = """\
-Make a source of WebDataset shards that are already there: one manifest, and one index per shard so
-that every sample is one seek. The shards are read once, front to end, and never changed; shards of
-webdataset, img2dataset and the hub's *-wds data sets will do.
+Turn existing WebDataset shards into a source: write one manifest, and one index per shard so that
+every sample can be read with a single seek. The shards are read once, sequentially, and never
+changed. Shards of webdataset, img2dataset and the *-wds datasets of the hub are supported.
 """
 
-_TEACHING = """\
-where the text of a sample is (--record):
-  auto       the first of these rules that the first shard's samples fit; all must follow it:
+_EPILOG = """\
+location of the text of a sample (--record):
+  auto       the first of the rules below that fits the first shard; all samples must follow it
   ""         KEY.json holds {"messages": [{"role": "user", "content": "<image>\\n..."}, ...]}
   .txt       KEY.txt holds a caption (img2dataset, cc3m-wds); any extension: .caption, .cls ...
   caption    KEY.json holds {"caption": "..."}
   text       KEY.json holds {"text": "..."}
   a.b        KEY.json holds {"a": {"b": a caption, or an object with messages}}
-With --modality image-text a text is the caption of the image (KEY.jpg, .jpeg, .png or .webp; one
-per sample); with --modality text it is running text, and images are left where they are.
+With --modality image-text, the text is the caption of the image (KEY.jpg, .jpeg, .png or .webp, one
+per sample). With --modality text, it is running text, and images are ignored.
 
 examples:
   python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en --jobs 8
@@ -46,16 +46,15 @@ examples:
   python -m data_prep.index 'https://host/pixmo/{000..041}.tar' --name pixmo_eu --language eu \\
       --record conversations.eu --out data/pixmo
 
-what you get:
-  OUT/NAME.manifest.json     name it in a mixture; lists every shard with its sha256
-  OUT/NAME.index/            the indexes, and scanned.json: stop and start again at any time,
-                             or add shards later; only what is new is scanned; with --lengths-for
-                             also the length of every sample, which the batch plan needs
-Remote shards stay where they are; training reads them through a cache
-(docs/reference/data-format.md).
+output:
+  DIR/NAME.manifest.json     the manifest to name in a mixture; lists every shard with its sha256
+  DIR/NAME.index/            the indexes; with --lengths-for also the length of every sample, which
+                             packing needs; and scanned.json, so that an interrupted or extended
+                             build scans only new shards
+Remote shards are not copied; training reads them through a cache (docs/reference/data-format.md).
 
-A sample that can't be used (no text, no or two images, a broken header, an unsafe name ...) is
-left out and counted by reason. More than --max-unusable of them is an error.
+Unusable samples (no text, no image or two, a broken header, an unsafe name, ...) are left out and
+counted by reason. A share above --max-unusable is an error.
 """
 
 _console = Console(stderr=True)
@@ -63,20 +62,20 @@ _console = Console(stderr=True)
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Index the shards."""
-    options = _parser().parse_args(arguments)
+    """Index the shards and print a summary."""
+    options = _build_parser().parse_args(arguments)
     started = time.perf_counter()
-    plan = _plan(options)
-    report = _build(plan)
+    plan = _make_plan(options)
+    report = _build_with_progress(plan)
     _print_report(report, time.perf_counter() - started)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.index",
         description=_DESCRIPTION,
-        epilog=_TEACHING,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -86,61 +85,79 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARDS",
         help="paths, globs, brace ranges {00..41}, or URLs (s3://, https://, gs://, hf://, file://)",
     )
-    add("--name", required=True, help="name of the source, usually what_LANGUAGE")
-    add("--language", required=True, metavar="CODE", help="language of the text: eu, en, cy ...")
+    add("--name", required=True, help="name of the source, usually DATASET_LANGUAGE")
+    add("--language", required=True, metavar="CODE", help="language of the text, e.g. eu, en, cy")
     add(
         "--modality",
         choices=[Modality.IMAGE_TEXT.value, Modality.TEXT.value],
         default=Modality.IMAGE_TEXT.value,
-        help="what a sample holds (default: %(default)s)",
+        help="content of a sample (default: %(default)s)",
     )
-    add("--record", default=AUTO, help="where its text is, see below (default: %(default)s)")
+    add("--record", default=AUTO, help="location of the text, see below (default: %(default)s)")
     add("--licence", default="unknown", help="licence of the data (default: %(default)s)")
-    add("--provenance", default="", metavar="TEXT", help="where the data come from")
+    add(
+        "--provenance",
+        default="",
+        metavar="TEXT",
+        help="origin of the data, for the manifest (default: empty)",
+    )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder of the manifest (default: that of the first shard, or . for URLs)",
+        help="folder of the manifest (default: folder of the first shard, or . for URLs)",
     )
-    add("--jobs", type=int, default=1, help="shards scanned at a time (default: %(default)s)")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of shards scanned in parallel (default: %(default)s)",
+    )
     add(
         "--max-unusable",
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="more unusable samples than this are an error (default: %(default)s)",
+        help="maximum share of unusable samples (default: %(default)s)",
     )
     lengths = parser.add_argument_group(
-        "lengths (else the first training on the source measures them, reading it once)"
+        "sample lengths",
+        "Measure the length of every sample in a chat format. By default, the first training on "
+        "the\nsource measures them, which reads the source once.",
     )
     add = lengths.add_argument
-    add("--lengths-for", default="", metavar="TOKENIZER", help="tokenizer: a folder or a hub name")
-    add("--template", default="llama-3.1", help="chat template (default: %(default)s)")
+    add(
+        "--lengths-for",
+        default="",
+        metavar="TOKENIZER",
+        help="measure with this tokenizer, a folder or a hub name (default: do not measure)",
+    )
+    add("--template", default="llama-3.1", help="name of the chat template (default: %(default)s)")
     add(
         "--image-tokens",
         type=int,
         default=576,
         metavar="N",
-        help="visual tokens of an image (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
+        help="visual tokens per image (default: %(default)s, CLIP ViT-L/14 at 336 pixels)",
     )
     add(
         "--prompt-styles",
         nargs="+",
         choices=list(PromptStyle),
         default=[PromptStyle.CHAT],
-        help="how records become sequences (default: chat)",
+        help="prompt styles to measure (default: chat)",
     )
     return parser
 
 
-def _plan(options: argparse.Namespace) -> IndexPlan:
+def _make_plan(options: argparse.Namespace) -> IndexPlan:
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}, expected at least 1")
     if not 0.0 <= options.max_unusable <= 1.0:
-        raise ConfigError(f"--max-unusable {options.max_unusable}, expected within 0..1")
+        raise ConfigError(f"--max-unusable {options.max_unusable}, expected a share from 0 to 1")
     if not options.name or set(options.name) & set("/\\"):
-        raise ConfigError(f"--name '{options.name}' becomes a file name; use letters, digits, _ -")
+        raise ConfigError(f"--name '{options.name}' is no file name; use letters, digits, _ and -")
     lengths = LengthsPlan(
         tokenizer=options.lengths_for,
         template=options.template,
@@ -166,7 +183,7 @@ def _plan(options: argparse.Namespace) -> IndexPlan:
     )
 
 
-def _build(plan: IndexPlan) -> BuildReport:
+def _build_with_progress(plan: IndexPlan) -> BuildReport:
     progress = Progress(
         TextColumn("indexing"),
         BarColumn(),
@@ -174,7 +191,7 @@ def _build(plan: IndexPlan) -> BuildReport:
         TextColumn("shards, {task.fields[usable]:,} samples, {task.fields[unusable]:,} unusable"),
         TimeRemainingColumn(),
         console=_console,
-        auto_refresh=False,  # no thread that a forked worker would miss
+        auto_refresh=False,  # a refresh thread would not survive the fork of the workers
     )
     with progress:
         task = progress.add_task("", total=len(plan.shards), usable=0, unusable=0)
@@ -194,17 +211,17 @@ def _build(plan: IndexPlan) -> BuildReport:
 
 def _print_report(report: BuildReport, seconds: float) -> None:
     if report.unusable:
-        table = Table("samples", "can't be used because", "for example")
+        table = Table("unusable samples", "reason", "example")
         for reason, count in report.unusable.most_common():
             table.add_row(f"{count:,}", reason, report.examples[reason])
         _console.print(table)
     for shard in report.empty_shards:
-        _console.print(f"left out, no usable sample: {shown(shard)}", soft_wrap=True)
+        _console.print(f"left out, no usable samples: {shown(shard)}", soft_wrap=True)
     if report.ignored:
         members = ", ".join(f".{kind} ({count:,})" for kind, count in report.ignored.most_common())
-        _console.print(f"members that no sample needs: {members}", soft_wrap=True)
+        _console.print(f"ignored members: {members}", soft_wrap=True)
     if report.num_reused:
-        _console.print(f"{report.num_reused} shards were scanned before")
+        _console.print(f"{report.num_reused} shards were scanned by an earlier build")
     _console.print(
         f"{report.num_samples:,} samples (record '{report.record}') in "
         f"{report.num_bytes / 1e9:.3f} GB, indexes {report.index_bytes / 1e6:.1f} MB, "

@@ -1,4 +1,4 @@
-"""The shards that a user names: globs, brace ranges and URLs, and how each is read."""
+"""Shards named by the user: globs, brace ranges and URLs, and their byte streams."""
 
 import contextlib
 import dataclasses
@@ -28,19 +28,19 @@ _WILDCARDS = frozenset("*?[")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardState:
-    """What a store tells about a file without reading it."""
+    """Metadata of a file, available without reading it."""
 
     stamp: str
-    """Changes when the file is written again (time, version or tag, as far as there are any)."""
+    """Changes when the file is rewritten (time, version or tag, whichever the store has)."""
     num_bytes: int
 
 
 def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...]:
-    """Absolute paths and URLs of all shards; what a wildcard finds is sorted.
+    """Return the absolute paths and URLs of all shards; matches of a wildcard are sorted.
 
     Raises:
-        DataError: a pattern that finds nothing, or a shard that is named twice.
-        StorageError: a store that can't be listed.
+        DataError: If a pattern matches nothing, or a shard is named twice.
+        StorageError: If a store cannot be listed.
     """
     shards: list[str] = []
     for pattern in patterns:
@@ -49,24 +49,24 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
         except ValueError as error:
             raise DataError(f"'{pattern}': {error}; write ranges as {{00000..00331}}") from error
         for name in names:
-            shards += _find(name, retry)
+            shards += _expand_wildcards(name, retry)
     twice = sorted({shard for shard in shards if shards.count(shard) > 1})[:1]
     if twice:
-        raise DataError(f"shard {shown(twice[0])} is named twice; name it once")
+        raise DataError(f"shard {shown(twice[0])} is named twice; remove one of its patterns")
     return tuple(shards)
 
 
 def local_path(shard: str) -> Path | None:
-    """The file of a local shard; None for one with a URL."""
+    """Return the path of a local shard, or None for a URL."""
     return None if is_url(shard) else Path(shard)
 
 
 def shard_state(shard: str, retry: RetryConfig) -> ShardState:
-    """Size and stamp of a shard.
+    """Return the size and the stamp of a shard.
 
     Raises:
-        DataError: a local file that isn't there.
-        StorageError: a remote file that isn't there, or no answer.
+        DataError: If a local file does not exist.
+        StorageError: If a remote file does not exist or its store does not respond.
     """
     if (path := local_path(shard)) is not None:
         if not path.is_file():
@@ -74,16 +74,17 @@ def shard_state(shard: str, retry: RetryConfig) -> ShardState:
         state = path.stat()
         return ShardState(stamp=str(state.st_mtime_ns), num_bytes=state.st_size)
     info = file_info(shard, retry)
-    told = json.dumps(info, sort_keys=True, default=str).encode("utf-8")
-    return ShardState(stamp=sha256_bytes(told), num_bytes=int(info["size"]))
+    metadata = json.dumps(info, sort_keys=True, default=str).encode("utf-8")
+    return ShardState(stamp=sha256_bytes(metadata), num_bytes=int(info["size"]))
 
 
 @contextlib.contextmanager
 def shard_stream(shard: str, retry: RetryConfig) -> Iterator[Stream]:
-    """A shard's bytes from front to end.
+    """Open a shard for sequential reading.
 
     Raises:
-        DataError, StorageError: as `shard_state`.
+        DataError: If a local file does not exist.
+        StorageError: If a remote file does not exist or its store does not respond.
     """
     state, path = shard_state(shard, retry), local_path(shard)
     if path is None:
@@ -93,8 +94,8 @@ def shard_stream(shard: str, retry: RetryConfig) -> Iterator[Stream]:
         yield file
 
 
-def _find(name: str, retry: RetryConfig) -> list[str]:
-    """Shards that a name without braces stands for."""
+def _expand_wildcards(name: str, retry: RetryConfig) -> list[str]:
+    """Return the shards that match a name without braces."""
     if (file := local_file(name)) is not None:
         name = str(file)
     is_pattern = bool(_WILDCARDS & set(name))
@@ -111,5 +112,5 @@ def _find(name: str, retry: RetryConfig) -> list[str]:
     else:
         found = [name]
     if not found:
-        raise DataError(f"'{name}' finds no shard; correct it")
+        raise DataError(f"'{name}' matches no shard; correct it")
     return found

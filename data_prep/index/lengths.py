@@ -1,6 +1,6 @@
-"""How long samples are in one chat format, measured in the pass that indexes them.
+"""Lengths of samples in a chat format, measured in the same pass that indexes them.
 
-Kept apart from `index_build`, which knows shards but no tokenizers.
+Separate from `scan`, which does not depend on tokenizers.
 """
 
 import dataclasses
@@ -13,34 +13,37 @@ from datamodules.batches.lengths import ShardLengths, chat_fingerprint
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LengthsPlan:
-    """The chat format to measure in."""
+    """The chat format in which samples are measured."""
 
     tokenizer: str
-    """Folder or hub name."""
+    """Folder or name on the hub."""
     template: str
     num_image_tokens: int
-    """Visual tokens of an image: 576 for CLIP ViT-L/14 at 336 pixels."""
+    """Visual tokens per image: 576 for CLIP ViT-L/14 at 336 pixels."""
     styles: tuple[PromptStyle, ...]
 
     def __post_init__(self) -> None:
-        """Check what has no type to protect it."""
+        """Validate the fields."""
         if self.template not in TEMPLATES:
             raise ConfigError(unknown_name("chat template", self.template, TEMPLATES))
         if self.num_image_tokens < 1 or not self.styles:
-            raise ConfigError("lengths need at least one visual token and one prompt style")
+            raise ConfigError(
+                f"--image-tokens {self.num_image_tokens}, --prompt-styles {list(self.styles)}; "
+                "give at least one of each"
+            )
 
     def addresses(self) -> list[str]:
-        """Content address of the chat format in each style."""
-        return [chat_fingerprint(_chat(self), style) for style in self.styles]
+        """Return the content address of the chat format in each style."""
+        return [chat_fingerprint(_load_chat_format(self), style) for style in self.styles]
 
     def counters(self) -> list[ShardLengths]:
-        """Empty lengths of a shard in each style."""
-        return [ShardLengths(_chat(self), style) for style in self.styles]
+        """Return an empty length counter for a shard in each style."""
+        return [ShardLengths(_load_chat_format(self), style) for style in self.styles]
 
 
 @functools.cache
-def _chat(plan: LengthsPlan) -> ChatFormat:
-    """Loaded once per process."""
+def _load_chat_format(plan: LengthsPlan) -> ChatFormat:
+    """Load the chat format once per process."""
     template = TEMPLATES[plan.template]
     tokenizer = load_tokenizer(plan.tokenizer)
     return ChatFormat(tokenizer, template, num_image_tokens=plan.num_image_tokens)

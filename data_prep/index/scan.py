@@ -1,7 +1,7 @@
-"""Scans shards of any origin and writes what makes them a source: indexes and a manifest.
+"""Scan of existing shards, which writes their indexes and a manifest.
 
-Every finished shard is noted in `{name}.index/scanned.json`, so that an interrupted or extended
-build scans only what is new. Kept apart from `index`, which is the command around it.
+Every scanned shard is recorded in `{name}.index/scanned.json`, so that an interrupted or extended
+build scans only new shards.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from datamodules.shards.tar_scan import ScanRules, guess_record, scan_tar
 from datamodules.storage.remote import RetryConfig, shown
 
 AUTO = "auto"
-_FORMAT = 1
+_SCAN_FORMAT = 1
 _SCANNED = "scanned.json"
-_SHOWN_ERRORS = 5
+_MAX_ERRORS = 5
 _SAVE_EVERY_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IndexPlan:
-    """What to index, and as what."""
+    """Shards to index and the properties of the resulting source."""
 
     shards: tuple[str, ...]
     """Absolute local paths and URLs, in the order of the source."""
@@ -43,17 +43,17 @@ class IndexPlan:
     language: str
     modality: Modality
     record: str
-    """Where the records lie (`datamodules.shards.records`), or AUTO."""
+    """Location of the records (`datamodules.shards.records`), or AUTO."""
     out: Path
     """Folder of the manifest."""
     licence: str = "unknown"
     provenance: str = ""
     jobs: int = 1
     max_unusable: float = 0.01
-    """Fail when a larger share of the samples than this can't be used."""
+    """Maximum share of unusable samples."""
     retry: RetryConfig = dataclasses.field(default_factory=RetryConfig)
     lengths: LengthsPlan | None = None
-    """Also measure the samples in this chat format; None leaves it to the first training."""
+    """Chat format to measure the samples in; None leaves it to the first training."""
 
     @property
     def has_image(self) -> bool:
@@ -63,10 +63,10 @@ class IndexPlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
-    """What one scan found, as it is kept between builds."""
+    """Result of the scan of a shard, saved between builds."""
 
     stamp: str
-    """Changes when the file does, as far as its store tells without reading it."""
+    """`ShardState.stamp` of the scanned file."""
     sha256: str
     num_bytes: int
     num_samples: int
@@ -80,7 +80,7 @@ class ShardReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """What a build found in all shards."""
+    """Result of a build over all shards."""
 
     manifest: Path
     record: str
@@ -88,7 +88,7 @@ class BuildReport:
     num_bytes: int
     index_bytes: int
     num_reused: int
-    """Shards that an earlier build had scanned."""
+    """Number of shards that an earlier build scanned."""
     empty_shards: tuple[str, ...]
     """Shards without a usable sample, left out of the manifest."""
     unusable: Counter[str]
@@ -97,16 +97,16 @@ class BuildReport:
 
 
 def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> BuildReport:
-    """Scan what was not scanned yet and write the manifest.
+    """Scan the shards that no earlier build scanned, and write the manifest.
 
     Args:
-        plan: What to do.
-        on_shard: Called after every shard with its usable and unusable samples.
+        plan: The shards and the properties of the source.
+        on_shard: Called after every shard with its numbers of usable and unusable samples.
 
     Raises:
-        DataError: broken shards (all are named, the others stay scanned), or too many unusable
-            samples.
-        StorageError: remote shards that can't be read.
+        DataError: If shards are broken (the message lists them, the others stay scanned), or too
+            many samples are unusable.
+        StorageError: If remote shards cannot be read.
     """
     folder = plan.out / f"{plan.name}{INDEX_SUFFIX}"
     plan, reports = _resume(plan, folder)
@@ -124,52 +124,53 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
             reports[shard] = result
             on_shard(result.num_samples, sum(result.unusable.values()))
             if time.monotonic() - saved_at > _SAVE_EVERY_S:
-                _save(folder, plan, reports)
+                _save_scanned(folder, plan, reports)
                 saved_at = time.monotonic()
     finally:
-        _save(folder, plan, reports)
+        _save_scanned(folder, plan, reports)
     if errors:
-        rest = f"; and {len(errors) - _SHOWN_ERRORS} more" if len(errors) > _SHOWN_ERRORS else ""
+        rest = f"; and {len(errors) - _MAX_ERRORS} more" if len(errors) > _MAX_ERRORS else ""
         raise DataError(
-            f"{len(errors)} of {len(plan.shards)} shards can't be indexed: "
-            f"{'; '.join(errors[:_SHOWN_ERRORS])}{rest}. Repair them or leave them out; the "
-            "others need no second scan"
+            f"{len(errors)} of {len(plan.shards)} shards cannot be indexed: "
+            f"{'; '.join(errors[:_MAX_ERRORS])}{rest}. Repair them or leave them out; the "
+            "others are not scanned again"
         )
-    return _finish(plan, {shard: reports[shard] for shard in plan.shards}, num_reused)
+    return _write_source(plan, {shard: reports[shard] for shard in plan.shards}, num_reused)
 
 
 def _resume(plan: IndexPlan, folder: Path) -> tuple[IndexPlan, dict[str, ShardReport]]:
-    """The plan with its record decided, and the reports that still hold."""
-    saved = _saved(folder / _SCANNED)
+    """Resolve the record of the plan and return the reports that are still valid."""
+    saved = _load_scanned(folder / _SCANNED)
     is_same_kind = saved.get("has_image") == plan.has_image
     if plan.record == AUTO:
-        record = saved["record"] if is_same_kind else _guess(plan)
+        record = saved["record"] if is_same_kind else _guess_record(plan)
         plan = dataclasses.replace(plan, record=record)
     if not is_same_kind or saved["record"] != plan.record:
         return plan, {}
     reports = {shard: ShardReport(**raw) for shard, raw in saved["shards"].items()}
-    held = {shard: _still_holds(shard, reports.get(shard), folder, plan) for shard in plan.shards}
-    return plan, {shard: report for shard, report in held.items() if report is not None}
+    valid = {shard: _validate(shard, reports.get(shard), folder, plan) for shard in plan.shards}
+    return plan, {shard: report for shard, report in valid.items() if report is not None}
 
 
-def _saved(path: Path) -> dict[str, Any]:
-    """What earlier builds noted; {} before the first one."""
+def _load_scanned(path: Path) -> dict[str, Any]:
+    """Load the records of earlier builds; {} before the first one."""
     if not path.is_file():
         return {}
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        is_known = saved["format"] == _FORMAT
+        is_known = saved["format"] == _SCAN_FORMAT
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); delete it to scan all again") from error
+        raise DataError(f"{path} is damaged ({error!r}); delete it to scan all shards") from error
     if not is_known:
-        raise DataError(f"{path} has format {saved['format']!r}, expected {_FORMAT}; delete it")
+        found = saved["format"]
+        raise DataError(f"{path} has format {found!r}, expected {_SCAN_FORMAT}; delete it")
     return dict(saved)
 
 
-def _still_holds(
+def _validate(
     shard: str, report: ShardReport | None, folder: Path, plan: IndexPlan
 ) -> ShardReport | None:
-    """An earlier report if the shard and its index are still the same."""
+    """Return an earlier report if the shard and its index have not changed."""
     if report is None:
         return None
     index = folder / report.index
@@ -182,14 +183,14 @@ def _still_holds(
         return None
     if state.stamp == report.stamp:
         return report
-    # Another time or place, perhaps the same bytes: a checksum is cheaper than a scan.
+    # The file was touched or moved but may be unchanged; a checksum is cheaper than a scan.
     is_same = path is not None and sha256_file(path) == report.sha256
     return dataclasses.replace(report, stamp=state.stamp) if is_same else None
 
 
-def _save(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]) -> None:
+def _save_scanned(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]) -> None:
     content = {
-        "format": _FORMAT,
+        "format": _SCAN_FORMAT,
         "record": plan.record,
         "has_image": plan.has_image,
         "shards": {shard: dataclasses.asdict(report) for shard, report in reports.items()},
@@ -197,7 +198,7 @@ def _save(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]) -> Non
     atomic_write_text(folder / _SCANNED, json.dumps(content, indent=1) + "\n")
 
 
-def _guess(plan: IndexPlan) -> str:
+def _guess_record(plan: IndexPlan) -> str:
     with shard_stream(plan.shards[0], plan.retry) as stream:
         return guess_record(stream, shown(plan.shards[0]), has_image=plan.has_image)
 
@@ -205,23 +206,23 @@ def _guess(plan: IndexPlan) -> str:
 def _scan_all(
     plan: IndexPlan, folder: Path, shards: Sequence[str]
 ) -> Iterator[tuple[str, ShardReport | IrudimenError]]:
-    """Scan in this process, or in several; results come as they are ready."""
+    """Scan in this process or in parallel, and yield the results as they complete."""
     if plan.jobs == 1 or len(shards) <= 1:
         for shard in shards:
-            yield shard, _scan(plan, folder, shard)
+            yield shard, _scan_shard(plan, folder, shard)
         return
-    # fork: the workers need not import everything again; fsspec starts afresh after a fork.
+    # Forked workers skip the imports; fsspec reinitialises itself after a fork.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(plan.jobs, len(shards)), mp_context=context) as pool:
         futures: dict[Future[ShardReport | IrudimenError], str] = {
-            pool.submit(_scan, plan, folder, shard): shard for shard in shards
+            pool.submit(_scan_shard, plan, folder, shard): shard for shard in shards
         }
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-def _scan(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenError:
-    """Scan one shard and write its index; an error is a result, the others go on."""
+def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenError:
+    """Scan a shard and write its index; return an error so that other scans continue."""
     try:
         stamp = shard_state(shard, plan.retry).stamp
         rules = ScanRules(record=plan.record, has_image=plan.has_image)
@@ -264,18 +265,18 @@ def _scan(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | IrudimenEr
 
 
 def _lengths_paths(plan: IndexPlan, folder: Path, sha256: str) -> list[Path]:
-    """Where the lengths of a shard lie, by prompt style."""
+    """Return the paths of the lengths of a shard, one per prompt style."""
     addresses = [] if plan.lengths is None else plan.lengths.addresses()
     return [folder / lengths_name(plan.name, plan.record, sha256, a) for a in addresses]
 
 
-def _finish(plan: IndexPlan, reports: dict[str, ShardReport], num_reused: int) -> BuildReport:
+def _write_source(plan: IndexPlan, reports: dict[str, ShardReport], num_reused: int) -> BuildReport:
     unusable, ignored, examples = Counter[str](), Counter[str](), dict[str, str]()
     for report in reports.values():
         unusable.update(report.unusable)
         ignored.update(report.ignored)
         examples = report.examples | examples
-    entries = [_entry(plan, shard, report) for shard, report in reports.items()]
+    entries = [_make_shard_entry(plan, shard, report) for shard, report in reports.items()]
     usable = [entry for entry in entries if entry.num_samples]
     num_samples = sum(entry.num_samples for entry in usable)
     _check_budget(plan, num_samples, unusable, examples)
@@ -313,14 +314,14 @@ def _check_budget(
         for reason, count in unusable.most_common()
     )
     raise DataError(
-        f"source '{plan.name}': {num_unusable} of {total} samples can't be used, more than "
+        f"source '{plan.name}': {num_unusable} of {total} samples are unusable, more than "
         f"--max-unusable {plan.max_unusable:g} allows: {reasons or 'the shards are empty'}. "
-        "Correct --record or --modality, repair the shards, or raise the budget (nothing is "
+        "Correct --record or --modality, repair the shards, or raise --max-unusable (no shard is "
         "scanned again)"
     )
 
 
-def _entry(plan: IndexPlan, shard: str, report: ShardReport) -> ShardEntry:
+def _make_shard_entry(plan: IndexPlan, shard: str, report: ShardReport) -> ShardEntry:
     path = local_path(shard)
     if path is None:
         place = shard

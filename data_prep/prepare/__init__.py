@@ -1,1 +1,1 @@
-"""Data of a language at any size: rows of published sets to translated, checked shards."""
+"""Preparation of a language's data: from published rows to translated and checked shards."""

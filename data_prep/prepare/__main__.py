@@ -1,4 +1,4 @@
-"""Command line: prepare the data of a language. `python -m data_prep.prepare --help`."""
+"""Command that prepares the data of a language; see `python -m data_prep.prepare --help`."""
 
 import argparse
 import json
@@ -18,59 +18,96 @@ from core.errors import ConfigError
 from core.process.command import clear_errors
 from data_prep.prepare import planning
 from data_prep.prepare.finish import REPORT
-from data_prep.prepare.recipe import RECIPES, load_recipe
+from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
 from data_prep.prepare.work import WorkPlan
 
 _POLL_S = 0.5
-_EPILOG = """examples
-  # what it would take, and nothing else
+_EPILOG = """examples:
+  # estimate the cost without preparing anything
   python -m data_prep.prepare --language eu --recipe paper --dry-run
-  # a small run from one end to the other
+  # a small end-to-end run
   python -m data_prep.prepare --language eu --recipe paper --limit 200
-  # translated by a Marian-style model (pip install '.[prepare]')
+  # translate with a Marian-style model (pip install '.[prepare]')
   ct2-transformers-converter --model HiTZ/mt-hitz-en-eu --output_dir models/en-eu \\
       --copy_files source.spm target.spm
   python -m data_prep.prepare --language eu --recipe paper \\
       --set translate.backend=ctranslate2 translate.model=models/en-eu
-  # by a language model behind any OpenAI-compatible address (vLLM, a provider)
+  # translate with a language model behind an OpenAI-compatible endpoint (vLLM or a provider)
   python -m data_prep.prepare --language cy --recipe paper --set translate.backend=endpoint \\
       translate.endpoint.url=http://127.0.0.1:8000/v1 translate.endpoint.model=NAME
-  # another place for a source: a mirror, a file of yours
+  # read a source from a mirror or from local files
   ... --set 'cc3m.place=/data/cc3m/*.parquet'
-A run that was stopped in any way goes on with the same command; nothing is fetched or translated
-twice. Keys are read from the environment variable translate.endpoint.key_variable names.
+
+Rerun the same command to resume an interrupted run; nothing is fetched or translated twice.
+The API key is read from the environment variable that translate.endpoint.key_variable names.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
-    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    """Return the parser of the command's options."""
+    known = ", ".join(sorted(path.stem for path in PREPARE_RECIPES.glob("*.yaml")))
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.prepare",
-        description="From published data to translated, checked shards that train.",
+        description="Prepare the training data of a language: read published datasets, fetch "
+        "their images,\ntranslate and check their texts, and write shards.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--language", required=True, help="code of the language to add, as eu")
-    add("--recipe", required=True, help=f"{known}, or a YAML file")
-    add("--out", type=Path, help="folder (default: data/prepared/LANGUAGE)")
-    add("--limit", type=int, default=0, metavar="N", help="only the first N rows of each source")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", dest="overrides",
-        help="change the recipe (translate.backend=...) or a source (cc3m.place=...)")  # fmt: skip
-    add("--workers", type=int, default=2, help="tasks at a time (default: 2)")
-    add("--dry-run", action="store_true", help="only say what it would take")
-    add("--executor", choices=("local", "slurm"), default="local",
-        help="slurm: job arrays by datatrove; needs --slurm partition=... time=...")  # fmt: skip
-    add("--slurm", nargs="+", default=[], metavar="KEY=VALUE",
-        help="of datatrove's SlurmPipelineExecutor: partition, time, cpus_per_task, "
-        "mem_per_cpu_gb, env_command, venv_path, qos")  # fmt: skip
+    add("--language", required=True, metavar="CODE", help="code of the target language, e.g. eu")
+    add("--recipe", required=True, help=f"recipe to prepare: {known}, or a YAML file")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the prepared data (default: data/prepared/CODE)",
+    )
+    add(
+        "--limit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="prepare only the first N rows of each source (default: all)",
+    )
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        dest="overrides",
+        help="override fields of the recipe (translate.backend=...) or of a source "
+        "(cc3m.place=...); may be repeated",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="number of tasks that run in parallel (default: %(default)s)",
+    )
+    add("--dry-run", action="store_true", help="print the plan and its estimated cost, then exit")
+    add(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="where tasks run; slurm submits job arrays through datatrove and needs --slurm "
+        "partition=... time=... (default: %(default)s)",
+    )
+    add(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of datatrove's SlurmPipelineExecutor: partition, time, cpus_per_task, "
+        "mem_per_cpu_gb, env_command, venv_path, qos",
+    )
     return parser
 
 
 def show_plan(console: Console, plan: WorkPlan) -> None:
-    """The table of what is to be done."""
-    table = Table(title=f"{plan.recipe} for '{plan.language}' into {plan.out}")
+    """Print a table of the plan with its estimated cost."""
+    table = Table(title=f"Recipe {plan.recipe} for '{plan.language}' in {plan.out}")
     for name in ("source", "rows", "tasks", "usable", "translated by", "tokens", "to fetch",
                  "hours", "money", "GB"):  # fmt: skip
         table.add_column(name, justify="left" if name in ("source", "translated by") else "right")
@@ -96,29 +133,31 @@ def show_plan(console: Console, plan: WorkPlan) -> None:
 
 
 def run_here(console: Console, plan: WorkPlan, workers: int) -> None:
-    """All steps on this machine, with progress."""
+    """Run all steps on this machine and show their progress."""
     from data_prep.prepare.engine import Step, run_local
 
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn("{task.fields[told]}"), TimeElapsedColumn())  # fmt: skip
+               TextColumn("{task.fields[status]}"), TimeElapsedColumn())  # fmt: skip
     rows = sum(source.num_rows for source in plan.sources)
     with Progress(*columns, console=console) as progress:
         for step in Step:
             is_wide = step in (Step.COLLECT, Step.PRODUCE)
-            task = progress.add_task(step, total=rows if is_wide else 1, told="")
-            with _Watch(
-                plan, step, lambda done, told, t=task: progress.update(t, **_shown(done, told))
+            task = progress.add_task(step, total=rows if is_wide else 1, status="")
+            with _ProgressWatcher(
+                plan,
+                step,
+                lambda done, status, t=task: progress.update(t, **_progress_update(done, status)),
             ):
                 run_local(plan, step, workers)
             progress.update(task, completed=rows if is_wide else 1)
 
 
-def _shown(done: float | None, told: str) -> dict[str, Any]:
-    return {"told": told} if done is None else {"completed": done, "told": told}
+def _progress_update(done: float | None, status: str) -> dict[str, Any]:
+    return {"status": status} if done is None else {"completed": done, "status": status}
 
 
-class _Watch:
-    """Reads what tasks tell about themselves, while they run."""
+class _ProgressWatcher:
+    """Thread that sums the progress files of running tasks and passes the sums to a display."""
 
     def __init__(self, plan: WorkPlan, step: Any, show: Any) -> None:
         self._folder, self._step, self._show = plan.work / "progress", step, show
@@ -137,7 +176,7 @@ class _Watch:
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
             sums = self._sums()
-            self._show(sums.get("items"), self._told(sums))
+            self._show(sums.get("items"), self._format_status(sums))
 
     def _sums(self) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -146,24 +185,24 @@ class _Watch:
                 for name, value in json.loads(path.read_text(encoding="utf-8")).items():
                     sums[name] = sums.get(name, 0.0) + value
             except (OSError, ValueError):
-                continue  # just being replaced
+                continue  # the file is being replaced
         return sums
 
-    def _told(self, sums: dict[str, float]) -> str:
+    def _format_status(self, sums: dict[str, float]) -> str:
         if not sums.get("translated"):
             return ""
         rate = (sums["translated"] - self._before) / max(1e-9, time.monotonic() - self._begin)
-        told = f"{sums['translated']:,.0f} texts translated, {rate:,.1f}/s"
+        status = f"{sums['translated']:,.0f} texts translated, {rate:,.1f}/s"
         tokens = sums.get("tokens_in", 0.0) + sums.get("tokens_out", 0.0)
         if tokens:
-            told += f", {tokens:,.0f} tokens"
-        return told + (f", cost {sums['money']:,.2f}" if sums.get("money") else "")
+            status += f", {tokens:,.0f} tokens"
+        return status + (f", cost {sums['money']:,.2f}" if sums.get("money") else "")
 
 
 def show_report(console: Console, plan: WorkPlan) -> None:
-    """What went in, what came out, and why the rest did not."""
+    """Print how many rows each step received, wrote and left out, with the reasons."""
     report = json.loads((plan.out / REPORT).read_text(encoding="utf-8"))
-    table = Table(title="What became of every row")
+    table = Table(title="Rows per step")
     for name in ("source", "step", "in", "out", "left out"):
         table.add_column(name, justify="right" if name in ("in", "out") else "left")
     for name, steps in report["sources"].items():
@@ -177,20 +216,20 @@ def show_report(console: Console, plan: WorkPlan) -> None:
     console.print(f"Data card: {plan.out / 'README.md'}", highlight=False, soft_wrap=True)
     if any((plan.out / "validate").glob("*.jsonl")):
         console.print(
-            f"For review (docs/guides/human-evaluation.md): {plan.out}/validate/NAME.jsonl",
+            f"For annotators (docs/guides/human-evaluation.md): {plan.out}/validate/NAME.jsonl",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
 
 @clear_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plan, do, report."""
+    """Plan the preparation, run it and print its report."""
     options = build_parser().parse_args(arguments)
     console = Console()
     out = options.out or Path("data/prepared") / options.language
     try:
         config, recipes = load_recipe(options.recipe, options.overrides)
-        order = planning.Order(
+        order = planning.PreparationRequest(
             recipe=Path(options.recipe).stem, language=options.language, out=out,
             limit=options.limit,
         )  # fmt: skip
@@ -205,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_here(console, plan, options.workers)
         show_report(console, plan)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
+        console.print("stopped; rerun the same command to resume")
         return 130
     return 0
 
@@ -215,13 +254,13 @@ def _submit(console: Console, plan: WorkPlan, options: argparse.Namespace) -> No
 
     pairs = [option.partition("=") for option in options.slurm]
     if not all(equals for _, equals, _ in pairs):
-        raise ConfigError(f"--slurm wants KEY=VALUE, got {options.slurm}")
+        raise ConfigError(f"--slurm {options.slurm}, expected KEY=VALUE")
     numbers = ("cpus_per_task", "mem_per_cpu_gb", "max_array_size", "requeue")
     slurm = {key: int(value) if key in numbers else value for key, _, value in pairs}
     if missing := {"partition", "time"} - slurm.keys():
-        raise ConfigError(f"--slurm needs {', '.join(sorted(missing))}")
+        raise ConfigError(f"--slurm lacks {', '.join(sorted(missing))}; add them as KEY=VALUE")
     submit(plan, options.workers, slurm)
-    console.print("submitted; the same command shows the plan again, squeue the jobs")
+    console.print("submitted; squeue lists the jobs, and the same command shows the plan again")
 
 
 if __name__ == "__main__":

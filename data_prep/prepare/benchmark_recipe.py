@@ -1,4 +1,4 @@
-"""Recipes of published benchmarks: the columns of a row and how they become a question."""
+"""Recipes of published benchmarks: the columns of their rows and how to read them."""
 
 import ast
 import dataclasses
@@ -13,7 +13,7 @@ BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColumnNames:
-    """Where things are in a row; empty: not there."""
+    """Names of the columns of a row; empty if there is no such column."""
 
     image: str
     question: str
@@ -28,25 +28,25 @@ class ColumnNames:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkRecipe:
-    """How rows of a published benchmark are read."""
+    """Description of the rows of a published benchmark."""
 
     benchmark: str
     """vqa, mc, capqa, da or open (`evaluation.benchmarks.items`)."""
     licence: str
     columns: ColumnNames
     answer_type: str = "other"
-    """Of all rows, where no column says."""
+    """Answer type of all rows if no column holds it."""
     separator: str = ""
-    """Between the texts of a list that is stored as one text, as in a table that people write."""
+    """Separates the texts of a list that is stored as one text, as in a hand-written table."""
     leave_out_if: str = ""
-    """Column of a truth: such rows are left out, and counted."""
+    """Boolean column: rows where it is true are left out and counted."""
 
 
 def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A row without its image.
+    """Convert a row, without its image, to a benchmark item in one language.
 
     Raises:
-        DataError: a column is missing or not what it should be.
+        DataError: If a column is missing or holds an unexpected value.
     """
     names = recipe.columns
     for name in filter(None, dataclasses.astuple(names)):
@@ -54,27 +54,27 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
             raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
     item: dict[str, Any] = {"question": str(row[names.question]).strip()}
     if names.choices:
-        item["choices"] = _texts(row[names.choices], where, recipe.separator)
+        item["choices"] = _parse_texts(row[names.choices], where, recipe.separator)
         item["correct_choice"] = int(row[names.correct_choice])
     if names.answers:
-        item["answers"] = _texts(row[names.answers], where, recipe.separator)
+        item["answers"] = _parse_texts(row[names.answers], where, recipe.separator)
     item["answer_type"] = str(row[names.answer_type]) if names.answer_type else recipe.answer_type
     item["question_type"] = str(row[names.question_type]) if names.question_type else "any"
     return item
 
 
-def _texts(value: Any, where: str, separator: str) -> list[str]:
-    """A list of texts, however it was stored."""
+def _parse_texts(value: Any, where: str, separator: str) -> list[str]:
+    """Parse a list of texts from any of the ways in which benchmarks store one."""
     if isinstance(value, str) and separator:
         return [text.strip() for text in value.split(separator)]
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: {value[:80]!r} is no list", "unreadable list") from error
+            raise DataError(f"{where}: {value[:80]!r} is not a list", "unreadable list") from error
     if isinstance(value, str):
         return [value]
     texts = [str(one["answer"]) if isinstance(one, dict) else str(one) for one in value]
     if not texts:
-        raise DataError(f"{where}: an empty list of answers or choices", "empty list")
+        raise DataError(f"{where}: the list of answers or choices is empty", "empty list")
     return texts

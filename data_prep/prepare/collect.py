@@ -1,4 +1,4 @@
-"""First step, one task per part: rows to items on disk, with their images."""
+"""First step, one task per part: convert rows to items on disk and fetch their images."""
 
 import dataclasses
 import json
@@ -19,36 +19,35 @@ from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan,
 from models.towers.image_transform import decode_image
 
 _FETCHES = "fetched.jsonl"
-_CURSOR_ROWS = 1000
 
 
 @dataclasses.dataclass(kw_only=True)
 class Collected:
-    """An item on its way to a shard."""
+    """An item on disk between the steps."""
 
     key: str
     records: dict[str, Record]
     image: str = ""
-    """sha256 of its image's bytes, "" without one."""
+    """sha256 of the image's bytes; "" if there is no image."""
     url: str = ""
     sha256: str = ""
     source_id: str = ""
-    """What its data set calls it, if it has a name."""
+    """Id of the item in its dataset, if it has one."""
 
     def dump(self) -> str:
-        """One line."""
+        """Return the item as a line of JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
 
 def read_items(folder: Path) -> Iterator[Collected]:
-    """What a finished task collected, in the order of the rows."""
+    """Yield the items of a finished task in the order of its rows."""
     with (folder / ITEMS).open(encoding="utf-8") as lines:
         for line in lines:
             yield Collected(**json.loads(line))
 
 
 def join(plan: WorkPlan, source: SourcePlan) -> None:
-    """Put a published translation where every task finds it by its key; done once."""
+    """Index a published translation by key in SQLite, for all tasks; skip it if it is done."""
     path = plan.work / source.name / JOINED
     if path.is_file():
         return
@@ -64,7 +63,7 @@ def join(plan: WorkPlan, source: SourcePlan) -> None:
             for number, row in rows.read(part):
                 ledger.num_in += 1
                 try:
-                    key, record = _published(recipe, row, published.leave_out, source)
+                    key, record = _make_translation(recipe, row, published.leave_out, source)
                     if published.by_place:
                         key = str(number)
                     if not key:
@@ -73,15 +72,15 @@ def join(plan: WorkPlan, source: SourcePlan) -> None:
                     ledger.num_out += 1
                 except sqlite3.IntegrityError:
                     ledger.drop(f"row {number}", DroppedError("key occurs twice"))
-                except DroppedError as fault:
-                    ledger.drop(f"row {number}", fault)
+                except DroppedError as error:
+                    ledger.drop(f"row {number}", error)
     table.close()
     atomic_write_text(path.with_suffix(".json"), json.dumps(ledger.dump(), ensure_ascii=False))
     fresh.replace(path)
 
 
-def _published(
-    recipe: Any, row: rows.Row | DroppedError, rules: dict[str, str], source: SourcePlan
+def _make_translation(
+    recipe: Any, row: rows.DatasetRow | DroppedError, rules: dict[str, str], source: SourcePlan
 ) -> tuple[str, Record]:
     if isinstance(row, DroppedError):
         raise row
@@ -93,26 +92,26 @@ def _published(
 def collect(
     plan: WorkPlan, source: SourcePlan, number: int, on_progress: Callable[[int], None]
 ) -> Ledger:
-    """Read a part, fetch its images, keep its items; a second call goes on where one stopped."""
+    """Convert a part to items and fetch their images; resume if an earlier call was killed."""
     folder = plan.folder(source, number)
     if (folder / COLLECTED).is_file():
         return Ledger.load(json.loads((folder / COLLECTED).read_text(encoding="utf-8")))
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     ledger = Ledger()
-    kept = list(_read(plan, source, source.parts[number], folder, ledger))
-    on_progress(len(kept))
-    kept = _with_images(plan, kept, folder, ledger)
-    ledger.num_out = len(kept)
+    items = list(_read_rows(plan, source, source.parts[number], folder, ledger))
+    on_progress(len(items))
+    items = _fetch_images(plan, items, folder, ledger)
+    ledger.num_out = len(items)
     ledger.check(f"{source.name}, part {number}, collect")
-    atomic_write_text(folder / ITEMS, "".join(f"{item.dump()}\n" for item in kept))
+    atomic_write_text(folder / ITEMS, "".join(f"{item.dump()}\n" for item in items))
     atomic_write_text(folder / COLLECTED, json.dumps(ledger.dump(), ensure_ascii=False, indent=1))
     return ledger
 
 
-def _read(
+def _read_rows(
     plan: WorkPlan, source: SourcePlan, part: Part, folder: Path, ledger: Ledger
 ) -> Iterator[Collected]:
-    texts = _Joined(plan.work / source.name / JOINED) if source.is_joined else None
+    texts = _JoinedTexts(plan.work / source.name / JOINED) if source.is_joined else None
     for number, row in rows.read(part):
         ledger.num_in += 1
         key = f"{source.name}-{number:09d}"
@@ -123,13 +122,18 @@ def _read(
             if texts is not None:
                 by_place = source.recipe.published[source.target].by_place
                 item.records[source.target] = texts.find(str(number) if by_place else item.join_key)
-            yield _keep(item, folder)
-        except DroppedError as fault:
-            ledger.drop(key, fault)
+            yield _save_item(item, folder)
+        except DroppedError as error:
+            ledger.drop(key, error)
 
 
-def _keep(item: Item, folder: Path) -> Collected:
-    found = Collected(
+def _save_item(item: Item, folder: Path) -> Collected:
+    """Check and save the embedded image of an item.
+
+    Raises:
+        DroppedError: If the image is broken or its hash differs.
+    """
+    collected = Collected(
         key=item.key, records=item.records, url=item.image_url, sha256=item.sha256,
         source_id=item.join_key,
     )  # fmt: skip
@@ -137,14 +141,15 @@ def _keep(item: Item, folder: Path) -> Collected:
         try:
             decode_image(item.image)
         except DataError as error:
-            raise DroppedError(f"image: {Outcome.NOT_A_IMAGE}", str(error)) from error
-        found.image = _save(folder, item.image)
-        if item.sha256 and item.sha256.lower() != found.image:
-            raise DroppedError(f"image: {Outcome.HASH_DIFFERS}", found.image)
-    return found
+            raise DroppedError(f"image: {Outcome.NOT_AN_IMAGE}", str(error)) from error
+        collected.image = _save_image(folder, item.image)
+        if item.sha256 and item.sha256.lower() != collected.image:
+            raise DroppedError(f"image: {Outcome.HASH_DIFFERS}", collected.image)
+    return collected
 
 
-def _save(folder: Path, image: bytes) -> str:
+def _save_image(folder: Path, image: bytes) -> str:
+    """Save an image under its sha256 and return it."""
     digest = sha256_bytes(image)
     path = folder / IMAGES / digest
     if not path.is_file():
@@ -152,8 +157,8 @@ def _save(folder: Path, image: bytes) -> str:
     return digest
 
 
-class _Joined:
-    """Published translations by key."""
+class _JoinedTexts:
+    """Published translations, looked up by key."""
 
     def __init__(self, path: Path) -> None:
         self._table = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -168,10 +173,10 @@ class _Joined:
 # --- images from the web ------------------------------------------------------------------------
 
 
-def _with_images(
+def _fetch_images(
     plan: WorkPlan, items: list[Collected], folder: Path, ledger: Ledger
 ) -> list[Collected]:
-    """The items whose images came; what became of the others is counted."""
+    """Fetch the images of items with a URL; count and drop the items whose image is unavailable."""
     wanted = {(item.url, item.sha256): Wanted(url=item.url, sha256=item.sha256)
               for item in items if item.url}  # fmt: skip
     if not wanted:
@@ -180,7 +185,7 @@ def _with_images(
     missing = [one for key, one in wanted.items() if key not in log.known]
     fetch_all(missing, plan.config.fetch, log.keep)
     log.close()
-    kept = []
+    with_image = []
     for item in items:
         if item.url:
             outcome, detail, digest = log.known[item.url, item.sha256]
@@ -188,12 +193,12 @@ def _with_images(
                 ledger.drop(item.key, DroppedError(f"image: {outcome}", f"{item.url}: {detail}"))
                 continue
             item.image = digest
-        kept.append(item)
-    return kept
+        with_image.append(item)
+    return with_image
 
 
 class _FetchLog:
-    """Outcome of every address, appended as it comes."""
+    """Append-only log with the outcome of every download."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -207,7 +212,7 @@ class _FetchLog:
     def keep(self, fetched: Fetched) -> None:
         digest = ""
         if fetched.outcome is Outcome.FETCHED:
-            digest = _save(self._folder, fetched.content)
+            digest = _save_image(self._folder, fetched.content)
         wanted = fetched.wanted
         self.known[wanted.url, wanted.sha256] = (fetched.outcome, fetched.detail, digest)
         self._file.write([wanted.url, wanted.sha256, fetched.outcome, fetched.detail, digest])

@@ -1,4 +1,4 @@
-"""Data card of prepared data, written from its manifests and its report."""
+"""Data card of prepared data, generated from its manifests and its report."""
 
 import json
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ from core.errors import DataError
 from core.io.files import atomic_write_text
 from datamodules.shards.manifest import SUFFIX, Manifest, load_manifest
 
-NAME = "README.md"
+CARD_NAME = "README.md"
 _REPORT = "report.json"
 
 
 def write_card(folder: Path) -> Path:
-    """Write the card beside the manifests of a folder.
+    """Write the card next to the manifests of a folder and return its path.
 
     Raises:
-        DataError: no manifests there.
+        DataError: If the folder has no manifests.
     """
     manifests = [load_manifest(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
     if not manifests:
-        raise DataError(f"no manifests in {folder}")
+        raise DataError(f"no manifests in {folder}; name a folder that data_prep.prepare wrote")
     report = folder / _REPORT
     steps = json.loads(report.read_text(encoding="utf-8"))["sources"] if report.is_file() else {}
     languages = sorted({code for m in manifests for code in m.language.split(",")})
     lines = ["---", "language:", *(f"- {code}" for code in languages), "---", ""]
-    lines += [f"# {folder.name}", "", *_table(manifests), "", *_licences(manifests)]
-    lines += _left_out(steps)
-    atomic_write_text(folder / NAME, "\n".join(lines).rstrip() + "\n")
-    return folder / NAME
+    lines += [f"# {folder.name}", "", *_source_rows(manifests), "", *_provenance_lines(manifests)]
+    lines += _dropped_rows(steps)
+    atomic_write_text(folder / CARD_NAME, "\n".join(lines).rstrip() + "\n")
+    return folder / CARD_NAME
 
 
-def _table(manifests: Sequence[Manifest]) -> list[str]:
+def _source_rows(manifests: Sequence[Manifest]) -> list[str]:
     lines = ["| source | language | kind | samples | shards | MB |", "|---|---|---|--:|--:|--:|"]
     for one in manifests:
         size = sum(shard.num_bytes for shard in one.shards) / 1e6
@@ -44,26 +44,28 @@ def _table(manifests: Sequence[Manifest]) -> list[str]:
             "holds a record per language, and a `parallel_id`."]  # fmt: skip
 
 
-def _licences(manifests: Sequence[Manifest]) -> list[str]:
+def _provenance_lines(manifests: Sequence[Manifest]) -> list[str]:
     lines = ["## Where it comes from", ""]
     for one in manifests:
-        told = one.provenance if isinstance(one.provenance, dict) else {}
-        lines.append(f"* **{one.name}**: {one.licence}. {told.get('attribution', '')}".rstrip())
-        if place := told.get("place"):
+        provenance = one.provenance if isinstance(one.provenance, dict) else {}
+        lines.append(
+            f"* **{one.name}**: {one.licence}. {provenance.get('attribution', '')}".rstrip()
+        )
+        if place := provenance.get("place"):
             lines.append(f"  From `{place}`.")
-        if by := told.get("translation"):
-            lines.append(f"  Translation: {_by(by)}.")
+        if by := provenance.get("translation"):
+            lines.append(f"  Translation: {_translator_name(by)}.")
     return [*lines, ""]
 
 
-def _by(translation: dict[str, Any]) -> str:
+def _translator_name(translation: dict[str, Any]) -> str:
     if "backend" in translation:
         endpoint = translation.get("endpoint") or {}
         return f"{translation['backend']}, model {endpoint.get('model') or translation['model']}"
     return f"published ({translation.get('place') or 'in the same rows'})"
 
 
-def _left_out(sources: dict[str, Any]) -> list[str]:
+def _dropped_rows(sources: dict[str, Any]) -> list[str]:
     if not sources:
         return []
     lines = ["## What was left out", "", "| source | step | in | out | left out, by reason |",

@@ -1,7 +1,7 @@
-"""Runs the steps as datatrove pipelines: tasks on this machine's cores, or a SLURM job array.
+"""Run the steps of a preparation as datatrove pipelines, locally or as SLURM job arrays.
 
-datatrove because it does just this and little else: independent tasks over parts, locally or by
-SLURM, completed ones remembered, statistics merged. Ray Data brings a cluster of its own.
+datatrove provides exactly what is needed: independent tasks over parts, on local cores or through
+SLURM, which skip completed tasks and merge their statistics. Ray Data would need its own cluster.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ try:
 except ImportError as _error:
     raise ConfigError("datatrove is not installed: pip install '.[prepare]'") from _error
 
-_EVERY_S = 1.0
+_PROGRESS_INTERVAL_S = 1.0
 
 
 class Step(StrEnum):
-    """In their order; collect and produce have a task per part, the others one."""
+    """Steps in order; collect and produce run a task per part, the others a single task."""
 
     JOIN = "join"
     COLLECT = "collect"
@@ -45,7 +45,7 @@ class Step(StrEnum):
 
 
 class PrepareStep(PipelineStep):  # type: ignore[misc]
-    """One step of a plan, for datatrove."""
+    """A step of a plan as a datatrove pipeline step."""
 
     name = "irudimen"
     type = "prepare"
@@ -55,10 +55,10 @@ class PrepareStep(PipelineStep):  # type: ignore[misc]
         self._out, self._step = out, step
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        """Do a task; `rank` is its number."""
+        """Run a task; datatrove passes its index as `rank`."""
         del data, world_size
         plan = load_plan(Path(self._out))
-        # A process of a killed command may still be at the same task.
+        # A process of a killed command may still be running the same task.
         with locked(plan.work / "locks" / f"{self._step}-{rank:06d}"):
             if self._step is Step.JOIN:
                 for source in plan.sources:
@@ -69,20 +69,20 @@ class PrepareStep(PipelineStep):  # type: ignore[misc]
             elif self._step is Step.FINISH:
                 finish(plan)
             else:
-                self._part(plan, rank)
+                self._run_part(plan, rank)
 
-    def _part(self, plan: WorkPlan, rank: int) -> None:
-        source, part = plan.tasks()[rank]
-        progress = _Progress(progress_file(plan, self._step, rank))
+    def _run_part(self, plan: WorkPlan, task: int) -> None:
+        source, part = plan.tasks()[task]
+        progress = _ProgressFile(progress_file(plan, self._step, task))
         if self._step is Step.COLLECT:
-            ledger = collect(plan, source, part, lambda items: progress.tell({"items": items}))
+            ledger = collect(plan, source, part, lambda items: progress.update({"items": items}))
         else:
-            ledger = produce(plan, source, part, progress.tell)
-        self._count(source, ledger)
-        progress.tell({"items": ledger.num_in}, now=True)
+            ledger = produce(plan, source, part, progress.update)
+        self._update_statistics(source, ledger)
+        progress.update({"items": ledger.num_in}, now=True)
 
-    def _count(self, source: SourcePlan, ledger: Ledger) -> None:
-        """For datatrove's own statistics."""
+    def _update_statistics(self, source: SourcePlan, ledger: Ledger) -> None:
+        """Add the counts of a ledger to datatrove's statistics."""
         self.stat_update(f"{source.name}/in", value=ledger.num_in, unit="part")
         self.stat_update(f"{source.name}/out", value=ledger.num_out, unit="part")
         for reason, count in ledger.dropped.items():
@@ -90,7 +90,7 @@ class PrepareStep(PipelineStep):  # type: ignore[misc]
 
 
 class _LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """Its lines go into files, so that progress and faults can be seen."""
+    """Local executor that writes the log of every task to a file and keeps the terminal clear."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         with (
@@ -103,32 +103,32 @@ class _LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
                 logger.remove()
 
 
-class _Progress:
-    """A small file per task, for who shows progress."""
+class _ProgressFile:
+    """File with the progress of a task, which the command reads to display it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._last, self._known = path, 0.0, dict[str, float]()
+        self._path, self._written_at, self._figures = path, 0.0, dict[str, float]()
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def tell(self, figures: dict[str, float], *, now: bool = False) -> None:
-        self._known |= figures
-        if now or time.monotonic() - self._last > _EVERY_S:
-            self._last = time.monotonic()
-            atomic_write_text(self._path, json.dumps(self._known))
+    def update(self, figures: dict[str, float], *, now: bool = False) -> None:
+        self._figures |= figures
+        if now or time.monotonic() - self._written_at > _PROGRESS_INTERVAL_S:
+            self._written_at = time.monotonic()
+            atomic_write_text(self._path, json.dumps(self._figures))
 
 
-def progress_file(plan: WorkPlan, step: Step, rank: int) -> Path:
-    """Where a task tells how far it is."""
-    return plan.work / "progress" / f"{step}-{rank:06d}.json"
+def progress_file(plan: WorkPlan, step: Step, task: int) -> Path:
+    """Return the path of the progress file of a task."""
+    return plan.work / "progress" / f"{step}-{task:06d}.json"
 
 
 def num_tasks(plan: WorkPlan, step: Step) -> int:
-    """Of a step."""
+    """Return the number of tasks of a step."""
     return len(plan.tasks()) if step in (Step.COLLECT, Step.PRODUCE) else 1
 
 
 def run_local(plan: WorkPlan, step: Step, workers: int) -> None:
-    """A step on this machine."""
+    """Run a step on this machine."""
     tasks = num_tasks(plan, step)
     logger.remove()
     _LocalExecutor(
@@ -140,8 +140,8 @@ def run_local(plan: WorkPlan, step: Step, workers: int) -> None:
 
 
 def submit(plan: WorkPlan, workers: int, slurm: dict[str, Any]) -> None:
-    """All steps as SLURM job arrays that wait for each other; the command may be closed then."""
-    defaults = {"qos": "", "mail_type": "NONE", "env_command": _environment()}
+    """Submit all steps as SLURM job arrays that depend on each other, and return."""
+    defaults = {"qos": "", "mail_type": "NONE", "env_command": _job_environment()}
     before = None
     for step in Step:
         before = SlurmPipelineExecutor(
@@ -157,7 +157,7 @@ def submit(plan: WorkPlan, workers: int, slurm: dict[str, Any]) -> None:
         before.run()
 
 
-def _environment() -> str:
-    """What a job has to say first to run this very project."""
+def _job_environment() -> str:
+    """Return the shell commands that make a job run this checkout with this interpreter."""
     here, bin_folder = shlex.quote(str(Path.cwd())), shlex.quote(str(Path(sys.executable).parent))
     return f"cd {here}; export PATH={bin_folder}:$PATH PYTHONPATH={here}:$PYTHONPATH"

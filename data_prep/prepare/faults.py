@@ -1,4 +1,4 @@
-"""Why something is left out: counted by a few words, with examples, never in silence."""
+"""Rows that are left out: every one is counted by its reason, with examples."""
 
 import dataclasses
 from collections import Counter
@@ -10,7 +10,7 @@ _EXAMPLES = 5
 
 
 class DroppedError(IrudimenError):
-    """One row that is left out."""
+    """A row is left out; the reason is counted, the detail is shown as an example."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -19,36 +19,40 @@ class DroppedError(IrudimenError):
 
 @dataclasses.dataclass(kw_only=True)
 class Ledger:
-    """In = out + dropped, of one step on one part or of all parts together."""
+    """Row counts of a step, over one part or all parts: num_in = num_out + dropped."""
 
     num_in: int = 0
     num_out: int = 0
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     extra: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Other counts, added up over parts: bytes, tokens, money."""
+    """Other figures that are summed over parts: bytes, tokens, money."""
 
-    def drop(self, where: str, fault: DroppedError) -> None:
+    def drop(self, where: str, error: DroppedError) -> None:
         """Count a row that is left out."""
-        self.dropped[fault.reason] += 1
-        kept = self.examples.setdefault(fault.reason, [])
+        self.dropped[error.reason] += 1
+        kept = self.examples.setdefault(error.reason, [])
         if len(kept) < _EXAMPLES:
-            kept.append(f"{where}: {fault.detail}"[:300] if fault.detail else where)
+            kept.append(f"{where}: {error.detail}"[:300] if error.detail else where)
 
     def add(self, name: str, value: float) -> None:
-        """Add to a count."""
+        """Add to an extra figure."""
         self.extra[name] = self.extra.get(name, 0) + value
 
     def check(self, where: str) -> None:
-        """Raise IrudimenError unless in = out + dropped."""
+        """Check that every row is accounted for.
+
+        Raises:
+            IrudimenError: If num_in differs from num_out + dropped.
+        """
         if self.num_in != self.num_out + self.dropped.total():
             raise IrudimenError(
                 f"{where}: {self.num_in} rows in, {self.num_out} out and "
-                f"{self.dropped.total()} left out do not add up; this is a fault of the program"
+                f"{self.dropped.total()} left out do not add up; please report this bug"
             )
 
     def merge(self, other: "Ledger") -> None:
-        """Add another's counts."""
+        """Add the counts of another ledger."""
         self.num_in += other.num_in
         self.num_out += other.num_out
         self.dropped += other.dropped
@@ -59,11 +63,11 @@ class Ledger:
             self.add(name, value)
 
     def dump(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the ledger as JSON types."""
         ordered = dict(sorted(self.dropped.items()))
         return {**dataclasses.asdict(self), "dropped": ordered}
 
     @staticmethod
     def load(raw: dict[str, Any]) -> "Ledger":
-        """Of what `dump` gave."""
+        """Return the ledger that `dump` wrote."""
         return Ledger(**{**raw, "dropped": Counter(raw["dropped"])})

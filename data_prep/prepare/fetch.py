@@ -1,7 +1,7 @@
-"""Images from the web: polite, bounded, never inside the own network, every outcome named.
+"""Download of images from the web, with limits per host and without access to private networks.
 
-img2dataset does this job in many projects; it pins versions of webdataset and pandas that this
-project can't use, and asks any address it is given. This is a thin layer over aiohttp instead.
+img2dataset is the usual tool for this, but it pins versions of webdataset and pandas that this
+project cannot use, and it requests private addresses. This is a thin layer over aiohttp instead.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from core.retry import backoff_delays
 from models.towers.image_transform import decode_image
 
 _REDIRECTS = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 _GONE = (404, 410)
 _OK, _BUSY = 200, 429
 _BLOCKED = (401, 402, 403, 407, 451)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
-_MOST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 _OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
-_CHUNK = 1 << 16
+_CHUNK_BYTES = 1 << 16
 
 
 class Outcome(StrEnum):
-    """What became of an address."""
+    """Outcome of a download."""
 
     FETCHED = "fetched"
     GONE = "gone"
@@ -40,43 +40,50 @@ class Outcome(StrEnum):
     PRIVATE = "private address"
     UNREACHABLE = "unreachable"
     TOO_LARGE = "too large"
-    NOT_A_IMAGE = "not an image"
+    NOT_AN_IMAGE = "not an image"
     HASH_DIFFERS = "hash differs"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """How the web is asked."""
+    """Settings of the image download."""
 
     concurrency: int = 64
-    """Requests at a time, of one task."""
+    """Concurrent requests per task."""
     per_host: int = 4
-    """Requests at a time to one host, of one task."""
+    """Concurrent requests to one host per task."""
     timeout_s: float = 20.0
-    """Of one try, from the connection to the last byte."""
+    """Time limit of one attempt, from the connection to the last byte."""
     retries: int = 2
-    """After a time-out, a lost connection, or a host that says it is busy."""
+    """Retries after a timeout, a lost connection or a busy host."""
     wait_s: float = 1.0
-    """Before the first retry; doubles. A host's Retry-After is kept, up to a minute."""
+    """Delay before the first retry, doubled each time. Retry-After is honoured up to a minute."""
     max_bytes: int = 20 << 20
+    """Maximum size of an image."""
     allow_private: bool = False
-    """Whether loopback and private networks may be asked; an address in a data set is foreign
-    input, so no."""
+    """Allow loopback and private networks. URLs in a dataset are untrusted input, so keep it off
+    unless you run the host."""
     respect_opt_out: bool = True
-    """Leave out what its host marks noai, noimageai or noindex (X-Robots-Tag)."""
+    """Leave out images whose host marks them noai, noimageai or noindex (X-Robots-Tag)."""
     user_agent: str = "irudimen-data-prep (research; images of published data sets)"
 
     def __post_init__(self) -> None:
-        """Check the limits."""
+        """Validate the limits."""
         if min(self.concurrency, self.per_host, self.max_bytes) < 1 or self.retries < 0:
-            raise ConfigError("fetch: concurrency, per_host, max_bytes at least 1; retries 0")
+            raise ConfigError(
+                f"fetch: concurrency {self.concurrency}, per_host {self.per_host}, max_bytes "
+                f"{self.max_bytes}, retries {self.retries}; set the first three to at least 1, "
+                "retries to at least 0"
+            )
         if min(self.timeout_s, self.wait_s) <= 0:
-            raise ConfigError("fetch: timeout_s and wait_s must be above 0")
+            raise ConfigError(
+                f"fetch: timeout_s {self.timeout_s:g}, wait_s {self.wait_s:g}; set both above 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """An address, and the sha256 its data set publishes ("" for none)."""
+    """A URL and the sha256 that its dataset publishes ("" for none)."""
 
     url: str
     sha256: str = ""
@@ -84,7 +91,7 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """What an address gave."""
+    """Result of a download."""
 
     wanted: Wanted
     outcome: Outcome
@@ -101,7 +108,7 @@ class _FailedError(Exception):
 def fetch_all(
     wanted: Sequence[Wanted], config: FetchConfig, on_result: Callable[[Fetched], None]
 ) -> None:
-    """Ask for every address; `on_result` gets each as it comes, in any order."""
+    """Download all URLs concurrently; `on_result` receives each result as it arrives."""
     asyncio.run(_fetch_all(wanted, config, on_result))
 
 
@@ -118,7 +125,7 @@ async def _fetch_all(
     )
     timeout = aiohttp.ClientTimeout(total=config.timeout_s)
     headers = {"User-Agent": config.user_agent, "Accept-Encoding": "identity"}
-    # Without decompression a small reply can't unfold into a large one.
+    # No decompression, so that a small response cannot expand into a large one.
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=headers, auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -135,23 +142,23 @@ async def _fetch(session: aiohttp.ClientSession, wanted: Wanted, config: FetchCo
     for delay_s in (*backoff_delays(config.retries, first_s=config.wait_s), None):
         try:
             content = await _follow(session, wanted.url, config)
-            await asyncio.to_thread(_check, content, wanted)
+            await asyncio.to_thread(_check_image, content, wanted)
         except _FailedError as failed:
             if failed.again_in is None or delay_s is None:
                 return Fetched(wanted=wanted, outcome=failed.outcome, detail=failed.detail)
-            await asyncio.sleep(min(_MOST_WAIT_S, max(delay_s, failed.again_in)))
+            await asyncio.sleep(min(_MAX_WAIT_S, max(delay_s, failed.again_in)))
         else:
             return Fetched(wanted=wanted, outcome=Outcome.FETCHED, content=content)
     raise AssertionError("unreachable")
 
 
 async def _follow(session: aiohttp.ClientSession, url: str, config: FetchConfig) -> bytes:
-    for _ in range(_MOST_REDIRECTS + 1):
+    for _ in range(_MAX_REDIRECTS + 1):
         _check_address(url, config)
         try:
             async with session.get(url, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
-                    return await _read(response, config)
+                    return await _read_body(response, config)
                 url = urljoin(url, response.headers.get("Location", ""))
         except TimeoutError as error:
             raise _FailedError(Outcome.UNREACHABLE, "time-out", again_in=0) from error
@@ -162,13 +169,13 @@ async def _follow(session: aiohttp.ClientSession, url: str, config: FetchConfig)
                 raise _FailedError(Outcome.PRIVATE, str(error.os_error)) from error
             raise _FailedError(Outcome.GONE, "no such host") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            told = f"{type(error).__name__}: {error}"
-            raise _FailedError(Outcome.UNREACHABLE, told[:200], again_in=0) from error
-    raise _FailedError(Outcome.UNREACHABLE, f"more than {_MOST_REDIRECTS} redirects")
+            detail = f"{type(error).__name__}: {error}"
+            raise _FailedError(Outcome.UNREACHABLE, detail[:200], again_in=0) from error
+    raise _FailedError(Outcome.UNREACHABLE, f"more than {_MAX_REDIRECTS} redirects")
 
 
 def _check_address(url: str, config: FetchConfig) -> None:
-    """Scheme, and host if it is a bare address (names are checked when they are resolved)."""
+    """Check the scheme, and the host if it is an IP address; names are checked when resolved."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -185,14 +192,14 @@ def _check_address(url: str, config: FetchConfig) -> None:
         raise _FailedError(Outcome.PRIVATE, str(address))
 
 
-async def _read(response: aiohttp.ClientResponse, config: FetchConfig) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, config: FetchConfig) -> bytes:
     status = response.status
     if status in _GONE:
         raise _FailedError(Outcome.GONE, f"HTTP {status}")
     if status in _BLOCKED:
         raise _FailedError(Outcome.BLOCKED, f"HTTP {status}")
     if status in _RETRIED:
-        again = _seconds(response.headers.get("Retry-After", ""))
+        again = _parse_retry_after(response.headers.get("Retry-After", ""))
         outcome = Outcome.BLOCKED if status == _BUSY else Outcome.UNREACHABLE
         raise _FailedError(outcome, f"HTTP {status}", again_in=again)
     if status != _OK:
@@ -203,24 +210,24 @@ async def _read(response: aiohttp.ClientResponse, config: FetchConfig) -> bytes:
     if (response.content_length or 0) > config.max_bytes:
         raise _FailedError(Outcome.TOO_LARGE, f"{response.content_length} bytes")
     content = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         content += chunk
         if len(content) > config.max_bytes:
             raise _FailedError(Outcome.TOO_LARGE, f"more than {config.max_bytes} bytes")
     return bytes(content)
 
 
-def _check(content: bytes, wanted: Wanted) -> None:
+def _check_image(content: bytes, wanted: Wanted) -> None:
     try:
         decode_image(content)
     except DataError as error:
-        raise _FailedError(Outcome.NOT_A_IMAGE, str(error)[:200]) from error
+        raise _FailedError(Outcome.NOT_AN_IMAGE, str(error)[:200]) from error
     if wanted.sha256 and sha256_bytes(content) != wanted.sha256.lower():
         raise _FailedError(Outcome.HASH_DIFFERS, sha256_bytes(content))
 
 
-def _seconds(text: str) -> float:
-    """Of a Retry-After; dates are rare and count as none."""
+def _parse_retry_after(text: str) -> float:
+    """Return the seconds of a Retry-After header; the rare dates count as 0."""
     return float(text) if text.isdecimal() else 0.0
 
 
@@ -229,7 +236,7 @@ class _PrivateAddressError(OSError):
 
 
 class _PublicResolver(AbstractResolver):
-    """Names of the public internet only: the address that is checked is the one connected to."""
+    """Resolver that rejects private addresses, so the checked address is the one connected to."""
 
     def __init__(self) -> None:
         self._resolver = aiohttp.ThreadedResolver()

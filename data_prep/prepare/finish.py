@@ -1,4 +1,4 @@
-"""Last step, one task: manifests, what was left out and why, items for people, the data card."""
+"""Last step, a single task: manifests, report, items for annotators and the data card."""
 
 import dataclasses
 import json
@@ -20,36 +20,36 @@ VALIDATE = "validate"
 
 
 def finish(plan: WorkPlan) -> dict[str, Any]:
-    """Write what is about all parts together; returns the report.
+    """Write the results that cover all parts, and return the report.
 
     Raises:
-        DataError: nothing is left of a source.
+        DataError: If no row of a source is left.
     """
     report: dict[str, Any] = {"recipe": plan.recipe, "language": plan.language, "sources": {}}
     for source in plan.sources:
-        steps, shards, chosen = _merged(plan, source)
+        steps, shards, chosen = _merge_parts(plan, source)
         report["sources"][source.name] = {name: ledger.dump() for name, ledger in steps.items()}
         if not shards:
             raise DataError(
                 f"nothing is left of {source.name}: {dict(steps['collect'].dropped)}, "
-                f"{dict(steps['produce'].dropped)}",
+                f"{dict(steps['produce'].dropped)}; correct the source or relax the filters",
                 "empty",
             )
-        for info in _infos(plan, source, steps):
+        for info in _make_infos(plan, source, steps):
             write_manifest(plan.out, info, shards)
         if chosen:
             lines = (json.dumps(one, ensure_ascii=False) for one in chosen)
             path = plan.out / VALIDATE / f"{source.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, "".join(f"{line}\n" for line in lines))
-    _write_benchmarks(plan)
+    _write_benchmarks_manifest(plan)
     atomic_write_text(plan.out / REPORT, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     write_card(plan.out)
     return report
 
 
-def _write_benchmarks(plan: WorkPlan) -> None:
-    """One manifest over all benchmarks, for a grid to be judged by."""
+def _write_benchmarks_manifest(plan: WorkPlan) -> None:
+    """Write one manifest over all benchmarks, with which a grid can be evaluated."""
     names = [s.name for s in plan.sources if s.recipe.kind is Kind.BENCHMARK]
     found = [load_manifest(plan.out / f"{name}{SUFFIX}") for name in names]
     if not found:
@@ -65,7 +65,7 @@ def _write_benchmarks(plan: WorkPlan) -> None:
     write_manifest(plan.out, info, [shard for one in found for shard in one.shards])
 
 
-def _merged(
+def _merge_parts(
     plan: WorkPlan, source: SourcePlan
 ) -> tuple[dict[str, Ledger], list[ShardEntry], list[dict[str, str]]]:
     steps = {"collect": Ledger(), "produce": Ledger()}
@@ -85,12 +85,15 @@ def _merged(
     for name, ledger in steps.items():
         ledger.check(f"{source.name}, {name}")
     if steps["collect"].num_out != steps["produce"].num_in:
-        raise DataError(f"{source.name}: items were lost between its steps; remove its work folder")
+        raise DataError(
+            f"{source.name}: collect wrote {steps['collect'].num_out} items, produce read "
+            f"{steps['produce'].num_in}; remove {plan.work / source.name} and run again"
+        )
     return steps, shards, chosen
 
 
-def _infos(plan: WorkPlan, source: SourcePlan, steps: dict[str, Ledger]) -> list[SourceInfo]:
-    """One manifest per language over the same shards; one in all for a benchmark."""
+def _make_infos(plan: WorkPlan, source: SourcePlan, steps: dict[str, Ledger]) -> list[SourceInfo]:
+    """Return a manifest per language over the same shards, or a single one for a benchmark."""
     recipe = source.recipe
     published = recipe.published.get(source.target)
     licence = recipe.licence
@@ -101,7 +104,7 @@ def _infos(plan: WorkPlan, source: SourcePlan, steps: dict[str, Ledger]) -> list
         config["endpoint"] = {name: config["endpoint"][name] for name in ("model",)}
     provenance = {
         "place": recipe.place,
-        "files": sorted({part.file for part in source.parts}),  # on the hub: with their commit
+        "files": sorted({part.file for part in source.parts}),  # hub files include their commit
         "attribution": recipe.attribution,
         "translation": config if source.is_translated else to_plain(published),
         "left_out": {name: dict(ledger.dropped) for name, ledger in steps.items()},

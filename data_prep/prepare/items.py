@@ -1,8 +1,8 @@
-"""From a row of a published set to an item: a record per language and perhaps an image."""
+"""Conversion of a row of a published dataset to an item: a record per language and an image."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.chat.tokens import IMAGE_MARK
@@ -12,18 +12,21 @@ from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.recipe import Kind, SourceRecipe
 
 Record = Any
-"""A caption (text), a conversation ({"messages": [...]}) or a question of a benchmark."""
+"""A caption (text), a conversation ({"messages": [...]}) or a benchmark question."""
 
-_SPEAKERS = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
+_ROLE_OF_SPEAKER = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
     "system": "system",
-}  # fmt: skip
-_MOST_CHARACTERS = 100_000
+}
+_MAX_CHARACTERS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """What one row gives."""
+    """The records and the image of a row."""
 
     key: str
     records: dict[str, Record]
@@ -31,7 +34,7 @@ class Item:
     image: bytes | None = None
     image_url: str = ""
     sha256: str = ""
-    """As the data set publishes it, or ""."""
+    """Hash of the image that the dataset publishes, or ""."""
     join_key: str = ""
 
 
@@ -44,18 +47,18 @@ def make_item(
     target: str,
     with_image: bool = True,
 ) -> Item:
-    """The item of a row.
+    """Convert a row to an item.
 
     Args:
-        recipe: of the row's source.
-        row: columns, images as bytes.
-        key: name of the sample.
-        base: language of the rows.
-        target: language whose published translation is taken from the same row, if there is one.
-        with_image: False for the texts alone.
+        recipe: Recipe of the source.
+        row: Columns of the row, with images as bytes.
+        key: Key of the sample.
+        base: Language of the rows.
+        target: Language whose published translation is read from the same row, if it is there.
+        with_image: False to convert the texts only.
 
     Raises:
-        DroppedError: the row can't be used, or is to be left out.
+        DroppedError: If the row cannot be used or a rule leaves it out.
     """
     leave_out(row, recipe.leave_out)
     records = {base: make_record(recipe, row, recipe.columns)}
@@ -66,28 +69,32 @@ def make_item(
     if not with_image:
         return item
     columns = recipe.columns
-    sha256 = _text(row, columns["sha256"]).strip() if "sha256" in columns else ""
+    sha256 = _read_text(row, columns["sha256"]).strip() if "sha256" in columns else ""
     if "image_url" in columns:
-        url = _text(row, columns["image_url"]).strip()
+        url = _read_text(row, columns["image_url"]).strip()
         return dataclasses.replace(item, image_url=url, sha256=sha256)
     name = columns.get("image", "")
     if recipe.kind is Kind.BENCHMARK:
         name = recipe.benchmark_recipe.columns.image
     if not name:
         return item
-    return dataclasses.replace(item, image=_image(row.get(name)), sha256=sha256)
+    return dataclasses.replace(item, image=_image_bytes(row.get(name)), sha256=sha256)
 
 
 def _join_key(recipe: SourceRecipe, row: Mapping[str, Any]) -> str:
-    """What rows of several places belong together by; empty without such a column."""
+    """Return the key that matches rows of several locations; empty without such a column."""
     name = recipe.columns.get("key", "")
     if recipe.kind is Kind.BENCHMARK:
         name = recipe.benchmark_recipe.columns.question_id
-    return _text(row, name) if name else ""
+    return _read_text(row, name) if name else ""
 
 
 def leave_out(row: Mapping[str, Any], rules: Mapping[str, str]) -> None:
-    """Raise DroppedError if a column matches its rule."""
+    """Apply the rules that leave rows out.
+
+    Raises:
+        DroppedError: If a column matches its rule or is missing.
+    """
     for column, pattern in rules.items():
         if column not in row:
             raise DroppedError(f"no column {column}", ", ".join(map(str, row))[:200])
@@ -96,29 +103,29 @@ def leave_out(row: Mapping[str, Any], rules: Mapping[str, str]) -> None:
 
 
 def make_record(recipe: SourceRecipe, row: Mapping[str, Any], columns: Mapping[str, str]) -> Record:
-    """The record of a row in one language.
+    """Convert a row to its record in one language.
 
     Raises:
-        DroppedError: a column is missing, empty or not what it should be.
+        DroppedError: If a column is missing, empty or holds an unexpected value.
     """
     if recipe.kind is Kind.BENCHMARK:
-        return _question(recipe, row)
+        return _make_question(recipe, row)
     if recipe.kind is Kind.CAPTION:
-        return _clean(row, columns["caption"])
+        return _read_clean_text(row, columns["caption"])
     has_image = "image" in columns or "image_url" in columns
     if recipe.kind is Kind.QA:
-        question, answer = (_clean(row, columns[name]) for name in ("question", "answer"))
+        question, answer = (_read_clean_text(row, columns[name]) for name in ("question", "answer"))
         messages = [_message("user", question), _message("assistant", answer)]
     else:
-        messages = _conversation(row.get(columns["conversation"]))
+        messages = _parse_conversation(row.get(columns["conversation"]))
     if has_image:
-        messages = _with_mark(messages)
+        messages = _with_image_mark(messages)
     elif any(IMAGE_MARK in message["content"] for message in messages):
         raise DroppedError(f"text contains {IMAGE_MARK}")
     return {"messages": messages}
 
 
-def _question(recipe: SourceRecipe, row: Mapping[str, Any]) -> Record:
+def _make_question(recipe: SourceRecipe, row: Mapping[str, Any]) -> Record:
     try:
         record = read_item(recipe.benchmark_recipe, row, "row")
     except DataError as error:
@@ -136,8 +143,8 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _conversation(value: Any) -> list[dict[str, str]]:
-    """LLaVA's [{from, value}] or OpenAI's [{role, content}]."""
+def _parse_conversation(value: Any) -> list[dict[str, str]]:
+    """Parse LLaVA's [{from, value}] or OpenAI's [{role, content}]."""
     if not isinstance(value, list) or not value:
         raise DroppedError("no conversation", repr(value)[:100])
     messages = []
@@ -146,7 +153,7 @@ def _conversation(value: Any) -> list[dict[str, str]]:
             raise DroppedError("a turn is no object", repr(turn)[:100])
         speaker = turn.get("from", turn.get("role"))
         content = turn.get("value", turn.get("content"))
-        role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
+        role = _ROLE_OF_SPEAKER.get(speaker) if isinstance(speaker, str) else None
         if role is None:
             raise DroppedError("unknown speaker", repr(speaker)[:100])
         if not isinstance(content, str) or not content.strip():
@@ -159,8 +166,8 @@ def _conversation(value: Any) -> list[dict[str, str]]:
     return messages
 
 
-def _with_mark(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The image's place: where the data say, else before the first question."""
+def _with_image_mark(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Add the image mark before the first question unless the conversation has one."""
     marks = sum(message["content"].count(IMAGE_MARK) for message in messages)
     if marks > 1:
         raise DroppedError("several images", f"{marks} x {IMAGE_MARK}")
@@ -173,8 +180,8 @@ def _with_mark(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return [*messages[:first], marked, *messages[first + 1 :]]
 
 
-def _clean(row: Mapping[str, Any], column: str) -> str:
-    text = _text(row, column).strip()
+def _read_clean_text(row: Mapping[str, Any], column: str) -> str:
+    text = _read_text(row, column).strip()
     _check_text(text, column)
     return text
 
@@ -188,13 +195,13 @@ def _check_text(text: str, where: str) -> None:
 
 
 def _check_letters(text: str) -> None:
-    if len(text) > _MOST_CHARACTERS:
+    if len(text) > _MAX_CHARACTERS:
         raise DroppedError("text too long", f"{len(text):,} characters")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DroppedError("text is not Unicode", "a lone surrogate")
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def _read_text(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
     if value is None:
         raise DroppedError(f"no column {column}", ", ".join(map(str, row))[:200])
@@ -203,7 +210,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return str(value)
 
 
-def _image(value: Any) -> bytes:
+def _image_bytes(value: Any) -> bytes:
     image = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(image, bytes) or not image:
         raise DroppedError("no image", type(value).__name__)
@@ -214,33 +221,29 @@ def _image(value: Any) -> bytes:
 
 
 def texts_of(record: Record) -> list[str]:
-    """What is translated, in order."""
-    return list(_walk(record))
+    """Return the texts to translate, in order."""
+    texts: list[str] = []
+
+    def collect_text(text: str) -> str:
+        texts.append(text)
+        return text
+
+    _map_texts(record, collect_text)
+    return texts
 
 
 def with_texts(record: Record, texts: list[str]) -> Record:
-    """The same record with other texts.
+    """Return the record with other texts.
 
     Args:
-        record: any record.
-        texts: as many as `texts_of` gave.
+        record: Any record.
+        texts: The new texts, as many as `texts_of` returns.
     """
-    feed = iter(texts)
-    return _map(record, lambda _: next(feed))
+    remaining = iter(texts)
+    return _map_texts(record, lambda _: next(remaining))
 
 
-def _walk(record: Record) -> Iterator[str]:
-    found: list[str] = []
-
-    def keep(text: str) -> str:
-        found.append(text)
-        return text
-
-    _map(record, keep)
-    yield from found
-
-
-def _map(record: Record, change: Callable[[str], str]) -> Record:
+def _map_texts(record: Record, change: Callable[[str], str]) -> Record:
     if isinstance(record, str):
         return change(record)
     if "messages" in record:
@@ -249,7 +252,7 @@ def _map(record: Record, change: Callable[[str], str]) -> Record:
     changed = {**record, "question": change(record["question"])}
     for name in ("choices", "answers"):
         if name in record:
-            # Ten people often gave one answer: it is translated once, and alike.
+            # Several annotators often gave the same answer, which gets a single translation.
             distinct = {text: change(text) for text in dict.fromkeys(record[name])}
             changed[name] = [distinct[text] for text in record[name]]
     return changed

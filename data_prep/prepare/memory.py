@@ -1,4 +1,4 @@
-"""Translations that are never made twice: one append-only file per task."""
+"""Cache of translations: an append-only file per task, so that no text is translated twice."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from data_prep.prepare.translators import Request, Translator
 
 
 class Memory:
-    """A translator that remembers, over kills: what a batch gave is on disk before the next."""
+    """Translator with a cache on disk; each batch is saved before the next one starts."""
 
     def __init__(
         self,
@@ -19,7 +19,14 @@ class Memory:
         identity: str,
         words: dict[str, str],
     ) -> None:
-        """`make` is called when something is to be translated; `identity`: of what it makes."""
+        """Load the cache.
+
+        Args:
+            path: File of the cache.
+            make: Creates the translator; called when the first uncached text is requested.
+            identity: Identifies the translator and its settings; part of every cache key.
+            words: Fixed translations by case-folded text.
+        """
         self._path, self._make, self._identity, self._words = path, make, identity, words
         self._translator: Translator | None = None
         self._known = dict(
@@ -29,7 +36,7 @@ class Memory:
         self.num_translated = 0
 
     def translate(self, requests: Sequence[Request], on_progress: Callable[[], None]) -> list[str]:
-        """Translations in order; equal requests are translated once."""
+        """Return the translations in order; equal requests are translated once."""
         keys = [self._key(request) for request in requests]
         unknown: dict[str, Request] = {}
         for key, request in zip(keys, requests, strict=True):
@@ -37,17 +44,19 @@ class Memory:
                 unknown.setdefault(key, request)
         self.num_remembered += len(requests) - len(unknown)
         if unknown:
-            self._ask(unknown, on_progress)
+            self._translate_unknown(unknown, on_progress)
         return [
             self._known[key] if (text := self._without_translator(request)) is None else text
             for key, request in zip(keys, requests, strict=True)
         ]
 
     def costs(self) -> dict[str, float]:
-        """What the translator took in this process."""
+        """Return the cost of the translator in this process."""
         return {} if self._translator is None else self._translator.costs()
 
-    def _ask(self, unknown: dict[str, Request], on_progress: Callable[[], None]) -> None:
+    def _translate_unknown(
+        self, unknown: dict[str, Request], on_progress: Callable[[], None]
+    ) -> None:
         if self._translator is None:
             self._translator = self._make()
         keys, requests = list(unknown), list(unknown.values())
@@ -60,7 +69,7 @@ class Memory:
             on_progress()
 
     def _without_translator(self, request: Request) -> str | None:
-        """A fixed word, or a text without language (numbers, code)."""
+        """Return a fixed translation, or the text itself if it has no words to translate."""
         text = request.text.strip()
         if (word := self._words.get(text.casefold())) is not None:
             return word[:1].upper() + word[1:] if text[:1].isupper() else word

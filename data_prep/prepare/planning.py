@@ -1,4 +1,4 @@
-"""What a preparation will take: rows, tokens, hours, money, disk; from the first rows."""
+"""Plan of a preparation and its estimated cost: rows, tokens, hours, money and disk space."""
 
 import dataclasses
 import itertools
@@ -14,23 +14,23 @@ from data_prep.prepare.recipe import PrepareConfig, SourceRecipe
 from data_prep.prepare.translators import Backend
 from data_prep.prepare.work import PLAN, SourcePlan, WorkPlan, load_plan
 
-_SAMPLED = 200
+_NUM_SAMPLED_ROWS = 200
 _CHARACTERS_PER_TOKEN = 3.5
-_ASSUMED_IMAGE = 80_000
-_FETCHED_PER_S = 50.0
+_ASSUMED_IMAGE_BYTES = 80_000
+_IMAGES_PER_S = 50.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """What one source will take; everything but `num_rows` is extrapolated or assumed."""
+class PreparationEstimate:
+    """Estimated cost of a source; every figure but `num_rows` is extrapolated or assumed."""
 
     num_rows: int
     usable: float
-    """Share of the first rows that gave an item."""
+    """Share of the sampled rows that could be used."""
     by: str
-    """Who translates."""
+    """Name of the translator."""
     tokens: float
-    """To be read by the translator."""
+    """Tokens that the translator reads."""
     hours: float
     money: float
     gigabytes: float
@@ -38,43 +38,45 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """What is asked for."""
+class PreparationRequest:
+    """The recipe, language and output folder that the user asked for."""
 
     recipe: str
     language: str
-    """To be added."""
+    """Target language."""
     out: Path
     limit: int = 0
-    """Rows of each source; 0: all."""
+    """Maximum number of rows of each source; 0 means all."""
 
 
 def make_plan(
-    order: Order,
+    order: PreparationRequest,
     config: PrepareConfig,
     recipes: Mapping[str, SourceRecipe],
     *,
     only_look: bool = False,
 ) -> WorkPlan:
-    """Cut every source into parts.
+    """Split every source into parts, or return the plan of an earlier run with equal settings.
 
     Args:
-        order: what is asked for.
-        config: of the recipe.
-        recipes: its sources.
-        only_look: a plan for a look, which needs nobody who translates.
+        order: The recipe, language and output folder.
+        config: Settings of the recipe.
+        recipes: Sources of the recipe by name.
+        only_look: Allow a plan without a translator, for a dry run.
 
     Raises:
-        ConfigError: a file is missing, or something would have to be translated by nobody.
+        ConfigError: If a file is missing, or texts need a translation and no back end is set.
     """
     language, limit = order.language, order.limit
     if (order.out / "work" / PLAN).is_file():
         begun = load_plan(order.out)
         asked = (order.recipe, language, limit, config, dict(recipes))
         if asked == (begun.recipe, begun.language, begun.limit, begun.config, begun.recipes):
-            return begun  # as it was cut then: what changed on the hub since is not for this run
+            return begun  # keeps the parts even if the dataset has changed on the hub since
     if language == config.base:
-        raise ConfigError(f"--language {language} is the language of the sources already")
+        raise ConfigError(
+            f"--language {language} is the language of the sources; choose another language"
+        )
     sources = [
         source
         for name, recipe in recipes.items()
@@ -85,8 +87,8 @@ def make_plan(
         load_prompt(language)
         if config.translate.backend is Backend.NONE:
             raise ConfigError(
-                f"{', '.join(untranslated)}: nobody translated this into '{language}' yet; set "
-                "translate.backend to ctranslate2 or endpoint (--help tells how)"
+                f"{', '.join(untranslated)}: no published translation into '{language}'; set "
+                "translate.backend to ctranslate2 or endpoint (see --help)"
             )
     return WorkPlan(
         out=order.out, recipe=order.recipe, language=language, limit=limit, config=config,
@@ -115,11 +117,12 @@ def _sources(
             and not (published.by_place or _has_key(recipe))
         ):
             raise ConfigError(
-                f"{name}: a published translation elsewhere needs a `key` column, or by_place"
+                f"{name}: the published translation in another location needs a `key` column or "
+                "by_place: true"
             )
         return [plain]
-    # Rows that do not belong together: two sources of one language each.
-    theirs = dataclasses.replace(
+    # The rows do not correspond, so they become two sources of one language each.
+    translated = dataclasses.replace(
         recipe,
         place=published.place,
         columns=published.renamed(recipe.columns),
@@ -132,10 +135,10 @@ def _sources(
         SourcePlan(
             name=f"{name}_translated",
             title=name,
-            recipe=theirs,
+            recipe=translated,
             language=language,
             target="",
-            parts=_parts(theirs, theirs.place, config, limit),
+            parts=_parts(translated, translated.place, config, limit),
         ),
     ]
 
@@ -150,11 +153,11 @@ def _parts(recipe: SourceRecipe, place: str, config: PrepareConfig, limit: int) 
     return rows.split(place, per_part=config.per_part, limit=limit, has_head=recipe.has_head)
 
 
-def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
-    """From the first rows of a source."""
+def estimate(plan: WorkPlan, source: SourcePlan) -> PreparationEstimate:
+    """Estimate the cost of a source from its first rows."""
     config = plan.config.translate
     num_read, characters, images, urls, num_made = 0, 0, 0, 0, 0
-    for _, row in itertools.islice(_first_rows(source), _SAMPLED):
+    for _, row in itertools.islice(_first_rows(source), _NUM_SAMPLED_ROWS):
         num_read += 1
         try:
             if isinstance(row, DroppedError):
@@ -164,18 +167,18 @@ def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
             continue
         num_made += 1
         characters += sum(map(len, dict.fromkeys(texts_of(item.records[source.language]))))
-        images += len(item.image or b"") or (_ASSUMED_IMAGE if item.image_url else 0)
+        images += len(item.image or b"") or (_ASSUMED_IMAGE_BYTES if item.image_url else 0)
         urls += bool(item.image_url)
     scale = source.num_rows / max(1, num_read)
     tokens = scale * characters / _CHARACTERS_PER_TOKEN if source.is_translated else 0.0
     price = config.endpoint
     money = tokens * (price.price_in + price.price_out) / 1e6 if price else 0.0
     downloads = round(scale * urls)
-    hours = (tokens / config.tokens_per_s + downloads / _FETCHED_PER_S) / 3600
-    return Estimate(
+    hours = (tokens / config.tokens_per_s + downloads / _IMAGES_PER_S) / 3600
+    return PreparationEstimate(
         num_rows=source.num_rows,
         usable=num_made / max(1, num_read),
-        by=_who(plan, source),
+        by=_translator_name(plan, source),
         tokens=tokens,
         hours=hours,
         money=money,
@@ -184,18 +187,20 @@ def estimate(plan: WorkPlan, source: SourcePlan) -> Estimate:
     )
 
 
-def _first_rows(source: SourcePlan) -> "itertools.chain[tuple[int, rows.Row | DroppedError]]":
+def _first_rows(
+    source: SourcePlan,
+) -> "itertools.chain[tuple[int, rows.DatasetRow | DroppedError]]":
     reads = (rows.read(part) for part in source.parts)
     return itertools.chain.from_iterable(reads)
 
 
-def _who(plan: WorkPlan, source: SourcePlan) -> str:
+def _translator_name(plan: WorkPlan, source: SourcePlan) -> str:
     if not source.target:
-        return f"nobody: {source.language} as it is"
+        return f"none: {source.language} only"
     if not source.is_translated:
         return "published"
     config = plan.config.translate
     if config.backend is Backend.NONE:
-        return "nobody yet: set translate.backend"
+        return "not set: translate.backend"
     model = config.endpoint.model if config.endpoint else Path(config.model).name
     return f"{config.backend}: {model}"

@@ -1,4 +1,4 @@
-"""Third step, one task per part: translate, check, write shards."""
+"""Third step, one task per part: translate the items, check them and write shards."""
 
 import dataclasses
 import json
@@ -22,22 +22,22 @@ from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import ShardEntry
 
 RECORDS = "records"
-QUESTIONS = "items"
+QUESTION_ITEMS = "items"
 _TRANSLATIONS = "translations.jsonl"
 _HASH_LENGTH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Produced:
-    """What a finished task wrote."""
+    """Result of a finished task."""
 
     ledger: Ledger
     shards: list[ShardEntry]
     chosen: list[dict[str, str]]
-    """Translated texts that people may check."""
+    """Translated texts for annotators to check."""
 
     def dump(self) -> str:
-        """As JSON."""
+        """Return the result as JSON."""
         shards = [{n: v for n, v in dataclasses.asdict(s).items() if v is not None}
                   for s in self.shards]  # fmt: skip
         content = {"ledger": self.ledger.dump(), "shards": shards, "chosen": self.chosen}
@@ -45,7 +45,7 @@ class Produced:
 
     @staticmethod
     def load(path: Path) -> "Produced":
-        """Of what `dump` gave."""
+        """Load the result that `dump` wrote."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         shards = [ShardEntry(**entry) for entry in raw["shards"]]
         ledger = Ledger.load(raw["ledger"])
@@ -55,35 +55,35 @@ class Produced:
 def produce(
     plan: WorkPlan, source: SourcePlan, number: int, on_progress: Callable[[dict[str, float]], None]
 ) -> Ledger:
-    """Shards of a part; a second call translates only what is missing."""
+    """Write the shards of a part; a repeated call translates only what is missing."""
     folder = plan.folder(source, number)
     if (folder / PRODUCED).is_file():
         return Produced.load(folder / PRODUCED).ledger
     ledger = Ledger()
-    samples = _Samples(plan, source, number, ledger, on_progress)
+    samples = _SampleProducer(plan, source, number, ledger, on_progress)
     shards, buffer = list[ShardEntry](), list[ShardSample]()
     for sample in samples:
         buffer.append(sample)
         if len(buffer) == plan.config.per_shard:
-            shards.append(_write(plan, source, number, len(shards), buffer))
+            shards.append(_write_part_shard(plan, source, number, len(shards), buffer))
             buffer = []
     if buffer:
-        shards.append(_write(plan, source, number, len(shards), buffer))
+        shards.append(_write_part_shard(plan, source, number, len(shards), buffer))
     ledger.check(f"{source.name}, part {number}, produce")
     done = Produced(ledger=ledger, shards=shards, chosen=samples.chosen)
     atomic_write_text(folder / PRODUCED, done.dump())
-    shutil.rmtree(folder / IMAGES, ignore_errors=True)  # they lie in the shards now
+    shutil.rmtree(folder / IMAGES, ignore_errors=True)  # the shards hold them now
     return ledger
 
 
-def _write(
+def _write_part_shard(
     plan: WorkPlan, source: SourcePlan, part: int, shard: int, samples: Sequence[ShardSample]
 ) -> ShardEntry:
     return write_shard(plan.out, f"{source.name}-{part:05d}-{shard:03d}.tar", samples)
 
 
-class _Samples:
-    """The samples of a part in order; counts what is left out."""
+class _SampleProducer:
+    """Iterable over the samples of a part in order; counts the items that are left out."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class _Samples:
         self._left_out: dict[str, str] = json.loads(left_out)
 
     def __iter__(self) -> Iterator[ShardSample]:
-        items = self._accepted()
-        samples = self._by_image(items) if self._is_benchmark else map(self._sample, items)
+        items = self._accepted_items()
+        samples = self._group_by_image(items) if self._is_benchmark else map(self._to_sample, items)
         yield from samples
         if self._memory is not None:
-            # Only what does not depend on how often the task was begun.
+            # The ledger holds only counts that do not depend on how often the task was restarted.
             self._ledger.add("texts", self._num_texts)
 
     @property
@@ -123,8 +123,8 @@ class _Samples:
             prompt.words,
         )
 
-    def _accepted(self) -> Iterator[tuple[Collected, dict[str, Any]]]:
-        """Items with all their records, and the figures of their translations."""
+    def _accepted_items(self) -> Iterator[tuple[Collected, dict[str, Any]]]:
+        """Yield the items that pass the filters, with the figures of their translations."""
         self._num_texts = 0
         block: list[Collected] = []
         for item in read_items(self._folder):
@@ -134,25 +134,25 @@ class _Samples:
                 continue
             block.append(item)
             if len(block) == self._plan.config.translate.block:
-                yield from self._checked(block)
+                yield from self._process_block(block)
                 block = []
-        yield from self._checked(block)
+        yield from self._process_block(block)
 
-    def _checked(self, block: list[Collected]) -> Iterator[tuple[Collected, dict[str, Any]]]:
+    def _process_block(self, block: list[Collected]) -> Iterator[tuple[Collected, dict[str, Any]]]:
         if self._memory is not None:
             self._translate(block, self._memory)
         for item in block:
             try:
-                figures = self._figures(item)
-            except DroppedError as fault:
-                self._ledger.drop(item.key, fault)
+                figures = self._check_translation(item)
+            except DroppedError as error:
+                self._ledger.drop(item.key, error)
                 continue
             self._ledger.num_out += 1
             yield item, figures
-        self._report()
+        self._report_progress()
 
     def _translate(self, block: Sequence[Collected], memory: Memory) -> None:
-        """Text by text of all items together, so that a turn sees how the ones before went."""
+        """Translate the items turn by turn, so that a turn sees the translated earlier turns."""
         texts = [texts_of(item.records[self._source.language]) for item in block]
         done: list[list[str]] = [[] for _ in block]
         is_chat = self._source.recipe.kind in (Kind.CHAT, Kind.QA)
@@ -161,12 +161,14 @@ class _Samples:
             asked: list[tuple[int, Request]] = []
             for which, own in enumerate(texts):
                 now = own[at : at + 1] if is_chat else own
-                if CUT_OFF in done[which]:  # what is left out anyway is not paid for
+                if (
+                    CUT_OFF in done[which]
+                ):  # the item will be dropped, so the rest is not translated
                     done[which] += [CUT_OFF] * len(now)
                     continue
                 context = tuple(zip(own[:at], done[which], strict=True)) if is_chat else ()
                 asked += [(which, Request(text, context)) for text in now]
-            found = memory.translate([request for _, request in asked], self._report)
+            found = memory.translate([request for _, request in asked], self._report_progress)
             for (which, _), text in zip(asked, found, strict=True):
                 done[which].append(text)
         for item, own, translated in zip(block, texts, done, strict=True):
@@ -174,27 +176,31 @@ class _Samples:
             record = item.records[self._source.language]
             item.records[self._source.target] = with_texts(record, translated)
 
-    def _figures(self, item: Collected) -> dict[str, Any]:
-        """Measures of every translated text; raises DroppedError for a bad one."""
+    def _check_translation(self, item: Collected) -> dict[str, Any]:
+        """Measure every translated text of an item.
+
+        Raises:
+            DroppedError: If a filter rejects one of them.
+        """
         target = self._source.target
         if not target:
             return {}
         languages = (self._source.language, target)
         config = self._plan.config.quality
-        pairs = self._pairs(item.records[self._source.language], item.records[target])
+        pairs = self._pair_texts(item.records[self._source.language], item.records[target])
         figures = []
         for source, translation in pairs:
             found = measure(source, translation, languages)
             check(source, translation, found, config, target)
             figures.append(found)
         for at, pair in enumerate(pairs):
-            self._choose(item, at, pair)
+            self._sample_for_annotators(item, at, pair)
         return {"by": self._translated_by(), "texts": figures}
 
-    def _pairs(self, first: Record, second: Record) -> list[tuple[str, str]]:
+    def _pair_texts(self, first: Record, second: Record) -> list[tuple[str, str]]:
         sources, translations = texts_of(first), texts_of(second)
         if len(sources) != len(translations) and self._is_benchmark:
-            # Others' translations may list their answers otherwise; the question is comparable.
+            # Published translations may list other answers, but their questions correspond.
             return [(first["question"], second["question"])]
         if len(sources) != len(translations):
             detail = f"{len(sources)} and {len(translations)} texts"
@@ -207,8 +213,8 @@ class _Samples:
         config = self._plan.config.translate
         return config.endpoint.model if config.endpoint else Path(config.model).name
 
-    def _choose(self, item: Collected, at: int, pair: tuple[str, str]) -> None:
-        """Keep a few per part for people, by a hash: the same ones however often it runs."""
+    def _sample_for_annotators(self, item: Collected, at: int, pair: tuple[str, str]) -> None:
+        """Sample a few texts per part by a hash, so that a restart chooses the same ones."""
         name = f"{item.key}-{at}"
         image_key = item.key if item.image and not self._is_benchmark else ""
         self.chosen.append(
@@ -218,41 +224,48 @@ class _Samples:
         self.chosen.sort(key=lambda one: sha256_bytes(one["id"].encode()))
         del self.chosen[-(-self._plan.config.validate // len(self._source.parts)) :]
 
-    def _sample(self, found: tuple[Collected, dict[str, Any]]) -> ShardSample:
-        item, figures = found
+    def _to_sample(self, accepted: tuple[Collected, dict[str, Any]]) -> ShardSample:
+        item, figures = accepted
         content: dict[str, Any] = {RECORDS: item.records, "parallel_id": item.key}
         if item.source_id:
             content["source_id"] = item.source_id
         if figures:
             content["translation"] = figures
-        image = self._image(item.image) if item.image else None
+        image = self._read_image(item.image) if item.image else None
         return ShardSample(key=item.key, content=content, image=image)
 
-    def _by_image(self, items: Iterator[tuple[Collected, dict[str, Any]]]) -> Iterator[ShardSample]:
-        """One sample per image, with all its questions."""
+    def _group_by_image(
+        self, items: Iterator[tuple[Collected, dict[str, Any]]]
+    ) -> Iterator[ShardSample]:
+        """Yield one sample per image, with all its questions."""
         samples: dict[str, ShardSample] = {}
         for item, figures in items:
             name = f"{item.image[:_HASH_LENGTH]}-{self._number:05d}"
             if name not in samples:
-                image = self._image(item.image)
-                samples[name] = ShardSample(key=name, content={QUESTIONS: []}, image=image)
-            samples[name].content[QUESTIONS].append(_question(self._source, item, figures))
+                image = self._read_image(item.image)
+                samples[name] = ShardSample(key=name, content={QUESTION_ITEMS: []}, image=image)
+            samples[name].content[QUESTION_ITEMS].append(
+                _to_benchmark_item(self._source, item, figures)
+            )
         yield from samples.values()
 
-    def _image(self, digest: str) -> bytes:
+    def _read_image(self, digest: str) -> bytes:
         path = self._folder / IMAGES / digest
         content = path.read_bytes()
         if sha256_bytes(content) != digest:
             raise DataError(f"{path} is damaged; remove {self._folder} and run again", "damaged")
         return content
 
-    def _report(self) -> None:
+    def _report_progress(self) -> None:
         costs = self._memory.costs() if self._memory else {}
         translated = self._memory.num_translated if self._memory else 0
         self._on_progress({"items": self._ledger.num_in, "translated": translated, **costs})
 
 
-def _question(source: SourcePlan, item: Collected, figures: dict[str, Any]) -> dict[str, Any]:
+def _to_benchmark_item(
+    source: SourcePlan, item: Collected, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Merge the records of a question in all languages to an item of a benchmark."""
     recipe = source.recipe.benchmark_recipe
     first = item.records[source.language]
     merged = {

@@ -1,4 +1,4 @@
-"""How a language model is asked to translate into a language: `languages/CODE/translation.yaml`."""
+"""Translation prompts for language models, read from `languages/CODE/translation.yaml`."""
 
 import dataclasses
 from pathlib import Path
@@ -10,45 +10,45 @@ from core.languages import FOLDER, TRANSLATION, language_file, missing_files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TranslationPrompt:
-    """System message and examples."""
+    """System message and few-shot examples for translation into a language."""
 
     name: str
-    """Of the language, in English."""
+    """English name of the language."""
     system: str
     examples: tuple[tuple[str, str], ...]
-    """(source, translation), shown before every text."""
+    """(source, translation) pairs that precede every text."""
     words: dict[str, str]
-    """Texts with one translation, whatever the model says: yes, no."""
+    """Texts with a fixed translation, such as yes and no, for which no model is called."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Example:
+class _TranslationExample:
     source: str
     translation: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _File:
+class _TranslationFile:
     name: str
     system: str
-    examples: list[_Example]
+    examples: list[_TranslationExample]
     words: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load_prompt(language: str, folder: Path = FOLDER) -> TranslationPrompt:
-    """The prompt of a language.
+    """Load the translation prompt of a language.
 
     Raises:
-        ConfigError: no such file, or a field missing in it.
+        ConfigError: If the file or one of its fields is missing.
     """
     path = language_file(language, TRANSLATION, folder)
     if not path.is_file():
         missing = "".join(f"\n  {n}: {w}" for n, w in missing_files(language, folder).items())
         raise ConfigError(
-            f"no {path}; copy that of another language and translate its values "
-            f"(docs/guides/new-language.md). '{language}' has no{missing}"
+            f"{path} is missing; copy the file of another language and translate its values "
+            f"(docs/guides/new-language.md). Missing files of '{language}':{missing}"
         )
-    file = load_config(_File, path)
+    file = load_config(_TranslationFile, path)
     return TranslationPrompt(
         name=file.name,
         system=file.system.strip(),

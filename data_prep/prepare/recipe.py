@@ -1,4 +1,4 @@
-"""What is prepared and how: one YAML per source, one per recipe that puts sources together."""
+"""Recipes of data preparation: a YAML file per source, and one per recipe that combines them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from data_prep.prepare.quality import QualityConfig
 from data_prep.prepare.translators import TranslateConfig
 
 SOURCES = Path(__file__).parents[1] / "sources"
-RECIPES = Path(__file__).parents[1] / "recipes"
+PREPARE_RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Kind(StrEnum):
-    """What a row becomes."""
+    """The kind of record that a row becomes."""
 
     CAPTION = "caption"
-    """An image and what it shows."""
+    """An image and its caption."""
     QA = "qa"
-    """An image, a question, an answer."""
+    """An image, a question and an answer."""
     CHAT = "chat"
     """A conversation (LLaVA's `conversations` or `messages`), with or without an image."""
     BENCHMARK = "benchmark"
-    """A question of a benchmark; its columns are those of `data_prep/benchmarks/`."""
+    """A benchmark question; its columns are described in `data_prep/benchmarks/`."""
 
 
-_ROLES: dict[Kind, tuple[frozenset[str], frozenset[str]]] = {
+_COLUMN_ROLES: dict[Kind, tuple[frozenset[str], frozenset[str]]] = {
     Kind.CAPTION: (frozenset({"caption"}), frozenset({"image", "image_url", "sha256", "key"})),
     Kind.QA: (
         frozenset({"question", "answer"}),
@@ -38,54 +38,54 @@ _ROLES: dict[Kind, tuple[frozenset[str], frozenset[str]]] = {
     Kind.CHAT: (frozenset({"conversation"}), frozenset({"image", "image_url", "sha256", "key"})),
     Kind.BENCHMARK: (frozenset(), frozenset({"image_url"})),
 }
-"""Columns a kind must name, and those it may."""
+"""Required and optional columns of each kind."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """A translation that others made."""
+    """A published translation of a source."""
 
     place: str = ""
-    """Where; empty: in other columns of the same rows."""
+    """Location of the translation; empty if it is in other columns of the same rows."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """What of the source's columns is called otherwise there; empty: what is not there."""
+    """Columns whose name differs from the source's; an empty name means that it is missing."""
     by_place: bool = False
-    """Its n-th row belongs to the source's n-th row: for sets without a key."""
+    """Match rows by their number, for datasets without a key."""
     alone: bool = False
-    """A set of its own: its rows do not belong to rows of the source."""
+    """The rows of the translation do not correspond to rows of the source."""
     leave_out: dict[str, str] = dataclasses.field(default_factory=dict)
     licence: str = ""
-    """If it differs."""
+    """Licence of the translation if it differs from the source's."""
 
     def renamed(self, columns: Mapping[str, str]) -> dict[str, str]:
-        """The source's columns as they are called here."""
+        """Return the source's columns under their names in the translation."""
         return {role: name for role, name in {**columns, **self.columns}.items() if name}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceRecipe:
-    """One published data set."""
+    """A published dataset."""
 
     kind: Kind
     place: str
-    """File, pattern of files or URL (fsspec: https://, s3://, hf://datasets/OWNER/NAME@REVISION/...):
-    .parquet, .jsonl, .json (a list), .tsv, .csv or .tar (WebDataset)."""
+    """File, glob or URL (fsspec: https://, s3://, hf://datasets/OWNER/NAME@REVISION/...) of
+    .parquet, .jsonl, .json (a list), .tsv, .csv or .tar (WebDataset) files."""
     licence: str
     attribution: str = ""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """What a kind needs -> its column; for .tsv without a head, `0`, `1` and so on."""
+    """Role of a column -> its name; columns of a .tsv without a header are `0`, `1`, ..."""
     has_head: bool = True
     """Whether the first line of a .tsv names the columns."""
     benchmark: str = ""
-    """For kind `benchmark`: a file of `data_prep/benchmarks/`."""
+    """Name of a file in `data_prep/benchmarks/`, for kind `benchmark`."""
     published: dict[str, Published] = dataclasses.field(default_factory=dict)
-    """Language -> translation by others, taken instead of a translation of ours."""
+    """Language -> published translation, which is used instead of translating."""
     leave_out: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Column -> regular expression: rows that match it are left out, and counted."""
+    """Column -> regular expression: rows that match it are left out and counted."""
 
     def __post_init__(self) -> None:
-        """Check the columns."""
-        needed, allowed = _ROLES[self.kind]
+        """Validate the columns."""
+        needed, allowed = _COLUMN_ROLES[self.kind]
         for name in self.columns:
             if name not in needed | allowed:
                 raise ConfigError(unknown_name("column", name, needed | allowed))
@@ -93,13 +93,18 @@ class SourceRecipe:
             raise ConfigError(f"kind '{self.kind}' needs the columns {', '.join(sorted(missing))}")
         images = {"image", "image_url"} & self.columns.keys()
         if self.kind in (Kind.CAPTION, Kind.QA) and len(images) != 1:
-            raise ConfigError(f"kind '{self.kind}' needs one of the columns image and image_url")
+            raise ConfigError(
+                f"kind '{self.kind}' needs exactly one of the columns image and image_url"
+            )
         if (self.kind is Kind.BENCHMARK) != bool(self.benchmark):
-            raise ConfigError("kind: benchmark and a `benchmark` go together")
+            raise ConfigError(
+                f"kind '{self.kind}' with benchmark '{self.benchmark}': set `benchmark` if and "
+                "only if the kind is benchmark"
+            )
 
     @property
     def benchmark_recipe(self) -> BenchmarkRecipe:
-        """How the rows of a benchmark are read."""
+        """The recipe that describes the rows of the benchmark."""
         path = BENCHMARK_RECIPES / f"{self.benchmark}.yaml"
         if not path.is_file():
             known = sorted(p.stem for p in BENCHMARK_RECIPES.glob("*.yaml"))
@@ -109,22 +114,23 @@ class SourceRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """A recipe: which sources, and what is done to them."""
+    """A recipe: the sources to prepare and the settings of every step."""
 
     sources: list[str]
     base: str = "en"
     """Language of the sources."""
     per_part: int = 5000
-    """Rows of one task: what is done again if a task is lost without a trace."""
+    """Rows per task, the unit of work that is repeated if a task is lost entirely."""
     per_shard: int = 1000
+    """Samples per shard."""
     validate: int = 200
-    """Translated items of each source that are drawn for people to check."""
+    """Translated items of each source that are drawn for annotators to check."""
     fetch: FetchConfig = dataclasses.field(default_factory=FetchConfig)
     translate: TranslateConfig = dataclasses.field(default_factory=TranslateConfig)
     quality: QualityConfig = dataclasses.field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Validate the sizes."""
         if min(self.per_part, self.per_shard) < 1 or self.validate < 0:
             raise ConfigError("per_part and per_shard must be at least 1, validate at least 0")
 
@@ -132,18 +138,22 @@ class PrepareConfig:
 def load_recipe(
     name: str, overrides: Sequence[str]
 ) -> tuple[PrepareConfig, dict[str, SourceRecipe]]:
-    """A recipe and its sources, with `--set` applied to both (`NAME.field=value` for a source).
+    """Load a recipe and its sources, and apply the overrides to both.
+
+    Args:
+        name: Name of a recipe in `data_prep/recipes/`, or a YAML file.
+        overrides: `field=value` for the recipe, `SOURCE.field=value` for one of its sources.
 
     Raises:
-        ConfigError: unknown recipe, source or field.
+        ConfigError: If a recipe, source or field is unknown.
     """
-    known = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    known = {path.stem: path for path in PREPARE_RECIPES.glob("*.yaml")}
     path = known.get(name, Path(name))
     if not path.is_file():
         raise ConfigError(unknown_name("recipe", name, known))
     names = set(load_config(PrepareConfig, path).sources)
-    mine = [o for o in overrides if o.partition(".")[0] not in names]
-    config = load_config(PrepareConfig, path, overrides=mine)
+    recipe_overrides = [o for o in overrides if o.partition(".")[0] not in names]
+    config = load_config(PrepareConfig, path, overrides=recipe_overrides)
     sources = {}
     for source in config.sources:
         file = SOURCES / f"{source}.yaml"
@@ -154,6 +164,6 @@ def load_recipe(
                 unknown_name("source", source, {p.stem for p in SOURCES.glob("*.yaml")})
             )
         prefix = f"{source}."
-        theirs = [o.removeprefix(prefix) for o in overrides if o.startswith(prefix)]
-        sources[source] = load_config(SourceRecipe, chosen, overrides=theirs)
+        source_overrides = [o.removeprefix(prefix) for o in overrides if o.startswith(prefix)]
+        sources[source] = load_config(SourceRecipe, chosen, overrides=source_overrides)
     return config, sources

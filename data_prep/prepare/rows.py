@@ -1,4 +1,4 @@
-"""Rows of a published set, in parts: parquet, JSON lines, JSON, TSV, CSV, WebDataset."""
+"""Reading rows of published datasets in parts: parquet, JSON lines, JSON, TSV, CSV, WebDataset."""
 
 import csv
 import dataclasses
@@ -19,69 +19,77 @@ from core.io.files import safe_join
 from core.io.hub import explain
 from data_prep.prepare.faults import DroppedError
 
-Row = dict[str, Any]
-_WHOLE = (".json", ".csv", ".tar")
-"""Files that are read from their beginning whatever part is wanted."""
-_IMAGES = frozenset({"jpg", "jpeg", "png", "webp"})
-_MAX_LINE = 64 << 20
-_HUB = "hf://datasets/"
+DatasetRow = dict[str, Any]
+_SEQUENTIAL = (".json", ".csv", ".tar")
+"""Formats that are read from the start of the file for every part."""
+_IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
+_MAX_LINE_BYTES = 64 << 20
+_HUB_PREFIX = "hf://datasets/"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some rows of one file: the work of one task."""
+    """Consecutive rows of a file, the input of one task."""
 
     file: str
     first: int
-    """Row of the file, from 0."""
+    """Index of the first row in the file."""
     count: int
     offset: int
-    """Byte where the first row begins, for files of lines; else 0."""
+    """Byte offset of the first row in line-based files, otherwise 0."""
     before: int
-    """Rows of the files before this one."""
+    """Number of rows in the files before this one."""
     has_head: bool = True
     """Whether the first line of a .tsv names the columns."""
 
 
 def find_files(place: str) -> list[str]:
-    """The files a place names, sorted.
+    """Return the files of a location, sorted.
 
     Raises:
-        ConfigError: none.
+        ConfigError: If there are none.
     """
-    place = _pinned(place) if place.startswith(_HUB) else place
+    place = _pin_revision(place) if place.startswith(_HUB_PREFIX) else place
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
         found = sorted(filesystem.glob(path)) if any(c in path for c in "*?[") else [path]
         found = [name for name in found if filesystem.isfile(name)]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"'{place}' can't be listed: {error}") from error
+        raise ConfigError(
+            f"cannot list '{place}': {error}; correct the `place` of the source"
+        ) from error
     if not found:
-        raise ConfigError(f"no file '{place}'; correct the source's place")
+        raise ConfigError(f"no file '{place}'; correct the `place` of the source")
     protocol = place.partition("://")[0] + "://" if "://" in place else ""
     return [name if "://" in name else f"{protocol}{name}" for name in found]
 
 
-def _pinned(place: str) -> str:
-    """A place on the hub with the commit that its revision means now, so that it stays."""
-    owner, name, *rest = place.removeprefix(_HUB).split("/")
+def _pin_revision(place: str) -> str:
+    """Replace the revision of a hub location by its current commit, so that it cannot change."""
+    owner, name, *rest = place.removeprefix(_HUB_PREFIX).split("/")
     name, _, revision = name.partition("@")
     repository = f"{owner}/{name}"
     try:
         commit = HfApi().dataset_info(repository, revision=revision or None).sha
-    # Its HTTP library's errors have no common name over versions; all become one told error.
+    # The error types of the HTTP library differ between versions, so all are caught.
     except Exception as error:
         why = explain(error, repository, revision)
-        raise ConfigError(f"{place}: {why}; or name a mirror: --set SOURCE.place=...") from error
-    return f"{_HUB}{repository}@{commit}/{'/'.join(rest)}"
+        raise ConfigError(f"{place}: {why}; or use a mirror: --set SOURCE.place=...") from error
+    return f"{_HUB_PREFIX}{repository}@{commit}/{'/'.join(rest)}"
 
 
 def split(place: str, *, per_part: int, limit: int = 0, has_head: bool = True) -> list[Part]:
-    """Cut the files of a place into parts of so many rows (`limit`: only the first rows).
+    """Split the files of a location into parts.
+
+    Args:
+        place: File, glob or URL.
+        per_part: Number of rows per part.
+        limit: Maximum number of rows in all parts; 0 means all.
+        has_head: Whether the first line of a .tsv names the columns.
 
     Raises:
-        ConfigError: no such file, or a format that isn't read.
-        DataError: a file is damaged.
+        ConfigError: If there is no such file, or its format is not supported.
+        DataError: If a file is damaged.
     """
     parts: list[Part] = []
     before = 0
@@ -95,11 +103,11 @@ def split(place: str, *, per_part: int, limit: int = 0, has_head: bool = True) -
     return parts
 
 
-def read(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
-    """(row number over all files, the row or why it can't be read), images as bytes.
+def read(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
+    """Yield (row number over all files, row or reason why it is unreadable), images as bytes.
 
     Raises:
-        DataError: the file as a whole is damaged.
+        DataError: If the file as a whole is damaged.
     """
     reader = _READERS[_suffix(part.file)]
     for number, row in reader(part):
@@ -109,7 +117,9 @@ def read(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
 def _suffix(file: str) -> str:
     suffix = PurePosixPath(file).suffix.lower()
     if suffix not in _READERS:
-        raise ConfigError(f"{file}: rows are read from {', '.join(sorted(_READERS))}")
+        raise ConfigError(
+            f"{file} has an unsupported format; expected {', '.join(sorted(_READERS))}"
+        )
     return suffix
 
 
@@ -119,10 +129,10 @@ def _split_file(
     suffix = _suffix(file)
     wanted = max(0, limit - before) if limit else None
     if suffix == ".parquet":
-        total = _parquet(file).metadata.num_rows
+        total = _open_parquet(file).metadata.num_rows
         starts = [(start, 0) for start in range(0, total, per_part)]
-    elif suffix in _WHOLE:
-        total = sum(1 for _ in _READERS[suffix](_everything(file, before)))
+    elif suffix in _SEQUENTIAL:
+        total = sum(1 for _ in _READERS[suffix](_whole_file(file, before)))
         starts = [(start, 0) for start in range(0, total, per_part)]
     else:
         head = 1 if suffix == ".tsv" and has_head else 0
@@ -131,19 +141,23 @@ def _split_file(
         end = min(start + per_part, total if wanted is None else min(total, wanted))
         if end > start:
             yield Part(
-                file=file, first=start, count=end - start, offset=offset, before=before,
+                file=file,
+                first=start,
+                count=end - start,
+                offset=offset,
+                before=before,
                 has_head=has_head,
-            )  # fmt: skip
+            )
 
 
-def _everything(file: str, before: int) -> Part:
+def _whole_file(file: str, before: int) -> Part:
     return Part(file=file, first=0, count=1 << 62, offset=0, before=before)
 
 
 def _line_starts(
     file: str, per_part: int, head: int, wanted: int | None
 ) -> tuple[int, list[tuple[int, int]]]:
-    """How many lines there are, and where every `per_part`-th begins."""
+    """Return the number of lines, and (index, byte offset) of every `per_part`-th line."""
     starts, number, offset = [], -head, 0
     with fsspec.open(file, "rb") as lines:
         for line in lines:
@@ -156,18 +170,18 @@ def _line_starts(
     return max(0, number), starts
 
 
-def _lines(part: Part) -> Iterator[tuple[int, bytes]]:
+def _read_lines(part: Part) -> Iterator[tuple[int, bytes]]:
     with fsspec.open(part.file, "rb") as lines:
         lines.seek(part.offset)
         for number in range(part.first, part.first + part.count):
-            line = lines.readline(_MAX_LINE)
+            line = lines.readline(_MAX_LINE_BYTES)
             if not line:
                 return
             yield number, line
 
 
-def _jsonl(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
-    for number, line in _lines(part):
+def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
+    for number, line in _read_lines(part):
         try:
             row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -176,24 +190,29 @@ def _jsonl(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
         yield number, _with_image(part.file, row)
 
 
-def _json(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
+def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     try:
         with fsspec.open(part.file, "rb") as file:
             rows = json.loads(file.read().decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{part.file} is not JSON: {error}", "damaged") from error
+        raise DataError(
+            f"{part.file} is not JSON: {error}; download it again", "damaged"
+        ) from error
     if not isinstance(rows, list):
-        raise DataError(f"{part.file} holds {type(rows).__name__}, expected a list", "damaged")
-    for number, row in _slice(rows, part):
+        raise DataError(
+            f"{part.file} holds {type(rows).__name__}, expected a list of rows; convert it",
+            "damaged",
+        )
+    for number, row in _slice_part(rows, part):
         yield number, _with_image(part.file, row)
 
 
-def _tsv(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
+def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     names: list[str] | None = None
     if part.has_head:
         with fsspec.open(part.file, "rb") as file:
             names = file.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
-    for number, line in _lines(part):
+    for number, line in _read_lines(part):
         try:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")
         except UnicodeDecodeError as error:
@@ -206,25 +225,27 @@ def _tsv(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
         yield number, dict(zip(names or map(str, range(len(cells))), cells, strict=True))
 
 
-def _csv(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
+def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     with fsspec.open(part.file, "rt", encoding="utf-8", errors="strict", newline="") as file:
         reader = csv.DictReader(io.StringIO(file.read()), strict=False)
-    for number, row in _slice(list(reader), part):
+    for number, row in _slice_part(list(reader), part):
         if None in row or None in row.values():
             yield number, DroppedError("row has another number of cells than the head")
             continue
         yield number, _with_image(part.file, row)
 
 
-def _parquet(file: str) -> pq.ParquetFile:
+def _open_parquet(file: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(fsspec.open(file, "rb").open())
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file} is no parquet file: {error}", "damaged") from error
+        raise DataError(
+            f"{file} is not a parquet file: {error}; download it again", "damaged"
+        ) from error
 
 
-def _parquet_rows(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
-    file = _parquet(part.file)
+def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
+    file = _open_parquet(part.file)
     start, end, at = part.first, part.first + part.count, 0
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
@@ -238,40 +259,45 @@ def _parquet_rows(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
                             yield number, row
                         number += 1
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{part.file}, row group {group}: {error}", "damaged") from error
+                raise DataError(
+                    f"{part.file}, row group {group} is damaged: {error}; download it again",
+                    "damaged",
+                ) from error
         at += size
 
 
-def _tar(part: Part) -> Iterator[tuple[int, Row | DroppedError]]:
-    """WebDataset: members of one stem are one row; .json gives columns, .txt the column `txt`."""
+def _read_tar(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
+    """Read a WebDataset shard: one row per stem, with the columns of its .json and `txt`."""
     try:
         with fsspec.open(part.file, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            yield from _slice(_tar_rows(tar), part)
+            yield from _slice_part(_group_tar_members(tar), part)
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{part.file} is no tar file, or cut off: {error}", "damaged") from error
+        raise DataError(
+            f"{part.file} is not a tar file or is truncated: {error}; download it again", "damaged"
+        ) from error
 
 
-def _tar_rows(tar: tarfile.TarFile) -> Iterator[Row | DroppedError]:
-    stem, row = None, Row()
+def _group_tar_members(tar: tarfile.TarFile) -> Iterator[DatasetRow | DroppedError]:
+    stem, row = None, DatasetRow()
     for member in tar:
         if not member.isfile():
             continue
         name, _, extension = member.name.partition(".")
         if name != stem:
             if stem is not None:
-                yield _whole(row)
-            stem, row = name, Row(__key__=name)
+                yield _decode_members(row)
+            stem, row = name, DatasetRow(__key__=name)
         content = tar.extractfile(member)
         row[extension.lower()] = content.read() if content else b""
     if stem is not None:
-        yield _whole(row)
+        yield _decode_members(row)
 
 
-def _whole(members: Row) -> Row | DroppedError:
-    row = Row(__key__=members["__key__"])
+def _decode_members(members: DatasetRow) -> DatasetRow | DroppedError:
+    row = DatasetRow(__key__=members["__key__"])
     try:
         for extension, content in members.items():
-            if extension in _IMAGES:
+            if extension in _IMAGE_EXTENSIONS:
                 row["image"] = content
             elif extension == "txt":
                 row["txt"] = content.decode("utf-8")
@@ -282,7 +308,7 @@ def _whole(members: Row) -> Row | DroppedError:
     return row
 
 
-def _slice(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
+def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
     for number, row in enumerate(rows):
         if number >= part.first + part.count:
             return
@@ -290,8 +316,8 @@ def _slice(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
             yield number, row
 
 
-def _with_image(file: str, row: Any) -> Row | DroppedError:
-    """A row whose `image` is a path becomes one with the image's bytes."""
+def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
+    """Replace an `image` column that is a path by the bytes of the image."""
     if not isinstance(row, dict):
         return DroppedError("row is no object", repr(row)[:80])
     image = row.get("image")
@@ -303,12 +329,12 @@ def _with_image(file: str, row: Any) -> Row | DroppedError:
     return row
 
 
-_Reader = Callable[[Part], Iterator[tuple[int, Row | DroppedError]]]
-_READERS: dict[str, _Reader] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".tsv": _tsv,
-    ".csv": _csv,
-    ".parquet": _parquet_rows,
-    ".tar": _tar,
+_RowReader = Callable[[Part], Iterator[tuple[int, DatasetRow | DroppedError]]]
+_READERS: dict[str, _RowReader] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+    ".tar": _read_tar,
 }

@@ -1,4 +1,4 @@
-"""Second step, one task: what only shows over all parts: duplicates, and images of benchmarks."""
+"""Second step, a single task: find duplicates and benchmark contamination over all parts."""
 
 import json
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from data_prep.prepare.items import texts_of
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.work import DUPLICATES, SourcePlan, WorkPlan
 
-_TELLING = 60
-"""Characters from which on a question is no coincidence."""
+_MIN_QUESTION_CHARACTERS = 60
+"""Shorter questions may be equal by coincidence."""
 DUPLICATE = "duplicate"
 CONTAMINATED_IMAGE = "its image is in a benchmark"
 CONTAMINATED_TEXT = "its question is in a benchmark"
 
 
 def settle(plan: WorkPlan) -> None:
-    """Write, per source, the keys that are left out and why; a pure function of what was collected.
+    """Write the keys to leave out of each source with their reasons, a pure function of the items.
 
-    The first of equal items stays (the same image and the same texts). Training items whose
-    image is a benchmark's, or that ask a benchmark's long question, are left out.
+    Of items with the same image and texts, the first is kept. Training items are left out if
+    their image is in a benchmark, or if they ask a long question of a benchmark.
     """
     images: set[str] = set()
     questions: set[str] = set()
@@ -29,14 +29,14 @@ def settle(plan: WorkPlan) -> None:
         is_benchmark = source.recipe.kind is Kind.BENCHMARK
         seen: set[bytes] = set()
         out: dict[str, str] = {}
-        for item in _items(plan, source):
-            reason = _reason(item, source, seen)
+        for item in _read_all_items(plan, source):
+            reason = _duplicate_reason(item, source, seen)
             if is_benchmark:
                 images.add(item.image)
-                questions.update(_asked(item, source))
+                questions.update(_long_questions(item, source))
             elif item.image and item.image in images:
                 reason = CONTAMINATED_IMAGE
-            elif questions.intersection(_asked(item, source)):
+            elif questions.intersection(_long_questions(item, source)):
                 reason = CONTAMINATED_TEXT
             if reason:
                 out[item.key] = reason
@@ -44,12 +44,12 @@ def settle(plan: WorkPlan) -> None:
         atomic_write_text(path, json.dumps(out, ensure_ascii=False, indent=0))
 
 
-def _items(plan: WorkPlan, source: SourcePlan) -> Iterator[Collected]:
+def _read_all_items(plan: WorkPlan, source: SourcePlan) -> Iterator[Collected]:
     for part in range(len(source.parts)):
         yield from read_items(plan.folder(source, part))
 
 
-def _reason(item: Collected, source: SourcePlan, seen: set[bytes]) -> str:
+def _duplicate_reason(item: Collected, source: SourcePlan, seen: set[bytes]) -> str:
     digest = bytes.fromhex(fingerprint([item.image, item.records[source.language]])[:32])
     if digest in seen:
         return DUPLICATE
@@ -57,8 +57,8 @@ def _reason(item: Collected, source: SourcePlan, seen: set[bytes]) -> str:
     return ""
 
 
-def _asked(item: Collected, source: SourcePlan) -> list[str]:
-    """What an item says, if it is long enough to be told from others."""
+def _long_questions(item: Collected, source: SourcePlan) -> list[str]:
+    """Return the normalised question of an item if it is long enough to compare."""
     texts = texts_of(item.records[source.language])
     plain = (" ".join(text.replace("<image>", " ").split()).casefold() for text in texts[:1])
-    return [text for text in plain if len(text) >= _TELLING]
+    return [text for text in plain if len(text) >= _MIN_QUESTION_CHARACTERS]

@@ -1,4 +1,4 @@
-"""The plan of a preparation as it lies on disk, and where every task keeps what it did."""
+"""The plan of a preparation on disk, and the folders in which its tasks save their results."""
 
 import dataclasses
 import json
@@ -23,99 +23,99 @@ JOINED = "joined.sqlite"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourcePlan:
-    """One source as it is to be prepared."""
+    """Plan of one source."""
 
     name: str
-    """Of its tasks and shards."""
+    """Prefix of its task folders and shards."""
     title: str
-    """Of its manifests: the language follows."""
+    """Prefix of its manifests, which the language follows."""
     recipe: SourceRecipe
     language: str
-    """Of its rows."""
+    """Language of its rows."""
     target: str
-    """Language to add by translation; empty: none."""
+    """Language of the translation; empty for none."""
     parts: list[Part]
 
     @property
     def is_joined(self) -> bool:
-        """Whether its translation lies in another place and is found by a key."""
+        """Whether a published translation in another location is joined by key."""
         published = self.recipe.published.get(self.target)
         return published is not None and bool(published.place)
 
     @property
     def is_translated(self) -> bool:
-        """Whether we translate it ourselves."""
+        """Whether this preparation translates the source."""
         return bool(self.target) and self.target not in self.recipe.published
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Of what is written."""
+        """Languages of the written samples."""
         return (self.language, self.target) if self.target else (self.language,)
 
     @property
     def num_rows(self) -> int:
-        """Rows in all parts."""
+        """Number of rows in all parts."""
         return sum(part.count for part in self.parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkPlan:
-    """All that is to be done, and for whom."""
+    """Plan of a preparation: its settings and the plan of every source."""
 
     out: Path
     recipe: str
     language: str
     limit: int
-    """Rows of each source; 0: all."""
+    """Maximum number of rows of each source; 0 means all."""
     config: PrepareConfig
     recipes: dict[str, SourceRecipe]
-    """As they were given; `sources` are what came of them."""
+    """The sources as the recipe gives them; `sources` is the plan made from them."""
     sources: tuple[SourcePlan, ...]
 
     @property
     def work(self) -> Path:
-        """Folder of what is not the result."""
+        """Folder of the intermediate results."""
         return self.out / "work"
 
     def folder(self, source: SourcePlan, part: int) -> Path:
-        """Of a task."""
+        """Return the folder of the task for a part."""
         return self.work / source.name / f"{part:05d}"
 
     def tasks(self) -> list[tuple[SourcePlan, int]]:
-        """(source, number of its part), in order."""
+        """Return (source, index of a part) of every task, in order."""
         return [(source, part) for source in self.sources for part in range(len(source.parts))]
 
     def benchmarks_first(self) -> Iterator[SourcePlan]:
-        """Sources, benchmarks before what is trained on."""
+        """Yield the sources, benchmarks before training data."""
         yield from sorted(self.sources, key=lambda s: s.recipe.kind is not Kind.BENCHMARK)
 
     def save(self) -> None:
-        """Write the plan; one that was begun must be the same.
+        """Write the plan, or check that it equals the plan in the folder.
 
         Raises:
-            ConfigError: another plan was begun in this folder.
+            ConfigError: If the folder holds a plan with other settings.
         """
         path = self.work / PLAN
-        mine = to_plain(self._saved())
-        if path.is_file() and (old := json.loads(path.read_text(encoding="utf-8"))) != mine:
-            changed = sorted(set(_differing(old, mine)))
+        new = to_plain(self._to_saved())
+        if path.is_file() and (old := json.loads(path.read_text(encoding="utf-8"))) != new:
+            changed = sorted(set(_differing_fields(old, new)))
             raise ConfigError(
-                f"{self.out} was begun with other settings ({', '.join(changed[:6])}); go on with "
-                "those, or name another --out"
+                f"{self.out} was started with other settings ({', '.join(changed[:6])}); use "
+                "those, or choose another --out"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(mine, ensure_ascii=False, indent=1) + "\n")
+        atomic_write_text(path, json.dumps(new, ensure_ascii=False, indent=1) + "\n")
 
-    def _saved(self) -> "_Saved":
-        # Without the folder, which may be moved.
-        return _Saved(
+    def _to_saved(self) -> "_SavedPlan":
+        # The output folder is not saved, because it may be moved.
+        return _SavedPlan(
             recipe=self.recipe, language=self.language, limit=self.limit, config=self.config,
             recipes=self.recipes, sources=list(self.sources),
         )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Saved:
+class _SavedPlan:
     recipe: str
     language: str
     limit: int
@@ -125,24 +125,26 @@ class _Saved:
 
 
 def load_plan(out: Path) -> WorkPlan:
-    """The plan that was begun in a folder.
+    """Load the plan of the preparation in a folder.
 
     Raises:
-        ConfigError: none was.
+        ConfigError: If the folder has no plan.
     """
     path = out / "work" / PLAN
     if not path.is_file():
-        raise ConfigError(f"nothing was prepared in {out}: no {path}")
-    saved = load_config(_Saved, path)
+        raise ConfigError(f"{out} has no plan {path}; run data_prep.prepare with --out {out} first")
+    saved = load_config(_SavedPlan, path)
     return WorkPlan(
         out=out, recipe=saved.recipe, language=saved.language, limit=saved.limit,
         config=saved.config, recipes=saved.recipes, sources=tuple(saved.sources),
     )  # fmt: skip
 
 
-def _differing(old: Any, new: Any, where: str = "") -> Iterator[str]:
+def _differing_fields(old: Any, new: Any, where: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in old.keys() | new.keys():
-            yield from _differing(old.get(name), new.get(name), f"{where}.{name}".lstrip("."))
+            yield from _differing_fields(
+                old.get(name), new.get(name), f"{where}.{name}".lstrip(".")
+            )
     elif old != new:
         yield where

@@ -1,5 +1,5 @@
-"""Stand-ins for the paper's data: files of the published schemas, a web of images with traps, a
-translation model of tiny size and a language model behind an endpoint."""
+"""Stand-ins for the paper's data: files with the published schemas, a web server of images with
+traps, a tiny translation model and a language model behind an endpoint."""
 
 import contextlib
 import functools
@@ -37,12 +37,12 @@ TRAPS = {
     "/huge": "image: too large",
     "/endless": "image: too large",
 }
-"""Path -> what becomes of it."""
+"""Path -> reason why its row is dropped."""
 
 
 @functools.cache
 def pairs() -> list[tuple[str, str]]:
-    """Real sentences in English and Basque, short ones first."""
+    """Return real sentences in English and Basque, sorted by length."""
     found = []
     with tarfile.open(_TEXTS) as tar:
         for member in tar:
@@ -54,7 +54,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def image_bytes(seed: int, size: int = 32) -> bytes:
-    """A small image of its own for every seed."""
+    """Return a small image that is different for every seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Discard log messages."""
 
     def _send(self, content: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -120,7 +120,7 @@ _REPLIES: dict[str, tuple[bytes, int, dict[str, str]]] = {
 
 
 class _Model(_Handler):
-    """Translates what it knows, badly on purpose here and there."""
+    """Endpoint that translates known texts, some of them badly on purpose."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -139,7 +139,7 @@ class _Model(_Handler):
 
 
 class _Hub(_Handler):
-    """What HfFileSystem asks of the hub, for one data set; `files`: path -> content."""
+    """The API of the hub that HfFileSystem uses, for one dataset; `files`: path -> content."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -177,12 +177,12 @@ class _Hub(_Handler):
 
 
 def hub(files: dict[str, bytes]) -> contextlib.AbstractContextManager[ThreadingHTTPServer]:
-    """A hub with the one data set `HUB_NAME`."""
+    """Serve a hub with the single dataset `HUB_NAME`."""
     return serve(_Hub, files=files)
 
 
 def translated(text: str) -> str:
-    """What the stand-in models say."""
+    """Return the translation that the stand-in models give."""
     known = dict(pairs())
     if text.endswith(" [untranslated]"):
         return text
@@ -195,7 +195,7 @@ def translated(text: str) -> str:
 
 @contextlib.contextmanager
 def serve(handler: type[BaseHTTPRequestHandler], **state: Any) -> Iterator[ThreadingHTTPServer]:
-    """A server on loopback in a thread."""
+    """Run a server on loopback in a thread."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.asked, server.bodies, server.lock = Counter(), [], threading.Lock()
@@ -212,12 +212,12 @@ def serve(handler: type[BaseHTTPRequestHandler], **state: Any) -> Iterator[Threa
 
 
 def web() -> contextlib.AbstractContextManager[ThreadingHTTPServer]:
-    """Images at /p/N and traps."""
+    """Serve images at /p/N, and the traps."""
     return serve(_Images)
 
 
 def language_model(delay_s: float = 0.0) -> contextlib.AbstractContextManager[ThreadingHTTPServer]:
-    """An OpenAI-compatible endpoint; `asked` counts texts."""
+    """Serve an OpenAI-compatible endpoint; `asked` counts texts."""
     return serve(_Model, delay_s=delay_s)
 
 
@@ -225,19 +225,19 @@ def language_model(delay_s: float = 0.0) -> contextlib.AbstractContextManager[Th
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> str:
-    """A file as the hub stores it."""
+    """Write a file in the format of the hub."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=37)
     return str(path)
 
 
 def image(seed: int) -> dict[str, Any]:
-    """As `datasets` stores an image."""
+    """Return an image in the format of `datasets`."""
     return {"bytes": image_bytes(seed), "path": f"{seed}.png"}
 
 
 def cc3m(path: Path, url: str, count: int) -> str:
-    """HiTZ/ConceptualCaptions_eu: texts and addresses; a few repeated, a few that are traps."""
+    """Write HiTZ/ConceptualCaptions_eu: texts and URLs, with duplicates and traps."""
     traps = list(TRAPS)
     rows = []
     for number in range(count):
@@ -253,7 +253,7 @@ def cc3m(path: Path, url: str, count: int) -> str:
 
 
 def pixmo_ama(path: Path, url: str, count: int) -> str:
-    """allenai/pixmo-ask-model-anything: published hashes, one of them wrong."""
+    """Write allenai/pixmo-ask-model-anything: published hashes, one of them wrong."""
     rows = [
         {
             "image_url": f"{url}/p/{1000 + number // 2}",
@@ -273,7 +273,7 @@ def pixmo_ama(path: Path, url: str, count: int) -> str:
 
 
 def magpie(path: Path, count: int, *, side: int) -> str:
-    """Conversations of text; the translated set has ids, some of which are to be left out."""
+    """Write text conversations; the ids of the translated dataset name rows to leave out."""
     rows = []
     for number in range(count):
         texts = [pairs()[(number * 3 + turn) % 150][side] for turn in range(4)]
@@ -285,7 +285,7 @@ def magpie(path: Path, count: int, *, side: int) -> str:
 
 
 def vqav2(path: Path, count: int, *, side: int) -> str:
-    """lukasArana/vqa-v2-eu, one split."""
+    """Write a split of lukasArana/vqa-v2-eu."""
     rows = [
         {
             "question_id": number,
@@ -302,7 +302,7 @@ def vqav2(path: Path, count: int, *, side: int) -> str:
 
 
 def a_okvqa(path: Path, count: int, *, side: int) -> str:
-    """lukasArana/A-OK-VQA-eu, one split: choices stored as text."""
+    """Write a split of lukasArana/A-OK-VQA-eu, which stores choices as text."""
     rows = [
         {
             "question_id": f"q{number}",
@@ -317,7 +317,7 @@ def a_okvqa(path: Path, count: int, *, side: int) -> str:
 
 
 def pixmo_cap_qa(path: Path, count: int, *, side: int) -> str:
-    """lukasArana/Pixmo-cap-qa-eu, one split."""
+    """Write a split of lukasArana/Pixmo-cap-qa-eu."""
     words = (("yes", "no"), ("bai", "ez"))[side]
     rows = [
         {"image": image(4000 + number), "question": pairs()[150 + number % 70][side],
@@ -328,7 +328,7 @@ def pixmo_cap_qa(path: Path, count: int, *, side: int) -> str:
 
 
 def wildvision(path: Path, count: int) -> str:
-    """CohereLabs/m-WildVision, English: nobody published a translation that could be joined."""
+    """Write the English CohereLabs/m-WildVision, which has no translation that can be joined."""
     rows = [
         {"question_id": f"w{number}", "image": image(5000 + number), "language": "English",
          "question": pairs()[150 + number % 70][0]}
@@ -338,7 +338,7 @@ def wildvision(path: Path, count: int) -> str:
 
 
 def places(folder: Path, url: str, count: int) -> list[str]:
-    """Every source of the recipe `paper` on local files: values for --set."""
+    """Write every source of the `paper` recipe and return the values for --set."""
     eu = "published.eu.place"
     return [
         f"cc3m.place={cc3m(folder / 'cc3m.parquet', url, count)}",
@@ -361,7 +361,7 @@ def places(folder: Path, url: str, count: int) -> list[str]:
 
 
 def make_marian(folder: Path, count: int = 40, steps: int = 150) -> Path:
-    """A Marian model of two layers, trained here on a few pairs, converted for CTranslate2."""
+    """Train a two-layer Marian model on a few pairs and convert it for CTranslate2."""
     import sentencepiece
     from ctranslate2.converters import TransformersConverter
     from transformers import MarianTokenizer

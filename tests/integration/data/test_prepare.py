@@ -1,4 +1,4 @@
-"""From stand-ins of the published sets to shards that train, by the real command."""
+"""The prepare command, from stand-ins of the published datasets to shards used in training."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def web() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, web: Any) -> Path:
-    """The recipe `paper` for Basque, what nobody published translated by a Marian model."""
+    """The `paper` recipe for Basque, with a Marian model for unpublished translations."""
     folder = tmp_path_factory.mktemp("prepared")
     model = world.make_marian(folder / "marian")
     places = world.places(folder / "files", web.url, _COUNT + 50)
@@ -58,7 +58,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, web: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, web: Any) -> Path:
-    """A recipe of one's own, with its sources beside it."""
+    """A custom recipe with its sources in the same folder."""
     folder = tmp_path_factory.mktemp("recipe")
     files = folder / "files"
     sources: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def _arguments(recipe: Path, out: Path, url: str) -> list[str]:
 def by_endpoint(
     tmp_path_factory: pytest.TempPathFactory, recipe: Path
 ) -> tuple[Path, Counter[str], list[Any]]:
-    """The recipe of one's own, translated by a language model; and what that was asked."""
+    """The custom recipe translated by a language model, and the requests it received."""
     out = tmp_path_factory.mktemp("endpoint") / "eu"
     with world.language_model() as model:
         assert main(_arguments(recipe, out, model.url)) == 0
@@ -105,7 +105,7 @@ def _report(out: Path) -> dict[str, Any]:
 
 
 def _samples(out: Path, name: str) -> list[tuple[dict[str, Any], bytes | None]]:
-    """(JSON, image) of every sample of a manifest, through our reader."""
+    """Return (JSON, image) of every sample of a manifest."""
     path = out / f"{name}.manifest.json"
     found = []
     for entry in load_manifest(path).shards:
@@ -125,7 +125,7 @@ def test_every_row_is_accounted_for(prepared: Path) -> None:
         assert steps["collect"]["num_out"] == steps["produce"]["num_in"]
 
 
-def test_every_trap_of_the_web_is_named(prepared: Path) -> None:
+def test_every_failed_download_is_counted_by_its_reason(prepared: Path) -> None:
     expected: Counter[str] = Counter({"empty text": 1})
     for number in range(9, _COUNT, 10):
         expected[list(world.TRAPS.values())[number // 10 % len(world.TRAPS)]] += 1
@@ -134,7 +134,7 @@ def test_every_trap_of_the_web_is_named(prepared: Path) -> None:
     assert all(ledger["examples"][reason] for reason in expected)
 
 
-def test_hashes_benchmarks_and_rules_are_kept_to(prepared: Path) -> None:
+def test_wrong_hashes_contamination_and_rules_drop_rows(prepared: Path) -> None:
     report = _report(prepared)
     assert report["pixmo_ama"]["collect"]["dropped"] == {"image: hash differs": 1}
     assert report["pixmo_ama"]["produce"]["dropped"]["its image is in a benchmark"] == 1
@@ -144,15 +144,15 @@ def test_hashes_benchmarks_and_rules_are_kept_to(prepared: Path) -> None:
     assert report["cc3m"]["produce"]["dropped"] == {"duplicate": 1, "translation: untranslated": 1}
 
 
-def test_a_model_by_ctranslate2_translates_what_nobody_published(prepared: Path) -> None:
-    # It was trained on the 40 shortest pairs. Benchmarks ask others: what it says of those is
-    # Basque, and mostly wrong, and some of it is left out.
+def test_ctranslate2_translates_sources_without_a_translation(prepared: Path) -> None:
+    # The model was trained on the 40 shortest pairs, and benchmarks contain others: their
+    # translations are Basque but mostly wrong, and some are left out.
     assert sum(len(sample["items"]) for sample, _ in _samples(prepared, "wildvision")) > 50
     ledger = _report(prepared)["wildvision"]["produce"]
     assert ledger["extra"]["texts"] == _COUNT
 
 
-def test_ctranslate2_says_what_the_model_learnt(prepared: Path) -> None:
+def test_ctranslate2_reproduces_the_training_pairs(prepared: Path) -> None:
     config = TranslateConfig(
         backend=Backend.CTRANSLATE2, model=str(prepared.parent / "marian" / "model"), beam_size=2
     )
@@ -180,7 +180,7 @@ def test_shards_are_read_by_webdataset_and_datasets(prepared: Path) -> None:
     assert found == [(one["id"], image) for one, image in ours]
 
 
-def test_both_languages_lie_in_one_sample(prepared: Path) -> None:
+def test_samples_contain_both_languages(prepared: Path) -> None:
     known = dict(world.pairs())
     for sample, image in _samples(prepared, "cc3m_en"):
         assert sample["records"]["eu"] == known[sample["records"]["en"]]
@@ -200,28 +200,28 @@ def test_benchmarks_are_read_by_the_evaluation(prepared: Path, name: str) -> Non
         assert {item.answers for item in items} == {("yes",), ("no",), ("bai",), ("ez",)}
 
 
-def test_people_get_items_to_check(prepared: Path) -> None:
+def test_items_are_drawn_for_annotators(prepared: Path) -> None:
     tasks = validate_tasks(prepared / "validate" / "cc3m.jsonl", most=0)
     assert 15 <= len(tasks) <= 24
     assert all(task.language == "eu" and task.image_key for task in tasks)
 
 
-def test_the_card_names_licences_and_losses(prepared: Path) -> None:
+def test_the_card_lists_licences_and_dropped_rows(prepared: Path) -> None:
     text = (prepared / "README.md").read_text(encoding="utf-8")
-    for told in ("ODC-BY", "conceptual-captions", "image: gone", "ctranslate2", "- eu"):
-        assert told in text
+    for expected in ("ODC-BY", "conceptual-captions", "image: gone", "ctranslate2", "- eu"):
+        assert expected in text
     before = text
     assert write_card(prepared).read_text(encoding="utf-8") == before
 
 
-def test_a_language_model_is_asked_once_and_shown_what_came_before(
+def test_the_endpoint_gets_every_text_once_with_its_context(
     by_endpoint: tuple[Path, Counter[str], list[Any]],
 ) -> None:
     out, asked, bodies = by_endpoint
     chats = [body["messages"] for body in bodies if len(body["messages"]) > 2 + 2 * 3]
-    assert chats, "no conversation was shown its earlier turns"
+    assert chats, "no request has earlier turns of its conversation"
     requests = Counter(json.dumps(body["messages"]) for body in bodies)
-    per_part = 4  # a text that several tasks have is asked once in each
+    per_part = 4  # a text in several tasks is requested once in each
     assert max(requests.values()) <= per_part
     assert asked["yes"] == 0
     known = dict(world.pairs())
@@ -232,7 +232,7 @@ def test_a_language_model_is_asked_once_and_shown_what_came_before(
             assert translation["content"].removeprefix("<image>\n") == known[plain]
 
 
-def test_bad_translations_are_left_out_by_reason(
+def test_bad_translations_are_counted_by_reason(
     by_endpoint: tuple[Path, Counter[str], list[Any]],
 ) -> None:
     dropped = _report(by_endpoint[0])["ama"]["produce"]["dropped"]
@@ -242,7 +242,7 @@ def test_bad_translations_are_left_out_by_reason(
     assert dropped["its image is in a benchmark"] == 1
 
 
-def test_what_was_prepared_trains_both_stages_and_is_evaluated(
+def test_prepared_data_train_both_stages_and_are_evaluated(
     by_endpoint: tuple[Path, Counter[str], list[Any]], tmp_path: Path
 ) -> None:
     folder = small_world.build_world(tmp_path)
@@ -273,14 +273,14 @@ print(parts[0].file, len(parts), [n for n, _ in found] == list(range(40)),
 
 
 def _ask_hub(url: str, place: str) -> "subprocess.CompletedProcess[str]":
-    # In a process of its own: the hub's client reads its address once.
+    # In a separate process, because the hub client reads its endpoint only once.
     return subprocess.run(
         [sys.executable, "-c", _READ_HUB, place], env={**os.environ, "HF_ENDPOINT": url},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
-def test_rows_come_from_the_hub_and_stay_at_one_commit(tmp_path: Path) -> None:
+def test_rows_of_the_hub_are_pinned_to_a_commit(tmp_path: Path) -> None:
     content = Path(world.wildvision(tmp_path / "w.parquet", 40)).read_bytes()
     with world.hub({"data/en-00000.parquet": content, "README.md": b"x"}) as server:
         done = _ask_hub(server.url, f"hf://datasets/{world.HUB_NAME}/**/en-*.parquet")
@@ -292,12 +292,12 @@ def test_rows_come_from_the_hub_and_stay_at_one_commit(tmp_path: Path) -> None:
         assert "the hub has no" in none.stderr
 
 
-def test_what_people_fixed_is_a_new_version(prepared: Path, tmp_path: Path) -> None:
+def test_corrections_give_a_new_version(prepared: Path, tmp_path: Path) -> None:
     chosen = [json.loads(line) for line in
               (prepared / "validate" / "cc3m.jsonl").read_text("utf-8").splitlines()]  # fmt: skip
     lines = ["task,annotator,content,language,overall,verdict,text"]
     answers = ["accept,", "fix,Beste hitz batzuk", "reject,", "skip,"]
-    lines += [f"{one['id']},a,,,,{said}" for one, said in zip(chosen, answers, strict=False)]
+    lines += [f"{one['id']},a,,,,{text}" for one, text in zip(chosen, answers, strict=False)]
     lines += [f"{chosen[4]['id']},{who},,,,fix,{who}" for who in ("a", "b")]  # two corrections
     path = tmp_path / "fixes.csv"
     path.write_text("\n".join(lines) + "\n")
@@ -317,14 +317,14 @@ def test_what_people_fixed_is_a_new_version(prepared: Path, tmp_path: Path) -> N
     untouched = [s.path for s in new.shards if s in old.shards]
     assert untouched
     assert (tmp_path / "v2" / untouched[0]).samefile(prepared / untouched[0])
-    assert fix([*arguments, "--out", str(tmp_path / "v2")]) == 2  # never over another
+    assert fix([*arguments, "--out", str(tmp_path / "v2")]) == 2  # versions are never overwritten
     path.write_text(f"{lines[0]}\nabsent-0,a,,,,reject,\n")
     before = sorted(tmp_path.iterdir())
     assert fix([*arguments, "--out", str(tmp_path / "v3")]) == 2
-    assert sorted(tmp_path.iterdir()) == before, "a version is whole or not there"
+    assert sorted(tmp_path.iterdir()) == before, "an incomplete version was left"
 
 
-def test_another_plan_in_the_same_folder_is_refused(
+def test_other_settings_in_the_same_folder_are_refused(
     by_endpoint: tuple[Path, Counter[str], list[Any]],
     recipe: Path,
     capsys: pytest.CaptureFixture[str],
@@ -332,16 +332,16 @@ def test_another_plan_in_the_same_folder_is_refused(
     out = by_endpoint[0]
     arguments = _arguments(recipe, out, "http://127.0.0.1:9")
     assert main([*arguments, "per_shard=9"]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "was begun with other settings" in told
-    assert "config.per_shard" in told
+    error = " ".join(capsys.readouterr().err.split())
+    assert "was started with other settings" in error
+    assert "config.per_shard" in error
 
 
 # --- kills ----------------------------------------------------------------------------------------
 
 
 def _bytes(out: Path) -> dict[str, bytes]:
-    """Everything but what tells of the way there."""
+    """Return the content of every file except the intermediate results."""
     skipped = {"work"}
     return {
         str(path.relative_to(out)): path.read_bytes()
@@ -350,7 +350,7 @@ def _bytes(out: Path) -> dict[str, bytes]:
     }
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(
+def test_a_preparation_killed_at_random_moments_gives_the_same_bytes(
     by_endpoint: tuple[Path, Counter[str], list[Any]], recipe: Path, tmp_path: Path
 ) -> None:
     whole, _, bodies = by_endpoint
@@ -366,19 +366,19 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
             )  # fmt: skip
             try:
                 wait = chance.uniform(1.0, 4.5) if kills < 24 else 600
-                told, _ = process.communicate(timeout=wait)
-                assert process.returncode == 0, told
+                output, _ = process.communicate(timeout=wait)
+                assert process.returncode == 0, output
                 break
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
                 kills += 1
         again = Counter(json.dumps(body["messages"]) for body in model.bodies)
-    assert kills >= 20, "it was done before it could be killed often enough: slow the model down"
+    assert kills >= 20, "it finished before enough kills: increase delay_s of the model"
     assert _bytes(out) == _bytes(whole)
     extra = sum((again - once).values())
-    # What was in flight when it died: at most the requests at a time of two tasks.
+    # Requests in flight during a kill are repeated: at most the concurrent ones of two tasks.
     assert extra <= kills * 2 * 4
     kept = [line for path in (out / "work").rglob("translations.jsonl")
             for line in path.read_text(encoding="utf-8").splitlines()]  # fmt: skip
-    assert len(kept) == sum(once.values()), "a kept translation was made again"
+    assert len(kept) == sum(once.values()), "a saved translation was repeated"

@@ -1,4 +1,4 @@
-"""A hundred thousand rows at fault: every one is either in a shard or left out by name."""
+"""A hundred thousand corrupted rows: each is either in a shard or dropped with a reason."""
 
 import copy
 import io
@@ -35,7 +35,7 @@ _JUNK: list[Any] = [
 
 
 def _mutate(value: Any, chance: random.Random) -> Any:
-    """The value with one thing in it changed, taken away, doubled or replaced by junk."""
+    """Return the value with one part of it changed, removed, duplicated or replaced by junk."""
     value = copy.deepcopy(value)
     if isinstance(value, dict) and value and chance.random() < 0.8:
         key = chance.choice(list(value))
@@ -63,7 +63,7 @@ def _mutate(value: Any, chance: random.Random) -> Any:
 
 
 def _chats(path: Path, chance: random.Random) -> str:
-    """JSON lines, some of them cut, spoilt or of other types."""
+    """Write JSON lines, some of which are truncated, corrupted or of other types."""
     pairs = world.pairs()
     with path.open("wb") as file:
         for number in range(_CHATS):
@@ -86,21 +86,21 @@ def _image(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def _spoil(content: bytes, chance: random.Random) -> bytes:
+def _corrupt(content: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(len(content))
     return chance.choice(
         [content[:at], content[:at] + b"\xff" + content[at + 1 :], b"", content * 2]
     )
 
 
-def _text(value: Any) -> str | None:
-    """As a column of text can hold it."""
+def _column_text(value: Any) -> str | None:
+    """Convert a value to what a text column can hold."""
     plain = value if isinstance(value, str) or value is None else str(value)
     return plain if plain is None else plain.encode("utf-8", "replace").decode("utf-8")
 
 
 def _captions(path: Path, chance: random.Random) -> str:
-    """Parquet with images and a published translation, both often wrong."""
+    """Write parquet with images and a published translation, both often corrupted."""
     rows = []
     for number in range(_CAPTIONS):
         en, eu = world.pairs()[chance.randrange(200)]
@@ -108,9 +108,9 @@ def _captions(path: Path, chance: random.Random) -> str:
                "eu": f"{eu} {number}"}  # fmt: skip
         for name in ("en", "eu"):
             if chance.random() < 0.2:
-                row[name] = _text(_mutate(row[name], chance))
+                row[name] = _column_text(_mutate(row[name], chance))
         if chance.random() < 0.1:
-            row["image"] = {"bytes": _spoil(_image(number), chance)}
+            row["image"] = {"bytes": _corrupt(_image(number), chance)}
         rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
@@ -120,11 +120,11 @@ def _questions(path: Path, chance: random.Random) -> str:
     rows = []
     for number in range(_QUESTIONS):
         choices: Any = [f"{world.pairs()[chance.randrange(200)][0]} {at}" for at in range(4)]
-        row = {"question_id": _text(number), "question": f"What is {number}?",
+        row = {"question_id": _column_text(number), "question": f"What is {number}?",
                "choices": str(choices), "correct_choice_idx": str(number % 4)}  # fmt: skip
         for name in row:
             if chance.random() < 0.05:
-                row[name] = _text(_mutate(row[name], chance))
+                row[name] = _column_text(_mutate(row[name], chance))
         rows.append({**row, "image": {"bytes": _image(30_000 + number)}})
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
@@ -159,7 +159,7 @@ def _plan(folder: Path) -> WorkPlan:
     )  # fmt: skip
 
 
-def test_a_hundred_thousand_rows_are_kept_or_named(tmp_path: Path) -> None:
+def test_a_hundred_thousand_corrupted_rows_are_written_or_counted(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     for source in plan.sources:
         if source.is_joined:
@@ -183,7 +183,7 @@ def test_a_hundred_thousand_rows_are_kept_or_named(tmp_path: Path) -> None:
 
 
 def _check_samples(plan: WorkPlan, report: dict[str, Any]) -> None:
-    """Every sample that was kept is one that training and evaluation read."""
+    """Check that training and evaluation can read every written sample."""
     for name, languages in (("chats", ["en"]), ("captions", ["en", "eu"])):
         for language in languages:
             path = plan.out / f"{name}_{language}.manifest.json"

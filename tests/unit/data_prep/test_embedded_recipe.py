@@ -1,4 +1,4 @@
-"""The recipe of the data, without the packages: drawing questions, scenes, votes, errors."""
+"""The embedded data's generator without the packages: questions, scenes, votes and errors."""
 
 import dataclasses
 import io
@@ -28,7 +28,14 @@ from data_prep.embedded.conversations import (
     single_questions,
     word_turns,
 )
-from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE, TRAIN_STYLES, Drawing, Painter, Style
+from data_prep.embedded.drawings import (
+    DEV_STYLE,
+    TEST_STYLE,
+    TRAIN_STYLES,
+    Painter,
+    Style,
+    StyledIcon,
+)
 from data_prep.embedded.packages import NpmLock, PackageFolder, read_lock
 from data_prep.embedded.questions import Asker, word_answer, word_question
 from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
@@ -40,7 +47,7 @@ SVG = '<rect width="16" height="16" fill="{}"/>'
 
 
 class FakePackages(PackageFolder):
-    """Packages with made-up names for every concept and one square for every icon."""
+    """Packages with an invented name for every concept and a square for every icon."""
 
     def __init__(self, tmp_path):
         super().__init__(tmp_path)
@@ -81,7 +88,7 @@ def asker(packages):
 # --- the table ---
 
 
-def test_table_is_whole():
+def test_the_table_is_complete():
     table = read_table()
     assert len(table) == 240
     assert len({concept.codepoints for concept in table}) == 240
@@ -99,7 +106,7 @@ def test_held_out_styles_are_not_trained_on():
 
 
 @pytest.mark.parametrize("code", ["en", "eu", "es"])
-def test_language_file_words_every_kind(code, packages):
+def test_a_language_file_has_wordings_for_every_kind(code, packages):
     catalogue = load_catalogue(packages, load_languages([code]), 40)
     asker, lexicon = Asker(catalogue), catalogue.lexicons[0]
     maker = SceneMaker(asker, set())
@@ -113,12 +120,12 @@ def test_language_file_words_every_kind(code, packages):
     assert kinds == set(QuestionKind) - {QuestionKind.IS_SHOWN_REWORDED}
 
 
-def test_language_without_a_file_is_told_which_to_write():
+def test_the_error_for_a_missing_language_file_names_the_file():
     with pytest.raises(DataError, match=r"languages/ka/data\.yaml.*copy .*eu/data\.yaml"):
         load_language("ka")
 
 
-def test_language_that_cldr_lacks(packages):
+def test_a_language_that_cldr_lacks_is_an_error(packages):
     wrong = dataclasses.replace(load_language("eu"), cldr="euu")
     with pytest.raises(DataError, match=r"unknown CLDR language 'euu'\. Did you mean 'eu'"):
         load_catalogue(packages, (wrong,), 12)
@@ -129,12 +136,12 @@ def test_language_that_cldr_lacks(packages):
     [
         ('"yes": bai', "yes: bai", "'yes' is missing"),
         ("numbers: [bat, bi, hiru, lau]", "numbers: [bat]", "expected 4 words"),
-        ("Zer dago {place}?", "Zer dago {where}?", r"has the blanks \['where'\]"),
+        ("Zer dago {place}?", "Zer dago {where}?", r"has the placeholders \['where'\]"),
         ("  tool: [tresna, tresna]\n", "", "'categories.tool' is missing"),
-        ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected two phrases"),
+        ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected a list of two phrases"),
     ],
 )
-def test_language_file_at_fault(tmp_path, monkeypatch, old, new, message):
+def test_an_invalid_language_file_is_an_error(tmp_path, monkeypatch, old, new, message):
     text = (languages.FOLDER / "eu" / "data.yaml").read_text(encoding="utf-8")
     assert old in text
     (tmp_path / "eu").mkdir()
@@ -149,7 +156,7 @@ def test_language_file_at_fault(tmp_path, monkeypatch, old, new, message):
 
 @given(number=st.integers(0, 239), seed=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_questions_about_one_thing_are_right_and_fair(asker, number, seed):
+def test_questions_about_a_concept_are_correct_and_fair(asker, number, seed):
     own = asker.catalogue.concepts[number].category
     for question in single_questions(asker, number, named_rng(seed)):
         if question.kind is QuestionKind.IS_SHOWN:
@@ -165,7 +172,7 @@ def test_questions_about_one_thing_are_right_and_fair(asker, number, seed):
             wrong = [concept for concept in question.concepts if concept != number]
             assert not asker.catalogue.confusable[number, wrong].any()
             kinds = {asker.catalogue.concepts[concept].category for concept in question.concepts}
-            # Either no category stands out or all are one; else the odd one could be guessed.
+            # Either all categories differ or all are equal; otherwise the odd one could be guessed.
             assert len(kinds) in (1, 4)
 
 
@@ -185,8 +192,8 @@ def test_questions_about_a_scene_have_one_answer(asker, seed):
             assert (question.place, question.answer) in scene.places()
 
 
-def test_places_with_two_things_are_not_asked_about():
-    scene = Scene(cells=(7, None, 8, 9))
+def test_ambiguous_places_are_not_asked_about():
+    scene = Scene(quadrants=(7, None, 8, 9))
     places = dict(scene.places())
     assert places["top"] == 7
     assert places["right"] == 9
@@ -198,7 +205,7 @@ def test_places_with_two_things_are_not_asked_about():
     assert ("above", 9, 7) in scene.neighbours()
 
 
-def test_languages_get_the_same_turns(asker):
+def test_languages_have_the_same_turns(asker):
     lexicons = asker.catalogue.lexicons
     asked = single_questions(asker, 3, named_rng(1))
     en, eu = (word_turns("<image>", asked, lexicon)["messages"] for lexicon in lexicons)
@@ -257,24 +264,24 @@ def test_votes_prefer_synonym_then_shared_word_then_others():
 # --- images, packages, shards ---
 
 
-def test_images_are_the_same_every_time(packages):
+def test_drawing_is_deterministic(packages):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed: pip install -e .[data]")
-    drawing = Drawing(style=Style.NOTO, icon="rouge")
-    first, second = (Painter(packages).single(drawing, named_rng(5)) for _ in range(2))
+    icon = StyledIcon(style=Style.NOTO, icon="rouge")
+    first, second = (Painter(packages).single(icon, named_rng(5)) for _ in range(2))
     assert first == second
-    assert first != Painter(packages).single(drawing, named_rng(6))
+    assert first != Painter(packages).single(icon, named_rng(6))
     with pytest.raises(DataError, match="unknown icon of noto 'blue'"):
-        Painter(packages).single(Drawing(style=Style.NOTO, icon="blue"), named_rng(5))
+        Painter(packages).single(StyledIcon(style=Style.NOTO, icon="blue"), named_rng(5))
 
 
-def test_package_with_other_bytes_is_refused(tmp_path):
+def test_a_package_with_another_hash_is_rejected(tmp_path):
     lock = read_lock()["cldr-annotations-full"]
     (tmp_path / lock.file_name).write_bytes(b"not the archive")
-    with pytest.raises(DataError, match=r"sha256 .* says .*delete the file"):
+    with pytest.raises(DataError, match=r"sha256 .*, expected .*delete the file"):
         PackageFolder(tmp_path).npm_archive(lock.name)
 
 
-def test_package_that_cannot_be_fetched(tmp_path, monkeypatch):
+def test_a_package_that_cannot_be_downloaded_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with pytest.raises(DataError, match=r"npm is not installed.*--packages"):
         PackageFolder(tmp_path).npm_archive("cldr-annotations-full")
@@ -282,7 +289,7 @@ def test_package_that_cannot_be_fetched(tmp_path, monkeypatch):
         PackageFolder(tmp_path).debian_archive("libreoffice-help-eu")
 
 
-def test_npm_archive_has_the_name_npm_gives_it():
+def test_archives_have_the_file_names_of_npm_pack():
     lock = NpmLock(name="@iconify-json/noto", version="1.2.9", sha256="", licence="")
     assert lock.file_name == "iconify-json-noto-1.2.9.tgz"
 
@@ -316,7 +323,7 @@ def test_help_pages_align_by_paragraph(tmp_path):
     assert document.texts == ("Uno\nDos y m\u00e1s", "Bat\nBi eta gehiago")
 
 
-def test_shards_are_the_same_every_time(tmp_path):
+def test_equal_samples_give_equal_shards(tmp_path):
     samples = [ShardSample(key=key, content={"x": "ñ"}, image=b"i") for key in ("b", "a", "c")]
     for name in ("one", "two"):
         entries = write_shards(tmp_path / name, "s", samples, per_shard=2)
@@ -328,7 +335,7 @@ def test_shards_are_the_same_every_time(tmp_path):
 # --- command line ---
 
 
-def test_error_is_one_line_and_exit_2(tmp_path, capsys):
+def test_errors_are_printed_without_a_traceback(tmp_path, capsys):
     arguments = ["--languages", "ka", "--out", str(tmp_path), "--packages", str(tmp_path)]
     assert embedded.main(arguments) == 2
     assert "ka/data.yaml" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Published benchmarks, as the hub stores them, become shards that load and score."""
+"""Published benchmarks in the hub's formats become shards that can be loaded and scored."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def image_bytes(seed: int, kind: str = "JPEG") -> bytes:
 
 
 def image(seed: int) -> dict[str, Any]:
-    """As `datasets` stores an image."""
+    """Return an image in the format of `datasets`."""
     return {"bytes": image_bytes(seed), "path": f"{seed}.jpg"}
 
 
@@ -54,9 +54,9 @@ def test_vqav2_in_two_languages(tmp_path: Path, capsys: pytest.CaptureFixture[st
     english = write(tmp_path / "en.parquet", [vqa_row(i, f"dog {i}") for i in range(6)])
     basque = write(tmp_path / "eu.parquet", [vqa_row(i, f"txakur {i}") for i in (5, 0, 3, 2, 9)])
     assert run(tmp_path, "vqav2", f"en={english}", f"eu={basque}") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in ("4  questions", "2  eu: missing", "1  eu: not in en", "3 images"):
-        assert line in told
+        assert line in output
     items = load_benchmark(tmp_path / "b.manifest.json")
     assert len(items) == 8
     found = {(item.question_id, item.language): item for item in items}
@@ -69,7 +69,7 @@ def test_vqav2_in_two_languages(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(load_benchmark(tmp_path / "few" / "b.manifest.json")) == 3
 
 
-def test_a_okvqa_whose_choices_are_text(tmp_path: Path) -> None:
+def test_a_okvqa_choices_are_parsed_from_text(tmp_path: Path) -> None:
     row = {"question_id": "q", "image": image(1), "question": "zer?", "correct_choice_idx": "2",
            "choices": "['bat', 'bi', 'hiru', 'lau']"}  # fmt: skip
     assert run(tmp_path, "a_okvqa", f"eu={write(tmp_path / 'a.parquet', [row])}") == 0
@@ -81,7 +81,7 @@ def test_a_okvqa_whose_choices_are_text(tmp_path: Path) -> None:
     assert scorer.score(item, "C").score == 1
 
 
-def test_direct_answers_leave_difficult_ones_out(
+def test_difficult_direct_answers_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -95,7 +95,7 @@ def test_direct_answers_leave_difficult_ones_out(
     assert [item.answers for item in items] == [("dog", "dog", "cat")] * 2
 
 
-def test_rows_without_ids_are_paired_by_place_and_jsonl_names_its_images(tmp_path: Path) -> None:
+def test_rows_without_ids_are_matched_by_number_and_jsonl_names_images(tmp_path: Path) -> None:
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(image_bytes(i, "PNG"))
     for language, yes in (("en", "yes"), ("eu", "bai")):
@@ -114,7 +114,7 @@ def test_rows_without_ids_are_paired_by_place_and_jsonl_names_its_images(tmp_pat
     assert run(tmp_path / "bad", "pixmo_cap_qa", f"en={tmp_path / 'bad.jsonl'}") == 2
 
 
-def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = vqa_row(1, "dog")
     cases = {
         "no such": (
@@ -122,7 +122,7 @@ def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             "unknown column 'answer_type'",
         ),
         "broken": (good | {"image": {"bytes": b"no", "path": ""}}, "can't be decoded"),
-        "empty": (good | {"answers": []}, "empty list"),
+        "empty": (good | {"answers": []}, "answers or choices is empty"),
     }
     for name, (row, message) in cases.items():
         place = write(tmp_path / f"{name}.parquet", [row])
@@ -138,14 +138,14 @@ def test_bad_rows_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     "path", sorted(BENCHMARK_RECIPES.glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_every_recipe_names_a_benchmark_that_is_scored(path: Path) -> None:
+def test_every_recipe_names_a_supported_benchmark(path: Path) -> None:
     recipe = load_config(BenchmarkRecipe, path)
     assert recipe.benchmark in set(Benchmark)
     without_reference = recipe.benchmark == Benchmark.WILD
     assert recipe.columns.answers or recipe.columns.choices or without_reference
 
 
-def test_the_example_of_a_culture_benchmark_is_read_and_scored(tmp_path: Path) -> None:
+def test_the_example_culture_benchmark_can_be_imported_and_scored(tmp_path: Path) -> None:
     folder = Path("data/culture")
     sources = [f"{code}={folder / code}.csv" for code in ("en", "eu")]
     assert (
@@ -163,5 +163,5 @@ def test_the_example_of_a_culture_benchmark_is_read_and_scored(tmp_path: Path) -
         assert all(len(set(item.choices)) == 4 for item in pair)
     scorer = Scorer(YesNoParser(load_prompts(["en", "eu"]).yes_no_words))
     baseline = majority_baseline(items, scorer)
-    assert 0.2 < baseline.scores.mean() < 0.35  # no letter is right much more often than others
+    assert 0.2 < baseline.scores.mean() < 0.35  # no letter dominates
     assert len({item.question_type for item in items}) >= 6

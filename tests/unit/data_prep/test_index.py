@@ -1,4 +1,4 @@
-"""`python -m data_prep.index`: foreign shards become a source, once, and nothing is silent."""
+"""The index command: existing shards become a source, and every problem is reported."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
 from core.errors import DataError
-from data_prep.index import scan as index_build
+from data_prep.index import scan
 from data_prep.index.__main__ import main
 from data_prep.index.inputs import expand_shards
 from datamodules.batches.lengths import measure_lengths
@@ -47,11 +47,11 @@ def shards(tmp_path):
 
 @pytest.fixture
 def scans(monkeypatch):
-    """The shards that were really scanned."""
+    """Names of the shards that were scanned."""
     names = []
-    original = index_build.scan_tar
+    original = scan.scan_tar
     monkeypatch.setattr(
-        index_build, "scan_tar", lambda *args: names.append(args[1][-9:]) or original(*args)
+        scan, "scan_tar", lambda *args: names.append(args[1][-9:]) or original(*args)
     )
     return names
 
@@ -60,7 +60,7 @@ def run(folder, *arguments, pattern="{00000..00002}.tar"):
     return main([str(folder / pattern), "--name", "c", "--language", "eu", *arguments])
 
 
-def test_shards_of_others_become_a_source(shards, capsys):
+def test_existing_shards_become_a_source(shards, capsys):
     assert run(shards) == 0
     manifest = verify(shards / "c.manifest.json", deep=True)
     assert (manifest.record, manifest.num_samples) == (".txt", 9)
@@ -72,12 +72,12 @@ def test_shards_of_others_become_a_source(shards, capsys):
         assert [turn.content for turn in sample.turns] == ["<image>", f"irudia {i}"]
     assert source.image_sizes().tolist()[3] == [20, 20]
     assert source.keys().tolist()[-1] == b"000000023"
-    said = capsys.readouterr().err
-    assert "9 samples (record '.txt')" in said
-    assert ".json (9)" in said
+    output = capsys.readouterr().err
+    assert "9 samples (record '.txt')" in output
+    assert ".json (9)" in output
 
 
-def test_the_order_is_that_of_plain_webdataset(shards):
+def test_the_order_equals_that_of_webdataset(shards):
     run(shards)
     source = Source(shards / "c.manifest.json")
     urls = [str(shards / f"{n:05d}.tar") for n in range(3)]
@@ -87,7 +87,7 @@ def test_the_order_is_that_of_plain_webdataset(shards):
     assert ours == expected
 
 
-def test_records_in_the_json(shards):
+def test_records_are_read_from_the_json(shards):
     assert run(shards, "--record", "caption", "--modality", "text") == 0
     sample = Source(shards / "c.manifest.json").read(4)
     assert [(turn.role, turn.content) for turn in sample.turns] == [("text", "irudia 11")]
@@ -100,13 +100,13 @@ def test_records_in_the_json(shards):
     assert Source(shards / "o" / "c.manifest.json").read(0).turns[1].content == "bai"
 
 
-def test_only_what_is_new_is_scanned(shards, scans):
+def test_only_new_shards_are_scanned(shards, scans):
     assert run(shards, pattern="0000[01].tar") == 0
     assert scans == ["00000.tar", "00001.tar"]
     first = load_manifest(shards / "c.manifest.json").shards[0]
     assert run(shards) == 0
     assert scans[2:] == ["00002.tar"]
-    # The same bytes at another time: compared by checksum, not scanned.
+    # The same bytes with a new time stamp are compared by checksum and not scanned.
     (shards / "00000.tar").write_bytes((shards / "00000.tar").read_bytes())
     # Other bytes of the same size.
     content = (shards / "00001.tar").read_bytes()
@@ -121,24 +121,24 @@ def test_only_what_is_new_is_scanned(shards, scans):
     assert len(scans) == 8
 
 
-def test_an_interrupted_build_goes_on(shards, scans, monkeypatch):
-    original = index_build._scan
+def test_an_interrupted_build_resumes(shards, scans, monkeypatch):
+    original = scan._scan_shard
 
     def interrupted(plan, folder, shard):
         if shard.endswith("00001.tar"):
             raise KeyboardInterrupt
         return original(plan, folder, shard)
 
-    monkeypatch.setattr(index_build, "_scan", interrupted)
+    monkeypatch.setattr(scan, "_scan_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(shards)
     assert not (shards / "c.manifest.json").exists()
-    monkeypatch.setattr(index_build, "_scan", original)
+    monkeypatch.setattr(scan, "_scan_shard", original)
     assert run(shards) == 0
     assert scans == ["00000.tar", "00001.tar", "00002.tar"]
 
 
-def test_several_processes_give_the_same(shards):
+def test_parallel_scans_give_the_same_source(shards):
     assert run(shards) == 0
     content = (shards / "c.manifest.json").read_bytes()
     for path in (shards / "c.index").iterdir():
@@ -151,37 +151,37 @@ def test_several_processes_give_the_same(shards):
 def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
     write_tar(shards / "00001.tar", members(10, 4, broken=(11, 13)))
     assert run(shards) == 2
-    said = capsys.readouterr().err
-    assert "2 of 11 samples can't be used, more than --max-unusable 0.01" in said
-    assert "2 x the image can't be read (first: " in said
-    assert f"(first: {shards}/00001.tar: 000000011)" in said
+    output = capsys.readouterr().err
+    assert "2 of 11 samples are unusable, more than --max-unusable 0.01" in output
+    assert "2 x the image can't be read (first: " in output
+    assert f"(first: {shards}/00001.tar: 000000011)" in output
     assert run(shards, "--max-unusable", "0.2") == 0
     assert len(scans) == 3
     manifest = load_manifest(shards / "c.manifest.json")
     assert manifest.statistics["unusable"] == {"the image can't be read": 2}
     assert [entry.num_samples for entry in manifest.shards] == [3, 2, 4]
-    assert "can't be used because" in capsys.readouterr().err
+    assert "unusable samples" in capsys.readouterr().err
 
 
-def test_a_shard_without_usable_samples_is_left_out_and_said_so(shards, capsys):
+def test_a_shard_without_usable_samples_is_left_out_and_reported(shards, capsys):
     write_tar(shards / "00001.tar", [("x.png", image(1))])
     assert run(shards, "--max-unusable", "0.2") == 0
     assert [e.path for e in load_manifest(shards / "c.manifest.json").shards] == [
         "00000.tar",
         "00002.tar",
     ]
-    assert "left out, no usable sample: " in capsys.readouterr().err
+    assert "left out, no usable samples: " in capsys.readouterr().err
 
 
-def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
+def test_all_broken_shards_are_listed_and_the_others_stay_scanned(shards, scans, capsys):
     for name in ("00000.tar", "00002.tar"):
         content = (shards / name).read_bytes()
         (shards / name).write_bytes(content[:3000])
     assert run(shards, "--record", ".txt") == 2
-    said = capsys.readouterr().err
-    assert "2 of 3 shards can't be indexed" in said
-    assert "00000.tar is not a complete tar" in said
-    assert "00002.tar is not a complete tar" in said
+    output = capsys.readouterr().err
+    assert "2 of 3 shards cannot be indexed" in output
+    assert "00000.tar is not a complete tar" in output
+    assert "00002.tar is not a complete tar" in output
     for number, name in enumerate(("00000.tar", "00002.tar")):
         write_tar(shards / name, members(50 * number, 2))
     assert run(shards, "--record", ".txt") == 0
@@ -192,7 +192,7 @@ def test_broken_shards_are_all_named_and_the_others_kept(shards, scans, capsys):
     ("content", "message"),
     [("{", "scanned.json is damaged"), ("[]", "is damaged"), ('{"format": 9}', "has format 9")],
 )
-def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message):
+def test_a_damaged_record_of_scans_is_an_error(shards, capsys, content, message):
     (shards / "c.index").mkdir()
     (shards / "c.index" / "scanned.json").write_text(content)
     assert run(shards) == 2
@@ -207,32 +207,32 @@ def test_notes_that_are_damaged_are_not_trusted(shards, capsys, content, message
         (("--name", "a/b"), "--name 'a/b'"),
     ],
 )
-def test_wrong_options(shards, capsys, arguments, message):
+def test_invalid_options_are_errors(shards, capsys, arguments, message):
     assert run(shards, *arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_patterns(shards):
+def test_patterns_are_expanded_in_order(shards):
     retry = RetryConfig()
     urls = expand_shards(["s3://b/{08..10}.tar"], retry)
     assert urls == ("s3://b/08.tar", "s3://b/09.tar", "s3://b/10.tar")
     globbed = expand_shards([f"file://{shards}/*.tar"], retry)
     assert [path[-9:] for path in globbed] == ["00000.tar", "00001.tar", "00002.tar"]
-    with pytest.raises(DataError, match="finds no shard"):
+    with pytest.raises(DataError, match="matches no shard"):
         expand_shards([str(shards / "*.tgz")], retry)
     with pytest.raises(DataError, match="is named twice"):
         expand_shards([str(shards / "00000.tar"), str(shards / "*.tar")], retry)
 
 
-def test_help_teaches(capsys):
+def test_the_help_explains_the_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("img2dataset", "--record", ".txt", "s3://", "scanned.json", "--max-unusable"):
-        assert word in said
+        assert word in output
 
 
-def test_lengths_come_with_the_index(shards, scans, tmp_path):
+def test_lengths_are_measured_with_the_index(shards, scans, tmp_path):
     arguments = ["--lengths-for", str(TOKENIZER), "--template", "embedded", "--image-tokens", "3"]
     arguments += ["--prompt-styles", "chat", "plain"]
     assert run(shards) == 0

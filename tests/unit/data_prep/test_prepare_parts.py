@@ -1,4 +1,4 @@
-"""Parts of the data preparation: rows, items, segments, quality, memory, fetching, recipes."""
+"""Libraries of the data preparation: rows, items, segments, quality, cache, fetching, recipes."""
 
 import dataclasses
 import io
@@ -23,8 +23,13 @@ from data_prep.prepare.fetch import FetchConfig, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import make_item, texts_of, with_texts
 from data_prep.prepare.memory import Memory
 from data_prep.prepare.prompts import load_prompt
-from data_prep.prepare.recipe import RECIPES, SOURCES, Kind, SourceRecipe, load_recipe
-from data_prep.prepare.translators import Request, TranslateConfig, _chunks, _unwrapped
+from data_prep.prepare.recipe import PREPARE_RECIPES, SOURCES, Kind, SourceRecipe, load_recipe
+from data_prep.prepare.translators import (
+    Request,
+    TranslateConfig,
+    _split_tokens,
+    _strip_added_quotes,
+)
 from tests.support import prepare_world as world
 
 _ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(23)]
@@ -33,7 +38,7 @@ _ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(23)]
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _write(folder: Path, kind: str, content: Sequence[dict[str, Any]], name: str = "a") -> str:
+def _write_rows(folder: Path, kind: str, content: Sequence[dict[str, Any]], name: str = "a") -> str:
     path = folder / f"{name}.{kind}"
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(list(content)), path, row_group_size=5)
@@ -57,15 +62,15 @@ def _write(folder: Path, kind: str, content: Sequence[dict[str, Any]], name: str
     return str(path)
 
 
-def _all(parts: Sequence[rows.Part]) -> list[tuple[int, Any]]:
+def _read_all(parts: Sequence[rows.Part]) -> list[tuple[int, Any]]:
     return [found for part in parts for found in rows.read(part)]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "jsonl", "tsv", "csv", "tar"])
 @pytest.mark.parametrize("per_part", [1, 7, 100])
-def test_parts_together_are_the_whole(tmp_path: Path, kind: str, per_part: int) -> None:
-    place = _write(tmp_path, kind, _ROWS)
-    found = _all(rows.split(place, per_part=per_part))
+def test_parts_cover_every_row_once(tmp_path: Path, kind: str, per_part: int) -> None:
+    place = _write_rows(tmp_path, kind, _ROWS)
+    found = _read_all(rows.split(place, per_part=per_part))
     assert [number for number, _ in found] == list(range(23))
     assert [(row["id"], row["text"]) for _, row in found] == [(r["id"], r["text"]) for r in _ROWS]
     if kind == "tar":
@@ -73,18 +78,18 @@ def test_parts_together_are_the_whole(tmp_path: Path, kind: str, per_part: int) 
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json", "jsonl", "tsv", "csv", "tar"])
-def test_a_limit_counts_over_files(tmp_path: Path, kind: str) -> None:
+def test_a_limit_applies_across_files(tmp_path: Path, kind: str) -> None:
     for name in ("a", "b"):
-        _write(tmp_path, kind, _ROWS, name)
+        _write_rows(tmp_path, kind, _ROWS, name)
     parts = rows.split(f"{tmp_path}/*.{kind}", per_part=10, limit=30)
-    found = _all(parts)
+    found = _read_all(parts)
     assert [number for number, _ in found] == list(range(30))
     assert found[23][1]["id"] == "0"
 
 
-def test_damaged_rows_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_damaged_rows_are_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": \nnull\n\xff\n[1]\n{"a": 2}\n')
-    found = [row for _, row in _all(rows.split(str(tmp_path / "a.jsonl"), per_part=2))]
+    found = [row for _, row in _read_all(rows.split(str(tmp_path / "a.jsonl"), per_part=2))]
     assert [isinstance(row, DroppedError) for row in found] == [
         False,
         True,
@@ -94,15 +99,15 @@ def test_damaged_rows_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
         False,
     ]
     (tmp_path / "b.tsv").write_bytes(b"x\ty\n1\t2\n1\n\xff\t2\n3\t4\n")
-    found = [row for _, row in _all(rows.split(str(tmp_path / "b.tsv"), per_part=3))]
+    found = [row for _, row in _read_all(rows.split(str(tmp_path / "b.tsv"), per_part=3))]
     assert [isinstance(row, DroppedError) for row in found] == [False, True, True, False]
     (tmp_path / "c.csv").write_text('x,y\n"a, b",2\n1\n1,2,3\n')
-    found = [row for _, row in _all(rows.split(str(tmp_path / "c.csv"), per_part=3))]
+    found = [row for _, row in _read_all(rows.split(str(tmp_path / "c.csv"), per_part=3))]
     assert found[0] == {"x": "a, b", "y": "2"}
     assert [isinstance(row, DroppedError) for row in found] == [False, True, True]
 
 
-def test_a_tsv_without_a_head_is_read_by_number(tmp_path: Path) -> None:
+def test_columns_of_a_tsv_without_a_header_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "cc3m.tsv").write_text("a dog\thttp://x/1\na cat\thttp://x/2\n")
     (part,) = rows.split(str(tmp_path / "cc3m.tsv"), per_part=9, has_head=False)
     assert [row for _, row in rows.read(part)] == [
@@ -110,23 +115,23 @@ def test_a_tsv_without_a_head_is_read_by_number(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_images_lie_beside_the_file_and_nowhere_else(tmp_path: Path) -> None:
+def test_image_paths_cannot_leave_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(b"image")
     (tmp_path / "a.csv").write_text("image\np.png\n../etc/passwd\n/etc/passwd\nmissing.png\n")
-    found = [row for _, row in _all(rows.split(str(tmp_path / "a.csv"), per_part=9))]
+    found = [row for _, row in _read_all(rows.split(str(tmp_path / "a.csv"), per_part=9))]
     assert found[0] == {"image": b"image"}
     assert {row.reason for row in found[1:]} == {"no image file"}
 
 
-def test_a_file_that_is_no_such_file_is_an_error(tmp_path: Path) -> None:
+def test_damaged_missing_and_unsupported_files_are_errors(tmp_path: Path) -> None:
     for name in ("a.parquet", "a.json", "a.tar"):
         (tmp_path / name).write_bytes(b"PAR1 no, really not")
         with pytest.raises(DataError, match=re.escape(name)):
-            _all(rows.split(str(tmp_path / name), per_part=5))
+            _read_all(rows.split(str(tmp_path / name), per_part=5))
     with pytest.raises(ConfigError, match="no file"):
         rows.split(str(tmp_path / "nothing.parquet"), per_part=5)
     (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(ConfigError, match="rows are read from"):
+    with pytest.raises(ConfigError, match="unsupported format"):
         rows.split(str(tmp_path / "a.xlsx"), per_part=5)
 
 
@@ -142,7 +147,7 @@ def _item(recipe: SourceRecipe, row: dict[str, Any]) -> Any:
     return make_item(recipe, row, "k", base="en", target="")
 
 
-def test_llava_and_openai_conversations_are_one() -> None:
+def test_llava_and_openai_conversations_give_the_same_record() -> None:
     llava = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
     openai = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "A dog."}]
     recipe = _recipe(conversation="c", image="i")
@@ -166,13 +171,13 @@ def test_llava_and_openai_conversations_are_one() -> None:
          "text contains <image>"),
     ],
 )  # fmt: skip
-def test_a_conversation_at_fault_is_dropped_by_name(conversation: Any, reason: str) -> None:
+def test_an_invalid_conversation_is_dropped_with_its_reason(conversation: Any, reason: str) -> None:
     with pytest.raises(DroppedError) as caught:
         _item(_recipe(), {"c": conversation})
     assert caught.value.reason == reason
 
 
-def test_texts_go_out_and_come_back_in_order() -> None:
+def test_texts_are_read_and_replaced_in_the_same_order() -> None:
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     quiz = {"question": "q", "answers": ["x", "y", "x"], "choices": ["x", "z"], "correct_choice": 1}
     for record, texts in (("cap", ["cap"]), (chat, ["a", "b"]), (quiz, ["q", "x", "z", "x", "y"])):
@@ -190,13 +195,13 @@ def test_texts_go_out_and_come_back_in_order() -> None:
     | st.text()
 )
 @settings(max_examples=400, deadline=None)
-def test_pieces_joined_are_the_text(text: str) -> None:
+def test_joined_pieces_equal_the_text(text: str) -> None:
     pieces = segments.split(text)
     assert "".join(piece for piece, _ in pieces) == text
     assert all(piece for piece, _ in pieces)
 
 
-def test_what_is_no_language_is_left_alone() -> None:
+def test_code_markup_and_numbers_are_not_translated() -> None:
     text = "<image>\nWhich one? Look.\nA. a dog\n(B) a cat\n- see https://x.org/a?b "
     text += "and `code` {name} $x^2$"
     wanted = [piece for piece, is_language in segments.split(text) if is_language]
@@ -225,14 +230,14 @@ def test_what_is_no_language_is_left_alone() -> None:
          "repeats itself"),
     ],
 )  # fmt: skip
-def test_bad_translations_are_told(source: str, translation: str, reason: str | None) -> None:
+def test_bad_translations_are_detected(source: str, translation: str, reason: str | None) -> None:
     config = quality.QualityConfig(max_repetition=0.4)
     figures = quality.measure(source, translation, ("en", "eu"))
     try:
         quality.check(source, translation, figures, config, "eu")
         found = None
-    except DroppedError as fault:
-        found = fault.reason.removeprefix("translation: ")
+    except DroppedError as error:
+        found = error.reason.removeprefix("translation: ")
     assert found == reason
 
 
@@ -249,8 +254,8 @@ def test_filters_can_be_turned_off() -> None:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-class _Shouting:
-    """A translator that counts."""
+class _UppercaseTranslator:
+    """Translator that converts texts to upper case and records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -266,47 +271,47 @@ class _Shouting:
         return {}
 
 
-def _memory(path: Path, translator: _Shouting, identity: str = "a") -> Memory:
+def _memory(path: Path, translator: _UppercaseTranslator, identity: str = "a") -> Memory:
     return Memory(path, lambda: translator, identity, {"yes": "bai"})
 
 
-def test_nothing_is_translated_twice_over_kills(tmp_path: Path) -> None:
-    path, translator = tmp_path / "m.jsonl", _Shouting()
+def test_nothing_is_translated_twice_after_a_kill(tmp_path: Path) -> None:
+    path, translator = tmp_path / "m.jsonl", _UppercaseTranslator()
     texts = [Request(text) for text in ("a dog", "yes", "Yes", "12", "a dog", "a cat")]
     found = _memory(path, translator).translate(texts, lambda: None)
     assert found == ["A DOG", "bai", "Bai", "12", "A DOG", "A CAT"]
     assert translator.asked == ["a dog", "a cat"]
-    path.write_bytes(path.read_bytes()[:-5])  # killed while it wrote the second
-    again = _Shouting()
+    path.write_bytes(path.read_bytes()[:-5])  # killed while writing the second entry
+    again = _UppercaseTranslator()
     assert _memory(path, again).translate(texts, lambda: None) == found
     assert again.asked == ["a cat"]
     with_context = [Request("a dog", (("x", "y"),))]
-    other = _Shouting()
+    other = _UppercaseTranslator()
     _memory(path, other).translate(with_context, lambda: None)
     assert other.asked == ["a dog"]
-    changed = _Shouting()
+    changed = _UppercaseTranslator()
     _memory(path, changed, "b").translate(texts[:1], lambda: None)
     assert changed.asked == ["a dog"]
 
 
-def test_a_damaged_memory_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": 1}\n')
     with pytest.raises(DataError, match="damaged"):
-        _memory(tmp_path / "m.jsonl", _Shouting())
+        _memory(tmp_path / "m.jsonl", _UppercaseTranslator())
 
 
-def test_long_sentences_go_in_pieces_of_whole_words() -> None:
+def test_long_sentences_are_split_between_words() -> None:
     tokens = ["\u2581a", "b", "\u2581c", "d", "e", "\u2581f"]
-    assert _chunks(tokens, 4) == [["\u2581a", "b"], ["\u2581c", "d", "e", "\u2581f"]]
-    for most in (1, 2, 3, 10):
-        assert [t for chunk in _chunks(tokens, most) for t in chunk] == tokens
-        assert all(len(chunk) <= most for chunk in _chunks(tokens, most))
+    assert _split_tokens(tokens, 4) == [["\u2581a", "b"], ["\u2581c", "d", "e", "\u2581f"]]
+    for max_tokens in (1, 2, 3, 10):
+        assert [t for chunk in _split_tokens(tokens, max_tokens) for t in chunk] == tokens
+        assert all(len(chunk) <= max_tokens for chunk in _split_tokens(tokens, max_tokens))
 
 
-def test_quotation_marks_around_everything_go() -> None:
-    assert _unwrapped('"Txakur bat"', "A dog") == "Txakur bat"
-    assert _unwrapped('"Txakur bat"', '"A dog"') == '"Txakur bat"'
-    assert _unwrapped('"Bai", esan zuen. "Ez"', "x") != ""
+def test_added_quotation_marks_are_removed() -> None:
+    assert _strip_added_quotes('"Txakur bat"', "A dog") == "Txakur bat"
+    assert _strip_added_quotes('"Txakur bat"', '"A dog"') == '"Txakur bat"'
+    assert _strip_added_quotes('"Bai", esan zuen. "Ez"', "x") != ""
 
 
 # --- fetching -------------------------------------------------------------------------------------
@@ -322,7 +327,7 @@ def _outcomes(urls: Sequence[str], **changed: Any) -> dict[str, tuple[str, str]]
     return found
 
 
-def test_every_trap_has_its_outcome() -> None:
+def test_every_kind_of_failed_download_has_its_outcome() -> None:
     with world.web() as web:
         urls = {web.url + path: reason for path, reason in world.TRAPS.items()}
         good = [f"{web.url}/{path}/7" for path in ("p", "moved", "busy")]
@@ -333,7 +338,7 @@ def test_every_trap_has_its_outcome() -> None:
         assert web.asked["/gone"] == 1
 
 
-def test_nothing_inside_is_asked() -> None:
+def test_private_addresses_are_never_requested() -> None:
     with world.web() as web:
         port = web.url.rpartition(":")[2]
         hosts = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0.0.0.0",
@@ -346,11 +351,11 @@ def test_nothing_inside_is_asked() -> None:
         ]
         assert {found[url][0] for url in literal} == {Outcome.PRIVATE}
         assert found[f"http://localhost:{port}/p/1"][0] == Outcome.PRIVATE
-        assert not web.asked, "a private address was asked"
+        assert not web.asked, "a private address was requested"
 
 
-def test_a_redirect_may_not_lead_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The first hop is let through, as if it were a public address; the second is not.
+def test_redirects_to_private_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first hop counts as a public address, the second does not.
     import data_prep.prepare.fetch as module
 
     original = module._is_public
@@ -364,14 +369,14 @@ def test_a_redirect_may_not_lead_inside(monkeypatch: pytest.MonkeyPatch) -> None
     "url", ["", "x", "file:///etc/passwd", "ftp://x.org/a", "http://", "http://[::1",
             "data:image/png,x", "http://x.org:99999/a", "http://\u0000/"],
 )  # fmt: skip
-def test_what_is_no_address_is_said_so(url: str) -> None:
+def test_invalid_urls_are_reported_as_unreachable(url: str) -> None:
     assert _outcomes([url])[url][0] in (Outcome.UNREACHABLE, Outcome.GONE)
 
 
 # --- recipes and plans ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PREPARE_RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_and_their_sources_load(path: Path) -> None:
     config, sources = load_recipe(path.stem, [])
     assert list(sources) == config.sources
@@ -379,49 +384,51 @@ def test_shipped_recipes_and_their_sources_load(path: Path) -> None:
 
 
 def test_every_shipped_source_is_used_by_a_recipe() -> None:
-    used = {name for path in RECIPES.glob("*.yaml") for name in load_recipe(path.stem, [])[1]}
+    used = {
+        name for path in PREPARE_RECIPES.glob("*.yaml") for name in load_recipe(path.stem, [])[1]
+    }
     assert used == {path.stem for path in SOURCES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["cc3m.plac=x"], "plac"),
         (["per_part=0"], "per_part"),
         (["translate.backend=ctranslate2"], "needs translate.model"),
         (["translate.backend=endpoint"], "needs translate.endpoint"),
         (["cc3m.columns.imag_url=x"], "Did you mean 'image_url'"),
-        (["quality.min_length_ratio=9"], "must lie below"),
+        (["quality.min_length_ratio=9"], "below max_length_ratio"),
     ],
 )
-def test_a_wrong_setting_is_told(overrides: list[str], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_settings_are_errors(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_recipe("paper", overrides)
 
 
-def test_a_setting_for_a_source_that_is_not_used_is_told(tmp_path: Path) -> None:
+def test_overrides_of_an_unused_source_are_errors(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("sources: [cc3m]\n")
     load_recipe(str(tmp_path / "mine.yaml"), ["cc3m.place=x"])
     with pytest.raises(ConfigError, match="magpie"):
         load_recipe(str(tmp_path / "mine.yaml"), ["magpie.place=x"])
 
 
-def test_plans_say_what_nobody_translates(tmp_path: Path) -> None:
-    place = _write(tmp_path, "jsonl", [{"c": []}])
+def test_a_plan_without_a_translator_is_for_dry_runs_only(tmp_path: Path) -> None:
+    place = _write_rows(tmp_path, "jsonl", [{"c": []}])
     config, _ = load_recipe("paper", [])
     recipe = SourceRecipe(kind=Kind.CHAT, place=place, licence="x", columns={"conversation": "c"})
-    order, mine = planning.Order(recipe="p", language="eu", out=tmp_path), {"mine": recipe}
-    with pytest.raises(ConfigError, match="nobody translated this into 'eu'"):
-        planning.make_plan(order, config, mine)
-    plan = planning.make_plan(order, config, mine, only_look=True)
-    assert planning.estimate(plan, plan.sources[0]).by.startswith("nobody yet")
-    with pytest.raises(ConfigError, match=r"'cy' has no\n  data.yaml"):
+    request = planning.PreparationRequest(recipe="p", language="eu", out=tmp_path)
+    with pytest.raises(ConfigError, match="no published translation into 'eu'"):
+        planning.make_plan(request, config, {"mine": recipe})
+    plan = planning.make_plan(request, config, {"mine": recipe}, only_look=True)
+    assert planning.estimate(plan, plan.sources[0]).by.startswith("not set")
+    with pytest.raises(ConfigError, match=r"Missing files of 'cy':\n  data.yaml"):
         load_prompt("cy", tmp_path)
-    with pytest.raises(ConfigError, match="language of the sources already"):
-        planning.make_plan(dataclasses.replace(order, language="en"), config, {})
+    with pytest.raises(ConfigError, match="is the language of the sources"):
+        planning.make_plan(dataclasses.replace(request, language="en"), config, {})
 
 
-def test_ledgers_add_up_or_are_an_error() -> None:
+def test_a_ledger_that_does_not_add_up_is_an_error() -> None:
     one = Ledger(num_in=3, num_out=2, dropped=Counter({"x": 1}))
     one.check("here")
     other = Ledger.load(json.loads(json.dumps(one.dump())))
@@ -432,6 +439,6 @@ def test_ledgers_add_up_or_are_an_error() -> None:
         one.check("here")
 
 
-def test_a_translator_must_be_chosen_well() -> None:
+def test_translation_settings_are_validated() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         TranslateConfig(beam_size=0)

@@ -1,4 +1,4 @@
-"""Rebuilding from the real packages; skipped where they are not at hand."""
+"""Builds from the real packages; skipped where the packages are missing."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def build(folder, *arguments):
     return embedded.main(["--packages", str(PACKAGES), "--out", str(folder), *arguments])
 
 
-def test_spanish_is_one_file(tmp_path):
+def test_spanish_data_need_only_a_language_file(tmp_path):
     assert build(tmp_path, "--languages", "en", "es", "--concepts", "12", "--without-text") == 0
     assert not any(tmp_path.glob("text*"))
     verify(tmp_path / "emoji_instruct_es.manifest.json", deep=True)
@@ -45,7 +45,7 @@ def test_spanish_is_one_file(tmp_path):
     assert "autobús" in text
 
 
-def test_a_language_without_help_pages_has_the_rest(tmp_path, monkeypatch, capsys):
+def test_a_language_without_help_pages_lacks_only_running_text(tmp_path, monkeypatch, capsys):
     def read_pages(_, languages):
         assert [language.code for language in languages] == ["en"]
         return {"a.html": [("The first paragraph says what the window of the program shows.",)]}
@@ -59,7 +59,7 @@ def test_a_language_without_help_pages_has_the_rest(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_small_build_repeats_and_check_sees_a_change(tmp_path, capsys):
+def test_a_small_build_is_reproducible_and_check_detects_a_change(tmp_path, capsys):
     arguments = ("--concepts", "16", "--without-text")
     assert build(tmp_path, *arguments) == 0
     assert build(tmp_path, *arguments, "--check") == 0

@@ -1,4 +1,4 @@
-"""The data in the repository: sound, parallel, balanced, and no benchmark image in training."""
+"""The shipped data are valid, parallel and balanced, and training has no benchmark image."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ def items():
 
 @pytest.fixture(scope="module")
 def names(train):
-    """Language -> every name, from the captions of single things."""
+    """Language -> every name, from the captions of single concepts."""
     return {
         code: {
             sample["caption"][code]["messages"][1]["content"]
@@ -56,7 +56,7 @@ def names(train):
     }
 
 
-def test_every_source_is_there():
+def test_every_source_exists():
     names = {path.name.removesuffix(".manifest.json") for path in MANIFESTS}
     kinds = (
         "emoji_caption", "emoji_instruct", "scene_caption", "scene_instruct", "text", "chat",
@@ -65,7 +65,7 @@ def test_every_source_is_there():
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
-def test_manifest_tells_the_truth(path):
+def test_manifests_match_their_shards(path):
     manifest = verify(path, deep=True)
     assert manifest.licence
     assert manifest.provenance
@@ -77,7 +77,7 @@ def test_everything_fits_in_ten_megabytes():
 
 
 @pytest.mark.parametrize("tar", sorted(FOLDER.glob("*.tar")), ids=lambda tar: tar.name)
-def test_plain_webdataset_reads_it(tar):
+def test_webdataset_reads_every_shard(tar):
     count = 0
     for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False):
         assert json.loads(sample["json"])["id"] == sample["__key__"]
@@ -127,7 +127,7 @@ def test_languages_are_parallel(kind):
 
 
 def patterns(code, names):
-    """One regular expression per wording; a name must be there exactly as CLDR gives it."""
+    """Return a regular expression per wording, which matches names exactly as in CLDR."""
     language = load_language(code)
     blanks = dict.fromkeys("abcd", names) | {"name": names}
     blanks["category"] = {phrase for _, phrase in language.categories.values()}
@@ -173,7 +173,7 @@ def test_every_question_has_a_documented_wording(code, names, train, items):
 
 
 @pytest.mark.parametrize("code", LANGUAGES)
-def test_no_answer_wins_by_being_common(code, items):
+def test_no_common_answer_scores_well(code, items):
     limits = {"other": 0.12, "yes/no": 0.51, "number": 0.30}
     by_type = defaultdict(Counter)
     for item in items:
@@ -184,7 +184,7 @@ def test_no_answer_wins_by_being_common(code, items):
         assert max(answers.values()) / answers.total() <= limits[answer_type]
 
 
-def test_yes_and_no_are_asked_equally_often_of_each_thing(items):
+def test_yes_and_no_are_equally_frequent_for_each_concept(items):
     answers = defaultdict(Counter)
     for item in items:
         if item["question_type"] in ("is_shown", "is_shown_reworded"):
@@ -194,7 +194,7 @@ def test_yes_and_no_are_asked_equally_often_of_each_thing(items):
     assert all(counts["bai"] == counts["ez"] for counts in answers.values())
 
 
-def test_right_choice_is_anywhere_and_any_name(items):
+def test_positions_and_names_of_right_choices_are_uniform(items):
     choices = [item for item in items if item["benchmark"] == "mc"]
     places = Counter(item["correct_choice"] for item in choices)
     assert max(places.values()) / len(choices) <= 0.27
@@ -204,7 +204,7 @@ def test_right_choice_is_anywhere_and_any_name(items):
         assert all(len(set(item["choices"][code])) == 4 for item in choices)
 
 
-def test_open_answers_are_ten_and_the_name_leads(items, names):
+def test_open_questions_have_ten_answers_led_by_the_name(items, names):
     for item in items:
         if item["benchmark"] == "vqa":
             for code in LANGUAGES:
