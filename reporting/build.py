@@ -10,13 +10,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from core.io.files import atomic_write_text
-from reporting import caveats as cautions
-from reporting import figures, gallery, hypotheses, tables
-from reporting import sufficiency as enough
-from reporting import summary as sentences
-from reporting.preregistration import registered
+from reporting import figures, gallery, tables
+from reporting.caveats import caveats
+from reporting.hypotheses import decide_claims
+from reporting.preregistration import load_registered
 from reporting.records import GridRecord, grid_folder, load_grid
 from reporting.series import View, view_of
+from reporting.sufficiency import sufficiency_tables
+from reporting.summary import key_figures, summary
 
 PAGE = "report.html"
 _TEMPLATES = Path(__file__).parent
@@ -46,37 +47,37 @@ def build_report(
     files = figures.save_figures(grid, view, folder / "figures")
     atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
     names = [str(path.relative_to(folder)) for path in files]
-    atomic_write_text(folder / PAGE, render(grid, view, [*names, "cells.csv"]))
+    atomic_write_text(folder / PAGE, render_page(grid, view, [*names, "cells.csv"]))
     return folder / PAGE
 
 
-def render(grid: GridRecord, view: View, files: Sequence[str]) -> str:
+def render_page(grid: GridRecord, view: View, files: Sequence[str]) -> str:
     """Return the HTML of the page; `files` are the links to its accompanying files."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["signed"] = _format_signed
-    claims = hypotheses.decide_claims(grid, view)
-    groups = [(g.label, figures.page_drawings(grid, view, g)) for g in figures.groups(view)]
+    claims = decide_claims(grid, view)
+    groups = [(g.label, figures.page_figures(grid, view, g)) for g in figures.setting_groups(view)]
     return environment.get_template("page.html").render(
         grid=grid,
         view=view,
-        summary=sentences.summary(grid, view, claims),
-        facts=sentences.facts(grid, view),
-        groups=[(label, drawings) for label, drawings in groups if drawings],
+        summary=summary(grid, view, claims),
+        key_figures=key_figures(grid, view),
+        groups=[(label, drawn) for label, drawn in groups if drawn],
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
         claims=claims,
-        delta=100 * registered(grid.folder).margin,
-        enough=enough.sufficiency_tables(grid, view),
+        delta=100 * load_registered(grid.folder).margin,
+        sufficiency=sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         retention=tables.retention_table(grid),
         canaries=tables.canary_rows(grid),
         gallery=gallery.build_gallery(grid, view),
-        shown=[cell.cell_id for _, cell in gallery.chosen_cells(grid, view)],
+        gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
         stages=tables.stage_rows(grid),
-        cautions=cautions.cautions(grid, view),
+        caveats=caveats(grid, view),
         files=files,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

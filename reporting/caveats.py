@@ -1,4 +1,4 @@
-"""What a reader of a report must know before believing its numbers."""
+"""Limitations that a reader of a report has to know to interpret its scores."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,62 +9,65 @@ from datamodules.storage.remote import StorageError
 from evaluation.contamination import check_images
 from reporting.preregistration import has_changed
 from reporting.records import GridRecord
-from reporting.series import MAIN, View, lines
+from reporting.series import MAIN_PANEL, View, lines
 
-_MOST_COMPARED = 50_000
-"""Samples up to which a report compares images itself."""
+_MAX_COMPARED_SAMPLES = 50_000
+"""Number of samples up to which the report itself compares images."""
 
 
-def cautions(grid: GridRecord, view: View) -> list[str]:
-    """What a reader must know before believing the numbers."""
+def caveats(grid: GridRecord, view: View) -> list[str]:
+    """Return the limitations that apply to a grid, one sentence or two each."""
     notes = []
     missing = [cell for cell in grid.cells if cell.evaluation is None]
     if missing:
         notes.append(
-            f"The grid is not finished: {len(missing)} of {len(grid.cells)} cells have no result. "
-            "'Best' means the best of what is there."
+            f"The grid is unfinished: {len(missing)} of {len(grid.cells)} cells have no result. "
+            "'Best' refers to the cells that have one."
         )
-    points = [p for line in lines(grid, view, MAIN) for p in line.points]
+    points = [p for line in lines(grid, view, MAIN_PANEL) for p in line.points]
     if points:
         half = max((p.high or p.value) - (p.low or p.value) for p in points) / 2
         notes.append(
-            f"Each accuracy rests on {points[0].n} questions about {points[0].num_images} "
-            f"images; its 95 % interval reaches up to {half:.1f} points to either side. The "
-            "interval covers the choice of images, not the luck of training."
+            f"Each accuracy is estimated from {points[0].n} questions about {points[0].num_images} "
+            f"images, with a 95 % interval of up to {half:.1f} points to either side. The "
+            "intervals cover the choice of images, not the variation between trainings."
         )
     if len(view.seeds) == 1:
         notes.append(
-            "One training seed per cell: how much a result moves from one training to the next was "
-            "not measured. Run with --seeds 3 before building on a difference."
+            "Each cell was trained with one seed, so the variation between trainings was not "
+            "measured. Run with --seeds 3 before drawing conclusions from a difference."
         )
     else:
         notes.append(
-            f"Mean over {len(view.seeds)} seeds; intervals and decisions cover the choice of "
-            "images, the small dots show the single seeds."
+            f"Scores are means over {len(view.seeds)} seeds. Intervals and decisions cover the "
+            "choice of images only; small dots show the individual seeds."
         )
     notes.append(
         "Comparisons are paired by question, clustered by image and corrected for their number "
-        "(Holm). The best constant reply is chosen with knowledge of the answers."
+        "(Holm). The majority-answer baseline is chosen with knowledge of the correct answers."
     )
     if grid.profile == "embedded":
         notes.append(
-            "The embedded profile trains very small models on drawn images: it shows the method "
-            "at work, and its numbers say nothing about 8-billion-parameter models."
+            "The embedded profile trains very small models on drawn images. It demonstrates the "
+            "method; its scores say nothing about models of 8 billion parameters."
         )
-    notes += _left_out(grid)
+    notes += _skipped_samples(grid)
     notes += _contamination(grid)
     if has_changed(grid.folder):
         notes.append(
-            "reporting/hypotheses.yaml has changed since this grid began. The claims are "
-            "decided as they were registered then (hypotheses.yaml beside grid.json)."
+            "reporting/hypotheses.yaml has changed since this grid started. The claims are decided "
+            "as they were registered then (hypotheses.yaml in the folder of the grid)."
         )
     if grid.git_dirty:
-        notes.append("The working tree had uncommitted changes: the commit alone won't repeat it.")
+        notes.append(
+            "The working tree had uncommitted changes, so the commit alone does not reproduce this "
+            "grid."
+        )
     return notes
 
 
 def _contamination(grid: GridRecord) -> list[str]:
-    """Whether the benchmark's images were trained on; silent where data lie elsewhere."""
+    """Report whether benchmark images were trained on; empty if the check would take too long."""
     benchmark = Path(f"{grid.benchmark}{SUFFIX}")
     training = {
         Path(path)
@@ -76,32 +79,35 @@ def _contamination(grid: GridRecord) -> list[str]:
     paths = [benchmark, *sorted(training)]
     try:
         total = sum(load_manifest(path).num_samples for path in paths)
-        if not training or total > _MOST_COMPARED:
+        if not training or total > _MAX_COMPARED_SAMPLES:
             return []
         found = check_images(benchmark, sorted(training))
     except (DataError, StorageError, OSError):
-        return ["Whether images of the benchmark were trained on was not checked: no data here."]
+        return [
+            "The training data were not checked for images of the benchmark, because the data are "
+            "not available on this machine."
+        ]
     if found.shared:
         return [
-            f"{len(found.shared)} of {found.num_benchmark} images of the benchmark are also in "
-            f"the training data, e.g. {found.shared[0]}: the scores are too high."
+            f"The training data contain {len(found.shared)} of the {found.num_benchmark} images of "
+            f"the benchmark, e.g. {found.shared[0]}; the scores are therefore too high."
         ]
     return [
         f"None of the {found.num_benchmark} images of the benchmark is among the "
-        f"{found.num_training:,} of the training (compared by bytes; "
-        "evaluation.contamination --pixels also finds copies in other formats)."
+        f"{found.num_training:,} training images. Files were compared byte by byte; "
+        "evaluation.contamination --pixels also detects copies in other formats."
     ]
 
 
-def _left_out(grid: GridRecord) -> list[str]:
-    """Samples that no training could use, by source and fault."""
+def _skipped_samples(grid: GridRecord) -> list[str]:
+    """Report the samples that trainings skipped, by source and fault."""
     counts: dict[str, Counter[str]] = {}
     for stage in grid.stages():
         for source, faults in stage.left_out.items():
             for fault, entry in faults.items():
                 counts.setdefault(source, Counter())[fault] += entry["count"]
     return [
-        f"Samples of {source} were left out of trainings, each counted whenever it was due: "
+        f"Samples of {source} were skipped in training, counted every time they were due: "
         f"{', '.join(f'{count} x {fault}' for fault, count in faults.most_common())}."
         for source, faults in sorted(counts.items())
     ]

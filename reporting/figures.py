@@ -1,6 +1,7 @@
-"""Diagrams of a grid: one file per diagram for papers, and SVG text for the page.
+"""Diagrams of a grid: files for papers (PNG, SVG), and SVG text for the page.
 
-The page's SVG refers to its colours by CSS variables, so that one drawing serves light and dark.
+The page's SVG refers to its colours by CSS variables, so that one drawing serves the light and the
+dark theme.
 """
 
 import io
@@ -19,148 +20,154 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from reporting.records import GridRecord
-from reporting.series import (
-    FIDELITY,
-    PANELS,
-    Line,
-    Panel,
-    Point,
-    Setting,
-    View,
-    lines,
-)
+from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
+from reporting.settings import DESCRIPTIVE_AXES, Setting, format_axis, format_value
 
 INK, MUTED, GRID, PAPER = "#1c2024", "#6b727c", "#e6e8eb", "#ffffff"
 TARGET, BASE = "#c2410c", "#2563a8"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", TARGET: "--target", BASE: "--base"}
-"""Colours of the drawings and the CSS variables that stand for them on the page."""
+"""Colours of the drawings and the CSS variables that replace them on the page."""
 
 _DASHES = ((0, (4, 2)), "-", (0, (1, 1.2)), (0, (6, 1, 1, 1)))
-_SMALL, _WIDE = (4.0, 3.0), (8.6, 4.3)
+_MAX_BARS = 8
+_SMALL_SIZE, _WIDE_SIZE = (4.0, 3.0), (8.6, 4.3)
+_CHARS_PER_INCH = 14
+"""Characters of a tick label that fit side by side at its normal size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """A diagram for the page."""
+class PageFigure:
+    """One diagram of the page."""
 
     title: str
     note: str
     svg: str
     wide_svg: str
-    """The same for wide screens (main diagram only): text would be too small if it were scaled."""
+    """A version for wide screens (main diagram only), in which text keeps its size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """Settings that are drawn together: two or so, told apart by dashes."""
+class SettingGroup:
+    """Settings that share a diagram, where dashes distinguish them."""
 
     label: str
     settings: tuple[Setting, ...]
 
 
-def groups(view: View) -> list[Group]:
-    """Split settings so that no diagram has more than four lines."""
-    backbones = list(dict.fromkeys(dict(s).get("backbone") for s in view.settings))
-    texts = {dict(s).get("text_only") for s in view.settings}
-    if len(backbones) == 1 or len(texts) == 1:
-        return [Group(label="", settings=view.settings)]
-    return [
-        Group(
-            label=f"{name} backbone",
-            settings=tuple(s for s in view.settings if dict(s).get("backbone") == name),
-        )
-        for name in backbones
-    ]
+def setting_groups(view: View) -> list[SettingGroup]:
+    """Split the settings into diagrams with at most four lines each.
+
+    The first varying axis distinguishes the lines of a diagram, and each combination of the other
+    axes has its own diagram. Settings that fit into one diagram as bars stay together.
+    """
+    apart = list(view.varying)[1:]
+    if not view.is_curve and len(view.settings) * len(view.shares) <= _MAX_BARS:
+        return [SettingGroup(label="", settings=view.settings)]
+    by_label: dict[str, list[Setting]] = {}
+    for setting in view.settings:
+        label = view.label(tuple(pair for pair in setting if pair[0] in apart))
+        by_label.setdefault(label, []).append(setting)
+    size = len(_DASHES) if view.is_curve else _MAX_BARS
+    groups = []
+    for label, settings in by_label.items():
+        num_parts = -(-len(settings) // size)
+        for part in range(num_parts):
+            suffix = f"part {part + 1} of {num_parts}" if num_parts > 1 else ""
+            full_label = ", ".join(filter(None, (label, suffix)))
+            chunk = tuple(settings[part * size : (part + 1) * size])
+            groups.append(SettingGroup(label=full_label, settings=chunk))
+    return groups
 
 
 def dash_of(view: View, setting: Setting) -> tuple[int, bool]:
-    """Index of a setting's dash pattern, and whether its marks are filled."""
-    group = next(g for g in groups(view) if setting in g.settings)
+    """Return the index of a setting's dash pattern, and whether its markers are filled."""
+    group = next(g for g in setting_groups(view) if setting in g.settings)
     is_alone = len(group.settings) == 1
-    at = 1 if is_alone else group.settings.index(setting) % len(_DASHES)
-    return at, at == 1
+    index = 1 if is_alone else group.settings.index(setting) % len(_DASHES)
+    return index, index == 1
 
 
-def page_drawings(grid: GridRecord, view: View, group: Group) -> list[Drawing]:
-    """The diagrams of one group, the main one wide."""
-    drawings = []
-    for panel in (*PANELS, FIDELITY):
+def page_figures(grid: GridRecord, view: View, group: SettingGroup) -> list[PageFigure]:
+    """Draw the diagrams of one group, the main one also in a wide version."""
+    figures = []
+    for panel in (*PANELS, FIDELITY_PANEL):
         found = [x for x in lines(grid, view, panel) if x.setting in group.settings]
         if not found:
             continue
-        svg = _page_svg(found, view, _SMALL, salt=f"{group.label}-{panel.key}")
+        salt = f"{group.label}-{panel.key}"
+        svg = page_svg(found, view, _SMALL_SIZE, salt=salt)
         wide_svg = ""
         if panel is PANELS[0]:
-            wide_svg = _page_svg(found, view, _WIDE, salt=f"{group.label}-{panel.key}-wide")
-        drawings.append(Drawing(title=panel.title, note=panel.note, svg=svg, wide_svg=wide_svg))
-    return drawings
+            wide_svg = page_svg(found, view, _WIDE_SIZE, salt=f"{salt}-wide")
+        figures.append(PageFigure(title=panel.title, note=panel.note, svg=svg, wide_svg=wide_svg))
+    return figures
 
 
 def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
-    """All panels of each group in one figure, as PNG and SVG."""
+    """Save one figure per group with all its panels, as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, group in enumerate(groups(view)):
+    for number, group in enumerate(setting_groups(view)):
         drawn = [(p, [x for x in lines(grid, view, p) if x.setting in group.settings])
                  for p in PANELS]  # fmt: skip
         drawn = [(panel, found) for panel, found in drawn if found]
         if not drawn:
             continue
-        with _style():
-            figure = _combined(drawn, view, title=group.label)
+        with _plot_style():
+            figure = _combine_panels(drawn, view, title=group.label)
             suffix = f"-{number + 1}" if number else ""
             for kind in ("png", "svg"):
                 path = folder / f"accuracy{suffix}.{kind}"
                 matplotlib.rcParams["svg.fonttype"] = "path"
-                figure.savefig(path, dpi=160, facecolor=PAPER, metadata=_metadata(kind))
+                figure.savefig(path, dpi=160, facecolor=PAPER, metadata=_file_metadata(kind))
                 paths.append(path)
     return paths
 
 
-def _page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, salt: str) -> str:
-    with _style():
-        # Names inside a drawing are made from the salt; on one page they must not meet.
+def page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, salt: str) -> str:
+    """Draw one diagram as SVG text; the salt keeps the ids of a page's drawings distinct."""
+    with _plot_style():
         matplotlib.rcParams["svg.hashsalt"] = salt
         figure = Figure(figsize=size, layout="constrained")
-        _draw(figure.add_subplot(), found, view)
-        return _inline(figure)
+        _draw_panel(figure.add_subplot(), found, view)
+        return _to_inline_svg(figure)
 
 
-def _combined(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, title: str) -> Figure:
+def _combine_panels(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, title: str) -> Figure:
     num_columns = min(3, len(drawn))
     num_rows = -(-len(drawn) // num_columns)
     size = (4.0 * num_columns, 3.1 * num_rows + 0.6)
     figure = Figure(figsize=size, layout="constrained")
-    for at, (panel, found) in enumerate(drawn):
-        axes = figure.add_subplot(num_rows, num_columns, at + 1)
-        _draw(axes, found, view)
+    for index, (panel, found) in enumerate(drawn):
+        axes = figure.add_subplot(num_rows, num_columns, index + 1)
+        _draw_panel(axes, found, view)
         axes.set_title(panel.title, loc="left", fontsize=11, color=INK)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-    figure.legend(handles=_legend(figure.axes[0], view), loc="outside lower center", ncols=6,
-                  frameon=False, fontsize=9)  # fmt: skip
+    figure.legend(handles=_legend_handles(figure.axes[0], view), loc="outside lower center",
+                  ncols=6, frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
-def _legend(axes: Axes, view: View) -> list[Artist]:
+def _legend_handles(axes: Axes, view: View) -> list[Artist]:
     handles: list[Artist] = list(axes.get_legend_handles_labels()[0])
     if not view.is_curve:
-        handles = [Patch(color=_colour(view, lang), label=lang) for lang in view.languages]
-    constant = Line2D([], [], color=MUTED, linestyle=":", label="best constant reply")
+        handles = [Patch(color=_language_colour(view, lang), label=lang) for lang in view.languages]
+    constant = Line2D([], [], color=MUTED, linestyle=":", label="majority-answer baseline")
     if not view.is_curve:
         constant.set(linestyle="", marker="_")
     blind = Line2D([], [], color=MUTED, linestyle="", marker="x", label="without the image")
     return [*handles, constant, blind]
 
 
-def _draw(axes: Axes, found: Sequence[Line], view: View) -> None:
+def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
     if view.is_curve:
         _draw_curves(axes, found, view)
         axes.set_xlabel(f"share of images in the target language ({view.target})")
         axes.set_xticks(view.shares, [f"{100 * share:g}" for share in view.shares])
     else:
         _draw_bars(axes, found, view)
-    axes.set_ylim(0, 103)  # a mark at 100 % is drawn whole
+    axes.set_ylim(0, 103)  # a marker at 100 % must not be cut off
     axes.set_yticks(range(0, 101, 20))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -169,16 +176,16 @@ def _draw(axes: Axes, found: Sequence[Line], view: View) -> None:
 
 def _draw_curves(axes: Axes, found: Sequence[Line], view: View) -> None:
     for line in found:
-        at, is_filled = dash_of(view, line.setting)
-        colour = _colour(view, line.language)
+        dash, is_filled = dash_of(view, line.setting)
+        colour = _language_colour(view, line.language)
         shares = [point.share for point in line.points]
         values = [point.value for point in line.points]
         bounded = [(p.share, p.low, p.high) for p in line.points if None not in (p.low, p.high)]
         if bounded:
             x, low, high = (list(column) for column in zip(*bounded, strict=True))
             axes.fill_between(x, low, high, color=colour, alpha=0.11, linewidth=0)
-        axes.plot(shares, values, color=colour, linestyle=_DASHES[at], linewidth=1.8, marker="o",
-                  markersize=4.6, markeredgewidth=1.2, label=_label(view, line),
+        axes.plot(shares, values, color=colour, linestyle=_DASHES[dash], linewidth=1.8, marker="o",
+                  markersize=4.6, markeredgewidth=1.2, label=_line_label(view, line),
                   markerfacecolor=colour if is_filled else PAPER)  # fmt: skip
         for point in line.points:
             if len(point.seeds) > 1:
@@ -189,10 +196,10 @@ def _draw_curves(axes: Axes, found: Sequence[Line], view: View) -> None:
 
 
 def _draw_baselines(axes: Axes, found: Sequence[Line], view: View, language: str) -> None:
-    """The best constant reply is one level; the blind model differs from cell to cell."""
-    mine = [line for line in found if line.language == language]
-    points = [point for line in mine for point in line.points]
-    colour = _colour(view, language)
+    """Draw the majority baseline as one level, and the blind baseline at each share."""
+    in_language = [line for line in found if line.language == language]
+    points = [point for line in in_language for point in line.points]
+    colour = _language_colour(view, language)
     levels = [p.majority for p in points if p.majority is not None]
     if levels:
         axes.axhline(max(levels), color=colour, linewidth=0.9, linestyle=(0, (1, 2)), alpha=0.9)
@@ -204,12 +211,12 @@ def _draw_baselines(axes: Axes, found: Sequence[Line], view: View, language: str
 
 def _draw_bars(axes: Axes, found: Sequence[Line], view: View) -> None:
     bars = [(line, point) for line in found for point in line.points]
-    names = list(dict.fromkeys(_bar_name(view, line, point) for line, point in bars))
+    names = list(dict.fromkeys(_bar_label(view, line, point) for line, point in bars))
     width = 0.38
     for line, point in bars:
         side = view.languages.index(line.language) - 0.5
-        x = names.index(_bar_name(view, line, point)) + side * width
-        colour = _colour(view, line.language)
+        x = names.index(_bar_label(view, line, point)) + side * width
+        colour = _language_colour(view, line.language)
         axes.bar(x, point.value, width * 0.92, color=colour, alpha=0.6)
         if point.low is not None and point.high is not None:
             error = [[point.value - point.low], [point.high - point.value]]
@@ -217,29 +224,49 @@ def _draw_bars(axes: Axes, found: Sequence[Line], view: View) -> None:
         for level, mark in ((point.majority, "_"), (point.blind, "x")):
             if level is not None:
                 axes.plot(x, level, mark, color=INK, markersize=12 if mark == "_" else 4)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(names)), names, **_tick_style(axes, names))
     axes.set_xlim(-0.6, len(names) - 0.4)
+    if titles := [view.titles[name] for name in view.varying if name not in DESCRIPTIVE_AXES]:
+        axes.set_xlabel(", ".join(titles))
 
 
-def _bar_name(view: View, line: Line, point: Point) -> str:
-    label = view.label(line.setting).replace(" ", "\n", 1)
+def _bar_label(view: View, line: Line, point: Point) -> str:
+    """Describe a bar: one line per varying axis, whose title is on the x axis if it needs one."""
     share = f"{100 * point.share:g} %"
-    if len(view.settings) == 1:
-        return share
-    return f"{label}\n{share}" if len(view.shares) > 1 else label
+    parts = [
+        format_axis(name, value, "") if name in DESCRIPTIVE_AXES else format_value(name, value)
+        for name, value in line.setting
+        if name in view.varying
+    ]
+    if len(parts) == 1:
+        parts = [parts[0].replace(" ", "\n", 1)]
+    if not parts or len(view.shares) > 1:
+        parts.append(share)
+    return "\n".join(parts)
 
 
-def _label(view: View, line: Line) -> str:
+def _tick_style(axes: Axes, names: Sequence[str]) -> dict[str, Any]:
+    """Return a size at which tick labels fit side by side, and slant those that never do."""
+    figure, grid = axes.get_figure(), axes.get_gridspec()
+    num_columns = grid.ncols if grid is not None else 1
+    width = figure.get_figwidth() / num_columns if isinstance(figure, Figure) else _SMALL_SIZE[0]
+    longest = max((len(part) for name in names for part in name.split("\n")), default=0)
+    if len(names) * longest <= _CHARS_PER_INCH * width:
+        return {"fontsize": 8}
+    return {"fontsize": 7, "rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+
+
+def _line_label(view: View, line: Line) -> str:
     setting = view.label(line.setting)
-    return line.language if setting == "all cells" else f"{line.language}, {setting}"
+    return f"{line.language}, {setting}" if setting else line.language
 
 
-def _colour(view: View, language: str) -> str:
+def _language_colour(view: View, language: str) -> str:
     return TARGET if language == view.target else BASE
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def _plot_style() -> Iterator[None]:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": "irudimen", "font.family": "DejaVu Sans",
         "font.size": 9, "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED,
@@ -251,13 +278,13 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _metadata(kind: str) -> dict[str, None]:
-    """No dates: the same numbers give the same file."""
+def _file_metadata(kind: str) -> dict[str, None]:
+    """Leave out the date, so that equal scores give equal files."""
     return {"Date": None} if kind == "svg" else {}
 
 
-def _inline(figure: Figure) -> str:
-    """SVG for the inside of a page: no header, no fixed size, colours as variables."""
+def _to_inline_svg(figure: Figure) -> str:
+    """Return SVG to embed in the page: no header, no fixed size, colours as CSS variables."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
@@ -268,5 +295,5 @@ def _inline(figure: Figure) -> str:
     svg = svg.replace(f"fill: {PAPER}", "fill: var(--paper)")
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    # The page's own fonts: those of the drawing need not be where it is read.
+    # The reader's machine may lack the font of the drawing; the page's font stack is safe.
     return re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)

@@ -1,7 +1,7 @@
-"""Which registered hypotheses a grid bears on, and what its cells say about them.
+"""Decisions about the pre-registered hypotheses that apply to the cells of a grid.
 
-Comparisons are paired by question and clustered by image; p-values are corrected over all
-hypotheses of a report (Holm).
+Comparisons are paired by question and clustered by image. The p-values of all hypotheses of a
+report are corrected together (Holm).
 """
 
 import dataclasses
@@ -9,30 +9,35 @@ from collections.abc import Iterator, Mapping
 
 from configuration.axes import AxisValue
 from evaluation.statistics.intervals import Decision, apply_holm, equivalence, non_inferiority
-from reporting.paired_scores import Paired, mean_of, pair, scores_of_cells
+from reporting.paired_scores import PairedScores, mean_scores, pair, scores_of_cells
 from reporting.preregistration import (
     BEST,
     FIRST_NAMED,
     OTHERS,
-    Asked,
     Comparison,
     Hypotheses,
     Hypothesis,
-    registered,
+    QuestionLanguage,
+    load_registered,
 )
 from reporting.records import GridRecord
-from reporting.series import MAIN, SHARE, View, best_point, lines, percent, setting_of
-from reporting.series import share_of as share_of_cell
+from reporting.series import MAIN_PANEL, View, best_point, lines
+from reporting.settings import (
+    SHARE,
+    Setting,
+    format_value,
+    setting_of,
+    share_of,
+    with_axis,
+)
 
 _SEED = 0
-
-Axes = tuple[tuple[str, AxisValue], ...]
-"""A cell's axes but for its seed, in one order."""
+_NOT_RUN = "the cells have not run yet"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A hypothesis in words and the decision about it (None: its cells have not run)."""
+    """A hypothesis about specific cells and its decision (None if the cells have not run)."""
 
     text: str
     detail: str
@@ -41,11 +46,11 @@ class Claim:
 
 
 def decide_claims(grid: GridRecord, view: View) -> list[Claim]:
-    """All hypotheses this grid bears on, decided together."""
-    plan = registered(grid.folder)
-    study = _Study(grid, view, plan)
+    """Decide all hypotheses that apply to a grid, with one correction for their number."""
+    registered = load_registered(grid.folder)
+    study = _Study(grid, view, registered)
     claims = [
-        claim for hypothesis in plan.hypotheses.values() for claim in study.claims(hypothesis)
+        claim for hypothesis in registered.hypotheses.values() for claim in study.claims(hypothesis)
     ]
     decided = [claim.decision for claim in claims if claim.decision is not None]
     corrected = iter(apply_holm(decided) if decided else [])
@@ -56,54 +61,61 @@ def decide_claims(grid: GridRecord, view: View) -> list[Claim]:
 
 
 class _Study:
-    """The planned cells of a grid and the scores of those that ran."""
+    """Planned cells of a grid and the scores of those that have run.
 
-    def __init__(self, grid: GridRecord, view: View, plan: Hypotheses) -> None:
-        self._view, self._plan, self._grid = view, plan, grid
+    A cell is identified here by its setting and its share: all axes except the seed.
+    """
+
+    def __init__(self, grid: GridRecord, view: View, registered: Hypotheses) -> None:
+        self._view, self._registered, self._grid = view, registered, grid
         self._planned = list(
-            dict.fromkeys((*setting_of(c), (SHARE, share_of_cell(c))) for c in grid.cells)
+            dict.fromkeys((*setting_of(c), (SHARE, share_of(c))) for c in grid.cells)
         )
-        self._scores: dict[str, dict[Axes, Paired]] = {}
+        self._scores: dict[str, dict[Setting, PairedScores]] = {}
 
     def claims(self, hypothesis: Hypothesis) -> Iterator[Claim]:
-        """One per compared pair of values and per combination of the axes that are not pooled."""
+        """Yield a claim per pair of values and per combination of the axes that are not pooled."""
         if hypothesis.second == BEST and not self._view.is_curve:
             return
         axis = hypothesis.axis
-        values = list(dict.fromkeys(dict(a)[axis] for a in self._planned if axis in dict(a)))
+        values = list(dict.fromkeys(dict(c)[axis] for c in self._planned if axis in dict(c)))
+        if not values:
+            return
         first = values[0] if hypothesis.first == FIRST_NAMED else hypothesis.first
-        named = hypothesis.second != OTHERS
-        seconds = [hypothesis.second] if named else [v for v in values if v != first]
+        is_named = hypothesis.second != OTHERS
+        seconds = [hypothesis.second] if is_named else [v for v in values if v != first]
         for second in seconds:
-            for pairs in self._groups(hypothesis, first, second):
+            for pairs in self._group_pairs(hypothesis, first, second):
                 yield self._decide(hypothesis, first, second, pairs)
 
-    def _groups(
+    def _group_pairs(
         self, hypothesis: Hypothesis, first: AxisValue, second: AxisValue
-    ) -> list[list[tuple[Axes, Axes]]]:
-        """Pairs of planned cells that differ in the compared axis alone, by what is not pooled."""
-        groups: dict[Axes, list[tuple[Axes, Axes]]] = {}
-        for axes in self._planned:
-            if dict(axes).get(hypothesis.axis) != first:
+    ) -> list[list[tuple[Setting, Setting]]]:
+        """Pair the planned cells that differ in the compared axis only, by what is not pooled."""
+        groups: dict[Setting, list[tuple[Setting, Setting]]] = {}
+        for cell in self._planned:
+            if dict(cell).get(hypothesis.axis) != first:
                 continue
-            other = self._other(hypothesis, axes, second)
+            other = self._counterpart(hypothesis, cell, second)
             if other is not None:
                 apart = (hypothesis.axis, *hypothesis.pool)
-                key = tuple((name, value) for name, value in axes if name not in apart)
-                groups.setdefault(key, []).append((axes, other))
+                key = tuple((name, value) for name, value in cell if name not in apart)
+                groups.setdefault(key, []).append((cell, other))
         return list(groups.values())
 
-    def _other(self, hypothesis: Hypothesis, axes: Axes, second: AxisValue) -> Axes | None:
+    def _counterpart(
+        self, hypothesis: Hypothesis, cell: Setting, second: AxisValue
+    ) -> Setting | None:
         if hypothesis.second == BEST:
-            best = self._best_share(axes, self._language(hypothesis))
-            return axes if best is None else _with(axes, SHARE, best)
-        other = _with(axes, hypothesis.axis, second)
+            best = self._best_share(cell, self._language(hypothesis))
+            return cell if best is None else with_axis(cell, SHARE, value=best)
+        other = with_axis(cell, hypothesis.axis, value=second)
         return other if other in self._planned else None
 
-    def _best_share(self, axes: Axes, language: str) -> float | None:
-        setting = tuple(axis for axis in axes if axis[0] != SHARE)
-        drawn = [line for line in lines(self._grid, self._view, MAIN) if line.setting == setting]
-        best = best_point(drawn, language)
+    def _best_share(self, cell: Setting, language: str) -> float | None:
+        setting = tuple(axis for axis in cell if axis[0] != SHARE)
+        drawn = lines(self._grid, self._view, MAIN_PANEL)
+        best = best_point([line for line in drawn if line.setting == setting], language)
         return None if best is None else best[1].share
 
     def _decide(
@@ -111,82 +123,78 @@ class _Study:
         hypothesis: Hypothesis,
         first: AxisValue,
         second: AxisValue,
-        pairs: list[tuple[Axes, Axes]],
+        pairs: list[tuple[Setting, Setting]],
     ) -> Claim:
         language = self._language(hypothesis)
-        scores = self._of(language)
+        scores = self._scores_in(language)
         ran = [(a, b) for a, b in pairs if a in scores and b in scores]
-        shown = dict(pairs[0][1])[SHARE] if second == BEST else second
-        words = {"first": _word(first), "second": _word(shown)}
+        compared = dict(pairs[0][1])[SHARE] if second == BEST else second
+        values = {
+            "first": format_value(hypothesis.axis, first),
+            "second": format_value(hypothesis.axis, compared),
+        }
         claim = Claim(
-            text=hypothesis.text.format(**words) + self._suffix(hypothesis, pairs[0][0]),
-            detail="not run yet",
+            text=hypothesis.text.format(**values) + self._suffix(hypothesis, pairs[0][0]),
+            detail=_NOT_RUN,
             decision=None,
             language=language,
         )
         if not ran:
             return claim
-        a, b = (mean_of([scores[cells[side]] for cells in ran]) for side in (0, 1))
-        decision = _compare(a, b, hypothesis.test, self._plan.margin_of(hypothesis))
-        detail = _detail(hypothesis, words, len(ran), len(pairs))
+        a, b = (mean_scores([scores[cells[side]] for cells in ran]) for side in (0, 1))
+        decision = _compare(a, b, hypothesis.test, self._registered.margin_of(hypothesis))
+        title = self._view.titles.get(hypothesis.axis, hypothesis.axis)
+        detail = _describe_comparison(hypothesis, title, values, len(ran), len(pairs))
         return dataclasses.replace(claim, detail=detail, decision=decision)
 
     def _language(self, hypothesis: Hypothesis) -> str:
-        return self._view.target if hypothesis.language is Asked.TARGET else self._view.base
+        is_target = hypothesis.language is QuestionLanguage.TARGET
+        return self._view.target if is_target else self._view.base
 
-    def _of(self, language: str) -> Mapping[Axes, Paired]:
+    def _scores_in(self, language: str) -> Mapping[Setting, PairedScores]:
         if language not in self._scores:
-            found = scores_of_cells(self._grid, language, self._plan.benchmark)
+            found = scores_of_cells(self._grid, language, self._registered.benchmark)
             self._scores[language] = {(*s, (SHARE, share)): p for (s, share), p in found.items()}
         return self._scores[language]
 
-    def _suffix(self, hypothesis: Hypothesis, axes: Axes) -> str:
-        """What tells this group from the hypothesis's others."""
-        apart = (hypothesis.axis, *hypothesis.pool, SHARE)
-        kept = tuple((name, value) for name, value in axes if name not in apart)
-        reduced = tuple(tuple(x for x in s if x[0] not in apart) for s in self._view.settings)
-        label = dataclasses.replace(self._view, settings=reduced).label(kept)
-        return "" if label == "all cells" else f", {label}"
+    def _suffix(self, hypothesis: Hypothesis, cell: Setting) -> str:
+        """Describe the axes that distinguish one group of a hypothesis from its other groups."""
+        label = self._view.label(cell, without=(hypothesis.axis, *hypothesis.pool, SHARE))
+        return f", {label}" if label else ""
 
 
-def _compare(first: Paired, second: Paired, test: Comparison, margin: float) -> Decision:
+def _compare(
+    first: PairedScores, second: PairedScores, test: Comparison, margin: float
+) -> Decision:
     if test is Comparison.SUPERIORITY:
         return _superiority(first, second, margin)
     decide = equivalence if test is Comparison.EQUIVALENCE else non_inferiority
     return decide(*pair(first, second), delta=margin, seed=_SEED)
 
 
-def _superiority(first: Paired, second: Paired, margin: float) -> Decision:
-    """Is the first better at all? Non-inferiority to the second raised by the margin."""
+def _superiority(first: PairedScores, second: PairedScores, margin: float) -> Decision:
+    """Test superiority as non-inferiority to the second scores raised by the margin."""
     a, b, images = pair(first, second)
     raised = non_inferiority(a, b + margin, images, delta=margin, seed=_SEED)
-    seen = dataclasses.replace(
+    difference = dataclasses.replace(
         raised.difference,
         value=raised.difference.value + margin,
         low=raised.difference.low + margin,
         high=raised.difference.high + margin,
     )
-    return dataclasses.replace(raised, difference=seen, delta=0.0)
+    return dataclasses.replace(raised, difference=difference, delta=0.0)
 
 
-def _detail(hypothesis: Hypothesis, words: Mapping[str, str], num_ran: int, num_pairs: int) -> str:
+def _describe_comparison(
+    hypothesis: Hypothesis, title: str, values: Mapping[str, str], num_ran: int, num_pairs: int
+) -> str:
     if hypothesis.second == BEST:
-        if words["first"] == words["second"]:
-            return f"{words['first']} is itself the best share seen"
-        return f"{words['first']} against the best share seen, {words['second']}"
-    detail = f"{hypothesis.axis}: {words['first']} minus {words['second']}"
+        if values["first"] == values["second"]:
+            return f"{values['first']} is itself the best share observed"
+        return f"{values['first']} minus the best share observed, {values['second']}"
+    detail = f"{title}: {values['first']} minus {values['second']}"
     if num_pairs > 1:
         detail += f", mean over {num_ran} pairs of cells"
     if num_ran < num_pairs:
-        detail += f" ({num_pairs - num_ran} not run yet)"
+        detail += f" ({num_pairs - num_ran} pairs have not run yet)"
     return detail
-
-
-def _word(value: AxisValue) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return percent(value) if isinstance(value, float | int) else str(value).replace("_", " ")
-
-
-def _with(axes: Axes, name: str, value: AxisValue) -> Axes:
-    return tuple((key, value if key == name else old) for key, old in axes)

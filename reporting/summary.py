@@ -1,30 +1,31 @@
-"""The summary of a report in plain words, made from the same numbers as its figures."""
+"""Summary of a report: its key figures and sentences, derived from the values of the diagrams."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from configuration.axes import AxisValue
 from reporting.hypotheses import Claim
 from reporting.records import GridRecord
-from reporting.series import (
-    ENOUGH_SHARE,
-    MAIN,
+from reporting.series import MAIN_PANEL, REFERENCE_SHARE, Line, Point, View, best_point, lines
+from reporting.settings import (
     NBSP,
-    Line,
-    Point,
+    TEXT_ONLY,
     Setting,
-    View,
-    best_point,
-    lines,
-    percent,
+    format_axis,
+    format_percent,
+    format_value,
     with_axis,
 )
-from reporting.tables import duration
+from reporting.tables import format_duration
+
+_MAX_LISTED = 8
+"""Cells whose accuracies the summary lists one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fact:
-    """One large number with what it means."""
+class KeyFigure:
+    """One number in large print, with its label and an explanation."""
 
     value: str
     label: str
@@ -32,111 +33,138 @@ class Fact:
 
 
 def summary(grid: GridRecord, view: View, claims: Sequence[Claim]) -> list[str]:
-    """The lead paragraph, sentence by sentence."""
-    found = lines(grid, view, MAIN)
+    """Return the sentences of the opening paragraph."""
+    found = lines(grid, view, MAIN_PANEL)
     best = best_point(found, view.target)
     if best is None:
         return [f"None of the {len(grid.cells)} cells has a result yet."]
     if view.is_curve:
         sentences = _curve_sentences(found, view, best)
     else:
-        sentences = _bar_sentences(found, view)
-    sentences += _text_only_sentence(found, view)
-    sentences += _base_sentence(found, view)
-    return sentences + _verdicts(claims)
+        sentences = _bar_sentences(found, view, best)
+    sentences += _effect_sentences(found, view)
+    sentences += _base_language_sentences(found, view)
+    return sentences + _verdict_sentences(claims)
 
 
-def facts(grid: GridRecord, view: View) -> list[Fact]:
-    """The row of large numbers."""
-    found = lines(grid, view, MAIN)
+def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
+    """Return the key figures: best accuracy, reference share, blind baseline and compute time."""
+    found = lines(grid, view, MAIN_PANEL)
     best = best_point(found, view.target)
     stages = grid.stages()
     done = sum(cell.evaluation is not None for cell in grid.cells)
-    cost = Fact(
-        value=duration(sum(stage.wall_s for stage in stages)),
-        label="computed in all",
+    cost = KeyFigure(
+        value=format_duration(sum(stage.wall_s for stage in stages)),
+        label="total compute time",
         detail=f"{done} of {len(grid.cells)} cells, {len(stages)} stage runs",
     )
     if best is None:
         return [cost]
     setting, point = best
-    where = _where(view, setting, point) + _interval(point)
-    row = [Fact(value=_percent(point.value), label=f"best {view.target} accuracy", detail=where)]
-    mine = (x for x in found if x.setting == setting and x.language == view.target)
-    enough = next((line.at(ENOUGH_SHARE) for line in mine), None)
-    if view.is_curve and enough is not None and enough is not point:
-        label = f"{view.target} at a share of {percent(ENOUGH_SHARE)}"
-        detail = f"{point.value - enough.value:.1f} points below the best"
-        row.append(Fact(value=_percent(enough.value), label=label, detail=detail))
+    where = _describe_point(view, setting, point) + _format_interval(point)
+    label = f"best accuracy in {view.target}"
+    figures = [KeyFigure(value=_format_score(point.value), label=label, detail=where)]
+    same = (x for x in found if x.setting == setting and x.language == view.target)
+    reference = next((line.at(REFERENCE_SHARE) for line in same), None)
+    if view.is_curve and reference is not None and reference is not point:
+        label = f"accuracy in {view.target} at a share of {format_percent(REFERENCE_SHARE)}"
+        detail = f"{point.value - reference.value:.1f} points below the best"
+        value = _format_score(reference.value)
+        figures.append(KeyFigure(value=value, label=label, detail=detail))
     if point.blind is not None:
-        detail = "same model, blank image"
+        detail = "same model with a blank image"
         if point.majority is not None:
-            detail += f"; best constant reply {_percent(point.majority)}"
-        row.append(Fact(value=_percent(point.blind), label="without the image", detail=detail))
-    return [*row, cost]
+            detail += f"; majority-answer baseline {_format_score(point.majority)}"
+        value = _format_score(point.blind)
+        figures.append(KeyFigure(value=value, label="accuracy without the image", detail=detail))
+    return [*figures, cost]
 
 
 def _curve_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> list[str]:
     setting, top = best
     line = next(x for x in found if x.setting == setting and x.language == view.target)
-    first, enough = line.points[0], line.at(ENOUGH_SHARE)
+    first, reference = line.points[0], line.at(REFERENCE_SHARE)
     label = view.label(setting)
-    about = "" if label == "all cells" else f" ({label})"
+    where = f" ({label})" if label else ""
     sentences = [
-        f"Asked in the target language ({view.target}), the best cell{about} answers "
-        f"{_percent(top.value)} of the open questions correctly{_interval(top)}, at a "
-        f"target-language share of {percent(top.share)}."
+        f"On questions in the target language ({view.target}), the best cell{where} answers "
+        f"{_format_score(top.value)} of the open questions correctly{_format_interval(top)}, at a "
+        f"target-language share of {format_percent(top.share)}."
     ]
-    if enough is not None and enough is not top:
+    if reference is not None and reference is not top:
+        compared = ""
+        if first.share == 0:
+            compared = f", compared with {_format_score(first.value)} at a share of zero"
         sentences.append(
-            f"A share of {percent(ENOUGH_SHARE)} reaches {_percent(enough.value)}"
-            f"{_interval(enough)}"
-            + (f"; without any it is {_percent(first.value)}." if first.share == 0 else ".")
+            f"A share of {format_percent(REFERENCE_SHARE)} reaches "
+            f"{_format_score(reference.value)}{_format_interval(reference)}{compared}."
         )
-    return sentences + _baseline_sentence(top)
+    return sentences + _baseline_sentences(top)
 
 
-def _bar_sentences(found: Sequence[Line], view: View) -> list[str]:
-    parts = [
-        f"{_where(view, line.setting, point)} {_percent(point.value)}{_interval(point)}"
-        for line in found
-        if line.language == view.target
-        for point in line.points
-    ]
-    text = f"Accuracy on open questions in the target language ({view.target}): {'; '.join(parts)}."
-    return [text, *_baseline_sentence(max((p for x in found for p in x.points), key=_value))]
+def _bar_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> list[str]:
+    points = [(x.setting, p) for x in found if x.language == view.target for p in x.points]
+    intro = f"accuracy on open questions in the target language ({view.target})"
+    if len(points) > _MAX_LISTED:
+        worst = min(points, key=lambda pair: pair[1].value)
+        low, high = (_format_point(view, *pair) for pair in (worst, best))
+        text = f"The {intro} ranges from {low} to {high}."
+    else:
+        listed = "; ".join(_format_point(view, *pair) for pair in points)
+        text = f"The {intro} is {listed}."
+    return [text, *_baseline_sentences(max((p for x in found for p in x.points), key=_value))]
 
 
-def _baseline_sentence(point: Point) -> list[str]:
+def _baseline_sentences(point: Point) -> list[str]:
     if point.majority is None or point.blind is None:
         return []
     return [
-        f"For comparison, the best constant reply is right in {_percent(point.majority)} and "
-        f"the same model without the image in {_percent(point.blind)}."
+        f"The majority-answer baseline reaches {_format_score(point.majority)}, and the same model "
+        f"without the image {_format_score(point.blind)}."
     ]
 
 
-def _text_only_sentence(found: Sequence[Line], view: View) -> list[str]:
-    changes = []
-    for line in found:
-        if line.language != view.target or dict(line.setting).get("text_only") is not False:
+def _effect_sentences(found: Sequence[Line], view: View) -> list[str]:
+    """Report the mean effect of each axis whose values are compared in several pairs of cells."""
+    sentences = []
+    for axis, values in view.varying.items():
+        for value in values[1:]:
+            first, second = (False, True) if axis == TEXT_ONLY else (values[0], value)
+            changes = list(_paired_changes(found, view, axis, first, second))
+            if len(changes) > 1:
+                spread = f"{min(changes):+.1f} to {max(changes):+.1f}"
+                sentences.append(
+                    f"{_name_effect(view, axis, first, second)} changes the accuracy in the target "
+                    f"language by {fmean(changes):+.1f} points on average ({spread} over "
+                    f"{len(changes)} pairs of cells)."
+                )
+    return sentences
+
+
+def _paired_changes(
+    found: Sequence[Line], view: View, axis: str, first: AxisValue, second: AxisValue
+) -> Iterator[float]:
+    """Yield the change of each point when one axis goes from its first to its second value."""
+    target = {line.setting: line for line in found if line.language == view.target}
+    for line in target.values():
+        if dict(line.setting).get(axis) != first:
             continue
-        other = with_axis(line.setting, "text_only", value=True)
-        on = next((x for x in found if x.setting == other and x.language == line.language), None)
+        other = target.get(with_axis(line.setting, axis, value=second))
         for point in line.points:
-            twin = on.at(point.share) if on else None
-            if twin is not None:
-                changes.append(twin.value - point.value)
-    if not changes:
-        return []
-    mean, spread = fmean(changes), f"{min(changes):+.1f} to {max(changes):+.1f}"
-    return [
-        f"Text-only data in the target language changes its accuracy by {mean:+.1f} points on "
-        f"average ({spread} over the cells)."
-    ]
+            counterpart = other.at(point.share) if other else None
+            if counterpart is not None:
+                yield counterpart.value - point.value
 
 
-def _base_sentence(found: Sequence[Line], view: View) -> list[str]:
+def _name_effect(view: View, axis: str, first: AxisValue, second: AxisValue) -> str:
+    if axis == TEXT_ONLY:
+        return "Adding text-only data"
+    title = view.titles[axis]
+    new = format_axis(axis, second, title)
+    return f"Using {new} instead of {format_value(axis, first)}"
+
+
+def _base_language_sentences(found: Sequence[Line], view: View) -> list[str]:
     base = [line for line in found if line.language == view.base and len(line.points) > 1]
     if not view.is_curve or not base:
         return []
@@ -144,34 +172,39 @@ def _base_sentence(found: Sequence[Line], view: View) -> list[str]:
     last = fmean(line.points[-1].value for line in base)
     low, high = base[0].points[0].share, base[0].points[-1].share
     return [
-        f"In the other language ({view.base}) the accuracy goes from {_percent(first)} at a share "
-        f"of {percent(low)} to {_percent(last)} at {percent(high)}."
+        f"In the base language ({view.base}), the accuracy changes from {_format_score(first)} at "
+        f"a share of {format_percent(low)} to {_format_score(last)} at {format_percent(high)}."
     ]
 
 
-def _verdicts(claims: Sequence[Claim]) -> list[str]:
+def _verdict_sentences(claims: Sequence[Claim]) -> list[str]:
     parts = [
         f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK} is "
         f"{claim.decision.verdict.value}"
         for claim in claims
         if claim.decision is not None
     ]
-    return [f"Of the claims written down beforehand, {', '.join(parts)}."] if parts else []
+    return [f"Of the pre-registered claims, {', '.join(parts)}."] if parts else []
 
 
-def _percent(value: float) -> str:
+def _format_point(view: View, setting: Setting, point: Point) -> str:
+    where = _describe_point(view, setting, point)
+    return f"{_format_score(point.value)}{_format_interval(point)} ({where})"
+
+
+def _format_score(value: float) -> str:
     return f"{value:.1f}{NBSP}%"
 
 
-def _where(view: View, setting: Setting, point: Point) -> str:
+def _describe_point(view: View, setting: Setting, point: Point) -> str:
     label = view.label(setting)
-    share = f"{percent(point.share)} share"
-    if label == "all cells":
+    share = f"{format_percent(point.share)} share"
+    if not label:
         return share
     return f"{label}, {share}" if len(view.shares) > 1 else label
 
 
-def _interval(point: Point) -> str:
+def _format_interval(point: Point) -> str:
     if point.low is None or point.high is None:
         return ""
     return f" [{point.low:.1f}, {point.high:.1f}]"

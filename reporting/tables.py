@@ -1,4 +1,4 @@
-"""The tables of a report: cells with their scores, fidelity, stages, and everything as CSV."""
+"""Tables of a report: scores, fidelity, retention, sanity checks and stage runs, and the CSV."""
 
 import csv
 import io
@@ -9,28 +9,17 @@ from typing import Any
 from pipeline.store.records import StageRecord
 from pipeline.store.states import State
 from reporting.records import CellRecord, GridRecord
-from reporting.series import (
-    ENOUGH_SHARE,
-    FIDELITY,
-    PANELS,
-    SEED,
-    SHARE,
-    Panel,
-    Point,
-    Setting,
-    View,
-    lines,
-    percent,
-    share_of,
-)
+from reporting.series import FIDELITY_PANEL, PANELS, REFERENCE_SHARE, Panel, Point, View, lines
+from reporting.settings import format_percent, format_value, setting_of, share_of
 
 _MINUTE, _HOUR = 60, 3600
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
+_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Column:
-    """A score column: a panel in a language."""
+class ScoreColumn:
+    """A column of scores: one panel in one language."""
 
     title: str
     language: str
@@ -38,30 +27,32 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A setting at a share, all seeds together."""
+class ScoreRow:
+    """Scores of one setting at one share, averaged over seeds."""
 
     share: str
-    setting: str
+    values: tuple[str, ...]
+    """Value of each varying axis."""
     is_marked: bool
-    """Whether this is the share the study is about."""
+    """Whether the share is the reference share of the study."""
     points: tuple[Point | None, ...]
     best: tuple[bool, ...]
-    """Whether the value is the column's highest."""
+    """Whether each score is the highest of its column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreTable:
-    """Rows of scores under their columns."""
+    """Scores with one row per share and setting."""
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    has_setting: bool
+    axes: tuple[str, ...]
+    """Titles of the axes that vary besides share and seed."""
+    columns: tuple[ScoreColumn, ...]
+    rows: tuple[ScoreRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRow:
-    """One stage run."""
+    """Costs and failures of one stage run."""
 
     kind: str
     title: str
@@ -74,32 +65,41 @@ class StageRow:
     when: str
     error: str
     failures: tuple[str, ...]
-    """What went wrong on the way and what followed, oldest first."""
-
-
-def score_table(grid: GridRecord, view: View) -> ScoreTable:
-    """The headline scores of all cells."""
-    return _table(grid, view, _HEADLINES)
-
-
-def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
-    """How often the reply was in the language of the question."""
-    return _table(grid, view, (FIDELITY,))
+    """Failures and the reaction to each, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CanaryRow:
-    """What an evaluation's own checks say."""
+    """Sanity checks of one evaluation."""
 
     cell: str
     shuffled: str
     blank: str
     alone: str
-    is_well: bool
+    has_passed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionTable:
+    """Scores of the language models without images, and their change by the training."""
+
+    tasks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Cell or backbone, and its formatted score per task."""
+
+
+def score_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return the headline scores of all cells."""
+    return _tabulate(grid, view, _HEADLINES)
+
+
+def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return the share of replies in the language of the question."""
+    return _tabulate(grid, view, (FIDELITY_PANEL,))
 
 
 def canary_rows(grid: GridRecord) -> list[CanaryRow]:
-    """One line per finished evaluation that was checked."""
+    """Return one row per finished evaluation with sanity checks."""
     rows = []
     for cell in grid.cells:
         stage = cell.evaluation
@@ -110,27 +110,18 @@ def canary_rows(grid: GridRecord) -> list[CanaryRow]:
         rows.append(
             CanaryRow(
                 cell=cell.cell_id,
-                shuffled=_cost(costs[0]),
-                blank=_cost(costs[1]),
+                shuffled=_format_interval(costs[0]),
+                blank=_format_interval(costs[1]),
                 alone=f"{found['num_changed']} of {found['num_alone']}",
-                is_well=not found["num_changed"]
+                has_passed=not found["num_changed"]
                 and all(cost is None or cost["low"] > 0 for cost in costs),
             )
         )
     return rows
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetentionTable:
-    """What the language models score without images, and what training changed."""
-
-    tasks: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    """Cell (or backbone) and its texts."""
-
-
 def retention_table(grid: GridRecord) -> RetentionTable:
-    """One line per backbone, then one per cell with the change from its backbone."""
+    """Return one row per backbone, then one per cell with its change from the backbone."""
     before: dict[str, StageRecord] = {}
     after: list[tuple[CellRecord, StageRecord]] = []
     for cell in grid.cells:
@@ -142,39 +133,18 @@ def retention_table(grid: GridRecord) -> RetentionTable:
     tasks = tuple(dict.fromkeys(task for stage in found for task in stage.retention))
     rows = [
         (f"{stage.params.get('backbone', 'backbone')}, before training",
-         tuple(_alone(stage.retention.get(task)) for task in tasks))
+         tuple(_format_retention(stage.retention.get(task)) for task in tasks))
         for stage in before.values()
     ]  # fmt: skip
     for cell, stage in after:
         own = cell.stages["backbone"].retention if "backbone" in cell.stages else {}
-        texts = (_alone(stage.retention.get(task), own.get(task)) for task in tasks)
+        texts = (_format_retention(stage.retention.get(task), own.get(task)) for task in tasks)
         rows.append((cell.cell_id, tuple(texts)))
     return RetentionTable(tasks=tasks, rows=tuple(rows))
 
 
-def _alone(found: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None) -> str:
-    if found is None:
-        return ""
-    is_bits = found["metric"] == "bits_per_byte"
-    scale, unit = (1.0, " bits/byte") if is_bits else (100.0, " %")
-    digits = 3 if is_bits else 1
-    text = f"{scale * found['value']:.{digits}f}{unit}"
-    if found["stderr"]:
-        text += f" \N{PLUS-MINUS SIGN} {1.96 * scale * found['stderr']:.{digits}f}"
-    if before is not None:
-        text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
-    return text
-
-
-def _cost(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return ""
-    low, high = found["low"], found["high"]
-    return f"{found['value']:.1f} [{low:.1f}, {high:.1f}]"
-
-
 def stage_rows(grid: GridRecord) -> list[StageRow]:
-    """Every stage run of the grid, and what it cost."""
+    """Return every stage run of the grid with its costs."""
     rows = []
     for stage in grid.stages():
         is_older = stage.state is State.DONE and (stage.ended or 0.0) < grid.created
@@ -187,26 +157,18 @@ def stage_rows(grid: GridRecord) -> list[StageRow]:
                 num_cells=len(cells),
                 attempts=stage.attempts,
                 steps=stage.steps,
-                wall=duration(stage.wall_s),
+                wall=format_duration(stage.wall_s),
                 memory=f"{stage.max_rss_mb:,.0f} MB" if stage.max_rss_mb else "",
                 when="earlier run" if is_older else "this run" if stage.attempts else "",
                 error=stage.error,
-                failures=tuple(map(_failure, stage.failures)),
+                failures=tuple(map(_format_failure, stage.failures)),
             )
         )
     return rows
 
 
-def _failure(failure: Mapping[str, Any]) -> str:
-    """One failure in a line."""
-    step = f", safe until step {failure['step']}" if failure["step"] >= 0 else ""
-    node = f" on {failure['node']}" if failure["node"] else ""
-    what = "given up" if failure["final"] else "tried again"
-    return f"{failure['fault']}{node}{step}: {what}. {failure['error']}"
-
-
-def duration(seconds: float) -> str:
-    """A time span as people say it."""
+def format_duration(seconds: float) -> str:
+    """Format a time span in seconds, minutes or hours."""
     if seconds < 1.5 * _MINUTE:
         return f"{seconds:.0f} s"
     if seconds < 1.5 * _HOUR:
@@ -215,7 +177,7 @@ def duration(seconds: float) -> str:
 
 
 def cells_csv(grid: GridRecord) -> str:
-    """Every metric of every cell, one line each."""
+    """Return all metrics of all cells as CSV, one metric per line."""
     axes = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
     fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance")
     buffer = io.StringIO()
@@ -229,8 +191,8 @@ def cells_csv(grid: GridRecord) -> str:
     return buffer.getvalue()
 
 
-def _table(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
-    columns, values = [], []
+def _tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
+    columns, scores = [], []
     for panel in panels:
         found = lines(grid, view, panel)
         for language in view.languages:
@@ -238,26 +200,55 @@ def _table(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
                       for p in x.points}  # fmt: skip
             if points:
                 is_target = language == view.target
-                title = panel.title
-                columns.append(Column(title=title, language=language, is_target=is_target))
-                values.append(points)
-    tops = [max(point.value for point in points.values()) for points in values]
+                columns.append(
+                    ScoreColumn(title=panel.title, language=language, is_target=is_target)
+                )
+                scores.append(points)
+    tops = [max(point.value for point in points.values()) for points in scores]
+    varying = view.varying
     rows = []
-    for setting, share in _places(grid.cells):
-        row = tuple(points.get((setting, share)) for points in values)
+    for setting, share in dict.fromkeys((setting_of(c), share_of(c)) for c in grid.cells):
+        row = tuple(points.get((setting, share)) for points in scores)
         pairs = zip(row, tops, strict=True)
-        best = tuple(point is not None and point.value >= top for point, top in pairs)
-        label = view.label(setting)
-        is_marked = view.is_curve and share == ENOUGH_SHARE
+        values = dict(setting)
         rows.append(
-            Row(share=percent(share), setting=label, is_marked=is_marked, points=row, best=best)
+            ScoreRow(
+                share=format_percent(share),
+                values=tuple(format_value(name, values.get(name)) for name in varying),
+                is_marked=view.is_curve and share == REFERENCE_SHARE,
+                points=row,
+                best=tuple(point is not None and point.value >= top for point, top in pairs),
+            )
         )
-    return ScoreTable(columns=tuple(columns), rows=tuple(rows), has_setting=len(view.settings) > 1)
+    titles = tuple(view.titles[name] for name in varying)
+    return ScoreTable(axes=titles, columns=tuple(columns), rows=tuple(rows))
 
 
-def _places(cells: Sequence[CellRecord]) -> list[tuple[Setting, float]]:
-    keys = [
-        (tuple((n, v) for n, v in cell.axes.items() if n not in (SHARE, SEED)), share_of(cell))
-        for cell in cells
-    ]
-    return list(dict.fromkeys(keys))
+def _format_retention(
+    found: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None
+) -> str:
+    if found is None:
+        return ""
+    is_bits = found["metric"] == "bits_per_byte"
+    scale, unit = (1.0, " bits/byte") if is_bits else (100.0, " %")
+    digits = 3 if is_bits else 1
+    text = f"{scale * found['value']:.{digits}f}{unit}"
+    if found["stderr"]:
+        text += f" \N{PLUS-MINUS SIGN} {_NORMAL_95 * scale * found['stderr']:.{digits}f}"
+    if before is not None:
+        text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
+    return text
+
+
+def _format_interval(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    low, high = found["low"], found["high"]
+    return f"{found['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _format_failure(failure: Mapping[str, Any]) -> str:
+    step = f", checkpoint at step {failure['step']}" if failure["step"] >= 0 else ""
+    node = f" on {failure['node']}" if failure["node"] else ""
+    reaction = "not retried" if failure["final"] else "retried"
+    return f"{failure['fault']}{node}{step}: {reaction}. {failure['error']}"

@@ -1,6 +1,6 @@
-"""What MLflow gets to see of a grid and a stage: names, parameters, metrics, files.
+"""Names, parameters, metrics and files with which MLflow presents a grid and its stage runs.
 
-Pure functions from records to plain values, so that what is shown is tested without a server.
+All functions are pure, from records to plain values, and can be tested without a server.
 """
 
 import json
@@ -13,15 +13,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from configuration.axes import AxisValue
+from configuration.axes import AxisValue, short_names
 from core.config import dump_config
 from core.io.jsonl import read_jsonl_from
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
+from reporting.series import View, view_of
+from reporting.settings import SHARE, Setting, setting_of, share_of
 
 MAX_TABLE_ROWS = 2000
-"""Rows of the per-item table in the browser; the parquet file beside it holds all."""
+"""Maximum number of rows of the per-item table; the parquet artifact contains all rows."""
 
 _MAX_TAG_CHARS = 5000
 _TABLE_COLUMNS = (
@@ -31,41 +33,44 @@ _TABLE_COLUMNS = (
 
 
 def valid_name(name: str) -> str:
-    """A metric or parameter name MLflow accepts."""
+    """Return a metric or parameter name that MLflow accepts."""
     return re.sub(r"[^\w\-./ ]", "_", name)[:250]
 
 
 def to_json(value: object) -> str:
-    """Readable JSON."""
+    """Format a value as indented JSON."""
     return json.dumps(value, indent=1, ensure_ascii=False, default=str)
 
 
 def run_name(stage: StageRecord, cells: Sequence[CellRecord]) -> str:
-    """A stage's name in lists: that of its cell, where it has only one."""
+    """Return the display name of a stage run, after its cell if only one cell uses it."""
     if len(cells) == 1:
         return f"{stage.kind} {cells[0].cell_id}"
     return stage.title or f"{stage.kind} {stage.address[:8]}"
 
 
 def grid_tags(grid: GridRecord) -> dict[str, str]:
-    """Tags of the parent run."""
+    """Return the tags of the parent run."""
     tags = {"experiment": grid.experiment, "profile": grid.profile, "cells": str(len(grid.cells))}
-    note = f"**{grid.title}**: {len(grid.cells)} cells. Summary and figures: artifacts, `report/`."
+    note = (
+        f"**{grid.title}**: {len(grid.cells)} cells. The artifact folder `report/` contains "
+        "the report and its figures."
+    )
     return tags | _git_tags(grid) | {"mlflow.note.content": note}
 
 
 def stage_tags(grid: GridRecord, stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, str]:
-    """Tags of a child run."""
+    """Return the tags of a child run."""
     cell_ids = ", ".join(cell.cell_id for cell in cells)
     tags = {"kind": stage.kind, "address": stage.address, "cells": cell_ids[:_MAX_TAG_CHARS]}
     return tags | _git_tags(grid)
 
 
 def stage_params(stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, str]:
-    """The stage's own parameters and the axes on which all of its cells agree.
+    """Return the parameters of a stage run and the axes on which all of its cells agree.
 
-    So an evaluation, which has one cell, carries all axes: what MLflow needs to draw a score over
-    `target_share`; a shared stage carries only what is true of it.
+    An evaluation belongs to one cell and therefore has all axes, so that MLflow can plot scores
+    over any of them; a shared stage run has only the axes whose values its cells share.
     """
     params: dict[str, AxisValue] = dict(stage.params)
     names = cells[0].axes if cells else {}
@@ -73,20 +78,20 @@ def stage_params(stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, s
         values = {cell.axes.get(name) for cell in cells}
         if len(values) == 1:
             params[name] = cells[0].axes[name]
-    return {valid_name(k): _param_text(v) for k, v in params.items()}
+    return {valid_name(k): _format_param(v) for k, v in params.items()}
 
 
 def final_metrics(stage: StageRecord, target_language: str) -> dict[str, float]:
-    """Scores with the ends of their interval and their baselines, and what the stage cost.
+    """Return the scores with their intervals and baselines, and the cost of the stage run.
 
-    MLflow's comparison draws the metric that was logged first: the main one.
+    The main metric comes first, because MLflow's comparison plots the metric logged first.
     """
     main = f"vqa/{target_language}/accuracy"
     values: dict[str, float | None] = {}
     for name, score in sorted(stage.scores.items(), key=lambda pair: (pair[0] != main, pair[0])):
         values[name] = score.value
         if "/type/" in name:
-            continue  # dozens of question types: their intervals are in predictions/metrics.json
+            continue  # intervals of the many question types are in predictions/metrics.json only
         values[f"{name}_low"], values[f"{name}_high"] = score.ci_low, score.ci_high
         values[f"{name}_majority"], values[f"{name}_blind"] = score.majority, score.blind
     values |= {"wall_s": stage.wall_s, "max_rss_mb": stage.max_rss_mb}
@@ -94,7 +99,7 @@ def final_metrics(stage: StageRecord, target_language: str) -> dict[str, float]:
 
 
 def stage_texts(grid: GridRecord, stage: StageRecord) -> dict[str, str]:
-    """What explains a run: its configuration, its data, its versions."""
+    """Return the text artifacts of a stage run: its configuration, data and versions."""
     data = {"manifests": dict(stage.data), "upstream": dict(stage.upstream)}
     return {
         "config/resolved.yaml": dump_config(stage.config),
@@ -104,7 +109,7 @@ def stage_texts(grid: GridRecord, stage: StageRecord) -> dict[str, str]:
 
 
 def stage_files(stage: StageRecord) -> list[tuple[Path, str]]:
-    """Files of a finished stage that go along, each with its folder; weights stay in the store."""
+    """Return the files to upload and their artifact folders; weights stay in the store."""
     result = stage.folder / "result"
     files = [(stage.predictions, "predictions"), (result / "metrics.json", "predictions")]
     files += [(result / "freeze_report.txt", "model"), (result / SUMMARY_NAME, "data")]
@@ -113,28 +118,29 @@ def stage_files(stage: StageRecord) -> list[tuple[Path, str]]:
 
 
 def items_table(predictions: Path) -> tuple[dict[str, list[Any]], str]:
-    """The per-item table for the browser and its file name, which says where it was cut."""
+    """Return the per-item table and its file name, which states where the table was truncated."""
     present = pq.read_schema(predictions).names
     table = pq.read_table(predictions, columns=[c for c in _TABLE_COLUMNS if c in present])
     columns = table.slice(0, MAX_TABLE_ROWS).to_pydict()
-    plain = {name: [_cell_text(v) for v in values] for name, values in columns.items()}
+    plain = {name: [_flatten_cell(v) for v in values] for name, values in columns.items()}
     cut = f"-first-{MAX_TABLE_ROWS}" if table.num_rows > MAX_TABLE_ROWS else ""
     return plain, f"items{cut}.json"
 
 
 def curves(grid: GridRecord) -> dict[str, dict[int, float]]:
-    """Accuracy over the share in percent, one curve per metric and setting, mean over seeds."""
-    shares = {cell.axes.get("target_share") for cell in grid.cells}
-    if len(shares) <= 1:
+    """Return accuracy over share in percent, per metric and setting, averaged over seeds."""
+    view = view_of(grid)
+    if len(view.shares) <= 1:
         return {}
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in grid.cells:
-        if cell.evaluation is None or "target_share" not in cell.axes:
+        if cell.evaluation is None or SHARE not in cell.axes:
             continue
-        percent = round(100 * float(cell.axes["target_share"] or 0.0))
+        percent = round(100 * share_of(cell))
+        setting = _name_setting(view, setting_of(cell))
         for name, score in cell.evaluation.scores.items():
             if name.endswith("/accuracy"):
-                key = valid_name(f"over_share/{name}/{_setting(cell.axes)}")
+                key = valid_name("/".join(filter(None, ("over_share", name, setting))))
                 points[key][percent].append(score.value)
     return {key: {x: fmean(ys) for x, ys in sorted(p.items())} for key, p in points.items()}
 
@@ -142,9 +148,10 @@ def curves(grid: GridRecord) -> dict[str, dict[int, float]]:
 def new_lines(
     path: Path, position: Mapping[str, int]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Complete lines after a position, and the position after them.
+    """Return the complete lines after a position, and the position after them.
 
-    A resume replaces the file, which its inode tells; then it is read from the start again.
+    A resume replaces the file. The change is detected by its inode, and the new file is read from
+    the start.
     """
     inode = path.stat().st_ino
     offset = position["offset"] if inode == position["inode"] else 0
@@ -156,16 +163,19 @@ def _git_tags(grid: GridRecord) -> dict[str, str]:
     return {"mlflow.source.git.commit": grid.git_commit, "git_dirty": str(grid.git_dirty).lower()}
 
 
-def _setting(axes: Mapping[str, AxisValue]) -> str:
-    text = "text_only" if axes.get("text_only") else "no_text_only"
-    return "-".join([str(axes.get("backbone", "model")), text])
+def _name_setting(view: View, setting: Setting) -> str:
+    """Name a setting by its varying axes, in characters that MLflow accepts."""
+    varying, titles = view.varying, short_names(dict(setting))
+    return "-".join(
+        f"{titles[name]}_{_format_param(value)}" for name, value in setting if name in varying
+    )
 
 
-def _param_text(value: AxisValue) -> str:
+def _format_param(value: AxisValue) -> str:
     return (str(value).lower() if isinstance(value, bool) else str(value))[:6000]
 
 
-def _cell_text(value: object) -> object:
+def _flatten_cell(value: object) -> object:
     if isinstance(value, str) or not isinstance(value, Iterable):
         return value
     return " | ".join(dict.fromkeys(str(item) for item in value))

@@ -1,4 +1,4 @@
-"""A finished-looking grid on disk with plausible numbers, for tests of tracking and report."""
+"""A fake grid on disk with plausible scores, for tests of tracking and report."""
 
 import hashlib
 import io
@@ -30,19 +30,29 @@ _START = 1_790_000_000.0
 
 
 def mix_axes(seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
-    """The axes of the mixture grid."""
+    """Return the axes of the cells of the mixture grid."""
     shares = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     return [_axes(share, text, seed=s) for s in seeds for text in (False, True) for share in shares]
 
 
 def backbone_axes() -> list[dict[str, Any]]:
-    """Two backbones at three shares."""
+    """Return the axes of two backbones at three shares."""
     return [_axes(x, False, backbone=b) for b in ("general", "adapted") for x in (0.0, 0.2, 1.0)]
 
 
 def stage_axes() -> list[dict[str, Any]]:
-    """Three ways to train at one share."""
+    """Return the axes of three ways to train at one share."""
     return [_axes(0.2, False, stages=s) for s in ("instruct_only", "align_only", "both")]
+
+
+def connector_axes(shares: tuple[float, ...] = (0.2,)) -> list[dict[str, Any]]:
+    """Return the axes of a grid that varies two configuration fields outside the study's axes."""
+    return [
+        {**_axes(share, False), "model.connector.kind": kind, "instruct.num_steps": num_steps}
+        for num_steps in (300, 600, 1200)
+        for kind in ("linear", "mlp2x_gelu")
+        for share in shares
+    ]
 
 
 def make_grid(
@@ -53,7 +63,7 @@ def make_grid(
     num_images: int = 40,
     unfinished: int = 0,
 ) -> Path:
-    """Write grid, stages, logs, predictions and a benchmark; returns the grid's folder."""
+    """Write grid, stages, logs, predictions and a benchmark; return the folder of the grid."""
     axes = mix_axes() if cells is None else cells
     benchmark = root / "data" / "benchmark_test"
     make_benchmark(benchmark.parent, num_images)
@@ -76,7 +86,7 @@ def make_grid(
 
 
 def make_benchmark(folder: Path, num_images: int) -> None:
-    """A shard of images with one manifest and one index."""
+    """Write a shard of images with its manifest and index."""
     folder.mkdir(parents=True, exist_ok=True)
     shard = folder / "benchmark_test-000000.tar"
     with tarfile.open(shard, "w") as tar:
@@ -109,7 +119,10 @@ def _make_cell(
     store: Path, axes: dict[str, Any], num_images: int, at: int, *, is_open: bool
 ) -> dict[str, Any]:
     cell_id = "_".join(str(value) for value in axes.values())
+    fields = {name: value for name, value in axes.items() if "." in name}
     shared = {"backbone": axes["backbone"], "seed": float(axes["seed"])}
+    if "model.connector.kind" in fields:
+        shared["connector"] = fields["model.connector.kind"]
     own = {**shared, "target_share": axes["target_share"], "text_only": str(axes["text_only"])}
     steps: list[tuple[str, list[Any], dict[str, Any], int, float]] = [
         ("features", ["all"], {}, 0, 12.0), ("align", list(shared.values()), shared, 300, 61.5),
@@ -156,7 +169,7 @@ def _make_result(folder: Path, kind: str, num_steps: int) -> None:
 
 
 def write_log(folder: Path, steps: range, *, mode: str = "a") -> None:
-    """Training metrics as the logger writes them."""
+    """Append training metrics in the format of the logger."""
     with (folder / "metrics.jsonl").open(mode) as file:
         for step in steps:
             metrics = {"train/loss": 0.5 + 6 / (step + 1), "train/tokens_per_s": 4000.0 + step}
@@ -171,6 +184,8 @@ def _ability(axes: dict[str, Any], language: str) -> float:
     else:
         value = 0.66 - 0.06 * share - 0.3 * (share == 1) - 0.01 * text
     value += 0.03 * (axes["backbone"] == "adapted") * (language == "eu")
+    value += 0.06 * (axes.get("model.connector.kind") == "mlp2x_gelu")
+    value += 0.04 * np.log2(axes.get("instruct.num_steps", 300) / 300)
     return float(value - {"both": 0, "instruct_only": 0.08, "align_only": 0.35}[axes["stages"]])
 
 

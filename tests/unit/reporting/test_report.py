@@ -1,4 +1,4 @@
-"""The report: right numbers, right verdicts, one page that needs nothing else, any kind of grid."""
+"""The report: correct scores and verdicts, and one self-contained page for any kind of grid."""
 
 import csv
 import json
@@ -14,13 +14,11 @@ from evaluation.benchmarks.predictions import read_predictions, write_prediction
 from evaluation.statistics.intervals import Verdict
 from experiments import report as report_command
 from pipeline.store.states import State
-from reporting import build, figures, gallery, hypotheses, tables
-from reporting import caveats as cautions
-from reporting import paired_scores as paired
-from reporting import preregistration as registered
-from reporting import series as numbers
-from reporting import summary as sentences
+from reporting import build, figures, gallery, hypotheses, preregistration, series, tables
+from reporting.caveats import caveats
+from reporting.paired_scores import PairedScores, pair, scores_of_cells
 from reporting.records import GridRecord, load_grid
+from reporting.summary import summary
 from tests.support import fake_grid
 
 _SMALL = 8
@@ -28,13 +26,16 @@ _SMALL = 8
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four grids of different shape in one store."""
+    """Grids of different shapes in one store."""
     root = tmp_path_factory.mktemp("runs")
     small = {"num_images": _SMALL}
     fake_grid.make_grid(root, "backbone_ablation", cells=fake_grid.backbone_axes(), **small)
     fake_grid.make_grid(root, "stage_ablation", cells=fake_grid.stage_axes(), **small)
     partial = [x for x in fake_grid.mix_axes((0, 1)) if x["target_share"] in (0.0, 0.2, 1.0)]
     fake_grid.make_grid(root, "partial", cells=partial, unfinished=3, **small)
+    fake_grid.make_grid(root, "connector", cells=fake_grid.connector_axes(), **small)
+    curve = fake_grid.connector_axes((0.0, 0.2, 1.0))
+    fake_grid.make_grid(root, "connector_curve", cells=curve, **small)
     fake_grid.make_grid(root, num_images=30)
     return root
 
@@ -44,9 +45,9 @@ def page(root: Path) -> str:
     return build.build_report("mix_ablation", root=root).read_text(encoding="utf-8")
 
 
-def _load(root: Path, name: str) -> tuple[GridRecord, numbers.View]:
+def _load(root: Path, name: str) -> tuple[GridRecord, series.View]:
     grid = load_grid(root, name, "embedded")
-    return grid, numbers.view_of(grid)
+    return grid, series.view_of(grid)
 
 
 def test_page_needs_no_network(page: str) -> None:
@@ -58,15 +59,15 @@ def test_page_needs_no_network(page: str) -> None:
 
 
 def test_page_has_every_part(page: str) -> None:
-    for part in ("figures", "claims", "cells", "language", "gallery", "runs", "cautions"):
+    for part in ("figures", "claims", "cells", "language", "gallery", "runs", "caveats"):
         assert f'<section id="{part}">' in page
     assert page.count('<img src="data:image/webp') == gallery.NUM_IMAGES
-    assert page.count("<svg") > len(numbers.PANELS)
+    assert page.count("<svg") > len(series.PANELS)
     assert "0123456789abcdef" in page
     assert "undefined" not in page.lower()
 
 
-def test_names_inside_drawings_do_not_meet(page: str) -> None:
+def test_ids_inside_drawings_are_distinct(page: str) -> None:
     names = re.findall(r'<(?:clipPath|path|marker) id="([mp][0-9a-f]{10})"', page)
     assert names
     assert len(set(names)) == len(names)
@@ -79,7 +80,7 @@ def test_drawings_follow_the_theme(page: str) -> None:
         assert colour not in drawings
 
 
-def test_files_lie_beside_the_page(root: Path, page: str) -> None:
+def test_figures_and_csv_accompany_the_page(root: Path, page: str) -> None:
     del page
     folder = root / "grids" / "mix_ablation-embedded" / "report"
     assert (folder / "figures" / "accuracy.png").stat().st_size > 10_000
@@ -97,20 +98,22 @@ def _score(grid: GridRecord, cell: int) -> float:
     return evaluation.scores["vqa/eu/accuracy"].value
 
 
-def test_summary_repeats_the_figures_numbers(root: Path) -> None:
+def test_summary_repeats_the_scores_of_the_figures(root: Path) -> None:
     grid, view = _load(root, "mix_ablation")
     best = max(_score(grid, at) for at in range(len(grid.cells)))
-    text = " ".join(sentences.summary(grid, view, []))
+    text = " ".join(summary(grid, view, []))
     assert f"{best:.1f}\N{NO-BREAK SPACE}%" in text
     assert "20\N{NO-BREAK SPACE}%" in text
-    assert "Text-only data" in text
+    assert "Adding text-only data" in text
 
 
-@pytest.mark.parametrize("name", ["stage_ablation", "partial"])
-def test_any_grid_gives_a_page(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "save_figures", lambda *args: [])  # drawn by the test above
+@pytest.mark.parametrize("name", ["stage_ablation", "partial", "connector", "connector_curve"])
+def test_every_kind_of_grid_gives_a_page(
+    root: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "save_figures", lambda *args: [])  # saved in the test above
     page = build.build_report(name, root=root, out=root / "out" / name).read_text("utf-8")
-    assert page.count("<figure") >= len(numbers.PANELS)
+    assert page.count("<figure") >= len(series.PANELS)
 
 
 def test_stage_grid_is_drawn_as_bars(root: Path) -> None:
@@ -123,7 +126,7 @@ def test_stage_grid_is_drawn_as_bars(root: Path) -> None:
 
 def test_several_seeds_are_averaged_and_their_spread_kept(root: Path) -> None:
     grid, view = _load(root, "partial")
-    line = numbers.lines(grid, view, numbers.MAIN)[0]
+    line = series.lines(grid, view, series.MAIN_PANEL)[0]
     point = line.at(0.0)
     assert point is not None
     assert len(point.seeds) == 2
@@ -131,24 +134,24 @@ def test_several_seeds_are_averaged_and_their_spread_kept(root: Path) -> None:
     assert point.seed_spread == pytest.approx(np.std(point.seeds, ddof=1))
 
 
-def test_unfinished_grid_says_so(root: Path) -> None:
+def test_unfinished_grid_is_reported(root: Path) -> None:
     grid, view = _load(root, "partial")
-    assert "3 of 12 cells have no result" in cautions.cautions(grid, view)[0]
+    assert "3 of 12 cells have no result" in caveats(grid, view)[0]
     states = {row.state for row in tables.stage_rows(grid)}
     assert states == {State.DONE, State.FAILED, State.WAITING}
 
 
-def test_what_was_left_out_of_trainings_is_said(tmp_path: Path) -> None:
+def test_skipped_samples_are_reported(tmp_path: Path) -> None:
     fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_images=_SMALL)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
-    assert not any("left out" in note for note in cautions.cautions(grid, numbers.view_of(grid)))
+    assert not any("were skipped" in note for note in caveats(grid, series.view_of(grid)))
     for stage in [stage for stage in grid.stages() if stage.kind == "instruct"]:
         summary = {"cap_eu": {"no image": {"count": 2, "examples": ["cap_eu/k: no image"]}}}
         (stage.folder / "result").mkdir(exist_ok=True)
         (stage.folder / "result" / "bad_samples.json").write_text(json.dumps(summary))
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
     assert any("cap_eu" in note and "4 x no image" in note
-               for note in cautions.cautions(grid, numbers.view_of(grid)))  # fmt: skip
+               for note in caveats(grid, series.view_of(grid)))  # fmt: skip
 
 
 def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
@@ -160,13 +163,13 @@ def test_grid_without_results_gives_a_page(tmp_path: Path) -> None:
 
 def test_equal_numbers_give_equal_drawings(root: Path) -> None:
     grid, view = _load(root, "stage_ablation")
-    found = numbers.lines(grid, view, numbers.MAIN)
-    first, second = (figures._page_svg(found, view, (3.0, 2.0), salt="x") for _ in range(2))
+    found = series.lines(grid, view, series.MAIN_PANEL)
+    first, second = (figures.page_svg(found, view, (3.0, 2.0), salt="x") for _ in range(2))
     assert first == second
 
 
-def test_text_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "page_drawings", lambda *args: [])
+def test_html_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "page_figures", lambda *args: [])
     fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_images=_SMALL)
     path = next(tmp_path.glob("store/evaluate/*/result/predictions.parquet"))
     table = read_predictions(path)
@@ -174,16 +177,16 @@ def test_text_in_replies_is_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     at = table.schema.get_field_index("output")
     write_predictions(path, table.set_column(at, table.schema.field(at), hostile))
     grid, view = _load(tmp_path, "mix_ablation")
-    page = build.render(grid, view, [])
+    page = build.render_page(grid, view, [])
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
 
 
-def test_gallery_does_not_look_at_replies(root: Path) -> None:
+def test_gallery_selection_is_independent_of_the_replies(root: Path) -> None:
     grid, view = _load(root, "mix_ablation")
-    rows = gallery._read(grid.cells[0])
+    rows = gallery.read_rows(grid.cells[0])
     flipped = {key: {**row, "score": 1.0 - row["score"]} for key, row in rows.items()}
-    assert gallery._choose(rows, view) == gallery._choose(flipped, view)
+    assert gallery.select_questions(rows, view) == gallery.select_questions(flipped, view)
 
 
 def test_report_without_images_is_still_written(
@@ -193,15 +196,114 @@ def test_report_without_images_is_still_written(
     grid = json.loads((folder / "grid.json").read_text())
     (folder / "grid.json").write_text(json.dumps({**grid, "benchmark": "nowhere/benchmark"}))
     record = load_grid(tmp_path, "mix_ablation", "embedded")
-    assert gallery.build_gallery(record, numbers.view_of(record)) == []
-    assert "no images" in caplog.text
+    assert gallery.build_gallery(record, series.view_of(record)) == []
+    assert "no gallery" in caplog.text
 
 
-def test_unknown_grid_names_those_that_exist(root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_error_for_an_unknown_grid_lists_the_existing_ones(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(DataError, match="mix_ablation-embedded"):
         build.build_report("nonsense", root=root)
     assert report_command.main(["--exp", "nonsense", "--root", str(root)]) == 2
     assert "Run it first" in " ".join(capsys.readouterr().err.split())
+
+
+# --- axes outside the study's own -----------------------------------------------------------------
+
+
+def test_labels_name_the_varying_axes_only(root: Path) -> None:
+    _, view = _load(root, "connector")
+    assert not view.is_curve
+    assert view.label(view.settings[1]) == "connector.kind = mlp2x_gelu, instruct.num_steps = 300"
+    _, view = _load(root, "mix_ablation")
+    assert [view.label(setting) for setting in view.settings] == [
+        "without text-only data", "with text-only data",
+    ]  # fmt: skip
+
+
+def test_score_table_has_a_column_per_varying_axis(root: Path) -> None:
+    table = tables.score_table(*_load(root, "connector"))
+    assert table.axes == ("connector.kind", "instruct.num_steps")
+    assert [row.values for row in table.rows][:3] == [
+        ("linear", "300"), ("mlp2x_gelu", "300"), ("linear", "600"),
+    ]  # fmt: skip
+    assert all(point is not None for row in table.rows for point in row.points)
+
+
+def test_first_varying_axis_shares_a_diagram(root: Path) -> None:
+    _, view = _load(root, "connector_curve")
+    groups = figures.setting_groups(view)
+    assert [group.label for group in groups] == [
+        f"instruct.num_steps = {num_steps}" for num_steps in (300, 600, 1200)
+    ]
+    assert [len(group.settings) for group in groups] == [2, 2, 2]
+    assert [figures.dash_of(view, setting)[0] for setting in groups[2].settings] == [0, 1]
+
+
+def test_settings_that_fit_as_bars_share_a_diagram(root: Path) -> None:
+    _, view = _load(root, "connector")
+    (group,) = figures.setting_groups(view)
+    assert group.settings == view.settings
+
+
+def test_diagram_with_many_lines_is_split() -> None:
+    settings = tuple((("backbone", f"b{number}"),) for number in range(6))
+    view = series.View(base="en", target="eu", settings=settings, shares=(0.0, 0.2, 1.0),
+                       seeds=(0,), is_curve=True)  # fmt: skip
+    labels = [(group.label, len(group.settings)) for group in figures.setting_groups(view)]
+    assert labels == [("part 1 of 2", 4), ("part 2 of 2", 2)]
+
+
+def test_summary_reports_the_effect_of_every_axis(root: Path) -> None:
+    text = " ".join(summary(*_load(root, "connector"), []))
+    assert "Using connector.kind = mlp2x_gelu instead of linear changes the accuracy" in text
+    assert "Using instruct.num_steps = 1200 instead of 300 changes the accuracy" in text
+    assert "over 3 pairs of cells" in text
+
+
+def test_hypothesis_on_a_configuration_field_is_decided(tmp_path: Path) -> None:
+    cells = fake_grid.connector_axes()
+    folder = fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=_SMALL)
+    (folder / "hypotheses.yaml").write_text(_CONNECTOR_HYPOTHESES, encoding="utf-8")
+    claims = hypotheses.decide_claims(*_load(tmp_path, "connector"))
+    assert [claim.text for claim in claims] == [
+        "mlp2x_gelu is better than linear",
+        "600 steps are better than 300, connector.kind = linear",
+        "600 steps are better than 300, connector.kind = mlp2x_gelu",
+        "1200 steps are better than 300, connector.kind = linear",
+        "1200 steps are better than 300, connector.kind = mlp2x_gelu",
+    ]
+    assert claims[0].detail == "connector.kind: mlp2x_gelu minus linear, mean over 3 pairs of cells"
+    assert all(claim.decision is not None for claim in claims)
+
+
+def test_hypothesis_on_an_axis_that_a_grid_does_not_vary_is_left_out(tmp_path: Path) -> None:
+    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_images=_SMALL)
+    (folder / "hypotheses.yaml").write_text(_CONNECTOR_HYPOTHESES, encoding="utf-8")
+    assert hypotheses.decide_claims(*_load(tmp_path, "mix_ablation")) == []
+
+
+_CONNECTOR_HYPOTHESES = """
+margin: 0.03
+benchmark: vqa
+hypotheses:
+  connector:
+    text: "{first} is better than {second}"
+    source: test
+    axis: model.connector.kind
+    first: mlp2x_gelu
+    second: linear
+    pool: [instruct.num_steps]
+    test: superiority
+  steps:
+    text: "{second} steps are better than {first}"
+    source: test
+    axis: instruct.num_steps
+    first: first
+    second: others
+    test: non_inferiority
+"""
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -214,22 +316,22 @@ def _claims(root: Path, name: str) -> dict[str, Verdict]:
 
 def test_stage_claims_of_a_clear_case(root: Path) -> None:
     verdicts = _claims(root, "stage_ablation")
-    assert verdicts["Instruction (stage 2) helps"] is Verdict.SUPPORTED
+    assert verdicts["Instruction tuning (stage 2) improves the accuracy"] is Verdict.SUPPORTED
 
 
-def test_every_kind_of_claim_is_made(root: Path) -> None:
+def test_every_kind_of_claim_is_decided(root: Path) -> None:
     mixture, backbone = _claims(root, "mix_ablation"), _claims(root, "backbone_ablation")
-    assert sum("is enough" in text for text in mixture) == 2
-    assert "Text-only data in the target language helps" in mixture
-    assert "The adapted backbone is not needed" in backbone
-    assert "The general and the adapted backbone do equally well" in backbone
+    assert sum("is sufficient" in text for text in mixture) == 2
+    assert "Text-only data in the target language improves the accuracy" in mixture
+    assert "The general backbone is not inferior to the adapted backbone" in backbone
+    assert "The general and the adapted backbone are equivalent" in backbone
 
 
 def test_superiority_has_no_margin() -> None:
     images = tuple(str(at) for at in range(200))
     better, worse = np.tile([1.0, 1.0, 0.0, 1.0], 50), np.tile([1.0, 1.0, 0.0, 0.0], 50)
-    first = paired.Paired(questions=images, images=images, scores=better)
-    second = paired.Paired(questions=images, images=images, scores=worse)
+    first = PairedScores(questions=images, images=images, scores=better)
+    second = PairedScores(questions=images, images=images, scores=worse)
     gain, loss = (
         hypotheses._superiority(first, second, 0.03),
         hypotheses._superiority(second, first, 0.03),
@@ -242,10 +344,10 @@ def test_superiority_has_no_margin() -> None:
 
 
 def test_cells_are_paired_by_question_whatever_their_order() -> None:
-    a = paired.Paired(questions=("1", "2", "3"), images=("x", "x", "y"),
+    a = PairedScores(questions=("1", "2", "3"), images=("x", "x", "y"),
                           scores=np.array([0.1, 0.2, 0.3]))  # fmt: skip
-    b = paired.Paired(questions=("3", "1"), images=("y", "x"), scores=np.array([3.0, 1.0]))
-    first, second, images = paired.pair(a, b)
+    b = PairedScores(questions=("3", "1"), images=("y", "x"), scores=np.array([3.0, 1.0]))
+    first, second, images = pair(a, b)
     assert first.tolist() == [0.1, 0.3]
     assert second.tolist() == [1.0, 3.0]
     assert images == ("x", "y")
@@ -255,29 +357,27 @@ def test_a_grid_keeps_the_hypotheses_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:6], num_images=_SMALL)
-    registered.register(folder)
+    preregistration.register(folder)
     before = _claims(tmp_path, "mix_ablation")
     changed = tmp_path / "changed.yaml"
-    text = registered.SHIPPED.read_text("utf-8")
+    text = preregistration.SHIPPED.read_text("utf-8")
     changed.write_text(text.replace("first: 0.2", "first: 0.4", 1), encoding="utf-8")
-    monkeypatch.setattr(registered, "SHIPPED", changed)
-    registered.register(folder)  # started again: nothing is overwritten
+    monkeypatch.setattr(preregistration, "SHIPPED", changed)
+    preregistration.register(folder)  # a second start overwrites nothing
     assert _claims(tmp_path, "mix_ablation") == before
-    assert any(
-        "has changed" in note for note in cautions.cautions(*_load(tmp_path, "mix_ablation"))
-    )
+    assert any("has changed" in note for note in caveats(*_load(tmp_path, "mix_ablation")))
     (folder / "hypotheses.yaml").unlink()
-    assert any(text.startswith("40") for text in _claims(tmp_path, "mix_ablation"))
+    assert any(text.startswith("A share of 40") for text in _claims(tmp_path, "mix_ablation"))
 
 
-def test_the_price_for_the_base_language_is_asked_in_it(root: Path) -> None:
+def test_the_cost_in_the_base_language_is_decided_on_its_questions(root: Path) -> None:
     claims = hypotheses.decide_claims(*_load(root, "mix_ablation"))
-    (price,) = [claim for claim in claims if "costs" in claim.text or "cost" in claim.text]
+    (price,) = [claim for claim in claims if "base language" in claim.text]
     assert price.language == "en"
     detail = price.detail.replace("\N{NO-BREAK SPACE}", " ")
-    assert detail == "target_share: 20 % minus 0 %, mean over 2 pairs of cells"
+    assert detail == "target-language share: 20 % minus 0 %, mean over 2 pairs of cells"
     grid, view = _load(root, "mix_ablation")
-    scores = paired.scores_of_cells(grid, "en", "vqa")
+    scores = scores_of_cells(grid, "en", "vqa")
     gains = [
         scores[setting, 0.2].scores.mean() - scores[setting, 0.0].scores.mean()
         for setting in view.settings
@@ -286,29 +386,29 @@ def test_the_price_for_the_base_language_is_asked_in_it(root: Path) -> None:
     assert price.decision.difference.value == pytest.approx(np.mean(gains))
 
 
-def test_cells_that_have_not_run_are_said_to_be_missing(tmp_path: Path) -> None:
+def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
     fake_grid.make_grid(tmp_path, unfinished=6, num_images=_SMALL)
     claims = {c.text: c for c in hypotheses.decide_claims(*_load(tmp_path, "mix_ablation"))}
-    text_only = claims["Text-only data in the target language helps"]
+    text_only = claims["Text-only data in the target language improves the accuracy"]
     assert text_only.decision is None
-    assert text_only.detail == "not run yet"
+    assert text_only.detail == "the cells have not run yet"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ("margin: 0.03", "margin: 3", "shares of accuracy"),
+        ("margin: 0.03", "margin: 3", "fractions of accuracy"),
         ("test: superiority", "test: better", "better"),
         ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
-        ("second: false", "second: best", "needs axis: target_share"),
+        ("second: false", "second: best", "requires axis: target_share"),
         ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
     ],
 )
-def test_a_hypothesis_that_makes_no_sense_is_refused(
-    tmp_path: Path, old: str, new: str, told: str
+def test_an_inconsistent_hypothesis_is_rejected(
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    text = registered.SHIPPED.read_text("utf-8")
+    text = preregistration.SHIPPED.read_text("utf-8")
     assert old in text
     (tmp_path / "hypotheses.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(ConfigError, match=told):
-        registered.registered(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        preregistration.load_registered(tmp_path)

@@ -115,7 +115,7 @@ def test_running_everything_again_changes_nothing(
     folder = next(f for f in _stages(tracked) if f.parent.name == "align")
     steps = [step for step, _ in _history(again, _owner(folder), "train/loss")]
     assert steps == list(range(9, 300, 10))
-    curve = "over_share/vqa/eu/accuracy/general-no_text_only"
+    curve = "over_share/vqa/eu/accuracy"
     assert [step for step, _ in _history(again, again.parent_id, curve)] == [0, 20]
 
 
@@ -228,6 +228,25 @@ def test_store_that_cannot_be_opened_is_a_clear_error(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://server")
     with pytest.raises(ConfigError, match="nonsense://server"):
         GridTracker(tmp_path, "mix_ablation", "embedded")
+
+
+def test_curves_are_named_by_the_varying_axes(tmp_path: Path) -> None:
+    cells = fake_grid.connector_axes((0.0, 0.2))
+    fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=4)
+    curves = payload.curves(load_grid(tmp_path, "connector", "embedded"))
+    name = "over_share/vqa/eu/accuracy/kind_mlp2x_gelu-num_steps_1200"
+    assert list(curves[name]) == [0, 20]
+    assert len([key for key in curves if key.startswith("over_share/vqa/eu/accuracy/")]) == 6
+
+
+def test_evaluation_has_every_axis_as_a_parameter(tmp_path: Path) -> None:
+    cells = fake_grid.connector_axes()[:2]
+    fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=4)
+    grid = load_grid(tmp_path, "connector", "embedded")
+    stage = grid.cells[1].stages["evaluate"]
+    params = payload.stage_params(stage, grid.cells_of(stage.address))
+    assert params["model.connector.kind"] == "mlp2x_gelu"
+    assert params["instruct.num_steps"] == "300"
 
 
 def test_names_are_valid_for_mlflow() -> None:
