@@ -4,7 +4,9 @@ Adding a source, a rank or a worker leaves everybody else's numbers as they were
 project draws from a global generator.
 """
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -27,11 +29,27 @@ def named_rng(seed: int, *names: Name) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=named_key(seed, *names)))
 
 
+def torch_seed(seed: int, *names: Name) -> int:
+    """Return the seed of a torch generator for one named purpose; it has 63 bits."""
+    return named_key(seed, *names) & 0x7FFF_FFFF_FFFF_FFFF
+
+
 def torch_generator(seed: int, *names: Name, device: str = "cpu") -> torch.Generator:
     """A torch generator for one named purpose."""
     generator = torch.Generator(device=device)
-    generator.manual_seed(named_key(seed, *names) & 0x7FFF_FFFF_FFFF_FFFF)
+    generator.manual_seed(torch_seed(seed, *names))
     return generator
+
+
+@contextlib.contextmanager
+def seeded(seed: int, *names: Name) -> Iterator[None]:
+    """Seed torch's global generator for a block of code that can't be given a generator.
+
+    The state of the CPU generator is restored afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, *names))
+        yield
 
 
 class FeistelPermutation:

