@@ -1,1 +1,1 @@
-"""Observers of a run: they watch and save, and never change a number."""
+"""Callbacks that monitor and save a training run; none of them changes its result."""

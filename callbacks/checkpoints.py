@@ -1,7 +1,7 @@
-"""Checkpoints that are complete or absent: temporary name, fsync, checksums, rename.
+"""Atomic checkpoints, written in the background.
 
-Lightning's own callback overwrites in place, so a process killed while saving loses the good
-checkpoint along with the new one. Large states are written by a thread while training goes on.
+Lightning's own callback overwrites in place, so a process that is killed while saving loses the
+previous checkpoint along with the new one. Large states are written by a thread during training.
 """
 
 import dataclasses
@@ -31,47 +31,47 @@ __all__ = ["SMALL_BYTES", "AtomicCheckpoint", "SavedState", "latest_checkpoint"]
 
 _LOG = get_logger("checkpoints")
 SMALL_BYTES = 64 << 20
-"""A state up to this size is written at once: it takes less time than a step of a large model."""
-_STORAGE_FAULTS = (OSError, RuntimeError, CheckpointException)
-"""Worth another try (torch words a full disk as a RuntimeError); other errors are bugs."""
+"""Smaller states are written synchronously, which takes less time than a step of a large model."""
+_STORAGE_ERRORS = (OSError, RuntimeError, CheckpointException)
+"""Errors to retry (torch raises RuntimeError if the disk is full); other errors are bugs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KeepRule:
-    """Which checkpoints stay."""
+class RetentionRule:
+    """Rule for the checkpoints to keep."""
 
     last: int = 2
-    """So many of the newest."""
+    """Number of the newest checkpoints to keep."""
     every_n_steps: int = 0
-    """Also those of every so many steps; 0 = none."""
+    """Also keep the checkpoints at multiples of this many steps; 0 means none."""
 
     def outdated(self, saved: list[Path], newest: Path) -> list[Path]:
-        """The checkpoints to delete once `newest` is complete.
+        """Return the checkpoints to delete once `newest` is complete.
 
-        Later steps were left by an attempt whose checkpoints are damaged.
+        Checkpoints of later steps are damaged leftovers of an earlier attempt.
         """
-        place = saved.index(newest)
-        old = saved[: max(0, place + 1 - self.last)]
+        index = saved.index(newest)
+        old = saved[: max(0, index + 1 - self.last)]
         if self.every_n_steps:
             old = [p for p in old if int(p.name.removeprefix("step=")) % self.every_n_steps]
-        return [*saved[place + 1 :], *old]
+        return [*saved[index + 1 :], *old]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pending:
-    """A save that is being written."""
+class _PendingSave:
+    """Save that is being written."""
 
     step: int
     temporary: Path
     future: "Future[None] | None"
-    """None on ranks that write nothing."""
+    """None on ranks without anything to write."""
 
 
 class AtomicCheckpoint(Callback):
-    """Saves when its cadence says so; a failed save costs nothing that was saved.
+    """Callback that saves checkpoints; a failed save does not affect earlier ones.
 
-    At most one save is in flight. What went wrong with it is known at the next one, on every rank
-    alike; `max_failures` in a row are fatal.
+    At most one save is pending. Its failure is detected at the next one, on all ranks;
+    `max_failures` consecutive failures abort the run.
     """
 
     def __init__(
@@ -85,32 +85,32 @@ class AtomicCheckpoint(Callback):
         max_failures: int = 3,
     ) -> None:
         if keep < 1:
-            raise ConfigError(f"so many checkpoints to keep must be at least 1, got {keep}")
+            raise ConfigError(f"the number of checkpoints to keep must be at least 1, got {keep}")
         self.folder = folder
         self.cadence = cadence
-        self.rule = KeepRule(last=keep, every_n_steps=keep_every_n_steps)
+        self.rule = RetentionRule(last=keep, every_n_steps=keep_every_n_steps)
         self.background_above_bytes = background_above_bytes
         self.max_failures = max_failures
         self.last_step: int | None = None
-        """Step of the newest checkpoint that this attempt has completed."""
+        """Step of the newest checkpoint that this attempt completed."""
         self._failures = 0
-        self._pending: _Pending | None = None
-        self._taken = _TakeOnly()
+        self._pending: _PendingSave | None = None
+        self._state_capture = _StateCapture()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
 
     def setup(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Have Lightning hand over the state instead of writing it."""
+        """Make Lightning hand over the state instead of writing it."""
         del args, kwargs
         if not isinstance(trainer.strategy, ShardedStrategy):
-            trainer.strategy.checkpoint_io = self._taken
+            trainer.strategy.checkpoint_io = self._state_capture
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Begin to count."""
+        """Start the cadence."""
         del args
         self.cadence.start(trainer)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Save when it is due; never in the middle of an optimizer step."""
+        """Save if a checkpoint is due; a batch is a whole optimizer step."""
         del args
         if self.cadence.is_due(trainer):
             begin = time.monotonic()
@@ -118,22 +118,22 @@ class AtomicCheckpoint(Callback):
             self.cadence.saved(trainer, time.monotonic() - begin)
 
     def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Let the last save end before the stage does."""
+        """Wait for the last save."""
         del args
         self._settle(trainer)
 
     def save(self, trainer: lightning.Trainer, *, wait: bool = False) -> bool:
-        """Save this step; every rank must call it.
+        """Save the state of this step; every rank must call this.
 
         Args:
-            trainer: whose state is saved.
-            wait: return only when the checkpoint is complete, or known to have failed.
+            trainer: Trainer whose state is saved.
+            wait: Wait until the checkpoint is complete or has failed.
 
         Returns:
-            Whether the newest save that is through was good.
+            Whether the newest completed save succeeded.
 
         Raises:
-            UnsavedError: too many saves in a row have failed.
+            UnsavedError: If too many consecutive saves failed.
         """
         is_good = self._settle(trainer)
         step = trainer.global_step
@@ -141,20 +141,20 @@ class AtomicCheckpoint(Callback):
             return True
         final = self.folder / f"step={step:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
-        fault = self._open(temporary) if trainer.is_global_zero else ""
+        fault = self._prepare_folder(temporary) if trainer.is_global_zero else ""
         if fault := trainer.strategy.broadcast(fault):
             return self._failed(step, temporary, fault, is_writer=trainer.is_global_zero)
-        trainer.save_checkpoint(temporary / STATE_NAME)  # collects; what writes is below
-        write, num_bytes = self._what_to_write(trainer)
+        trainer.save_checkpoint(temporary / STATE_NAME)  # only captures the state
+        write, num_bytes = self._take_state(trainer)
         self._pending = self._start(trainer, write, final, temporary)
         large = any_rank(flag=num_bytes > self.background_above_bytes, device=_device(trainer))
         return self._settle(trainer) if wait or not large else is_good
 
-    def _what_to_write(self, trainer: lightning.Trainer) -> tuple[Callable[[], None] | None, int]:
-        """The writing of this rank (None: it has nothing to write), and its bytes."""
+    def _take_state(self, trainer: lightning.Trainer) -> tuple[Callable[[], None] | None, int]:
+        """Return a function that writes this rank's part (None if it has none), and its bytes."""
         if isinstance(trainer.strategy, ShardedStrategy):
             return trainer.strategy.take()
-        return self._taken.take()
+        return self._state_capture.take()
 
     def _start(
         self,
@@ -162,30 +162,30 @@ class AtomicCheckpoint(Callback):
         write: Callable[[], None] | None,
         final: Path,
         temporary: Path,
-    ) -> _Pending:
+    ) -> _PendingSave:
         step = trainer.global_step
         future: Future[None] | None = None
         if trainer.is_global_zero and write is not None:
             future = self._writer.submit(self._write, write, final, temporary, step)
         elif write is not None:
             future = self._writer.submit(write)
-        return _Pending(step=step, temporary=temporary, future=future)
+        return _PendingSave(step=step, temporary=temporary, future=future)
 
     def _write(self, write: Callable[[], None], final: Path, temporary: Path, step: int) -> None:
-        """Write, seal, rename; only then delete what is older."""
+        """Write, seal and rename the checkpoint; only then delete outdated ones."""
         write()
         seal_folder(temporary, step=step)
-        if final.exists():  # left by an attempt that was resumed before it: it is damaged
+        if final.exists():  # damaged: an attempt was resumed before it
             shutil.rmtree(final)
         publish_folder(temporary, final)
         for old in self.rule.outdated(sorted(self.folder.glob("step=*")), final):
-            shutil.rmtree(old, ignore_errors=True)  # the new one is complete: no reason to fail
+            shutil.rmtree(old, ignore_errors=True)  # not fatal: the new one is complete
 
-    def _open(self, temporary: Path) -> str:
-        """Make room for a save; returns what went wrong."""
+    def _prepare_folder(self, temporary: Path) -> str:
+        """Create the folder of a save; return a description of the error, if any."""
         try:
-            # Once something was saved, a folder that isn't there is a lost storage: made anew, it
-            # would fill the disk below the place where it was mounted.
+            # A missing folder after the first save is lost storage: creating it again would fill
+            # the disk below the mount point.
             if self.last_step is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(".step=*.tmp"):
@@ -196,18 +196,18 @@ class AtomicCheckpoint(Callback):
         return ""
 
     def _settle(self, trainer: lightning.Trainer) -> bool:
-        """Wait for the save in flight; all ranks learn alike whether it was good."""
+        """Wait for the pending save and return, on all ranks, whether it succeeded."""
         pending, self._pending = self._pending, None
         if pending is None:
             return True
         error = None if pending.future is None else pending.future.exception()
         fault = "" if error is None else f"{type(error).__name__}: {error}".strip()
         if any_rank(
-            flag=error is not None and not isinstance(error, _STORAGE_FAULTS),
+            flag=error is not None and not isinstance(error, _STORAGE_ERRORS),
             device=_device(trainer),
-        ):  # on every rank: one that ended alone would leave the others waiting
+        ):  # raise on every rank: the others would wait for a rank that exits alone
             raise CheckpointError(
-                f"the checkpoint of step {pending.step} broke ({fault or 'on another rank'})"
+                f"the checkpoint of step {pending.step} failed ({fault or 'on another rank'})"
             ) from error
         if any_rank(flag=bool(fault), device=_device(trainer)):
             return self._failed(
@@ -217,28 +217,28 @@ class AtomicCheckpoint(Callback):
         return True
 
     def _failed(self, step: int, temporary: Path, fault: str, *, is_writer: bool) -> bool:
-        """Say it, tidy up, count it; what was saved before is still there."""
+        """Log and count a failed save and remove its files."""
         self._failures += 1
         if is_writer:
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = "none yet" if self.last_step is None else f"that of step {self.last_step}"
+            newest = "none" if self.last_step is None else f"that of step {self.last_step}"
             _LOG.error(
-                "the checkpoint of step %d could not be written to %s (%s); the newest of this "
-                "attempt is %s. Failure %d of %d in a row",
-                *(step, self.folder, fault or "on another rank", kept),
+                "the checkpoint of step %d could not be written to %s (%s); the newest one of this "
+                "attempt is %s. Consecutive failure %d of %d",
+                *(step, self.folder, fault or "on another rank", newest),
                 *(self._failures, self.max_failures),
             )
         if self._failures >= self.max_failures:
             raise UnsavedError(
-                f"{self._failures} checkpoints in a row could not be written to {self.folder} "
-                f"({fault or 'see rank 0'}); make room or repair the storage and start again: the "
-                "newest whole checkpoint is still there"
+                f"{self._failures} consecutive checkpoints could not be written to {self.folder} "
+                f"({fault or 'see rank 0'}); free space or repair the storage and rerun the "
+                "command: it resumes from the newest intact checkpoint"
             )
         return False
 
 
-class _TakeOnly(TorchCheckpointIO):
-    """Keeps a copy of the state that Lightning wants to save, for a thread to write."""
+class _StateCapture(TorchCheckpointIO):
+    """Checkpoint IO that copies the state instead of writing it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,12 +247,12 @@ class _TakeOnly(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Copy now: the parameters change with the next step."""
+        """Copy the state, because the next step changes the parameters."""
         del storage_options
         self._state = (copy_to_cpu(checkpoint), Path(path))
 
     def take(self) -> tuple[Callable[[], None] | None, int]:
-        """The writing of the state, once; its size in bytes."""
+        """Return a function that writes the copied state, and its size; then forget it."""
         if self._state is None:
             return None, 0
         (state, path), self._state = self._state, None

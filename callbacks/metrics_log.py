@@ -1,11 +1,11 @@
-"""The training log as plain lines on disk, which the parent process forwards to MLflow.
+"""Training metrics in a JSON Lines file, which the parent process forwards to MLflow.
 
-Why not MLflow's own logger here: every rank would open one SQLite file, a tracking server that is
-away would stop a training run, and steps that are trained again after a crash would be logged
-twice. A file has one writer, needs no server, and can be cut back to the step that was resumed.
+MLflow's own logger does not fit: every rank would open one SQLite file, an unreachable tracking
+server would stop a training run, and steps repeated after a crash would be logged twice. A file has
+one writer, needs no server, and can be truncated to the step of a resumed run.
 
-A step is kept as the caller gives it (Lightning: optimizer steps done before this one). The first
-line of an attempt says where it begins: it replaces what an earlier attempt logged from there on.
+Steps are logged as the caller numbers them (Lightning: optimizer steps done before this one). The
+first step of an attempt replaces everything that earlier attempts logged from there on.
 """
 
 import json
@@ -30,14 +30,14 @@ _PROGRESS_INTERVAL_S = 0.2
 
 
 class JsonlLogger(Logger):
-    """Appends one JSON line per log call and keeps the newest values in `progress.json`."""
+    """Logger that appends JSON lines and writes the newest values to `progress.json`."""
 
     def __init__(self, folder: Path, *, total_steps: int = 0) -> None:
-        """Nothing is touched before the first metric arrives.
+        """Configure the logger; files are opened at the first metric.
 
         Args:
-            folder: The stage's folder.
-            total_steps: Steps the stage will take, for progress displays.
+            folder: Folder of the stage.
+            total_steps: Total number of steps, for progress displays.
         """
         super().__init__()
         self.folder = folder
@@ -50,25 +50,25 @@ class JsonlLogger(Logger):
     @property
     @override
     def name(self) -> str:
-        """The stage's kind: the name of the folder above."""
+        """Kind of the stage: the name of the parent folder."""
         return self.folder.parent.name
 
     @property
     @override
     def version(self) -> str:
-        """The stage's address: the folder's name."""
+        """Address of the stage: the name of the folder."""
         return self.folder.name
 
     @property
     @override
     def save_dir(self) -> str:
-        """Where the stage lives."""
+        """Folder of the stage."""
         return str(self.folder)
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a line and flush it, so that a kill loses nothing that was logged."""
+        """Append a line; it survives a kill of the process."""
         values = {name: _json_number(value) for name, value in metrics.items()}
         self._step = self._step if step is None else step
         if self._file is None:
@@ -82,23 +82,23 @@ class JsonlLogger(Logger):
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kw: Any) -> None:
-        """Nothing to do: the resolved configuration is in `stage.json`."""
+        """Do nothing: the resolved configuration is in `stage.json`."""
 
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the last progress and close the file."""
+        """Write the final progress and close the file."""
         if self._file is not None:
             self._write_progress()
             self._file.close()
             self._file = None
 
     def _open(self, first_step: int, names: set[str]) -> JsonlWriter:
-        """Cut the log back to where this attempt begins, then open it for appending."""
+        """Remove the lines that this attempt replaces, then open the file for appending."""
         path = self.folder / METRICS_FILE
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            kept = [line for line in read_jsonl(path) if _is_before(line, first_step, names)]
+            kept = [line for line in read_jsonl(path) if _is_kept(line, first_step, names)]
             atomic_write_text(path, format_jsonl(kept))
         return JsonlWriter(path)
 
@@ -110,22 +110,22 @@ class JsonlLogger(Logger):
 def write_progress(
     folder: Path, *, step: int, total: int, metrics: Mapping[str, float | str]
 ) -> None:
-    """Replace a stage's `progress.json`, which displays read at any time."""
+    """Replace a stage's `progress.json`, which displays may read at any time."""
     progress = {"step": step, "total": total, "metrics": dict(metrics)}
     temporary = folder / f".{PROGRESS_FILE}.tmp"
-    # No fsync as in core.io.files: five a second would cost more than a lost progress bar.
+    # No fsync, unlike core.io.files: five per second would cost more than a lost progress bar.
     temporary.write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
     temporary.replace(folder / PROGRESS_FILE)
 
 
-def _is_before(line: dict[str, Any], first_step: int, names: set[str]) -> bool:
-    """Whether a line of an earlier attempt stays: all steps from the first one are taken again."""
+def _is_kept(line: dict[str, Any], first_step: int, names: set[str]) -> bool:
+    """Return whether to keep a line of an earlier attempt: this one repeats later steps."""
     if line["step"] == first_step:
         return not names & line["metrics"].keys()
     return bool(line["step"] < first_step)
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has no NaN or infinity; `float()` reads these words back."""
+    """Convert a value for JSON, which lacks NaN and infinity; `float()` parses the result."""
     number = float(value)
     return number if math.isfinite(number) else str(number)

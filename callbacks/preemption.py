@@ -1,7 +1,7 @@
-"""Stopping at an optimizer step when the machine asks for it.
+"""Graceful stop between optimizer steps after a stop signal.
 
-Lightning's handler broadcasts inside the signal handler (it hangs with several ranks) and exits
-with 0, which a scheduler reads as "done". Here a signal only raises a flag; all ranks agree on it
+Lightning's handler broadcasts inside the signal handler, which hangs with several ranks, and exits
+with 0, which a scheduler takes for success. Here a signal only sets a flag; all ranks agree on it
 at the next step, save, and leave the loop.
 """
 
@@ -17,22 +17,22 @@ from core.process.stop import StopFlag
 
 
 class Preemption(Callback):
-    """Turns the flag into a checkpoint and a clean end of training."""
+    """Callback that saves a checkpoint and ends training once the stop flag is set."""
 
     def __init__(self, flag: StopFlag, checkpoint: AtomicCheckpoint) -> None:
         self.flag = flag
         self.checkpoint = checkpoint
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Take the signals back from Lightning, which has just installed its own handlers."""
+        """Install our signal handlers again, because Lightning has just replaced them."""
         del trainer, args
         self.flag.install()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *args: Any) -> None:
-        """Between two steps: agree, save, stop.
+        """Save and stop if the flag is set on any rank.
 
         Raises:
-            PreemptedError: the state is on disk and the process should end.
+            PreemptedError: If training stopped.
         """
         del args
         if trainer.global_step >= trainer.max_steps:
@@ -41,15 +41,15 @@ class Preemption(Callback):
             raise PreemptedError(self._save(trainer))
 
     def _save(self, trainer: lightning.Trainer) -> str:
-        """Save and say what is on disk; a full one must not turn a stop into a failure."""
+        """Save and return a message; a full disk must not turn a stop into a failure."""
         step, checkpoint = trainer.global_step, self.checkpoint
         try:
-            # A save that fails is tried once more: there is no later one.
+            # Retry a failed save once: there is no later one.
             if checkpoint.save(trainer, wait=True) or checkpoint.save(trainer, wait=True):
                 return f"stopped at step {step}, saved to {checkpoint.folder}"
         except CheckpointError as error:
-            told = str(error)
+            reason = str(error)
         else:
-            told = "see the log"
-        kept = "none of this attempt" if checkpoint.last_step is None else checkpoint.last_step
-        return f"stopped at step {step}, which could not be saved ({told}); last saved step: {kept}"
+            reason = "see the log"
+        saved = "none of this attempt" if checkpoint.last_step is None else checkpoint.last_step
+        return f"stopped at step {step}, which could not be saved ({reason}); saved step: {saved}"

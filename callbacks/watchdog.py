@@ -1,8 +1,8 @@
-"""Ends a training that no longer moves: a collective that waits for a lost machine, a dead disk.
+"""Detection of a hung training, e.g. by a collective that waits for a lost node or a dead disk.
 
-A process that hangs holds its GPUs for ever and nobody is told. Here every rank watches itself:
-when no step ends for too long, all threads' places go to the log and the process ends, so that the
-launcher can go on from the last checkpoint, here or elsewhere.
+A process that hangs occupies its GPUs without any report. Every rank therefore watches itself: if
+no step ends for too long, it logs the stacks of all threads and exits, so that the launcher can
+resume from the last checkpoint, on this or another node.
 """
 
 import faulthandler
@@ -19,53 +19,56 @@ from core.process.log import get_logger
 from core.process.stop import EXIT_HUNG
 
 _LOG = get_logger("watchdog")
-_LOOKS = 20
-"""Looks at the clock within the limit."""
+_CHECKS_PER_LIMIT = 20
+"""Number of checks within the time limit."""
 
 
 class Watchdog(Callback):
-    """Stands after the checkpoint callback: a long save is no hang as long as steps follow."""
+    """Callback that ends the process after a time without steps.
+
+    It follows the checkpoint callback, so that the time of a save counts as a part of its step.
+    """
 
     def __init__(
         self,
         limit_s: float,
         *,
-        tell: Callable[[str], None] = lambda _: None,
-        leave: Callable[[int], None] = os._exit,
+        report: Callable[[str], None] = lambda _: None,
+        exit_process: Callable[[int], None] = os._exit,
     ) -> None:
-        """Nothing starts before the training does.
+        """Configure the watchdog; it starts with the training.
 
         Args:
-            limit_s: longest time without a step.
-            tell: gets the reason before the process ends.
-            leave: ends the process; nothing gentler gets past a thread that waits in a collective.
+            limit_s: Maximum time without a step.
+            report: Receives the reason before the process exits.
+            exit_process: Ends the process; only `os._exit` works if a thread waits in a collective.
         """
         self.limit_s = limit_s
-        self._tell, self._leave = tell, leave
+        self._report, self._exit_process = report, exit_process
         self._last, self._step = 0.0, 0
         self._ended = threading.Event()
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Begin to watch."""
+        """Start the watching thread."""
         del args
         self._ended.clear()
         self._beat(trainer)
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """A step is done, and what belongs to it."""
+        """Record the end of a step."""
         del args
         self._beat(trainer)
 
     def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """One process ends by itself; several may wait for each other even then."""
+        """Stop watching a single process; with several, the others may still hang."""
         del args
         if trainer.world_size == 1:
             self._ended.set()
         self._beat(trainer)
 
     def on_train_end(self, *args: Any) -> None:
-        """All steps are done."""
+        """Stop watching."""
         del args
         self._ended.set()
 
@@ -73,16 +76,16 @@ class Watchdog(Callback):
         self._last, self._step = time.monotonic(), trainer.global_step
 
     def _watch(self) -> None:
-        while not self._ended.wait(self.limit_s / _LOOKS):
+        while not self._ended.wait(self.limit_s / _CHECKS_PER_LIMIT):
             if time.monotonic() - self._last > self.limit_s:
-                self._give_up()
+                self._exit_hung()
                 return
 
-    def _give_up(self) -> None:
+    def _exit_hung(self) -> None:
         reason = f"hung: no step after step {self._step} for {self.limit_s:.0f} s"
-        _LOG.error("%s; what every thread was doing:", reason)
+        _LOG.error("%s; stacks of all threads:", reason)
         faulthandler.dump_traceback(file=2, all_threads=True)
         try:
-            self._tell(reason)
+            self._report(reason)
         finally:
-            self._leave(EXIT_HUNG)
+            self._exit_process(EXIT_HUNG)

@@ -1,1 +1,1 @@
-"""The leaf of the house: configuration, samples, chat format, randomness, errors, files."""
+"""Configuration, samples, chat format, random streams, errors and files; the lowest layer."""

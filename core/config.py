@@ -1,7 +1,7 @@
-"""Typed configuration: YAML and dotted overrides in, frozen dataclasses out.
+"""Typed configuration: frozen dataclasses from YAML files and dotted overrides.
 
-The only OmegaConf import of the house besides the command line: below `experiments/` nobody sees
-a DictConfig. Idea of the three-line merge: facebookresearch/lingua, lingua/args.py (BSD-3).
+OmegaConf stays inside this module, so that no other code handles a DictConfig. The merge follows
+facebookresearch/lingua, lingua/args.py (BSD-3).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     """Merge a dataclass (type or instance), YAML files and `a.b=c` overrides, in that order.
 
     Raises:
-        ConfigError: an unknown key (with the nearest one), a wrong type, a missing value.
+        ConfigError: If a key is unknown, a value has the wrong type, or a value is missing.
     """
     for override in overrides:
         if "=" not in override:
@@ -40,12 +40,12 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
         merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
         return OmegaConf.to_object(merged)
     except (YAMLError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        given = ", ".join([*map(str, yamls), *overrides])
-        raise ConfigError(f"configuration can't be read ({given}): {told}") from error
+        reason = " ".join(str(error).split())
+        inputs = ", ".join([*map(str, yamls), *overrides])
+        raise ConfigError(f"configuration can't be read ({inputs}): {reason}") from error
     except OmegaConfBaseException as error:
-        where = f"'{error.full_key}': " if error.full_key else ""
-        raise ConfigError(f"configuration: {where}{str(error).splitlines()[0]}") from error
+        key = f"'{error.full_key}': " if error.full_key else ""
+        raise ConfigError(f"configuration: {key}{str(error).splitlines()[0]}") from error
 
 
 def _load_yaml(path: Path) -> Any:
@@ -59,7 +59,7 @@ EXECUTION_ONLY = {"execution_only": True}
 
 
 def to_plain(config: object, *, with_execution: bool = True) -> Any:
-    """Turn a dataclass tree into JSON types (enums to values, paths to strings).
+    """Convert a dataclass tree to JSON types (enums to their values, paths to strings).
 
     Args:
         config: A dataclass, a container, or a plain value.
@@ -82,11 +82,11 @@ def to_plain(config: object, *, with_execution: bool = True) -> Any:
 
 
 def dump_config(config: object) -> str:
-    """The configuration as YAML that `load_config` reads back to an equal object."""
+    """Format a configuration as YAML, which `load_config` reads back to an equal object."""
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
 def fingerprint(value: object) -> str:
-    """Hexadecimal sha256 of a configuration or any tree of JSON types: its content address."""
+    """Return the content address (hexadecimal sha256) of a configuration or tree of JSON types."""
     text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,65 +1,67 @@
-"""Errors a user can cause; each message says what, the offending value, and the fix.
+"""Errors that a user can cause.
 
-Kept apart from the code that raises them so that every layer can catch them by kind.
+Each message states what is wrong, the offending value, and the fix. The classes are defined apart
+from the code that raises them, so that every layer can catch them.
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_MANY, _FEW = 60, 12
-"""Of more names than _MANY only the _FEW nearest are told."""
+_MAX_NAMES, _NUM_NEAREST = 60, 12
+"""A message lists up to _MAX_NAMES names; of more, only the _NUM_NEAREST closest ones."""
 UNDECODABLE = "image cannot be decoded"
-"""The fault of an image that its library refuses."""
+"""Fault of an image that the decoder rejects."""
 
 
 class IrudimenError(Exception):
-    """Base of every error that the command line shows without a traceback."""
+    """Base class of errors that commands report without a traceback."""
 
 
 class ConfigError(IrudimenError):
-    """A configuration value, name or combination that can't be run."""
+    """Invalid configuration value, name or combination."""
 
 
 class DataError(IrudimenError):
-    """A shard, manifest, image or record that can't be used as it is."""
+    """Invalid shard, manifest, image or record."""
 
     def __init__(self, message: str, fault: str = "") -> None:
         super().__init__(message, fault)
         self.fault = fault
-        """A few words, the same for all samples with this fault; what they are counted by."""
+        """Short description, equal for all samples with this fault; they are counted by it."""
 
     def __str__(self) -> str:
-        """The message alone."""
+        """Return the message without the fault."""
         return str(self.args[0])
 
 
 class CheckpointError(IrudimenError):
-    """A checkpoint or weights file that is missing, damaged or does not fit."""
+    """Checkpoint or weights file that is missing, damaged or does not fit."""
 
 
 class UnsavedError(CheckpointError):
-    """The storage took no checkpoint, again and again."""
+    """Repeated failures to save a checkpoint."""
 
 
 class NotFiniteError(IrudimenError):
-    """A training whose loss or gradient is infinite or no number."""
+    """Loss or gradient that is infinite or not a number."""
 
 
 class StageFailedError(IrudimenError):
-    """At least one stage of a grid failed; what finished stays finished."""
+    """Failure of at least one stage of a grid; finished stages are kept."""
 
 
 class PreemptedError(IrudimenError):
-    """The run was asked to stop, saved its state and can be continued."""
+    """Run that was asked to stop, saved its state and can be resumed."""
 
 
 def unknown_name(kind: str, value: str, known: Iterable[str], *, fix: str = "") -> str:
-    """Word the message for a name that isn't known, with the nearest match first."""
+    """Return an error message for an unknown name that suggests the nearest known one."""
     names = sorted(known)
     near = get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    few = get_close_matches(value, names, n=_FEW, cutoff=0) if len(names) > _MANY else names
-    more = f" and {len(names) - len(few)} more" if len(few) < len(names) else ""
-    return (
-        f"unknown {kind} '{value}'.{hint} Known: {', '.join(few) or 'none'}{more}. {fix}".rstrip()
-    )
+    listed = names
+    if len(names) > _MAX_NAMES:
+        listed = get_close_matches(value, names, n=_NUM_NEAREST, cutoff=0)
+    more = f" and {len(names) - len(listed)} more" if len(listed) < len(names) else ""
+    choices = ", ".join(listed) or "none"
+    return f"unknown {kind} '{value}'.{hint} Known: {choices}{more}. {fix}".rstrip()

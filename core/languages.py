@@ -1,4 +1,4 @@
-"""Where everything about a language lies: `languages/CODE/`, one small file per purpose."""
+"""Files of a language: `languages/CODE/` holds one small file per purpose."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ DATA, PROMPTS, TRANSLATION, ANSWERS = (
     f"{name}.yaml" for name in ("data", "prompts", "translation", "answers")
 )
 PURPOSES = {
-    DATA: "wordings of questions, number words, categories: for the embedded profile's data",
-    PROMPTS: "how benchmark questions are put, words for yes and no: for every evaluation",
-    TRANSLATION: "how a language model is asked to translate: for data_prep.prepare by endpoint",
-    ANSWERS: "number words, articles: when two answers are the same, beside the official score",
+    DATA: "wordings of questions, number words and categories; needed for the embedded data",
+    PROMPTS: "prompts of benchmark questions, words for yes and no; needed for every evaluation",
+    TRANSLATION: "translation prompt for a language model; needed by data_prep.prepare",
+    ANSWERS: "number words and articles; used to compare answers beside the official score",
 }
-"""File -> what it is for. What is missing is said where it is needed."""
+"""File name -> purpose. A missing file is reported by the code that needs it."""
 
 
 def language_file(code: str, name: str, folder: Path = FOLDER) -> Path:
-    """Path of a language's file, whether or not it is there."""
+    """Return the path of a language's file, which may not exist."""
     return folder / code / name
 
 
 def missing_files(code: str, folder: Path = FOLDER) -> dict[str, str]:
-    """The files a language does not have yet, and what each is for."""
+    """Return the files that a language lacks, with their purposes."""
     return {n: why for n, why in PURPOSES.items() if not language_file(code, n, folder).is_file()}

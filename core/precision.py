@@ -1,10 +1,10 @@
-"""Numeric precisions of a training stage, by Lightning's names."""
+"""Numeric precisions of a training stage, under Lightning's names."""
 
 from enum import StrEnum
 
 
 class Precision(StrEnum):
-    """Lightning precision of a training stage; it changes the result."""
+    """Lightning precision of a training stage; it affects the result."""
 
     FLOAT32 = "32-true"
     """Weights and computation in float32."""

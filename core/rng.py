@@ -1,7 +1,7 @@
-"""Randomness that is owned and named: a stream of numbers is keyed by names, never by order.
+"""Named random streams: every stream is keyed by names, never by the order of draws.
 
-Adding a source, a rank or a worker leaves everybody else's numbers as they were. Nothing in the
-project draws from a global generator.
+Adding a source, a rank or a worker does not change the numbers of the others. Nothing in the
+project draws from a global generator without seeding it first (`seeded`).
 """
 
 import contextlib
@@ -14,18 +14,18 @@ import torch
 
 Name: TypeAlias = str | int
 
-# Four rounds, the classic number, leave ranges below about 20 visibly uneven (chi2/dof 5 at n=6).
+# Four rounds, the usual number, leave ranges below about 20 visibly uneven (chi2/dof 5 at n=6).
 _ROUNDS = 8
 
 
 def named_key(seed: int, *names: Name) -> int:
-    """A 64-bit key that depends on the seed and on every name, in order."""
+    """Return a 64-bit key that depends on the seed and on every name, in order."""
     text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def named_rng(seed: int, *names: Name) -> np.random.Generator:
-    """A NumPy generator for one named purpose."""
+    """Return a NumPy generator for one named purpose."""
     return np.random.Generator(np.random.Philox(key=named_key(seed, *names)))
 
 
@@ -35,7 +35,7 @@ def torch_seed(seed: int, *names: Name) -> int:
 
 
 def torch_generator(seed: int, *names: Name, device: str = "cpu") -> torch.Generator:
-    """A torch generator for one named purpose."""
+    """Return a torch generator for one named purpose."""
     generator = torch.Generator(device=device)
     generator.manual_seed(torch_seed(seed, *names))
     return generator
@@ -53,11 +53,11 @@ def seeded(seed: int, *names: Name) -> Iterator[None]:
 
 
 class FeistelPermutation:
-    """A seeded permutation of range(n) whose every position is computed alone, in O(1).
+    """Seeded permutation of range(n) that computes any position on its own, in O(1).
 
-    A balanced Feistel network over the next even number of bits, walked until the value falls
-    inside the range ("cycle walking", Black and Rogaway 2002): no table of n entries is held, so
-    an epoch of three million samples costs nothing to enter in its middle.
+    It is a balanced Feistel network over the next even number of bits, applied until the value
+    falls into the range ("cycle walking", Black and Rogaway 2002). There is no table of n entries,
+    so starting in the middle of an epoch of three million samples costs nothing.
     """
 
     def __init__(self, n: int, seed: int, *names: Name) -> None:
@@ -70,7 +70,7 @@ class FeistelPermutation:
         self._keys = keys | np.uint64(1)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """Map positions (int array, any shape, each in [0, n)) to elements of range(n)."""
+        """Map positions (int array of any shape, each in [0, n)) to elements of range(n)."""
         values = np.asarray(positions, dtype=np.uint64)
         if values.size and int(values.max()) >= self.n:
             raise IndexError(f"position {int(values.max())} outside a permutation of {self.n}")
@@ -92,7 +92,7 @@ class FeistelPermutation:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    """Apply the finaliser of splitmix64, by which every input bit affects every output bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = values ^ (values >> np.uint64(31))

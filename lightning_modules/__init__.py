@@ -1,1 +1,1 @@
-"""What Lightning needs of a training stage: the step, the optimizer, the strategy."""
+"""Lightning modules, optimizers and strategies of the training stages."""

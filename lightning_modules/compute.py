@@ -1,6 +1,6 @@
-"""How a training step is computed: speed and memory, never what is learned (but for rounding).
+"""Speed and memory settings of a training step, which change its result by rounding at most.
 
-Nothing here is part of a stage's address: a run may go on under other settings.
+They are not part of a stage's address: a run may be resumed with other settings.
 """
 
 import dataclasses
@@ -11,40 +11,40 @@ from models.language.attention import AttentionKind
 
 
 class StrategyName(StrEnum):
-    """How several devices share the work."""
+    """Distribution of the work over several devices."""
 
     AUTO = "auto"
-    """One device: none. Several: DDP."""
+    """DDP for several devices, none for one."""
     DDP = "ddp"
-    """Every device holds all weights; right where the trained part is small (stage 1, LoRA)."""
+    """Every device holds all weights; suitable if few weights are trained (stage 1, LoRA)."""
     FSDP2 = "fsdp2"
     """Weights, gradients and optimizer are sharded over all devices, block by block."""
     HSDP = "hsdp"
-    """Sharded over the devices of a machine, and each machine holds all: less between machines."""
+    """Sharded over the devices of a node and replicated over nodes; less traffic between nodes."""
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a device holds only a part of the weights."""
+        """Whether a device holds only a shard of the weights."""
         return self in (StrategyName.FSDP2, StrategyName.HSDP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeConfig:
-    """Levers of one training stage."""
+    """Speed and memory settings of one training stage."""
 
     strategy: StrategyName = StrategyName.AUTO
-    """How several devices share the work."""
+    """Distribution of the work over several devices."""
     checkpoint_blocks: int = 0
-    """Recompute the activations of every n-th decoder block: 0 none, 1 all, 2 every other one."""
+    """Recompute the activations of every n-th decoder block: 0 none, 1 all, 2 every second one."""
     compile_blocks: bool = False
-    """torch.compile of each decoder block."""
+    """Apply torch.compile to each decoder block."""
     attention: AttentionKind = AttentionKind.AUTO
-    """How packed rows are attended."""
+    """Attention kernel for packed rows."""
     loss_chunk: int = 0
-    """Target positions whose logits exist at once; 0 = all of a micro-batch."""
+    """Number of loss tokens whose logits exist at once; 0 means all of a micro-batch."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Check the ranges."""
         for name in ("checkpoint_blocks", "loss_chunk"):
             if (value := getattr(self, name)) < 0:
                 raise ConfigError(f"compute.{name} must be 0 or more, got {value}")

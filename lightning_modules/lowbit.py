@@ -1,6 +1,6 @@
-"""Which optimizer, tuning and strategy go together; what doesn't is refused before it costs time.
+"""Check of the combination of optimizer, fine-tuning method and strategy.
 
-The reasons, with their sources, are in docs/running/gpus.md.
+docs/running/gpus.md gives the reasons and their sources.
 """
 
 from core.errors import ConfigError
@@ -17,29 +17,29 @@ def check_combination(
     strategy: StrategyName,
     trains_language_model: bool,
 ) -> None:
-    """Refuse what would crash or silently do something else.
+    """Reject a combination that would crash or silently do something else.
 
     Args:
-        stage: where the values stand in the configuration, for the message.
-        optimizer: of the stage.
-        tuning: of the stage.
-        strategy: of the stage.
-        trains_language_model: False in stage 1, where it is frozen.
+        stage: Configuration section of the stage, for the message.
+        optimizer: Optimizer of the stage.
+        tuning: Fine-tuning method of the stage.
+        strategy: Strategy of the stage.
+        trains_language_model: False in stage 1, where the language model is frozen.
 
     Raises:
-        ConfigError: with the values and what to set in their place.
+        ConfigError: If the combination is not supported; the message suggests another one.
     """
     is_sharded = strategy.is_sharded
     if is_sharded and optimizer is OptimizerName.ADAMW_8BIT:
         raise ConfigError(
-            f"{stage}.optim.optimizer={optimizer} can't step on the sharded weights of "
+            f"{stage}.optim.optimizer={optimizer} does not support the sharded weights of "
             f"{stage}.compute.strategy={strategy} (bitsandbytes issue 1633); set optimizer=adamw, "
-            "or strategy=ddp (with tuning.kind=lora if the whole model doesn't fit)"
+            "or strategy=ddp (with tuning.kind=lora if the whole model does not fit)"
         )
     if is_sharded and tuning is not TuningKind.FULL:
         raise ConfigError(
             f"{stage}.tuning.kind={tuning} is not supported with {stage}.compute.strategy="
-            f"{strategy}: frozen weights would be gathered for nothing; set strategy=ddp"
+            f"{strategy}, which would gather frozen weights needlessly; set strategy=ddp"
         )
     if tuning is TuningKind.LORA and not trains_language_model:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The optimizer and its schedule, from plain numbers."""
+"""Optimizer and learning-rate schedule."""
 
 import dataclasses
 import math
@@ -10,16 +10,16 @@ import torch
 from core.errors import ConfigError
 
 MIN_8BIT_SIZE = 4096
-"""Tensors with fewer numbers keep 32-bit moments (norms, biases), as bitsandbytes advises."""
+"""Smaller tensors (norms, biases) have 32-bit moments, as bitsandbytes recommends."""
 
 
 class OptimizerName(StrEnum):
-    """Which optimizer; it changes results, so it is part of a stage's address."""
+    """Optimizer; it affects the result, so it is part of a stage's address."""
 
     ADAMW = "adamw"
-    """torch's fused AdamW."""
+    """Fused AdamW of torch."""
     ADAMW_8BIT = "adamw_8bit"
-    """bitsandbytes' AdamW with 8-bit moments: a quarter of the optimizer's memory."""
+    """AdamW of bitsandbytes with 8-bit moments, which take a quarter of the memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,20 +29,20 @@ class OptimConfig:
     lr: float
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of every trained parameter."""
+    """Decoupled weight decay of all trained parameters."""
     warmup_fraction: float = 0.03
-    """Share of the steps over which the rate rises linearly from 0."""
+    """Fraction of the steps over which the rate increases linearly from 0."""
     min_lr_fraction: float = 0.0
-    """The rate at the last step, as a fraction of the peak."""
+    """Learning rate at the last step, as a fraction of the peak."""
     beta2: float = 0.999
     """Second-moment decay of AdamW (beta1 is 0.9)."""
     grad_clip: float = 1.0
-    """Largest global gradient norm; 0 switches clipping off."""
+    """Maximum global gradient norm; 0 disables clipping."""
     optimizer: OptimizerName = OptimizerName.ADAMW
-    """Which optimizer."""
+    """Optimizer."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that would train nothing."""
+        """Check the ranges."""
         if self.lr <= 0:
             raise ConfigError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup_fraction < 1:
@@ -59,10 +59,10 @@ class OptimConfig:
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], config: OptimConfig
 ) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; the rate comes from `lr_factor`."""
+    """Build AdamW over the trainable parameters; `lr_factor` scales its learning rate."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     if config.optimizer is OptimizerName.ADAMW_8BIT:
-        from bitsandbytes.optim import AdamW8bit  # seconds to import, and most runs need none of it
+        from bitsandbytes.optim import AdamW8bit  # slow import that most runs do not need
 
         optimizer: torch.optim.Optimizer = AdamW8bit(
             trainable,
@@ -82,7 +82,7 @@ def build_optimizer(
 
 
 def lr_factor(step: int, *, num_steps: int, config: OptimConfig) -> float:
-    """The learning rate of a step as a fraction of the peak."""
+    """Return the learning rate of a step as a fraction of the peak."""
     warmup = math.ceil(config.warmup_fraction * num_steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Where a stage runs: one device or several, from plain words."""
+"""Lightning strategies for one or several devices."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -24,7 +24,7 @@ from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.compute import StrategyName
 
 _META = "meta.pt"
-"""Lightning's name for what is neither weights nor optimizer (loops, schedulers, data)."""
+"""Lightning's file for everything except weights and optimizers (loops, schedulers, data)."""
 
 
 def build_strategy(
@@ -35,17 +35,20 @@ def build_strategy(
     name: StrategyName = StrategyName.AUTO,
     timeout_s: float = 1800.0,
 ) -> Strategy | str:
-    """A Lightning strategy: the plain one for one device, DDP, FSDP2 or HSDP for several.
+    """Build the Lightning strategy: the default for one device; DDP, FSDP2 or HSDP for several.
 
-    Every micro-batch touches every trained parameter (`VisionLanguageModel.forward` sees to it),
-    so DDP needs no search for unused ones and sharded ranks never wait for each other in vain.
+    Every micro-batch uses every trained parameter (see `VisionLanguageModel.forward`), so DDP does
+    not need to search for unused ones, and sharded ranks do not deadlock.
 
     Args:
-        accelerator: Lightning's name of it.
-        devices: processes on a machine.
-        num_nodes: machines.
-        name: how they share the work.
-        timeout_s: a collective that takes longer is an error.
+        accelerator: Lightning's name of the accelerator.
+        devices: Number of processes per node.
+        num_nodes: Number of nodes.
+        name: Distribution of the work over the devices.
+        timeout_s: Time after which a collective fails.
+
+    Raises:
+        ConfigError: If the number of devices or nodes is below 1.
     """
     if min(devices, num_nodes) < 1:
         raise ConfigError(
@@ -63,15 +66,15 @@ def build_strategy(
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all ranks or groups of them, with checkpoints of what learns and nothing else.
+    """FSDP2 over all ranks or groups of them, with checkpoints of trained weights only.
 
-    A checkpoint is a folder with one file per rank, which any other number of ranks can take up.
+    A checkpoint is a folder with one file per rank; any number of ranks can load it.
     """
 
     def __init__(
         self, num_ranks: int, *, replicas: int = 1, process_group_backend: str, timeout: timedelta
     ) -> None:
-        """`replicas`: so many groups of neighbouring ranks hold the whole model each."""
+        """Shard over groups of neighbouring ranks; there are `replicas` groups."""
         super().__init__(
             data_parallel_size=num_ranks,
             tensor_parallel_size=1,
@@ -83,17 +86,16 @@ class ShardedStrategy(ModelParallelStrategy):
         self._taken: tuple[dict[str, Any], dict[str, Any], Path] | None = None
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This rank's shards of the trained weights, on the CPU."""
+        """Return this rank's shards of the trained weights on the CPU."""
         options = StateDictOptions(cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self._wrapped, options=options)
 
     def setup_environment(self) -> None:
-        """Start the processes, and a group of their own for threads that write checkpoints."""
+        """Start the processes, and a separate group for the threads that write checkpoints."""
         super().setup_environment()
         self._writers = dist.new_group(backend="gloo")
         self.sharding_mesh = self.device_mesh["data_parallel"]
-        """The ranks that share a model; in two dimensions (replicas, shards) where there are
-        several."""
+        """Mesh of the ranks that share a model; two-dimensional (replicas, shards) under HSDP."""
         if self._replicas > 1:
             shape = (self._replicas, self.world_size // self._replicas)
             names = ("replicas", "shards")
@@ -103,7 +105,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Keep a copy of this rank's part of the state, for `take`."""
+        """Copy this rank's part of the state for `take`."""
         del storage_options
         path = Path(self.broadcast(filepath))
         optimizers = enumerate(checkpoint.pop("optimizer_states", []))
@@ -112,7 +114,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._taken = (copy_to_cpu(parts), copy_to_cpu(checkpoint), path)
 
     def take(self) -> tuple[Callable[[], None] | None, int]:
-        """The writing of the state that was kept, to be run on every rank; its bytes here."""
+        """Return a function that writes the copied state (for every rank), and its bytes here."""
         if self._taken is None:
             return None, 0
         (parts, rest, path), self._taken = self._taken, None
@@ -134,17 +136,17 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint_path: str | Path,
         weights_only: bool | None = None,  # noqa: ARG002, FBT001 - Lightning's signature
     ) -> dict[str, Any]:
-        """Fill model and optimizers in place; returns the rest.
+        """Load model and optimizers in place, and return the rest of the checkpoint.
 
         Raises:
-            CheckpointError: it holds other parameters than this stage trains.
+            CheckpointError: If its parameters differ from those this stage trains.
         """
         path = Path(self.broadcast(checkpoint_path))
-        saved = _names_in(path)
+        saved = _read_weight_names(path)
         self.lightning_module.check_saved(saved)  # type: ignore[union-attr, operator]  # VlmModule
         options = StateDictOptions(ignore_frozen_params=True, strict=False)
         ours = get_model_state_dict(self._wrapped, options=options)
-        # Tied weights are saved under one of their names.
+        # Tied weights are saved under one of their names only.
         weights = {"state_dict": {name: ours[name] for name in saved}}
         state_dict_loader.load(weights, checkpoint_id=path)
         set_model_state_dict(self._wrapped, weights["state_dict"], options=options)
@@ -164,10 +166,10 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def _on_all_ranks(work: Callable[[], None], group: dist.ProcessGroup) -> None:
-    """Do something on every rank; where it fails on one it fails on all, and nobody waits.
+    """Run a function on every rank and raise on all of them if it fails on one.
 
     Raises:
-        OSError: the storage refused, here or elsewhere.
+        OSError: If the function fails on any rank.
     """
     fault = ""
     try:
@@ -176,13 +178,13 @@ def _on_all_ranks(work: Callable[[], None], group: dist.ProcessGroup) -> None:
         fault = f"{type(error).__name__}: {error}"
     faults = [""] * dist.get_world_size(group)
     dist.all_gather_object(faults, fault, group=group)
-    for rank, told in enumerate(faults):
-        if told:
-            raise OSError(f"rank {rank}: {told}")
+    for rank, rank_fault in enumerate(faults):
+        if rank_fault:
+            raise OSError(f"rank {rank}: {rank_fault}")
 
 
-def _names_in(path: Path) -> set[str]:
-    """Names of the weights in a sharded checkpoint."""
+def _read_weight_names(path: Path) -> set[str]:
+    """Read the names of the weights in a sharded checkpoint."""
     metadata: Mapping[str, Any] = FileSystemReader(path).read_metadata().state_dict_metadata
     prefix = "state_dict."
     return {name.removeprefix(prefix) for name in metadata if name.startswith(prefix)}

@@ -1,1 +1,1 @@
-"""Pure torch modules and their configurations: no Lightning, no data, no input or output policy."""
+"""PyTorch modules and their configurations, independent of Lightning and of the data pipeline."""

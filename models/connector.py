@@ -1,4 +1,4 @@
-"""What carries visual features into the language model's embedding space."""
+"""Connectors, which map visual features to the language model's embedding space."""
 
 import dataclasses
 from enum import StrEnum
@@ -20,14 +20,14 @@ class ConnectorKind(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConnectorConfig:
-    """Which connector."""
+    """Configuration of the connector."""
 
     kind: ConnectorKind = ConnectorKind.LINEAR
     """Shape of the connector."""
 
 
 class LinearConnector(nn.Module):
-    """features (N, P, E) -> embeddings (N, P, D) by one affine map."""
+    """Affine map from features (N, P, E) to embeddings (N, P, D)."""
 
     def __init__(self, vision_width: int, model_width: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class LinearConnector(nn.Module):
 
 
 class MlpConnector(nn.Module):
-    """features (N, P, E) -> embeddings (N, P, D) by linear, GELU, linear."""
+    """Two-layer MLP with GELU from features (N, P, E) to embeddings (N, P, D)."""
 
     def __init__(self, vision_width: int, model_width: int) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ Connector = LinearConnector | MlpConnector
 def build_connector(
     config: ConnectorConfig, *, vision_width: int, model_width: int, seed: int
 ) -> Connector:
-    """A freshly initialised connector; its numbers depend on the seed and on nothing else.
+    """Build a connector whose initial weights depend on the seed only.
 
-    Weights are uniform in +-1/sqrt(inputs), as torch.nn.Linear's; biases are zero.
+    Weights are uniform in +-1/sqrt(inputs), as those of torch.nn.Linear; biases are zero.
     """
     is_linear = config.kind is ConnectorKind.LINEAR
     connector: Connector = (LinearConnector if is_linear else MlpConnector)(

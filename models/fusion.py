@@ -1,4 +1,4 @@
-"""Scatter visual embeddings into the placeholders of the token embeddings. Pure."""
+"""Fusion of visual embeddings and token embeddings."""
 
 import torch
 
@@ -11,16 +11,16 @@ def fuse(
     input_ids_BT: torch.Tensor,
     image_token_id: int,
 ) -> torch.Tensor:
-    """Replace placeholder embeddings by visual ones, in row-major order.
+    """Replace the embeddings of placeholders by visual ones, in row-major order.
 
     Raises:
-        DataError: placeholders and visual tokens differ in number. Anything less loud would pair
-            images with other images' words.
-        ValueError: embeddings of different widths.
+        DataError: If the numbers of placeholders and visual tokens differ. Tolerating a difference
+            would pair images with the text of other images.
+        ValueError: If the embeddings have different widths.
     """
     if token_embeds_BTD.shape[-1] != image_embeds_NPD.shape[-1]:
         widths = token_embeds_BTD.shape[-1], image_embeds_NPD.shape[-1]
-        raise ValueError(f"token embeddings are {widths[0]} wide, visual ones {widths[1]}")
+        raise ValueError(f"token embeddings have width {widths[0]}, visual embeddings {widths[1]}")
     is_image_BT = input_ids_BT == image_token_id
     num_images, num_image_tokens = image_embeds_NPD.shape[:2]
     num_placeholders = int(is_image_BT.sum())

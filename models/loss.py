@@ -1,4 +1,4 @@
-"""Cross-entropy at label positions only: no logits where nobody asks for them."""
+"""Cross-entropy that computes logits at label positions only."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from core.chat.tokens import IGNORE_INDEX
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LossSum:
-    """A sum and what it is a sum of; the caller divides by the global number of loss tokens."""
+    """Summed loss; the caller divides it by the global number of loss tokens."""
 
     loss_sum: torch.Tensor
     """float32 scalar with gradient."""
@@ -27,16 +27,17 @@ def summed_cross_entropy(
     *,
     chunk: int = 0,
 ) -> LossSum:
-    """Sum of -log p(label at t | hidden at t-1) over positions with a label.
+    """Sum -log p(label at t | hidden at t-1) over all positions with a label.
 
-    States are gathered BEFORE the output layer: with a large vocabulary it is most of the work,
-    and prompts, images and padding need none of it. Without any label the sum is zero and
-    every parameter still gets a (zero) gradient.
+    States are gathered BEFORE the output layer, which is most of the work with a large vocabulary
+    and is not needed for prompts, images and padding. Without any label the sum is zero, and every
+    parameter still gets a (zero) gradient.
 
-    With `chunk` logits exist for so many positions at a time, and once more in the backward pass:
-    at a vocabulary of 128k, 1,024 positions are half a gigabyte in float32.
+    With `chunk`, logits exist for that many positions at a time and are recomputed in the backward
+    pass: with a vocabulary of 128k, 1,024 positions take half a gigabyte in float32.
 
-    CONTRACT: the first token of a document has no label; its predecessor belongs to another one.
+    CONTRACT: the first token of a document has no label, because the token before it belongs to
+    another document.
     """
     next_labels_BT = labels_BT[:, 1:]
     has_loss_BT = next_labels_BT != IGNORE_INDEX
@@ -45,16 +46,19 @@ def summed_cross_entropy(
     num_loss_tokens = has_loss_BT.sum()
     if not 0 < chunk < labels_K.numel():
         return LossSum(
-            loss_sum=_loss(hidden_KD, labels_K, output_layer), num_loss_tokens=num_loss_tokens
+            loss_sum=_cross_entropy(hidden_KD, labels_K, output_layer),
+            num_loss_tokens=num_loss_tokens,
         )
     parts = [
-        checkpoint(_loss, *part, output_layer, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(
+            _cross_entropy, *part, output_layer, use_reentrant=False, preserve_rng_state=False
+        )
         for part in zip(torch.split(hidden_KD, chunk), torch.split(labels_K, chunk), strict=True)
     ]
     return LossSum(loss_sum=torch.stack(parts).sum(), num_loss_tokens=num_loss_tokens)
 
 
-def _loss(
+def _cross_entropy(
     hidden_KD: torch.Tensor,
     labels_K: torch.Tensor,
     output_layer: Callable[[torch.Tensor], torch.Tensor],

@@ -1,7 +1,7 @@
-"""A model over several devices (FSDP2): who holds what, and how weights get there.
+"""Sharding of a model over several devices (FSDP2), and loading of sharded weights.
 
-Every decoder block is gathered only while it computes. Parts in which nothing learns stay whole on
-every rank: sharding a frozen language model in stage 1 would buy communication and nothing else.
+Every decoder block is gathered only while it computes. Parts without trainable parameters are
+replicated on every rank: sharding a frozen language model in stage 1 would only add communication.
 """
 
 import json
@@ -25,10 +25,10 @@ _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def sharding_policy(precision: str) -> MixedPrecisionPolicy:
-    """How sharded parameters compute under a Lightning precision.
+    """Return the FSDP2 policy that corresponds to a Lightning precision.
 
-    Gradients are summed in float32 whatever the parameters are: 16-bit sums over ranks and
-    micro-batches degrade the result (prismatic-vlms issue 32).
+    Gradients are always summed in float32: 16-bit sums over ranks and micro-batches degrade the
+    result (prismatic-vlms issue 32).
     """
     if precision == Precision.FLOAT32:
         return MixedPrecisionPolicy()
@@ -37,22 +37,22 @@ def sharding_policy(precision: str) -> MixedPrecisionPolicy:
 
 
 def shard(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
-    """Shard the parts of a model in which something learns, in place."""
+    """Shard the parts of a model that have trainable parameters, in place."""
     parts = (model.tower, model.connector, model.language_model)
-    whole: set[nn.Parameter] = set()
+    replicated: set[nn.Parameter] = set()
     for part in parts:
         if part is not None and not any(p.requires_grad for p in part.parameters()):
-            whole |= set(part.parameters())
+            replicated |= set(part.parameters())
     if any(p.requires_grad for p in model.language_model.parameters()):
         for block in decoder_blocks(model.language_model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=replicated)
 
 
 def materialise(module: nn.Module, device: torch.device) -> None:
-    """Give parameters on the meta device memory (with undefined content), sharded or not."""
+    """Allocate parameters that are on the meta device (uninitialised), sharded or not."""
 
-    def real(tensor: torch.Tensor) -> torch.Tensor:
+    def allocate(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor
 
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
@@ -60,16 +60,16 @@ def materialise(module: nn.Module, device: torch.device) -> None:
         for name, parameter in part.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append((part, name))
     tied = [places for places in owners.values() if len(places) > 1]
-    # What to_empty does, but buffers that have content keep it.
-    module._apply(real)  # type: ignore[no-untyped-call]
-    for first, *others in tied:  # each owner has got memory of its own
+    # Same as to_empty, except that buffers with content keep it.
+    module._apply(allocate)  # type: ignore[no-untyped-call]
+    for first, *others in tied:  # each owner got memory of its own: tie them again
         for part, name in others:
             setattr(part, name, getattr(*first))
 
 
 @torch.no_grad()
 def assign(target: torch.Tensor, read: Callable[[tuple[slice, ...]], torch.Tensor]) -> None:
-    """Fill a tensor from a reader of slices; of a sharded one, only this rank's rows are read."""
+    """Fill a tensor from a reader of slices; a sharded tensor reads only this rank's rows."""
     if not isinstance(target, DTensor):
         target.copy_(read(tuple(slice(0, size) for size in target.shape)))
         return
@@ -79,15 +79,17 @@ def assign(target: torch.Tensor, read: Callable[[tuple[slice, ...]], torch.Tenso
     shape, offset = compute_local_shape_and_global_offset(
         target.shape, target.device_mesh, target.placements
     )
-    where = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
-    local.copy_(read(where))
+    local_slices = tuple(
+        slice(start, start + size) for start, size in zip(offset, shape, strict=True)
+    )
+    local.copy_(read(local_slices))
 
 
 def load_pretrained(language_model: nn.Module, folder: Path) -> None:
-    """Fill a language model from a folder of safetensors, reading only what this rank holds.
+    """Load a language model from a folder of safetensors; a rank reads only its own shards.
 
     Raises:
-        CheckpointError: a weight is missing or has another shape.
+        CheckpointError: If a weight is missing or has another shape.
     """
     files = _files_by_name(folder)
     expected = dict(language_model.named_parameters())
@@ -102,19 +104,17 @@ def load_pretrained(language_model: nn.Module, folder: Path) -> None:
                 view = weights.get_slice(name)
                 if tuple(view.get_shape()) != tuple(expected[name].shape):
                     shapes = tuple(view.get_shape()), tuple(expected[name].shape)
-                    raise CheckpointError(
-                        f"{file}: '{name}' is {shapes[0]}, the model wants {shapes[1]}"
-                    )
+                    raise CheckpointError(f"{file}: '{name}' is {shapes[0]}, expected {shapes[1]}")
                 assign(expected[name], view.__getitem__)
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor, gathered from all ranks where it is sharded (collective)."""
+    """Gather a sharded tensor from all ranks (collective); return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _files_by_name(folder: Path) -> dict[str, Path]:
-    """Weight name -> the file that holds it."""
+    """Map each weight name to its file."""
     index, single = folder / _INDEX, folder / _SINGLE
     if index.is_file():
         names = json.loads(index.read_bytes())["weight_map"]

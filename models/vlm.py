@@ -1,4 +1,4 @@
-"""The vision-language model: tower (or cached features) -> connector -> language model.
+"""Vision-language model: tower (or cached features), connector and language model.
 
 Shape legend: core/samples.py.
 """
@@ -22,11 +22,11 @@ from models.loss import LossSum, summed_cross_entropy
 from models.towers.vision_tower import VisionTower
 
 _FEATURE_DIMS = 2
-"""A prompt's image with two dimensions is features (P, E), with three pixels (C, H, W)."""
+"""Dimensions of an image given as features (P, E); pixels (C, H, W) have three."""
 
 
 class VisionLanguageModel(nn.Module):
-    """Composes the three parts; knows nothing of training, files or text."""
+    """Composition of the three parts, independent of training, files and text."""
 
     def __init__(
         self,
@@ -36,37 +36,39 @@ class VisionLanguageModel(nn.Module):
         *,
         image_token_id: int,
     ) -> None:
-        """Compose; `tower=None` is for runs on cached features.
+        """Compose the parts; `tower` is None for runs on cached features.
 
         Raises:
-            ConfigError: widths or vocabulary don't fit together.
+            ConfigError: If widths or vocabulary do not match.
         """
         super().__init__()
         check_language_model(language_model)
         if tower is not None and tower.width != connector.vision_width:
             widths = tower.width, connector.vision_width
             raise ConfigError(
-                f"the tower gives {widths[0]} numbers, the connector takes {widths[1]}"
+                f"the tower's features have width {widths[0]}, the connector expects {widths[1]}"
             )
         vocabulary = language_model.get_input_embeddings().num_embeddings
         if not 0 <= image_token_id < vocabulary:
-            raise ConfigError(f"image token {image_token_id} outside a vocabulary of {vocabulary}")
+            raise ConfigError(
+                f"image token {image_token_id} is outside the vocabulary of {vocabulary}"
+            )
         self.tower = tower
         self.connector = connector
         self.language_model = language_model
         self.image_token_id = image_token_id
         self.attention = AttentionKind.MASK
-        """How packed rows are attended; a stage sets it when it is built."""
+        """Attention kernel for packed rows; a stage sets it when it builds the model."""
         self.loss_chunk = 0
-        """Target positions whose logits exist at once; 0 = all."""
+        """Number of loss tokens whose logits exist at once; 0 means all."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def forward(self, micro_batch: MicroBatch) -> LossSum:
-        """Summed loss over the targets of packed rows."""
+        """Return the summed loss over the loss tokens of packed rows."""
         hidden_BTD = self.hidden_states(micro_batch)
         output_layer = parts_of(self.language_model)[1]
         return summed_cross_entropy(
@@ -74,19 +76,19 @@ class VisionLanguageModel(nn.Module):
         )
 
     def logits(self, micro_batch: MicroBatch) -> torch.Tensor:
-        """Logits of shape (B, T, V) at every position; for tests and analysis."""
+        """Return the logits (B, T, V) at every position, for tests and analysis."""
         logits_BTV: torch.Tensor = parts_of(self.language_model)[1](self.hidden_states(micro_batch))
         return logits_BTV
 
     def hidden_states(self, micro_batch: MicroBatch) -> torch.Tensor:
-        """Last hidden states of shape (B, T, D); documents of a row don't see each other.
+        """Return the last hidden states (B, T, D); documents do not attend to each other.
 
-        NOTE: the mask is explicit and the cache is off on purpose. Hugging Face derives a packed
-        mask from positions only when neither mask nor cache is given; with an all-ones mask or
-        the default cache, documents silently attend to each other.
+        NOTE: the mask must be explicit and the cache off. Hugging Face derives a packed mask from
+        positions only if neither mask nor cache is given; with an all-ones mask or the default
+        cache, documents silently attend to each other.
         """
-        images = self._images(micro_batch)
-        embeds_BTD = self.embed(micro_batch.input_ids_BT, images)
+        features_NPE = self._features(micro_batch)
+        embeds_BTD = self.embed(micro_batch.input_ids_BT, features_NPE)
         hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
             inputs_embeds=embeds_BTD,
             position_ids=micro_batch.position_ids_BT,
@@ -96,10 +98,10 @@ class VisionLanguageModel(nn.Module):
         return hidden_BTD
 
     def embed(self, input_ids_BT: torch.Tensor, features_NPE: torch.Tensor | None) -> torch.Tensor:
-        """Token embeddings with the projected features in their placeholders."""
+        """Return the token embeddings, with the projected features in place of the placeholders."""
         embeds_BTD: torch.Tensor = self.language_model.get_input_embeddings()(input_ids_BT)
         if features_NPE is not None:
-            # Sharded parameters compute in another type than they are kept in.
+            # The features must match the compute dtype of the connector under mixed precision.
             projected_NPD = self.connector(features_NPE.to(next(self.connector.parameters()).dtype))
             return fuse(embeds_BTD, projected_NPD, input_ids_BT, self.image_token_id)
         if bool((input_ids_BT == self.image_token_id).any()):
@@ -119,33 +121,38 @@ class VisionLanguageModel(nn.Module):
         pad_token_id: int,
         batch_size: int,
     ) -> list[list[int]]:
-        """Greedy answers in the order of the prompts, without the end token.
+        """Decode answers greedily and return them in the order of the prompts.
 
         Args:
-            prompts: ids (int64, shape (T,)) with placeholders.
-            images: per prompt None, cached features (P, E) or pixels (C, H, W).
-            max_new_tokens: longest answer.
-            end_token_id: the token that ends an answer.
-            pad_token_id: what fills the left of short prompts.
-            batch_size: prompts per batch; predictions do not depend on it. Those of a batch that
-                bring the same tensor as image and the same words before it share that part,
-                where it is long enough.
+            prompts: Token ids (int64, shape (T,)) with placeholders.
+            images: For each prompt None, cached features (P, E) or pixels (C, H, W).
+            max_new_tokens: Maximum length of an answer.
+            end_token_id: Token that ends an answer.
+            pad_token_id: Token for the left padding.
+            batch_size: Prompts per batch; predictions do not depend on it. Prompts of a batch with
+                the same image tensor and the same text before it share that part if it is long
+                enough.
+
+        Returns:
+            Token ids of each answer, without the end token.
 
         Raises:
-            DataError: prompts and images don't pair up.
+            DataError: If the numbers of prompts and images differ.
         """
         if len(prompts) != len(images):
-            raise DataError(f"{len(prompts)} prompts but {len(images)} images (None counts)")
+            raise DataError(
+                f"{len(prompts)} prompts but {len(images)} images (None counts as an image)"
+            )
         limits = GenerationLimits(
             max_new_tokens=max_new_tokens, end_token_id=end_token_id, pad_token_id=pad_token_id
         )
-        images = self._seen_once(images, batch_size)
-        made = [
+        images = self._encode_distinct_images(images, batch_size)
+        shareable = [
             make_prompt(prompt, image, self.image_token_id)
             for prompt, image in zip(prompts, images, strict=True)
         ]
         answers: list[list[int]] = [[] for _ in prompts]
-        for batch in arrange(made, batch_size):
+        for batch in arrange(shareable, batch_size):
             rows = self._generate_batch([prompt for _, prompt in batch], limits)
             for (index, _), row in zip(batch, rows, strict=True):
                 answers[index] = row
@@ -173,17 +180,17 @@ class VisionLanguageModel(nn.Module):
         images: Sequence[torch.Tensor | None],
         limits: GenerationLimits,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Left-padded embeddings (B, T, D) and which of them are tokens (B, T)."""
+        """Return the left-padded embeddings (B, T, D) and a mask of the tokens (B, T)."""
         ids, is_token = left_padded(rows, limits.pad_token_id)
         input_ids_BT = torch.from_numpy(ids).to(self.device)
         embeds_BTD = self.embed(input_ids_BT, self._stack(images))
         return embeds_BTD, torch.from_numpy(is_token).to(self.device)
 
     @torch.no_grad()
-    def _seen_once(
+    def _encode_distinct_images(
         self, images: Sequence[torch.Tensor | None], batch_size: int
     ) -> list[torch.Tensor | None]:
-        """Features in the place of pixels: an image with several questions is looked at once."""
+        """Replace pixels by features; an image with several questions is encoded once."""
         pixels = {
             id(image): image for image in images if image is not None and image.ndim > _FEATURE_DIMS
         }
@@ -192,34 +199,40 @@ class VisionLanguageModel(nn.Module):
         for start in range(0, len(keys), batch_size):
             part = keys[start : start + batch_size]
             stacked_NCHW = torch.stack([pixels[key] for key in part]).to(self.device)
-            features |= zip(part, self._see(stacked_NCHW), strict=True)
+            features |= zip(part, self._encode_pixels(stacked_NCHW), strict=True)
         return [None if image is None else features.get(id(image), image) for image in images]
 
     def _stack(self, images: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-        """Features (N, P, E) of the images of a batch, in order."""
+        """Stack the features (N, P, E) of a batch, in order."""
         present = [image.to(self.device).float() for image in images if image is not None]
         return torch.stack(present) if present else None
 
-    def _images(self, micro_batch: MicroBatch) -> torch.Tensor | None:
-        """Cached features when the batch has them, else the tower's."""
+    def _features(self, micro_batch: MicroBatch) -> torch.Tensor | None:
+        """Return the cached features of a batch, or else compute them."""
         if micro_batch.num_images == 0:
             return None
         if micro_batch.features_NPE is not None:
             return micro_batch.features_NPE
-        return None if micro_batch.pixels_NCHW is None else self._see(micro_batch.pixels_NCHW)
+        return (
+            None
+            if micro_batch.pixels_NCHW is None
+            else self._encode_pixels(micro_batch.pixels_NCHW)
+        )
 
-    def _see(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+    def _encode_pixels(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
         if self.tower is None:
             count = pixels_NCHW.shape[0]
-            raise ConfigError(f"{count} images came as pixels, but this model has no tower")
+            raise ConfigError(
+                f"{count} images are pixels, but this model has no tower to encode them"
+            )
         features_NPE: torch.Tensor = self.tower(pixels_NCHW)
         return features_NPE
 
     def _idle_connector(self, dtype: torch.dtype) -> torch.Tensor:
-        """Zero, with every connector parameter in its graph.
+        """Return a zero whose graph contains every parameter of the connector.
 
-        A text-only micro-batch uses no connector; data-parallel training waits for the gradient
-        of every parameter on every rank (DDP raises, FSDP hangs), so it takes part with weight 0.
+        A text-only micro-batch does not use the connector, but data-parallel training needs the
+        gradient of every parameter on every rank (otherwise DDP raises and FSDP hangs).
         """
         weight = next(self.connector.parameters())
         shape = (1, 1, self.connector.vision_width)

@@ -1,4 +1,4 @@
-"""Weights of named parts of a model in one safetensors file, strictly in and out."""
+"""Weights of named model parts in one safetensors file, loaded and saved strictly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,28 +23,28 @@ def save_weights(
     dtype: torch.dtype = torch.float32,
     is_writer: bool = True,
 ) -> None:
-    """Write `{part}.{parameter}` of every part, floating point numbers as `dtype`.
+    """Save every tensor as `{part}.{parameter}`; floating-point tensors are cast to `dtype`.
 
-    Sharded parts are gathered tensor by tensor: every rank must call, one of them writes.
+    Sharded parts are gathered tensor by tensor: every rank must call this, and one of them writes.
     """
     tensors = {}
     for name, value in _unique_tensors(parts).items():
         whole = full(value.detach())
         if is_writer:
-            kept = whole.to(dtype) if whole.is_floating_point() else whole
-            tensors[name] = kept.cpu().contiguous()
+            cast = whole.to(dtype) if whole.is_floating_point() else whole
+            tensors[name] = cast.cpu().contiguous()
     if is_writer:
         content = safetensors.torch.save(tensors, metadata={"format": _FORMAT})
         atomic_write_bytes(path, content)
 
 
 def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
-    """Fill the given parts from a file, in place; other parts of the file are left alone.
+    """Load the given parts from a file in place; other parts of the file are ignored.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or a part doesn't fit it exactly.
+        CheckpointError: If the file is missing or damaged, or does not match a part exactly.
     """
-    found = _read(path)
+    found = _read_tensors(path)
     expected = _unique_tensors(parts)
     prefixes = tuple(f"{part}." for part in parts)
     relevant = {name for name in found if name.startswith(prefixes)}
@@ -52,26 +52,26 @@ def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
     if missing or extra:
         raise CheckpointError(
             f"{path} does not fit: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected "
-            f"{extra[:3]}; it holds the parts {sorted({name.split('.')[0] for name in found})}"
+            f"{extra[:3]}; it contains the parts {sorted({name.split('.')[0] for name in found})}"
         )
     for name in sorted(relevant):
         if found[name].shape != expected[name].shape:
             shapes = tuple(found[name].shape), tuple(expected[name].shape)
-            raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, the model wants {shapes[1]}")
+            raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, expected {shapes[1]}")
     for name in relevant:
         assign(expected[name], found[name].__getitem__)
 
 
 def list_parts(path: Path) -> tuple[str, ...]:
-    """Names of the parts in a weights file.
+    """Return the names of the parts in a weights file.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: If the file is missing or damaged.
     """
-    return tuple(sorted({name.split(".")[0] for name in _read(path)}))
+    return tuple(sorted({name.split(".")[0] for name in _read_tensors(path)}))
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")
     try:
@@ -79,8 +79,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        message = f"weights file {path} is damaged: {error}"
-        raise CheckpointError(f"{message}; use another one") from error
+        raise CheckpointError(f"weights file {path} is damaged ({error}); restore it") from error
     if metadata.get("format") != _FORMAT:
         found = metadata.get("format")
         raise CheckpointError(f"{path} has format '{found}', expected '{_FORMAT}'")
@@ -88,20 +87,20 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """Every tensor of the parts once: tied weights appear under their first name only.
+    """Return every tensor of the parts once: tied weights have their first name only.
 
-    Of a part with adapters those alone: its other weights are inputs that nothing has changed.
+    A part with adapters contributes only those, because its other weights never change.
     """
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for part, module in parts.items():
-        # By the parameter itself: a rank's share of a sharded one may be empty, without an address.
+        # Compare parameters, not addresses: a rank's shard may be empty and have no address.
         owners = {
             name: id(owner) for name, owner in module.named_parameters(remove_duplicate=False)
         }
-        only = adapter_names(module)
+        adapters = adapter_names(module)
         for name, value in module.state_dict().items():
-            if only and name not in only:
+            if adapters and name not in adapters:
                 continue
             if owners.get(name) in seen:
                 continue

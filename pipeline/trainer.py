@@ -101,7 +101,7 @@ def build_trainer(
             StreamMonitor(every_n_steps=config.log_every_n_steps),
             checkpoint,
             Preemption(supervision.flag, checkpoint),
-            Watchdog(config.hung_after_s, tell=supervision.on_hung),
+            Watchdog(config.hung_after_s, report=supervision.on_hung),
         ],
         enable_checkpointing=False,
         enable_progress_bar=False,

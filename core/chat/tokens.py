@@ -1,13 +1,13 @@
-"""Constants of token sequences, each defined once."""
+"""Constants of token sequences."""
 
 IGNORE_INDEX = -100
-"""Label of a position without a target (the value torch's cross-entropy ignores)."""
+"""Label of a position that does not count in the loss (ignored by torch's cross-entropy)."""
 
 IMAGE_MARK = "<image>"
-"""How a conversation marks the place of its image."""
+"""Marks the position of the image in a conversation."""
 
 IMAGE_TOKEN = "<|image|>"
-"""The tokenizer's placeholder, repeated once per visual token."""
+"""Placeholder token, repeated once per visual token."""
 
 PADDING_DOCUMENT = 0
-"""Document id of padding positions in a packed row; real documents count from 1."""
+"""Document id of padding positions in a packed row; documents are numbered from 1."""

@@ -1,1 +1,1 @@
-"""Files, endpoints and hub access."""
+"""Files, endpoints and access to the Hugging Face hub."""

@@ -1,4 +1,8 @@
-"""One OpenAI-compatible endpoint: retries, a cache so that nothing is paid twice, and a bill."""
+"""Client of an OpenAI-compatible endpoint, with retries, a cache and a record of its costs.
+
+It needs a single request type, so it uses urllib instead of adding the `openai` package to the
+dependencies.
+"""
 
 import base64
 import dataclasses
@@ -24,42 +28,43 @@ _DELAYS_S = (1.0, 4.0, 15.0, 60.0)
 
 
 class EndpointError(IrudimenError):
-    """The endpoint refused, or answered something else than its interface."""
+    """Error response, no response, or a response that does not follow the interface."""
 
 
 class CutOffError(EndpointError):
-    """A reply that had no room."""
+    """Reply that was truncated at `max_tokens`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """Where to ask; nothing is sent anywhere unless one is configured."""
+    """Address and prices of an endpoint; nothing is sent unless one is configured."""
 
     url: str
-    """Base address, as http://127.0.0.1:8000/v1."""
+    """Base URL, e.g. http://127.0.0.1:8000/v1."""
     model: str
-    """Name of the model there."""
+    """Name of the model at the endpoint."""
     key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the key; it is sent nowhere else and never written down."""
+    """Environment variable with the API key, which is never stored."""
     price_in: float = 0.0
-    """Money per million tokens read."""
+    """Price of a million input tokens."""
     price_out: float = 0.0
-    """Money per million tokens written."""
+    """Price of a million output tokens."""
     timeout_s: float = 120.0
-    """Of one request."""
+    """Timeout of one request."""
 
     def __post_init__(self) -> None:
-        """Check the address."""
+        """Check the URL."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise ConfigError(
-                f"endpoint '{self.url}' is no http(s) address (keys go into {self.key_variable})"
+                f"endpoint '{self.url}' is not an http(s) URL without credentials; put the key "
+                f"into {self.key_variable}"
             )
 
 
 @dataclasses.dataclass(kw_only=True)
 class Bill:
-    """What was asked and what it cost."""
+    """Number of requests and their costs."""
 
     asked: int = 0
     cached: int = 0
@@ -71,20 +76,19 @@ class Bill:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What came back."""
+    """Reply of the endpoint."""
 
     text: str
     num_tokens: int
-    """As the endpoint counts them, 0 if it does not."""
+    """Count reported by the endpoint, 0 if there is none."""
     is_cut: bool
-    """It had no room to end."""
+    """Whether the reply ended at `max_tokens`."""
 
 
 class Endpoint:
-    """Asks for completions; the same request is asked once, over all runs that share the cache.
+    """Thread-safe client that sends equal requests once for all runs that share a cache.
 
-    Without a cache every request is asked: for callers that keep the replies themselves. Several
-    threads may use one.
+    Without a cache every request is sent, which suits callers that store the replies themselves.
     """
 
     def __init__(
@@ -101,22 +105,22 @@ class Endpoint:
     def complete(
         self, messages: list[dict[str, Any]], *, max_tokens: int, refuse_cut: bool = False
     ) -> str:
-        """The reply to a conversation, greedy.
+        """Return the reply to a conversation at temperature 0.
 
         Raises:
-            CutOffError: it was cut off at `max_tokens`, and `refuse_cut` is set.
-            EndpointError: it refused for good, or its answer can't be read.
+            CutOffError: If the reply was truncated at `max_tokens` and `refuse_cut` is set.
+            EndpointError: If the request fails, or the response is invalid.
         """
         found = self.completion(messages, max_tokens=max_tokens)
         if refuse_cut and found.is_cut:
-            raise CutOffError(f"{self.config.url}: the reply was longer than {max_tokens} tokens")
+            raise CutOffError(f"{self.config.url}: the reply exceeds max_tokens={max_tokens}")
         return found.text
 
     def completion(self, messages: list[dict[str, Any]], *, max_tokens: int) -> Completion:
-        """The same with its length.
+        """Return the reply with its length; see `complete`.
 
         Raises:
-            EndpointError: it refused for good, or its answer can't be read.
+            EndpointError: If the request fails, or the response is invalid.
         """
         body = {
             "model": self.config.model,
@@ -130,25 +134,25 @@ class Endpoint:
         if path is not None and path.is_file():
             with self._lock:
                 self.bill.cached += 1
-            return _completion(json.loads(path.read_text(encoding="utf-8")))
-        answer = self._ask(text.encode("utf-8"))
+            return _parse_completion(json.loads(path.read_text(encoding="utf-8")))
+        answer = self._send(text.encode("utf-8"))
         try:
             choice = answer["choices"][0]
             reply = str(choice["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise EndpointError(
-                f"{self.config.url} answered without a message: {error!r}"
+                f"{self.config.url} sent a response without a message: {error!r}"
             ) from error
         usage = answer.get("usage") or {}
         self._count(usage)
-        kept = {"reply": reply, "usage": usage, "model": answer.get("model"),
+        record = {"reply": reply, "usage": usage, "model": answer.get("model"),
                 "cut": choice.get("finish_reason") == "length"}  # fmt: skip
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(path, json.dumps(kept, ensure_ascii=False) + "\n")
-        return _completion(kept)
+            atomic_write_text(path, json.dumps(record, ensure_ascii=False) + "\n")
+        return _parse_completion(record)
 
-    def _ask(self, body: bytes) -> dict[str, Any]:
+    def _send(self, body: bytes) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self.config.key_variable):
             headers["Authorization"] = f"Bearer {key}"
@@ -206,12 +210,12 @@ def _is_transient(error: Exception) -> bool:
 
 
 def image_part(image: bytes) -> dict[str, Any]:
-    """An encoded image as a part of a message."""
+    """Return an encoded image as a part of a message."""
     kind = image_type(image) or "application/octet-stream"
     data = f"data:{kind};base64,{base64.b64encode(image).decode()}"
     return {"type": "image_url", "image_url": {"url": data}}
 
 
-def _completion(kept: dict[str, Any]) -> Completion:
-    written = int((kept["usage"] or {}).get("completion_tokens") or 0)
-    return Completion(text=str(kept["reply"]), num_tokens=written, is_cut=bool(kept.get("cut")))
+def _parse_completion(record: dict[str, Any]) -> Completion:
+    written = int((record["usage"] or {}).get("completion_tokens") or 0)
+    return Completion(text=str(record["reply"]), num_tokens=written, is_cut=bool(record.get("cut")))

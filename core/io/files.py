@@ -1,4 +1,4 @@
-"""Files that are never half written, and paths that never leave their folder."""
+"""Atomic writes, file locks, checksums and safe paths."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary name beside the file to write to; flushed to disk, then renamed over it."""
+    """Open a temporary file next to `path`, which replaces it after a flush to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait. A process that dies lets go."""
+    """Hold a lock file; other processes wait, and the lock of a process that dies is released."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -35,23 +35,23 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside the file, flush to disk, then rename over it."""
+    """Write a file through `atomic_file`."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 def atomic_write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text as `atomic_write_bytes` does."""
+    """Write a UTF-8 text file through `atomic_file`."""
     atomic_write_bytes(path, content.encode("utf-8"))
 
 
 def sha256_bytes(content: bytes) -> str:
-    """Hexadecimal sha256 of a byte string."""
+    """Return the hexadecimal sha256 of a byte string."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file, read in pieces."""
+    """Return the hexadecimal sha256 of a file, which is read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -60,10 +60,10 @@ def sha256_file(path: Path) -> str:
 
 
 def safe_join(folder: Path, relative: str) -> Path:
-    """Join a path that came from a file, refusing one that would leave the folder.
+    """Join a folder and an untrusted relative path.
 
     Raises:
-        DataError: the path is absolute or climbs out through `..` or a link.
+        DataError: If the path is absolute, or leaves the folder through `..` or a link.
     """
     root = folder.resolve()
     joined = (root / relative).resolve()

@@ -1,7 +1,7 @@
-"""Small pages on this machine: who may ask, how much, and what a browser may do with the answer.
+"""Web servers on the loopback interface, protected against other pages in the same browser.
 
-A page on 127.0.0.1 is open to every other page that the browser shows: those can send it requests,
-and after a change of their own address (DNS rebinding) read the answers.
+Any page in the browser can send requests to a server on 127.0.0.1 and, through DNS rebinding, read
+its responses.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,13 +29,13 @@ _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 def guard(app: FastAPI, *, max_bytes: int) -> None:
-    """Refuse foreign hosts and origins, anything but JSON, and bodies of more bytes."""
+    """Add a middleware that rejects foreign hosts and origins, non-JSON and oversized bodies."""
 
     @app.middleware("http")
     async def _check(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        problem = _problem(request, max_bytes)
+        problem = _check_headers(request, max_bytes)
         if problem is None and request.method in _UNSAFE:
             problem = await _read_body(request, max_bytes)
         response = refusal(*problem) if problem else await call_next(request)
@@ -45,30 +45,30 @@ def guard(app: FastAPI, *, max_bytes: int) -> None:
 
 
 def refusal(status: int, message: str) -> JSONResponse:
-    """An answer that says what is wrong."""
+    """Return an error response."""
     return JSONResponse({"error": message}, status_code=status)
 
 
 def serve(app: FastAPI, *, port: int) -> None:
-    """Serve until Ctrl-C."""
+    """Serve until interrupted."""
     import uvicorn
 
     uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False)
 
 
-def _problem(request: Request, max_bytes: int) -> tuple[int, str] | None:
-    if (_name(request.headers.get("host", "")) or "") not in LOCAL_NAMES:
-        return 421, f"this page is not served under that name; open it as http://{HOST}:PORT"
+def _check_headers(request: Request, max_bytes: int) -> tuple[int, str] | None:
+    if (_host_name(request.headers.get("host", "")) or "") not in LOCAL_NAMES:
+        return 421, f"this page is not served under that name; open http://{HOST}:PORT"
     origin = request.headers.get("origin")
     own = request.headers.get("host", "")
     if origin is not None and urlsplit(origin).netloc != own:
-        return 403, "a request from another page was refused"
+        return 403, "requests from other pages are not allowed"
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return 403, "a request from another page was refused"
+        return 403, "requests from other pages are not allowed"
     if request.method not in _UNSAFE:
         return None
     if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
-        return 415, f"send {_JSON}"
+        return 415, f"the body must be {_JSON}"
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > max_bytes:
         return 413, f"more than {max_bytes:,} bytes"
@@ -76,7 +76,7 @@ def _problem(request: Request, max_bytes: int) -> tuple[int, str] | None:
 
 
 async def _read_body(request: Request, max_bytes: int) -> tuple[int, str] | None:
-    """Keep the body for the handler; a length that was not announced is counted."""
+    """Read the body for the handler; its size is counted even if it was not declared."""
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
@@ -89,8 +89,8 @@ async def _read_body(request: Request, max_bytes: int) -> tuple[int, str] | None
     return None
 
 
-def _name(host: str) -> str | None:
-    """Host name of a Host header, None for nonsense."""
+def _host_name(host: str) -> str | None:
+    """Return the host name of a Host header, or None if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every command does with an error that its user can mend."""
+"""Error handling shared by all commands."""
 
 import functools
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from rich.markup import escape
 from core.errors import IrudimenError
 
 USER_ERROR = 2
-"""Exit status, as argparse has it for a wrong argument."""
+"""Exit status of a user error, the same as argparse's for an invalid argument."""
 
 _P = ParamSpec("_P")
 
 
 def clear_errors(main: Callable[_P, int]) -> Callable[_P, int]:
-    """Make an `IrudimenError` of a command one message on stderr and `USER_ERROR`, no traceback."""
+    """Make a command print an `IrudimenError` without a traceback and return `USER_ERROR`."""
 
     @functools.wraps(main)
     def command(*arguments: _P.args, **named: _P.kwargs) -> int:

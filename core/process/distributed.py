@@ -1,4 +1,4 @@
-"""Rank arithmetic that works with and without a process group."""
+"""Ranks and reductions that work with and without a process group."""
 
 import os
 
@@ -7,24 +7,24 @@ import torch.distributed as dist
 
 
 def is_initialized() -> bool:
-    """Whether a process group is up."""
+    """Return whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def get_rank() -> int:
-    """This process's global rank (0 without a process group)."""
+    """Return the global rank of this process (0 without a process group)."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def get_world_size() -> int:
-    """Number of processes (1 without a process group)."""
+    """Return the number of processes (1 without a process group)."""
     return dist.get_world_size() if is_initialized() else 1
 
 
 def is_first_process() -> bool:
-    """Whether this process will be rank 0; known before there is a process group.
+    """Return whether this process will be rank 0, before there is a process group.
 
-    Lightning, torchrun and our SLURM jobs say so in the environment.
+    Lightning, torchrun and our SLURM jobs set the environment variables that this reads.
     """
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
@@ -33,7 +33,7 @@ def is_first_process() -> bool:
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all ranks; the input is left as it is."""
+    """Return the sum of a tensor over all ranks; the input is not modified."""
     total = values.clone()
     if is_initialized():
         dist.all_reduce(total, op=dist.ReduceOp.SUM)
@@ -41,7 +41,7 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
 
 
 def any_rank(*, flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on any rank; every rank gets the same answer."""
+    """Return whether the flag is set on any rank; the result is the same on all ranks."""
     value = torch.tensor([int(flag)], dtype=torch.int32, device=device)
     if is_initialized():
         dist.all_reduce(value, op=dist.ReduceOp.MAX)

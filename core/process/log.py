@@ -1,4 +1,4 @@
-"""A rank-aware logger: every rank may warn, only rank 0 talks."""
+"""Loggers for distributed runs: every rank may warn, only rank 0 logs at INFO."""
 
 import logging
 import os
@@ -6,14 +6,14 @@ import re
 
 
 def get_logger(name: str) -> logging.Logger:
-    """A stdlib logger whose INFO lines come from rank 0 only."""
+    """Return a logger whose INFO records come from rank 0 only."""
     logger = logging.getLogger(f"irudimen.{name}")
     logger.addFilter(_quiet_on_other_ranks)
     return logger
 
 
 def show_info() -> None:
-    """Let our INFO lines through to standard error, which of a stage run is its log file."""
+    """Send our INFO records to standard error, which is the log file of a stage run."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("irudimen").setLevel(logging.INFO)
 
@@ -24,5 +24,5 @@ def _quiet_on_other_ranks(record: logging.LogRecord) -> bool:
 
 
 def without_password(uri: str) -> str:
-    """An address fit for logs and files: what stands before the @ is left out."""
+    """Return a URI with its credentials masked, for logs and files."""
     return re.sub(r"(?<=://)[^/@]*@", "***@", uri)

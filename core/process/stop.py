@@ -1,6 +1,6 @@
-"""The flag that stop signals raise, and the exit code of a run that saved and stopped.
+"""Stop flag that is set by signals, and the exit codes of a run that stopped.
 
-Kept apart from the callback that acts on it: commands install it before their slow imports.
+It is independent of the callback that acts on it, because commands install it before slow imports.
 """
 
 import signal
@@ -12,22 +12,22 @@ EXIT_PREEMPTED = 128 + signal.SIGTERM
 """Exit code of a process that saved and stopped on request (143)."""
 
 PARENT = "IRUDIMEN_PARENT"
-"""Environment variable: the process whose end ends this one."""
+"""Environment variable with the id of the process whose end also ends this one."""
 EXIT_HUNG = 75
-"""Exit code of a process that ended itself because it no longer moved (EX_TEMPFAIL)."""
+"""Exit code of a process that ended itself because it hung (EX_TEMPFAIL)."""
 
 
 class StopFlag:
-    """A flag that signals raise; install it before the slow imports of a run."""
+    """Flag that stop signals set; install it before the slow imports of a run."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     def install(self) -> None:
-        """Take over the stop signals of this process (main thread only)."""
+        """Handle the stop signals of this process (main thread only)."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._raise)
+            signal.signal(number, self._set)
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
+    def _set(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self.is_set = True

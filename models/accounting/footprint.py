@@ -1,7 +1,7 @@
-"""What a model costs to train, measured on its shape alone: no weights, no data, no GPU.
+"""Parameter, activation and FLOP counts of a model, from its shape alone.
 
-Parameters are counted on the meta device. What a decoder block keeps for its backward pass is
-counted by running it there: PyTorch itself says which tensors it saves.
+Parameters are counted on the meta device. The activations of a decoder block are counted by running
+it there, because PyTorch reports which tensors it saves for the backward pass.
 """
 
 import copy
@@ -18,39 +18,39 @@ from models.language.blocks import decoder_blocks
 from models.language.generation import parts_of
 from models.towers.vision_tower import VisionTower
 
-_NAME = "irudimen_footprint"
+_ATTENTION_NAME = "irudimen_footprint"
 _PROBE_TOKENS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
-    """Counts of one model under one tuning; numbers of weights, not bytes."""
+    """Counts of one model under one fine-tuning method, in weights unless stated otherwise."""
 
     tower: int
     connector: int
     language_model: int
-    """Without adapters."""
+    """All weights except adapters."""
     quantisable: int
-    """Weights of the decoder blocks' matrices, which QLoRA keeps in 4 bits."""
+    """Weights of the decoder blocks' matrices, which QLoRA quantises to 4 bits."""
     adapters: int
     block: int
     """Weights of one decoder block."""
     num_blocks: int
     hidden_size: int
     inner_size: int
-    """Width between the matrices of a block's feed-forward part."""
+    """Inner width of a block's feed-forward layers."""
     cache_width: int
-    """Keys and values of one token in one block."""
+    """Number of key and value elements of one token in one block."""
     vocab_size: int
     num_image_tokens: int
     image_flops: float
-    """Of the tower's forward pass for one image."""
+    """FLOPs of the tower's forward pass for one image."""
     image_bytes: int
-    """Pixels of one image in float32."""
+    """Size of the pixels of one image in float32."""
 
 
 def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
-    """Count a model that has no weights."""
+    """Count a model that is on the meta device."""
     language_model: Any = vlm.model.language_model
     config = language_model.config
     blocks = decoder_blocks(language_model)
@@ -59,12 +59,12 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
     has_adapters = tuning.kind is not TuningKind.FULL
     size = vlm.tower.transform.size
     return Footprint(
-        tower=_count(vlm.tower),
-        connector=_count(vlm.model.connector),
-        language_model=_count(language_model),
+        tower=_count_parameters(vlm.tower),
+        connector=_count_parameters(vlm.model.connector),
+        language_model=_count_parameters(language_model),
         quantisable=sum(linear.weight.numel() for linear in linears),
         adapters=tuning.rank * sum(sizes) if has_adapters else 0,
-        block=_count(blocks[0]),
+        block=_count_parameters(blocks[0]),
         num_blocks=len(blocks),
         hidden_size=config.hidden_size,
         inner_size=config.intermediate_size,
@@ -79,36 +79,36 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
 def saved_bytes_per_token(
     vlm: EmptyVlm, tuning: TuningConfig, *, learns: bool, dtype: torch.dtype
 ) -> float:
-    """Bytes per token that one decoder block keeps for the backward pass, weights not counted.
+    """Count the bytes per token that one decoder block saves for the backward pass.
 
-    Attention is taken as a kernel of the flash kind: it keeps its inputs, its output and one
-    number per head.
+    Weights are not counted. Attention is assumed to be a flash kernel, which saves its inputs, its
+    output and one number per head.
 
     Args:
-        vlm: a model on the meta device.
-        tuning: what learns in stages that train the language model.
-        learns: whether this stage does; if not, gradients only pass through.
-        dtype: of the activations.
+        vlm: Model on the meta device.
+        tuning: Fine-tuning method of stages that train the language model.
+        learns: Whether this stage trains the language model; if not, it only propagates gradients.
+        dtype: Type of the activations.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION_NAME, _attention)
     language_model: Any = vlm.model.language_model
     decoder: Any = parts_of(language_model)[0]
     block: Any = copy.deepcopy(decoder_blocks(language_model)[0]).to(dtype)
     config = copy.deepcopy(language_model.config)
-    config._attn_implementation = _NAME
+    config._attn_implementation = _ATTENTION_NAME
     for module in block.modules():
         if hasattr(module, "config"):
             module.config = config
     block.requires_grad_(learns and tuning.kind is TuningKind.FULL)
     if learns and tuning.kind is not TuningKind.FULL:
-        _adapt(block, tuning.rank, dtype)
+        _add_adapters(block, tuning.rank, dtype)
     with torch.device("meta"):
         hidden_BTD = torch.empty(1, _PROBE_TOKENS, config.hidden_size, dtype=dtype)
         positions_BT = torch.arange(_PROBE_TOKENS)[None]
         angles = decoder.rotary_emb(hidden_BTD, positions_BT)
-    saved = _Saved(block)
+    saved = _SavedTensors(block)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
         block(
             hidden_BTD.requires_grad_(),
@@ -119,8 +119,8 @@ def saved_bytes_per_token(
     return saved.num_bytes / _PROBE_TOKENS
 
 
-class _Saved:
-    """Memory behind tensors that autograd saves, each piece once; parameters are not counted."""
+class _SavedTensors:
+    """Distinct storages of the tensors that autograd saves, without those of parameters."""
 
     def __init__(self, block: nn.Module) -> None:
         self._held = [parameter.untyped_storage() for parameter in block.parameters()]
@@ -128,23 +128,23 @@ class _Saved:
         self.num_bytes = 0
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count a tensor."""
+        """Count the storage of a tensor."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             self._known.add(storage._cdata)
-            self._held.append(storage)  # so that its address is not given to another one
+            self._held.append(storage)  # keep it alive, so that its address is not reused
             self.num_bytes += storage.nbytes()
         return tensor
 
 
-class _FlashLike(torch.autograd.Function):
-    """Saves what flash attention saves; computes nothing."""
+class _FlashLikeAttention(torch.autograd.Function):
+    """Attention that saves what flash attention saves, and computes nothing."""
 
     @staticmethod
     def forward(
         context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """An output of the query's shape."""
+        """Return an output of the query's shape."""
         output = torch.empty_like(query)
         per_head = query.new_empty(query.shape[:-1], dtype=torch.float32)
         context.save_for_backward(query, key, value, output, per_head)
@@ -152,7 +152,7 @@ class _FlashLike(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> Any:
-        """Never called: only the forward pass is looked at."""
+        """Not supported: only the forward pass is measured."""
         raise NotImplementedError
 
 
@@ -164,12 +164,12 @@ def _attention(
     _attention_mask: torch.Tensor | None,
     **_settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    output: torch.Tensor = _FlashLike.apply(query, key, value)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _FlashLikeAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
     return output.transpose(1, 2), None
 
 
-class _Adapted(nn.Module):
-    """A frozen matrix with an adapter beside it."""
+class _AdaptedLinear(nn.Module):
+    """Frozen linear layer with an adapter."""
 
     def __init__(self, base: nn.Linear, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -179,23 +179,23 @@ class _Adapted(nn.Module):
         self.up = nn.Linear(rank, base.out_features, **settings)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Both paths, added."""
+        """Return the sum of both paths."""
         outputs: torch.Tensor = self.base(inputs) + self.up(self.down(inputs))
         return outputs
 
 
-def _adapt(block: nn.Module, rank: int, dtype: torch.dtype) -> None:
+def _add_adapters(block: nn.Module, rank: int, dtype: torch.dtype) -> None:
     for name, module in list(block.named_modules()):
         if isinstance(module, nn.Linear):
-            block.set_submodule(name, _Adapted(module, rank, dtype))
+            block.set_submodule(name, _AdaptedLinear(module, rank, dtype))
 
 
-def _count(part: nn.Module) -> int:
+def _count_parameters(part: nn.Module) -> int:
     return sum(parameter.numel() for parameter in part.parameters())
 
 
 def tower_flops(tower: VisionTower) -> float:
-    """Of the forward pass for one image."""
+    """Count the FLOPs of the forward pass for one image."""
     size = tower.transform.size
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         tower(torch.empty(1, 3, size, size))

@@ -1,7 +1,7 @@
-"""Models without weights: architectures by name, built on the meta device, counted exactly.
+"""Models without weights, built on the meta device from a table of known architectures.
 
-For plans and checks on machines that have neither the weights nor a network. A folder's own
-config.json goes before the table; nothing here is used by a training.
+They serve plans and checks on machines that have neither the weights nor network access; training
+does not use them. A folder's own config.json takes precedence over the table.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmptyVlm:
-    """The three parts on the meta device."""
+    """Vision-language model on the meta device."""
 
     model: VisionLanguageModel
     tower: VisionTower
@@ -72,30 +72,30 @@ class EmptyVlm:
 def empty_vlm(
     tower: VisionTowerConfig, connector: ConnectorConfig, language_model: LanguageModelConfig
 ) -> EmptyVlm:
-    """The model of a stage without memory behind its parameters.
+    """Build the model of a stage on the meta device.
 
     Raises:
-        ConfigError: a language model that is neither here nor in the table.
-        CheckpointError: a tower that open_clip doesn't know.
+        ConfigError: If the shape of the language model is unknown.
+        CheckpointError: If the tower can't be built.
     """
-    eyes = empty_vision_tower(tower)
-    words = empty_shaped_model(language_model)
+    empty_tower = empty_vision_tower(tower)
+    empty_lm = empty_shaped_model(language_model)
     is_linear = connector.kind is ConnectorKind.LINEAR
     with torch.device("meta"):
-        between = (LinearConnector if is_linear else MlpConnector)(
-            eyes.width, words.config.hidden_size
+        empty_connector = (LinearConnector if is_linear else MlpConnector)(
+            empty_tower.width, empty_lm.config.hidden_size
         )
-    model = VisionLanguageModel(eyes, between, words, image_token_id=0)
-    return EmptyVlm(model=model, tower=eyes)
+    model = VisionLanguageModel(empty_tower, empty_connector, empty_lm, image_token_id=0)
+    return EmptyVlm(model=model, tower=empty_tower)
 
 
 def empty_shaped_model(config: LanguageModelConfig) -> PreTrainedModel:
-    """A causal LM on the meta device, of the shape its folder, the hub cache or the table says.
+    """Build a causal LM on the meta device; its shape is in its folder, the table or the hub cache.
 
     Raises:
-        ConfigError: as `empty_vlm`.
+        ConfigError: If the shape is unknown.
     """
-    shape = _shape(config)
+    shape = _find_shape(config)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             shape, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
@@ -105,12 +105,12 @@ def empty_shaped_model(config: LanguageModelConfig) -> PreTrainedModel:
 
 
 def block_linears(language_model: nn.Module) -> list[nn.Linear]:
-    """Every matrix of the decoder blocks: what low-rank adapters sit beside."""
+    """Return the linear layers of the decoder blocks, which are those that get adapters."""
     decoder = language_model.get_decoder()  # type: ignore[operator]  # Hugging Face's name
     return [part for part in decoder.layers.modules() if isinstance(part, nn.Linear)]
 
 
-def _shape(config: LanguageModelConfig) -> Any:
+def _find_shape(config: LanguageModelConfig) -> Any:
     if Path(config.path, "config.json").is_file():
         return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
     name = Path(config.path).name
@@ -119,7 +119,7 @@ def _shape(config: LanguageModelConfig) -> Any:
         return LlamaConfig(**known[name.lower()])
     threshold = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    try:  # what an earlier run left in the hub's cache; never the network
+    try:  # the hub cache of an earlier run; never the network
         return AutoConfig.from_pretrained(
             config.path,
             revision=config.revision or "main",
@@ -128,8 +128,8 @@ def _shape(config: LanguageModelConfig) -> Any:
         )
     except (OSError, ValueError) as error:
         fix = (
-            f"'{config.path}' has no config.json here either; fetch the model or add its shape to "
-            "models/accounting/shapes.py"
+            f"'{config.path}' has no local config.json either; download the model, or add its "
+            "shape to models/accounting/shapes.py"
         )
         raise ConfigError(unknown_name("model shape", name, KNOWN_SHAPES, fix=fix)) from error
     finally:

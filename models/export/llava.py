@@ -1,7 +1,7 @@
-"""Our model as a stock Hugging Face `LlavaForConditionalGeneration`: weights and configuration.
+"""Conversion of our model to a stock Hugging Face `LlavaForConditionalGeneration`.
 
-Pure: no files. Names are those of transformers 4, which 5 reads too (5 writes others, which 4 then
-leaves random with a mere warning). Shape legend: core/samples.py.
+Weight names are those of transformers 4, which version 5 also reads (it writes other names, which 4
+leaves randomly initialised with only a warning). Shape legend: core/samples.py.
 """
 
 import copy
@@ -24,21 +24,23 @@ _TOWER, _LM, _PROJECTOR = "vision_tower.vision_model.", "language_model.", "mult
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HfModel:
-    """What a stock folder's config.json and safetensors hold."""
+    """Content of config.json and the safetensors file of a stock model folder."""
 
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
     warnings: tuple[str, ...] = ()
-    """What other programs than transformers may not do with it."""
+    """Restrictions for programs other than transformers."""
 
 
 def to_hugging_face(
     model: VisionLanguageModel, chat: ChatFormat, *, dtype: torch.dtype = torch.float32
 ) -> HfModel:
-    """Map a whole model with its tower; tensors in `dtype` on the CPU may be the model's own.
+    """Convert a complete model, including its tower.
+
+    The tensors may share memory with those of the model if these are on the CPU in `dtype`.
 
     Raises:
-        ConfigError: a part that stock LLaVA has no place for.
+        ConfigError: If stock LLaVA has no counterpart for a part.
     """
     tower = model.tower
     if tower is None:
@@ -68,17 +70,17 @@ def to_hugging_face(
         "dtype": name,
         "torch_dtype": name,
     }
-    written = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    return HfModel(config=config, state=written, warnings=warnings)
+    converted = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
+    return HfModel(config=config, state=converted, warnings=warnings)
 
 
 def projector_weights(
     connector: Connector, *, model_width: int
 ) -> tuple[str, dict[str, torch.Tensor], tuple[str, ...]]:
-    """Activation, tensors and warnings of LLaVA's two-layer projector.
+    """Return the activation, tensors and warnings of LLaVA's two-layer projector.
 
-    A linear connector W is exact in it because gelu(x) - gelu(-x) = x: the first layer makes
-    [x, -x, 0], the second takes [W, -W, 0]. That needs 2 E <= D.
+    A linear connector W is represented exactly because gelu(x) - gelu(-x) = x: the first layer
+    computes [x, -x, 0], the second applies [W, -W, 0]. That needs 2 E <= D.
     """
     if not isinstance(connector, LinearConnector):
         return "gelu", dict(connector.state_dict()), ()
@@ -109,14 +111,14 @@ def projector_weights(
 
 
 def text_config(language_model: PreTrainedModel, chat: ChatFormat) -> dict[str, Any]:
-    """The language model's configuration with rotary settings in the words of 4.x and 5.x."""
+    """Return the language model's configuration with rotary settings for versions 4 and 5."""
     config: dict[str, Any] = copy.deepcopy(language_model.config.to_dict())
     rope = dict(config.get("rope_parameters") or {})
     if "rope_theta" in rope:
         config["rope_theta"] = rope["rope_theta"]
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
-    # The output layer is written even where it is tied: versions differ in whose flag they obey.
+    # A tied output layer is written too: versions differ in which of two flags they read.
     config["tie_word_embeddings"] = False
     config["eos_token_id"] = chat.end_token_id
     config["pad_token_id"] = chat.pad_token_id
@@ -127,12 +129,12 @@ def text_config(language_model: PreTrainedModel, chat: ChatFormat) -> dict[str, 
 
 def _language_model_weights(language_model: PreTrainedModel) -> dict[str, torch.Tensor]:
     state = {_LM + name: value for name, value in language_model.state_dict().items()}
-    # A tied one gets memory of its own: files hold no shared tensors.
+    # A tied output layer is copied: files hold no shared tensors.
     state[_LM + "lm_head.weight"] = language_model.get_output_embeddings().weight.detach().clone()
-    strange = [key for key in state if not key.startswith((_LM + "model.", _LM + "lm_head."))]
-    if strange:
+    unexpected = [key for key in state if not key.startswith((_LM + "model.", _LM + "lm_head."))]
+    if unexpected:
         raise ConfigError(
-            f"language model tensor '{strange[0]}' has no place in LLaVA; merge adapters first, "
-            "and use a Llama-like model"
+            f"language model tensor '{unexpected[0]}' has no counterpart in LLaVA; merge "
+            "adapters first, and use a Llama-like model"
         )
     return state

@@ -1,4 +1,4 @@
-"""The text and image side of an exported model: chat template, image processor, generation."""
+"""Chat template, image processor and generation settings of an exported model."""
 
 import json
 from typing import Any
@@ -11,12 +11,12 @@ _BICUBIC = 3
 
 
 def chat_template(template: ChatTemplate) -> str:
-    """Jinja that renders what `ChatFormat` encodes, with `<image>` as one placeholder.
+    """Return a Jinja template that renders what `ChatFormat` encodes, with one `<image>` token.
 
-    Content is a string with our mark, or a list of {"type": "image"} and {"type": "text"}; a
-    image is followed by a newline where text follows, as in our data.
+    Content is a string with our mark, or a list of {"type": "image"} and {"type": "text"}. An image
+    is followed by a newline if text follows, as in our data.
     """
-    image, mark = _literal(template.image_token), _literal(IMAGE_MARK)
+    image, mark = _jinja_string(template.image_token), _jinja_string(IMAGE_MARK)
     return "".join(
         [
             "{%- macro body(content) -%}",
@@ -25,26 +25,26 @@ def chat_template(template: ChatTemplate) -> str:
             "{%- else -%}{%- for item in content -%}",
             f"{{%- if item['type'] == 'image' -%}}{{{{- {image} -}}}}",
             "{%- if not loop.last and loop.nextitem['type'] == 'text' -%}",
-            f"{{{{- {_literal(chr(10))} -}}}}{{%- endif -%}}",
+            f"{{{{- {_jinja_string(chr(10))} -}}}}{{%- endif -%}}",
             f"{{%- else -%}}{{{{- item['text'] | replace({mark}, {image}) -}}}}{{%- endif -%}}",
             "{%- endfor -%}{%- endif -%}{%- endmacro -%}",
-            f"{{{{- {_literal(template.bos)} -}}}}",
+            f"{{{{- {_jinja_string(template.bos)} -}}}}",
             "{%- for message in messages -%}",
             "{%- if message['role'] == 'system' -%}",
-            _turn(template.system_prefix, template.system_suffix),
+            _render_turn(template.system_prefix, template.system_suffix),
             "{%- elif message['role'] == 'user' -%}",
-            _turn(template.user_prefix, template.user_suffix),
+            _render_turn(template.user_prefix, template.user_suffix),
             "{%- elif message['role'] == 'assistant' -%}",
-            _turn(template.assistant_prefix, template.assistant_suffix),
+            _render_turn(template.assistant_prefix, template.assistant_suffix),
             "{%- else -%}{{- raise_exception('unknown role ' + message['role']) -}}{%- endif -%}",
             "{%- endfor -%}{%- if add_generation_prompt -%}",
-            f"{{{{- {_literal(template.assistant_prefix)} -}}}}{{%- endif -%}}",
+            f"{{{{- {_jinja_string(template.assistant_prefix)} -}}}}{{%- endif -%}}",
         ]
     )
 
 
 def image_processor_config(transform: ImageTransform) -> dict[str, Any]:
-    """CLIPImageProcessor's settings; `size` differs between CLIP's crop and a plain resize."""
+    """Return the settings of the CLIPImageProcessor that is equivalent to a transform."""
     is_crop = transform.resize_mode is ResizeMode.SHORTEST
     square = {"height": transform.size, "width": transform.size}
     return {
@@ -64,7 +64,7 @@ def image_processor_config(transform: ImageTransform) -> dict[str, Any]:
 
 
 def generation_config(chat: ChatFormat, *, max_new_tokens: int) -> dict[str, Any]:
-    """Greedy, as the evaluation asks."""
+    """Return settings for greedy decoding, as in the evaluation."""
     bos = chat.tokenizer.encode(chat.template.bos, add_special_tokens=False)[0]
     return {
         "bos_token_id": bos,
@@ -75,11 +75,11 @@ def generation_config(chat: ChatFormat, *, max_new_tokens: int) -> dict[str, Any
     }
 
 
-def _turn(prefix: str, suffix: str) -> str:
+def _render_turn(prefix: str, suffix: str) -> str:
     body = "{{- body(message['content']) -}}"
-    return f"{{{{- {_literal(prefix)} -}}}}{body}{{{{- {_literal(suffix)} -}}}}"
+    return f"{{{{- {_jinja_string(prefix)} -}}}}{body}{{{{- {_jinja_string(suffix)} -}}}}"
 
 
-def _literal(text: str) -> str:
-    """A string literal of Jinja."""
+def _jinja_string(text: str) -> str:
+    """Format a string literal for Jinja."""
     return json.dumps(text)

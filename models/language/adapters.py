@@ -1,6 +1,6 @@
-"""How the language model is tuned: every weight, or low-rank adapters, also on 4-bit weights.
+"""Fine-tuning methods: full, low-rank adapters (LoRA), and adapters on 4-bit weights (QLoRA).
 
-What is sound where, and why: docs/running/gpus.md.
+docs/running/gpus.md explains which method suits which setting.
 """
 
 import dataclasses
@@ -16,52 +16,52 @@ from core.rng import torch_generator
 from models.language.blocks import decoder_blocks
 
 _DOWN, _UP, _ADAPTER = "lora_A", "lora_B", "default"
-"""peft's names of the two matrices of an adapter, and of the adapter."""
+"""peft's names of an adapter's two matrices and of the adapter."""
 
 
 class TuningKind(StrEnum):
-    """What of the language model learns where it learns at all."""
+    """Weights of the language model that are trained in a stage that trains it."""
 
     FULL = "full"
-    """Every weight."""
+    """All weights."""
     LORA = "lora"
-    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+    """Low-rank adapters on frozen weights (Hu et al. 2021)."""
     QLORA = "qlora"
-    """The same beside 4-bit (nf4) weights (Dettmers et al. 2023)."""
+    """Low-rank adapters on 4-bit (nf4) weights (Dettmers et al. 2023)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """Kind and size of the tuning; the sizes are those of LLaVA-1.5's finetune_lora.sh."""
+    """Fine-tuning method and adapter sizes, which default to LLaVA-1.5's finetune_lora.sh."""
 
     kind: TuningKind = TuningKind.FULL
-    """What learns."""
+    """Fine-tuning method."""
     rank: int = 128
     """Rank of the adapters."""
     alpha: float = 256.0
-    """Their scale is alpha / rank."""
+    """Scaling: adapters are multiplied by alpha / rank."""
     dropout: float = 0.05
-    """Dropout before the adapters."""
+    """Dropout on the input of the adapters."""
 
     def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
+        """Check the ranges."""
         if self.rank < 1:
             raise ConfigError(f"tuning.rank must be at least 1, got {self.rank}")
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"tuning.dropout must lie in 0..1, got {self.dropout}")
+            raise ConfigError(f"tuning.dropout must be in [0, 1), got {self.dropout}")
         if self.alpha <= 0:
             raise ConfigError(f"tuning.alpha must be positive, got {self.alpha}")
 
 
 def tune(language_model: nn.Module, config: TuningConfig, *, seed: int, learns: bool) -> None:
-    """Make of a loaded language model what a tuning wants, in place.
+    """Apply a fine-tuning method to a loaded language model, in place.
 
     Args:
-        language_model: with its weights, on the CPU.
-        config: which tuning.
-        seed: seed of the adapters' first weights.
-        learns: whether this stage trains the language model (or trained it); where it doesn't
-            there are no adapters, but QLoRA keeps it in 4 bits all the same.
+        language_model: Model with its weights on the CPU.
+        config: Fine-tuning method.
+        seed: Seed of the adapters' initial weights.
+        learns: Whether this stage trains (or trained) the language model. If not, no adapters are
+            added, but QLoRA still quantises it to 4 bits.
     """
     if config.kind is TuningKind.QLORA:
         quantise(language_model)
@@ -70,10 +70,10 @@ def tune(language_model: nn.Module, config: TuningConfig, *, seed: int, learns: 
 
 
 def quantise(language_model: nn.Module) -> None:
-    """Replace the linear layers of the decoder blocks by 4-bit ones: nf4, bf16 products.
+    """Quantise the linear layers of the decoder blocks to 4 bits (nf4), with bf16 products.
 
     The constants of each block of 64 weights are quantised as well (QLoRA section 3). Embeddings,
-    norms and the output layer stay as they are.
+    norms and the output layer are not quantised.
     """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -88,7 +88,7 @@ def quantise(language_model: nn.Module) -> None:
             quant_type="nf4",
             device="meta",
         )
-        # On some CPUs bitsandbytes lays weights out anew for answering, with coarser constants.
+        # On some CPUs bitsandbytes repacks weights for inference, with coarser constants.
         new.support_avx512bf16_for_cpu = False
         new.bias = old.bias
         new.weight = Params4bit(
@@ -98,16 +98,16 @@ def quantise(language_model: nn.Module) -> None:
             quant_type="nf4",
             module=new,
         )
-        new.weight = new.weight.to(old.weight.device)  # this is what quantises
+        new.weight = new.weight.to(old.weight.device)  # the move quantises
         language_model.set_submodule(name, new)
-    language_model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks for it
+    language_model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
 
 
 def add_adapters(language_model: nn.Module, config: TuningConfig, *, seed: int) -> None:
-    """Put an adapter beside every linear layer of the decoder blocks.
+    """Add an adapter to every linear layer of the decoder blocks.
 
-    The first matrix is drawn as `nn.Linear` does, by the name of its layer; the second is 0, so
-    that the model computes what it did.
+    The first matrix is initialised like `nn.Linear`, seeded by the name of its layer; the second is
+    zero, so that the output of the model does not change.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -117,12 +117,14 @@ def add_adapters(language_model: nn.Module, config: TuningConfig, *, seed: int) 
         lora_dropout=config.dropout,
         target_modules=_linear_names(language_model),
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; we draw anew
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # peft draws from the global generator; its draws are replaced below
         inject_adapter_in_model(lora, language_model, adapter_name=_ADAPTER)
     names = adapter_names(language_model)
     with torch.no_grad():
         for name, parameter in language_model.named_parameters():
-            if name in names:  # beside 4-bit weights peft makes them bf16
+            if name in names:  # peft makes adapters of 4-bit weights bf16
                 parameter.data = parameter.data.float()
             if _DOWN in name.split("."):
                 bound = 1.0 / math.sqrt(parameter.shape[1])
@@ -131,52 +133,52 @@ def add_adapters(language_model: nn.Module, config: TuningConfig, *, seed: int) 
 
 
 def adapter_names(part: nn.Module) -> frozenset[str]:
-    """Names of the parameters of a part's adapters; empty where it has none."""
+    """Return the names of a part's adapter parameters; empty if it has none."""
     names = (name for name, _ in part.named_parameters())
     return frozenset(name for name in names if {_DOWN, _UP} & set(name.split(".")))
 
 
 def learnable_names(part: nn.Module) -> frozenset[str]:
-    """Names of what learns in a part that learns: its adapters, or else all its weights."""
-    every = frozenset(name for name, p in part.named_parameters() if p.is_floating_point())
-    return adapter_names(part) or every
+    """Return the names of the parameters to train in a part: its adapters, or else all weights."""
+    all_names = frozenset(name for name, p in part.named_parameters() if p.is_floating_point())
+    return adapter_names(part) or all_names
 
 
 def num_weights(parameter: nn.Parameter) -> int:
-    """Numbers in a parameter; two 4-bit ones lie in a byte."""
+    """Count the weights of a parameter; two 4-bit weights share one byte."""
     quantised = getattr(parameter, "quant_state", None)
     return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
 
 def merge_adapters(language_model: nn.Module) -> None:
-    """Make a plain model of a tuned one, in place: adapters added, 4-bit weights written out.
+    """Merge adapters and dequantise 4-bit weights, in place.
 
-    An adapter is never merged into 4-bit weights, which would round most of it away: it is added
-    to the numbers that they stand for, and those it was trained beside.
+    An adapter is never merged into 4-bit weights, which would round most of it away. It is added to
+    the dequantised weights, which are those it was trained with.
     """
     for name, module in list(language_model.named_modules()):
         if hasattr(module, _DOWN) and hasattr(module, "base_layer"):
-            plain = _written_out(module.base_layer)
-            delta_OI = _delta(module).to(plain.weight.device)
+            plain = _dequantise(module.base_layer)
+            delta_OI = _adapter_delta(module).to(plain.weight.device)
             plain.weight.data = (plain.weight.data.float() + delta_OI).to(plain.weight.dtype)
             language_model.set_submodule(name, plain)
     for name, module in list(language_model.named_modules()):
         if isinstance(module, nn.Linear):
-            language_model.set_submodule(name, _written_out(module))
+            language_model.set_submodule(name, _dequantise(module))
     for mark in ("peft_config", "is_loaded_in_4bit"):
         language_model.__dict__.pop(mark, None)
 
 
-def _delta(layer: Any) -> torch.Tensor:
-    """What an adapter adds to the weight (out, in) of its layer, in float32."""
+def _adapter_delta(layer: Any) -> torch.Tensor:
+    """Return the update (out, in) of an adapter to the weight of its layer, in float32."""
     down_RI = layer.lora_A[_ADAPTER].weight.detach().float()
     up_OR = layer.lora_B[_ADAPTER].weight.detach().float()
     delta_OI: torch.Tensor = layer.scaling[_ADAPTER] * (up_OR @ down_RI)
     return delta_OI
 
 
-def _written_out(layer: nn.Linear) -> nn.Linear:
-    """The layer itself, or a plain one with the float32 numbers of its 4-bit weights."""
+def _dequantise(layer: nn.Linear) -> nn.Linear:
+    """Return a float32 layer for one with 4-bit weights; return any other layer unchanged."""
     quantised = getattr(layer.weight, "quant_state", None)
     if quantised is None:
         return layer
@@ -190,7 +192,7 @@ def _written_out(layer: nn.Linear) -> nn.Linear:
 
 
 def _linear_names(language_model: nn.Module) -> list[str]:
-    """Full names of the linear layers of the decoder blocks."""
+    """Return the full names of the linear layers of the decoder blocks."""
     blocks = set(decoder_blocks(language_model))
     return [
         f"{name}.{inner}"

@@ -1,8 +1,8 @@
-"""Attention over packed rows: documents that don't see each other, by three kernels of one result.
+"""Attention within the documents of packed rows, by three equivalent kernels.
 
-`mask` gives SDPA an explicit mask (everywhere), `flex` skips the blocks that no query of a tile may
-see, `varlen` is flash attention over documents of any length (no branches). The language model gets
-one attention function, which takes what the batch brings.
+`mask` gives SDPA an explicit mask (any device), `flex` skips tiles that are masked entirely, and
+`varlen` is flash attention over documents of any length (no branches). One attention function is
+registered with the language model and selects the kernel from the inputs of the batch.
 """
 
 import inspect
@@ -14,7 +14,7 @@ import torch
 from core.errors import ConfigError
 from core.samples import MicroBatch
 
-if TYPE_CHECKING:  # heavy, and most runs need none of it
+if TYPE_CHECKING:  # slow imports that most runs do not need
     from torch.nn.attention.flex_attention import BlockMask
     from transformers import PreTrainedModel
 
@@ -22,31 +22,31 @@ _NAME = "irudimen_packed"
 
 
 class AttentionKind(StrEnum):
-    """How packed rows are attended."""
+    """Attention kernel for packed rows."""
 
     AUTO = "auto"
-    """The fastest that this device and this batch allow."""
+    """The fastest kernel that supports the device and the batch."""
     MASK = "mask"
-    """SDPA with an explicit mask: everywhere, memory quadratic in the row."""
+    """SDPA with an explicit mask: any device, memory quadratic in the row length."""
     FLEX = "flex"
-    """Block-sparse flex attention (CUDA with Triton; refused on a CPU)."""
+    """Block-sparse flex attention (CUDA with Triton; rejected on a CPU)."""
     VARLEN = "varlen"
-    """Flash attention over documents (CUDA, 16-bit); micro-batches with branches use flex."""
+    """Flash attention over documents (CUDA, 16-bit); flex for micro-batches with branches."""
 
 
 def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind) -> None:
-    """Let a language model take what `attention_inputs` gives for a kind other than MASK.
+    """Make a language model accept the result of `attention_inputs` for all kernels.
 
     Raises:
-        ConfigError: the model's layers are not full causal attention.
+        ConfigError: If the model's layers do not use full causal attention.
     """
     if kind is AttentionKind.MASK:
         return
     types = set(getattr(language_model.config, "layer_types", None) or ["full_attention"])
     if types != {"full_attention"}:
         raise ConfigError(
-            f"compute.attention={kind} knows full attention only, {type(language_model).__name__} "
-            f"has {sorted(types)}; use compute.attention=mask"
+            f"compute.attention={kind} supports full attention only, but "
+            f"{type(language_model).__name__} has {sorted(types)}; use compute.attention=mask"
         )
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -57,7 +57,7 @@ def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind)
 def attention_inputs(
     micro_batch: MicroBatch, kind: AttentionKind, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What the decoder needs to keep documents (and branches) of packed rows apart."""
+    """Return decoder arguments that separate the documents (and branches) of packed rows."""
     device = micro_batch.document_ids_BT.device
     kind = choose(kind, device, dtype, has_branches=bool(micro_batch.branch_ids_BT.any()))
     if kind is AttentionKind.VARLEN:
@@ -66,30 +66,32 @@ def attention_inputs(
     if kind is AttentionKind.FLEX:
         return {"attention_mask": block_mask(micro_batch)}
     mask = document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT)
-    # As numbers: from booleans every layer would make them anew (a tenth of a CPU step).
+    # An additive mask: every layer would convert a boolean one again (a tenth of a CPU step).
     return {"attention_mask": additive(mask, dtype)}
 
 
 def choose(
     kind: AttentionKind, device: torch.device, dtype: torch.dtype, *, has_branches: bool
 ) -> AttentionKind:
-    """The kernel of one micro-batch: never MASK on a GPU unless asked for, never else on a CPU.
+    """Choose the kernel for one micro-batch.
 
     Raises:
-        ConfigError: a kernel that wants CUDA is asked for elsewhere. For flex torch has a CPU
-            kernel too, whose results are wrong or NaN on processors without AVX-512 (torch 2.13).
+        ConfigError: If a CUDA kernel is requested on another device. torch has a CPU kernel for
+            flex, but its results are wrong or NaN on processors without AVX-512 (torch 2.13).
     """
     if kind is AttentionKind.MASK:
         return kind
     if device.type != "cuda":
         if kind is AttentionKind.AUTO:
             return AttentionKind.MASK
-        raise ConfigError(f"compute.attention={kind} needs CUDA, the batch is on {device.type}; "
-                          "use auto or mask")  # fmt: skip
+        raise ConfigError(
+            f"compute.attention={kind} needs CUDA, but the batch is on {device.type}; use auto or "
+            "mask"
+        )
     if kind is AttentionKind.FLEX:
         return kind
-    half = dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
-    return AttentionKind.VARLEN if half and not has_branches else AttentionKind.FLEX
+    is_half = dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
+    return AttentionKind.VARLEN if is_half and not has_branches else AttentionKind.FLEX
 
 
 def packed_attention(
@@ -100,7 +102,7 @@ def packed_attention(
     attention_mask: "torch.Tensor | BlockMask | None",
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The attention function of Hugging Face's registry; (B, T, H, C) out."""
+    """Attention function for the Hugging Face registry; the result has shape (B, T, H, C)."""
     starts, longest = kwargs.pop("cu_seqlens", None), kwargs.pop("max_seqlen", 0)
     if starts is not None:
         return varlen_attention(
@@ -130,17 +132,17 @@ def varlen_attention(
     *,
     scale: float | None,
 ) -> torch.Tensor:
-    """Causal attention inside every document of rows laid end to end; (B, T, H, C) out."""
+    """Causal attention within every document of the concatenated rows; returns (B, T, H, C)."""
     from torch.nn.attention import varlen  # torch >= 2.10; CUDA only
 
     varlen_attn: Any = varlen.varlen_attn
 
     num_rows, num_heads, num_tokens, width = query_BHTC.shape
-    known = inspect.signature(varlen_attn).parameters  # it changed from release to release
+    supported = inspect.signature(varlen_attn).parameters  # the signature differs between releases
     options: dict[str, Any] = {"scale": scale}
-    options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    options |= {"window_size": (-1, 0)} if "window_size" in supported else {"is_causal": True}
     if (group := num_heads // key_BGTC.shape[1]) > 1:
-        if "enable_gqa" in known:
+        if "enable_gqa" in supported:
             options["enable_gqa"] = True
         else:
             key_BGTC, value_BGTC = (
@@ -152,9 +154,9 @@ def varlen_attention(
 
 
 def document_starts(document_ids_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """int32 (documents + 1,) offsets of documents in rows laid end to end, and the longest one.
+    """Return the int32 offsets (documents + 1,) in the concatenated rows and the maximum length.
 
-    Padding counts as a document of its own, which nobody looks at.
+    Padding counts as a document of its own.
     """
     is_start_BT = torch.ones_like(document_ids_BT, dtype=torch.bool)
     is_start_BT[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
@@ -165,32 +167,34 @@ def document_starts(document_ids_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def block_mask(micro_batch: MicroBatch) -> "BlockMask":
-    """The mask of `document_mask` as flex attention's tiles."""
+    """Return the mask of `document_mask` in the format of flex attention."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     documents_BT, branches_BT = micro_batch.document_ids_BT, micro_batch.branch_ids_BT
 
-    def may_see(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    def may_attend(
+        b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor
+    ) -> torch.Tensor:
         del h
         same = (documents_BT[b, q] == documents_BT[b, k]) & (q >= k)
         return same & ((branches_BT[b, k] == 0) | (branches_BT[b, k] == branches_BT[b, q]))
 
     num_rows, num_tokens = documents_BT.shape
     return create_block_mask(
-        may_see, num_rows, None, num_tokens, num_tokens, device=str(documents_BT.device)
+        may_attend, num_rows, None, num_tokens, num_tokens, device=str(documents_BT.device)
     )
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a query may look, -inf elsewhere: what is added to its scores."""
+    """Return a mask to add to scores: 0 where attention is allowed, -inf elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def document_mask(document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, 1, T, T): True where a query may look: backwards, inside its own document.
+    """Return the boolean mask (B, 1, T, T) of causal attention within documents.
 
-    Of a document with branches it sees what all share (branch 0) and its own branch. Padding has
-    one document id of its own, so it attends to itself and never to data.
+    In a document with branches, a query attends to the shared part (branch 0) and to its own
+    branch. Padding has a document id of its own, so it never attends to data.
     """
     same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
     if bool(branch_ids_BT.any()):

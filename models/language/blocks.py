@@ -1,4 +1,4 @@
-"""What is done to the decoder blocks of a language model for speed and memory."""
+"""Activation checkpointing and compilation of decoder blocks."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ from models.language.generation import parts_of
 
 
 def decoder_blocks(language_model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks, first to last.
+    """Return the transformer blocks, first to last.
 
     Raises:
-        ConfigError: a model that doesn't keep them in `layers`, as Llama's class does.
+        ConfigError: If the model does not store them in `layers`, as Llama does.
     """
     layers = getattr(parts_of(language_model)[0], "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -23,28 +23,28 @@ def decoder_blocks(language_model: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_activations(language_model: nn.Module, *, every: int) -> int:
-    """Recompute the activations of every n-th block in the backward pass; returns their number.
+    """Recompute the activations of every n-th block in the backward pass; return their number.
 
-    Hugging Face's blocks do it themselves when told so; names and hooks stay what they were.
+    This sets the flag of Hugging Face's own blocks, which changes neither names nor hooks.
 
     Raises:
-        ConfigError: blocks that can't be told so.
+        ConfigError: If the blocks do not support it.
     """
     chosen = decoder_blocks(language_model)[::every] if every else []
     for block in chosen:
         if not hasattr(block, "gradient_checkpointing"):
             name = type(block).__name__
-            raise ConfigError(f"{name} can't recompute its activations; set checkpoint_blocks=0")
+            raise ConfigError(f"{name} does not support recomputation; set checkpoint_blocks=0")
         block.gradient_checkpointing = True  # type: ignore[assignment]
         block._gradient_checkpointing_func = partial(  # type: ignore[assignment]
             checkpoint, use_reentrant=False
         )
-        # Blocks recompute in training mode only; what is inside (dropout) keeps its mode.
+        # Blocks recompute only in training mode; the mode of their submodules (dropout) stays.
         block.training = True
     return len(chosen)
 
 
 def compile_blocks(language_model: nn.Module) -> None:
-    """torch.compile of each block in place: one compilation serves all, as they are alike."""
+    """Compile each block in place; equal blocks share one compilation."""
     for block in decoder_blocks(language_model):
         block.compile(dynamic=None)

@@ -1,8 +1,8 @@
-"""Greedy decoding in batches: left padding, key-value cache, an own loop of few lines.
+"""Batched greedy decoding with left padding and a key-value cache.
 
-Padding is masked exactly and positions are counted from each prompt's first token, so a
-prediction doesn't depend on what else is in its batch (up to the rounding of matrix products).
-What prompts begin with in common is read once: its keys and values are copied to each of them.
+Padding is masked exactly and positions are counted from each prompt's first token, so that a
+prediction does not depend on the rest of its batch (up to rounding of matrix products). A common
+beginning of several prompts is computed once, and its keys and values are copied to each of them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationLimits:
-    """When to stop."""
+    """Limits and special tokens of decoding."""
 
     max_new_tokens: int
     end_token_id: int
@@ -23,13 +23,13 @@ class GenerationLimits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EmbeddedPrompts:
-    """B prompts as embeddings: each is one of H heads and a tail of its own, both left-padded."""
+    """Embeddings of B prompts; each is one of H heads and its own tail, both left-padded."""
 
     heads_HPD: torch.Tensor
     is_head_HP: torch.Tensor
-    """Boolean: a token, not padding."""
+    """bool: True for tokens, False for padding."""
     head_of_B: torch.Tensor
-    """Place of every prompt's head."""
+    """Index of every prompt's head."""
     tails_BTD: torch.Tensor
     is_tail_BT: torch.Tensor
 
@@ -38,10 +38,10 @@ class EmbeddedPrompts:
 def greedy_decode(
     language_model: nn.Module, prompts: EmbeddedPrompts, limits: GenerationLimits
 ) -> list[list[int]]:
-    """New token ids of every prompt, without the end token."""
+    """Return the new token ids of every prompt, without the end token."""
     decoder, output_layer = parts_of(language_model)
     cache = DynamicCache(config=language_model.config)
-    is_head_BP = _read_heads(decoder, prompts, cache)
+    is_head_BP = _prefill_heads(decoder, prompts, cache)
     key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
     positions_BS = _positions(key_mask_BS)
     next_position_B1 = positions_BS[:, -1:] + 1
@@ -66,11 +66,13 @@ def greedy_decode(
         mask = key_mask_BS[:, None, None, :]
         inputs = {"input_ids": next_B[:, None], "position_ids": next_position_B1}
         next_position_B1 = next_position_B1 + 1
-    return _cut(new_ids, limits.end_token_id)
+    return _truncate_at_end(new_ids, limits.end_token_id)
 
 
-def _read_heads(decoder: nn.Module, prompts: EmbeddedPrompts, cache: DynamicCache) -> torch.Tensor:
-    """Fill the cache with the heads, one for every prompt; which of its keys are tokens (B, P)."""
+def _prefill_heads(
+    decoder: nn.Module, prompts: EmbeddedPrompts, cache: DynamicCache
+) -> torch.Tensor:
+    """Fill the cache with each prompt's head; return the mask of token keys (B, P)."""
     if prompts.heads_HPD.shape[1]:
         decoder(
             inputs_embeds=prompts.heads_HPD,
@@ -84,30 +86,28 @@ def _read_heads(decoder: nn.Module, prompts: EmbeddedPrompts, cache: DynamicCach
 
 
 def _positions(is_token_BT: torch.Tensor) -> torch.Tensor:
-    """Counted from every row's first token."""
+    """Return positions counted from every row's first token."""
     return (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def prompt_mask(is_token_BT: torch.Tensor) -> torch.Tensor:
-    """Boolean (B, 1, T, T): causal, real tokens only; padding sees itself and nothing else.
+    """Return the boolean causal mask (B, 1, T, T) over tokens; padding attends only to itself.
 
-    A query that sees nothing would get NaN from some attention kernels.
+    Some attention kernels return NaN for a query that attends to nothing.
     """
     num_tokens = is_token_BT.shape[1]
     square = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=is_token_BT.device)
-    causal_TT, self_TT = (
-        square.tril(),
-        torch.eye(num_tokens, dtype=torch.bool, device=is_token_BT.device),
-    )
+    causal_TT = square.tril()
+    self_TT = torch.eye(num_tokens, dtype=torch.bool, device=is_token_BT.device)
     return ((is_token_BT[:, None, :] & causal_TT) | self_TT)[:, None]
 
 
 def parts_of(language_model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The body that gives hidden states, and the layer that makes logits of them."""
+    """Return the decoder, which computes hidden states, and the output layer."""
     return language_model.get_decoder(), language_model.get_output_embeddings()  # type: ignore[operator]
 
 
-def _cut(new_ids: list[torch.Tensor], end_token_id: int) -> list[list[int]]:
+def _truncate_at_end(new_ids: list[torch.Tensor], end_token_id: int) -> list[list[int]]:
     if not new_ids:
         return []
     rows: list[list[int]] = torch.stack(new_ids, dim=1).tolist()

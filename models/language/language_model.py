@@ -1,4 +1,4 @@
-"""Loading and saving the language model: any Hugging Face causal LM, never remote code."""
+"""Loading and saving of Hugging Face causal language models, without remote code."""
 
 import dataclasses
 import shutil
@@ -11,24 +11,24 @@ from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain, hub_arguments
 from core.precision import Precision
 
-_LOGIT_TRICKS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Settings that change logits after the output layer; the label-only loss does not apply them."""
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Settings that change logits after the output layer, which our loss does not support."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """Where a language model lies."""
+    """Location of a language model."""
 
     path: str
     """Local folder or hub name."""
     revision: str = ""
-    """Hub revision, a commit or (knowingly moving) main; empty for a local folder."""
+    """Hub revision: a commit, or main to follow that branch; empty for a local folder."""
 
 
 def loading_dtype(precision: str) -> torch.dtype:
-    """Type of the loaded weights under a Lightning precision.
+    """Return the dtype of the loaded weights under a Lightning precision.
 
-    Only `bf16-true` keeps 16-bit weights; mixed precision learns in float32.
+    Only `bf16-true` keeps 16-bit weights; mixed precision trains float32 weights.
     """
     return torch.bfloat16 if precision == Precision.BF16_TRUE else torch.float32
 
@@ -36,11 +36,11 @@ def loading_dtype(precision: str) -> torch.dtype:
 def load_language_model(
     config: LanguageModelConfig, *, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """Load a causal LM with SDPA attention; bfloat16 takes 16 GB for 8B, float32 32.
+    """Load a causal LM with SDPA attention; 8B parameters take 16 GB in bfloat16, 32 in float32.
 
     Raises:
-        CheckpointError: nothing there, no access, or weights that would stay random.
-        ConfigError: a hub name without revision; logits that our loss would get wrong.
+        CheckpointError: If the model is missing or inaccessible, or weights would stay random.
+        ConfigError: If a hub name has no revision, or our loss does not support the model.
     """
     arguments = hub_arguments(config.path, config.revision, kind="language model")
     try:
@@ -54,10 +54,10 @@ def load_language_model(
             **arguments,
         )
     except (OSError, ValueError) as error:
-        raise _not_there(config, error) from error
+        raise _not_found(config, error) from error
     if random := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
         raise CheckpointError(
-            f"language model '{config.path}': {len(random)} weights are not in the file "
+            f"language model '{config.path}': {len(random)} weights are missing "
             f"or do not fit, e.g. {random[0]}; they would stay random"
         )
     check_language_model(model)
@@ -67,12 +67,12 @@ def load_language_model(
 def empty_language_model(
     config: LanguageModelConfig, *, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """The same model without its weights: parameters on the meta device, buffers as they must be.
+    """Build the model with parameters on the meta device and initialised buffers.
 
-    `models.sharding` fills it rank by rank, so that no rank ever holds all of it.
+    `models.sharding` loads the weights shard by shard, so that no rank ever holds all of them.
 
     Raises:
-        CheckpointError, ConfigError: as `load_language_model`.
+        CheckpointError, ConfigError: See `load_language_model`.
     """
     from accelerate import init_empty_weights
 
@@ -80,7 +80,7 @@ def empty_language_model(
     try:
         shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
     except (OSError, ValueError) as error:
-        raise _not_there(config, error) from error
+        raise _not_found(config, error) from error
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             shape, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
@@ -91,10 +91,10 @@ def empty_language_model(
 
 
 def weights_folder(config: LanguageModelConfig) -> Path:
-    """Local folder of a model's safetensors; a hub name is downloaded to the cache first.
+    """Return the local folder of a model's safetensors; download a model on the hub first.
 
     Raises:
-        CheckpointError, ConfigError: as `load_language_model`.
+        CheckpointError, ConfigError: See `load_language_model`.
     """
     if Path(config.path).is_dir():
         return Path(config.path)
@@ -105,16 +105,16 @@ def weights_folder(config: LanguageModelConfig) -> Path:
     try:
         return Path(snapshot_download(config.path, allow_patterns=patterns, **arguments))
     except (OSError, ValueError) as error:
-        raise _not_there(config, error) from error
+        raise _not_found(config, error) from error
 
 
 def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
-    """Give tokens that a template added their rows: each the mean of the rows that were there.
+    """Add embeddings for tokens that a template added, each the mean of the existing ones.
 
-    A tokenizer smaller than the embeddings (padded ones) changes nothing.
+    A tokenizer smaller than the (padded) embeddings changes nothing.
 
     Raises:
-        ConfigError: the model has no weights yet (sharded loading), so there is no mean.
+        ConfigError: If the model has no weights yet (sharded loading), so there is no mean.
     """
     embeddings = model.get_input_embeddings()
     before = embeddings.num_embeddings
@@ -122,10 +122,10 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
         return
     if embeddings.weight.is_meta:
         raise ConfigError(
-            f"the chat template adds {num_tokens - before} tokens, which sharded loading can't; "
-            "take a template whose marks the tokenizer has, or another compute.strategy"
+            f"the chat template adds {num_tokens - before} tokens, which sharded loading does not "
+            "support; use a template whose marks are in the tokenizer, or another compute.strategy"
         )
-    # Not transformers' own mean_resizing: that one draws from the global random numbers.
+    # transformers' own mean_resizing would draw from the global random generator.
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -133,7 +133,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
             weight_VD[before:] = weight_VD[:before].float().mean(dim=0).to(weight_VD.dtype)
 
 
-def _not_there(config: LanguageModelConfig, error: Exception) -> CheckpointError:
+def _not_found(config: LanguageModelConfig, error: Exception) -> CheckpointError:
     reason = explain(error, config.path, config.revision)
     return CheckpointError(
         f"no language model at '{config.path}': {reason}. "
@@ -142,22 +142,22 @@ def _not_there(config: LanguageModelConfig, error: Exception) -> CheckpointError
 
 
 def check_language_model(model: PreTrainedModel) -> None:
-    """Refuse models whose logits are more than the output layer applied to the last state.
+    """Reject models that change logits after the output layer.
 
     Raises:
-        ConfigError: with the setting and its value.
+        ConfigError: If the model has such a setting.
     """
-    for name in _LOGIT_TRICKS:
+    for name in _LOGIT_SETTINGS:
         value = getattr(model.config, name, None)
         if value not in (None, 1, 1.0):
             raise ConfigError(
-                f"{type(model).__name__} sets {name}={value}, which the label-only loss "
-                "does not apply; use a Llama-like model"
+                f"{type(model).__name__} sets {name}={value}, which our loss does not support; "
+                "use a Llama-like model"
             )
 
 
 def save_language_model(folder: Path, model: PreTrainedModel, *, fp16: bool = True) -> None:
-    """Write config.json and safetensors; files that lie beside them (tokenizer) stay."""
+    """Write config.json and safetensors; other files of the folder (tokenizer) are kept."""
     dtype = torch.float16 if fp16 else torch.float32
     state = {
         name: value.to(dtype) if value.is_floating_point() else value

@@ -1,7 +1,7 @@
-"""Prompts of a batch in two parts: the head that several begin with (text and image), the tail.
+"""Prompts that share a head (text and image) which is computed once per batch.
 
-A benchmark asks several questions about an image, in several languages, and all of them about one
-blank image: heads are most of the tokens, and each needs to be computed once.
+A benchmark asks several questions about an image, in several languages, and all questions about one
+blank image. Heads are therefore most of the tokens.
 """
 
 import dataclasses
@@ -10,40 +10,40 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-_WORTH_IT = 0.7
-"""Share of the positions below which a second pass over each batch pays (measured)."""
+_MAX_SHARED_FRACTION = 0.7
+"""Share of the positions below which a second pass over each batch is faster (measured)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Prompt:
-    """One prompt and its image."""
+    """Prompt with its image."""
 
     ids: np.ndarray
     """int64 of shape (T,), with placeholders."""
     image: torch.Tensor | None
-    """Features (P, E); prompts about one image bring the same tensor."""
+    """Features (P, E); prompts about the same image hold the same tensor."""
     head_length: int
-    """Tokens up to the image's last one; 0: this prompt shares nothing."""
+    """Number of tokens up to the last one of the image; 0 if the prompt shares nothing."""
 
     @property
     def key(self) -> tuple[int, bytes]:
-        """Equal for prompts with one head."""
+        """Key that is equal for prompts with the same head."""
         return (id(self.image) if self.head_length else 0), self.ids[: self.head_length].tobytes()
 
 
 def make_prompt(ids: np.ndarray, image: torch.Tensor | None, image_token_id: int) -> Prompt:
-    """A prompt that may share what it has up to its image's end; the tail is never empty."""
+    """Build a prompt whose head ends with its image; the tail is never empty."""
     (places,) = np.nonzero(ids == image_token_id)
     length = int(places[-1]) + 1 if len(places) else 0
     return Prompt(ids=ids, image=image, head_length=length if length < len(ids) else 0)
 
 
 def arrange(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, Prompt]]]:
-    """Batches of prompts with their indices, sharing heads where that saves enough.
+    """Arrange prompts with their indices into batches, sharing heads if that saves enough.
 
-    Shared, prompts of one head stand side by side; apart, neighbours of equal length waste no
-    padding and one pass reads all. The number of positions that a decoder computes decides, and
-    nothing but the prompts decides that.
+    Sharing puts prompts with the same head next to each other. Without sharing, neighbours have
+    similar lengths, which saves padding, and one pass computes everything. The arrangement with
+    fewer positions for the decoder wins, which depends on the prompts only.
     """
     longest: dict[tuple[int, bytes], int] = {}
     first: dict[tuple[int, bytes], int] = {}
@@ -55,19 +55,21 @@ def arrange(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, 
         prompt = numbered[1]
         return longest[prompt.key], first[prompt.key], len(prompt.ids)
 
-    shared = _cut(sorted(enumerate(prompts), key=by_head), batch_size)
+    shared = _split_batches(sorted(enumerate(prompts), key=by_head), batch_size)
     whole = [dataclasses.replace(prompt, head_length=0) for prompt in prompts]
-    apart = _cut(sorted(enumerate(whole), key=lambda pair: len(pair[1].ids)), batch_size)
-    enough = _WORTH_IT * sum(map(_num_positions, apart))
-    return shared if sum(map(_num_positions, shared)) < enough else apart
+    separate = _split_batches(
+        sorted(enumerate(whole), key=lambda pair: len(pair[1].ids)), batch_size
+    )
+    limit = _MAX_SHARED_FRACTION * sum(map(_num_positions, separate))
+    return shared if sum(map(_num_positions, shared)) < limit else separate
 
 
-def _cut(order: list[tuple[int, Prompt]], size: int) -> list[list[tuple[int, Prompt]]]:
+def _split_batches(order: list[tuple[int, Prompt]], size: int) -> list[list[tuple[int, Prompt]]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _num_positions(batch: list[tuple[int, Prompt]]) -> int:
-    """With their padding."""
+    """Count the positions of a batch, including padding."""
     heads = {prompt.key: prompt.head_length for _, prompt in batch}
     tails = [len(prompt.ids) - prompt.head_length for _, prompt in batch]
     return len(heads) * max(heads.values()) + len(tails) * max(tails)
@@ -75,20 +77,20 @@ def _num_positions(batch: list[tuple[int, Prompt]]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SplitBatch:
-    """The prompts of a batch, every head once."""
+    """Prompts of a batch, with every distinct head once."""
 
     heads: list[np.ndarray]
-    """H of them; a prompt that shares nothing has the empty head."""
+    """H distinct heads; that of a prompt that shares nothing is empty."""
     head_images: list[torch.Tensor | None]
     head_of: list[int]
-    """Prompt -> place of its head."""
+    """Index of each prompt's head."""
     tails: list[np.ndarray]
     tail_images: list[torch.Tensor | None]
-    """Per prompt its image, if that is in the tail."""
+    """Image of each prompt whose tail contains it, else None."""
 
 
 def split(prompts: Sequence[Prompt]) -> SplitBatch:
-    """Take the prompts of a batch apart."""
+    """Split the prompts of a batch into heads and tails."""
     by_key = {prompt.key: prompt for prompt in prompts}
     places = {key: place for place, key in enumerate(by_key)}
     return SplitBatch(
@@ -101,7 +103,7 @@ def split(prompts: Sequence[Prompt]) -> SplitBatch:
 
 
 def left_padded(rows: Sequence[np.ndarray], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (int64) and "is a token" (bool), both (B, T): rows end together."""
+    """Return the left-padded ids (int64) and a mask of the tokens (bool), both (B, T)."""
     longest = max(len(row) for row in rows)
     ids = np.full((len(rows), longest), pad_token_id, dtype=np.int64)
     is_token = np.zeros(ids.shape, dtype=bool)

@@ -1,6 +1,7 @@
-"""Batch norms of a frozen convolutional tower folded into its convolutions: half the CPU time.
+"""Folding of batch norms into convolutions, which halves the CPU time of a convolutional tower.
 
-In evaluation mode a batch norm scales and shifts each channel, which the weights before it can do.
+In evaluation mode a batch norm scales and shifts each channel; the weights of the preceding
+convolution can do the same.
 """
 
 import torch
@@ -9,33 +10,36 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 
 def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> int:
-    """Fold in place every batch norm that reads what a convolution wrote; returns their number.
+    """Fold every batch norm that follows a convolution, in place, and return their number.
 
     Args:
-        module: In evaluation mode; its activations behind the norms stay.
-        example: An input, which shows who reads from whom.
+        module: Module in evaluation mode; the activations after its norms are kept.
+        example: Input for a forward pass, from which the pairs are detected.
     """
-    pairs = _pairs(module, example)
+    pairs = _find_pairs(module, example)
     for conv_name, norm_name in pairs:
         conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
         if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-            raise TypeError(f"{conv_name} and {norm_name} are no convolution and batch norm")
+            raise TypeError(f"{conv_name} and {norm_name} are not a Conv2d and a BatchNorm2d")
         module.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
-        # timm's norms carry dropout and activation inside.
+        # timm's norms contain dropout and activation.
         rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
         module.set_submodule(norm_name, nn.Sequential(*rest))
     return len(pairs)
 
 
-def _pairs(module: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that read their output."""
+def _find_pairs(module: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
+    """Return the names of convolutions and of the batch norms that consume their output."""
     written: dict[int, tuple[str, torch.Tensor]] = {}
     pairs: list[tuple[str, str]] = []
 
     def watch(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             if isinstance(part, nn.Conv2d):
-                written[id(output)] = (name, output)  # held, so that no other gets its id
+                written[id(output)] = (
+                    name,
+                    output,
+                )  # keep the output alive, so that its id is not reused
             elif id(inputs[0]) in written:
                 pairs.append((written[id(inputs[0])][0], name))
 

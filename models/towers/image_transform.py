@@ -1,7 +1,7 @@
-"""Encoded image -> normalised tensor, eagerly and deterministically, with guards against bombs.
+"""Deterministic conversion of encoded images to normalised tensors, safe for untrusted images.
 
 The arithmetic is that of open_clip's evaluation transform (Pillow bicubic, centre crop, mean and
-standard deviation), without its torchvision objects: small enough to travel to loader workers.
+standard deviation) without its torchvision objects, so that it is cheap to send to loader workers.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from PIL import Image
 from core.errors import UNDECODABLE, DataError
 
 TRANSFORM_VERSION = 1
-"""Part of every tower's fingerprint; raise it when the arithmetic changes."""
+"""Part of every tower's fingerprint; increase it when the arithmetic changes."""
 
 MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; a few kilobytes of file can ask for gigabytes of memory."""
+"""Largest image to decode; a file of a few kilobytes may expand to gigabytes of memory."""
 
 MAX_ASPECT_RATIO = 64
-"""Longest side over shortest; beyond it the resize itself would be the bomb."""
+"""Maximum ratio of the sides; beyond it the resized image would be huge."""
 
 _DECODE_ERRORS = (
     OSError,
@@ -39,32 +39,32 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow raises on broken files, by format and by damage."""
+"""Errors that Pillow raises for broken files, depending on the format and the damage."""
 
 _IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
 
 
 class ResizeMode(StrEnum):
-    """How an image that is not square becomes square."""
+    """Conversion of an image to a square."""
 
     SHORTEST = "shortest"
-    """Scale the shortest side, then crop the centre (CLIP)."""
+    """Resize the shortest side, then crop the centre (CLIP)."""
     SQUASH = "squash"
-    """Scale both sides alone."""
+    """Resize both sides independently."""
 
 
 class CropRule(StrEnum):
-    """Where the centre is when the margin is odd: one pixel."""
+    """Rounding of an odd margin in a centre crop, which shifts it by one pixel."""
 
     ROUND = "round"
-    """OpenAI's CLIP and open_clip."""
+    """Rule of OpenAI's CLIP and open_clip."""
     FLOOR = "floor"
-    """transformers' CLIP, and so LLaVA's."""
+    """Rule of transformers' CLIP, and therefore of LLaVA."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTransform:
-    """Callable: encoded bytes -> float32 tensor of shape (C, H, W)."""
+    """Conversion of encoded bytes to a float32 tensor of shape (C, H, W)."""
 
     size: int
     mean: tuple[float, float, float]
@@ -73,29 +73,25 @@ class ImageTransform:
     crop: CropRule = dataclasses.field(default=CropRule.ROUND, repr=False)
 
     def __call__(self, image_bytes: bytes) -> torch.Tensor:
-        """Decode, resize, normalise.
+        """Decode, resize and normalise an image.
 
         Raises:
-            DataError: the bytes are no image, are damaged, or hide an absurd one.
+            DataError: If the bytes are not an image, are damaged, or contain an oversized image.
         """
         return self.normalise(self.resize(decode_image(image_bytes)))
 
     def resize(self, image: Image.Image) -> Image.Image:
-        """Bicubic resize to the tower's square."""
+        """Resize an image to the tower's square with bicubic interpolation."""
         if self.resize_mode is ResizeMode.SQUASH:
             return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
         width, height = image.size
         scale = self.size / min(width, height)
-        target = (
-            (self.size, int(height * scale))
-            if width <= height
-            else (
-                int(width * scale),
-                self.size,
-            )
-        )
-        if target != image.size:
-            image = image.resize(target, Image.Resampling.BICUBIC)
+        if width <= height:
+            resized = self.size, int(height * scale)
+        else:
+            resized = int(width * scale), self.size
+        if resized != image.size:
+            image = image.resize(resized, Image.Resampling.BICUBIC)
         left, top = (self._half(side - self.size) for side in image.size)
         return image.crop((left, top, left + self.size, top + self.size))
 
@@ -103,7 +99,7 @@ class ImageTransform:
         return margin // 2 if self.crop is CropRule.FLOOR else round(margin / 2)
 
     def normalise(self, image: Image.Image) -> torch.Tensor:
-        """RGB image of the right size -> tensor."""
+        """Convert an RGB image of the right size to a normalised tensor."""
         array_HWC = np.asarray(image, dtype=np.float32) / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         array_HWC = (array_HWC - mean) / std
@@ -111,14 +107,14 @@ class ImageTransform:
 
 
 def decode_image(image_bytes: bytes) -> Image.Image:
-    """Decode to RGB; transparent images are laid on white.
+    """Decode an image to RGB; transparent images get a white background.
 
     Raises:
-        DataError: not an image, damaged, or too large to decode safely.
+        DataError: If the bytes are not an image, are damaged, or the image is too large.
     """
     try:
         with warnings.catch_warnings():
-            # Sizes are checked below, with our limit; Pillow's own warning would come first.
+            # Our own limit is checked below; Pillow would warn earlier.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(image_bytes))
         _check_size(*image.size)
@@ -129,7 +125,7 @@ def decode_image(image_bytes: bytes) -> Image.Image:
             image = Image.alpha_composite(white, image)
         return image.convert("RGB")
     except _DECODE_ERRORS as error:
-        # Pillow names the object in memory, another one every time.
+        # Pillow's message contains an address in memory, which differs every time.
         reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
         raise DataError(
             f"image of {len(image_bytes)} bytes can't be decoded: {reason}",
@@ -139,9 +135,9 @@ def decode_image(image_bytes: bytes) -> Image.Image:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        message = f"image of {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+        message = f"image of {width}x{height} pixels exceeds {MAX_PIXELS} pixels; downscale it"
         raise DataError(message, "image too large")
     if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
         limit = f"{MAX_ASPECT_RATIO}:1"
-        message = f"image of {width}x{height} pixels is longer than {limit}; crop it"
+        message = f"image of {width}x{height} pixels exceeds an aspect ratio of {limit}; crop it"
         raise DataError(message, "image too long")

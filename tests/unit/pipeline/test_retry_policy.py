@@ -174,7 +174,7 @@ def _watched(limit_s: float) -> tuple[Watchdog, list[Any], threading.Event]:
         told.append(code)
         left.set()
 
-    return Watchdog(limit_s, tell=told.append, leave=leave), told, left
+    return Watchdog(limit_s, report=told.append, exit_process=leave), told, left
 
 
 def test_the_watchdog_ends_what_hangs(capfd: pytest.CaptureFixture[str]) -> None:
