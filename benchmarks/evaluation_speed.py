@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
+from core.chat.format import ChatFormat, load_tokenizer
+from core.chat.templates import TEMPLATES
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts

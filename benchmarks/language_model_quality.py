@@ -11,7 +11,8 @@ knowledge.
 import argparse
 from pathlib import Path
 
-from core.chat.format import EMBEDDED, ChatFormat, load_tokenizer
+from core.chat.format import ChatFormat, load_tokenizer
+from core.chat.templates import EMBEDDED
 from core.samples import Role, Turn
 from datamodules.shards.source import Source
 from models.connector import ConnectorConfig, build_connector

@@ -41,7 +41,8 @@ from benchmarks.llava_baseline import (
     set_clock,
 )
 from configuration.run_config import INSTRUCT_POLICY
-from core.chat.format import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import EMBEDDED
 from core.rng import FeistelPermutation, named_rng
 from core.samples import EncodedSample, Sample, SampleRef, StepBatch
 from datamodules.batches.collate import ReadySample, collate_micro_batch

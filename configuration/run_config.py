@@ -8,7 +8,8 @@ import dataclasses
 from enum import StrEnum
 
 from configuration.trainer import TrainerConfig
-from core.chat.format import TEMPLATES, PromptStyle
+from core.chat.format import PromptStyle
+from core.chat.templates import TEMPLATES
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture.config import ShareOf
 from evaluation.retention import RetentionConfig

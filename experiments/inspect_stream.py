@@ -138,7 +138,8 @@ def find_stage(graph: "Graph", kind: str) -> "StageNode":
 
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     """Open the data module of a stage as the stage does, but without decoding images."""
-    from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
+    from core.chat.format import ChatFormat, load_tokenizer
+    from core.chat.templates import TEMPLATES
     from datamodules.mixture_datamodule import MixtureDataModule
     from models.towers.vision_tower import count_image_tokens
     from pipeline.stages.training import TrainingStage

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from configuration.vlm_spec import VlmSpec
-from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
+from core.chat.format import ChatFormat, load_tokenizer
+from core.chat.templates import TEMPLATES
 from datamodules.batches.feature_cache import FeatureCache
 from models.connector import build_connector
 from models.language.adapters import TuningConfig, TuningKind, merge_adapters, tune

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from configuration.run_config import EvaluateConfig, ExpectedSource
 from configuration.vlm_spec import VlmSpec
-from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import TEMPLATES
 from core.errors import ConfigError
 from datamodules.batches.lengths import measure_lengths
 from datamodules.mixture.config import ComponentConfig

@@ -22,7 +22,8 @@ from benchmarks.elastic.world import (
     TARGET_SHARE,
     Job,
 )
-from core.chat.format import EMBEDDED, ChatFormat, load_tokenizer
+from core.chat.format import ChatFormat, load_tokenizer
+from core.chat.templates import EMBEDDED
 from core.io.files import atomic_write_text
 from core.samples import StepBatch
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.chat.format import LLAMA3, ChatFormat
+from core.chat.format import ChatFormat
+from core.chat.templates import LLAMA3
 from models.connector import ConnectorConfig, build_connector
 from models.towers.image_transform import ImageTransform
 from models.towers.libraries.open_clip import OpenClipTower

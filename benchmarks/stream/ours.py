@@ -23,7 +23,8 @@ from benchmarks.stream.common import (
     decode_image,
     same,
 )
-from core.chat.format import EMBEDDED, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import EMBEDDED
 from core.samples import StepBatch
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.batches.lengths import measure_lengths

@@ -1,10 +1,9 @@
-"""Conversation -> token ids and loss mask: the one formatter of training and evaluation.
+"""Conversion of conversations to token ids and loss masks, shared by training and evaluation.
 
-The rendered string is tokenised once and targets are found from character offsets; pieces are
-never tokenised apart, which is how LLaVA-style code gets its "tokenization mismatch" samples.
+The rendered string is tokenised once, and the loss mask is derived from character offsets. Pieces
+are never tokenised separately, which causes the "tokenization mismatch" of LLaVA-style code.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,127 +12,48 @@ from pathlib import Path
 import numpy as np
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
-from core.chat.tokens import IMAGE_MARK, IMAGE_TOKEN
+from core.chat.templates import ChatTemplate
+from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.io.hub import explain, hub_arguments
 from core.samples import EncodedSample, Role, Sample, Turn
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ChatTemplate:
-    """The marks around turns. Everything between assistant marks is a target, end mark included."""
-
-    name: str
-    bos: str
-    user_prefix: str
-    user_suffix: str
-    assistant_prefix: str
-    assistant_suffix: str
-    system_prefix: str
-    system_suffix: str
-    pad_token: str
-    image_token: str = IMAGE_TOKEN
-    separator: str = ""
-    """Between an answer and the next turn; no target."""
-    added_tokens: tuple[str, ...] = ()
-    """Marks that are added to a tokenizer without them; the embeddings are then resized."""
-
-
-EMBEDDED = ChatTemplate(
-    name="embedded",
-    bos="<|begin_of_text|>",
-    user_prefix="<|user|>",
-    user_suffix="",
-    assistant_prefix="<|assistant|>",
-    assistant_suffix="<|eot_id|>",
-    system_prefix="<|system|>",
-    system_suffix="",
-    pad_token="<|finetune_right_pad_id|>",
-)
-"""One mark per turn: the short turns of the embedded data would drown in Llama-3's headers."""
-
-_LLAMA3_HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
-
-LLAMA3 = ChatTemplate(
-    name="llama-3.1",
-    bos="<|begin_of_text|>",
-    user_prefix=_LLAMA3_HEADER.format(role="user"),
-    user_suffix="<|eot_id|>",
-    assistant_prefix=_LLAMA3_HEADER.format(role="assistant"),
-    assistant_suffix="<|eot_id|>",
-    system_prefix=_LLAMA3_HEADER.format(role="system"),
-    system_suffix="<|eot_id|>",
-    pad_token="<|finetune_right_pad_id|>",
-    image_token="<|reserved_special_token_0|>",
-)
-"""Llama-3.1 headers without the stock template's date block, which it repeats per call
-(LLaVA-NeXT issue 267). The image's placeholder reuses a reserved token: no resized embeddings."""
-
-_CHATML_HEADER = "<|im_start|>{role}\n"
-
-SMOLLM2 = ChatTemplate(
-    name="smollm2",
-    bos="",
-    user_prefix=_CHATML_HEADER.format(role="user"),
-    user_suffix="<|im_end|>\n",
-    assistant_prefix=_CHATML_HEADER.format(role="assistant"),
-    assistant_suffix="<|im_end|>",
-    system_prefix=_CHATML_HEADER.format(role="system"),
-    system_suffix="<|im_end|>\n",
-    pad_token="<gh_stars>",
-    image_token="<empty_output>",
-    separator="\n",
-)
-"""ChatML as SmolLM2-Instruct has it, without the English system turn its stock template puts first.
-Padding and placeholder reuse marks of its code data: its own pad token is its end mark, and id 0
-is the end of a document, so that a mask made from ids would hide real tokens."""
-
-CHATML = dataclasses.replace(
-    SMOLLM2,
-    name="chatml",
-    pad_token="<|fim_pad|>",
-    image_token="<|image_pad|>",
-    added_tokens=("<|fim_pad|>", "<|image_pad|>"),
-)
-"""ChatML for any other tokenizer that has `<|im_start|>` and `<|im_end|>` (Qwen's has all four)."""
-
-TEMPLATES = {template.name: template for template in (EMBEDDED, LLAMA3, SMOLLM2, CHATML)}
-
-
 class PromptStyle(StrEnum):
-    """How a record becomes a sequence."""
+    """Layout of the token sequence of a sample."""
 
     PLAIN = "plain"
-    """Image, caption, end mark: the user's words are left out (LLaVA stage 1)."""
+    """Image, caption and end mark, without the user's text (LLaVA stage 1)."""
     CHAT = "chat"
-    """The whole conversation between turn marks."""
+    """Whole conversation with turn marks."""
     SHARED_PREFIX = "shared_prefix"
-    """As CHAT, but each question about an image stands alone behind it: the image's tokens are
-    computed once, and no question sees another one's answer. Without an image the same as CHAT."""
+    """CHAT in which every question about an image is a branch after it: the image's tokens are
+    computed once, and branches do not attend to each other. Equal to CHAT without an image."""
     FULL = "full"
-    """As CHAT, but every token after the first is a target: how a language model is pretrained."""
+    """CHAT with a loss on every token after the first, for pretraining a language model."""
 
 
 def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokenizerBase:
     """Load a fast tokenizer from a folder or, at a revision, by its name on the hub.
 
     Raises:
-        ConfigError: nothing there, no access, no revision, or a tokenizer without offsets.
+        ConfigError: If the tokenizer is missing, inaccessible, without revision, or not fast.
     """
     arguments = hub_arguments(path, revision, kind="tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **arguments)
     except (OSError, ValueError) as error:
         reason = explain(error, path, revision)
-        message = f"no tokenizer at '{path}': {reason}. Give a folder with tokenizer.json"
-        raise ConfigError(message) from error
+        raise ConfigError(
+            f"no tokenizer at '{path}': {reason}. Set a folder with tokenizer.json"
+        ) from error
     if not tokenizer.is_fast:
-        raise ConfigError(f"tokenizer '{path}' gives no character offsets; a fast one is needed")
+        raise ConfigError(f"tokenizer '{path}' has no character offsets; use a fast tokenizer")
     return tokenizer
 
 
 class ChatFormat:
-    """Turns -> token ids and targets, with the image expanded to its placeholders."""
+    """Converts turns to token ids and loss masks, with placeholders for the image."""
 
     def __init__(
         self,
@@ -151,7 +71,7 @@ class ChatFormat:
         self.end_token_id = self._single_id(template.assistant_suffix)
         self._check_marks()
         marks = sorted(_special_tokens(tokenizer), key=len, reverse=True)
-        self._marks = re.compile("|".join(re.escape(mark) for mark in marks))
+        self._reserved = re.compile("|".join(re.escape(mark) for mark in marks))
 
     def encode(self, sample: Sample, style: PromptStyle) -> EncodedSample:
         """Encode a training sample as one token sequence.
@@ -179,14 +99,14 @@ class ChatFormat:
         return EncodedSample(input_ids_T=ids, loss_mask_T=mask, branch_ids_T=np.zeros_like(ids))
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
-        """Ids (int64, shape (T,)) of a conversation up to where the assistant must speak."""
+        """Return the ids (int64, shape (T,)) of a conversation up to the assistant's next turn."""
         pieces = self._chat(turns)
         if pieces[-1][1]:
             pieces.append((self.template.separator, False))
         return self._tokenize([*pieces, (self.template.assistant_prefix, False)])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, up to the end mark."""
+        """Decode generated ids up to the end mark."""
         end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
         text: str = self.tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -197,13 +117,13 @@ class ChatFormat:
         ids: list[int] = self.tokenizer.encode(token, add_special_tokens=False)
         if len(ids) != 1:
             raise ConfigError(
-                f"template '{self.template.name}' needs '{token}' as one token, the tokenizer "
-                f"makes {len(ids)}; choose the template that belongs to the backbone"
+                f"template '{self.template.name}' needs '{token}' as one token, but the tokenizer "
+                f"splits it into {len(ids)}; choose the template of the backbone"
             )
         return ids[0]
 
     def _check_marks(self) -> None:
-        """Padding must be told from ends and images by its id."""
+        """Check that padding, end mark and placeholder have different ids."""
         names = {
             self.pad_token_id: self.template.pad_token,
             self.end_token_id: self.template.assistant_suffix,
@@ -212,7 +132,7 @@ class ChatFormat:
         if len(names) < len(("pad", "end", "image")):
             raise ConfigError(
                 f"template '{self.template.name}': padding, end mark and placeholder must be three "
-                f"tokens, got {sorted(names.values())}"
+                f"different tokens, got {sorted(names.values())}"
             )
 
     def _chat(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
@@ -226,20 +146,20 @@ class ChatFormat:
         pieces = [(template.bos, False)]
         for turn in turns:
             prefix, suffix = marks[turn.role]
-            is_target = turn.role in (Role.ASSISTANT, Role.TEXT)
+            has_loss = turn.role in (Role.ASSISTANT, Role.TEXT)
             self._check_content(turn.content)
-            if is_target and not turn.content.strip():
+            if has_loss and not turn.content.strip():
                 raise DataError("empty answer", "empty answer")
             if pieces[-1][1] and template.separator:
                 pieces.append((template.separator, False))
-            pieces += [(prefix, False), (turn.content + suffix, is_target)]
+            pieces += [(prefix, False), (turn.content + suffix, has_loss)]
         return pieces
 
     def _branches(self, sample: Sample) -> EncodedSample:
-        """Everything up to the image once, then each question and its answer.
+        """Encode everything up to the image once, then each question with its answer as a branch.
 
-        The idea is that of Molmo's message trees. A branch is tokenised with the prefix before it,
-        so its tokens are those that it would have alone.
+        This follows Molmo's message trees. A branch is tokenised together with the prefix, so that
+        it has the same tokens as in a conversation of its own.
         """
         shared, questions = _split_at_image(sample)
         whole = [self._tokenize(self._chat([*shared, *question])) for question in questions]
@@ -248,7 +168,7 @@ class ChatFormat:
         ids, mask = [first_ids[:prefix]], [first_mask[:prefix]]
         for branch_ids, branch_mask in whole:
             if not np.array_equal(branch_ids[:prefix], first_ids[:prefix]):
-                fault = "the tokenizer joins the image's mark to the text behind it"
+                fault = "the tokenizer merges the image placeholder with the text after it"
                 raise DataError(fault, fault)
             ids.append(branch_ids[prefix:])
             mask.append(branch_mask[prefix:])
@@ -265,12 +185,12 @@ class ChatFormat:
             raise DataError("empty caption", "empty caption")
         image = IMAGE_MARK if sample.image is not None else ""
         self._check_content(answers[0])
-        target = answers[0] + self.template.assistant_suffix
-        return [(self.template.bos + image, False), (target, True)]
+        caption = answers[0] + self.template.assistant_suffix
+        return [(self.template.bos + image, False), (caption, True)]
 
     def _check_content(self, content: str) -> None:
-        """Refuse data that speaks in the template's own marks: it would forge turns."""
-        if mark := self._marks.search(content):
+        """Reject text that contains reserved tokens, which could forge turns."""
+        if mark := self._reserved.search(content):
             fault = f"the text contains the reserved token '{mark.group()}'"
             raise DataError(f"{fault}; remove it", fault)
 
@@ -285,7 +205,7 @@ class ChatFormat:
 
     def _tokenize(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
         placeholders = self.template.image_token * self.num_image_tokens
-        expanded = [(text.replace(IMAGE_MARK, placeholders), target) for text, target in pieces]
+        expanded = [(text.replace(IMAGE_MARK, placeholders), has_loss) for text, has_loss in pieces]
         encoding = self.tokenizer(
             "".join(text for text, _ in expanded),
             add_special_tokens=False,
@@ -294,30 +214,32 @@ class ChatFormat:
         starts = np.cumsum([0, *(len(text) for text, _ in expanded)])
         offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         piece_of_token = np.searchsorted(starts, offsets[:, 0], side="right") - 1
-        is_target = np.asarray([target for _, target in expanded], dtype=bool)
-        return np.asarray(encoding["input_ids"], dtype=np.int64), is_target[piece_of_token]
+        has_loss = np.asarray([flag for _, flag in expanded], dtype=bool)
+        return np.asarray(encoding["input_ids"], dtype=np.int64), has_loss[piece_of_token]
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Every control token: the named ones are a few of Llama-3's 256."""
+    """Return all control tokens; only a few of Llama-3's 256 are in `all_special_tokens`."""
     added = tokenizer.added_tokens_decoder.values()
     return {*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Append those a tokenizer lacks, as control tokens that no text can spell."""
+    """Add missing tokens to a tokenizer as control tokens."""
     known = tokenizer.get_vocab()
-    missing = [AddedToken(token, special=True, normalized=False) for token in tokens
-               if token not in known]  # fmt: skip
+    missing = [token for token in tokens if token not in known]
     if missing:
-        tokenizer.add_tokens(missing, special_tokens=True)
+        added = [AddedToken(token, special=True, normalized=False) for token in missing]
+        tokenizer.add_tokens(added, special_tokens=True)
 
 
 def _split_at_image(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
-    """System turns, and each question about the image with its answer, the image before it.
+    """Split a conversation into system turns and pairs of question and answer about the image.
+
+    Every question begins with the image mark.
 
     Raises:
-        DataError: the conversation isn't questions and answers behind one image.
+        DataError: If the conversation does not consist of questions and answers after one image.
     """
     shared = [turn for turn in sample.turns[:1] if turn.role is Role.SYSTEM]
     turns = sample.turns[len(shared) :]
@@ -325,13 +247,13 @@ def _split_at_image(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
     if not turns or roles != [Role.USER, Role.ASSISTANT] * (len(turns) // 2):
         raise DataError(
             f"turns {', '.join(roles)}; prompt style '{PromptStyle.SHARED_PREFIX}' needs "
-            "a user and an assistant in turn, so that each question can stand alone",
-            "no questions and answers in turn",
+            "alternating turns of user and assistant",
+            "no alternating questions and answers",
         )
     opening = re.match(rf"{re.escape(IMAGE_MARK)}\s*", turns[0].content)
     if opening is None or sum(turn.content.count(IMAGE_MARK) for turn in sample.turns) != 1:
         fault = f"no single {IMAGE_MARK} before the first question"
-        raise DataError(f"one '{IMAGE_MARK}' must open the first question", fault)
+        raise DataError(f"the first question must begin with the only '{IMAGE_MARK}'", fault)
     questions = []
     for number in range(0, len(turns), 2):
         content = turns[number].content if number == 0 else opening[0] + turns[number].content

@@ -6,7 +6,8 @@ Separate from `scan`, which does not depend on tokenizers.
 import dataclasses
 import functools
 
-from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import TEMPLATES
 from core.errors import ConfigError, unknown_name
 from datamodules.batches.lengths import ShardLengths, chat_fingerprint
 

@@ -49,7 +49,6 @@ def collate_micro_batch(
             span = slice(start, start + ids_T.size)
             input_ids_BT[b, span] = ids_T
             labels_BT[b, span][mask_T] = ids_T[mask_T]
-            labels_BT[b, start] = IGNORE_INDEX
             position_ids_BT[b, span] = sample.encoded.positions()
             document_ids_BT[b, span] = document
             branch_ids_BT[b, span] = sample.encoded.branch_ids_T

@@ -103,8 +103,8 @@ def projector_weights(
     first_DE[:width], second_DD[:, :width] = eye_EE, weight_DE
     warning = (
         f"projector_hidden_act='linear': twice the vision width ({width}) exceeds the language "
-        f"model's ({model_width}). transformers loads this; llama.cpp and others that always "
-        "apply GELU give wrong answers"
+        f"model's ({model_width}). transformers supports this; llama.cpp and other programs that "
+        "always apply GELU give wrong answers"
     )
     _LOG.warning(warning)
     return "linear", tensors, (warning,)

@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from core.chat.format import ChatFormat, ChatTemplate
+from core.chat.format import ChatFormat
+from core.chat.templates import ChatTemplate
 from core.chat.tokens import IMAGE_MARK
 from models.towers.image_transform import ImageTransform, ResizeMode
 

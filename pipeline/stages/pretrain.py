@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from core.chat.format import TEMPLATES, ChatFormat, load_tokenizer
+from core.chat.format import ChatFormat, load_tokenizer
+from core.chat.templates import TEMPLATES
 from core.precision import Precision
 from core.rng import seeded
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig

@@ -8,7 +8,7 @@ from typing import ClassVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from core.chat.format import TEMPLATES, ChatTemplate
+from core.chat.templates import TEMPLATES, ChatTemplate
 from datamodules.shards.source import Source
 from pipeline.stages.base import Stage, StageContext
 

@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from core.chat.format import EMBEDDED, ChatFormat
+from core.chat.format import ChatFormat
+from core.chat.templates import EMBEDDED
 from core.chat.tokens import IMAGE_TOKEN
 from core.errors import UNDECODABLE, DataError
 from core.io.files import sha256_file

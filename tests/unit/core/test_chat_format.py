@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from core.chat.format import EMBEDDED, LLAMA3, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import EMBEDDED, LLAMA3
 from core.errors import ConfigError, DataError
 from core.samples import Role, Sample, Turn
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_tokenizer

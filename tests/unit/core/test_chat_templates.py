@@ -3,7 +3,8 @@
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from core.chat.format import LLAMA3, SMOLLM2, ChatFormat, ChatTemplate, PromptStyle
+from core.chat.format import ChatFormat, PromptStyle
+from core.chat.templates import LLAMA3, SMOLLM2, ChatTemplate
 from core.samples import Role, Sample, Turn
 
 LLAMA_SPECIAL = (

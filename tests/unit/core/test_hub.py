@@ -56,7 +56,7 @@ def test_a_hub_name_needs_a_revision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        (GatedRepoError("x", response=response(403)), r"licence must be accepted.*hf auth login"),
+        (GatedRepoError("x", response=response(403)), r"accept its licence at.*hf auth login"),
         (RepositoryNotFoundError("x", response=response(401)), "private or gated.*hf auth login"),
         (HfHubHTTPError("x", response=response(403)), "private or gated.*hf auth login"),
         (RevisionNotFoundError("x", response=response(404)), "no revision 'abc'"),

@@ -9,7 +9,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from core.chat.format import TEMPLATES, ChatFormat, PromptStyle, load_tokenizer
+from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
+from core.chat.templates import TEMPLATES
 from core.errors import DataError
 from data_prep.index import scan
 from data_prep.index.__main__ import main

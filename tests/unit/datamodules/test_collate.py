@@ -14,7 +14,7 @@ PAD = 999
 
 def ready(number, num_tokens, num_context, image=None, branches=None):
     ids = np.arange(num_tokens, dtype=np.int64) + 10 * number
-    mask = np.arange(num_tokens) >= num_context
+    mask = np.arange(num_tokens) >= max(1, num_context)  # the chat format never labels token 0
     encoded = EncodedSample(
         input_ids_T=ids,
         loss_mask_T=mask,
@@ -39,9 +39,9 @@ def naive(rows):
         row_ids, row_labels, row_positions, row_documents = [], [], [], []
         for document, sample in enumerate(row, start=1):
             for t in range(sample.encoded.num_tokens):
-                token, target = sample.encoded.input_ids_T[t], sample.encoded.loss_mask_T[t]
+                token, has_loss = sample.encoded.input_ids_T[t], sample.encoded.loss_mask_T[t]
                 row_ids.append(int(token))
-                row_labels.append(int(token) if target and t > 0 else IGNORE_INDEX)
+                row_labels.append(int(token) if has_loss else IGNORE_INDEX)
                 row_positions.append(t)
                 row_documents.append(document)
         rest = width - len(row_ids)
@@ -74,13 +74,6 @@ def test_equals_the_naive_reference(shape):
     assert batch.position_ids_BT.tolist() == positions
     assert batch.document_ids_BT.tolist() == documents
     assert [ref.position for ref in batch.samples] == list(range(number))
-
-
-def test_first_token_of_a_document_is_never_a_label():
-    batch = collate_micro_batch(
-        [[ready(0, 3, 0), ready(1, 3, 0)]], pad_token_id=PAD, is_features=True
-    )
-    assert batch.labels_BT.tolist() == [[IGNORE_INDEX, 1, 2, IGNORE_INDEX, 11, 12]]
 
 
 def test_branches_restart_behind_what_they_share():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
-from core.chat.format import EMBEDDED, LLAMA3, ChatFormat, ChatTemplate
+from core.chat.format import ChatFormat
+from core.chat.templates import EMBEDDED, LLAMA3, ChatTemplate
 from core.errors import ConfigError
 from core.samples import Role, Turn
 from models.connector import Connector, ConnectorConfig, ConnectorKind, build_connector
