@@ -1,4 +1,4 @@
-"""The interval between checkpoints that loses the least time, and who chooses it."""
+"""Optimal interval between checkpoints, from measured times."""
 
 import itertools
 import math
@@ -13,13 +13,13 @@ from core.errors import ConfigError
 
 
 def _expected_s(work_s: float, save_s: float, failure_s: float) -> float:
-    """Wall time per second of work when failures are exponential (Daly 2006, eq. 20, restart 0)."""
+    """Wall time per second of work with exponential failures (Daly 2006, eq. 20, restart 0)."""
     return failure_s * (math.exp((work_s + save_s) / failure_s) - 1) / work_s
 
 
 @pytest.mark.parametrize("save_s", [0.01, 1.0, 10.0, 60.0, 300.0])
 @pytest.mark.parametrize("failure_s", [600.0, 3600.0, 10_800.0, 86_400.0])
-def test_the_interval_is_the_best_one(save_s: float, failure_s: float) -> None:
+def test_the_interval_minimises_the_expected_time(save_s: float, failure_s: float) -> None:
     found = minimize_scalar(
         lambda log: _expected_s(math.exp(log), save_s, failure_s), bounds=(-3, 14), method="bounded"
     )
@@ -27,7 +27,7 @@ def test_the_interval_is_the_best_one(save_s: float, failure_s: float) -> None:
     assert mine <= found.fun * 1.001
 
 
-def test_saves_longer_than_failures_are_far_apart() -> None:
+def test_long_saves_use_the_time_between_failures() -> None:
     assert best_interval_s(1000.0, 100.0) == 100.0
 
 
@@ -49,7 +49,7 @@ def _saves(cadence: MeasuredSteps, trainer: types.SimpleNamespace, steps: int, c
     return found
 
 
-def test_steps_and_saves_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_follows_measured_steps_and_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(checkpoint_interval.time, "monotonic", lambda: clock[0])
     cadence, trainer = MeasuredSteps(10_800.0), _trainer(40)
@@ -62,7 +62,7 @@ def test_steps_and_saves_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slower[-1] - slower[-2] == pytest.approx(interval / 4, abs=1)
 
 
-def test_a_free_save_and_a_short_life_make_no_zero() -> None:
+def test_the_interval_is_never_zero() -> None:
     cadence, trainer = MeasuredSteps(1e-3), _trainer()
     cadence.start(trainer)
     for _ in range(50):
@@ -72,7 +72,7 @@ def test_a_free_save_and_a_short_life_make_no_zero() -> None:
     assert cadence._next > trainer.global_step - 2
 
 
-def test_wrong_numbers_are_refused() -> None:
+def test_invalid_intervals_are_rejected() -> None:
     with pytest.raises(ConfigError, match="interval 0"):
         EverySteps(0)
     with pytest.raises(ConfigError, match="above 0"):

@@ -1,4 +1,4 @@
-"""The line log: one writer, flushed lines, and no step twice after a resume."""
+"""Metrics log: one writer, flushed lines, and no step twice after a resume."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def _steps(folder: Path) -> list[tuple[int, list[str]]]:
     return [(x["step"], sorted(x["metrics"])) for x in read_jsonl(folder / "metrics.jsonl")]
 
 
-def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
+def test_lines_are_written_immediately(tmp_path: Path) -> None:
     logger = JsonlLogger(tmp_path, total_steps=10)
     logger.log_metrics({"train/loss": 2.5}, step=1)
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
@@ -39,7 +39,7 @@ def test_non_finite_values_stay_valid_json(tmp_path: Path) -> None:
     assert float(metrics["b"]) == float("-inf")
 
 
-def test_resume_cuts_back_to_its_first_step(tmp_path: Path) -> None:
+def test_a_resume_removes_the_steps_it_repeats(tmp_path: Path) -> None:
     before = JsonlLogger(tmp_path)
     for step in range(8):
         before.log_metrics({"loss": float(step)}, step=step)
@@ -52,13 +52,13 @@ def test_resume_cuts_back_to_its_first_step(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["metrics"] == {"loss": 40.0}
 
 
-def test_resume_keeps_other_metrics_of_the_same_step(tmp_path: Path) -> None:
+def test_a_resume_keeps_other_metrics_of_the_same_step(tmp_path: Path) -> None:
     JsonlLogger(tmp_path).log_metrics({"loss": 1.0}, step=4)
     JsonlLogger(tmp_path).log_metrics({"epochs": 0.5}, step=4)
     assert _steps(tmp_path) == [(4, ["loss"]), (4, ["epochs"])]
 
 
-def test_second_fit_with_one_logger_continues(tmp_path: Path) -> None:
+def test_a_second_fit_with_the_same_logger_continues(tmp_path: Path) -> None:
     logger = JsonlLogger(tmp_path)
     logger.log_metrics({"loss": 1.0}, step=3)
     logger.finalize("success")
@@ -90,7 +90,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_line_is_an_error(tmp_path: Path) -> None:
+def test_a_damaged_line_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("nonsense\n")
     with pytest.raises(DataError, match="line 1 is damaged"):
         read_jsonl(tmp_path / "metrics.jsonl")
@@ -110,7 +110,7 @@ class _Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_lightning_writes_each_step_once(tmp_path: Path) -> None:
+def test_lightning_logs_each_step_once(tmp_path: Path) -> None:
     logger = JsonlLogger(tmp_path / "align" / "abc", total_steps=4)
     trainer = pl.Trainer(
         max_steps=4, logger=logger, log_every_n_steps=1, accelerator="cpu",

@@ -1,4 +1,4 @@
-"""The chat format: ids and targets of both styles, and what it refuses."""
+"""Chat format: token ids and loss masks of all styles, and rejected samples."""
 
 import dataclasses
 
@@ -29,23 +29,23 @@ def sample(*turns, image=b"x"):
 
 
 def conversation(*pairs):
-    """User and assistant in turn."""
+    """Build alternating turns of user and assistant."""
     return [turn for pair in pairs for turn in zip(("user", "assistant"), pair, strict=True)]
 
 
 def split(chat, ids, mask):
-    """The text of the context and of the targets."""
+    """Decode the context and the loss tokens."""
     decode = chat.tokenizer.decode
     return decode(ids[~mask].tolist()), decode(ids[mask].tolist())
 
 
 def encode(chat, example, style):
-    """The token ids and the loss mask of a sample."""
+    """Return the token ids and the loss mask of a sample."""
     encoded = chat.encode(example, style)
     return encoded.input_ids_T, encoded.loss_mask_T
 
 
-def test_chat_style(chat):
+def test_chat_style_puts_loss_on_answers_only(chat):
     turns = [("system", "S"), ("user", "<image>\nZer da?"), ("assistant", "Zuhaitza ñ")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     context, target = split(chat, ids, mask)
@@ -57,13 +57,13 @@ def test_chat_style(chat):
     assert mask.dtype == bool
 
 
-def test_every_assistant_turn_is_a_target(chat):
+def test_every_assistant_turn_has_loss(chat):
     turns = [("user", "<image>"), ("assistant", "A"), ("user", "q"), ("assistant", "B")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     assert split(chat, ids, mask)[1] == "A<|eot_id|>B<|eot_id|>"
 
 
-def test_plain_style_leaves_the_user_out(chat):
+def test_plain_style_omits_the_user(chat):
     turns = [("user", "<image>\nDescribe."), ("assistant", "etxe")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.PLAIN)
     context, target = split(chat, ids, mask)
@@ -72,7 +72,7 @@ def test_plain_style_leaves_the_user_out(chat):
 
 
 @pytest.mark.parametrize("style", list(PromptStyle))
-def test_running_text_is_all_target(chat, style):
+def test_running_text_has_loss_everywhere(chat, style):
     ids, mask = encode(chat, sample(("text", "Kaixo mundua"), image=None), style)
     assert split(chat, ids, mask) == ("<|begin_of_text|>", "Kaixo mundua<|eot_id|>")
 
@@ -101,12 +101,12 @@ def test_decode_stops_at_the_end_mark(chat):
         ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
     ],
 )
-def test_refusals(chat, turns, image, style, message):
+def test_invalid_samples_are_rejected(chat, turns, image, style, message):
     with pytest.raises(DataError, match=message):
         chat.encode(sample(*turns, image=image), style)
 
 
-def test_each_question_stands_alone_behind_the_shared_image(chat):
+def test_questions_are_branches_after_the_shared_image(chat):
     pairs = [("<image>\nZer da?", "Etxe"), ("Zenbat?", "bi"), ("Txakurra al da?", "ez")]
     system = ("system", "S")
     encoded = chat.encode(sample(system, *conversation(*pairs)), PromptStyle.SHARED_PREFIX)
@@ -122,7 +122,7 @@ def test_each_question_stands_alone_behind_the_shared_image(chat):
     assert branches.max() == len(pairs)
 
 
-def test_without_a_image_nothing_is_shared(chat):
+def test_samples_without_image_share_nothing(chat):
     one = sample(*conversation(("q", "a"), ("r", "b")), image=None)
     shared, whole = (chat.encode(one, s) for s in (PromptStyle.SHARED_PREFIX, PromptStyle.CHAT))
     for array in dataclasses.asdict(shared):
@@ -139,22 +139,22 @@ def test_without_a_image_nothing_is_shared(chat):
         (conversation(("<image>\nx", "y"), ("z", " ")), "empty answer"),
     ],
 )
-def test_refusals_of_shared_prefixes(chat, turns, message):
+def test_conversations_without_branches_are_rejected(chat, turns, message):
     with pytest.raises(DataError, match=message):
         chat.encode(sample(*turns), PromptStyle.SHARED_PREFIX)
 
 
-def test_template_must_belong_to_the_tokenizer():
+def test_a_template_must_match_the_tokenizer():
     with pytest.raises(ConfigError, match="as one token"):
         ChatFormat(make_tokenizer(), LLAMA3, num_image_tokens=1)
 
 
-def test_tokenizer_that_is_not_there(tmp_path):
+def test_a_missing_tokenizer_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="no tokenizer at"):
         load_tokenizer(tmp_path / "nothing")
 
 
-def test_saved_tokenizer_is_loaded_back(tmp_path):
+def test_a_saved_tokenizer_loads_unchanged(tmp_path):
     make_tokenizer().save_pretrained(tmp_path)
     loaded = ChatFormat(load_tokenizer(tmp_path), EMBEDDED, num_image_tokens=NUM_IMAGE_TOKENS)
     one = sample(("user", "<image>"), ("assistant", "etxe"))

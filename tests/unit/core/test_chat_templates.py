@@ -1,4 +1,4 @@
-"""Golden texts of the chat templates of real backbones, and which of their tokens are learned."""
+"""Golden texts of the chat templates of real backbones, with their loss tokens."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ GOLDEN_LLAMA = (
     "<|start_header_id|>assistant<|end_header_id|>\n\n[Ez dakit.<|eot_id|>]"
 )
 """Meta's format (llama-models, prompt_format.md of Llama 3.1) without the stock template's block
-about knowledge cutoff and date; [targets]."""
+about knowledge cutoff and date; loss tokens are in brackets."""
 GOLDEN_SMOLLM = (
     "<|im_start|>system\nLabur erantzun.<|im_end|>\n"
     "<|im_start|>user\n{image}{image}\nZer da hau?<|im_end|>\n"
@@ -31,7 +31,7 @@ GOLDEN_SMOLLM = (
 
 
 def tokenizer_of(special: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """Byte by byte, with the real marks; "!" has id 0, as in Llama-3."""
+    """Build a byte-level tokenizer with the real marks; "!" has id 0, as in Llama-3."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -54,7 +54,7 @@ def sample() -> Sample:
 
 
 def rendered(template: ChatTemplate, special: tuple[str, ...]) -> str:
-    """The sequence as text, with targets in brackets."""
+    """Render the sequence as text, with loss tokens in brackets."""
     chat = ChatFormat(tokenizer_of(special), template, num_image_tokens=2)
     encoded = chat.encode(sample(), PromptStyle.CHAT)
     text, inside = "", False
@@ -78,8 +78,8 @@ def test_smollm2() -> None:
     assert rendered(SMOLLM2, SMOLLM_SPECIAL) == GOLDEN_SMOLLM.format(image=SMOLLM2.image_token)
 
 
-def test_padding_is_a_token_of_its_own_and_id_0_is_text() -> None:
-    """Masks made of `ids != pad` would hide "!" where the pad is guessed to be 0."""
+def test_padding_has_its_own_token_and_id_0_is_text() -> None:
+    """A mask `ids != 0` would hide "!"."""
     chat = ChatFormat(tokenizer_of(LLAMA_SPECIAL), LLAMA3, num_image_tokens=2)
     assert chat.tokenizer.decode([0]) == "!"
     ids = chat.encode(sample(), PromptStyle.CHAT).input_ids_T.tolist()

@@ -1,4 +1,4 @@
-"""A user's mistake is one message; a mistake of ours is a traceback."""
+"""User errors print one message; bugs print a traceback."""
 
 import importlib
 import re
@@ -12,10 +12,10 @@ from core.process.command import USER_ERROR, clear_errors
 REPOSITORY = Path(__file__).parents[3]
 ROOMS = ("data_prep", "evaluation", "experiments", "pipeline")
 WITHOUT = {"pipeline/launchers/worker.py"}
-"""Its launcher reads the exit status of the stage run."""
+"""Commands without the decorator: their launcher reads the exit status of the stage run."""
 
 
-def test_a_users_mistake_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_prints_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     @clear_errors
     def main() -> int:
         raise DataError("shards[0] of [bold]a.json[/bold] is missing; make it")
@@ -26,7 +26,7 @@ def test_a_users_mistake_is_one_message(capsys: pytest.CaptureFixture[str]) -> N
     assert err == "error: shards[0] of [bold]a.json[/bold] is missing; make it\n"
 
 
-def test_what_is_no_mistake_of_the_user_passes() -> None:
+def test_other_errors_keep_their_traceback() -> None:
     @clear_errors
     def main(number: int) -> int:
         return 1 // number
@@ -36,7 +36,7 @@ def test_what_is_no_mistake_of_the_user_passes() -> None:
         main(0)
 
 
-def test_every_command_does_it() -> None:
+def test_every_command_handles_user_errors() -> None:
     commands = [
         str(path.relative_to(REPOSITORY))
         for room in ROOMS

@@ -1,4 +1,4 @@
-"""Configuration: what is written is read back equal; what is wrong is named."""
+"""Configuration: round trips, precedence of layers, and error messages."""
 
 import dataclasses
 
@@ -52,25 +52,25 @@ def test_layers_and_overrides_win_in_order(tmp_path):
         ([], "missing mandatory value: name"),
     ],
 )
-def test_wrong_values_are_named(overrides, message):
+def test_invalid_values_are_reported(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, overrides=overrides)
 
 
 @pytest.mark.parametrize("text", ["name: [1", "name: a\nname: b: c", "- a\n- b"])
-def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
+def test_a_malformed_file_is_reported(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load_config(Outer, path)
 
 
-def test_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(Outer, tmp_path / "nothing.yaml")
 
 
-def test_fingerprint_follows_the_content():
+def test_fingerprint_depends_on_the_content():
     assert fingerprint(Inner()) == fingerprint({"rate": 0.1, "width": 4})
     assert fingerprint(Inner()) != fingerprint(Inner(width=5))
     assert fingerprint((1, 2)) == fingerprint([1, 2])

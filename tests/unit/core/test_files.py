@@ -1,4 +1,4 @@
-"""Files are whole or absent; paths stay in their folder."""
+"""Atomic writes, checksums and safe paths."""
 
 import hashlib
 
@@ -38,12 +38,12 @@ def test_sha256(tmp_path):
 
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x"])
-def test_safe_join_refuses_to_leave(tmp_path, relative):
+def test_safe_join_rejects_paths_outside_the_folder(tmp_path, relative):
     with pytest.raises(DataError, match="leaves its folder"):
         safe_join(tmp_path, relative)
 
 
-def test_safe_join_refuses_links_that_leave(tmp_path):
+def test_safe_join_rejects_links_out_of_the_folder(tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "link").symlink_to(tmp_path)
@@ -52,7 +52,7 @@ def test_safe_join_refuses_links_that_leave(tmp_path):
     assert safe_join(inside, "a/b.tar") == (inside / "a" / "b.tar").resolve()
 
 
-def test_unknown_name_gives_the_nearest():
+def test_unknown_name_suggests_the_nearest():
     text = unknown_name("source", "emoji_ue", ["emoji_eu", "text_en"])
     assert text == "unknown source 'emoji_ue'. Did you mean 'emoji_eu'? Known: emoji_eu, text_en."
     assert unknown_name("source", "q", []).endswith("Known: none.")

@@ -1,4 +1,4 @@
-"""Hub names: revisions are asked for, and every refusal says what to do; tokens stay secret."""
+"""Hub names: required revisions, actionable errors, masked access tokens."""
 
 import re
 from pathlib import Path
@@ -24,20 +24,20 @@ NAME = "owner-of/a-model.1"
 
 
 def response(status: int) -> Any:
-    """What the hub's errors read of a response; which HTTP library it comes from has changed."""
+    """Build the part of a response that the hub's errors read; its HTTP library has changed."""
     request = SimpleNamespace(method="GET", url=f"https://huggingface.co/{NAME}")
     return SimpleNamespace(status_code=status, headers={}, request=request)
 
 
 def wrapped(cause: Exception) -> OSError:
-    """As transformers hands it on."""
+    """Wrap an error as transformers does."""
     try:
         raise OSError("something went wrong, Authorization: hf_abcdefghijk123") from cause
     except OSError as error:
         return error
 
 
-def test_what_is_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_are_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_hub_name(NAME)
     assert not is_hub_name("/data/models")
@@ -63,7 +63,7 @@ def test_a_hub_name_needs_a_revision(tmp_path: Path) -> None:
         (LocalEntryNotFoundError("x"), f"hf download {NAME} --revision abc"),
     ],
 )
-def test_refusals_say_what_to_do(
+def test_download_errors_explain_the_fix(
     cause: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -72,14 +72,14 @@ def test_refusals_say_what_to_do(
     assert "hf_abc" not in told
 
 
-def test_tokens_are_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_access_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     told = explain(wrapped(ValueError("x")), NAME)
     assert "hf_***" in told
     assert "hf_abc" not in told
 
 
-def test_offline_loading_says_how_to_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_errors_contain_the_download_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     advice = rf"HF_HUB_OFFLINE is set.*`hf download {NAME} --revision abc` first"

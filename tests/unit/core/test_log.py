@@ -1,4 +1,4 @@
-"""INFO lines: shown on request, by rank 0 only."""
+"""INFO records are shown on request, by rank 0 only."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Named randomness: permutations are bijections, streams depend on names only."""
+"""Named random streams and permutations."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_feistel_is_a_bijection(n, seed):
     assert sorted(values) == list(range(n))
 
 
-def test_feistel_computes_each_position_alone():
+def test_feistel_computes_each_position_independently():
     permutation = FeistelPermutation(1000, 7, "a")
     whole = permutation(np.arange(1000))
     assert [int(permutation(np.asarray(i))) for i in (0, 3, 999)] == [
@@ -43,7 +43,7 @@ def test_feistel_spreads_small_ranges_evenly():
         assert np.abs(share - 1 / n).max() < 0.04
 
 
-def test_feistel_refuses_what_is_outside():
+def test_feistel_rejects_positions_outside_its_range():
     with pytest.raises(IndexError, match="position 5 outside a permutation of 5"):
         FeistelPermutation(5, 0)(np.asarray([5]))
     with pytest.raises(ValueError, match="at least one element, got n=0"):

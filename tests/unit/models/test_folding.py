@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions: the same numbers, with activations and without."""
+"""Folded batch norms give the same features, with and without activations."""
 
 import timm
 import torch
@@ -8,7 +8,7 @@ from models.towers.folding import fold_batch_norms
 
 
 def settled(module):
-    """Evaluation mode with statistics that are not 0 and 1."""
+    """Set evaluation mode and random statistics."""
     torch.manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -19,7 +19,7 @@ def settled(module):
     return module.double().eval()
 
 
-def test_a_timm_tower_gives_the_same():
+def test_a_folded_timm_tower_gives_the_same_features():
     tower = settled(timm.create_model("efficientnet_b0", num_classes=0))
     pixels = torch.rand(2, 3, 64, 64, dtype=torch.double)
     with torch.no_grad():
@@ -29,7 +29,7 @@ def test_a_timm_tower_gives_the_same():
         assert torch.allclose(tower(pixels), expected, rtol=1e-6)
 
 
-def test_a_norm_that_no_convolution_feeds_stays():
+def test_a_norm_without_convolution_is_kept():
     tower = settled(
         nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
     )

@@ -1,4 +1,4 @@
-"""Our parts in Hugging Face's words: features, projector and chat template come out the same."""
+"""Export to Hugging Face: equal features, projector and chat template."""
 
 import open_clip
 import pytest
@@ -33,7 +33,7 @@ def _tower(*, quick_gelu: bool) -> VisionTower:
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
-def test_the_tower_gives_the_same_features(quick_gelu: bool) -> None:
+def test_the_exported_tower_gives_the_same_features(quick_gelu: bool) -> None:
     tower = _tower(quick_gelu=quick_gelu)
     config = CLIPVisionConfig(**tower.clip_vision_config())
     assert config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
@@ -52,7 +52,7 @@ def test_the_tower_gives_the_same_features(quick_gelu: bool) -> None:
     assert (features_NPE - states[-1][:, 1:]).abs().max() > 0.01 * scale
 
 
-def test_the_wrong_gelu_would_show() -> None:
+def test_the_two_gelus_differ_measurably() -> None:
     quick, plain = (_tower(quick_gelu=is_quick) for is_quick in (True, False))
     pixels_NCHW = torch.randn(1, 3, _SIZE, _SIZE)
     assert (quick(pixels_NCHW) - plain(pixels_NCHW)).abs().max() > 1e-3
@@ -67,7 +67,9 @@ def test_the_wrong_gelu_would_show() -> None:
         (ConnectorKind.MLP2X_GELU, 48, "gelu"),
     ],
 )
-def test_the_projector_is_the_connector(kind: ConnectorKind, vision_width: int, act: str) -> None:
+def test_the_exported_projector_equals_the_connector(
+    kind: ConnectorKind, vision_width: int, act: str
+) -> None:
     connector = _connector(kind, vision_width)
     found, state, warnings = projector_weights(connector, model_width=32)
     assert found == act
@@ -86,7 +88,7 @@ def test_the_projector_is_the_connector(kind: ConnectorKind, vision_width: int, 
     assert state.keys() == names
 
 
-def test_a_linear_connector_from_a_wider_tower_is_refused() -> None:
+def test_a_linear_connector_from_a_wider_tower_is_rejected() -> None:
     with pytest.raises(ConfigError, match="from 40 to 32"):
         projector_weights(_connector(ConnectorKind.LINEAR, 40), model_width=32)
 
@@ -116,7 +118,7 @@ def _tokenizer(template: ChatTemplate) -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("template", [EMBEDDED, LLAMA3], ids=lambda template: template.name)
 @pytest.mark.parametrize("number", range(4))
-def test_the_template_renders_what_we_encode(template: ChatTemplate, number: int) -> None:
+def test_the_jinja_template_renders_what_we_encode(template: ChatTemplate, number: int) -> None:
     chat = ChatFormat(_tokenizer(template), template, num_image_tokens=1)
     turns = _conversations()[number]
     messages = [{"role": turn.role.value, "content": turn.content} for turn in turns]
@@ -125,7 +127,7 @@ def test_the_template_renders_what_we_encode(template: ChatTemplate, number: int
     assert list(found["input_ids"]) == chat.encode_prompt(turns).tolist()
 
 
-def test_content_as_a_list_is_the_same_text() -> None:
+def test_content_as_a_list_renders_the_same_text() -> None:
     tokenizer = _tokenizer(EMBEDDED)
     tokenizer.chat_template = chat_template(EMBEDDED)
     parts = [{"type": "image"}, {"type": "text", "text": "Zer da?"}]
@@ -136,7 +138,7 @@ def test_content_as_a_list_is_the_same_text() -> None:
     assert texts[0] == texts[1] == "<|begin_of_text|><|user|><|image|>\nZer da?"
 
 
-def test_an_unknown_role_is_refused() -> None:
+def test_an_unknown_role_is_rejected() -> None:
     tokenizer = _tokenizer(EMBEDDED)
     tokenizer.chat_template = chat_template(EMBEDDED)
     with pytest.raises(Exception, match="unknown role tool"):
@@ -146,7 +148,7 @@ def test_an_unknown_role_is_refused() -> None:
 @pytest.mark.parametrize(
     ("mode", "crops"), [(ResizeMode.SHORTEST, True), (ResizeMode.SQUASH, False)]
 )
-def test_the_image_processor_follows_the_transform(mode: ResizeMode, crops: bool) -> None:
+def test_the_image_processor_matches_the_transform(mode: ResizeMode, crops: bool) -> None:
     transform = ImageTransform(size=_SIZE, mean=_NORMAL, std=_NORMAL, resize_mode=mode)
     settings = image_processor_config(transform)
     assert settings["do_center_crop"] is crops

@@ -1,4 +1,4 @@
-"""The image transform: equal to open_clip's, loud on broken images and bombs."""
+"""Image transform: equal to open_clip's, with errors for broken and oversized images."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(150, 203), (203, 150), (64, 64), (30, 31), (64, 91)])
 @pytest.mark.parametrize("mode", list(ResizeMode))
-def test_equals_the_open_clip_transform(shape: tuple[int, int], mode: ResizeMode) -> None:
+def test_the_transform_equals_that_of_open_clip(shape: tuple[int, int], mode: ResizeMode) -> None:
     from open_clip.transform import image_transform
 
     array_HWC = noise(*shape)
@@ -62,7 +62,7 @@ def test_garbage_is_a_data_error() -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be huge."""
+    """Build a PNG of a few bytes that declares a huge size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
@@ -75,15 +75,15 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(9000, 9000), (60000, 60000), (65000, 1)])
-def test_bombs_are_refused_before_decoding(size: tuple[int, int]) -> None:
+def test_image_bombs_are_rejected_before_decoding(size: tuple[int, int]) -> None:
     with pytest.raises(DataError, match=r"pixels|Bomb"):
         decode_image(png_header(*size))
 
 
-def test_the_limit_leaves_room_for_photographs() -> None:
+def test_the_pixel_limit_allows_photographs() -> None:
     assert MAX_PIXELS >= 8000 * 6000
 
 
-def test_is_small_enough_to_send_to_workers() -> None:
+def test_a_pickled_transform_is_small() -> None:
     transform = ImageTransform(size=64, mean=MEAN, std=STD)
     assert pickle.loads(pickle.dumps(transform)) == transform

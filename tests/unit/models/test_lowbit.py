@@ -1,4 +1,4 @@
-"""Adapters, 4-bit weights and the 8-bit optimizer on a small Llama; what doesn't go together."""
+"""Adapters, 4-bit weights and the 8-bit optimizer on a small Llama, and their combinations."""
 
 import dataclasses
 import io
@@ -84,7 +84,7 @@ def logits(model: VisionLanguageModel) -> torch.Tensor:
 # --- adapters ---
 
 
-def test_fresh_adapters_change_nothing_and_are_a_function_of_their_seed() -> None:
+def test_new_adapters_do_not_change_the_output_and_depend_on_the_seed() -> None:
     first, same, other = models = [build_model() for _ in range(3)]
     before = torch.get_rng_state()
     for model, seed in zip(models, (3, 3, 4), strict=True):
@@ -102,7 +102,7 @@ def test_fresh_adapters_change_nothing_and_are_a_function_of_their_seed() -> Non
 
 
 @pytest.mark.parametrize("kind", [TuningKind.LORA, TuningKind.QLORA])
-def test_only_adapters_and_connector_learn(kind: TuningKind) -> None:
+def test_only_adapters_and_connector_are_trained(kind: TuningKind) -> None:
     model = tuned(kind)
     total = sum(p.numel() for p in build_model().language_model.parameters())
     report = apply_freeze(model, LEARNS)
@@ -116,11 +116,11 @@ def test_only_adapters_and_connector_learn(kind: TuningKind) -> None:
     losses = train(model, optimizer, 12)
     assert losses[-1] < losses[0] - 0.1
     moved = {n for n, v in model.named_parameters() if not torch.equal(v.detach(), before[n])}
-    # Without images the connector takes part with weight 0.
+    # Without images the connector has zero gradients.
     assert moved == {f"language_model.{name}" for name in names}
 
 
-def test_merged_logits_are_those_of_the_adapters() -> None:
+def test_merging_adapters_keeps_the_logits() -> None:
     model = tuned(TuningKind.LORA)
     apply_freeze(model, LEARNS)
     train(model, build_optimizer(model.parameters(), OptimConfig(lr=1e-2)), 8)
@@ -133,7 +133,7 @@ def test_merged_logits_are_those_of_the_adapters() -> None:
     assert {type(m) for m in model.modules()} == {type(m) for m in build_model().modules()}
 
 
-def test_four_bit_weights_merge_into_the_numbers_they_stand_for() -> None:
+def test_merging_dequantises_four_bit_weights() -> None:
     model = tuned(TuningKind.QLORA)
     apply_freeze(model, LEARNS)
     train(model, build_optimizer(model.parameters(), OptimConfig(lr=1e-2)), 8)
@@ -146,7 +146,7 @@ def test_four_bit_weights_merge_into_the_numbers_they_stand_for() -> None:
     assert (found - logits(build_model())).abs().max() > spread
 
 
-def test_four_bit_weights_are_near_the_originals() -> None:
+def test_four_bit_weights_are_close_to_the_originals() -> None:
     model, plain = tuned(TuningKind.QLORA), build_model()
     layer = model.language_model.get_submodule("model.layers.0.mlp.up_proj").base_layer
     original = plain.language_model.get_submodule("model.layers.0.mlp.up_proj").weight
@@ -161,7 +161,7 @@ def test_four_bit_weights_are_near_the_originals() -> None:
 
 
 @pytest.mark.parametrize("kind", [TuningKind.LORA, TuningKind.QLORA])
-def test_a_weights_file_holds_adapters_and_connector_alone(
+def test_a_weights_file_contains_adapters_and_connector_only(
     kind: TuningKind, tmp_path: Path
 ) -> None:
     model = tuned(kind)
@@ -181,7 +181,7 @@ def test_a_weights_file_holds_adapters_and_connector_alone(
         load_weights(tmp_path / "w", {"language_model": build_model().language_model})
 
 
-def test_a_frozen_language_model_may_lie_in_four_bits() -> None:
+def test_a_frozen_language_model_can_be_quantised() -> None:
     """Stage 1: no adapters, gradients reach the connector through 4-bit weights."""
     model = build_model()
     tune(model.language_model, TuningConfig(kind=TuningKind.QLORA), seed=0, learns=False)
@@ -198,7 +198,7 @@ def test_a_frozen_language_model_may_lie_in_four_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", [TuningKind.LORA, TuningKind.QLORA])
-def test_smaller_types_leave_adapters_and_four_bit_weights_whole(kind: TuningKind) -> None:
+def test_casting_keeps_adapters_and_four_bit_weights(kind: TuningKind) -> None:
     model = tuned(kind)
     apply_freeze(model, LEARNS)
     cast_frozen(model, torch.bfloat16)
@@ -213,7 +213,7 @@ def test_smaller_types_leave_adapters_and_four_bit_weights_whole(kind: TuningKin
 # --- 8-bit moments ---
 
 
-def test_eight_bit_adamw_follows_adamw() -> None:
+def test_eight_bit_adamw_approximates_adamw() -> None:
     losses = {}
     for name in OptimizerName:
         model = build_model()
@@ -258,7 +258,7 @@ def test_eight_bit_adamw_resumes_exactly() -> None:
     assert torch.equal(logits(models[0]), logits(models[1]))
 
 
-# --- what goes together ---
+# --- combinations ---
 
 
 def allowed(
@@ -277,7 +277,7 @@ def allowed(
     return ""
 
 
-def test_sharding_goes_with_neither_low_bits_nor_adapters() -> None:
+def test_sharding_excludes_low_bits_and_adapters() -> None:
     for optimizer, tuning, strategy in itertools.product(OptimizerName, TuningKind, StrategyName):
         error = allowed(optimizer, tuning, strategy, learns=True)
         is_plain = (optimizer, tuning) == (OptimizerName.ADAMW, TuningKind.FULL)
@@ -299,7 +299,7 @@ def test_sharding_goes_with_neither_low_bits_nor_adapters() -> None:
         ("adamw", "lora", "auto", False, ("kind=lora", "frozen in this stage", "kind=qlora")),
     ],
 )
-def test_a_refusal_says_what_and_what_to_do(
+def test_rejected_combinations_explain_the_fix(
     optimizer: str, tuning: str, strategy: str, words: tuple[str, ...], *, learns: bool
 ) -> None:
     error = allowed(
@@ -309,7 +309,7 @@ def test_a_refusal_says_what_and_what_to_do(
         assert word in error
 
 
-def test_sizes_that_mean_nothing_are_refused() -> None:
+def test_invalid_sizes_are_rejected() -> None:
     for name, value in (("rank", 0), ("alpha", 0.0), ("dropout", 1.0)):
         with pytest.raises(ConfigError, match=f"tuning.{name}"):
             TuningConfig(**{name: value})

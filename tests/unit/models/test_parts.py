@@ -1,4 +1,4 @@
-"""Connector, fusion, loss and weights files: small parts, exact promises."""
+"""Connector, fusion, loss and weights files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ IMAGE = 9
 
 
 @pytest.mark.parametrize("kind", list(ConnectorKind))
-def test_connector_is_a_function_of_its_seed(kind: ConnectorKind) -> None:
+def test_a_connector_depends_on_its_seed_only(kind: ConnectorKind) -> None:
     config = ConnectorConfig(kind=kind)
     build = [build_connector(config, vision_width=6, model_width=8, seed=s) for s in (3, 3, 4)]
     torch.manual_seed(99)
@@ -31,7 +31,7 @@ def test_connector_is_a_function_of_its_seed(kind: ConnectorKind) -> None:
     assert not torch.equal(first, other)
 
 
-def test_connector_leaves_the_global_generator_alone() -> None:
+def test_building_a_connector_does_not_touch_the_global_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -58,13 +58,13 @@ def test_fuse_fills_placeholders_in_row_major_order() -> None:
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 3])
-def test_fuse_refuses_a_mismatch_with_both_numbers(num_images: int) -> None:
+def test_fuse_reports_both_counts_of_a_mismatch(num_images: int) -> None:
     input_ids_BT = torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE]])
     with pytest.raises(DataError, match=rf"4 placeholders.*{2 * num_images} visual tokens"):
         fuse(torch.zeros(1, 5, 3), torch.zeros(num_images, 2, 3), input_ids_BT, IMAGE)
 
 
-def test_fuse_refuses_other_widths() -> None:
+def test_fuse_rejects_different_widths() -> None:
     with pytest.raises(ValueError, match="3 wide, visual ones 4"):
         fuse(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4), torch.tensor([[1, IMAGE]]), IMAGE)
 
@@ -84,7 +84,7 @@ def test_loss_equals_cross_entropy_over_all_positions() -> None:
     assert ours.num_loss_tokens == (labels_BT[:, 1:] != IGNORE_INDEX).sum()
 
 
-def test_logits_are_made_for_targets_only() -> None:
+def test_logits_are_computed_at_labels_only() -> None:
     rows = []
 
     def layer(hidden_KD: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_logits_are_made_for_targets_only() -> None:
     assert rows == [2]
 
 
-def test_no_target_is_zero_loss_with_zero_gradients() -> None:
+def test_no_labels_give_zero_loss_and_zero_gradients() -> None:
     layer, hidden_BTD = nn.Linear(4, 11), torch.randn(2, 3, 4, requires_grad=True)
     loss = summed_cross_entropy(hidden_BTD, torch.full((2, 3), IGNORE_INDEX), layer)
     loss.loss_sum.backward()
@@ -130,7 +130,7 @@ def test_weights_round_trip_bitwise_and_keep_ties(tmp_path: Path) -> None:
     assert list_parts(path) == ("connector", "lm")
 
 
-def test_one_part_can_be_taken_from_a_file_of_two(tmp_path: Path) -> None:
+def test_one_part_loads_from_a_file_of_two(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     source, target = nn.Linear(2, 3), nn.Linear(2, 3)
     save_weights(path, {"lm": Tied(), "connector": source}, dtype=torch.float16)
@@ -138,7 +138,7 @@ def test_one_part_can_be_taken_from_a_file_of_two(tmp_path: Path) -> None:
     assert torch.equal(target.weight, source.weight.half().float())
 
 
-def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+def test_mismatched_weights_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, {"connector": nn.Linear(2, 3)})
     target = nn.Linear(2, 4)
@@ -152,7 +152,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path: Path) -> None:
         load_weights(path, {"connector": nn.Linear(2, 3, bias=False)})
 
 
-def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
     import safetensors.torch
 
     path = tmp_path / "w.safetensors"

@@ -1,4 +1,4 @@
-"""Weights get to the rank that holds them: shapes that don't divide, files of several parts."""
+"""Loading of sharded weights: uneven shapes, files of several parts."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ NUM_RANKS, RANK = 3, 2
 
 @contextlib.contextmanager
 def one_of_three() -> Iterator[DeviceMesh]:
-    """The view of one rank of three; nothing is communicated."""
+    """Return the view of one rank of three, without communication."""
     dist.init_process_group("fake", store=FakeStore(), rank=RANK, world_size=NUM_RANKS)
     try:
         yield init_device_mesh("cpu", (NUM_RANKS,))
@@ -56,7 +56,7 @@ def write_model(folder: Path, *, tied: bool) -> LlamaForCausalLM:
 
 
 def split_files(folder: Path) -> None:
-    """One file of weights becomes two and an index, as large models have them."""
+    """Split a file of weights into two and an index, as large models have them."""
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -80,7 +80,7 @@ def sharded_model(folder: Path, mesh: DeviceMesh, *, learns: bool) -> VisionLang
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_rank_reads_its_own_rows(tmp_path: Path, *, tied: bool) -> None:
+def test_every_rank_loads_its_own_rows(tmp_path: Path, *, tied: bool) -> None:
     original = write_model(tmp_path, tied=tied)
     split_files(tmp_path)
     with one_of_three() as mesh:
@@ -98,7 +98,7 @@ def test_every_rank_reads_its_own_rows(tmp_path: Path, *, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_is_frozen_stays_whole_and_buffers_keep_their_content(
+def test_frozen_parts_are_replicated_and_buffers_keep_their_content(
     tmp_path: Path, *, tied: bool
 ) -> None:
     original = write_model(tmp_path, tied=tied)
@@ -112,7 +112,7 @@ def test_what_is_frozen_stays_whole_and_buffers_keep_their_content(
             torch.testing.assert_close(ours[name], buffer)
 
 
-def test_a_missing_and_a_misshapen_weight_are_named(tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_reported(tmp_path: Path) -> None:
     write_model(tmp_path, tied=False)
     with one_of_three() as mesh:
         model = sharded_model(tmp_path, mesh, learns=True)

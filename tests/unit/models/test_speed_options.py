@@ -1,4 +1,4 @@
-"""Levers of speed and memory: attention kernels, recomputed and compiled blocks, chunked loss."""
+"""Speed and memory options: attention kernels, recomputed and compiled blocks, chunked loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def build_model(*, num_layers: int = 3) -> VisionLanguageModel:
 
 
 def packed(*, with_branches: bool) -> MicroBatch:
-    """Two rows of documents of uneven length, padding at the end of the first."""
+    """Build two rows of documents of different lengths, with padding at the end of the first."""
     documents = [[1] * 7 + [2] * 12 + [3] * 3 + [PADDING_DOCUMENT] * 2, [1] * 20 + [2] * 4]
     branches = np.zeros((2, 24), dtype=np.int64)
     if with_branches:
@@ -84,7 +84,7 @@ def varlen_on_cpu(  # noqa: PLR0917 - the kernel's own signature
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """What torch's CUDA kernel is documented to do, document by document."""
+    """Reference of torch's CUDA kernel, document by document."""
     assert window_size == (-1, 0)
     assert max_q == max_k == int(starts_q.diff().max())
     assert starts_k is starts_q
@@ -99,8 +99,8 @@ def varlen_on_cpu(  # noqa: PLR0917 - the kernel's own signature
     return torch.cat(parts)
 
 
-def test_varlen_attention_equals_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and gradients; the kernel itself needs a GPU and is replaced by its definition."""
+def test_varlen_attention_equals_masked_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares losses and gradients; a reference replaces the kernel, which needs a GPU."""
     batch = packed(with_branches=False)
     expected = loss_and_gradients(build_model(), batch)
     model = build_model()
@@ -112,10 +112,10 @@ def test_varlen_attention_equals_the_mask(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("with_branches", [False, True])
-def test_flex_attention_equals_the_mask(
+def test_flex_attention_equals_masked_attention(
     monkeypatch: pytest.MonkeyPatch, *, with_branches: bool
 ) -> None:
-    """Forward only, by torch's uncompiled definition: the kernel and the way back need a GPU."""
+    """Forward pass only, with torch's uncompiled reference: kernel and backward need a GPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
     def uncompiled(*parts: torch.Tensor, training: bool, **options: Any) -> Any:
@@ -134,7 +134,7 @@ def test_flex_attention_equals_the_mask(
         torch.testing.assert_close(model(batch).loss_sum, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_kernel_is_chosen_by_device_type_and_batch() -> None:
+def test_the_kernel_depends_on_device_dtype_and_batch() -> None:
     cpu, gpu, auto = torch.device("cpu"), torch.device("cuda"), AttentionKind.AUTO
     half = torch.bfloat16
     assert attention.choose(auto, cpu, half, has_branches=False) is AttentionKind.MASK
@@ -148,13 +148,13 @@ def test_the_kernel_is_chosen_by_device_type_and_batch() -> None:
     assert asked is AttentionKind.MASK
 
 
-def test_documents_start_where_ids_change_and_rows_begin() -> None:
+def test_documents_start_at_id_changes_and_row_starts() -> None:
     starts, longest = attention.document_starts(packed(with_branches=False).document_ids_BT)
     assert starts.tolist() == [0, 7, 19, 22, 24, 44, 48]
     assert longest == 20
 
 
-def test_a_model_with_sliding_windows_keeps_the_mask() -> None:
+def test_a_model_with_sliding_windows_needs_the_mask() -> None:
     model = build_model()
     model.language_model.config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(ConfigError, match="sliding_attention"):
@@ -163,7 +163,7 @@ def test_a_model_with_sliding_windows_keeps_the_mask() -> None:
 
 
 @pytest.mark.parametrize(("every", "number"), [(0, 0), (1, 3), (2, 2)])
-def test_recomputed_blocks_change_nothing(every: int, number: int) -> None:
+def test_recomputed_blocks_give_the_same_gradients(every: int, number: int) -> None:
     batch = packed(with_branches=True)
     expected = loss_and_gradients(build_model(), batch)
     model = build_model()
@@ -177,7 +177,7 @@ def test_recomputed_blocks_change_nothing(every: int, number: int) -> None:
 
 
 class saved_bytes:
-    """Counts what autograd keeps for the backward pass."""
+    """Counts the tensors that autograd saves for the backward pass."""
 
     def __enter__(self) -> Callable[[], int]:
         self.total = 0
@@ -194,8 +194,8 @@ class saved_bytes:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_change_nothing() -> None:
-    """To 1e-5 of each tensor: single small entries of a gradient are sums of large ones."""
+def test_compiled_blocks_give_the_same_gradients() -> None:
+    """Up to 1e-5 of each tensor, because small entries of a gradient are sums of large ones."""
     batch = packed(with_branches=True)
     expected = loss_and_gradients(build_model(), batch)
     model = build_model()
@@ -212,7 +212,7 @@ def test_compiled_blocks_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
-def test_a_chunked_loss_is_the_same_loss(chunk: int) -> None:
+def test_a_chunked_loss_equals_the_whole_loss(chunk: int) -> None:
     torch.manual_seed(1)
     hidden_BTD = torch.randn(2, 24, 32, requires_grad=True)
     layer = torch.nn.Linear(32, VOCABULARY, bias=False)
@@ -228,7 +228,7 @@ def test_a_chunked_loss_is_the_same_loss(chunk: int) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_chunked_loss_never_holds_all_logits() -> None:
+def test_a_chunked_loss_never_stores_all_logits() -> None:
     largest = 0
 
     def output_layer(hidden_KD: torch.Tensor) -> torch.Tensor:
@@ -242,6 +242,6 @@ def test_a_chunked_loss_never_holds_all_logits() -> None:
     assert largest == 5
 
 
-def test_attention_inputs_of_a_cpu_are_a_mask() -> None:
+def test_attention_on_a_cpu_uses_a_mask() -> None:
     inputs = attention_inputs(packed(with_branches=False), AttentionKind.AUTO, torch.float32)
     assert inputs["attention_mask"].shape == (2, 1, 24, 24)

@@ -1,4 +1,4 @@
-"""Towers of other libraries: CLIPVisionModel equals open_clip, timm, and what is refused."""
+"""Towers of transformers and timm: equal features, and rejected options."""
 
 import dataclasses
 import io
@@ -67,7 +67,7 @@ def hf_config(folder: Path) -> VisionTowerConfig:
 
 
 def visual_state(hf: CLIPVisionModel) -> dict[str, torch.Tensor]:
-    """open_clip's names for the weights of a CLIPVisionModel."""
+    """Return the weights of a CLIPVisionModel under open_clip's names."""
     theirs = {k.removeprefix("vision_model."): v for k, v in hf.state_dict().items()}
     ours = {
         "class_embedding": theirs["embeddings.class_embedding"],
@@ -87,7 +87,7 @@ def visual_state(hf: CLIPVisionModel) -> dict[str, torch.Tensor]:
 
 
 def hf_state(visual: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The other way: names of a checkpoint as the hub has them."""
+    """Return open_clip weights under the names of checkpoints on the hub."""
     prefix = "vision_model."
     theirs = {
         f"{prefix}embeddings.class_embedding": visual["class_embedding"],
@@ -124,7 +124,9 @@ def write_open_clip(folder: Path, *, quick: bool, visual: dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_hugging_face_weights_give_open_clips_features(tmp_path: Path, activation: str) -> None:
+def test_hugging_face_weights_give_the_features_of_open_clip(
+    tmp_path: Path, activation: str
+) -> None:
     hf = write_hf(tmp_path / "hf", activation=activation)
     quick = activation == "quick_gelu"
     write_open_clip(tmp_path / "oc", quick=quick, visual=visual_state(hf))
@@ -141,7 +143,7 @@ def test_hugging_face_weights_give_open_clips_features(tmp_path: Path, activatio
     assert float((first - second).abs().max()) < 1e-5 * scale
     assert float((first - wrong).abs().max()) > 1e-3 * scale
     own, theirs = towers[0].transform, towers[1].transform
-    # They part where the middle of an odd margin is.
+    # They differ in the rounding of odd margins.
     assert own.crop is not theirs.crop
     assert dataclasses.replace(own, crop=theirs.crop) == theirs
     expected = hf(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states[-2][:, 1:]
@@ -162,7 +164,7 @@ def test_open_clip_weights_give_the_same_features_in_hugging_face(tmp_path: Path
     assert torch.allclose(other(pixels_NCHW), tower(pixels_NCHW), atol=1e-5)
 
 
-def test_a_full_clip_checkpoint_is_a_tower_too(tmp_path: Path) -> None:
+def test_a_full_clip_checkpoint_loads_as_a_tower(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
@@ -179,7 +181,7 @@ def test_a_full_clip_checkpoint_is_a_tower_too(tmp_path: Path) -> None:
     assert torch.allclose(tower(pixels_NCHW), states[-2][:, 1:], atol=1e-6)
 
 
-def test_missing_weights_and_other_models_are_refused(tmp_path: Path) -> None:
+def test_missing_weights_and_other_models_are_rejected(tmp_path: Path) -> None:
     write_hf(tmp_path / "hf")
     path = tmp_path / "hf" / "model.safetensors"
     state = safetensors.torch.load_file(path)
@@ -194,7 +196,7 @@ def test_missing_weights_and_other_models_are_refused(tmp_path: Path) -> None:
         load_vision_tower(hf_config(tmp_path))
 
 
-def test_images_become_what_transformers_makes_of_them(tmp_path: Path) -> None:
+def test_images_equal_those_of_the_transformers_processor(tmp_path: Path) -> None:
     from transformers import CLIPImageProcessorPil
 
     write_hf(tmp_path)
@@ -224,7 +226,7 @@ def test_square_images_are_squashed(tmp_path: Path) -> None:
         {"size": {"longest_edge": 16}},
     ],
 )
-def test_other_images_are_refused(tmp_path: Path, images: dict[str, Any]) -> None:
+def test_unsupported_preprocessing_is_rejected(tmp_path: Path, images: dict[str, Any]) -> None:
     write_hf(tmp_path, **images)
     with pytest.raises(ConfigError, match="unsupported image preprocessing"):
         load_vision_tower(hf_config(tmp_path))
@@ -245,7 +247,7 @@ def write_timm(folder: Path) -> Any:
     return model
 
 
-def test_timm_gives_the_block_before_the_last(tmp_path: Path) -> None:
+def test_timm_gives_the_second_to_last_block(tmp_path: Path) -> None:
     model = write_timm(tmp_path)
     tower = load_vision_tower(VisionTowerConfig(library=TIMM, path=str(tmp_path)))
     pixels_NCHW = torch.randn(2, 3, 160, 160)
@@ -287,6 +289,6 @@ def test_tokens_are_counted_without_weights(tmp_path: Path) -> None:
         ({"library": "timmm", "path": "x"}, "Did you mean 'timm'"),
     ],
 )
-def test_contradictions_are_refused(config: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_vision_tower(VisionTowerConfig(**config))

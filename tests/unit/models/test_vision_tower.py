@@ -1,4 +1,4 @@
-"""The vision tower: its two kinds of features, its fingerprint, its refusals."""
+"""open_clip towers: both kinds of features, fingerprints, and rejected options."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_penultimate_features_skip_the_last_block(tmp_path: Path) -> None:
         assert not torch.equal(tower(pixels_NCHW), features_NPE)
 
 
-def test_pooled_grid_is_the_head_of_every_cell(tmp_path: Path) -> None:
+def test_pooled_grid_applies_the_head_to_every_cell(tmp_path: Path) -> None:
     tower = load(write_tower(tmp_path / "conv", CONVOLUTIONAL), TowerFeature.POOLED_GRID)
     pixels_NCHW = torch.randn(2, 3, 64, 64)
     features_NPE = tower(pixels_NCHW)
@@ -80,14 +80,14 @@ def test_pooled_grid_is_the_head_of_every_cell(tmp_path: Path) -> None:
     assert torch.allclose(features_NPE[:, 3], bottom_left, atol=1e-6)
 
 
-def test_pool_grids_reads_rows_first() -> None:
+def test_pool_grids_orders_cells_by_rows() -> None:
     maps = torch.arange(16.0).view(1, 1, 4, 4)
     cells = pool_grids(maps, (1, 2, 4)).flatten()
     assert cells[:5].tolist() == [7.5, 2.5, 4.5, 10.5, 12.5]
     assert cells[5:].tolist() == list(range(16))
 
 
-def test_is_frozen_and_stays_in_evaluation_mode(tmp_path: Path) -> None:
+def test_a_tower_is_frozen_and_stays_in_evaluation_mode(tmp_path: Path) -> None:
     tower = load(write_tower(tmp_path / "conv", CONVOLUTIONAL), TowerFeature.POOLED_GRID)
     tower.train()
     assert not any(module.training for module in tower.modules())
@@ -98,7 +98,7 @@ def test_is_frozen_and_stays_in_evaluation_mode(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, tower.buffers(), strict=True))
 
 
-def test_fingerprint_follows_weights_and_features_not_the_folder(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_weights_and_features_not_the_folder(tmp_path: Path) -> None:
     first = write_tower(tmp_path / "a", CONVOLUTIONAL)
     same = write_tower(tmp_path / "b", CONVOLUTIONAL)
     other = write_tower(tmp_path / "c", CONVOLUTIONAL, seed=1)
@@ -117,12 +117,12 @@ def test_fingerprint_follows_weights_and_features_not_the_folder(tmp_path: Path)
         ({"path": "x", "grids": (0,)}, "grids"),
     ],
 )
-def test_contradictory_configs_are_refused(config: dict[str, Any], message: str) -> None:
+def test_contradictory_configs_are_rejected(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_vision_tower(VisionTowerConfig(**config))
 
 
-def test_missing_or_foreign_weights_are_refused(tmp_path: Path) -> None:
+def test_missing_or_foreign_weights_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="open_clip_config"):
         load(tmp_path, TowerFeature.PENULTIMATE)
     folder = write_tower(tmp_path / "vit", VIT)
@@ -135,7 +135,7 @@ def test_missing_or_foreign_weights_are_refused(tmp_path: Path) -> None:
         load(folder, TowerFeature.PENULTIMATE)
 
 
-def test_features_must_suit_the_architecture(tmp_path: Path) -> None:
+def test_features_must_match_the_architecture(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pooled_grid needs a timm tower"):
         load(write_tower(tmp_path / "vit", VIT), TowerFeature.POOLED_GRID)
     with pytest.raises(ConfigError, match="no transformer blocks"):
@@ -149,7 +149,7 @@ def test_features_must_suit_the_architecture(tmp_path: Path) -> None:
         (CONVOLUTIONAL, TowerFeature.POOLED_GRID, 5),
     ],
 )
-def test_tokens_are_counted_without_the_weights(
+def test_image_tokens_are_counted_without_weights(
     tmp_path: Path, vision: dict[str, Any], feature: TowerFeature, expected: int
 ) -> None:
     folder = write_tower(tmp_path / "tower", vision)
@@ -158,7 +158,7 @@ def test_tokens_are_counted_without_the_weights(
     assert count_image_tokens(VisionTowerConfig(path=str(folder), feature=feature)) == expected
 
 
-def test_a_tower_without_patches_has_no_count(tmp_path: Path) -> None:
+def test_a_tower_without_patches_is_rejected(tmp_path: Path) -> None:
     folder = write_tower(tmp_path / "tower", CONVOLUTIONAL)
     with pytest.raises(ConfigError, match=r"use tower\.feature=pooled_grid"):
         count_image_tokens(VisionTowerConfig(path=str(folder)))

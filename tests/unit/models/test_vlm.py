@@ -1,4 +1,4 @@
-"""The composed model: packing, freezing, text-only batches, generation."""
+"""Vision-language model: packing, freezing, text-only batches, generation."""
 
 from collections import Counter
 from pathlib import Path
@@ -128,12 +128,12 @@ def test_an_empty_micro_batch_gives_zero_gradients() -> None:
         assert parameter.grad.abs().sum() == 0, name
 
 
-def test_placeholders_without_images_are_refused() -> None:
+def test_placeholders_without_images_are_rejected() -> None:
     with pytest.raises(DataError, match="3 placeholders in the tokens, 0 images"):
         build_model()(row([10, IMAGE, IMAGE, IMAGE, 11]))
 
 
-def test_pixels_without_a_tower_are_refused() -> None:
+def test_pixels_without_a_tower_are_rejected() -> None:
     import dataclasses
 
     batch = dataclasses.replace(row([10, IMAGE]), pixels_NCHW=torch.zeros(2, 3, 4, 4))
@@ -141,7 +141,7 @@ def test_pixels_without_a_tower_are_refused() -> None:
         build_model()(batch)
 
 
-def test_parts_that_do_not_fit_are_refused() -> None:
+def test_mismatched_parts_are_rejected() -> None:
     model = build_model()
     with pytest.raises(ConfigError, match="image token 61 outside a vocabulary of 61"):
         VisionLanguageModel(None, model.connector, model.language_model, image_token_id=61)
@@ -161,9 +161,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         (FreezePolicy(connector=False, language_model=True), {"language_model"}),
     ],
 )
-def test_gradients_reach_exactly_what_the_policy_opens(
-    policy: FreezePolicy, parts: set[str]
-) -> None:
+def test_gradients_reach_exactly_the_trainable_parts(policy: FreezePolicy, parts: set[str]) -> None:
     import dataclasses
 
     model = build_model()
@@ -179,7 +177,7 @@ def test_gradients_reach_exactly_what_the_policy_opens(
     assert f"{report.num_trainable:,}" in report.table()
 
 
-def test_policies_that_would_do_nothing_are_refused() -> None:
+def test_policies_without_effect_are_rejected() -> None:
     with pytest.raises(ConfigError, match="trainable tower"):
         FreezePolicy(tower=True)
     with pytest.raises(ConfigError, match="nothing to train"):
@@ -194,7 +192,7 @@ def test_predictions_do_not_depend_on_the_batch_size() -> None:
     prompts, images = prompts_and_images(70)
     settings = {"max_new_tokens": 8, "pad_token_id": PAD}
     free = model.generate(prompts, images, end_token_id=END, batch_size=70, **settings)
-    # A token that does occur, so that some rows end early and others don't.
+    # This token occurs in the answers, so that some rows end early.
     end = Counter(answer[3] for answer in free).most_common(1)[0][0]
     answers = {
         size: model.generate(prompts, images, end_token_id=end, batch_size=size, **settings)
@@ -227,7 +225,7 @@ def test_generation_equals_hugging_face_greedy_search() -> None:
 
 
 def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
-    """60 prompts: 5 images behind texts of three lengths, images at the end, text alone."""
+    """Build 60 prompts: 5 images after texts of three lengths, images at the end, text only."""
     rng = np.random.default_rng(1)
     images = [torch.from_numpy(rng.normal(size=(NUM_IMAGE_TOKENS, WIDTH))).float() for _ in "12345"]
     texts = [rng.integers(10, 61, before + more) for more in range(3)]
@@ -245,7 +243,9 @@ def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Te
 
 
 @pytest.mark.parametrize(("before", "is_shared"), [(30, True), (1, False)])
-def test_shared_heads_change_no_answer_and_are_read_once(before: int, *, is_shared: bool) -> None:
+def test_shared_heads_keep_the_answers_and_are_computed_once(
+    before: int, *, is_shared: bool
+) -> None:
     model = build_model()
     prompts, images = several_questions_each(before)
     read: list[int] = []
@@ -272,7 +272,7 @@ def test_shared_heads_change_no_answer_and_are_read_once(before: int, *, is_shar
     assert positions[60] == (shared if is_shared else 60 * max(map(len, prompts)))
 
 
-def test_generation_uses_the_image() -> None:
+def test_generation_depends_on_the_image() -> None:
     model = build_model()
     prompts, images = prompts_and_images(30)
     other = [None if image is None else -image for image in images]
@@ -283,7 +283,7 @@ def test_generation_uses_the_image() -> None:
     assert not all(same)
 
 
-def test_generation_refuses_unpaired_prompts_and_takes_none() -> None:
+def test_generation_rejects_unpaired_prompts_and_accepts_none() -> None:
     model = build_model()
     settings = {"max_new_tokens": 2, "end_token_id": END, "pad_token_id": PAD, "batch_size": 4}
     assert model.generate([], [], **settings) == []
@@ -311,7 +311,7 @@ def test_language_model_round_trip(tmp_path: Path, tied: bool) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_language_models_with_missing_weights_are_refused(tmp_path: Path) -> None:
+def test_language_models_with_missing_weights_are_rejected(tmp_path: Path) -> None:
     import safetensors.torch
 
     from core.errors import CheckpointError
@@ -327,7 +327,7 @@ def test_language_models_with_missing_weights_are_refused(tmp_path: Path) -> Non
         load_language_model(LanguageModelConfig(path=str(tmp_path / "lm")))
 
 
-def test_what_is_frozen_shrinks_and_buffers_stay() -> None:
+def test_casting_shrinks_frozen_weights_and_keeps_buffers() -> None:
     model = build_model()
     apply_freeze(model, FreezePolicy(connector=True, language_model=False))
     buffers = {name: value.clone() for name, value in model.named_buffers()}
@@ -337,7 +337,7 @@ def test_what_is_frozen_shrinks_and_buffers_stay() -> None:
     torch.testing.assert_close(dict(model.named_buffers()), buffers, rtol=0, atol=0)
 
 
-def test_a_model_in_bfloat16_answers() -> None:
+def test_a_bfloat16_model_generates_answers() -> None:
     model = build_model()
     cast_all(model, torch.bfloat16)
     prompts, images = prompts_and_images(5)
