@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the card and print its path."""
     parser = argparse.ArgumentParser(

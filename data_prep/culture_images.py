@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.io.files import atomic_write_bytes
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from core.rng import named_rng
 from data_prep.embedded.drawings import Painter, Style, StyledIcon
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
@@ -34,7 +34,7 @@ def draw_images(folder: Path, packages: PackageFolder) -> int:
     return len(names)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the images and print their number."""
     parser = argparse.ArgumentParser(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError, DataError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.produce import QUESTION_ITEMS, RECORDS
@@ -239,7 +239,7 @@ def _link_or_copy(source: Path, destination: Path) -> None:
         shutil.copy(source, destination)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Apply the corrections and print a summary."""
     parser = argparse.ArgumentParser(

@@ -17,7 +17,7 @@ from rich.markup import escape
 from core.config import load_config
 from core.errors import ConfigError, DataError, unknown_name
 from core.io.hub import hub_arguments
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.prepare import rows
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe, read_item
 from data_prep.prepare.faults import DroppedError
@@ -154,7 +154,7 @@ def _image_bytes(value: Any, where: str) -> bytes:
     return image
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import the benchmark and print what was left out."""
     parser = argparse.ArgumentParser(

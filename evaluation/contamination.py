@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from core.errors import DataError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from datamodules.shards.manifest import load_manifest, open_shard
 from models.towers.image_transform import decode_image
 
@@ -84,7 +84,7 @@ def _hash(image: bytes, *, by_pixels: bool) -> str:
     return hashlib.sha256(reduced).hexdigest()
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare and say so; 1 if images are shared."""
     parser = argparse.ArgumentParser(

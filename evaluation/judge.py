@@ -21,7 +21,7 @@ from rich.progress import track
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from evaluation.people.page import Images, images_of
 from evaluation.people.tasks import Task, compare_tasks
 from evaluation.statistics.intervals import bootstrap_means
@@ -225,7 +225,7 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
     return found
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge."""
     console = Console()

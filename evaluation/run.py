@@ -15,7 +15,7 @@ from rich.table import Table
 
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from evaluation.answerers.base import MAX_NEW_TOKENS, Answerer
 from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
@@ -125,7 +125,7 @@ def show(console: Console, result: EvaluationResult) -> None:
     console.print(table)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate."""
     console = Console()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from core.samples import Role, Turn
 from evaluation.benchmarks.prompting import BARE_STYLE
 from experiments.cli import add_grid_options, request_of
@@ -122,7 +122,7 @@ def _read_image(path: Path | None) -> bytes:
     return path.read_bytes()
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     console = Console(stderr=False)

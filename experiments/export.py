@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 from serving.cell import find_cells
@@ -72,7 +72,7 @@ def _print_result(console: Console, result: ExportResult) -> None:
     )
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = build_parser().parse_args(arguments)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError, unknown_name
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options, request_of
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _reject_image(image: bytes) -> "torch.Tensor":
     raise RuntimeError(f"unexpected request to encode an image of {len(image)} bytes")
 
 
-@clear_errors
+@catch_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = build_parser().parse_args(argv)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options
 from reporting.build import build_report
 
@@ -17,7 +17,7 @@ _EPILOG = """examples:
 """
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build a report and print its path."""
     parser = argparse.ArgumentParser(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import PreemptedError, StageFailedError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from core.process.stop import EXIT_PREEMPTED, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
 
 
-@clear_errors
+@catch_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status distinguishes preempted runs, failed stages and misuse."""
     console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)

@@ -20,7 +20,7 @@ from rich.console import Console
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 
@@ -154,7 +154,7 @@ def _represent_script(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_script)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args, console = build_parser().parse_args(arguments), Console()

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import DataError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from core.process.log import without_password
 from reporting.tracking.sync import sync_grid
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Upload every grid under a root and return 1 if an upload is incomplete."""
     parser = argparse.ArgumentParser(

@@ -14,12 +14,12 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from core.process.log import without_password
 from reporting.tracking.server import HOST, server_command
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the command and its address, then replace this process by the server."""
     parser = argparse.ArgumentParser(

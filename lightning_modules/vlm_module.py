@@ -23,7 +23,7 @@ from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.strategy import ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
-from models.sharding import full, materialise, shard, sharding_policy
+from models.sharding import gather_tensor, materialise, shard_model, sharding_policy
 from models.vlm import VisionLanguageModel
 
 
@@ -68,7 +68,7 @@ class VlmModule(lightning.LightningModule):
             return
         sharding, self.sharding = self.sharding, None
         mesh = cast(ShardedStrategy, self.trainer.strategy).sharding_mesh
-        shard(self.model, mesh, sharding_policy(sharding.precision))
+        shard_model(self.model, mesh, sharding_policy(sharding.precision))
         materialise(self.model, self.trainer.strategy.root_device)
         sharding.load(self.model)
 
@@ -146,7 +146,7 @@ class VlmModule(lightning.LightningModule):
     def _clip(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
-        norm = full(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit))
         if not math.isfinite(norm):  # before the step: the weights are still good
             raise NotFiniteError(
                 f"step {self.trainer.global_step}: the loss is {float(loss):g}, the norm of its "

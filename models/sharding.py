@@ -36,7 +36,7 @@ def sharding_policy(precision: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
 
 
-def shard(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+def shard_model(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
     """Shard the parts of a model that have trainable parameters, in place."""
     parts = (model.tower, model.connector, model.language_model)
     replicated: set[nn.Parameter] = set()
@@ -68,7 +68,7 @@ def materialise(module: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def assign(target: torch.Tensor, read: Callable[[tuple[slice, ...]], torch.Tensor]) -> None:
+def fill_tensor(target: torch.Tensor, read: Callable[[tuple[slice, ...]], torch.Tensor]) -> None:
     """Fill a tensor from a reader of slices; a sharded tensor reads only this rank's rows."""
     if not isinstance(target, DTensor):
         target.copy_(read(tuple(slice(0, size) for size in target.shape)))
@@ -105,10 +105,10 @@ def load_pretrained(language_model: nn.Module, folder: Path) -> None:
                 if tuple(view.get_shape()) != tuple(expected[name].shape):
                     shapes = tuple(view.get_shape()), tuple(expected[name].shape)
                     raise CheckpointError(f"{file}: '{name}' is {shapes[0]}, expected {shapes[1]}")
-                assign(expected[name], view.__getitem__)
+                fill_tensor(expected[name], view.__getitem__)
 
 
-def full(tensor: torch.Tensor) -> torch.Tensor:
+def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Gather a sharded tensor from all ranks (collective); return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -15,9 +15,20 @@ from core.samples import MicroBatch
 from models.connector import Connector
 from models.fusion import fuse
 from models.language.attention import AttentionKind, attention_inputs
-from models.language.generation import EmbeddedPrompts, GenerationLimits, greedy_decode, parts_of
+from models.language.generation import (
+    EmbeddedPrompts,
+    GenerationLimits,
+    decoder_and_output_layer,
+    greedy_decode,
+)
 from models.language.language_model import check_language_model
-from models.language.shared_prompts import Prompt, arrange, left_padded, make_prompt, split
+from models.language.shared_prompts import (
+    Prompt,
+    arrange_batches,
+    left_padded,
+    make_prompt,
+    split_prompts,
+)
 from models.loss import LossSum, summed_cross_entropy
 from models.towers.vision_tower import VisionTower
 
@@ -70,14 +81,15 @@ class VisionLanguageModel(nn.Module):
     def forward(self, micro_batch: MicroBatch) -> LossSum:
         """Return the summed loss over the loss tokens of packed rows."""
         hidden_BTD = self.hidden_states(micro_batch)
-        output_layer = parts_of(self.language_model)[1]
+        output_layer = decoder_and_output_layer(self.language_model)[1]
         return summed_cross_entropy(
             hidden_BTD, micro_batch.labels_BT, output_layer, chunk=self.loss_chunk
         )
 
     def logits(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Return the logits (B, T, V) at every position, for tests and analysis."""
-        logits_BTV: torch.Tensor = parts_of(self.language_model)[1](self.hidden_states(micro_batch))
+        output_layer = decoder_and_output_layer(self.language_model)[1]
+        logits_BTV: torch.Tensor = output_layer(self.hidden_states(micro_batch))
         return logits_BTV
 
     def hidden_states(self, micro_batch: MicroBatch) -> torch.Tensor:
@@ -89,7 +101,7 @@ class VisionLanguageModel(nn.Module):
         """
         features_NPE = self._features(micro_batch)
         embeds_BTD = self.embed(micro_batch.input_ids_BT, features_NPE)
-        hidden_BTD: torch.Tensor = parts_of(self.language_model)[0](
+        hidden_BTD: torch.Tensor = decoder_and_output_layer(self.language_model)[0](
             inputs_embeds=embeds_BTD,
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
@@ -152,7 +164,7 @@ class VisionLanguageModel(nn.Module):
             for prompt, image in zip(prompts, images, strict=True)
         ]
         answers: list[list[int]] = [[] for _ in prompts]
-        for batch in arrange(shareable, batch_size):
+        for batch in arrange_batches(shareable, batch_size):
             rows = self._generate_batch([prompt for _, prompt in batch], limits)
             for (index, _), row in zip(batch, rows, strict=True):
                 answers[index] = row
@@ -162,7 +174,7 @@ class VisionLanguageModel(nn.Module):
     def _generate_batch(
         self, prompts: Sequence[Prompt], limits: GenerationLimits
     ) -> list[list[int]]:
-        batch = split(prompts)
+        batch = split_prompts(prompts)
         heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, limits)
         tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, limits)
         embedded = EmbeddedPrompts(

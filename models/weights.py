@@ -11,7 +11,7 @@ from torch import nn
 from core.errors import CheckpointError
 from core.io.files import atomic_write_bytes
 from models.language.adapters import adapter_names
-from models.sharding import assign, full
+from models.sharding import fill_tensor, gather_tensor
 
 _FORMAT = "irudimen-weights-1"
 
@@ -29,7 +29,7 @@ def save_weights(
     """
     tensors = {}
     for name, value in _unique_tensors(parts).items():
-        whole = full(value.detach())
+        whole = gather_tensor(value.detach())
         if is_writer:
             cast = whole.to(dtype) if whole.is_floating_point() else whole
             tensors[name] = cast.cpu().contiguous()
@@ -59,7 +59,7 @@ def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
             shapes = tuple(found[name].shape), tuple(expected[name].shape)
             raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, expected {shapes[1]}")
     for name in relevant:
-        assign(expected[name], found[name].__getitem__)
+        fill_tensor(expected[name], found[name].__getitem__)
 
 
 def list_parts(path: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from datamodules.batches.feature_cache import FeatureCache
 from models.connector import build_connector
-from models.language.adapters import TuningConfig, TuningKind, merge_adapters, tune
+from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
 from models.language.language_model import (
     empty_language_model,
     fit_vocabulary,
@@ -109,7 +109,7 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
 
     if not is_empty:
         fill(model)
-        tune(language_model, tuning, seed=seed, learns=trains_language_model)
+        apply_tuning(language_model, tuning, seed=seed, learns=trains_language_model)
         _load_parts(model, trained)
         if is_merged:
             merge_adapters(language_model)

@@ -14,7 +14,7 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError
 from core.rng import named_rng
 from core.samples import Role, Turn
-from models.language.generation import parts_of
+from models.language.generation import decoder_and_output_layer
 from models.vlm import VisionLanguageModel
 from pipeline.assemble import VlmParts
 
@@ -131,7 +131,7 @@ def _our_logits(
     if model.tower is None:
         raise ValueError("no tower")
     embeds_BTD = model.embed(input_ids_BT, model.tower(pixels_NCHW.to(model.device)))
-    decoder, output_layer = parts_of(model.language_model)
+    decoder, output_layer = decoder_and_output_layer(model.language_model)
     hidden_BTD = decoder(inputs_embeds=embeds_BTD, use_cache=False).last_hidden_state
     logits_TV: torch.Tensor = output_layer(hidden_BTD)[0].float().cpu()
     return logits_TV

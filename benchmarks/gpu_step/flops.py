@@ -15,7 +15,7 @@ from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.samples import MicroBatch
 from models.language.attention import document_mask
 from models.language.blocks import decoder_blocks
-from models.language.generation import parts_of
+from models.language.generation import decoder_and_output_layer
 from models.vlm import VisionLanguageModel
 
 PEAK_DENSE_BF16 = {
@@ -112,7 +112,7 @@ def flop_model(model: VisionLanguageModel) -> FlopModel:
         num_tokens, tower = model.tower.num_image_tokens, _tower_macs(model.tower.visual)
     return FlopModel(
         block_weights=sum(_matrices(block) for block in decoder_blocks(model.language_model)),
-        head_weights=_matrices(parts_of(model.language_model)[1]),
+        head_weights=_matrices(decoder_and_output_layer(model.language_model)[1]),
         attention_width=config.num_hidden_layers * config.num_attention_heads * head_width,
         connector_per_image=_matrices(model.connector) * num_tokens,
         tower_per_image=tower,

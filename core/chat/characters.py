@@ -27,6 +27,6 @@ def is_in_word(letter: str) -> bool:
     return unicodedata.category(letter)[0] in "LMN"
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Split a text into words; all characters between words are dropped."""
     return "".join(letter if is_in_word(letter) else " " for letter in text).split()

@@ -31,7 +31,7 @@ class EndpointError(IrudimenError):
     """Error response, no response, or a response that does not follow the interface."""
 
 
-class CutOffError(EndpointError):
+class TruncatedReplyError(EndpointError):
     """Reply that was truncated at `max_tokens`."""
 
 
@@ -81,7 +81,7 @@ class Completion:
     text: str
     num_tokens: int
     """Count reported by the endpoint, 0 if there is none."""
-    is_cut: bool
+    is_truncated: bool
     """Whether the reply ended at `max_tokens`."""
 
 
@@ -103,17 +103,19 @@ class Endpoint:
         self._lock = threading.Lock()
 
     def complete(
-        self, messages: list[dict[str, Any]], *, max_tokens: int, refuse_cut: bool = False
+        self, messages: list[dict[str, Any]], *, max_tokens: int, reject_truncated: bool = False
     ) -> str:
         """Return the reply to a conversation at temperature 0.
 
         Raises:
-            CutOffError: If the reply was truncated at `max_tokens` and `refuse_cut` is set.
+            TruncatedReplyError: If `reject_truncated` is set and the reply was truncated.
             EndpointError: If the request fails, or the response is invalid.
         """
         found = self.completion(messages, max_tokens=max_tokens)
-        if refuse_cut and found.is_cut:
-            raise CutOffError(f"{self.config.url}: the reply exceeds max_tokens={max_tokens}")
+        if reject_truncated and found.is_truncated:
+            raise TruncatedReplyError(
+                f"{self.config.url}: the reply exceeds max_tokens={max_tokens}"
+            )
         return found.text
 
     def completion(self, messages: list[dict[str, Any]], *, max_tokens: int) -> Completion:
@@ -218,4 +220,6 @@ def image_part(image: bytes) -> dict[str, Any]:
 
 def _parse_completion(record: dict[str, Any]) -> Completion:
     written = int((record["usage"] or {}).get("completion_tokens") or 0)
-    return Completion(text=str(record["reply"]), num_tokens=written, is_cut=bool(record.get("cut")))
+    return Completion(
+        text=str(record["reply"]), num_tokens=written, is_truncated=bool(record.get("cut"))
+    )

@@ -44,7 +44,7 @@ def hub_arguments(path: str | Path, revision: str, *, kind: str) -> dict[str, An
     return {"revision": revision}
 
 
-def explain(error: BaseException, path: str | Path, revision: str = "") -> str:
+def explain_hub_error(error: BaseException, path: str | Path, revision: str = "") -> str:
     """Explain a failed download and its fix; access tokens are removed from the message."""
     name = str(path)
     if not is_hub_name(name):

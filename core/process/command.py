@@ -15,7 +15,7 @@ USER_ERROR = 2
 _P = ParamSpec("_P")
 
 
-def clear_errors(main: Callable[_P, int]) -> Callable[_P, int]:
+def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
     """Make a command print an `IrudimenError` without a traceback and return `USER_ERROR`."""
 
     @functools.wraps(main)

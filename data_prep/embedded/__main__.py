@@ -16,7 +16,7 @@ from rich.progress import track as rich_track
 
 from core.errors import DataError
 from core.io.files import sha256_file
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.embedded.build import Builder, BuildPlan
 from data_prep.embedded.corpus import build_corpus
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _console = Console(stderr=True)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the data, or compare the existing data with a fresh build."""
     options = _build_parser().parse_args(arguments)

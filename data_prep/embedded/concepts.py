@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.chat.characters import words
+from core.chat.characters import split_words
 from core.errors import DataError, unknown_name
 from data_prep.embedded.packages import PackageFolder
 from data_prep.embedded.wordings import CATEGORIES, Language
@@ -146,7 +146,7 @@ def normalise(name: str) -> str:
 
 def lemmas(text: str, language: Language) -> tuple[str, ...]:
     """Return the words of a text without the endings that carry the article."""
-    return tuple(_lemma(word, language) for word in words(text.casefold()))
+    return tuple(_lemma(word, language) for word in split_words(text.casefold()))
 
 
 def _lemma(word: str, language: Language) -> str:

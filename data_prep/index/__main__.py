@@ -15,7 +15,7 @@ from rich.table import Table
 
 from core.chat.format import PromptStyle
 from core.errors import ConfigError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.index.inputs import expand_shards, local_path
 from data_prep.index.lengths import LengthsPlan
 from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
@@ -60,7 +60,7 @@ counted by reason. A share above --max-unusable is an error.
 _console = Console(stderr=True)
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Index the shards and print a summary."""
     options = _build_parser().parse_args(arguments)

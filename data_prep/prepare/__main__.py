@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from core.errors import ConfigError
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from data_prep.prepare import planning
 from data_prep.prepare.finish import REPORT
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
@@ -221,7 +221,7 @@ def show_report(console: Console, plan: WorkPlan) -> None:
         )  # fmt: skip
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan the preparation, run it and print its report."""
     options = build_parser().parse_args(arguments)

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 
 from core.errors import ConfigError, DataError
 from core.io.files import safe_join
-from core.io.hub import explain
+from core.io.hub import explain_hub_error
 from data_prep.prepare.faults import DroppedError
 
 DatasetRow = dict[str, Any]
@@ -73,7 +73,7 @@ def _pin_revision(place: str) -> str:
         commit = HfApi().dataset_info(repository, revision=revision or None).sha
     # The error types of the HTTP library differ between versions, so all are caught.
     except Exception as error:
-        why = explain(error, repository, revision)
+        why = explain_hub_error(error, repository, revision)
         raise ConfigError(f"{place}: {why}; or use a mirror: --set SOURCE.place=...") from error
     return f"{_HUB_PREFIX}{repository}@{commit}/{'/'.join(rest)}"
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from core.config import fingerprint
 from core.errors import ConfigError
-from core.io.endpoint import CutOffError, Endpoint, EndpointConfig
+from core.io.endpoint import Endpoint, EndpointConfig, TruncatedReplyError
 from core.io.files import sha256_file
 from data_prep.prepare import segments
 from data_prep.prepare.prompts import TranslationPrompt
@@ -270,8 +270,8 @@ class EndpointTranslator:
         # One token per character is enough in any language; a longer reply repeats itself.
         max_tokens = min(self._config.max_reply_tokens, len(request.text) + _EXTRA_TOKENS)
         try:
-            reply = self._endpoint.complete(messages, max_tokens=max_tokens, refuse_cut=True)
-        except CutOffError:
+            reply = self._endpoint.complete(messages, max_tokens=max_tokens, reject_truncated=True)
+        except TruncatedReplyError:
             return CUT_OFF
         return _strip_added_quotes(reply, request.text)
 

@@ -51,5 +51,5 @@ class EndpointAnswerer:
         return ModelReply(
             text=completion.text.strip(),
             num_tokens=completion.num_tokens,
-            is_truncated=completion.is_cut,
+            is_truncated=completion.is_truncated,
         )

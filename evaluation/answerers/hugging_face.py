@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain, hub_arguments
+from core.io.hub import explain_hub_error, hub_arguments
 from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
 from evaluation.benchmarks.questions import Question
 from models.towers.image_transform import decode_image
@@ -51,7 +51,7 @@ class HuggingFaceAnswerer:
         try:
             self._model, self._processor = _load_checkpoint(source, _DTYPES[dtype], arguments)
         except (OSError, ValueError) as error:
-            reason = explain(error, source, revision)
+            reason = explain_hub_error(error, source, revision)
             raise CheckpointError(f"model '{source}' can't be loaded: {reason}") from error
         if not getattr(self._processor, "chat_template", None):
             raise ConfigError(f"model '{source}' has no chat template; add chat_template.jinja")

@@ -17,7 +17,7 @@ from rich.markup import escape
 from core.errors import ConfigError
 from core.io import loopback
 from core.io.files import atomic_write_text
-from core.process.command import clear_errors
+from core.process.command import catch_user_errors
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.page import build_app, images_of
@@ -119,7 +119,7 @@ def _known(formats: Mapping[str, Any], kind: str) -> Any:
     return formats[kind]
 
 
-@clear_errors
+@catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run."""
     console = Console()

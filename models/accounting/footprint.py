@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.accounting.shapes import EmptyVlm, block_linears
 from models.language.adapters import TuningConfig, TuningKind
 from models.language.blocks import decoder_blocks
-from models.language.generation import parts_of
+from models.language.generation import decoder_and_output_layer
 from models.towers.vision_tower import VisionTower
 
 _ATTENTION_NAME = "irudimen_footprint"
@@ -94,7 +94,7 @@ def saved_bytes_per_token(
 
     ALL_ATTENTION_FUNCTIONS.register(_ATTENTION_NAME, _attention)
     language_model: Any = vlm.model.language_model
-    decoder: Any = parts_of(language_model)[0]
+    decoder: Any = decoder_and_output_layer(language_model)[0]
     block: Any = copy.deepcopy(decoder_blocks(language_model)[0]).to(dtype)
     config = copy.deepcopy(language_model.config)
     config._attn_implementation = _ATTENTION_NAME

@@ -53,7 +53,9 @@ class TuningConfig:
             raise ConfigError(f"tuning.alpha must be positive, got {self.alpha}")
 
 
-def tune(language_model: nn.Module, config: TuningConfig, *, seed: int, learns: bool) -> None:
+def apply_tuning(
+    language_model: nn.Module, config: TuningConfig, *, seed: int, learns: bool
+) -> None:
     """Apply a fine-tuning method to a loaded language model, in place.
 
     Args:

@@ -59,7 +59,7 @@ def attention_inputs(
 ) -> dict[str, Any]:
     """Return decoder arguments that separate the documents (and branches) of packed rows."""
     device = micro_batch.document_ids_BT.device
-    kind = choose(kind, device, dtype, has_branches=bool(micro_batch.branch_ids_BT.any()))
+    kind = choose_kernel(kind, device, dtype, has_branches=bool(micro_batch.branch_ids_BT.any()))
     if kind is AttentionKind.VARLEN:
         starts, longest = document_starts(micro_batch.document_ids_BT)
         return {"attention_mask": None, "cu_seqlens": starts, "max_seqlen": longest}
@@ -67,10 +67,10 @@ def attention_inputs(
         return {"attention_mask": block_mask(micro_batch)}
     mask = document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT)
     # An additive mask: every layer would convert a boolean one again (a tenth of a CPU step).
-    return {"attention_mask": additive(mask, dtype)}
+    return {"attention_mask": additive_mask(mask, dtype)}
 
 
-def choose(
+def choose_kernel(
     kind: AttentionKind, device: torch.device, dtype: torch.dtype, *, has_branches: bool
 ) -> AttentionKind:
     """Choose the kernel for one micro-batch.
@@ -185,7 +185,7 @@ def block_mask(micro_batch: MicroBatch) -> "BlockMask":
     )
 
 
-def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return a mask to add to scores: 0 where attention is allowed, -inf elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 

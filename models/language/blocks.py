@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from core.errors import ConfigError
-from models.language.generation import parts_of
+from models.language.generation import decoder_and_output_layer
 
 
 def decoder_blocks(language_model: nn.Module) -> list[nn.Module]:
@@ -15,7 +15,7 @@ def decoder_blocks(language_model: nn.Module) -> list[nn.Module]:
     Raises:
         ConfigError: If the model does not store them in `layers`, as Llama does.
     """
-    layers = getattr(parts_of(language_model)[0], "layers", None)
+    layers = getattr(decoder_and_output_layer(language_model)[0], "layers", None)
     if not isinstance(layers, nn.ModuleList):
         name = type(language_model).__name__
         raise ConfigError(f"{name} has no list of decoder blocks; use a Llama-like model")

@@ -39,7 +39,7 @@ def greedy_decode(
     language_model: nn.Module, prompts: EmbeddedPrompts, limits: GenerationLimits
 ) -> list[list[int]]:
     """Return the new token ids of every prompt, without the end token."""
-    decoder, output_layer = parts_of(language_model)
+    decoder, output_layer = decoder_and_output_layer(language_model)
     cache = DynamicCache(config=language_model.config)
     is_head_BP = _prefill_heads(decoder, prompts, cache)
     key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
@@ -102,7 +102,7 @@ def prompt_mask(is_token_BT: torch.Tensor) -> torch.Tensor:
     return ((is_token_BT[:, None, :] & causal_TT) | self_TT)[:, None]
 
 
-def parts_of(language_model: nn.Module) -> tuple[nn.Module, nn.Module]:
+def decoder_and_output_layer(language_model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return the decoder, which computes hidden states, and the output layer."""
     return language_model.get_decoder(), language_model.get_output_embeddings()  # type: ignore[operator]
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain, hub_arguments
+from core.io.hub import explain_hub_error, hub_arguments
 from core.precision import Precision
 
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -134,7 +134,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
 
 
 def _not_found(config: LanguageModelConfig, error: Exception) -> CheckpointError:
-    reason = explain(error, config.path, config.revision)
+    reason = explain_hub_error(error, config.path, config.revision)
     return CheckpointError(
         f"no language model at '{config.path}': {reason}. "
         "Give a folder with config.json and safetensors, or a hub name"

@@ -38,7 +38,7 @@ def make_prompt(ids: np.ndarray, image: torch.Tensor | None, image_token_id: int
     return Prompt(ids=ids, image=image, head_length=length if length < len(ids) else 0)
 
 
-def arrange(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, Prompt]]]:
+def arrange_batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, Prompt]]]:
     """Arrange prompts with their indices into batches, sharing heads if that saves enough.
 
     Sharing puts prompts with the same head next to each other. Without sharing, neighbours have
@@ -89,7 +89,7 @@ class SplitBatch:
     """Image of each prompt whose tail contains it, else None."""
 
 
-def split(prompts: Sequence[Prompt]) -> SplitBatch:
+def split_prompts(prompts: Sequence[Prompt]) -> SplitBatch:
     """Split the prompts of a batch into heads and tails."""
     by_key = {prompt.key: prompt for prompt in prompts}
     places = {key: place for place, key in enumerate(by_key)}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import CheckpointError, ConfigError, unknown_name
-from core.io.hub import explain, hub_arguments
+from core.io.hub import explain_hub_error, hub_arguments
 from models.towers.image_transform import ImageTransform, ResizeMode
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, register_tower
 
@@ -73,7 +73,7 @@ def _load_model(source: str, revision: str) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(identifier, pretrained=True, num_classes=0)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = explain(error, repository, revision)
+        reason = explain_hub_error(error, repository, revision)
         raise CheckpointError(f"tower '{source}' can't be loaded: {reason}") from error
     return model
 

@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.utils import cached_file
 
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain, hub_arguments, is_hub_name
+from core.io.hub import explain_hub_error, hub_arguments, is_hub_name
 from models.towers.image_transform import CropRule, ImageTransform, ResizeMode
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, register_tower
 
@@ -105,7 +105,7 @@ def _load_model(source: str, revision: str) -> nn.Module:
             **arguments,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = explain(error, source, revision)
+        reason = explain_hub_error(error, source, revision)
         raise CheckpointError(f"tower '{source}' can't be loaded: {reason}") from error
     finally:
         logging.disable(threshold)
@@ -195,7 +195,7 @@ def _read_json(source: str, revision: str, name: str) -> dict[str, Any]:
     try:
         path = cached_file(source, name, **arguments)
     except (OSError, ValueError) as error:
-        reason = explain(error, source, revision)
+        reason = explain_hub_error(error, source, revision)
         raise CheckpointError(f"no {name} of tower '{source}': {reason}") from error
     content: dict[str, Any] = json.loads(Path(str(path)).read_bytes())
     return content

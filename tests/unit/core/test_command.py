@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from core.process.command import USER_ERROR, clear_errors
+from core.process.command import USER_ERROR, catch_user_errors
 
 REPOSITORY = Path(__file__).parents[3]
 ROOMS = ("data_prep", "evaluation", "experiments", "pipeline")
@@ -16,7 +16,7 @@ WITHOUT = {"pipeline/launchers/worker.py"}
 
 
 def test_a_user_error_prints_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    @clear_errors
+    @catch_user_errors
     def main() -> int:
         raise DataError("shards[0] of [bold]a.json[/bold] is missing; make it")
 
@@ -27,7 +27,7 @@ def test_a_user_error_prints_one_message(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_other_errors_keep_their_traceback() -> None:
-    @clear_errors
+    @catch_user_errors
     def main(number: int) -> int:
         return 1 // number
 
@@ -47,4 +47,4 @@ def test_every_command_handles_user_errors() -> None:
     for name in commands:
         if name not in WITHOUT:
             module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
-            assert hasattr(module.main, "__wrapped__"), f"{name}: @clear_errors on main"
+            assert hasattr(module.main, "__wrapped__"), f"{name}: @catch_user_errors on main"

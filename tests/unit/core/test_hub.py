@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from core.chat.format import load_tokenizer
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain, hub_arguments, is_hub_name
+from core.io.hub import explain_hub_error, hub_arguments, is_hub_name
 from models.language.language_model import LanguageModelConfig, load_language_model
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
 
@@ -67,14 +67,14 @@ def test_download_errors_explain_the_fix(
     cause: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    told = explain(wrapped(cause), NAME, "abc")
+    told = explain_hub_error(wrapped(cause), NAME, "abc")
     assert re.search(message, told), told
     assert "hf_abc" not in told
 
 
 def test_access_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    told = explain(wrapped(ValueError("x")), NAME)
+    told = explain_hub_error(wrapped(ValueError("x")), NAME)
     assert "hf_***" in told
     assert "hf_abc" not in told
 

@@ -17,7 +17,13 @@ from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import MIN_8BIT_SIZE, OptimConfig, OptimizerName, build_optimizer
 from models.connector import ConnectorConfig, build_connector
 from models.freezing import FreezePolicy, apply_freeze, cast_all, cast_frozen
-from models.language.adapters import TuningConfig, TuningKind, adapter_names, merge_adapters, tune
+from models.language.adapters import (
+    TuningConfig,
+    TuningKind,
+    adapter_names,
+    apply_tuning,
+    merge_adapters,
+)
 from models.vlm import VisionLanguageModel
 from models.weights import load_weights, save_weights
 
@@ -45,7 +51,7 @@ def build_model() -> VisionLanguageModel:
 def tuned(kind: TuningKind, *, dropout: float = 0.0, seed: int = 0) -> VisionLanguageModel:
     model = build_model()
     config = TuningConfig(kind=kind, rank=RANK, alpha=8.0, dropout=dropout)
-    tune(model.language_model, config, seed=seed, learns=True)
+    apply_tuning(model.language_model, config, seed=seed, learns=True)
     return model
 
 
@@ -89,7 +95,7 @@ def test_new_adapters_do_not_change_the_output_and_depend_on_the_seed() -> None:
     before = torch.get_rng_state()
     for model, seed in zip(models, (3, 3, 4), strict=True):
         config = TuningConfig(kind=TuningKind.LORA, rank=RANK)
-        tune(model.language_model, config, seed=seed, learns=True)
+        apply_tuning(model.language_model, config, seed=seed, learns=True)
     assert torch.equal(torch.get_rng_state(), before), "drawn from the global generator"
     first.eval()
     assert torch.equal(logits(first), logits(build_model()))
@@ -184,7 +190,7 @@ def test_a_weights_file_contains_adapters_and_connector_only(
 def test_a_frozen_language_model_can_be_quantised() -> None:
     """Stage 1: no adapters, gradients reach the connector through 4-bit weights."""
     model = build_model()
-    tune(model.language_model, TuningConfig(kind=TuningKind.QLORA), seed=0, learns=False)
+    apply_tuning(model.language_model, TuningConfig(kind=TuningKind.QLORA), seed=0, learns=False)
     report = apply_freeze(model, FreezePolicy())
     assert not adapter_names(model.language_model)
     assert report.num_trainable == sum(p.numel() for p in model.connector.parameters())

@@ -24,7 +24,7 @@ from models.language.language_model import (
     empty_language_model,
     save_language_model,
 )
-from models.sharding import load_pretrained, materialise, shard, sharding_policy
+from models.sharding import load_pretrained, materialise, shard_model, sharding_policy
 from models.vlm import VisionLanguageModel
 
 NUM_RANKS, RANK = 3, 2
@@ -74,7 +74,7 @@ def sharded_model(folder: Path, mesh: DeviceMesh, *, learns: bool) -> VisionLang
     connector = build_connector(ConnectorConfig(), vision_width=8, model_width=16, seed=0)
     model = VisionLanguageModel(None, connector, language_model, image_token_id=3)
     apply_freeze(model, FreezePolicy(language_model=learns))
-    shard(model, mesh, MixedPrecisionPolicy())
+    shard_model(model, mesh, MixedPrecisionPolicy())
     materialise(model, torch.device("cpu"))
     return model
 

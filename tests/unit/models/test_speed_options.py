@@ -137,14 +137,16 @@ def test_flex_attention_equals_masked_attention(
 def test_the_kernel_depends_on_device_dtype_and_batch() -> None:
     cpu, gpu, auto = torch.device("cpu"), torch.device("cuda"), AttentionKind.AUTO
     half = torch.bfloat16
-    assert attention.choose(auto, cpu, half, has_branches=False) is AttentionKind.MASK
-    assert attention.choose(auto, gpu, half, has_branches=False) is AttentionKind.VARLEN
-    assert attention.choose(auto, gpu, half, has_branches=True) is AttentionKind.FLEX
-    assert attention.choose(auto, gpu, torch.float32, has_branches=False) is AttentionKind.FLEX
+    assert attention.choose_kernel(auto, cpu, half, has_branches=False) is AttentionKind.MASK
+    assert attention.choose_kernel(auto, gpu, half, has_branches=False) is AttentionKind.VARLEN
+    assert attention.choose_kernel(auto, gpu, half, has_branches=True) is AttentionKind.FLEX
+    assert (
+        attention.choose_kernel(auto, gpu, torch.float32, has_branches=False) is AttentionKind.FLEX
+    )
     for kind in (AttentionKind.FLEX, AttentionKind.VARLEN):
         with pytest.raises(ConfigError, match="needs CUDA"):
-            attention.choose(kind, cpu, half, has_branches=False)
-    asked = attention.choose(AttentionKind.MASK, gpu, half, has_branches=False)
+            attention.choose_kernel(kind, cpu, half, has_branches=False)
+    asked = attention.choose_kernel(AttentionKind.MASK, gpu, half, has_branches=False)
     assert asked is AttentionKind.MASK
 
 
