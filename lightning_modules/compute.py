@@ -24,7 +24,7 @@ class StrategyName(StrEnum):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a device holds only a shard of the weights."""
+        """True if a device holds only a shard of the weights."""
         return self in (StrategyName.FSDP2, StrategyName.HSDP)
 
 

@@ -143,7 +143,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         path = Path(self.broadcast(checkpoint_path))
         saved = _read_weight_names(path)
-        self.lightning_module.check_saved(saved)  # type: ignore[union-attr, operator]  # VlmModule
+        self.lightning_module.check_saved_names(saved)  # type: ignore[union-attr, operator]  # VlmModule
         options = StateDictOptions(ignore_frozen_params=True, strict=False)
         ours = get_model_state_dict(self._wrapped, options=options)
         # Tied weights are saved under one of their names only.

@@ -1,7 +1,7 @@
-"""The training step of both stages: packed micro-batches, one optimizer step per loader item.
+"""Lightning module of all training stages: packed micro-batches, one optimizer step per item.
 
-Manual optimisation is what makes the data state equal to the global step: Lightning's own
-accumulation counter misaligns when the world size changes between two runs.
+With manual optimization the state of the data is a function of the global step; Lightning's own
+accumulation counter would misalign when the world size changes between two runs.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from models.vlm import VisionLanguageModel
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Sharding:
-    """What a module needs to become a sharded one."""
+    """Settings for sharding a module."""
 
     precision: Precision
-    """Precision of the stage."""
+    """Lightning precision of the stage."""
     load: Callable[[VisionLanguageModel], None]
-    """Fills weights that are not there yet, on every rank its own part."""
+    """Loads the weights that are still missing; every rank loads its own shards."""
 
 
 class VlmModule(lightning.LightningModule):
-    """Trains the parts of a vision-language model that a freeze policy leaves open."""
+    """Training of the parts of a vision-language model that a freeze policy selects."""
 
     def __init__(
         self,
@@ -51,19 +51,19 @@ class VlmModule(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.sharding: Sharding | None = None
-        """Set before training under a strategy that shards the model."""
+        """To be set before training with a strategy that shards the model."""
         self.dropout_seed: int | None = None
-        """Set where adapters have dropout: its noise is then a function of seed, step and rank."""
-        self.strict_loading = False  # frozen weights are not in checkpoints; see on_load_checkpoint
+        """To be set if adapters have dropout, whose noise then depends on seed, step and rank."""
+        self.strict_loading = False  # checkpoints lack frozen weights; see on_load_checkpoint
         self.model = model
         self.optim = optim
         self.num_steps = num_steps
         self.freeze_report: FreezeReport = apply_freeze(model, policy)
         self.step_metrics: dict[str, torch.Tensor | float] = {}
-        """Numbers of the last step, for a callback to log (see callbacks/monitor.py)."""
+        """Metrics of the last step, logged by callbacks/monitor.py."""
 
     def configure_model(self) -> None:
-        """Shard the model over the ranks, where the strategy does that, and load its weights."""
+        """Shard the model and load its weights if the strategy requires it."""
         if self.device_mesh is None or self.sharding is None:
             return
         sharding, self.sharding = self.sharding, None
@@ -73,16 +73,16 @@ class VlmModule(lightning.LightningModule):
         sharding.load(self.model)
 
     def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
-        """Summed loss over the target tokens of a micro-batch."""
+        """Return the summed loss over the loss tokens of a micro-batch."""
         loss_sum: torch.Tensor = self.model(micro_batch).loss_sum
         return loss_sum
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """One optimizer step: the summed loss over all ranks' targets, divided by their number."""
+        """Run one optimizer step on the mean loss over the loss tokens of all ranks."""
         del batch_idx
-        if self.dropout_seed is not None:  # torch's dropout knows the global generator only
-            place = ("dropout", self.trainer.global_step, self.global_rank)
-            torch.manual_seed(torch_seed(self.dropout_seed, *place))
+        if self.dropout_seed is not None:  # dropout draws from the global generator
+            names = ("dropout", self.trainer.global_step, self.global_rank)
+            torch.manual_seed(torch_seed(self.dropout_seed, *names))
         optimizer = cast(LightningOptimizer, self.optimizers())
         totals = torch.tensor([batch.num_loss_tokens], dtype=torch.float64, device=self.device)
         num_loss_tokens = float(all_reduce_sum(totals).clamp(min=1).item())
@@ -91,11 +91,11 @@ class VlmModule(lightning.LightningModule):
         for index, micro_batch in enumerate(batch.micro_batches):
             with self._gradient_sync(enabled=index == last):
                 loss = self(micro_batch)
-                # DDP and FSDP average gradients over ranks; the product undoes it.
+                # DDP and FSDP average gradients over ranks; world_size undoes it.
                 self.manual_backward(loss * (self.trainer.world_size / num_loss_tokens))
             loss_sum += loss.detach().double()
         loss = (all_reduce_sum(loss_sum) / num_loss_tokens).float()
-        grad_norm = self._clip(optimizer, loss)
+        grad_norm = self._clip_gradients(optimizer, loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
@@ -104,13 +104,13 @@ class VlmModule(lightning.LightningModule):
         self.step_metrics = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr}
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the open parameters and the schedule over the configured steps."""
+        """Build the optimizer over the trainable parameters and its schedule."""
         optimizer = build_optimizer(self.parameters(), self.optim)
         factor = partial(lr_factor, num_steps=self.num_steps, config=self.optim)
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factor)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep frozen weights out: they are inputs of the stage, named in its address."""
+        """Remove frozen weights, which are inputs of the stage and part of its address."""
         checkpoint["state_dict"] = {
             name: value
             for name, value in checkpoint["state_dict"].items()
@@ -118,19 +118,19 @@ class VlmModule(lightning.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was saved under another freeze policy or model.
+        """Reject a checkpoint of another freeze policy or model.
 
         Raises:
-            CheckpointError: its trained parameters aren't the ones this stage trains.
+            CheckpointError: If its parameters are not those this stage trains.
         """
-        self.check_saved(set(checkpoint["state_dict"]))
+        self.check_saved_names(set(checkpoint["state_dict"]))
 
-    def check_saved(self, saved: set[str]) -> None:
-        """Refuse a checkpoint by the names of its weights; see `on_load_checkpoint`."""
+    def check_saved_names(self, saved: set[str]) -> None:
+        """Check the names of the weights in a checkpoint; see `on_load_checkpoint`."""
         expected = self._trainable_names()
         if saved != expected:
             raise CheckpointError(
-                f"checkpoint does not fit: missing {sorted(expected - saved)[:3]}, "
+                f"checkpoint does not match the stage: missing {sorted(expected - saved)[:3]}, "
                 f"unexpected {sorted(saved - expected)[:3]}; start the stage in a new store"
             )
 
@@ -143,14 +143,14 @@ class VlmModule(lightning.LightningModule):
             return contextlib.nullcontext()
         return cast(contextlib.AbstractContextManager[None], block())
 
-    def _clip(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
+    def _clip_gradients(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
         norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit))
-        if not math.isfinite(norm):  # before the step: the weights are still good
+        if not math.isfinite(norm):  # before the step, which would spoil the weights
             raise NotFiniteError(
-                f"step {self.trainer.global_step}: the loss is {float(loss):g}, the norm of its "
-                f"gradient {float(norm):g}; lower optim.lr, set optim.grad_clip or look at the "
-                "samples of this step (python -m experiments.inspect_stream)"
+                f"step {self.trainer.global_step}: the loss is {float(loss):g}, its gradient norm "
+                f"{float(norm):g}; lower optim.lr, set optim.grad_clip, or inspect the samples of "
+                "this step (python -m experiments.inspect_stream)"
             )
         return norm

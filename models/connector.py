@@ -15,7 +15,7 @@ class ConnectorKind(StrEnum):
     LINEAR = "linear"
     """One fully connected layer. PAPER section 2."""
     MLP2X_GELU = "mlp2x_gelu"
-    """Two layers with GELU between them (LLaVA-1.5)."""
+    """MLP of two layers with GELU (LLaVA-1.5)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Which parts of the model learn, said once per stage and reported in numbers."""
+"""Selection of the trainable parts of a model, and a report of their sizes."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreezePolicy:
-    """True = learns."""
+    """Parts of the model that a stage trains."""
 
     tower: bool = False
-    """Not supported: the tower computes without gradients and its features may be cached."""
+    """Not supported, because the tower computes without gradients and its features are cached."""
     connector: bool = True
-    """The connector."""
+    """Train the connector."""
     language_model: bool = False
-    """Every weight of the language model; where it has adapters, those alone."""
+    """Train the language model: its adapters if it has any, else all weights."""
 
     def __post_init__(self) -> None:
-        """Refuse what would silently not happen."""
+        """Reject unsupported policies."""
         if self.tower:
             raise ConfigError("a trainable tower is not supported; set tower=False")
         if not (self.connector or self.language_model):
-            raise ConfigError("the freeze policy leaves nothing to train")
+            raise ConfigError("the freeze policy trains nothing; set connector or language_model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FreezeLine:
-    """One part of the model."""
+    """Parameter counts of one part of the model."""
 
     part: str
     trainable: int
@@ -43,22 +43,22 @@ class FreezeLine:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class FreezeReport:
-    """What learns, in parameters."""
+    """Trainable and frozen parameters of a model."""
 
     lines: tuple[FreezeLine, ...]
 
     @property
     def num_trainable(self) -> int:
-        """Trainable parameters of all parts."""
+        """Number of trainable parameters of all parts."""
         return sum(line.trainable for line in self.lines)
 
     @property
     def num_frozen(self) -> int:
-        """Frozen parameters of all parts."""
+        """Number of frozen parameters of all parts."""
         return sum(line.frozen for line in self.lines)
 
     def table(self) -> str:
-        """A text table for logs."""
+        """Format the report as a text table."""
         total = FreezeLine(part="total", trainable=self.num_trainable, frozen=self.num_frozen)
         rows = [f"{'part':<16}{'trainable':>16}{'frozen':>16}"]
         rows += [f"{x.part:<16}{x.trainable:>16,}{x.frozen:>16,}" for x in (*self.lines, total)]
@@ -66,27 +66,27 @@ class FreezeReport:
 
 
 def cast_frozen(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
-    """Keep what does not learn in a smaller type: nothing is added to it, so nothing is lost.
+    """Cast frozen weights to a smaller type.
 
-    16-bit matrix products round frozen weights to the same numbers anyway; buffers (rotary
-    frequencies) stay as they are.
+    16-bit matrix products would round them to the same numbers anyway. Buffers (rotary frequencies)
+    are not cast.
     """
-    _cast((p for p in model.parameters() if not p.requires_grad), dtype)
+    _cast_parameters((p for p in model.parameters() if not p.requires_grad), dtype)
 
 
 def cast_all(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
-    """Keep every weight in a smaller type, for answering; buffers stay as they are."""
-    _cast(model.parameters(), dtype)
+    """Cast all weights to a smaller type, for inference; buffers are not cast."""
+    _cast_parameters(model.parameters(), dtype)
 
 
-def _cast(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype) -> None:
+def _cast_parameters(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype) -> None:
     for parameter in parameters:
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
 
 
 def apply_freeze(model: "VisionLanguageModel", policy: FreezePolicy) -> FreezeReport:
-    """Set `requires_grad` of every parameter and drop gradients of what is frozen."""
+    """Set `requires_grad` of every parameter and drop the gradients of frozen ones."""
     flags = {"connector": policy.connector, "language_model": policy.language_model}
     parts = {"tower": model.tower, "connector": model.connector}
     parts["language_model"] = model.language_model

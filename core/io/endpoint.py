@@ -82,7 +82,7 @@ class Completion:
     num_tokens: int
     """Count reported by the endpoint, 0 if there is none."""
     is_truncated: bool
-    """Whether the reply ended at `max_tokens`."""
+    """True if the reply ended at `max_tokens`."""
 
 
 class Endpoint:

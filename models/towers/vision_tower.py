@@ -79,9 +79,9 @@ class VisionTower(nn.Module, abc.ABC):
     """Frozen tower, always in evaluation mode and without gradients; one subclass per library."""
 
     has_pooled_grid: ClassVar[bool] = False
-    """Whether the library supports `TowerFeature.POOLED_GRID`."""
+    """Support for `TowerFeature.POOLED_GRID`."""
     has_tags: ClassVar[bool] = False
-    """Whether weights are selected by `pretrained`; otherwise they are by `hub_revision`."""
+    """Selection of weights by `pretrained`; other libraries use `hub_revision`."""
 
     def __init__(
         self, visual: nn.Module, config: VisionTowerConfig, transform: ImageTransform

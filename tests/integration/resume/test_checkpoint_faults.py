@@ -156,7 +156,7 @@ class _Unmount(Callback):
 
 def test_lost_storage_is_told_and_not_written_beside(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    with pytest.raises(CheckpointError, match=r"3 checkpoints in a row.*repair the storage"):
+    with pytest.raises(CheckpointError, match=r"3 consecutive checkpoints.*repair the storage"):
         fit(folder, num_steps=20, every=2, extra=[_Unmount(folder, 3)])
     assert not folder.exists(), "the disk below a lost mount must not be filled"
     saved = latest_checkpoint(tmp_path / "away")

@@ -213,7 +213,7 @@ def test_the_third_failure_in_a_row_is_fatal_and_keeps_the_old(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="3 checkpoints in a row"):
+    with pytest.raises(CheckpointError, match="3 consecutive checkpoints"):
         train(tmp_path, num_steps=20)
     saved = latest_checkpoint(tmp_path)
     assert saved is not None

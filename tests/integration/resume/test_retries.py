@@ -108,7 +108,7 @@ def test_a_hang_is_ended_and_told(world: Path) -> None:
     (failure,) = _status(world, root).failures
     assert failure.fault is Fault.HUNG
     log = (worlds.stage_folder(world / root, "instruct") / "log.txt").read_text()
-    assert "what every thread was doing" in log
+    assert "stacks of all threads" in log
     assert "in write_progress" in log
 
 

@@ -75,5 +75,5 @@ def test_the_interval_is_never_zero() -> None:
 def test_invalid_intervals_are_rejected() -> None:
     with pytest.raises(ConfigError, match="interval 0"):
         EverySteps(0)
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ConfigError, match="must be positive"):
         MeasuredSteps(0.0)

@@ -132,10 +132,10 @@ def test_samples_without_image_share_nothing(chat):
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([("user", "<image>"), ("user", "x"), ("assistant", "y")], "in turn"),
-        ([("user", "<image>")], "in turn"),
-        ([("user", "Zer da? <image>"), ("assistant", "y")], "must open the first question"),
-        (conversation(("<image>", "y"), ("<image>", "y")), "must open the first question"),
+        ([("user", "<image>"), ("user", "x"), ("assistant", "y")], "alternating turns"),
+        ([("user", "<image>")], "alternating turns"),
+        ([("user", "Zer da? <image>"), ("assistant", "y")], "first question must begin with"),
+        (conversation(("<image>", "y"), ("<image>", "y")), "first question must begin with"),
         (conversation(("<image>\nx", "y"), ("z", " ")), "empty answer"),
     ],
 )

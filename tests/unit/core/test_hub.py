@@ -82,7 +82,7 @@ def test_access_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_offline_errors_contain_the_download_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    advice = rf"HF_HUB_OFFLINE is set.*`hf download {NAME} --revision abc` first"
+    advice = rf"HF_HUB_OFFLINE is set.*`hf download {NAME} --revision abc` on a machine"
     with pytest.raises(ConfigError, match=advice):
         load_tokenizer(NAME, revision="abc")
     with pytest.raises(CheckpointError, match=advice):

@@ -159,5 +159,5 @@ def test_a_missing_label_is_asked_for_once_and_then_unreadable(
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://key@host/v1"])
 def test_odd_addresses_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="is no http"):
+    with pytest.raises(ConfigError, match="is not an http"):
         EndpointConfig(url=url, model="x")

@@ -65,7 +65,7 @@ def test_fuse_reports_both_counts_of_a_mismatch(num_images: int) -> None:
 
 
 def test_fuse_rejects_different_widths() -> None:
-    with pytest.raises(ValueError, match="3 wide, visual ones 4"):
+    with pytest.raises(ValueError, match="width 3, visual embeddings 4"):
         fuse(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4), torch.tensor([[1, IMAGE]]), IMAGE)
 
 
@@ -143,7 +143,7 @@ def test_mismatched_weights_change_nothing(tmp_path: Path) -> None:
     save_weights(path, {"connector": nn.Linear(2, 3)})
     target = nn.Linear(2, 4)
     before = target.weight.clone()
-    with pytest.raises(CheckpointError, match=r"connector\.bias' is \(3,\), the model wants \(4,"):
+    with pytest.raises(CheckpointError, match=r"connector\.bias' is \(3,\), expected \(4,"):
         load_weights(path, {"connector": target})
     assert torch.equal(target.weight, before)
     with pytest.raises(CheckpointError, match=r"1 missing \['lm.weight'\].*parts \['connector'\]"):

@@ -106,7 +106,7 @@ def test_varlen_attention_equals_masked_attention(monkeypatch: pytest.MonkeyPatc
     model = build_model()
     use_packed_attention(model.language_model, AttentionKind.VARLEN)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
-    monkeypatch.setattr(attention, "choose", lambda *_, **__: AttentionKind.VARLEN)
+    monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: AttentionKind.VARLEN)
     model.attention = AttentionKind.VARLEN
     torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_flex_attention_equals_masked_attention(
     with torch.no_grad():
         expected = build_model()(batch).loss_sum
         monkeypatch.setattr(name, uncompiled)
-        monkeypatch.setattr(attention, "choose", lambda *_, **__: AttentionKind.FLEX)
+        monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: AttentionKind.FLEX)
         model = build_model()
         use_packed_attention(model.language_model, AttentionKind.FLEX)
         model.attention = AttentionKind.FLEX

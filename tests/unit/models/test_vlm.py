@@ -137,13 +137,13 @@ def test_pixels_without_a_tower_are_rejected() -> None:
     import dataclasses
 
     batch = dataclasses.replace(row([10, IMAGE]), pixels_NCHW=torch.zeros(2, 3, 4, 4))
-    with pytest.raises(ConfigError, match="2 images came as pixels"):
+    with pytest.raises(ConfigError, match="2 images are pixels"):
         build_model()(batch)
 
 
 def test_mismatched_parts_are_rejected() -> None:
     model = build_model()
-    with pytest.raises(ConfigError, match="image token 61 outside a vocabulary of 61"):
+    with pytest.raises(ConfigError, match="image token 61 is outside the vocabulary of 61"):
         VisionLanguageModel(None, model.connector, model.language_model, image_token_id=61)
     model.language_model.config.final_logit_softcapping = 30.0
     with pytest.raises(ConfigError, match="final_logit_softcapping=30"):
