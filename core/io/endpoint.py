@@ -193,7 +193,9 @@ class Endpoint:
         )
 
     def _count_retry(self, error: Exception, delay_s: float) -> None:
-        del error, delay_s
+        del delay_s
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         with self._lock:
             self.bill.retries += 1
 

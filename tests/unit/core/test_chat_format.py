@@ -1,6 +1,7 @@
 """Chat format: token ids and loss masks of all styles, and rejected samples."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_tokenizer
 
 
 @pytest.fixture(scope="module")
-def chat():
+def chat() -> ChatFormat:
     return make_chat()
 
 
-def sample(*turns, image=b"x"):
+def sample(*turns: tuple[str, str], image: bytes | None = b"x") -> Sample:
     return Sample(
         key="k",
         source="s",
@@ -28,24 +29,24 @@ def sample(*turns, image=b"x"):
     )
 
 
-def conversation(*pairs):
+def conversation(*pairs: tuple[str, str]) -> list[tuple[str, str]]:
     """Build alternating turns of user and assistant."""
     return [turn for pair in pairs for turn in zip(("user", "assistant"), pair, strict=True)]
 
 
-def split(chat, ids, mask):
+def split(chat: ChatFormat, ids: np.ndarray, mask: np.ndarray) -> tuple[str, str]:
     """Decode the context and the loss tokens."""
     decode = chat.tokenizer.decode
     return decode(ids[~mask].tolist()), decode(ids[mask].tolist())
 
 
-def encode(chat, example, style):
+def encode(chat: ChatFormat, example: Sample, style: PromptStyle) -> tuple[np.ndarray, np.ndarray]:
     """Return the token ids and the loss mask of a sample."""
     encoded = chat.encode(example, style)
     return encoded.input_ids_T, encoded.loss_mask_T
 
 
-def test_chat_style_puts_loss_on_answers_only(chat):
+def test_chat_style_puts_loss_on_answers_only(chat: ChatFormat) -> None:
     turns = [("system", "S"), ("user", "<image>\nZer da?"), ("assistant", "Zuhaitza ñ")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     context, target = split(chat, ids, mask)
@@ -57,13 +58,13 @@ def test_chat_style_puts_loss_on_answers_only(chat):
     assert mask.dtype == bool
 
 
-def test_every_assistant_turn_has_loss(chat):
+def test_every_assistant_turn_has_loss(chat: ChatFormat) -> None:
     turns = [("user", "<image>"), ("assistant", "A"), ("user", "q"), ("assistant", "B")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     assert split(chat, ids, mask)[1] == "A<|eot_id|>B<|eot_id|>"
 
 
-def test_plain_style_omits_the_user(chat):
+def test_plain_style_omits_the_user(chat: ChatFormat) -> None:
     turns = [("user", "<image>\nDescribe."), ("assistant", "etxe")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.PLAIN)
     context, target = split(chat, ids, mask)
@@ -72,19 +73,19 @@ def test_plain_style_omits_the_user(chat):
 
 
 @pytest.mark.parametrize("style", list(PromptStyle))
-def test_running_text_has_loss_everywhere(chat, style):
+def test_running_text_has_loss_everywhere(chat: ChatFormat, style: PromptStyle) -> None:
     ids, mask = encode(chat, sample(("text", "Kaixo mundua"), image=None), style)
     assert split(chat, ids, mask) == ("<|begin_of_text|>", "Kaixo mundua<|eot_id|>")
 
 
-def test_prompt_is_the_prefix_of_the_training_sequence(chat):
+def test_prompt_is_the_prefix_of_the_training_sequence(chat: ChatFormat) -> None:
     turns = [("user", "<image>\nZer da?"), ("assistant", "Etxe")]
     ids, mask = encode(chat, sample(*turns), PromptStyle.CHAT)
     prompt = chat.encode_prompt([Turn(role=Role.USER, content="<image>\nZer da?")])
     assert np.array_equal(prompt, ids[~mask])
 
 
-def test_decode_stops_at_the_end_mark(chat):
+def test_decode_stops_at_the_end_mark(chat: ChatFormat) -> None:
     ids = chat.tokenizer.encode("bai<|eot_id|>eta gero", add_special_tokens=False)
     assert chat.decode(ids) == "bai"
     assert chat.decode(ids[:2]) == "ba"
@@ -101,12 +102,18 @@ def test_decode_stops_at_the_end_mark(chat):
         ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
     ],
 )
-def test_invalid_samples_are_rejected(chat, turns, image, style, message):
+def test_invalid_samples_are_rejected(
+    chat: ChatFormat,
+    turns: list[tuple[str, str]],
+    image: bytes | None,
+    style: PromptStyle,
+    message: str,
+) -> None:
     with pytest.raises(DataError, match=message):
         chat.encode(sample(*turns, image=image), style)
 
 
-def test_questions_are_branches_after_the_shared_image(chat):
+def test_questions_are_branches_after_the_shared_image(chat: ChatFormat) -> None:
     pairs = [("<image>\nZer da?", "Etxe"), ("Zenbat?", "bi"), ("Txakurra al da?", "ez")]
     system = ("system", "S")
     encoded = chat.encode(sample(system, *conversation(*pairs)), PromptStyle.SHARED_PREFIX)
@@ -122,7 +129,7 @@ def test_questions_are_branches_after_the_shared_image(chat):
     assert branches.max() == len(pairs)
 
 
-def test_samples_without_image_share_nothing(chat):
+def test_samples_without_image_share_nothing(chat: ChatFormat) -> None:
     one = sample(*conversation(("q", "a"), ("r", "b")), image=None)
     shared, whole = (chat.encode(one, s) for s in (PromptStyle.SHARED_PREFIX, PromptStyle.CHAT))
     for array in dataclasses.asdict(shared):
@@ -139,22 +146,24 @@ def test_samples_without_image_share_nothing(chat):
         (conversation(("<image>\nx", "y"), ("z", " ")), "empty answer"),
     ],
 )
-def test_conversations_without_branches_are_rejected(chat, turns, message):
+def test_conversations_without_branches_are_rejected(
+    chat: ChatFormat, turns: list[tuple[str, str]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         chat.encode(sample(*turns), PromptStyle.SHARED_PREFIX)
 
 
-def test_a_template_must_match_the_tokenizer():
+def test_a_template_must_match_the_tokenizer() -> None:
     with pytest.raises(ConfigError, match="as one token"):
         ChatFormat(make_tokenizer(), LLAMA3, num_image_tokens=1)
 
 
-def test_a_missing_tokenizer_is_reported(tmp_path):
+def test_a_missing_tokenizer_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no tokenizer at"):
         load_tokenizer(tmp_path / "nothing")
 
 
-def test_a_saved_tokenizer_loads_unchanged(tmp_path):
+def test_a_saved_tokenizer_loads_unchanged(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
     loaded = ChatFormat(load_tokenizer(tmp_path), EMBEDDED, num_image_tokens=NUM_IMAGE_TOKENS)
     one = sample(("user", "<image>"), ("assistant", "etxe"))

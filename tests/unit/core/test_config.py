@@ -1,6 +1,7 @@
 """Configuration: round trips, precedence of layers, and error messages."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,7 @@ class Outer:
     sizes: tuple[int, ...] = (1, 2)
 
 
-def test_round_trip(tmp_path):
+def test_round_trip(tmp_path: Path) -> None:
     config = Outer(name="eu 1", style=PromptStyle.PLAIN, parts={"a": Inner(width=9)}, sizes=(3,))
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
@@ -33,7 +34,7 @@ def test_round_trip(tmp_path):
     assert loaded.style is PromptStyle.PLAIN
 
 
-def test_layers_and_overrides_win_in_order(tmp_path):
+def test_layers_and_overrides_win_in_order(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("name: file\nparts:\n  a:\n    width: 5\n")
     loaded = load_config(Outer, path, overrides=["parts.a.rate=0.5", "name=line"])
@@ -52,25 +53,25 @@ def test_layers_and_overrides_win_in_order(tmp_path):
         ([], "missing mandatory value: name"),
     ],
 )
-def test_invalid_values_are_reported(overrides, message):
+def test_invalid_values_are_reported(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, overrides=overrides)
 
 
 @pytest.mark.parametrize("text", ["name: [1", "name: a\nname: b: c", "- a\n- b"])
-def test_a_malformed_file_is_reported(tmp_path, text):
+def test_a_malformed_file_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"broken\.yaml"):
         load_config(Outer, path)
 
 
-def test_a_missing_file_is_reported(tmp_path):
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(Outer, tmp_path / "nothing.yaml")
 
 
-def test_fingerprint_depends_on_the_content():
+def test_fingerprint_depends_on_the_content() -> None:
     assert fingerprint(Inner()) == fingerprint({"rate": 0.1, "width": 4})
     assert fingerprint(Inner()) != fingerprint(Inner(width=5))
     assert fingerprint((1, 2)) == fingerprint([1, 2])

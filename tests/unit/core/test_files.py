@@ -1,6 +1,7 @@
 """Atomic writes, checksums and safe paths."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from core.io.files import (
 )
 
 
-def test_atomic_write_leaves_only_the_file(tmp_path):
+def test_atomic_write_leaves_only_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.bin"
     atomic_write_bytes(path, b"one")
     atomic_write_bytes(path, b"two")
@@ -22,7 +23,7 @@ def test_atomic_write_leaves_only_the_file(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
 
 
-def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
+def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     atomic_write_text(path, "old")
     with pytest.raises(TypeError):
@@ -30,7 +31,7 @@ def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_sha256(tmp_path):
+def test_sha256(tmp_path: Path) -> None:
     content = b"x" * (3 << 20)
     (tmp_path / "f").write_bytes(content)
     assert sha256_file(tmp_path / "f") == sha256_bytes(content)
@@ -38,12 +39,12 @@ def test_sha256(tmp_path):
 
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x"])
-def test_safe_join_rejects_paths_outside_the_folder(tmp_path, relative):
+def test_safe_join_rejects_paths_outside_the_folder(tmp_path: Path, relative: str) -> None:
     with pytest.raises(DataError, match="leaves its folder"):
         safe_join(tmp_path, relative)
 
 
-def test_safe_join_rejects_links_out_of_the_folder(tmp_path):
+def test_safe_join_rejects_links_out_of_the_folder(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "link").symlink_to(tmp_path)
@@ -52,7 +53,7 @@ def test_safe_join_rejects_links_out_of_the_folder(tmp_path):
     assert safe_join(inside, "a/b.tar") == (inside / "a" / "b.tar").resolve()
 
 
-def test_unknown_name_suggests_the_nearest():
+def test_unknown_name_suggests_the_nearest() -> None:
     text = unknown_name("source", "emoji_ue", ["emoji_eu", "text_en"])
     assert text == "unknown source 'emoji_ue'. Did you mean 'emoji_eu'? Known: emoji_eu, text_en."
     assert unknown_name("source", "q", []).endswith("Known: none.")

@@ -67,16 +67,16 @@ def test_download_errors_explain_the_fix(
     cause: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    told = explain_hub_error(wrapped(cause), NAME, "abc")
-    assert re.search(message, told), told
-    assert "hf_abc" not in told
+    explanation = explain_hub_error(wrapped(cause), NAME, "abc")
+    assert re.search(message, explanation), explanation
+    assert "hf_abc" not in explanation
 
 
 def test_access_tokens_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    told = explain_hub_error(wrapped(ValueError("x")), NAME)
-    assert "hf_***" in told
-    assert "hf_abc" not in told
+    explanation = explain_hub_error(wrapped(ValueError("x")), NAME)
+    assert "hf_***" in explanation
+    assert "hf_abc" not in explanation
 
 
 def test_offline_errors_contain_the_download_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ logger.warning("careful")
 """
 
 
-def stderr_of(rank):
+def stderr_of(rank: str) -> list[str]:
     process = subprocess.run(
         [sys.executable, "-c", CODE],
         capture_output=True,
@@ -25,6 +25,6 @@ def stderr_of(rank):
     return [line.rpartition(": ")[2] for line in process.stderr.splitlines()]
 
 
-def test_info_is_shown_on_request_by_rank_0():
+def test_info_is_shown_on_request_by_rank_0() -> None:
     assert stderr_of("0") == ["after", "careful"]
     assert stderr_of("1") == ["careful"]

@@ -7,7 +7,7 @@ from torch import nn
 from models.towers.folding import fold_batch_norms
 
 
-def settled(module):
+def settled(module: nn.Module) -> nn.Module:
     """Set evaluation mode and random statistics."""
     torch.manual_seed(0)
     for part in module.modules():
@@ -19,7 +19,7 @@ def settled(module):
     return module.double().eval()
 
 
-def test_a_folded_timm_tower_gives_the_same_features():
+def test_a_folded_timm_tower_gives_the_same_features() -> None:
     tower = settled(timm.create_model("efficientnet_b0", num_classes=0))
     pixels = torch.rand(2, 3, 64, 64, dtype=torch.double)
     with torch.no_grad():
@@ -29,7 +29,7 @@ def test_a_folded_timm_tower_gives_the_same_features():
         assert torch.allclose(tower(pixels), expected, rtol=1e-6)
 
 
-def test_a_norm_without_convolution_is_kept():
+def test_a_norm_without_convolution_is_kept() -> None:
     tower = settled(
         nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4))
     )
