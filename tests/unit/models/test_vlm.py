@@ -180,7 +180,7 @@ def test_gradients_reach_exactly_the_trainable_parts(policy: FreezePolicy, parts
 def test_policies_without_effect_are_rejected() -> None:
     with pytest.raises(ConfigError, match="trainable tower"):
         FreezePolicy(tower=True)
-    with pytest.raises(ConfigError, match="nothing to train"):
+    with pytest.raises(ConfigError, match="trains nothing"):
         FreezePolicy(connector=False, language_model=False)
 
 
