@@ -1,4 +1,4 @@
-"""What the terminal shows: experiments, progress, results, failures."""
+"""Terminal output of a run: experiments, progress, results and failures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ _COLUMNS = {
     "number": "vqa/{}/number",
     "choice": "mc/{}/accuracy",
     "capqa": "capqa/{}/accuracy",
-    "asked lang.": "fidelity/{}",
+    "in language": "fidelity/{}",
 }
 
 
 def show_experiments(console: Console, questions: Mapping[str, str]) -> None:
-    """The names that --exp takes."""
+    """Print the experiments that --exp accepts, with their questions."""
     table = Table(title="Experiments", box=None, pad_edge=False, padding=(0, 2))
     table.add_column("--exp", style="bold")
     table.add_column("question")
@@ -45,9 +45,9 @@ def show_experiments(console: Console, questions: Mapping[str, str]) -> None:
 
 
 def show_results(console: Console, graph: Graph, store: Store) -> None:
-    """Scores per cell in both languages, in percent."""
-    rows = {cell: _scores(store, stages) for cell, stages in graph.cells.items()}
-    languages = sorted({lang for scores in rows.values() for lang in _languages(scores)})
+    """Print the scores of all cells in both languages, in percent."""
+    rows = {cell: _read_scores(store, stages) for cell, stages in graph.cells.items()}
+    languages = sorted({lang for scores in rows.values() for lang in _scored_languages(scores)})
     for language in reversed(languages):
         table = Table(title=f"Scores in '{language}' (percent; intervals are in the report)")
         table.add_column("cell", overflow="fold")
@@ -55,22 +55,22 @@ def show_results(console: Console, graph: Graph, store: Store) -> None:
             table.add_column(title, justify="right")
         for cell, scores in rows.items():
             names = [pattern.format(language) for pattern in _COLUMNS.values()]
-            table.add_row(cell, *(_cell(scores.get(name)) for name in names))
+            table.add_row(cell, *(_format_score(scores.get(name)) for name in names))
         console.print(table)
 
 
 def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence[str]) -> None:
-    """Why stage runs are missing."""
+    """Print why stage runs failed or did not start."""
     for address in failed:
         node = graph.nodes[address]
         folder = store.folder(node.kind, address)
-        reason = folder.read_status().error or "a stage run before it is missing"
+        reason = folder.read_status().error or "not run: an earlier stage failed"
         where = escape(f"({folder.path}): {reason}")
         console.print(f"[red]{node.title}[/] {where}", soft_wrap=True)
 
 
 class GridProgress:
-    """One bar for the grid and one per running stage."""
+    """Progress display with one bar for the grid and one per running stage."""
 
     def __init__(self, console: Console, graph: Graph, store: Store) -> None:
         self._graph, self._store = graph, store
@@ -98,7 +98,7 @@ class GridProgress:
         self._progress.stop()
 
     def update(self, states: dict[str, State]) -> None:
-        """Show the states as they are now."""
+        """Update the display to the current states."""
         done = sum(state is State.DONE for state in states.values())
         self._progress.update(self._all, completed=done)
         for address, state in states.items():
@@ -106,7 +106,7 @@ class GridProgress:
                 self._show_running(address)
             elif address in self._tasks:
                 self._progress.remove_task(self._tasks.pop(address))
-                self._say_end(address, state)
+                self._print_end(address, state)
 
     def _show_running(self, address: str) -> None:
         node = self._graph.nodes[address]
@@ -121,14 +121,14 @@ class GridProgress:
                 self._tasks[address], completed=now["step"], total=now["total"], note=note
             )
 
-    def _say_end(self, address: str, state: State) -> None:
+    def _print_end(self, address: str, state: State) -> None:
         node = self._graph.nodes[address]
         seconds = self._store.folder(node.kind, address).read_status().wall_s
         line = f"{state.value:>8}  {node.title}  {seconds:.0f} s"
         self._progress.console.print(line, highlight=False)
 
 
-def _scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:
+def _read_scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:
     folder = store.folder("evaluate", stages["evaluate"])
     try:
         if not folder.is_done():
@@ -141,9 +141,9 @@ def _scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]
     return metrics
 
 
-def _languages(scores: dict[str, dict[str, float]]) -> set[str]:
+def _scored_languages(scores: dict[str, dict[str, float]]) -> set[str]:
     return {name.split("/")[1] for name in scores if name.startswith("vqa/")}
 
 
-def _cell(score: dict[str, float] | None) -> str:
+def _format_score(score: dict[str, float] | None) -> str:
     return "-" if score is None else f"{score['value']:.1f}"

@@ -1,11 +1,13 @@
-"""MLflow's names, imported with its telemetry off and with short patience for a server.
+"""The classes of MLflow that tracking uses, imported with telemetry off and short timeouts.
 
-MLflow reads these variables when it is imported, so they are set here, before it; whoever set them
-already keeps their values. The import takes seconds: import this module only to track.
+MLflow reads its environment variables when it is imported, so their defaults are set here first;
+values that are already set take precedence. The import takes seconds, so that only code that tracks
+should import this module.
 """
 
 import logging
 import os
+from collections.abc import Sequence
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -13,8 +15,30 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-from mlflow import MlflowClient  # noqa: E402  (after the variables it reads)
+from mlflow import MlflowClient  # noqa: E402  (reads the variables above)
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
-__all__ = ["Metric", "MlflowClient", "MlflowException", "Param", "RunTag"]
+__all__ = ["Metric", "MlflowClient", "MlflowException", "log_batch"]
+
+# MLflow's limits for one call of log_batch.
+_MAX_METRICS = 1000
+_MAX_PARAMS = 100
+
+
+def log_batch(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    metrics: Sequence[Metric] = (),
+    params: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """Log any number of metrics, parameters and tags in as few calls as MLflow allows."""
+    for start in range(0, len(metrics), _MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+    pairs = [Param(key, value) for key, value in (params or {}).items()]
+    for start in range(0, len(pairs), _MAX_PARAMS):
+        client.log_batch(run_id, params=pairs[start : start + _MAX_PARAMS])
+    if tags:
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

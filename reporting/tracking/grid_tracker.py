@@ -1,12 +1,11 @@
-"""Forwards the store on disk to MLflow: one parent run per grid, one child run per stage.
+"""Uploads the store on disk to MLflow: one parent run per grid, one child run per stage run.
 
-The store is the truth and MLflow a view of it, written by one process (the one that runs the grid):
-SQLite takes one writer, and a tracking server that is away delays the view but never stops a
-training. What was forwarded is noted beside each stage, so that any process can go on; a point that
-is sent twice, because an answer was lost, is one point to MLflow (its time is the log's).
+The store is authoritative and MLflow is a view of it, written by one process (the one that runs the
+grid): SQLite supports one writer, and an unreachable tracking server delays the view but never
+stops a training. A note beside each stage run records the upload (`upload_notes`). A point that is
+sent twice because a response was lost is stored once, as its timestamp comes from the log.
 """
 
-import json
 import os
 import time
 import warnings
@@ -17,43 +16,35 @@ from typing import Any, Concatenate, ParamSpec
 
 from core.config import fingerprint
 from core.errors import ConfigError
-from core.io.files import atomic_write_text, locked
+from core.io.files import locked
 from core.process.log import get_logger, without_password
-from pipeline.store.records import StageRecord, load_stage, read_json
+from pipeline.store.records import StageRecord, load_stage
 from pipeline.store.states import State
 from reporting.records import GridRecord, load_grid
 from reporting.tracking import payload
-from reporting.tracking.client import (
-    Metric,
-    MlflowClient,
-    MlflowException,
-    Param,
-    RunTag,
-)
+from reporting.tracking.client import Metric, MlflowClient, MlflowException, log_batch
+from reporting.tracking.upload_notes import UploadNotes
 
-RUN_FILE = "mlflow_run.json"
 _TAG = "irudimen"
 _STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.INTERRUPTED: "KILLED"}
-_MAX_BATCH = 1000  # MLflow's limit for one log_batch call
-_MAX_PARAMS = 100
 _PAUSE_S = 30.0
-"""A server that did not answer is left alone for so long: every try costs its time limit."""
+"""Pause after a failed request, because every further attempt would wait for the timeout."""
 
-_log = get_logger("tracking")
+_LOG = get_logger("tracking")
 P = ParamSpec("P")
 
 
 def default_store(root: Path) -> str:
-    """The tracking URI under a root: MLflow would otherwise look in the working directory."""
+    """Return the tracking URI under a root; MLflow's own default is the working directory."""
     return f"sqlite:///{root.resolve()}/mlflow.db"
 
 
-def _outage_is_a_warning(
+def _warn_on_outage(
     method: Callable[Concatenate["GridTracker", P], None],
 ) -> Callable[Concatenate["GridTracker", P], None]:
-    """A tracking server that is away must not end a training run; the next call catches up.
+    """Turn a failure of the tracking server into a warning; the next call catches up.
 
-    One process of a root at a time: two would make every run twice.
+    Only one process per root uploads at a time, because two would create every run twice.
     """
 
     @wraps(method)
@@ -66,7 +57,7 @@ def _outage_is_a_warning(
                 method(self, *args, **kwargs)
         except MlflowException as error:
             first_line = str(error).splitlines()[0][:200]
-            _log.warning("MLflow: %s did not go through, will try again: %s",
+            _LOG.warning("MLflow: %s failed and will be retried: %s",
                          method.__name__, first_line)  # fmt: skip
             self.is_behind = True
             self.silent_until = time.monotonic() + _PAUSE_S
@@ -75,15 +66,15 @@ def _outage_is_a_warning(
 
 
 class GridTracker:
-    """Writes one grid's runs; every method may be called again and changes nothing twice."""
+    """Uploads the runs of one grid; all methods are idempotent."""
 
     def __init__(self, root: Path, experiment: str, profile: str) -> None:
-        """Open the store, and create database and experiment if this is the first time.
+        """Connect to MLflow, and create the database and the experiment if they do not exist.
 
-        A server that is away is a warning: what happens meanwhile is forwarded later.
+        An unreachable server is a warning; the upload is completed later.
 
         Raises:
-            ConfigError: the address can't be one, or the local database can't be opened.
+            ConfigError: If the address is invalid, or the local database can't be opened.
         """
         self.root = root
         self.experiment = experiment
@@ -91,55 +82,56 @@ class GridTracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
         self.parent_id = ""
         self.is_behind = False
-        """Whether something has not gone through; `python -m experiments.sync` sends the rest."""
+        """Whether the upload is incomplete; `python -m experiments.sync` completes it."""
         self.silent_until = 0.0
-        """The server did not answer: it is not asked before this moment (monotonic)."""
+        """Monotonic time before which the server is not contacted again after a failure."""
         root.mkdir(parents=True, exist_ok=True)
         try:
             with locked(root / ".mlflow.lock"):
                 self._client = MlflowClient(tracking_uri=self.uri)
+                self._notes = UploadNotes(self._client, self.uri)
                 _ = self._experiment_id
         except MlflowException as error:
-            told, shown = str(error).splitlines()[0][:200], without_password(self.uri)
+            reason, shown = str(error).splitlines()[0][:200], without_password(self.uri)
             if not self.uri.startswith(("http://", "https://")):
                 raise ConfigError(
-                    f"MLflow store {shown} can't be opened: {told}; start the server, or unset "
+                    f"MLflow store {shown} can't be opened: {reason}; start the server, or unset "
                     "MLFLOW_TRACKING_URI to use the local database"
                 ) from error
-            _log.warning("MLflow server %s is away (%s); what happens meanwhile is kept under %s "
-                         "and forwarded later", shown, told, root)  # fmt: skip
+            _LOG.warning("MLflow server %s is unreachable (%s); results are kept under %s and "
+                         "uploaded later", shown, reason, root)  # fmt: skip
             self.is_behind = True
             self.silent_until = time.monotonic() + _PAUSE_S
 
-    @_outage_is_a_warning
+    @_warn_on_outage
     def ensure_parent_run(self) -> None:
         """Find or create the parent run of the grid that `grid.json` describes."""
         self._ensure_parent()
 
-    @_outage_is_a_warning
+    @_warn_on_outage
     def ensure_stage_run(self, stage_dir: Path) -> None:
-        """Give a stage its child run: continued if interrupted, a light copy if done elsewhere."""
-        stage, note = load_stage(stage_dir), self._owned_note(stage_dir)
+        """Create or continue the child run of a stage, or copy it lightly from another grid."""
+        stage, note = load_stage(stage_dir), self._ensure_note(stage_dir)
         if stage.state is State.DONE:
-            self._finish(stage, note)
+            self._finish_stage(stage, note)
         else:
             self._client.update_run(note["owner"], status="RUNNING")
 
-    @_outage_is_a_warning
+    @_warn_on_outage
     def sync(self, stage_dir: Path) -> None:
-        """Forward the lines that were added to the stage's log since the last call."""
-        self._sync(stage_dir, self._owned_note(stage_dir))
+        """Upload the lines that were added to the log of a stage since the last call."""
+        self._upload_log(stage_dir, self._ensure_note(stage_dir))
 
-    @_outage_is_a_warning
+    @_warn_on_outage
     def finish_stage(self, stage_dir: Path) -> None:
-        """Forward the rest: final metrics, artifacts, how it ended."""
-        self._finish(load_stage(stage_dir), self._owned_note(stage_dir))
+        """Upload the remaining log, the final metrics, the artifacts and the final status."""
+        self._finish_stage(load_stage(stage_dir), self._ensure_note(stage_dir))
 
-    @_outage_is_a_warning
+    @_warn_on_outage
     def finish(self, summary: Sequence[Path] = (), *, state: State = State.DONE) -> None:
-        """Close the grid: its curve as metrics, summary files as artifacts, how it ended."""
+        """Close the parent run with its curves as metrics and the summary files as artifacts."""
         self._ensure_parent()
-        self._log_curve(self._grid())
+        self._log_curve(self._load_grid())
         for path in summary:
             if path.is_dir():
                 self._client.log_artifacts(self.parent_id, str(path), "report")
@@ -149,7 +141,7 @@ class GridTracker:
 
     # --- the grid -------------------------------------------------------------------------------
 
-    def _grid(self) -> GridRecord:
+    def _load_grid(self) -> GridRecord:
         return load_grid(self.root, self.experiment, self.profile)
 
     @cached_property
@@ -161,24 +153,24 @@ class GridTracker:
         if found is None:
             is_local = self.uri == default_store(self.root)
             folder = (self.root.resolve() / "artifacts" / name).as_uri() if is_local else None
-            tags = {"mlflow.experimentKind": "custom_model_development"}  # training, not GenAI
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # instead of GenAI
             try:
                 made = self._client.create_experiment(name, artifact_location=folder, tags=tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                return self._ensure_experiment(name)  # another writer was quicker
+                return self._ensure_experiment(name)  # created by another writer meanwhile
             return str(made)
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
     def _ensure_parent(self) -> str:
-        """The parent's run id; a grid that is run again goes on in the same run."""
+        """Return the id of the parent run, which a grid continues when it is started again."""
         if self.parent_id:
             return self.parent_id
-        grid = self._grid()
-        # A root is part of the identity: one server may hold the grids of several people.
+        grid = self._load_grid()
+        # The root is part of the identity: several users may share one server.
         root = fingerprint(str(self.root.resolve()))[:16]
         where = f"tags.{_TAG}.grid = '{grid.name}' and tags.{_TAG}.root = '{root}'"
         found = self._client.search_runs([self._experiment_id], filter_string=where, max_results=1)
@@ -191,25 +183,25 @@ class GridTracker:
                 self._experiment_id, run_name=f"{grid.name} (grid)", tags=tags
             )
             self.parent_id = run.info.run_id
-        self._log_batch(self.parent_id, tags=payload.grid_tags(grid))
+        log_batch(self._client, self.parent_id, tags=payload.grid_tags(grid))
         self._client.log_text(self.parent_id, payload.to_json(grid.versions), "versions.json")
         self._client.log_artifact(self.parent_id, str(grid.folder / "grid.json"))
         return self.parent_id
 
     def _log_curve(self, grid: GridRecord) -> None:
-        """Scores over the share as metrics of the parent, so that MLflow draws the curve itself."""
+        """Log accuracy over share as metrics of the parent run, so that MLflow plots the curves."""
         new = []
         for name, points in payload.curves(grid).items():
             history = self._client.get_metric_history(self.parent_id, name)
             known = {point.step: point.value for point in history}
             now = int(1000 * max((c.evaluation.ended or 0.0) for c in grid.cells if c.evaluation))
             new += [Metric(name, y, now, x) for x, y in points.items() if known.get(x) != y]
-        self._log_batch(self.parent_id, metrics=new)
+        log_batch(self._client, self.parent_id, metrics=new)
 
     # --- one stage ------------------------------------------------------------------------------
 
     def _create_child(self, stage: StageRecord, *, tags: dict[str, str]) -> str:
-        grid = self._grid()
+        grid = self._load_grid()
         cells = grid.cells_of(stage.address)
         tags = {"mlflow.parentRunId": self._ensure_parent(), **tags}
         tags |= payload.stage_tags(grid, stage, cells)
@@ -220,31 +212,31 @@ class GridTracker:
             self._experiment_id, start_time=started, run_name=payload.run_name(stage, cells),
             tags=tags,
         )  # fmt: skip
-        self._log_batch(run.info.run_id, params=payload.stage_params(stage, cells))
+        log_batch(self._client, run.info.run_id, params=payload.stage_params(stage, cells))
         return str(run.info.run_id)
 
     def _find_child(self, stage: StageRecord, tags: dict[str, str]) -> str:
-        """A child that a process made and was killed before it could note it, else ""."""
+        """Return the id of a child run whose creator was killed before it wrote its note, or ""."""
         parent = f"tags.`mlflow.parentRunId` = '{tags['mlflow.parentRunId']}'"
         where = f"{parent} and tags.address = '{stage.address}' and tags.kind = '{stage.kind}'"
         found = self._client.search_runs([self._experiment_id], filter_string=where, max_results=1)
         return str(found[0].info.run_id) if found else ""
 
-    def _owned_note(self, stage_dir: Path) -> dict[str, Any]:
-        """The stage's note, with a run to write to."""
-        note = self._read_note(stage_dir)
+    def _ensure_note(self, stage_dir: Path) -> dict[str, Any]:
+        """Return the note of a stage and create its run if there is none."""
+        note = self._notes.read(stage_dir)
         if not note["owner"]:
             run_id = self._create_child(load_stage(stage_dir), tags={})
             note["owner"] = note["runs"][self._ensure_parent()] = run_id
-            self._write_note(stage_dir, note)
+            self._notes.write(stage_dir, note)
         return note
 
-    def _finish(self, stage: StageRecord, note: dict[str, Any]) -> None:
-        self._sync(stage.folder, note)
+    def _finish_stage(self, stage: StageRecord, note: dict[str, Any]) -> None:
+        self._upload_log(stage.folder, note)
         if stage.state is State.DONE and note["finished"] != stage.ended:
             self._log_result(note["owner"], stage, has_artifacts=True)
             note["finished"] = stage.ended
-            self._write_note(stage.folder, note)
+            self._notes.write(stage.folder, note)
         if stage.state in _STATUS:
             self._terminate(note["owner"], stage)
         if stage.state is State.DONE and self._ensure_parent() not in note["runs"]:
@@ -252,9 +244,9 @@ class GridTracker:
             self._log_result(copy_id, stage, has_artifacts=False)
             self._terminate(copy_id, stage)
             note["runs"][self.parent_id] = copy_id
-            self._write_note(stage.folder, note)
+            self._notes.write(stage.folder, note)
 
-    def _sync(self, stage_dir: Path, note: dict[str, Any]) -> None:
+    def _upload_log(self, stage_dir: Path, note: dict[str, Any]) -> None:
         path = stage_dir / "metrics.jsonl"
         if not path.is_file():
             return
@@ -262,21 +254,21 @@ class GridTracker:
         metrics = []
         for line in lines:
             for name, value in line["metrics"].items():
-                # A resumed stage logs some steps again; MLflow would keep both points.
+                # A resumed stage logs some steps again, and MLflow would keep both points.
                 if line["step"] > note["last_step"].get(name, -1):
                     note["last_step"][name] = line["step"]
                     key, when = payload.valid_name(name), int(1000 * line["time"])
                     metrics.append(Metric(key, float(value), when, line["step"]))
-        self._log_batch(note["owner"], metrics=metrics)
+        log_batch(self._client, note["owner"], metrics=metrics)
         if position != note["position"]:
             note["position"] = position
-            self._write_note(stage_dir, note)
+            self._notes.write(stage_dir, note)
 
     def _log_result(self, run_id: str, stage: StageRecord, *, has_artifacts: bool) -> None:
         ended = int(1000 * (stage.ended or 0.0))
-        grid = self._grid()
+        grid = self._load_grid()
         values = payload.final_metrics(stage, grid.target_language)
-        self._log_batch(run_id, metrics=[Metric(k, v, ended, 0) for k, v in values.items()])
+        log_batch(self._client, run_id, metrics=[Metric(k, v, ended, 0) for k, v in values.items()])
         if not has_artifacts:
             return
         for name, text in payload.stage_texts(grid, stage).items():
@@ -285,7 +277,7 @@ class GridTracker:
             self._client.log_artifact(run_id, str(path), folder)
         if stage.predictions.is_file():
             table, name = payload.items_table(stage.predictions)
-            with warnings.catch_warnings():  # MLflow trips over a pandas deprecation of its own
+            with warnings.catch_warnings():  # MLflow itself uses a deprecated pandas API
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._client.log_table(run_id, data=table, artifact_file=name)
 
@@ -294,43 +286,3 @@ class GridTracker:
         if stage.error:
             self._client.set_tag(run_id, "error", stage.error[:1000])
         self._client.set_terminated(run_id, status=_STATUS[stage.state], end_time=ended)
-
-    def _log_batch(
-        self,
-        run_id: str,
-        *,
-        metrics: Sequence[Metric] = (),
-        params: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
-    ) -> None:
-        for start in range(0, len(metrics), _MAX_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_BATCH])
-        pairs = [Param(key, value) for key, value in (params or {}).items()]
-        for start in range(0, len(pairs), _MAX_PARAMS):
-            self._client.log_batch(run_id, params=pairs[start : start + _MAX_PARAMS])
-        if tags:
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-
-    # --- what was forwarded ---------------------------------------------------------------------
-
-    def _read_note(self, stage_dir: Path) -> dict[str, Any]:
-        """The stage's note; a new one where it speaks of another store or a deleted run."""
-        note = read_json(stage_dir / RUN_FILE, default={})
-        if note.get("uri") == without_password(self.uri) and self._is_alive(note["owner"]):
-            note["runs"] = {p: r for p, r in note["runs"].items() if self._is_alive(r)}
-            return note
-        return {
-            "uri": without_password(self.uri), "owner": "", "runs": {},
-            "position": {"inode": 0, "offset": 0}, "last_step": {}, "finished": None,
-        }  # fmt: skip
-
-    def _write_note(self, stage_dir: Path, note: dict[str, Any]) -> None:
-        atomic_write_text(stage_dir / RUN_FILE, json.dumps(note, indent=1))
-
-    def _is_alive(self, run_id: str) -> bool:
-        try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise

@@ -1,4 +1,4 @@
-"""A training that logs for some seconds, and the command beside it that forwards to MLflow.
+"""Simulates a training that logs for some seconds and uploads its log to MLflow.
 
 python -m tests.support.mlflow_writer ROOT SECONDS
 """
@@ -18,7 +18,7 @@ _EVERY = 5
 
 def main() -> None:
     root, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    tracking._PAUSE_S = 0.3  # try again soon: it shall meet the outages
+    tracking._PAUSE_S = 0.3  # retry soon, so that the writer meets the outages
     tracker = tracking.GridTracker(root, "mix_ablation", "embedded")
     tracker.ensure_parent_run()
     stages = [stage.folder for stage in load_grid(root, "mix_ablation", "embedded").stages()]

@@ -1,4 +1,4 @@
-"""Tracking: one parent per grid, one child per stage, nothing twice, and outages are survived."""
+"""Tracking: one parent per grid and one child per stage, without duplicates, across outages."""
 
 import json
 import shutil
@@ -15,7 +15,8 @@ from pipeline.store.states import State
 from reporting.records import load_grid
 from reporting.tracking import payload, server
 from reporting.tracking.client import MlflowClient, MlflowException
-from reporting.tracking.grid_tracker import RUN_FILE, GridTracker
+from reporting.tracking.grid_tracker import GridTracker
+from reporting.tracking.upload_notes import RUN_FILE
 from tests.support import fake_grid
 
 _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
@@ -23,7 +24,7 @@ _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: its creation takes seconds, so it's done once and copied."""
+    """An empty MLflow database, created once because the creation takes seconds."""
     root = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -41,7 +42,7 @@ def root(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def tracked(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grid that was tracked once; tests leave it as it is."""
+    """A grid that was tracked once; tests do not modify it."""
     root = tmp_path_factory.mktemp("tracked")
     shutil.copy(empty_store, root / "mlflow.db")
     fake_grid.make_grid(root, cells=_TWO_CELLS, num_images=12)
@@ -126,7 +127,7 @@ def test_shared_stage_has_only_what_its_cells_agree_on(tracked: Path) -> None:
     assert run.data.params["backbone"] == "general"
 
 
-def test_resumed_stage_goes_on_in_its_run_without_duplicates(root: Path) -> None:
+def test_resumed_stage_continues_its_run_without_duplicates(root: Path) -> None:
     folder = next(f for f in _stages(root) if f.parent.name == "align")
     status = json.loads((folder / "status.json").read_text())
     _set_state(folder, status, "running")
@@ -147,7 +148,7 @@ def test_resumed_stage_goes_on_in_its_run_without_duplicates(root: Path) -> None
     later.ensure_stage_run(folder)
     assert later._client.get_run(run_id).info.status == "RUNNING"
     logger = JsonlLogger(folder)
-    for step in range(4, 9):  # the checkpoint was of step 4: two steps are taken again
+    for step in range(4, 9):  # resumed from step 4, so that two steps are repeated
         logger.log_metrics({"train/loss": float(step)}, step=step)
     later.sync(folder)
     assert _history(later, run_id, "train/loss") == [(x, float(x)) for x in range(9)]
@@ -156,7 +157,7 @@ def test_resumed_stage_goes_on_in_its_run_without_duplicates(root: Path) -> None
     assert later.parent_id == tracker.parent_id
 
 
-def test_half_a_line_waits_for_its_other_half(root: Path) -> None:
+def test_incomplete_line_is_read_once_it_is_complete(root: Path) -> None:
     path = root / "metrics.jsonl"
     path.write_text('{"step": 1, "time": 0, "metrics": {}}\n{"step": 2, ')
     lines, position = payload.new_lines(path, {"inode": 0, "offset": 0})
@@ -182,7 +183,7 @@ def test_stage_of_another_grid_gets_a_light_copy(root: Path) -> None:
     assert copy.data.tags["mlflow.parentRunId"] == tracker.parent_id
 
 
-def test_run_deleted_in_the_browser_is_made_again(root: Path) -> None:
+def test_run_deleted_in_the_browser_is_created_again(root: Path) -> None:
     folder = _stages(root)[0]
     tracker = GridTracker(root, "mix_ablation", "embedded")
     tracker.ensure_stage_run(folder)
@@ -193,7 +194,7 @@ def test_run_deleted_in_the_browser_is_made_again(root: Path) -> None:
     assert tracker._client.get_run(_owner(folder)).info.status == "FINISHED"
 
 
-def test_failed_stage_says_why(root: Path) -> None:
+def test_failed_stage_is_tagged_with_its_error(root: Path) -> None:
     fake_grid.make_grid(root, "broken", cells=[fake_grid.mix_axes()[2]], unfinished=1)
     tracker = _track(root, "broken")
     folder = next(f for f in _stages(root, "broken") if f.parent.name == "instruct")
@@ -212,9 +213,9 @@ def test_outage_delays_but_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(tracker._client, "log_batch", _unreachable)
         tracker.sync(folder)
-    assert "did not go through" in caplog.text
+    assert "will be retried" in caplog.text
     assert tracker.is_behind
-    tracker.sync(folder)  # a server that did not answer is left alone for a while
+    tracker.sync(folder)  # the server is not contacted during the pause
     assert [step for step, _ in _history(tracker, _owner(folder), "train/loss")][-1] < 300
     tracker.silent_until = 0.0
     tracker.sync(folder)
@@ -261,7 +262,7 @@ def test_ui_opens_our_database(root: Path) -> None:
     assert "experiments.ui" in server.ui_command(root)
 
 
-def test_ui_without_runs_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_ui_without_runs_reports_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert ui.main(["--root", str(tmp_path)]) == 2
     assert "run a grid first" in " ".join(capsys.readouterr().err.split())
 
