@@ -1,1 +1,1 @@
-"""The HTML report of a grid: tables, figures, claims."""
+"""Report of a grid: an HTML page with figures, tables and claims, and its tracking in MLflow."""

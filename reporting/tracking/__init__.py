@@ -1,1 +1,1 @@
-"""MLflow tracking of grids and stage runs."""
+"""MLflow tracking of grids and stage runs: uploads, their notes, and the local server."""

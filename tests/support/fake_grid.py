@@ -214,14 +214,14 @@ def _row(image: int, number: int, language: str, is_right: bool) -> dict[str, An
     words = {"yes/no": {"en": ("yes", "no"), "eu": ("bai", "ez")}, "number": {"en": ("2", "3"),
              "eu": ("2", "3")}}.get(kind)  # fmt: skip
     right, wrong = words[language] if words else _NOUNS[language][image % 2 :: 2][:2]
-    said, is_vqa = (right if is_right else wrong), benchmark == "vqa"
+    reply, is_vqa = (right if is_right else wrong), benchmark == "vqa"
     question = {"en": "What is in this image?", "eu": "Zer dago argazki honetan?"}[language]
     return {
         "question_id": f"q{image:04d}-{number}", "benchmark": benchmark, "question_type": "what",
         "answer_type": kind, "language": language, "image_key": _key(image),
         "question": question, "prompt": question, "answers": [right] * (10 if is_vqa else 1),
         "choices": [right, wrong] if benchmark == "mc" else [],
-        "expected": None if is_vqa else right, "output": said, "parsed": said,
+        "expected": None if is_vqa else right, "output": reply, "parsed": reply,
         "score": float(is_right), "score_aware": float(is_right) if is_vqa else None,
         "language_identified": language if (is_right or image % 5) else "en",
         "num_tokens": 3, "is_truncated": False, "blind_output": wrong,
