@@ -30,6 +30,7 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", TARGET: "--target",
 
 _DASHES = ((0, (4, 2)), "-", (0, (1, 1.2)), (0, (6, 1, 1, 1)))
 _MAX_BARS = 8
+_MAX_LEGEND_ROW = 4
 _SMALL_SIZE, _WIDE_SIZE = (4.0, 3.0), (8.6, 4.3)
 _CHARS_PER_INCH = 14
 """Characters of a tick label that fit side by side at its normal size."""
@@ -144,8 +145,11 @@ def _combine_panels(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, ti
         axes.set_title(panel.title, loc="left", fontsize=11, color=INK)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-    figure.legend(handles=_legend_handles(figure.axes[0], view), loc="outside lower center",
-                  ncols=6, frameon=False, fontsize=9)  # fmt: skip
+    handles = _legend_handles(figure.axes[0], view)
+    # More than three long labels in a row would be cut off at the edges.
+    num_legend_columns = len(handles) if len(handles) <= _MAX_LEGEND_ROW else 3
+    figure.legend(handles=handles, loc="outside lower center", ncols=num_legend_columns,
+                  frameon=False, fontsize=9)  # fmt: skip
     return figure
 
 
