@@ -1,16 +1,34 @@
 """Execution settings of stage runs: the section `trainer`."""
 
 import dataclasses
+from enum import StrEnum
 
 from core.errors import ConfigError
 from core.precision import Precision
+
+
+class Accelerator(StrEnum):
+    """Lightning accelerators on which stage runs can compute."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    CUDA = "cuda"
+    MPS = "mps"
+    """Apple GPUs; not tested."""
+    AUTO = "auto"
+    """The GPUs of the node that runs the stage, or its CPU if it has none."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether CUDA GPUs are requested explicitly."""
+        return self in (Accelerator.GPU, Accelerator.CUDA)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """Where and how fast stages run; only `precision` changes results."""
 
-    accelerator: str = "cpu"
+    accelerator: Accelerator = Accelerator.CPU
     """Lightning accelerator."""
     devices: int = 1
     """Processes (GPUs) per stage run on each node."""
@@ -23,11 +41,11 @@ class TrainerConfig:
     """Automatic retries of a stage run without progress after failures that the node may have
     caused (lost, killed, hung, no storage); `pipeline.store.retry_policy` has the rules."""
     runs_per_gpu: int = 1
-    """Stage runs that share one GPU; small models leave most of it idle."""
+    """Stage runs that share a GPU, for small models that leave most of it idle."""
     precision: Precision = Precision.FLOAT32
     """Precision of training. It changes results and is part of the address of training stages."""
     num_workers: int = 0
-    """DataLoader workers; the order of samples does not depend on them."""
+    """DataLoader workers; the order of samples does not depend on their number."""
     checkpoint_every_n_steps: int = 50
     """Maximum number of steps lost on SIGKILL (plus those during which a large state is
     written). With 0, the interval follows from the measured times of a step and of a save, and from

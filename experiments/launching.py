@@ -9,6 +9,7 @@ from core.errors import ConfigError
 from core.process.stop import StopFlag
 from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
+from pipeline.launchers.base import Launcher
 from pipeline.launchers.devices import GpuSlots
 from pipeline.launchers.local import LocalLauncher
 from pipeline.launchers.slurm import EstimateResources, JobResources, SlurmLauncher, load_slurm
@@ -42,9 +43,7 @@ class LaunchOptions:
             raise ConfigError(f"--jobs must be 0 (all cores) or more, got {self.num_cores}")
 
 
-def make_launcher(
-    plan: GridPlan, options: LaunchOptions, store: Store, flag: StopFlag
-) -> LocalLauncher | SlurmLauncher | TorchrunLauncher:
+def make_launcher(plan: GridPlan, options: LaunchOptions, store: Store, flag: StopFlag) -> Launcher:
     """Return the launcher of a plan.
 
     Raises:

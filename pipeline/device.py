@@ -2,17 +2,16 @@
 
 import torch
 
+from configuration.trainer import Accelerator
 from core.errors import ConfigError
 
-_GPU_NAMES = ("gpu", "cuda")
 
-
-def uses_gpu(accelerator: str) -> bool:
+def uses_gpu(accelerator: Accelerator) -> bool:
     """Whether a Lightning accelerator refers to a GPU on this node."""
-    return accelerator in _GPU_NAMES or (accelerator == "auto" and torch.cuda.is_available())
+    return accelerator.is_gpu or (accelerator is Accelerator.AUTO and torch.cuda.is_available())
 
 
-def compute_device(accelerator: str) -> torch.device:
+def compute_device(accelerator: Accelerator) -> torch.device:
     """Return the device of stages that need no Trainer (features, evaluation).
 
     Raises:

@@ -18,7 +18,7 @@ from callbacks.metrics_log import JsonlLogger
 from callbacks.monitor import StreamMonitor
 from callbacks.preemption import Preemption
 from callbacks.watchdog import Watchdog
-from configuration.trainer import TrainerConfig
+from configuration.trainer import Accelerator, TrainerConfig
 from core.precision import Precision
 from core.process.stop import StopFlag
 from lightning_modules.compute import ComputeConfig, StrategyName
@@ -28,10 +28,12 @@ from models.language.blocks import checkpoint_activations, compile_blocks
 from models.vlm import VisionLanguageModel
 
 
-def apply_compute(model: VisionLanguageModel, config: ComputeConfig, accelerator: str) -> None:
+def apply_compute(
+    model: VisionLanguageModel, config: ComputeConfig, accelerator: Accelerator
+) -> None:
     """Apply the execution settings of a training stage; none of them changes what is computed."""
     kind = config.attention
-    if kind is AttentionKind.AUTO and accelerator == "cpu":
+    if kind is AttentionKind.AUTO and accelerator is Accelerator.CPU:
         kind = AttentionKind.MASK
     use_packed_attention(model.language_model, kind)
     model.attention = kind

@@ -8,51 +8,51 @@ import torch
 from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
 from pipeline.device import uses_gpu
+from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GpuSlots:
-    """Places for stage runs on the GPUs of this machine."""
+    """The slots for stage runs on the GPUs of this node."""
 
-    places: tuple[str, ...]
-    """Value of CUDA_VISIBLE_DEVICES in each place; empty on a machine that computes on its CPU."""
+    gpus: tuple[str, ...]
+    """Value of CUDA_VISIBLE_DEVICES in each slot; empty if stage runs compute on CPUs."""
 
     @classmethod
     def of(cls, config: TrainerConfig) -> "GpuSlots":
-        """As many places as the GPUs allow, each of `devices` of them.
+        """Divide the visible GPUs into slots of `config.devices` GPUs.
 
         Raises:
-            ConfigError: fewer GPUs than one stage run wants.
+            ConfigError: If fewer GPUs are visible than one stage run needs.
         """
         if not uses_gpu(config.accelerator):
             return NO_GPUS
         names = visible_gpus()
         if len(names) < config.devices:
             raise ConfigError(
-                f"trainer.devices={config.devices}, but {len(names)} GPUs are visible here"
+                f"trainer.devices={config.devices}, but only {len(names)} GPUs are visible"
             )
-        groups = len(names) // config.devices
-        places = [
-            ",".join(names[i * config.devices : (i + 1) * config.devices]) for i in range(groups)
+        num_groups = len(names) // config.devices
+        groups = [
+            ",".join(names[i * config.devices : (i + 1) * config.devices])
+            for i in range(num_groups)
         ]
-        return cls(places=tuple(places * config.runs_per_gpu))
+        return cls(gpus=tuple(groups * config.runs_per_gpu))
 
-    def free(self, taken: list[str]) -> str | None:
-        """A place that nobody has, None without one."""
-        if not self.places:  # then what runs has no place either
-            return None
-        left = list(self.places)
-        for place in taken:
-            if place in left:  # a run that was started without a place has taken none
-                left.remove(place)
-        return left[0] if left else None
+    def find_free(self, occupied: list[str]) -> str | None:
+        """Return the GPUs of a free slot; None if all slots are occupied or there are none."""
+        free = list(self.gpus)
+        for gpus in occupied:
+            if gpus in free:
+                free.remove(gpus)
+        return free[0] if free else None
 
 
-NO_GPUS = GpuSlots(places=())
+NO_GPUS = GpuSlots(gpus=())
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
-    if given := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
+    if given := os.environ.get(CUDA_VISIBLE_DEVICES):
         return [name.strip() for name in given.split(",") if name.strip()]
-    return [str(number) for number in range(torch.cuda.device_count())]
+    return [str(index) for index in range(torch.cuda.device_count())]

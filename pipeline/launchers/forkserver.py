@@ -1,24 +1,24 @@
-"""The server process that stage runs are forked from: it imports the heavy libraries once.
+"""The server process from which stage runs are forked; it imports the heavy libraries once.
 
-Kept apart from the launcher, which is itself behind heavy imports: the server is started first and
-loads while the command reads its configuration.
+This module imports nothing heavy itself, so that the server can start first and load while the
+command reads its configuration.
 """
 
 import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_PRELOAD = ["pipeline.launchers.worker"]
+_PRELOADED_MODULES = ["pipeline.launchers.worker"]
 
 
-def context() -> ForkServerContext:
-    """The context whose processes are forked from the server."""
-    chosen = multiprocessing.get_context("forkserver")
-    chosen.set_forkserver_preload(_PRELOAD)
-    return chosen
+def get_context() -> ForkServerContext:
+    """Return the multiprocessing context whose processes are forked from the server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED_MODULES)
+    return context
 
 
 def start_early() -> None:
-    """Start the server and return at once; it goes when this process does."""
-    context()
+    """Start the server without waiting for it; it ends with this process."""
+    get_context()
     forkserver.ensure_running()

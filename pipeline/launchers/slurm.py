@@ -1,8 +1,8 @@
-"""The SLURM launcher: a job per stage run, waiting for those it needs; state lives in the store.
+"""The SLURM launcher: one job per stage run, with dependencies; the state lives in the store.
 
-Jobs go on when the command is closed, and the same command attaches to them again. A job that is
-preempted or reaches its time limit saves, asks SLURM to be queued again, and continues; SLURM keeps
-what depends on it waiting meanwhile. Submission is submitit's; no scheduler of our own.
+Jobs continue when the command is stopped, and the same command reattaches to them. A job that is
+preempted or reaches its time limit saves, requeues itself and resumes; SLURM keeps its dependents
+waiting meanwhile. Jobs are submitted with submitit.
 """
 
 import dataclasses
@@ -11,7 +11,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,22 +22,25 @@ from core.io.files import atomic_write_text
 from core.process.log import get_logger
 from core.process.stop import StopFlag
 from pipeline.graph import Graph, StageNode
-from pipeline.launchers.local import threads_of
-from pipeline.launchers.slurm_jobs import SlurmConfig, command, queued_jobs, submit
-from pipeline.store.retry_policy import Fault, bad_nodes
+from pipeline.launchers.base import OnTick, StageAttempt, choose_num_threads
+from pipeline.launchers.slurm_jobs import (
+    QUEUED_STATES,
+    RUNNING_STATES,
+    SlurmConfig,
+    list_jobs,
+    run_slurm_command,
+    submit,
+)
+from pipeline.store.retry_policy import find_bad_nodes
 from pipeline.store.states import State
-from pipeline.store.store import StageFolder, Store, begin_anew, may_start, settle_failure
+from pipeline.store.store import Store
 
 _LOG = get_logger("slurm")
-_FILE = "slurm.json"
-_FOLDER = "slurm"
-_GPU_NAMES = ("gpu", "cuda")
-_START_MIN, _TIMES = 30, 3
-"""A plan's hours rest on assumed speeds, and a job that meets its limit only saves and goes on."""
-_QUEUED = frozenset(
-    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "PREEMPTED"}
-)
-_RUNS = frozenset({"RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT"})
+_JOB_FILE = "slurm.json"
+_REQUIRED_PROGRAMS = ("sbatch", "squeue", "scontrol")
+_STARTUP_MIN = 30
+_TIME_MARGIN = 3
+"""Estimated times assume GPU speeds. A job that reaches its limit only saves and resumes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,36 +58,33 @@ EstimateResources = Callable[[StageNode], JobResources | None]
 
 
 def load_slurm(overrides: Sequence[str], trainer: TrainerConfig) -> SlurmConfig:
-    """The settings of `--slurm`.
+    """Return the settings of `--slurm`.
 
     Raises:
-        ConfigError: unknown or wrong settings, or SLURM's commands are not here.
+        ConfigError: If a setting is unknown or invalid, or SLURM is not installed.
     """
     config = load_config(SlurmConfig, overrides=overrides)
-    on_gpus = trainer.accelerator in _GPU_NAMES
-    if on_gpus and 0 < config.gpus_per_node < trainer.devices:
+    is_on_gpu = trainer.accelerator.is_gpu
+    if is_on_gpu and 0 < config.gpus_per_node < trainer.devices:
         raise ConfigError(
-            f"slurm: gpus_per_node is {config.gpus_per_node}, trainer.devices is "
-            f"{trainer.devices}; leave gpus_per_node out, or give at least as many"
+            f"slurm: gpus_per_node={config.gpus_per_node} is less than trainer.devices="
+            f"{trainer.devices}; omit gpus_per_node or increase it"
         )
-    if config.gpu and not on_gpus:
-        raise ConfigError(f"slurm: gpu={config.gpu}, but trainer.accelerator computes on CPUs")
-    if missing := [name for name in ("sbatch", "squeue", "scontrol") if shutil.which(name) is None]:
-        raise ConfigError(f"--launcher slurm: no {', '.join(missing)} here; log in to the cluster")
+    if config.gpu and not is_on_gpu:
+        raise ConfigError(
+            f"slurm: gpu={config.gpu}, but trainer.accelerator={trainer.accelerator} computes on "
+            "CPUs; set trainer.accelerator=gpu or omit gpu"
+        )
+    if missing := [name for name in _REQUIRED_PROGRAMS if shutil.which(name) is None]:
+        raise ConfigError(
+            f"--launcher slurm: {', '.join(missing)} not found; run the command on the cluster"
+        )
     return config
-
-
-@dataclasses.dataclass(kw_only=True)
-class Job:
-    """What is known of a stage run's job."""
-
-    job_id: str
-    """Empty: none at the moment."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlurmLauncher:
-    """Runs what is missing of a graph as SLURM jobs."""
+    """Runs the unfinished stage runs of a graph as SLURM jobs."""
 
     store: Store
     graph: Graph
@@ -95,171 +94,164 @@ class SlurmLauncher:
     estimate: EstimateResources | None = None
     """Estimates the resources of a job; required for `config.gpu`."""
 
-    def run(self, on_tick: Callable[[dict[str, State]], None]) -> dict[str, State]:
-        """Submit what is missing, watch until nothing is left; returns every state.
+    def run(self, on_tick: OnTick) -> dict[str, State]:
+        """Submit jobs and wait until every stage run is done or has failed; return their states.
 
         Raises:
-            PreemptedError: the command was stopped; the jobs go on.
+            PreemptedError: If the command was stopped; the jobs continue.
         """
         states = self._initial_states()
         while True:
-            queue = queued_jobs()
+            queue = list_jobs()
             for address, node in self.graph.nodes.items():
                 if states[address] not in (State.DONE, State.FAILED):
-                    states[address] = self._look(node, states, queue)
+                    states[address] = self._update(self._attempt(node), states, queue)
             on_tick(states)
             if all(state in (State.DONE, State.FAILED) for state in states.values()):
                 return states
             self._wait()
 
     def cancel(self) -> int:
-        """Cancel all jobs of the graph that are queued or running; returns how many."""
-        queue = queued_jobs()
-        ids = [job.job_id for node in self.graph.nodes.values()
-               if (job := self._job(node)) is not None and job.job_id in queue]  # fmt: skip
-        if ids:
-            command("scancel", *ids)
-        return len(ids)
+        """Cancel all queued and running jobs of the graph and return their number."""
+        queue = list_jobs()
+        job_ids = [self._read_job_id(self._attempt(node)) for node in self.graph.nodes.values()]
+        queued = [job_id for job_id in job_ids if job_id in queue]
+        if queued:
+            run_slurm_command("scancel", *queued)
+        return len(queued)
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
-        """(stage run, its state, its job, the job's state, its log) of every stage run."""
-        queue = queued_jobs()
+        """Yield the title, the state, the job, the job's state and the log of every stage run."""
+        queue = list_jobs()
         for node in self.graph.nodes.values():
-            folder, job = self._folder(node), self._job(node)
-            state = folder.read_status().state.value
-            in_slurm = queue.get(job.job_id, "gone") if job is not None else ""
-            title = f"{node.kind} {node.title}"
-            yield title, state, job.job_id if job else "", in_slurm, str(folder.path / "log.txt")
-
-    def _wait(self) -> None:
-        end = time.monotonic() + self.config.poll_s
-        while time.monotonic() < end:
-            if self.flag.is_set:
-                raise PreemptedError(
-                    "the jobs go on in SLURM; the same command attaches to them again, with "
-                    "--cancel it cancels them"
-                )
-            time.sleep(min(0.2, self.config.poll_s))
-
-    def _initial_states(self) -> dict[str, State]:
-        states = {}
-        queue = queued_jobs()
-        for address, node in self.graph.nodes.items():
-            folder, job = self._folder(node), self._job(node)
-            states[address] = State.WAITING
-            if folder.is_done():
-                folder.settle()
-                states[address] = State.DONE
-            elif job is None or job.job_id not in queue:
-                folder.write_stage(node.describe(), node.stage)
-                if folder.read_status().state is State.FAILED:  # by an earlier command: try again
-                    (folder.path / _FILE).unlink(missing_ok=True)
-        return states
-
-    def _look(self, node: StageNode, states: dict[str, State], queue: dict[str, str]) -> State:
-        """What has become of a stage run; submits it if it is due."""
-        job = self._job(node)
-        if job is not None and job.job_id in queue:
-            return State.RUNNING if queue[job.job_id] in _RUNS else State.WAITING
-        if job is not None and job.job_id:
-            ended = self._ended(node, job, states)
-            if ended is not None:
-                return ended
-        if not may_start(self._folder(node), retries=self.trainer.retries):
-            return State.WAITING
-        upstream = [states[other.address] for other in node.inputs.values()]
-        if any(state is State.FAILED for state in upstream):
-            return State.FAILED
-        others = [self._job(other) for other in node.inputs.values()
-                  if states[other.address] is not State.DONE]  # fmt: skip
-        if any(other is None or other.job_id not in queue for other in others):
-            return State.WAITING  # its inputs have to be submitted (again) first
-        if sum(state in _QUEUED | _RUNS for state in queue.values()) >= self.config.max_jobs:
-            return State.WAITING
-        ids = [other.job_id for other in others if other is not None]
-        queue[self._submit(node, ids)] = "PENDING"
-        return State.WAITING
-
-    def _ended(self, node: StageNode, job: Job, states: dict[str, State]) -> State | None:
-        """The state of a stage run whose job is gone; None: submit it again."""
-        folder = self._folder(node)
-        if folder.is_done():
-            folder.settle()
-            return State.DONE
-        status = folder.read_status()
-        could_start = all(states[other.address] is State.DONE for other in node.inputs.values())
-        is_silent = status.state not in (State.FAILED, State.INTERRUPTED)
-        if could_start and is_silent:  # it had no chance to say why
-            told = f"job {job.job_id} ended without a word; see {folder.path}/log.txt and slurm/"
-            status.fail(folder.failure(Fault.DIED, told))
-            folder.write_status(status)
-        self._keep(node, Job(job_id=""))
-        if status.state is State.FAILED and not settle_failure(
-            folder, retries=self.trainer.retries
-        ):
-            return State.FAILED
-        return None
-
-    def _submit(self, node: StageNode, after: list[str]) -> str:
-        from pipeline.launchers.worker import Execution, write_execution  # heavy: torch and friends
-
-        folder = self._folder(node)
-        begin_anew(folder)
-        root = str(self.store.root.absolute())
-        threads = threads_of(node.stage, self.config.cpus_per_task)
-        write_execution(folder, Execution(root=root, threads=threads, trainer=self.trainer))
-        place: dict[str, Any] = {
-            "after": after,
-            "num_nodes": self.trainer.num_nodes if node.stage.is_distributed else 1,
-        }
-        config = self.resources(node)
-        careful = self._avoiding_bad_nodes(config)
-        try:
-            job_id = submit(folder.path, node.title, **place, config=careful)
-        except IrudimenError:
-            if careful == config:
-                raise
-            _LOG.warning("%s: nothing is left without the bad nodes, so they are used", node.title)
-            job_id = submit(folder.path, node.title, **place, config=config)
-        self._keep(node, Job(job_id=job_id))
-        return job_id
+            attempt = self._attempt(node)
+            job_id = self._read_job_id(attempt)
+            job_state = queue.get(job_id, "gone") if job_id else ""
+            state = attempt.folder.read_status().state.value
+            yield node.title, state, job_id, job_state, str(attempt.folder.path / "log.txt")
 
     def resources(self, node: StageNode) -> SlurmConfig:
-        """What its job asks for: the user's settings, and the plan where they are silent."""
+        """Return the settings of a job: the user's, and estimates for those that are not set."""
         config = self.config
         devices = self.trainer.devices if node.stage.is_distributed else 1
-        if self.trainer.accelerator in _GPU_NAMES and not config.gpus_per_node:
+        if self.trainer.accelerator.is_gpu and not config.gpus_per_node:
             config = dataclasses.replace(config, gpus_per_node=devices)
         estimated = self.estimate(node) if self.estimate is not None else None
         if estimated is None:
             return config
-        minutes = math.ceil(_START_MIN + _TIMES * estimated.seconds / 60)
+        minutes = math.ceil(_STARTUP_MIN + _TIME_MARGIN * estimated.seconds / 60)
         return dataclasses.replace(
             config,
             time_min=min(config.time_min, minutes),
             mem_gb=config.mem_gb or math.ceil(devices * estimated.host_gib),
         )
 
-    def _avoiding_bad_nodes(self, config: SlurmConfig) -> SlurmConfig:
-        """The settings, with machines excluded on which this grid's stage runs keep failing."""
-        histories = [self._folder(node).read_status().failures
-                     for node in self.graph.nodes.values()]  # fmt: skip
-        bad = bad_nodes(histories)
+    def _attempt(self, node: StageNode) -> StageAttempt:
+        return StageAttempt(store=self.store, node=node, trainer=self.trainer)
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self.config.poll_s
+        while time.monotonic() < end:
+            if self.flag.is_set:
+                raise PreemptedError(
+                    "Stopped; the jobs continue in SLURM. Rerun the same command to reattach to "
+                    "them, or add --cancel to cancel them."
+                )
+            time.sleep(min(0.2, self.config.poll_s))
+
+    def _initial_states(self) -> dict[str, State]:
+        states = {}
+        queue = list_jobs()
+        for address, node in self.graph.nodes.items():
+            attempt = self._attempt(node)
+            states[address] = State.WAITING
+            if attempt.is_done():
+                states[address] = State.DONE
+            elif self._read_job_id(attempt) not in queue:
+                attempt.prepare()
+                if attempt.folder.read_status().state is State.FAILED:
+                    # It failed in an earlier command: this one retries it.
+                    (attempt.folder.path / _JOB_FILE).unlink(missing_ok=True)
+        return states
+
+    def _update(
+        self, attempt: StageAttempt, states: dict[str, State], queue: dict[str, str]
+    ) -> State:
+        """Return the current state of a stage run, after submitting its job if it is due."""
+        job_id = self._read_job_id(attempt)
+        if job_id in queue:
+            return State.RUNNING if queue[job_id] in RUNNING_STATES else State.WAITING
+        if job_id:
+            state = self._collect(attempt, job_id, states)
+            if state is not State.WAITING:
+                return state
+        if not attempt.can_start():
+            return State.WAITING
+        if attempt.has_failed_input(states):
+            return State.FAILED
+        input_jobs = [
+            self._read_job_id(self._attempt(other))
+            for other in attempt.node.inputs.values()
+            if states[other.address] is not State.DONE
+        ]
+        if any(input_job not in queue for input_job in input_jobs):
+            return State.WAITING  # an input must be submitted first
+        num_active = sum(state in QUEUED_STATES | RUNNING_STATES for state in queue.values())
+        if num_active < self.config.max_jobs:
+            queue[self._submit(attempt, input_jobs)] = "PENDING"
+        return State.WAITING
+
+    def _collect(self, attempt: StageAttempt, job_id: str, states: dict[str, State]) -> State:
+        """Return the state after a job has left the queue; WAITING if it is submitted again."""
+        reported = attempt.folder.read_status().state in (State.FAILED, State.INTERRUPTED)
+        has_started = reported or attempt.has_all_inputs(states)
+        if not has_started and not attempt.is_done():  # cancelled because an input's job failed
+            self._write_job_id(attempt, "")
+            return State.WAITING
+        path = attempt.folder.path
+        death = f"job {job_id} ended without an error message; see {path}/log.txt and {path}/slurm"
+        outcome = attempt.collect(None, death=death)
+        if outcome is not State.DONE:
+            self._write_job_id(attempt, "")
+        return attempt.resolve(outcome)
+
+    def _submit(self, attempt: StageAttempt, input_jobs: list[str]) -> str:
+        node, path = attempt.node, attempt.folder.path
+        attempt.begin(num_threads=choose_num_threads(node.stage, self.config.cpus_per_task))
+        num_nodes = self.trainer.num_nodes if node.stage.is_distributed else 1
+        config = self.resources(node)
+        restricted = self._exclude_bad_nodes(config)
+        try:
+            job_id = submit(
+                path, node.title, after=input_jobs, num_nodes=num_nodes, config=restricted
+            )
+        except IrudimenError:
+            if restricted == config:
+                raise
+            _LOG.warning("%s: no node is left without the excluded ones; using them", node.title)
+            job_id = submit(path, node.title, after=input_jobs, num_nodes=num_nodes, config=config)
+        self._write_job_id(attempt, job_id)
+        return job_id
+
+    def _exclude_bad_nodes(self, config: SlurmConfig) -> SlurmConfig:
+        """Return the settings without the nodes on which stage runs of this grid keep failing."""
+        histories = [
+            self._attempt(node).folder.read_status().failures for node in self.graph.nodes.values()
+        ]
+        bad = find_bad_nodes(histories)
         if not bad:
             return config
-        _LOG.warning("stage runs keep failing on %s: its jobs avoid it", ", ".join(bad))
+        _LOG.warning("stage runs keep failing on %s; jobs exclude these nodes", ", ".join(bad))
         exclude = ",".join(filter(None, (config.exclude, *bad)))
         return dataclasses.replace(config, exclude=exclude)
 
-    def _folder(self, node: StageNode) -> StageFolder:
-        return self.store.folder(node.kind, node.address)
+    def _read_job_id(self, attempt: StageAttempt) -> str:
+        """Return the id of the last job of a stage run; empty if there is none."""
+        path = attempt.folder.path / _JOB_FILE
+        return str(json.loads(path.read_text())["job_id"]) if path.is_file() else ""
 
-    def _job(self, node: StageNode) -> Job | None:
-        path = self._folder(node).path / _FILE
-        return Job(job_id=json.loads(path.read_text())["job_id"]) if path.is_file() else None
-
-    def _keep(self, node: StageNode, job: Job) -> None:
-        atomic_write_text(self._folder(node).path / _FILE, json.dumps(dataclasses.asdict(job)))
+    def _write_job_id(self, attempt: StageAttempt, job_id: str) -> None:
+        atomic_write_text(attempt.folder.path / _JOB_FILE, json.dumps({"job_id": job_id}))
 
 
 def show_status(console: Console, launcher: SlurmLauncher) -> None:

@@ -1,110 +1,114 @@
-"""SLURM's own commands: what is queued, how a stage run is submitted, what its job does."""
+"""SLURM's commands: list the jobs in the queue, submit a stage run, and the function of its job."""
 
 import dataclasses
 import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, IrudimenError
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED
-from core.retry import call_with_retries
-from pipeline.store.retry_policy import MACHINES
+from pipeline.launchers.environment import ClusterVariable, SlurmVariable
+from pipeline.store.retry_policy import NODES_VARIABLE
+
+QUEUED_STATES = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "PREEMPTED"}
+)
+"""States of jobs that wait."""
+RUNNING_STATES = frozenset({"RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT"})
+"""States of jobs that hold resources."""
 
 _LOG = get_logger("slurm")
-_FOLDER = "slurm"
-_MAX_ATTEMPTS = 20
+_SUBMITIT_FOLDER = "slurm"
+_MAX_JOB_NAME = 60
+_MAX_QUERIES = 20
 _RETRY_S = 5.0
 _FIRST_PORT, _NUM_PORTS = 15_000, 17_000
-_AFTERWARDS = [
+_TEARDOWN = [
     "code=$?",
     f"if [ $code -eq {EXIT_PREEMPTED} ]; then",
-    '  scontrol requeue "$SLURM_JOB_ID" && sleep 600  # until SLURM ends it here',
+    '  scontrol requeue "$SLURM_JOB_ID" && sleep 600  # until SLURM ends the job',
     "fi",
     "exit $code",
 ]
-"""A job that was told to stop, also before it could heed a signal, is queued again."""
+"""Requeues a job that was asked to stop, even if the signal came before its handler."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlurmConfig:
-    """What a job asks of SLURM: `--slurm partition=gpu time_min=600 ...`."""
+    """Settings of SLURM jobs: `--slurm partition=gpu time_min=600 ...`."""
 
     partition: str = ""
     time_min: int = 720
-    """Time limit of a job, minutes; a stage run that takes longer goes on in the next one."""
+    """Time limit of a job in minutes. A longer stage run saves and resumes in the next job."""
     gpu: str = ""
-    """Kind of the partition's GPUs, as `--gpu` names it. With it, a job asks for three times what
-    the plan expects and half an hour (at most `time_min`): short jobs fit into gaps. And for main
-    memory, by the weights."""
+    """Type of the partition's GPUs, as in `--gpu`. If set, the time limit of a job is three times
+    its estimated time plus half an hour (at most `time_min`), because short jobs start earlier, and
+    its main memory is estimated from the size of the weights."""
     cpus_per_task: int = 2
     mem_gb: int = 0
-    """Main memory of a node, GiB; 0: the plan's with `gpu`, else what the partition gives."""
+    """Main memory of a node in GiB; 0 uses the estimate of `gpu` or the partition's default."""
     gpus_per_node: int = 0
-    """0: what the plan says, `trainer.devices` for training and one for other stages; none on
-    CPUs. A number is asked for by every job (partitions that give whole nodes)."""
+    """GPUs of every job, for partitions that allocate whole nodes. 0 requests `trainer.devices` for
+    training and one GPU for other stages, and none on CPUs."""
     account: str = ""
     qos: str = ""
     constraint: str = ""
     exclude: str = ""
     signal_s: int = 120
-    """So long before the time limit a job is told to save."""
+    """Seconds before the time limit at which a job is asked to save."""
     max_jobs: int = 100
-    """Jobs of this grid in the queue at a time."""
+    """Maximum number of jobs in the queue."""
     poll_s: float = 5.0
+    """Interval of queries of the queue, in seconds."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.time_min, self.cpus_per_task, self.max_jobs) < 1:
-            raise ConfigError("slurm: time_min, cpus_per_task, max_jobs: >= 1")
+        for name in ("time_min", "cpus_per_task", "max_jobs"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"slurm: {name} must be at least 1, got {value}")
         if self.poll_s <= 0:
-            raise ConfigError("slurm: poll_s must be above 0")
+            raise ConfigError(f"slurm: poll_s must be above 0, got {self.poll_s}")
 
 
-class _SqueueError(Exception):
-    """A failed call of squeue."""
-
-
-def queued_jobs() -> dict[str, str]:
-    """Job id -> state of this user's jobs that wait or run; asks again if SLURM does not answer.
+def list_jobs() -> dict[str, str]:
+    """Return the state of every queued and running job of this user, by job id.
 
     Raises:
-        IrudimenError: it did not answer for long.
+        IrudimenError: If SLURM does not answer after several attempts.
     """
-
-    def list_jobs() -> str:
-        done = _try("squeue", "--noheader", "--me", "--format=%i %T")
-        if done.returncode:
-            raise _SqueueError(done.stderr.strip())
-        return done.stdout
-
-    try:
-        output = call_with_retries(
-            list_jobs,
-            delays_s=[_RETRY_S] * (_MAX_ATTEMPTS - 1),
-            is_transient=lambda error: isinstance(error, _SqueueError),
-            on_retry=lambda error, _delay_s: _LOG.warning("squeue: %s", error),
-        )
-    except _SqueueError as error:
-        raise IrudimenError(f"SLURM does not answer: {error}; its jobs continue") from error
-    lines = (line.split() for line in output.splitlines())
-    return {line[0]: line[1] for line in lines if len(line) > 1}
+    for _ in range(_MAX_QUERIES):
+        done = _run("squeue", "--noheader", "--me", "--format=%i %T")
+        if done.returncode == 0:
+            lines = (line.split() for line in done.stdout.splitlines())
+            return {line[0]: line[1] for line in lines if len(line) > 1}
+        _LOG.warning("squeue failed: %s", done.stderr.strip())
+        time.sleep(_RETRY_S)
+    raise IrudimenError(f"SLURM does not answer: {done.stderr.strip()}; its jobs continue")
 
 
 def submit(
     folder: Path, title: str, *, after: list[str], num_nodes: int, config: SlurmConfig
 ) -> str:
-    """Submit a stage run that starts when the jobs it waits for have succeeded; returns its id.
+    """Submit the job of a stage run and return its id.
+
+    Args:
+        folder: Folder of the stage run.
+        title: Name of the job.
+        after: Jobs that must succeed before this one starts.
+        num_nodes: Nodes of the job.
+        config: Settings of the job.
 
     Raises:
-        IrudimenError: SLURM refuses it, e.g. because no node has what it asks for.
+        IrudimenError: If SLURM rejects the job, for example because no node has its resources.
     """
-    import submitit  # an extra of its own
+    import submitit  # of the optional dependency group `slurm`
 
-    executor = submitit.SlurmExecutor(folder=(folder / _FOLDER).absolute())
+    executor = submitit.SlurmExecutor(folder=(folder / _SUBMITIT_FOLDER).absolute())
     optional: dict[str, Any] = {
         "partition": config.partition,
         "account": config.account,
@@ -117,14 +121,14 @@ def submit(
     }
     path = os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH", ""))))
     executor.update_parameters(
-        job_name=title.replace(" ", "_")[:60],
+        job_name=title.replace(" ", "_")[:_MAX_JOB_NAME],
         time=config.time_min,
         nodes=num_nodes,
-        ntasks_per_node=1,  # a stage run starts its further ranks on a machine itself
+        ntasks_per_node=1,  # a stage run starts the other ranks of a node itself
         cpus_per_task=config.cpus_per_task,
         signal_delay_s=config.signal_s,
         stderr_to_stdout=True,
-        teardown=_AFTERWARDS,
+        teardown=_TEARDOWN,
         setup=[f"export PYTHONPATH={shlex.quote(path)}"],
         additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
         **{name: value for name, value in optional.items() if value},
@@ -132,44 +136,46 @@ def submit(
     try:
         return str(executor.submit(run_stage, str(folder.absolute())).job_id)
     except submitit.core.utils.FailedJobError as error:
-        raise IrudimenError(f"SLURM did not take the job of {title}: {error}") from error
+        raise IrudimenError(f"SLURM rejected the job of {title}: {error}") from error
 
 
 def run_stage(folder: str) -> None:
-    """What a job does; the code it ends with tells the script around it (`_AFTERWARDS`)."""
-    _join_machines()
+    """Run a stage inside its job; the exit code tells `_TEARDOWN` whether to requeue the job."""
+    _set_cluster_variables()
     from pipeline.launchers import worker
 
     code = worker.run_logged(Path(folder))
     if code:
-        sys.exit(code)  # what depends on it must not start
+        sys.exit(code)  # a failed job keeps its dependents from starting
 
 
-def _join_machines() -> None:
-    """Tell Lightning which of the job's machines this is, and where the first one is met."""
-    if os.environ.get("SLURM_NNODES", "1") == "1":
-        os.environ[MACHINES] = os.environ["SLURMD_NODENAME"]
+def _set_cluster_variables() -> None:
+    """Tell Lightning which node of the job this is, and where the ranks meet."""
+    if os.environ.get(SlurmVariable.NUM_NODES, "1") == "1":
+        os.environ[NODES_VARIABLE] = os.environ[SlurmVariable.NODE_NAME]
         return
-    hosts = _try("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"])
+    hosts = _run("scontrol", "show", "hostnames", os.environ[SlurmVariable.NODE_LIST])
     if hosts.returncode:
         raise IrudimenError(f"scontrol show hostnames: {hosts.stderr.strip()}")
-    meeting = int(os.environ["SLURM_JOB_ID"]) + int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    os.environ[MACHINES] = ",".join(hosts.stdout.split())
-    os.environ["NODE_RANK"] = os.environ["SLURM_NODEID"]
-    os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
-    os.environ["MASTER_PORT"] = str(_FIRST_PORT + meeting % _NUM_PORTS)
+    # Every start of every job uses another port.
+    start = int(os.environ[SlurmVariable.JOB_ID])
+    start += int(os.environ.get(SlurmVariable.RESTART_COUNT, "0"))
+    os.environ[NODES_VARIABLE] = ",".join(hosts.stdout.split())
+    os.environ[ClusterVariable.NODE_RANK] = os.environ[SlurmVariable.NODE_INDEX]
+    os.environ[ClusterVariable.MASTER_ADDR] = hosts.stdout.split()[0]
+    os.environ[ClusterVariable.MASTER_PORT] = str(_FIRST_PORT + start % _NUM_PORTS)
 
 
-def command(*arguments: str) -> None:
-    """Give a command of SLURM's.
+def run_slurm_command(*arguments: str) -> None:
+    """Run a command of SLURM.
 
     Raises:
-        IrudimenError: it failed.
+        IrudimenError: If the command fails.
     """
-    done = _try(*arguments)
+    done = _run(*arguments)
     if done.returncode:
         raise IrudimenError(f"{' '.join(arguments)}: {done.stderr.strip()}")
 
 
-def _try(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(arguments, capture_output=True, text=True, check=False)

@@ -1,10 +1,10 @@
-"""Runs one stage run: `python -m pipeline.launchers.worker FOLDER`, or a fork of the launcher.
+"""The worker process of one stage run: `python -m pipeline.launchers.worker FOLDER`, or a fork.
 
-Exit codes: 0 done, 143 asked to stop and saved, 1 failed (the reason is in status.json).
+Exit codes: 0 if the stage is done, 143 if it was asked to stop and has saved, 1 if it failed (the
+error is in status.json).
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import multiprocessing
@@ -23,48 +23,33 @@ from typing import NoReturn
 
 import torch
 
-from configuration.trainer import TrainerConfig
 from core.config import load_config
 from core.errors import IrudimenError, PreemptedError
 from core.io.files import atomic_write_text
 from core.process.distributed import is_first_process, is_initialized
 from core.process.log import show_info
 from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
+from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
+from pipeline.launchers.execution import read_execution
 from pipeline.stages.base import StageContext
 from pipeline.stages.registry import stage_class
 from pipeline.store.retry_policy import Fault, fault_of
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, timed_attempt
 
-_EXECUTION = "execution.json"
-_OTHER_RANK = "other_rank.json"
-"""What a further rank failed of; rank 0 only sees that it is gone."""
-_LAST_WORDS_S = 2.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How a stage run is carried out; no part of its address."""
-
-    root: str
-    threads: int
-    trainer: TrainerConfig
-    gpus: str = ""
-    """CUDA_VISIBLE_DEVICES of the stage run; empty leaves it as it is."""
-
-
-def write_execution(folder: StageFolder, execution: Execution) -> None:
-    """Leave the execution settings where the worker finds them."""
-    atomic_write_text(folder.path / _EXECUTION, json.dumps(dataclasses.asdict(execution)))
+_FOLLOWER_ERROR_FILE = "other_rank.json"
+"""Error of another rank; rank 0 itself only sees that the connection is lost."""
+_FOLLOWER_ERROR_WAIT_S = 2.0
+_PARENT_POLL_S = 1.0
 
 
 def run_forked(path: Path) -> None:
-    """Entry of a forked worker: its own log file, and an eye on the parent."""
+    """Run a stage in a forked worker and exit."""
     sys.exit(run_logged(path))
 
 
 def run_logged(path: Path) -> int:
-    """The same as `run`, with everything that is printed in the stage run's log file."""
+    """Run a stage with all output in its log.txt, and return the exit code."""
     log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -72,70 +57,72 @@ def run_logged(path: Path) -> int:
 
 
 def run(path: Path) -> int:
-    """Carry out one stage run and return the exit code."""
+    """Run a stage and return the exit code."""
     flag = StopFlag()
     flag.install()
     _stop_with_parent(flag)
-    _set_up_logs()
+    _set_up_logging()
     folder = StageFolder(path)
     if not is_first_process():
-        code = _assist(folder, flag)
+        code = _run_follower_rank(folder, flag)
     else:
         with folder.locked():
             if folder.is_done():
                 folder.settle()
                 return 0
-            code = _attempt(folder, flag)
+            code = _run_attempt(folder, flag)
     if code not in (0, EXIT_PREEMPTED) and is_initialized():
-        _leave(code)
+        _exit_immediately(code)
     return code
 
 
-def _leave(code: int) -> NoReturn:
-    """End at once: taking down a process group waits for ranks that may be gone."""
+def _exit_immediately(code: int) -> NoReturn:
+    """Exit without destroying the process group, which would wait for lost ranks."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _assist(folder: StageFolder, flag: StopFlag) -> int:
-    """A further rank, started by Lightning beside rank 0, which keeps the books."""
+def _run_follower_rank(folder: StageFolder, flag: StopFlag) -> int:
+    """Run a stage on a rank that Lightning started beside rank 0, which writes the status."""
     try:
-        _dispatch(folder, flag)
+        _run_stage(folder, flag)
     except PreemptedError:
         return EXIT_PREEMPTED
-    except Exception as error:  # noqa: BLE001  # the border of the process: rank 0 tells
+    except Exception as error:  # noqa: BLE001  # boundary of the process: rank 0 reports the error
         traceback.print_exc()
-        if fault_of(error) is not Fault.PEER:
-            told = {"fault": fault_of(error).value, "error": _words(error)}
-            atomic_write_text(folder.path / _OTHER_RANK, json.dumps(told))
+        fault = fault_of(error)
+        if fault is not Fault.PEER:
+            report = {"fault": fault.value, "error": _format_error(error)}
+            atomic_write_text(folder.path / _FOLLOWER_ERROR_FILE, json.dumps(report))
         return 1
     return 0
 
 
-def _words(error: Exception) -> str:
-    known = isinstance(error, IrudimenError)
-    return str(error) if known else f"{type(error).__name__}: {error}"
+def _format_error(error: Exception) -> str:
+    is_ours = isinstance(error, IrudimenError)
+    return str(error) if is_ours else f"{type(error).__name__}: {error}"
 
 
-def _explain(folder: StageFolder, error: Exception) -> tuple[Fault, str]:
-    """What ended an attempt: of lost contact, what the other rank has to say."""
-    fault, path = fault_of(error), folder.path / _OTHER_RANK
+def _diagnose(folder: StageFolder, error: Exception) -> tuple[Fault, str]:
+    """Return the fault and the message of an error; for a lost connection, the other rank's."""
+    fault, path = fault_of(error), folder.path / _FOLLOWER_ERROR_FILE
     if fault is not Fault.PEER:
-        return fault, _words(error)
-    time.sleep(_LAST_WORDS_S)
+        return fault, _format_error(error)
+    time.sleep(_FOLLOWER_ERROR_WAIT_S)
     if not path.is_file():
-        return fault, _words(error)
-    told = json.loads(path.read_text())
-    return Fault(told["fault"]), f"on another rank: {told['error']}"
+        return fault, _format_error(error)
+    report = json.loads(path.read_text())
+    return Fault(report["fault"]), f"on another rank: {report['error']}"
 
 
-def _attempt(folder: StageFolder, flag: StopFlag) -> int:
-    (folder.path / _OTHER_RANK).unlink(missing_ok=True)
+def _run_attempt(folder: StageFolder, flag: StopFlag) -> int:
+    """Run a stage on rank 0, seal its result and write its status; return the exit code."""
+    (folder.path / _FOLLOWER_ERROR_FILE).unlink(missing_ok=True)
     with timed_attempt(folder) as status:
         try:
-            _dispatch(folder, flag)
+            _run_stage(folder, flag)
             folder.seal()
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
             status.state = State.DONE
@@ -143,65 +130,60 @@ def _attempt(folder: StageFolder, flag: StopFlag) -> int:
         except PreemptedError as error:
             status.state, status.error = State.INTERRUPTED, str(error)
             return EXIT_PREEMPTED
-        except Exception as error:  # noqa: BLE001  # the border of the process: report and exit 1
+        except Exception as error:  # noqa: BLE001  # boundary of the process: report and exit 1
             traceback.print_exc()
-            status.fail(folder.failure(*_explain(folder, error)))
+            status.fail(folder.failure(*_diagnose(folder, error)))
             return 1
         finally:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             status.max_rss_mb = max(status.max_rss_mb, peak)
 
 
-def _dispatch(folder: StageFolder, flag: StopFlag) -> None:
-    execution = _read_execution(folder)
-    torch.set_num_threads(execution.threads)
-    if execution.gpus:  # read when CUDA starts, which nothing before this has done
-        os.environ["CUDA_VISIBLE_DEVICES"] = execution.gpus
-    stage = folder.read_stage()
+def _run_stage(folder: StageFolder, flag: StopFlag) -> None:
+    execution = read_execution(folder)
+    torch.set_num_threads(execution.num_threads)
+    if execution.gpus:  # CUDA reads the variable when it is initialised, which happens later
+        os.environ[CUDA_VISIBLE_DEVICES] = execution.gpus
+    description = folder.read_stage()
     store = Store(Path(execution.root))
     context = StageContext(
         folder=folder,
-        inputs={role: store.folder(*place).result for role, place in stage["inputs"].items()},
+        inputs={role: store.folder(*key).result for role, key in description["inputs"].items()},
         cache=Path(execution.root) / "cache",
         trainer=execution.trainer,
         flag=flag,
-        on_hung=partial(_note_hung, folder),
+        on_hung=partial(_record_hang, folder),
     )
     folder.scratch.mkdir(exist_ok=True)
-    load_config(stage_class(stage["kind"]), folder.path / "spec.yaml").run(context)
+    load_config(stage_class(description["kind"]), folder.path / "spec.yaml").run(context)
 
 
-def _note_hung(folder: StageFolder, reason: str) -> None:
-    """What rank 0 leaves behind when its watchdog ends it."""
+def _record_hang(folder: StageFolder, reason: str) -> None:
+    """Write the failure of rank 0 before its watchdog ends the process."""
     if is_first_process():
         status = folder.read_status()
         status.fail(folder.failure(Fault.HUNG, f"{reason}; see {folder.path / 'log.txt'}"))
         folder.write_status(status)
 
 
-def _read_execution(folder: StageFolder) -> Execution:
-    raw = json.loads((folder.path / _EXECUTION).read_text())
-    return Execution(**{**raw, "trainer": TrainerConfig(**raw["trainer"])})
-
-
 def _stop_with_parent(flag: StopFlag) -> None:
-    """Save and stop when the launching process dies without a word (SIGKILL)."""
-    parent, given = multiprocessing.parent_process(), os.environ.get(PARENT)
-    if parent is None and given != str(os.getppid()):  # a further rank ends with the first one
+    """Set the flag when the launching process has been killed (SIGKILL sends no signal here)."""
+    parent, parent_id = multiprocessing.parent_process(), os.environ.get(PARENT)
+    if parent is None and parent_id != str(os.getppid()):  # a rank that ends with rank 0
         return
 
     def watch() -> None:
         if parent is not None:
             wait([parent.sentinel])
-        while parent is None and given == str(os.getppid()):
-            time.sleep(1.0)
+        while parent is None and parent_id == str(os.getppid()):
+            time.sleep(_PARENT_POLL_S)
         flag.is_set = True
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _set_up_logs() -> None:
-    """This house's words with their time, without Lightning's advertisements."""
+def _set_up_logging() -> None:
+    """Log our messages with timestamps and silence Lightning's tips."""
     show_info()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for text in (".*does not have many workers.*", ".*isinstance.*LeafSpec.*"):
@@ -209,9 +191,11 @@ def _set_up_logs() -> None:
 
 
 def main() -> None:
-    """Command line of a single stage run (also what Lightning starts for further ranks)."""
-    parser = argparse.ArgumentParser(description="Run one stage run of the store.")
-    parser.add_argument("folder", type=Path, help="mlruns/store/KIND/ADDRESS")
+    """Run the command, which Lightning also starts for the other ranks of a node."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.launchers.worker", description="Run one stage run of the store."
+    )
+    parser.add_argument("folder", type=Path, help="folder of the stage: ROOT/store/KIND/ADDRESS")
     sys.exit(run(parser.parse_args().folder))
 
 

@@ -32,7 +32,7 @@ from pipeline.assemble import VlmParts, assemble
 from pipeline.device import compute_device
 from pipeline.stages.base import NodeT, Role, Stage, StageContext
 from pipeline.stages.training import cached_features, initial_weights
-from pipeline.store.store import KEPT
+from pipeline.store.store import PARTIAL_RESULTS
 from planner.estimator import Estimator, StageEstimate
 
 _LOG = get_logger("evaluate")
@@ -106,7 +106,7 @@ class EvaluateStage(Stage):
         items = load_benchmark(Path(self.benchmark), languages=self.languages)
         answerer = CachedAnswerer(
             together,
-            context.folder.checkpoints / KEPT,
+            context.folder.checkpoints / PARTIAL_RESULTS,
             slice_size=together.slice_size,
             on_slice=partial(report_progress, context, "questions"),
         )

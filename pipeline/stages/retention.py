@@ -28,7 +28,7 @@ from pipeline.device import compute_device
 from pipeline.stages.base import Role, Stage, StageContext
 from pipeline.stages.evaluate import report_progress
 from pipeline.stages.training import cached_features
-from pipeline.store.store import KEPT
+from pipeline.store.store import PARTIAL_RESULTS
 from planner.estimator import Estimator, StageEstimate
 
 
@@ -101,7 +101,7 @@ class RetentionBaselineStage(Stage):
             self.settings,
             texts=self.texts,
             folder=context.folder.scratch,
-            cache=ScoreCache(context.folder.checkpoints / KEPT, on_task),
+            cache=ScoreCache(context.folder.checkpoints / PARTIAL_RESULTS, on_task),
         )
         save_retention(scores, context.folder.scratch)
 

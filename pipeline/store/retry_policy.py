@@ -1,8 +1,8 @@
-"""What is done about a stage run that failed: tried again, how often, and where.
+"""The retry policy: which failures are retried, how often, and on which nodes.
 
-A failure that is the run's own repeats itself, because runs are deterministic: trying again wastes
-a machine. One that may be its machine's is tried again from the last checkpoint, `trainer.retries`
-times in a row without getting further; every one of them is kept in status.json and in the report.
+Runs are deterministic, so a failure that a run causes itself would only repeat. A failure that its
+node may have caused is retried from the last checkpoint, up to `trainer.retries` times in a row
+without progress. status.json and the report list every failure.
 """
 
 import dataclasses
@@ -21,109 +21,141 @@ from datamodules.storage.remote import StorageError
 
 
 class Fault(StrEnum):
-    """Kinds of failures."""
+    """Classes of failures."""
 
     OWN = "its own error"
-    """Wrong data or settings, a bug: the same again whenever it is tried."""
+    """Invalid data or settings, or a bug; it would repeat."""
     MEMORY = "out of memory"
-    """It asked for more than there is. As deterministic as the rest."""
+    """Out of memory; it would repeat."""
     NOT_FINITE = "not finite"
-    """The loss or a gradient is no number: the run's own, or a machine that computes wrongly."""
+    """The loss or a gradient is NaN or infinite: caused by the run, or by defective hardware."""
     STORAGE = "storage"
-    """A disk that is full or gone, a store that does not answer."""
-    PEER = "lost contact"
-    """Another rank is gone, or a collective took too long."""
+    """A disk is full or unreachable, or a remote store does not answer."""
+    PEER = "lost connection"
+    """The connection to another rank is lost, or a collective timed out."""
     HUNG = "hung"
-    """No step ended for too long."""
+    """No step finished within the time limit."""
     DIED = "died"
-    """Killed, or its machine lost, without a word."""
+    """The process was killed or its node lost, without an error message."""
 
 
-MACHINES = "IRUDIMEN_MACHINES"
-"""Environment variable: the machines of a job as its scheduler names them, joined by commas."""
-_ON_A_MACHINE = frozenset({Fault.NOT_FINITE, Fault.PEER, Fault.HUNG, Fault.DIED})
-"""Where a machine may be to blame."""
-_BAD_AFTER = 2
-"""So many of them on one machine, and jobs avoid it."""
-_MOST_AVOIDED = 4
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 15.0, 600.0
-_STORAGE = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE,
-                      errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTDOWN,
-                      errno.ENXIO, errno.ENODEV})  # fmt: skip
-_PEER_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer",
-               "broken pipe", "pair closure", "timed out waiting", "tcpstore", "process group",
-               "processgroup", "socket timeout")  # fmt: skip
-_COLLECTIVES = "distributed_c10d.py"
-"""Where torch's collectives are; what they raise is about other ranks."""
+NODES_VARIABLE = "IRUDIMEN_NODES"
+"""Environment variable with the scheduler's names of a job's nodes, separated by commas."""
+_NODE_FAULTS = frozenset({Fault.NOT_FINITE, Fault.PEER, Fault.HUNG, Fault.DIED})
+"""Faults that a defective node may cause."""
+_BAD_NODE_FAILURES = 2
+"""Failures on a node after which jobs avoid it."""
+_MAX_BAD_NODES = 4
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 15.0, 600.0
+_STORAGE_ERRNOS = frozenset(
+    {
+        errno.EIO,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+_PEER_PHRASES = (
+    "gloo",
+    "nccl",
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "pair closure",
+    "timed out waiting",
+    "tcpstore",
+    "process group",
+    "processgroup",
+    "socket timeout",
+)
+_COLLECTIVES_FILE = "distributed_c10d.py"
+"""Source file of torch's collectives, whose errors concern other ranks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One of a stage run, as status.json keeps it."""
+    """One failure of a stage run, as in status.json."""
 
     fault: Fault
     error: str
     node: str
-    """Machines of the attempt, joined by commas; without SLURM that of the first rank."""
+    """Nodes of the attempt, separated by commas; without SLURM, the node of rank 0."""
     step: int = -1
-    """Optimizer steps, or parts of an evaluation, that were safe on disk; -1: none."""
+    """Optimizer steps, or parts of an evaluation, that had been saved; -1 if none."""
     time: float = dataclasses.field(default_factory=time.time)
     final: bool = False
-    """The command gave up after this one; the next command begins to count anew."""
+    """Whether the command abandoned the stage run; the next command counts from zero."""
 
 
 def fault_of(error: BaseException) -> Fault:
-    """The kind of an exception that ended a stage run."""
+    """Classify an exception that ended a stage run."""
     if isinstance(error, NotFiniteError):
         return Fault.NOT_FINITE
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return Fault.MEMORY
-    causes = list(_chain(error))
-    if isinstance(error, UnsavedError) or any(map(_is_storage, causes)):
+    causes = list(_iterate_causes(error))
+    if isinstance(error, UnsavedError) or any(map(_is_storage_error, causes)):
         return Fault.STORAGE
     if isinstance(error, IrudimenError):
         return Fault.OWN
-    return Fault.PEER if isinstance(error, RuntimeError) and _is_contact(error) else Fault.OWN
+    return Fault.PEER if isinstance(error, RuntimeError) and _is_peer_error(error) else Fault.OWN
 
 
-def decide(failures: Sequence[Failure], *, retries: int) -> float | None:
-    """When a stage run may go on after its last failure (wall clock); None: not by itself."""
-    if not failures:  # status.json is of a version that kept none
+def next_attempt_time(failures: Sequence[Failure], *, retries: int) -> float | None:
+    """Return the time from which a failed stage run is retried; None if it is abandoned.
+
+    Args:
+        failures: All failures of the stage run, oldest first.
+        retries: Maximum number of retries in a row without progress.
+    """
+    if not failures:  # status.json of an older version
         return None
     last = failures[-1]
     if last.final or last.fault in (Fault.OWN, Fault.MEMORY):
         return None
-    row = _without_progress(failures)
+    row = _failures_without_progress(failures)
     if last.fault is Fault.NOT_FINITE:
-        again = sum(one.fault is Fault.NOT_FINITE for one in row) > 1
-        return None if again or not retries else last.time
+        is_repeated = sum(one.fault is Fault.NOT_FINITE for one in row) > 1
+        return None if is_repeated or not retries else last.time
     if len(row) > retries:
         return None
     if last.fault is not Fault.STORAGE:
         return last.time
-    return last.time + min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4.0 ** (len(row) - 1))
+    return last.time + min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 4.0 ** (len(row) - 1))
 
 
-def bad_nodes(histories: Iterable[Sequence[Failure]]) -> list[str]:
-    """Machines on which stage runs of a grid failed again and again; the worst, a few at most.
+def find_bad_nodes(histories: Iterable[Sequence[Failure]]) -> list[str]:
+    """Return the nodes with the most failures of a grid, at most four.
 
-    Which of several did it is not known, so each of them counts: the one that is in all of the
-    failures leads, and avoiding a healthy one costs less than meeting the bad one again.
+    A failure on several nodes counts for each of them: the defective node takes part in all of its
+    failures, and avoiding a healthy node costs less than another failure.
+
+    Args:
+        histories: Failures of every stage run.
     """
     counts = Counter(
         node
         for history in histories
         for one in history
-        if one.fault in _ON_A_MACHINE
+        if one.fault in _NODE_FAULTS
         for node in one.node.split(",")
         if node
     )
-    worst = [node for node, count in counts.most_common(_MOST_AVOIDED) if count >= _BAD_AFTER]
+    worst = [
+        node for node, count in counts.most_common(_MAX_BAD_NODES) if count >= _BAD_NODE_FAILURES
+    ]
     return sorted(worst)
 
 
-def _without_progress(failures: Sequence[Failure]) -> list[Failure]:
-    """The last failures in a row between which nothing was gained."""
+def _failures_without_progress(failures: Sequence[Failure]) -> list[Failure]:
+    """Return the last failures between which the stage run made no progress, newest first."""
     row = [failures[-1]]
     for before in reversed(failures[:-1]):
         if before.final or before.step < row[-1].step:
@@ -132,23 +164,23 @@ def _without_progress(failures: Sequence[Failure]) -> list[Failure]:
     return row
 
 
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterable[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _is_contact(error: RuntimeError) -> bool:
+def _is_peer_error(error: RuntimeError) -> bool:
     if isinstance(error, torch.distributed.DistError):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    if frames and Path(frames[-1].filename).name == _COLLECTIVES:
+    if frames and Path(frames[-1].filename).name == _COLLECTIVES_FILE:
         return True
-    told = str(error).lower()
-    return any(word in told for word in _PEER_WORDS)
+    message = str(error).lower()
+    return any(phrase in message for phrase in _PEER_PHRASES)
 
 
-def _is_storage(error: BaseException) -> bool:
+def _is_storage_error(error: BaseException) -> bool:
     if isinstance(error, StorageError):
         return True
-    return isinstance(error, OSError) and error.errno in _STORAGE
+    return isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS

@@ -1,10 +1,10 @@
-"""The states of a stage run: shared by the store, the launcher, MLflow and the report."""
+"""States of a stage run, for the store, the launchers, MLflow and the report."""
 
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a stage run stands."""
+    """State of a stage run."""
 
     WAITING = "waiting"
     RUNNING = "running"

@@ -1,7 +1,7 @@
-"""The store of stage runs on disk: one folder per address, finished or continued, never half.
+"""The store of stage runs on disk: one folder per address, resumed until it is complete.
 
-mlruns/store/{kind}/{address}/  stage.json spec.yaml status.json progress.json metrics.jsonl
-                                checkpoints/ result/ (appears by a rename when complete)
+ROOT/store/KIND/ADDRESS/  stage.json spec.yaml status.json progress.json metrics.jsonl checkpoints/
+                          result/ (appears with a rename when it is complete)
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from core.errors import CheckpointError
 from core.io.files import atomic_write_text, locked
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
-from pipeline.store.retry_policy import MACHINES, Failure, Fault, decide
+from pipeline.store.retry_policy import NODES_VARIABLE, Failure, Fault, next_attempt_time
 from pipeline.store.states import State
 
 _LOG = get_logger("store")
-KEPT = "kept.jsonl"
-"""What an evaluation has found so far, a line for each part; kept until it is done."""
+PARTIAL_RESULTS = "partial_results.jsonl"
+"""File of the results of an unfinished evaluation, in the checkpoint folder; one line per part."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class Status:
-    """What status.json says of a stage run, over all its attempts."""
+    """Content of status.json: the state of a stage run and the totals of all its attempts."""
 
     state: State = State.WAITING
     started: float = 0.0
@@ -39,12 +39,12 @@ class Status:
     error: str = ""
     max_rss_mb: float = 0.0
     node: str = ""
-    """Machine of the last attempt."""
+    """Nodes of the last attempt, separated by commas."""
     failures: list[Failure] = dataclasses.field(default_factory=list)
-    """Every failure, oldest first; interruptions on request are none."""
+    """All failures, oldest first; requested interruptions are not failures."""
 
     def fail(self, failure: Failure) -> None:
-        """Note how an attempt failed."""
+        """Record the failure of an attempt."""
         self.state, self.error = State.FAILED, failure.error
         self.failures = [*self.failures, failure]
 
@@ -57,24 +57,24 @@ class StageFolder:
 
     @property
     def result(self) -> Path:
-        """Where the finished result lies."""
+        """Folder of the complete result."""
         return self.path / "result"
 
     @property
     def scratch(self) -> Path:
-        """Where a result is put together before the rename."""
+        """Folder in which the result is written before it is complete."""
         return self.path / "result.tmp"
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints of a training stage."""
+        """Folder of checkpoints and partial results; deleted when the stage is done."""
         return self.path / "checkpoints"
 
     def write_stage(self, description: Mapping[str, object], stage: object) -> None:
-        """Write stage.json and spec.yaml of an unfinished stage run; a finished one is left alone.
+        """Write stage.json and spec.yaml of an unfinished stage run.
 
-        They are written again at every start: what is not part of the address (the features that
-        are read, the number of workers) may have changed.
+        They are rewritten at every start, because settings that are not part of the address (the
+        cached features, the number of workers) may have changed.
         """
         if self.result.is_dir():
             return
@@ -82,12 +82,12 @@ class StageFolder:
         atomic_write_text(self.path / "stage.json", json.dumps(description, indent=1))
 
     def read_stage(self) -> dict[str, Any]:
-        """What `write_stage` wrote."""
+        """Read the description that `write_stage` has written."""
         stage: dict[str, Any] = json.loads((self.path / "stage.json").read_text())
         return stage
 
     def read_status(self) -> Status:
-        """The status, or that of a stage that never ran."""
+        """Read the status; without a file, return the status of a stage that never ran."""
         file = self.path / "status.json"
         if not file.exists():
             return Status()
@@ -102,24 +102,26 @@ class StageFolder:
         atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
 
     def safe_step(self) -> int:
-        """How much of the work is on disk, -1 without any.
+        """Return the saved progress: the step of the newest checkpoint or the number of parts.
 
-        The optimizer step of the newest checkpoint, by its name; an evaluation's kept parts.
+        Returns:
+            Optimizer steps of a training, finished parts of an evaluation, or -1 if nothing is
+            saved.
         """
         names = [path.name.removeprefix("step=") for path in self.checkpoints.glob("step=*")]
         steps = [int(name) for name in names if name.isdigit()]
-        kept = self.checkpoints / KEPT
-        parts = kept.read_bytes().count(b"\n") if kept.is_file() else 0
-        return max([*steps, parts or -1])
+        partial = self.checkpoints / PARTIAL_RESULTS
+        num_parts = partial.read_bytes().count(b"\n") if partial.is_file() else 0
+        return max([*steps, num_parts or -1])
 
     def failure(self, fault: Fault, error: str) -> Failure:
-        """A failure of the attempt that status.json tells of."""
+        """Return a failure of the current attempt."""
         return Failure(
             fault=fault, error=error, node=self.read_status().node, step=self.safe_step()
         )
 
     def settle(self) -> None:
-        """Mend the status of a finished stage whose process was killed before it could say so."""
+        """Complete the status of a finished stage whose process was killed before it wrote it."""
         status = self.read_status()
         if status.state is not State.DONE:
             status.state, status.error = State.DONE, ""
@@ -141,55 +143,58 @@ class StageFolder:
             return False
         if (reason := find_damage(self.result)) is not None:
             raise CheckpointError(
-                f"{self.result} is damaged ({reason}); delete it to run the stage again"
+                f"{self.result} is damaged ({reason}); delete it to rerun the stage"
             )
         return True
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the stage run: a second process waits until the first has saved and gone."""
+        """Lock the stage run: a second process waits until the first has saved and exited."""
         with locked(self.path / "lock"):
             yield
 
 
 class Store:
-    """All stage runs under one root."""
+    """The stage runs in one output folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, kind: str, address: str) -> StageFolder:
-        """The folder of a stage run, whether it exists or not."""
+        """Return the folder of a stage run, which may not exist yet."""
         return StageFolder(self.root / "store" / kind / address)
 
 
-def may_start(folder: StageFolder, *, retries: int) -> bool:
-    """Whether a stage run that failed has waited long enough; any other may."""
+def can_start(folder: StageFolder, *, retries: int) -> bool:
+    """Return whether a stage run may start now; after some failures it has to wait."""
     status = folder.read_status()
     if status.state is not State.FAILED or not status.failures:
         return True
-    when = decide(status.failures, retries=retries)
-    return when is None or time.time() >= when  # None: an earlier command gave up
+    start = next_attempt_time(status.failures, retries=retries)
+    return start is None or time.time() >= start  # None: abandoned, and retried by a new command
 
 
-def begin_anew(folder: StageFolder) -> None:
-    """Forget how the last attempt ended, so that the next one's end can be told from it."""
+def reset_attempt(folder: StageFolder) -> None:
+    """Clear the outcome of the last attempt, so that it isn't mistaken for that of the next one."""
     status = folder.read_status()
     if status.state in (State.FAILED, State.INTERRUPTED):
         status.state = State.WAITING
         folder.write_status(status)
 
 
-def settle_failure(folder: StageFolder, *, retries: int) -> bool:
-    """Whether a stage run that failed is tried again; if not, its last failure is the final one."""
+def should_retry(folder: StageFolder, *, retries: int) -> bool:
+    """Return whether a failed stage run is retried; if not, mark its last failure as final."""
     status = folder.read_status()
-    when = decide(status.failures, retries=retries)
-    if when is not None:
-        wait = when - time.time()
+    start = next_attempt_time(status.failures, retries=retries)
+    if start is not None:
+        wait_s = start - time.time()
+        delay = f" in {wait_s:.0f} s" if wait_s > 1 else ""
         _LOG.warning(
-            "%s failed (%s) and goes on from its last checkpoint%s",
-            folder.path, status.error, f" in {wait:.0f} s" if wait > 1 else "",
-        )  # fmt: skip
+            "%s failed (%s); it resumes from its last checkpoint%s",
+            folder.path,
+            status.error,
+            delay,
+        )
         return True
     *before, last = status.failures or [folder.failure(Fault.OWN, status.error)]
     status.failures = [*before, dataclasses.replace(last, final=True)]
@@ -199,16 +204,16 @@ def settle_failure(folder: StageFolder, *, retries: int) -> bool:
 
 @contextlib.contextmanager
 def timed_attempt(folder: StageFolder) -> Iterator[Status]:
-    """Count an attempt and its wall time, whatever its end."""
+    """Count an attempt and add its wall time to the status, however it ends."""
     status = folder.read_status()
-    before, status.attempts = status.wall_s, status.attempts + 1
+    wall_s_before, status.attempts = status.wall_s, status.attempts + 1
     status.state, status.error = State.RUNNING, ""
-    status.node = os.environ.get(MACHINES) or socket.gethostname()
+    status.node = os.environ.get(NODES_VARIABLE) or socket.gethostname()
     status.started = status.started or time.time()
     folder.write_status(status)
     begin = time.monotonic()
     try:
         yield status
     finally:
-        status.ended, status.wall_s = time.time(), before + time.monotonic() - begin
+        status.ended, status.wall_s = time.time(), wall_s_before + time.monotonic() - begin
         folder.write_status(status)

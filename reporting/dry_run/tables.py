@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configuration.mixture import expected_manifests
+from configuration.trainer import Accelerator
 from pipeline.graph import Graph, StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.stages.training import TrainingStage
@@ -39,7 +40,7 @@ def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None
     """Print the plan for this machine's cores, or for GPUs if the profile uses them."""
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     estimator = Estimator(expected, root / "cache")
-    if plan.trainer.accelerator == "cpu":
+    if plan.trainer.accelerator is Accelerator.CPU:
         _show_cpu(console, plan, estimator, root)
     else:
         _show_gpu(console, plan, estimator, root, gpu)

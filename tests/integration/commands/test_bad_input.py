@@ -22,7 +22,7 @@ from experiments.planning import make_plan
 from models.weights import load_weights, save_weights
 from pipeline.graph import Graph
 from pipeline.launchers import worker
-from pipeline.launchers.worker import Execution, write_execution
+from pipeline.launchers.execution import Execution, write_execution
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
@@ -66,7 +66,7 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
     folder = Store(Path(ROOT)).folder(kind, node.address)
     folder.write_stage(node)
     trainer = TrainerConfig(checkpoint_every_n_steps=5, log_every_n_steps=1)
-    write_execution(folder, Execution(root=ROOT, threads=1, trainer=trainer))
+    write_execution(folder, Execution(root=ROOT, num_threads=1, trainer=trainer))
     return worker.run(folder.path), folder
 
 
@@ -82,7 +82,7 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--set", "instruct.num_steps=many"], ["instruct.num_steps", "many"]),
         (["--set", "instruct.num_steps"], ["override 'instruct.num_steps'", "'='"]),
         (["--jobs", "-1"], ["--jobs", "-1"]),
-        (["--set", "cell.target_share=0.3"], ["varies cell.target_share itself", "--only"]),
+        (["--set", "cell.target_share=0.3"], ["sets cell.target_share itself", "--only"]),
         (["--set", "align.optim.grad_clip=-1"], ["grad_clip", "-1"]),
         (["--set", "evaluate.batch_size=0"], ["evaluate.batch_size", "0"]),
         (["--set", "trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps", "0"]),
@@ -300,7 +300,7 @@ def test_a_damaged_result_is_named(world: Path, capsys: pytest.CaptureFixture[st
     more = ("--set", *FEW_STEPS)
     code, output = command(capsys, *worlds.grid_arguments(ROOT, "--dry-run", *more))
     assert code == 2
-    assert "features.npy is missing or damaged" in output
+    assert "features.npy: checksum differs" in output
     assert "delete" in output
 
 

@@ -185,7 +185,7 @@ def test_a_grid_in_trouble_ends_as_the_undisturbed_one(
             command.send_signal(signal.SIGTERM)
             told, _ = command.communicate(timeout=60)
             assert command.returncode == EXIT_PREEMPTED, told
-            assert "the jobs go on in SLURM" in " ".join(told.split())
+            assert "the jobs continue in SLURM" in " ".join(told.split())
             closed += 1
             command = _start(world, "stormy", environment, *_SLURM)
     told, _ = command.communicate(timeout=60)
@@ -225,19 +225,19 @@ def test_status_and_cancel(world: Path, environment: dict[str, str]) -> None:
 
 
 def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from configuration.trainer import TrainerConfig
+    from configuration.trainer import Accelerator, TrainerConfig
     from core.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"trainer\.devices is 4"):
-        load_slurm(["gpus_per_node=1"], TrainerConfig(accelerator="gpu", devices=4))
+    with pytest.raises(ConfigError, match=r"trainer\.devices=4"):
+        load_slurm(["gpus_per_node=1"], TrainerConfig(accelerator=Accelerator.GPU, devices=4))
     with pytest.raises(ConfigError, match="computes on CPUs"):
         load_slurm(["gpu=h100"], TrainerConfig())
     with pytest.raises(ConfigError, match="partitio"):
         load_slurm(["partitio=x"], TrainerConfig())
-    with pytest.raises(ConfigError, match=">= 1"):
+    with pytest.raises(ConfigError, match="at least 1"):
         SlurmConfig(time_min=0)
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigError, match="no sbatch"):
+    with pytest.raises(ConfigError, match="sbatch, squeue, scontrol not found"):
         load_slurm([], TrainerConfig())
 
 

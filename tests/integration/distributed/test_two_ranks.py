@@ -23,7 +23,7 @@ from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
 from pipeline.graph import Graph, StageNode
-from pipeline.launchers.worker import Execution, write_execution
+from pipeline.launchers.execution import Execution, write_execution
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
 
@@ -77,7 +77,7 @@ def prepare(
         checkpoint_every_n_steps=checkpoint_every_n_steps,
         log_every_n_steps=1,
     )
-    write_execution(folder, Execution(root=root, threads=1, trainer=trainer))
+    write_execution(folder, Execution(root=root, num_threads=1, trainer=trainer))
     return folder
 
 

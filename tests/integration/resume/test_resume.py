@@ -30,7 +30,7 @@ from experiments.planning import make_plan
 from models.vlm import VisionLanguageModel
 from pipeline.graph import Graph
 from pipeline.launchers import local as launch
-from pipeline.launchers.worker import Execution, write_execution
+from pipeline.launchers.execution import Execution, write_execution
 from pipeline.stages.base import StageContext
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.store.states import State
@@ -86,7 +86,7 @@ def prepare(reference: Reference, kind: str, root: Path) -> StageFolder:
         shutil.copytree(reference.root / place, root / place)
     folder = Store(root).folder(kind, node.address)
     folder.write_stage(node)
-    write_execution(folder, Execution(root=str(root), threads=1, trainer=TRAINER))
+    write_execution(folder, Execution(root=str(root), num_threads=1, trainer=TRAINER))
     return folder
 
 
@@ -214,7 +214,7 @@ def test_a_stage_killed_before_it_could_say_done_is_settled(
 
 
 def start_worker_in(folder: StageFolder, root: Path) -> tuple[launch._Process, int]:
-    write_execution(folder, Execution(root=str(root), threads=1, trainer=TRAINER))
+    write_execution(folder, Execution(root=str(root), num_threads=1, trainer=TRAINER))
     return start_worker(folder)
 
 

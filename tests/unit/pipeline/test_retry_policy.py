@@ -15,14 +15,14 @@ from callbacks.watchdog import Watchdog
 from core.errors import ConfigError, DataError, NotFiniteError, UnsavedError
 from core.process.stop import EXIT_HUNG
 from datamodules.storage.remote import StorageError
-from pipeline.store.retry_policy import Failure, Fault, bad_nodes, decide, fault_of
+from pipeline.store.retry_policy import Failure, Fault, fault_of, find_bad_nodes, next_attempt_time
 from pipeline.store.states import State
 from pipeline.store.store import (
-    KEPT,
+    PARTIAL_RESULTS,
     StageFolder,
-    begin_anew,
-    may_start,
-    settle_failure,
+    can_start,
+    reset_attempt,
+    should_retry,
     timed_attempt,
 )
 
@@ -76,40 +76,45 @@ def test_a_disk_that_is_full_below_another_error() -> None:
 
 @pytest.mark.parametrize("fault", [Fault.OWN, Fault.MEMORY])
 def test_what_is_the_runs_own_is_not_tried_again(fault: Fault) -> None:
-    assert decide(_row(fault), retries=3) is None
+    assert next_attempt_time(_row(fault), retries=3) is None
 
 
 @pytest.mark.parametrize("fault", [Fault.PEER, Fault.HUNG, Fault.DIED])
 def test_so_many_times_in_a_row(fault: Fault) -> None:
-    assert decide(_row(*[fault] * 3), retries=3) == 100.0
-    assert decide(_row(*[fault] * 4), retries=3) is None
-    assert decide(_row(fault), retries=0) is None
+    assert next_attempt_time(_row(*[fault] * 3), retries=3) == 100.0
+    assert next_attempt_time(_row(*[fault] * 4), retries=3) is None
+    assert next_attempt_time(_row(fault), retries=0) is None
 
 
 def test_whoever_gets_further_is_never_given_up() -> None:
     steps = tuple(range(0, 200, 10))
-    assert decide(_row(*[Fault.DIED] * 20, steps=steps), retries=1) == 100.0
-    assert decide(_row(*[Fault.DIED] * 3, steps=(0, 10, 10)), retries=1) is None
-    assert decide(_row(*[Fault.DIED] * 3, steps=(0, 0, 10)), retries=1) == 100.0
+    assert next_attempt_time(_row(*[Fault.DIED] * 20, steps=steps), retries=1) == 100.0
+    assert next_attempt_time(_row(*[Fault.DIED] * 3, steps=(0, 10, 10)), retries=1) is None
+    assert next_attempt_time(_row(*[Fault.DIED] * 3, steps=(0, 0, 10)), retries=1) == 100.0
 
 
 def test_no_number_again_at_the_same_place_is_its_own() -> None:
-    assert decide(_row(Fault.NOT_FINITE), retries=3) == 100.0
-    assert decide(_row(Fault.NOT_FINITE, Fault.NOT_FINITE), retries=3) is None
-    assert decide(_row(Fault.NOT_FINITE, Fault.DIED), retries=3) == 100.0
-    assert decide(_row(Fault.NOT_FINITE, Fault.NOT_FINITE, steps=(5, 50)), retries=3) == 100.0
+    assert next_attempt_time(_row(Fault.NOT_FINITE), retries=3) == 100.0
+    assert next_attempt_time(_row(Fault.NOT_FINITE, Fault.NOT_FINITE), retries=3) is None
+    assert next_attempt_time(_row(Fault.NOT_FINITE, Fault.DIED), retries=3) == 100.0
+    assert (
+        next_attempt_time(_row(Fault.NOT_FINITE, Fault.NOT_FINITE, steps=(5, 50)), retries=3)
+        == 100.0
+    )
 
 
 def test_storage_is_given_time() -> None:
-    waits = [decide(_row(*[Fault.STORAGE] * number), retries=9) for number in (1, 2, 3, 9)]
+    waits = [
+        next_attempt_time(_row(*[Fault.STORAGE] * number), retries=9) for number in (1, 2, 3, 9)
+    ]
     assert waits == [115.0, 160.0, 340.0, 700.0]
 
 
 def test_a_new_command_counts_anew() -> None:
     row = _row(*[Fault.DIED] * 4)
     row[-1] = dataclasses.replace(row[-1], final=True)
-    assert decide(row, retries=3) is None
-    assert decide([*row, *_row(Fault.DIED)], retries=3) == 100.0
+    assert next_attempt_time(row, retries=3) is None
+    assert next_attempt_time([*row, *_row(Fault.DIED)], retries=3) == 100.0
 
 
 def test_bad_nodes() -> None:
@@ -117,16 +122,16 @@ def test_bad_nodes() -> None:
         _row(Fault.DIED, Fault.OWN, node="good"), _row(Fault.DIED, node="bad"),
         _row(Fault.HUNG, node="bad"), _row(*[Fault.STORAGE] * 5, node="disk"),
     ]  # fmt: skip
-    assert bad_nodes(histories) == ["bad"]
+    assert find_bad_nodes(histories) == ["bad"]
     many = [_row(*[Fault.DIED] * (2 + n), node=f"n{n}") for n in range(9)]
-    assert bad_nodes(many) == ["n5", "n6", "n7", "n8"]
+    assert find_bad_nodes(many) == ["n5", "n6", "n7", "n8"]
 
 
 def test_of_several_machines_the_common_one_leads() -> None:
     pairs = [_row(Fault.PEER, node=node) for node in ("n1,bad", "bad,n2", "n3,bad")]
-    assert bad_nodes(pairs) == ["bad"]
+    assert find_bad_nodes(pairs) == ["bad"]
     same = [_row(Fault.HUNG, Fault.PEER, node="n1,n2")]
-    assert bad_nodes(same) == ["n1", "n2"]
+    assert find_bad_nodes(same) == ["n1", "n2"]
 
 
 def test_a_status_remembers(tmp_path: Path) -> None:
@@ -135,9 +140,9 @@ def test_a_status_remembers(tmp_path: Path) -> None:
     for number in range(3):
         with timed_attempt(folder) as status:
             status.fail(folder.failure(Fault.DIED, f"attempt {number}"))
-        assert settle_failure(folder, retries=2) == (number < 2)
-        assert may_start(folder, retries=2)
-        begin_anew(folder)
+        assert should_retry(folder, retries=2) == (number < 2)
+        assert can_start(folder, retries=2)
+        reset_attempt(folder)
     status = folder.read_status()
     assert [failure.final for failure in status.failures] == [False, False, True]
     assert {failure.step for failure in status.failures} == {40}
@@ -151,10 +156,10 @@ def test_an_evaluation_that_gets_further_is_never_given_up(tmp_path: Path) -> No
     folder.checkpoints.mkdir()
     for number in range(6):
         with timed_attempt(folder) as status:
-            with (folder.checkpoints / KEPT).open("a") as file:
+            with (folder.checkpoints / PARTIAL_RESULTS).open("a") as file:
                 file.write("{}\n")
             status.fail(folder.failure(Fault.DIED, "killed"))
-        assert settle_failure(folder, retries=1), number
+        assert should_retry(folder, retries=1), number
     assert [failure.step for failure in folder.read_status().failures] == [1, 2, 3, 4, 5, 6]
 
 
@@ -162,8 +167,8 @@ def test_it_waits_for_storage(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path)
     with timed_attempt(folder) as status:
         status.fail(folder.failure(Fault.STORAGE, "full"))
-    assert settle_failure(folder, retries=3)
-    assert not may_start(folder, retries=3)
+    assert should_retry(folder, retries=3)
+    assert not can_start(folder, retries=3)
 
 
 def _watched(limit_s: float) -> tuple[Watchdog, list[Any], threading.Event]:

@@ -1,0 +1,52 @@
+"""Names of the environment variables that launchers read and set."""
+
+from enum import StrEnum
+
+CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+
+
+class ClusterVariable(StrEnum):
+    """Variables from which Lightning learns the node of a process and where the ranks meet."""
+
+    NODE_RANK = "NODE_RANK"
+    MASTER_ADDR = "MASTER_ADDR"
+    MASTER_PORT = "MASTER_PORT"
+
+
+class SlurmVariable(StrEnum):
+    """Variables that SLURM sets in a job."""
+
+    NUM_NODES = "SLURM_NNODES"
+    NODE_LIST = "SLURM_JOB_NODELIST"
+    NODE_NAME = "SLURMD_NODENAME"
+    NODE_INDEX = "SLURM_NODEID"
+    JOB_ID = "SLURM_JOB_ID"
+    RESTART_COUNT = "SLURM_RESTART_COUNT"
+
+
+class TorchrunVariable(StrEnum):
+    """Variables that torchrun sets in every rank."""
+
+    RANK = "RANK"
+    LOCAL_RANK = "LOCAL_RANK"
+    GROUP_RANK = "GROUP_RANK"
+    WORLD_SIZE = "WORLD_SIZE"
+    LOCAL_WORLD_SIZE = "LOCAL_WORLD_SIZE"
+    GROUP_WORLD_SIZE = "GROUP_WORLD_SIZE"
+    RUN_ID = "TORCHELASTIC_RUN_ID"
+    RESTART_COUNT = "TORCHELASTIC_RESTART_COUNT"
+    USE_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
+
+
+DISTRIBUTED_VARIABLES = frozenset(
+    {
+        TorchrunVariable.RANK,
+        TorchrunVariable.LOCAL_RANK,
+        TorchrunVariable.GROUP_RANK,
+        TorchrunVariable.WORLD_SIZE,
+        TorchrunVariable.LOCAL_WORLD_SIZE,
+        TorchrunVariable.GROUP_WORLD_SIZE,
+        TorchrunVariable.RUN_ID,
+    }
+)
+"""Variables by which libraries detect a distributed run; a single-process stage run has none."""
