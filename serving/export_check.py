@@ -1,4 +1,4 @@
-"""An exported folder against the model it came from: keys, logits, prompts and images."""
+"""Comparison of an export with its model: weight names, logits, prompts and pixels."""
 
 import dataclasses
 import io
@@ -19,14 +19,14 @@ from models.vlm import VisionLanguageModel
 from pipeline.assemble import VlmParts
 
 LOGIT_TOLERANCE = 1e-4
-"""fp32; logits larger than 1 are compared relative to the largest."""
+"""Maximum difference in fp32, relative to the largest logit if that exceeds 1."""
 _PIXEL_TOLERANCE = 1e-5
 _QUESTIONS = ("Zer da hau?", "What is this?", "Zenbat daude?\nErantzun laburra.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """Largest differences that were seen."""
+    """Largest differences between an export and its model."""
 
     logits: float
     largest_logit: float
@@ -36,24 +36,26 @@ class ParityReport:
 
 @torch.no_grad()
 def check_export(folder: Path, parts: VlmParts) -> ParityReport:
-    """Reload with transformers and compare on an image of noise and three conversations.
+    """Load an export with transformers and compare it on a noise image and three conversations.
 
-    `parts` must hold the numbers that were written (rounded, if they were).
+    Args:
+        folder: Folder of the export.
+        parts: The model, with the values that were written (rounded to the exported data type).
 
     Raises:
-        CheckpointError: a key is missing or left over, or something differs.
+        CheckpointError: If a weight is missing or unexpected, or the outputs differ.
     """
     theirs, info = LlavaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
     )
     problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
     if problems:
-        raise CheckpointError(f"the export does not load whole: {problems}")
+        raise CheckpointError(f"transformers can't load the export completely: {problems}")
     processor = AutoProcessor.from_pretrained(folder)
-    # Of transformers' two ways to resize this is CLIP's own and training's, equal to the last
-    # digit; the other, their default where torchvision is, may be off by a grey level.
+    # The PIL backend resizes exactly as CLIP and our training do. The default backend (where
+    # torchvision is installed) may differ by one grey level.
     processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    image = _image(parts.model)
+    image = _make_noise_image(parts.model)
     pixels_NCHW, pixel_error = _check_pixels(processor, image, parts.model)
     error, largest, num_positions = 0.0, 0.0, 0
     for turns in _conversations():
@@ -68,8 +70,8 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
         num_positions += len(ids)
     if not error <= LOGIT_TOLERANCE * max(1.0, largest):
         raise CheckpointError(
-            f"logits of transformers differ by {error:.2e} (largest logit {largest:.1f}); allowed "
-            f"are {LOGIT_TOLERANCE}"
+            f"logits of transformers differ by {error:.2e} (largest logit {largest:.1f}); the "
+            f"tolerance is {LOGIT_TOLERANCE}"
         )
     return ParityReport(
         logits=error, largest_logit=largest, pixels=pixel_error, num_positions=num_positions
@@ -77,7 +79,7 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
 
 
 def _conversations() -> list[list[Turn]]:
-    """A bare question, a system turn before it, and a second question after an answer."""
+    """Return a single question, one after a system turn, and a follow-up after an answer."""
     system = Turn(role=Role.SYSTEM, content="Be brief.")
     questions = [
         Turn(role=Role.USER, content=text if number else f"{IMAGE_MARK}\n{text}")
@@ -94,29 +96,31 @@ def _check_prompt(processor: Any, image: bytes, turns: list[Turn], parts: VlmPar
     decoded = Image.open(io.BytesIO(image))
     encoded = processor(images=decoded, text=text, add_special_tokens=False, return_tensors="np")
     if not np.array_equal(encoded["input_ids"][0], expected):
-        raise CheckpointError(f"the exported chat template renders {text!r}, not what was trained")
+        raise CheckpointError(
+            f"the exported chat template renders {text!r}, which differs from training"
+        )
     return expected
 
 
 def _check_pixels(
     processor: Any, image: bytes, model: VisionLanguageModel
 ) -> tuple[torch.Tensor, float]:
-    """Pixels (1, C, H, W) of an image, on which ours and theirs must agree."""
+    """Return the pixels (1, C, H, W) of an image and their largest difference."""
     if model.tower is None:
-        raise ValueError("no tower")
+        raise ValueError("the model was built without its tower")
     ours_CHW = model.tower.transform(image)
     decoded = Image.open(io.BytesIO(image))
     theirs_NCHW = processor.image_processor(images=decoded, return_tensors="pt")["pixel_values"]
     error = float((theirs_NCHW[0] - ours_CHW).abs().max())
     if not error <= _PIXEL_TOLERANCE:
-        raise CheckpointError(f"the exported image processor's pixels differ by {error:.2e}")
+        raise CheckpointError(f"pixels of the exported image processor differ by {error:.2e}")
     return ours_CHW[None], error
 
 
-def _image(model: VisionLanguageModel) -> bytes:
-    """Noise of another shape than the tower's, losslessly encoded."""
+def _make_noise_image(model: VisionLanguageModel) -> bytes:
+    """Return a PNG of noise that must be resized and cropped."""
     if model.tower is None:
-        raise ValueError("no tower")
+        raise ValueError("the model was built without its tower")
     size = model.tower.transform.size
     shape = (size + size // 3, size + size // 2, 3)
     noise = named_rng(0, "export", "probe").integers(0, 256, shape, dtype=np.uint8)
@@ -129,7 +133,7 @@ def _our_logits(
     model: VisionLanguageModel, input_ids_BT: torch.Tensor, pixels_NCHW: torch.Tensor
 ) -> torch.Tensor:
     if model.tower is None:
-        raise ValueError("no tower")
+        raise ValueError("the model was built without its tower")
     embeds_BTD = model.embed(input_ids_BT, model.tower(pixels_NCHW.to(model.device)))
     decoder, output_layer = decoder_and_output_layer(model.language_model)
     hidden_BTD = decoder(inputs_embeds=embeds_BTD, use_cache=False).last_hidden_state

@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it learned from, how it scored, how it was made."""
+"""Model card (README.md) of an exported cell: its data, its scores and its provenance."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,33 +13,35 @@ from pipeline.store.records import load_stage
 from serving.cell import TrainedCell
 from serving.export_check import ParityReport
 
-_SHARES = ("share_of_samples/", "share_of_loss_tokens/")
+_SHARE_METRICS = ("share_of_samples/", "share_of_loss_tokens/")
 
 
 def model_card(
     cell: TrainedCell, report: ParityReport, *, dtype: str, warnings: tuple[str, ...]
 ) -> str:
-    """Markdown with the header that model hubs read."""
+    """Return the card as Markdown with the metadata header of model hubs."""
     parts = [
-        _header(cell),
-        _about(cell, report, dtype=dtype, warnings=warnings),
-        _table("Data", ("source", "language", "samples", "licence"), list(_sources(cell))),
-        "Each source keeps its licence; what they allow together is for you to judge.\n",
-        *(_mixture(cell, kind, spec) for kind, spec in cell.training_stages.items()),
-        _scores(cell),
-        _origin(cell),
+        _render_metadata(cell),
+        _render_summary(cell, report, dtype=dtype, warnings=warnings),
+        _render_table(
+            "Data", ("source", "language", "samples", "licence"), list(_iterate_sources(cell))
+        ),
+        "Each source keeps its own licence. Check whether together they permit your use.\n",
+        *(_render_mixture(cell, kind, spec) for kind, spec in cell.training_stages.items()),
+        _render_scores(cell),
+        _render_provenance(cell),
     ]
     return "\n".join(parts)
 
 
-def _header(cell: TrainedCell) -> str:
+def _render_metadata(cell: TrainedCell) -> str:
     languages = [cell.config.languages.base, cell.config.languages.target]
     lines = ["library_name: transformers", "pipeline_tag: image-text-to-text", "license: other"]
     lines += ["license_name: see-data", "language:", *(f"- {tag}" for tag in languages)]
     return "\n".join(["---", *lines, "---"])
 
 
-def _about(
+def _render_summary(
     cell: TrainedCell, report: ParityReport, *, dtype: str, warnings: tuple[str, ...]
 ) -> str:
     model = cell.evaluation.model
@@ -47,13 +49,14 @@ def _about(
     revision = f" (revision {language_model.revision})" if language_model.revision else ""
     lines = [
         f"# {cell.cell_id}\n",
-        "A vision-language model trained with Irudimen: a frozen CLIP tower, a connector and a "
-        "Llama-class language model, written as a stock `LlavaForConditionalGeneration`.\n",
+        "A vision-language model trained with Irudimen. It consists of a frozen CLIP tower, a "
+        "connector and a Llama-class language model, and is stored as a stock "
+        "`LlavaForConditionalGeneration`.\n",
         f"- Language model: {language_model.path}{revision}; its licence applies to this model",
         f"- Tower: {tower.path or f'{tower.name} ({tower.pretrained})'}",
         f"- Connector: {model.connector.kind}; chat template: {model.template}",
         f"- Weights: {dtype}",
-        f"- Checked: logits of transformers differ from the trained model's by at most "
+        f"- Parity check: logits of transformers differ from the trained model's by at most "
         f"{report.logits:.1e} (fp32, {report.num_positions} positions, largest logit "
         f"{report.largest_logit:.1f})",
         *(f"- Warning: {warning}" for warning in warnings),
@@ -61,16 +64,18 @@ def _about(
     return "\n".join(lines) + "\n"
 
 
-def _sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:
+def _iterate_sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:
     paths = {path for stage in cell.training_stages.values() for path in stage.manifests}
     for manifest in (load_manifest(Path(path)) for path in sorted(paths)):
         yield manifest.name, manifest.language, str(manifest.num_samples), manifest.licence
 
 
-def _mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
+def _render_mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
     rows = []
     for name, component in sorted(spec.stream.mixture.components.items()):
-        names = [Path(path).name.removesuffix(".manifest.json") for path in _both(component)]
+        names = [
+            Path(path).name.removesuffix(".manifest.json") for path in _source_paths(component)
+        ]
         share = f"{100 * component.target_share:g} % of {component.share_of}"
         curriculum = f"{len(component.phases)} later phases" if component.phases else ""
         shares = share if component.target else "-"
@@ -81,31 +86,34 @@ def _mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
         f"{spec.num_steps} steps, seed {spec.seed}, precision {spec.precision}, "
         f"learning rate {spec.optim.lr:g}, tuning {spec.tuning.kind}.\n"
     )
-    return _table(f"Stage {kind}", columns, rows) + "\n" + about + "\n" + _realised(cell, kind)
+    table = _render_table(f"Stage {kind}", columns, rows)
+    return f"{table}\n{about}\n" + _render_realised_shares(cell, kind)
 
 
-def _both(component: ComponentConfig) -> list[str]:
+def _source_paths(component: ComponentConfig) -> list[str]:
     paths = (component.base, component.target)
     return [path for path in paths if path]
 
 
-def _realised(cell: TrainedCell, kind: str) -> str:
-    """What each source gave by the last step that was logged."""
+def _render_realised_shares(cell: TrainedCell, kind: str) -> str:
+    """Render the share of every source up to the last logged step."""
     path = cell.folder(kind).path / "metrics.jsonl"
     last: dict[str, float] = {}
     for line in read_jsonl(path) if path.is_file() else []:
-        last |= {n: v for n, v in line["metrics"].items() if n.startswith(_SHARES)}
+        last |= {n: v for n, v in line["metrics"].items() if n.startswith(_SHARE_METRICS)}
     sources = sorted({name.partition("/")[2] for name in last})
     rows = [
-        (source, *(f"{100 * last.get(prefix + source, 0.0):.2f} %" for prefix in _SHARES))
+        (source, *(f"{100 * last.get(prefix + source, 0.0):.2f} %" for prefix in _SHARE_METRICS))
         for source in sources
     ]
     if not rows:
         return "Realised shares were not logged.\n"
-    return _table("Realised shares", ("source", "of samples", "of target tokens"), rows, level=3)
+    return _render_table(
+        "Realised shares", ("source", "of samples", "of loss tokens"), rows, level=3
+    )
 
 
-def _scores(cell: TrainedCell) -> str:
+def _render_scores(cell: TrainedCell) -> str:
     scores = load_stage(cell.folder(EvaluateStage.kind).path).scores
     if not scores:
         return "## Scores\n\nThis cell has not been evaluated.\n"
@@ -113,28 +121,31 @@ def _scores(cell: TrainedCell) -> str:
     for name, score in sorted(scores.items()):
         has_interval = score.ci_low is not None and score.ci_high is not None
         interval = f"{score.ci_low:.1f} .. {score.ci_high:.1f}" if has_interval else "-"
-        baselines = [_number(value) for value in (score.majority, score.blind)]
-        rows.append((name, f"{score.value:.1f}", interval, _number(score.n, 0), *baselines))
+        baselines = [_format_number(value) for value in (score.majority, score.blind)]
+        rows.append((name, f"{score.value:.1f}", interval, _format_number(score.n, 0), *baselines))
     columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without image")
     settings = cell.evaluation
     source = f"Benchmark `{settings.benchmark}`, weights {settings.settings.weights}.\n"
-    return _table("Scores", columns, rows) + "\n" + source
+    return _render_table("Scores", columns, rows) + "\n" + source
 
 
-def _origin(cell: TrainedCell) -> str:
+def _render_provenance(cell: TrainedCell) -> str:
     rows = [(kind, f"`{node.address}`") for kind, node in cell.nodes.items()]
     data = {path: digest for node in cell.nodes.values() for path, digest in node.content.items()}
     listing = json.dumps(data, indent=1, sort_keys=True)
-    table = _table("Origin", ("stage", "address"), rows)
-    note = "An address is the hash of configuration, data and weights of a stage. What they read:\n"
+    table = _render_table("Provenance", ("stage", "address"), rows)
+    note = (
+        "An address is the hash of the configuration, data and weights of a stage. Hashes of the "
+        "files that the stages read:\n"
+    )
     return f"{table}\n{note}\n```json\n{listing}\n```\n"
 
 
-def _number(value: float | None, digits: int = 1) -> str:
+def _format_number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _table(
+def _render_table(
     title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, level: int = 2
 ) -> str:
     lines = [f"{'#' * level} {title}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

@@ -1,21 +1,21 @@
 "use strict";
-const WORDS = {
+const TEXTS = {
   eu: { hint: "Aukeratu irudi bat, edo ekarri hona", ask: "Galdetu irudiari buruz", send: "Galdetu",
         clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo." },
   en: { hint: "Choose an image, or drop it here", ask: "Ask about the image", send: "Ask",
-        clear: "New conversation", none: "(empty answer)", cut: "cut short", image: "Choose an image first." },
+        clear: "New conversation", none: "(empty answer)", cut: "truncated", image: "Choose an image first." },
 };
 const at = (id) => document.getElementById(id);
-let image = null, words = WORDS.en, talks = [], busy = false;
+let image = null, texts = TEXTS.en, talks = [], busy = false;
 
 function setLanguage(code) {
-  words = WORDS[code] || WORDS.en;
-  document.documentElement.lang = code in WORDS ? code : "en";
+  texts = TEXTS[code] || TEXTS.en;
+  document.documentElement.lang = code in TEXTS ? code : "en";
   at("language").value = document.documentElement.lang;
-  at("hint").textContent = words.hint;
-  at("text").placeholder = words.ask;
-  at("send").textContent = words.send;
-  at("clear").textContent = words.clear;
+  at("hint").textContent = texts.hint;
+  at("text").placeholder = texts.ask;
+  at("send").textContent = texts.send;
+  at("clear").textContent = texts.clear;
 }
 
 function show(talk, role, text, note) {
@@ -64,16 +64,16 @@ async function ask(talk, text) {
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error || JSON.stringify(answer.detail));
   talk.turns = [...turns, { role: "assistant", content: answer.text || "-" }];
-  const cut = answer.is_truncated ? `, ${words.cut}` : "";
+  const cut = answer.is_truncated ? `, ${texts.cut}` : "";
   show(talk, "user", text);
-  show(talk, "assistant", answer.text || words.none, `${answer.seconds.toFixed(2)} s${cut}`);
+  show(talk, "assistant", answer.text || texts.none, `${answer.seconds.toFixed(2)} s${cut}`);
 }
 
 at("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = at("text").value.trim();
   if (!text || busy) return;
-  if (!image) { at("error").textContent = words.image; return; }
+  if (!image) { at("error").textContent = texts.image; return; }
   busy = true;
   at("send").disabled = true;
   at("error").textContent = "";
