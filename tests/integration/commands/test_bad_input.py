@@ -1,4 +1,4 @@
-"""What people get wrong, and what they are told: one clear error, and nothing saved is lost."""
+"""User errors and damaged files: one clear message, and no saved work is lost."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the world that a test may damage, as the working directory."""
+    """Return a copy of the world that a test may damage, as the working directory."""
     folder = shutil.copytree(pristine, tmp_path / "world")
     monkeypatch.chdir(folder)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -50,7 +50,7 @@ def world(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Exit code and output of the main command, without line breaks."""
+    """Return the exit code and the output of the main command, without line breaks."""
     code = run.main(list(arguments))
     return code, " ".join("".join(capsys.readouterr()).split())
 
@@ -97,7 +97,7 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--set", "align.visual.captions.source=captoin"], ["captoin_en.manifest.json"]),
     ],
 )
-def test_a_wrong_word_is_named_with_its_fix(
+def test_invalid_arguments_are_reported_with_a_fix(
     world: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: list[str]
 ) -> None:
     defaults = ["--exp", "smoke", "--profile", worlds.PROFILE, "--root", ROOT, "--dry-run"]
@@ -164,7 +164,7 @@ def _escape(data: Path) -> None:
         (_escape, ["../../elsewhere.tar"]),
     ],
 )
-def test_damaged_data_are_found_before_anything_starts(
+def test_damaged_data_is_reported_before_anything_starts(
     world: Path,
     capsys: pytest.CaptureFixture[str],
     damage: Callable[[Path], None],
@@ -179,7 +179,7 @@ def test_damaged_data_are_found_before_anything_starts(
 
 
 def _rewrite(data: Path, change: Callable[[int, dict[str, Any], bytes], Any]) -> None:
-    """Write the training shards anew, with manifests that agree with them."""
+    """Rewrite the training shards with matching manifests."""
     samples = []
     for i in range(24):
         key, content, image = worlds.image_sample(i)
@@ -236,7 +236,7 @@ def test_broken_samples_are_counted_below_the_budget(
 @pytest.mark.parametrize(
     ("change", "reason"), [(_break_image, "decoded"), (_empty_answer, "empty caption")]
 )
-def test_broken_samples_are_fatal_past_the_budget(
+def test_broken_samples_are_fatal_above_the_budget(
     world: Path, change: Callable[..., Any], reason: str
 ) -> None:
     _rewrite(world / "data", change)
@@ -251,7 +251,7 @@ def test_broken_samples_are_fatal_past_the_budget(
     assert features.is_done(), "what was finished stays finished"
 
 
-def test_a_broken_benchmark_image_is_named_before_any_training(world: Path) -> None:
+def test_a_broken_benchmark_image_is_reported_before_training(world: Path) -> None:
     data, manifest = world / "data", world / "data" / "benchmark_test.manifest.json"
     reader = ShardReader(data / "benchmark-000000.tar")
     samples = []
@@ -270,7 +270,7 @@ def test_a_broken_benchmark_image_is_named_before_any_training(world: Path) -> N
     assert f"sample '{name}'" in error
 
 
-def test_a_checkpoint_of_another_stage_is_refused_and_kept(
+def test_a_checkpoint_of_another_stage_is_rejected_and_kept(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = plan_of()
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_another_stage_is_refused_and_kept(
     assert list(folder.checkpoints.glob("step=*")), "nothing saved is lost"
 
 
-def test_a_damaged_result_is_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_reported(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = plan_of()
     code, features = run_stage(graph, "features")
     assert code == 0
@@ -304,7 +304,7 @@ def test_a_damaged_result_is_named(world: Path, capsys: pytest.CaptureFixture[st
     assert "delete" in output
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_mismatched_weights_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_weights(path, {"connector": torch.nn.Linear(3, 4)})
     with pytest.raises(CheckpointError, match=r"model.safetensors: 'connector\..* is \(4"):

@@ -1,4 +1,4 @@
-"""Talking to a cell: the answers of its evaluation, in the terminal and on a guarded page."""
+"""Chat with a cell: the answers of its evaluation, in the terminal and on the web page."""
 
 import base64
 import http.client
@@ -40,7 +40,7 @@ def inside(trained_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def evaluated(world: Path) -> dict[str, str]:
-    """Image key -> what the evaluation got for the question."""
+    """Return the answers of the evaluation by image key."""
     folder = worlds.stage_folder(world / "mlruns", "evaluate")
     table = read_predictions(next(folder.rglob("predictions.parquet"))).to_pylist()
     return {
@@ -50,7 +50,7 @@ def evaluated(world: Path) -> dict[str, str]:
     }
 
 
-def test_one_question_gets_the_answer_of_the_evaluation(
+def test_chat_gives_the_same_answer_as_the_evaluation(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for at, (_, expected) in enumerate(sorted(evaluated(inside).items())):
@@ -61,7 +61,9 @@ def test_one_question_gets_the_answer_of_the_evaluation(
         assert said.strip() == expected
 
 
-def test_bad_questions_say_what_to_do(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_questions_are_reported_with_a_fix(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words("--ask", QUESTION)) == 2
     assert "--image" in capsys.readouterr().err
     broken = inside / "broken.png"
@@ -75,7 +77,7 @@ def test_bad_questions_say_what_to_do(inside: Path, capsys: pytest.CaptureFixtur
 
 @pytest.fixture(scope="module")
 def address(trained_world: Path) -> Iterator[str]:
-    """The page, really served."""
+    """Serve the page and yield its address."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained_world)
         args = build_parser().parse_args(words("--page"))
@@ -116,7 +118,7 @@ def ask(address: str, path: str, body: Any = None, **headers: str) -> tuple[int,
 
 
 def announce(address: str, num_bytes: int) -> int:
-    """The status that a body of such a length gets before it is sent."""
+    """Return the status of a request whose header announces a body of this length."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
     connection.putrequest("POST", "/api/ask")
     connection.putheader("Content-Type", "application/json")
@@ -134,7 +136,9 @@ def question(*turns: str, image: bytes | None = None, cell: str = "") -> dict[st
     return {"cell": cell, "image": encoded, "turns": content}
 
 
-def test_the_page_answers_as_the_evaluation_did(address: str, trained_world: Path) -> None:
+def test_the_page_gives_the_same_answers_as_the_evaluation(
+    address: str, trained_world: Path
+) -> None:
     status, found, headers = ask(address, "/api/cells")
     assert (status, found["language"]) == (200, "eu")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -150,7 +154,7 @@ def test_the_page_answers_as_the_evaluation_did(address: str, trained_world: Pat
         assert "http" not in text.replace("http-equiv", ""), "nothing from elsewhere"
 
 
-def test_the_page_refuses_what_it_should(address: str) -> None:
+def test_the_page_rejects_invalid_and_foreign_requests(address: str) -> None:
     (cell,) = ask(address, "/api/cells")[1]["cells"]
     good = question(QUESTION, cell=cell)
     assert ask(address, "/api/cells", Host="evil.example")[0] == 421

@@ -65,9 +65,9 @@ def load_stock(folder: Path) -> tuple[Any, Any]:
 
 
 def sized_image(seed: int, *, is_even: bool) -> bytes:
-    """Images of many shapes, most of which must be scaled and cropped.
+    """Return images of many shapes, most of which must be resized and cropped.
 
-    open_clip and transformers disagree by a pixel about the middle of an odd margin.
+    open_clip and transformers differ by a pixel in the centre of an odd margin.
     """
     rng = np.random.default_rng(seed)
     while True:
@@ -89,7 +89,7 @@ def items(parts: VlmParts) -> list[tuple[str, bytes]]:
 
 
 def our_answers(parts: VlmParts) -> list[str]:
-    """Of the evaluation, in batches."""
+    """Return the answers of the evaluation, computed in batches."""
     answerer = VlmAnswerer(
         parts.model, parts.chat, parts.encode_image, max_new_tokens=NUM_NEW, batch_size=16
     )
@@ -108,7 +108,7 @@ def our_prompts(parts: VlmParts) -> list[np.ndarray]:
 
 
 def our_ids(parts: VlmParts) -> list[list[int]]:
-    """Of answers that nothing ends."""
+    """Return the token ids of answers without an end token."""
     images = [torch.as_tensor(parts.encode_image(image)) for _, image in items(parts)]
     return parts.model.generate(
         our_prompts(parts), images, max_new_tokens=NUM_NEW, end_token_id=-1,
@@ -117,7 +117,7 @@ def our_ids(parts: VlmParts) -> list[list[int]]:
 
 
 def their_ids(parts: VlmParts, model: Any, processor: Any, *, is_endless: bool) -> list[list[int]]:
-    """One at a time, as the model card shows it."""
+    """Return answers generated one at a time, as a user of transformers does."""
     if is_endless:
         model.generation_config.eos_token_id = None
     answers = []
@@ -138,7 +138,7 @@ def their_ids(parts: VlmParts, model: Any, processor: Any, *, is_endless: bool) 
 def assert_same_answers(
     parts: VlmParts, model: Any, processor: Any, *, num_distinct: int = 4
 ) -> None:
-    """As the evaluation reads them, and in their tokens where nothing ends them."""
+    """Assert equal texts of answers, and equal tokens of answers without an end token."""
     ids = their_ids(parts, model, processor, is_endless=False)
     texts = [processor.decode(one, skip_special_tokens=True).strip() for one in ids]
     assert our_answers(parts) == texts
@@ -148,7 +148,7 @@ def assert_same_answers(
 
 
 def largest_difference(parts: VlmParts, model: Any, processor: Any) -> float:
-    """Over logits at every position of some prompts."""
+    """Return the largest difference of logits at any position of some prompts."""
     worst = 0.0
     for question, image in items(parts)[:10]:
         turn = Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{question}")
@@ -173,7 +173,7 @@ def inside(trained_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained_world
 
 
-def test_stock_llava_answers_as_we_do(inside: Path) -> None:
+def test_stock_llava_gives_the_same_answers(inside: Path) -> None:
     target = inside / "out" / "plain"
     words = arguments(target)
     assert main(words) == 0
@@ -187,7 +187,7 @@ def test_stock_llava_answers_as_we_do(inside: Path) -> None:
     assert not any((inside / "out").glob(".*.part"))
 
 
-def test_the_report_says_what_was_forgotten_and_checked(inside: Path) -> None:
+def test_the_report_shows_retention_and_image_checks(inside: Path) -> None:
     before, after = (
         json.loads((worlds.stage_folder(inside / "mlruns", kind) / "result" / name).read_text())
         for kind, name in (("backbone", "retention.json"), ("retention", "retention.json"))
@@ -204,7 +204,7 @@ def test_the_report_says_what_was_forgotten_and_checked(inside: Path) -> None:
     assert f"0 of {checks['num_alone']}" in page
 
 
-def test_a_folder_that_exists_is_left_alone(inside: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_existing_folder_is_not_overwritten(inside: Path, capsys: pytest.CaptureFixture) -> None:
     target = inside / "taken"
     target.mkdir(exist_ok=True)
     assert main(arguments(target)) == 2
@@ -212,7 +212,7 @@ def test_a_folder_that_exists_is_left_alone(inside: Path, capsys: pytest.Capture
     assert not list(target.iterdir())
 
 
-def test_16_bit_weights_are_compared_with_themselves(inside: Path) -> None:
+def test_16_bit_weights_are_compared_after_rounding(inside: Path) -> None:
     target = inside / "out" / "half"
     shutil.rmtree(target, ignore_errors=True)
     assert main(arguments(target, *LOUD, "--dtype", "bfloat16")) == 0
@@ -221,7 +221,7 @@ def test_16_bit_weights_are_compared_with_themselves(inside: Path) -> None:
 
 
 def write_hf_tower(data: Path) -> Path:
-    """The world's tower in Hugging Face's format."""
+    """Write the tower of the world in Hugging Face format."""
     tower = load_vision_tower(VisionTowerConfig(path=str(data / "tower")))
     model = CLIPVisionModel(CLIPVisionConfig(**tower.clip_vision_config()))
     weights = tower.clip_vision_weights()
@@ -236,7 +236,7 @@ def write_hf_tower(data: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_merged_adapters_mlp_connector_and_a_tower_of_transformers(inside: Path, kind: str) -> None:
-    """With a tower of transformers images of every shape are cropped as its processor does."""
+    """A transformers tower crops images of every shape as its own processor does."""
     folder = write_hf_tower(inside / "data")
     more = ["--set", f"instruct.tuning.kind={kind}", "instruct.tuning.rank=16",
             "model.connector.kind=mlp2x_gelu", "model.tower.library=transformers",
@@ -253,7 +253,7 @@ def test_merged_adapters_mlp_connector_and_a_tower_of_transformers(inside: Path,
     assert_same_answers(parts, model, processor, num_distinct=1)  # they learn next to nothing
 
 
-def test_an_unfinished_or_unknown_cell_says_what_to_do(
+def test_unfinished_and_unknown_cells_are_reported_with_a_fix(
     inside: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = arguments(inside / "never", "--set", "instruct.num_steps=7")
@@ -264,8 +264,8 @@ def test_an_unfinished_or_unknown_cell_says_what_to_do(
     assert "unknown cell 'share41'" in capsys.readouterr().err
 
 
-def test_an_export_is_evaluated_as_its_cell_was(inside: Path) -> None:
-    """The stranger's way in, with its own template and processor, gets the same answers."""
+def test_an_export_gets_the_scores_of_its_cell(inside: Path) -> None:
+    """transformers with the exported template and processor gets the same answers."""
     target, results = inside / "out" / "asked", inside / "results"
     assert main(arguments(target)) == 0
     words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]

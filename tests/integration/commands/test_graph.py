@@ -51,13 +51,13 @@ def nodes_of(graph: Graph, kind: str) -> list[StageNode]:
 
 
 def addresses(*overrides: str) -> dict[str, str]:
-    """The address of each stage of one cell."""
+    """Return the address of every stage of one cell."""
     graph = build_graph(name_cells([load(*overrides)]))
     return {node.kind: address for address, node in graph.nodes.items()}
 
 
 def test_the_cells_of_the_main_grid(world: Path) -> None:
-    """Golden: reports and notes of earlier runs name cells by these ids."""
+    """Reports of earlier runs refer to cells by these ids."""
     assert CELL_IDS[:2] == ["general_share0_s0", "general_share20_s0"]
     assert CELL_IDS[-1] == "general_share100_txt_s0"
     assert list(graph_of("mix_ablation").cells) == CELL_IDS
@@ -95,7 +95,7 @@ def test_seeds_have_their_own_stage_one(world: Path) -> None:
         "trainer.devices=2",
     ],
 )
-def test_where_and_how_fast_does_not_change_an_address(world: Path, override: str) -> None:
+def test_execution_settings_do_not_change_an_address(world: Path, override: str) -> None:
     assert addresses(override) == addresses()
 
 
@@ -136,8 +136,8 @@ def test_the_content_of_the_data_changes_the_address(
     assert changed == {"instruct", "evaluate"}
 
 
-def test_another_benchmark_trains_nothing_again(world: Path) -> None:
-    """Though its images are in the feature cache that the training reads."""
+def test_another_benchmark_retrains_nothing(world: Path) -> None:
+    """Its images are in the feature cache that training reads, but not in its address."""
     path = world / "data" / "benchmark_other.manifest.json"
     original = (world / "data" / "benchmark_test.manifest.json").read_text()
     path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))
@@ -148,7 +148,7 @@ def test_another_benchmark_trains_nothing_again(world: Path) -> None:
 
 
 def test_a_source_without_samples_is_left_out(world: Path) -> None:
-    """Its manifest need not even be there."""
+    """Its manifest may be missing."""
     left_out = "instruct.text_only.text={source: absent, samples_per_step: 0}"
     graph = build_graph(name_cells([load("cell.text_only=true", left_out)]))
     (node,) = nodes_of(graph, "instruct")
@@ -172,7 +172,7 @@ def test_equal_cells_are_rejected(world: Path) -> None:
         name_cells([load(), load()])
 
 
-def test_only_takes_parts_of_names(world: Path) -> None:
+def test_only_matches_parts_of_cell_ids(world: Path) -> None:
     cells = name_cells(get_experiment("mix_ablation").cells(load()))
     chosen = [cell.cell_id for cell in select(cells, ["share100", "share0_txt"])]
     assert chosen == ["general_share100_s0", "general_share0_txt_s0", "general_share100_txt_s0"]
@@ -180,7 +180,7 @@ def test_only_takes_parts_of_names(world: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plans_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One root for all plans, so that the lengths of samples are measured once."""
+    """Return one root for all plans, so that lengths of samples are measured once."""
     return str(tmp_path_factory.mktemp("plans"))
 
 
@@ -188,7 +188,7 @@ def plans_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_experiment_has_a_plan(
     name: str, monkeypatch: pytest.MonkeyPatch, plans_root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On the profile that ships."""
+    """The plans use the shipped profile."""
     monkeypatch.chdir(worlds.REPOSITORY)
     assert run.main(["--exp", name, "--dry-run", "--root", plans_root]) == 0
     output = capsys.readouterr().out
@@ -206,14 +206,14 @@ def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
         assert name in output
 
 
-def test_a_configuration_survives_the_disk(world: Path, tmp_path: Path) -> None:
+def test_a_configuration_survives_a_round_trip(world: Path, tmp_path: Path) -> None:
     for config in get_experiment("mix_ablation").cells(load()):
         path = tmp_path / "config.yaml"
         path.write_text(dump_config(config))
         assert load_config(RunConfig, path) == config
 
 
-def test_every_spec_survives_the_disk(world: Path, tmp_path: Path) -> None:
+def test_every_stage_survives_a_round_trip(world: Path, tmp_path: Path) -> None:
     for node in graph_of("stage_ablation").nodes.values():
         path = tmp_path / "spec.yaml"
         path.write_text(dump_config(node.stage))
@@ -225,7 +225,7 @@ def test_every_spec_survives_the_disk(world: Path, tmp_path: Path) -> None:
     [configuration.run_config, experiments.grids.embedded_backbones],
     ids=lambda m: m.__name__,
 )
-def test_every_configuration_field_says_what_it_is(module: object) -> None:
+def test_every_configuration_field_is_documented(module: object) -> None:
     tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     configs = [name for name in classes if dataclasses.is_dataclass(getattr(module, name, None))]

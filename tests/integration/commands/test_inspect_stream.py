@@ -1,4 +1,4 @@
-"""The inspector shows what training gets: the same samples in the same places, without a model."""
+"""inspect_stream lists the samples of training in the same places, without a model."""
 
 import dataclasses
 import shutil
@@ -27,7 +27,7 @@ NUM_STEPS, SAMPLES_PER_STEP = 60, 8
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world whose weights are no weights: whoever loads them fails."""
+    """Build a world with invalid weight files, so that loading them fails."""
     folder = worlds.build_world(tmp_path_factory.mktemp("pristine"))
     for weights in folder.rglob("*.safetensors"):
         weights.write_bytes(b"no weights")
@@ -48,7 +48,7 @@ def open_module(*more: str, stage: str = "instruct") -> MixtureDataModule:
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Exit code and output, without line breaks."""
+    """Return the exit code and the output, without line breaks."""
     common = ARGUMENTS[:-2] if "--only" in arguments else ARGUMENTS
     code = inspect_stream.main([*common, *arguments])
     return code, " ".join("".join(capsys.readouterr()).split())
@@ -56,7 +56,9 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("stage", ["align", "instruct"])
-def test_the_plan_is_what_the_ranks_get(world: Path, stage: str, world_size: int) -> None:
+def test_the_plan_matches_the_batches_of_every_rank(
+    world: Path, stage: str, world_size: int
+) -> None:
     module = open_module(stage=stage)
     data = dataclasses.replace(module.data, transform=lambda _: torch.zeros(3, 2, 2))
     for step in (0, 7, NUM_STEPS - 1):
@@ -89,7 +91,7 @@ def test_the_plan_is_what_the_ranks_get(world: Path, stage: str, world_size: int
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_packing_is_that_of_the_batches(world: Path, world_size: int) -> None:
+def test_packing_matches_the_batches(world: Path, world_size: int) -> None:
     module = open_module()
     data = dataclasses.replace(module.data, transform=lambda _: torch.zeros(3, 2, 2))
     tokens, positions, numbers = 0, 0, []
@@ -105,13 +107,15 @@ def test_packing_is_that_of_the_batches(world: Path, world_size: int) -> None:
     assert packing.micro_batches_per_step == pytest.approx(sum(numbers) / len(numbers))
 
 
-def test_a_long_stretch_is_sampled(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_of_many_steps_is_computed_from_a_subset(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = open_module()
     monkeypatch.setattr(stream_view, "_MOST_PLANNED_STEPS", 7)
     assert stream_view.packing(module.data, range(NUM_STEPS), world_size=1).num_steps <= 7
 
 
-def test_counts_are_those_of_the_samples(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_match_the_samples(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_view, "_COUNT_CHUNK_STEPS", 4)
     module, steps = open_module(), range(3, 17)
     counts = stream_view.count_sources(module.data, steps)
@@ -134,14 +138,14 @@ def test_counts_are_those_of_the_samples(world: Path, monkeypatch: pytest.Monkey
     assert sum(c.num_samples for c in languages.values()) == 14 * SAMPLES_PER_STEP
 
 
-def test_whole_epochs_have_the_share_that_was_asked_for(world: Path) -> None:
-    """24 images at 5 a step: after 24 steps five whole epochs, 40 % of 24 is 9.6, settled 10."""
+def test_whole_epochs_have_the_requested_share(world: Path) -> None:
+    """24 images at 5 per step are five epochs after 24 steps; 40 % of 24 is rounded to 10."""
     counts = stream_view.count_sources(open_module().data, range(24))
     assert counts["instruct_eu"].num_samples == 5 * 10
     assert counts["instruct_eu"].expected == pytest.approx(5 * 9.6)
 
 
-def test_the_command_shows_a_step_and_its_images(
+def test_the_command_lists_a_step_and_writes_its_images(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = command(capsys, "--at", "5", "--sheet", "sheet.png")
@@ -164,7 +168,7 @@ def test_the_command_shows_a_step_and_its_images(
         assert len(colours) > 20
 
 
-def test_the_command_sums_up_a_stretch(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_sums_a_range_of_steps(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = command(capsys, "--range", "0:24", "--world-size", "2")
     assert code == 0, output
     counts = stream_view.count_sources(open_module().data, range(24))
@@ -176,7 +180,7 @@ def test_the_command_sums_up_a_stretch(world: Path, capsys: pytest.CaptureFixtur
     assert "step 0 of 60" not in output
 
 
-def test_a_sample_that_is_left_out_is_shown_with_its_reason(
+def test_a_skipped_sample_is_listed_with_its_reason(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = []
@@ -226,7 +230,7 @@ def test_a_sample_that_is_left_out_is_shown_with_its_reason(
         (["--range", "0:5", "--sheet", "a.png"], ["--sheet", "--at"]),
     ],
 )
-def test_a_wrong_word_is_named_with_its_fix(
+def test_invalid_arguments_are_reported_with_a_fix(
     world: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: list[str]
 ) -> None:
     code, output = command(capsys, *arguments)
@@ -237,7 +241,7 @@ def test_a_wrong_word_is_named_with_its_fix(
 
 
 @pytest.mark.parametrize("text", ["5", "5:5", "a:b", ":3"])
-def test_a_range_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_range_is_rejected(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         inspect_stream.build_parser().parse_args([*ARGUMENTS, "--range", text])
     assert f"'{text}' is not a range A:B" in capsys.readouterr().err

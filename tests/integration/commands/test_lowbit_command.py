@@ -56,8 +56,8 @@ def graph_of(root: str, levers: list[str]) -> Graph:
 
 
 @pytest.mark.parametrize("name", LEVERS)
-def test_a_stopped_run_is_asked_as_one_that_nobody_stopped(folder: Path, name: str) -> None:
-    """Bit for bit: weights, losses and answers."""
+def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, name: str) -> None:
+    """Weights, losses and answers are bit-identical."""
     arguments = ("--set", *LENGTH, *LEVERS[name])
     whole, stopped = Path(f"{name}-whole"), Path(f"{name}-stopped")
     code, output = worlds.run(folder, worlds.grid_arguments(whole.name, *arguments))
@@ -91,7 +91,7 @@ def test_a_stopped_run_is_asked_as_one_that_nobody_stopped(folder: Path, name: s
 
 
 def test_two_ranks_train_adapters_like_one(folder: Path) -> None:
-    """Without dropout: its noise is each rank's own."""
+    """Dropout is off, because every rank draws its own noise."""
     graph = graph_of("one", [*LORA, "instruct.tuning.dropout=0"])
     world = World(folder=folder, graph=graph)
     for kind in ("features", "align", "instruct"):
@@ -106,13 +106,15 @@ def test_two_ranks_train_adapters_like_one(folder: Path) -> None:
         (["tuning.kind=qlora", "compute.strategy=fsdp2"], "set strategy=ddp"),
     ],
 )
-def test_a_plan_refuses_what_a_training_would(folder: Path, levers: list[str], words: str) -> None:
+def test_a_plan_rejects_what_training_would_reject(
+    folder: Path, levers: list[str], words: str
+) -> None:
     del folder
     with pytest.raises(ConfigError, match=words):
         graph_of("dry", [f"instruct.{lever}" for lever in levers])
 
 
-def test_a_tuning_is_part_of_the_address_of_what_it_changes(folder: Path) -> None:
+def test_tuning_changes_only_the_addresses_it_affects(folder: Path) -> None:
     del folder
     plain, adapted = graph_of("a", []), graph_of("a", LORA)
     (cell,) = plain.cells

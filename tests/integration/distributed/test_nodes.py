@@ -32,10 +32,10 @@ _RENDEZVOUS = "join_timeout=60,last_call_timeout=2,keep_alive_interval=1,keep_al
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the grid as one process trains it, in `one`."""
+    """Build a world with the results of one process in `one`."""
     folder = worlds.build_world(tmp_path_factory.mktemp("world"))
-    code, told = worlds.run(folder, worlds.grid_arguments("one", *_SETTINGS))
-    assert code == 0, told
+    code, output = worlds.run(folder, worlds.grid_arguments("one", *_SETTINGS))
+    assert code == 0, output
     return folder
 
 
@@ -64,13 +64,13 @@ def _losses(world: Path, root: str) -> list[dict[int, float]]:
     ]
 
 
-def test_two_machines_train_as_one_process(world: Path, pair: tuple[Machine, Machine]) -> None:
-    """Stage 1 with every rank holding all (DDP), stage 2 sharded within a machine (HSDP)."""
+def test_two_nodes_train_like_one_process(world: Path, pair: tuple[Machine, Machine]) -> None:
+    """Stage 1 uses DDP; stage 2 is sharded within a node (HSDP)."""
     more = ("instruct.compute.strategy=hsdp",)
     commands = [_torchrun(machine, world, "two", *more) for machine in pair]
     for command in commands:
-        told, _ = command.communicate(timeout=240)
-        assert command.returncode == 0, told
+        output, _ = command.communicate(timeout=240)
+        assert command.returncode == 0, output
     for one, two in zip(_losses(world, "one"), _losses(world, "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
     for kind in ("align", "instruct"):
@@ -78,7 +78,7 @@ def test_two_machines_train_as_one_process(world: Path, pair: tuple[Machine, Mac
         assert "MEMBER: 4/4" in log
 
 
-def test_a_machine_is_cut_off_and_the_other_goes_on(
+def test_training_continues_when_a_node_is_cut_off(
     world: Path, pair: tuple[Machine, Machine]
 ) -> None:
     stays, goes = pair
@@ -91,8 +91,8 @@ def test_a_machine_is_cut_off_and_the_other_goes_on(
     _wait_for(lambda: not _trains(goes), _HUNG_S + 10)
     stopped_s = time.monotonic() - cut
     _wait_for(lambda: _status(world).attempts == 2, 180)
-    told, _ = commands[0].communicate(timeout=240)
-    assert commands[0].returncode == 0, told
+    output, _ = commands[0].communicate(timeout=240)
+    assert commands[0].returncode == 0, output
     assert stopped_s < _HUNG_S + 10
     assert 40 <= at < 119, "it was cut off in the middle"
     status = _status(world)
@@ -109,10 +109,10 @@ def test_a_machine_is_cut_off_and_the_other_goes_on(
 
 
 @pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here")
-def test_a_slurm_job_over_two_machines(
+def test_a_slurm_job_on_two_nodes(
     world: Path, pair: tuple[Machine, Machine], tmp_path: Path
 ) -> None:
-    """Two processes on each, told to stop in the middle by a job of higher priority."""
+    """A job with two processes per node is preempted by a job of higher priority."""
     with slurm_cluster.cluster(tmp_path, pair) as cluster:
         environment = worlds.environment() | {
             "GLOO_SOCKET_IFNAME": "eth0", "SLURM_CONF": cluster["SLURM_CONF"]
@@ -150,9 +150,9 @@ def test_a_slurm_job_over_two_machines(
 
 
 def _pending(environment: dict[str, str]) -> list[str]:
-    told = subprocess.run(["squeue", "-h", "-p", "low", "-t", "PENDING", "-o", "%i"],
+    done = subprocess.run(["squeue", "-h", "-p", "low", "-t", "PENDING", "-o", "%i"],
                           env=environment, capture_output=True, text=True, check=False)  # fmt: skip
-    return told.stdout.split()
+    return done.stdout.split()
 
 
 def _status(world: Path) -> Any:
@@ -165,7 +165,7 @@ def _last_step(folder: Path) -> int:
 
 
 def _trains(machine: Machine) -> list[int]:
-    """Processes there that are ranks of a training."""
+    """Return the processes on a node that are ranks of a training."""
     found = []
     for process in processes_on(machine):
         try:

@@ -18,7 +18,7 @@ NUM_KILLS = 5
 
 
 def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
-    """Write FSDP2 (and other levers) into the spec of a stage that is ready to run."""
+    """Write FSDP2 and other settings into the spec of a prepared stage."""
     from core.config import dump_config, load_config
     from pipeline.stages.registry import stage_class
 
@@ -59,8 +59,8 @@ def test_sharded_ranks_train_like_one(
     check_same(world, kind, folder)
 
 
-def test_two_ranks_then_one_then_two_are_one_run(world: World) -> None:  # noqa: F811
-    """The same global batches, and losses and weights equal to rounding."""
+def test_a_run_resumes_with_another_number_of_ranks(world: World) -> None:  # noqa: F811
+    """The global batches are the same; losses and weights agree up to rounding."""
     reached = 0
     for devices in (2, 1):
         folder = shard_it(prepare(world, "instruct", root="resharded", devices=devices))
@@ -129,7 +129,7 @@ def test_a_damaged_file_of_any_rank_costs_one_interval(
 def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(
     world: World,  # noqa: F811
 ) -> None:
-    """A checkpoint after every step: most of the time goes into saving."""
+    """With a checkpoint after every step, most of the time is spent saving."""
     rng, kept, num_kills = random.Random(11), 0, 0
     while True:
         folder = shard_it(

@@ -1,4 +1,4 @@
-"""A grid on a real SLURM, preempted, killed and left alone: as if nothing had happened."""
+"""A grid on a real SLURM ends with identical results although jobs are preempted and killed."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ pytestmark = [
 ]
 _PREEMPTIONS = 20
 _MOST_STEPS = 60
-"""Trained between two preemptions: 20 times that is a quarter of the 4,800 steps of the grid."""
+"""Steps between two preemptions; 20 times that is a quarter of the grid's 4,800 steps."""
 _OFTEN = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
           "instruct.text_only.text")  # fmt: skip
 _LONG = ("--set", "align.num_steps=1600", "instruct.num_steps=1600",
@@ -71,7 +71,7 @@ def _slurm(environment: dict[str, str], *arguments: str) -> str:
 
 
 def _results(root: Path) -> dict[str, dict[str, str]]:
-    """Stage run -> sha256 of every file of its result that its address determines."""
+    """Return the hashes of the result files of every training stage."""
     found = {}
     for path in sorted((root / "store").glob("*/*/result/complete.json")):
         kind = path.parents[2].name
@@ -81,7 +81,7 @@ def _results(root: Path) -> dict[str, dict[str, str]]:
 
 
 def _runs(root: Path) -> Counter[str]:
-    """MLflow runs by the stage run they are of."""
+    """Return the number of MLflow runs of every stage run."""
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiments = [one.experiment_id for one in client.search_experiments()]
     runs = client.search_runs(experiments)
@@ -90,15 +90,15 @@ def _runs(root: Path) -> Counter[str]:
 
 
 class _Trouble:
-    """Preempts, kills, and lets requeued jobs start at once (SLURM would wait two minutes)."""
+    """Preempts and kills jobs, and starts requeued ones at once instead of after two minutes."""
 
     def __init__(self, environment: dict[str, str], root: Path) -> None:
         self.environment, self.root, self.chance = environment, root, random.Random(3)
         self.preempted = self.killed = 0
 
     def jobs(self, state: str) -> list[str]:
-        told = _slurm(self.environment, "squeue", "-h", "-p", "low", "-t", state, "-o", "%i")
-        return told.split()
+        output = _slurm(self.environment, "squeue", "-h", "-p", "low", "-t", state, "-o", "%i")
+        return output.split()
 
     def tick(self) -> None:
         time.sleep(0.3)
@@ -109,7 +109,7 @@ class _Trouble:
             return
         self._let_work()
         training = self._training()
-        for pid in training:  # on a fast machine many steps pass until SLURM heeds a new job
+        for pid in training:  # on a fast node many steps pass until SLURM schedules a new job
             os.kill(pid, signal.SIGSTOP)
         try:
             self._disturb(running, training)
@@ -127,7 +127,7 @@ class _Trouble:
             self._count(running)
 
     def _let_work(self) -> None:
-        """Some seconds of the start, or some steps: on any machine much is left to preempt."""
+        """Wait some seconds or some steps, so that much is left to preempt on any machine."""
         if self.chance.random() < 1 / 2:
             time.sleep(self.chance.uniform(0.2, 4.0))
             return
@@ -137,13 +137,13 @@ class _Trouble:
             time.sleep(0.1)
 
     def _steps(self) -> int:
-        """Steps that the training stages have logged, together."""
+        """Return the number of steps that all training stages have logged."""
         found = [lines[-1]["step"] for path in self.root.glob("store/*/*/metrics.jsonl")
                  if (lines := read_jsonl(path))]  # fmt: skip
         return sum(found)
 
     def _count(self, running: list[str]) -> None:
-        """Wait until what ran is queued again, or was done before SLURM came to it."""
+        """Wait until the running jobs are requeued or finished."""
         end = time.monotonic() + 40
         while time.monotonic() < end:
             if not set(running) & set(self.jobs("RUNNING,COMPLETING")):
@@ -152,13 +152,13 @@ class _Trouble:
         self.preempted += len(set(running) & set(self.jobs("PENDING")))
 
     def _kill(self, training: list[int]) -> int:
-        """SIGKILL to a stage run in the middle of its work."""
+        """Kill a running stage with SIGKILL."""
         for pid in training[:1]:
             os.kill(pid, signal.SIGKILL)
         return len(training[:1])
 
     def _training(self) -> list[int]:
-        """Processes of the jobs' stage runs."""
+        """Return the processes of running stages."""
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
@@ -170,12 +170,12 @@ class _Trouble:
 
 
 @pytest.mark.timeout(1800)
-def test_a_grid_in_trouble_ends_as_the_undisturbed_one(
+def test_a_preempted_grid_ends_with_the_results_of_an_undisturbed_one(
     world: Path, environment: dict[str, str]
 ) -> None:
     calm = _start(world, "calm", environment)
-    told, _ = calm.communicate(timeout=600)
-    assert calm.returncode == 0, told
+    output, _ = calm.communicate(timeout=600)
+    assert calm.returncode == 0, output
     trouble = _Trouble(environment, world / "stormy")
     command = _start(world, "stormy", environment, *_SLURM)
     closed, begin = 0, time.monotonic()
@@ -183,13 +183,13 @@ def test_a_grid_in_trouble_ends_as_the_undisturbed_one(
         trouble.tick()
         if closed < 2 and trouble.preempted >= (closed + 1) * _PREEMPTIONS // 3:
             command.send_signal(signal.SIGTERM)
-            told, _ = command.communicate(timeout=60)
-            assert command.returncode == EXIT_PREEMPTED, told
-            assert "the jobs continue in SLURM" in " ".join(told.split())
+            output, _ = command.communicate(timeout=60)
+            assert command.returncode == EXIT_PREEMPTED, output
+            assert "the jobs continue in SLURM" in " ".join(output.split())
             closed += 1
             command = _start(world, "stormy", environment, *_SLURM)
-    told, _ = command.communicate(timeout=60)
-    assert command.returncode == 0, told
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, output
     assert trouble.preempted >= _PREEMPTIONS
     assert (trouble.killed, closed) == (1, 2)
     calm_results, stormy_results = (_results(world / name) for name in ("calm", "stormy"))
@@ -211,17 +211,17 @@ def test_status_and_cancel(world: Path, environment: dict[str, str]) -> None:
     command.send_signal(signal.SIGTERM)
     command.communicate(timeout=60)
     asked = _start(world, "short", environment, *_SLURM, "--status")
-    told, _ = asked.communicate(timeout=120)
-    assert asked.returncode == 0, told
-    assert "PENDING" in told or "RUNNING" in told
+    output, _ = asked.communicate(timeout=120)
+    assert asked.returncode == 0, output
+    assert "PENDING" in output or "RUNNING" in output
     ended = _start(world, "short", environment, *_SLURM, "--cancel")
-    told, _ = ended.communicate(timeout=120)
-    assert re.search(r"[1-9]\d* jobs cancelled", told), told
+    output, _ = ended.communicate(timeout=120)
+    assert re.search(r"[1-9]\d* jobs cancelled", output), output
     for _ in range(100):
         if not _slurm(environment, "squeue", "-h", "-p", "low").strip():
             return
         time.sleep(0.3)
-    pytest.fail("jobs are left in the queue")
+    pytest.fail("jobs remain in the queue")
 
 
 def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +241,8 @@ def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> N
         load_slurm([], TrainerConfig())
 
 
-def test_data_are_prepared_by_job_arrays(tmp_path: Path, environment: dict[str, str]) -> None:
-    """The same bytes as on this machine alone."""
+def test_data_is_prepared_by_job_arrays(tmp_path: Path, environment: dict[str, str]) -> None:
+    """The files are byte-identical to those of a local run."""
     turns = (("user", "Galdera {}?"), ("assistant", "Erantzuna {}."))
     rows = [{"c": [{"role": role, "content": text.format(n)} for role, text in turns]}
             for n in range(50)]  # fmt: skip

@@ -46,7 +46,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose features are there and whose stages were trained by one rank, in `one`."""
+    """Build a world with features and the results of one rank in `one`."""
     folder = worlds.build_world(tmp_path_factory.mktemp("world"))
     steps = [f"{stage}.num_steps={NUM_STEPS}" for stage in ("align", "instruct")]
     arguments = worlds.grid_arguments("one", "--set", *steps)
@@ -106,8 +106,8 @@ def test_two_ranks_train_like_one(world: World, kind: str) -> None:
     check_same(world, kind, train(world, kind, root="two", devices=2))
 
 
-def test_two_ranks_stop_together_and_one_goes_on(world: World) -> None:
-    """SIGTERM to one rank saves on both; the next attempt may have another number of ranks."""
+def test_two_ranks_stop_together_and_one_resumes(world: World) -> None:
+    """SIGTERM to one rank saves on both; the next attempt has another number of ranks."""
     folder = prepare(world, "instruct", root="stopped", devices=2)
     process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
     worlds.wait_for_step(folder.path, 3, is_alive=lambda: process.poll() is None, since=0.0)

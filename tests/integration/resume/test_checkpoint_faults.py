@@ -43,7 +43,7 @@ REPO = Path(__file__).parents[3]
 
 
 def save_files(folder: Path, step: int, *, is_sharded: bool) -> Path:
-    """A sealed checkpoint with content of its own."""
+    """Write a sealed checkpoint with unique content."""
     names = [f"checkpoint.ckpt/{name}" for name in SHARDS] if is_sharded else ["checkpoint.ckpt"]
     temporary, final = folder / f".step={step:08d}.tmp", folder / f"step={step:08d}"
     for name in names:
@@ -77,7 +77,7 @@ def grow(path: Path, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("is_sharded", [False, True])
 @pytest.mark.parametrize("damage", [truncate, flip, remove, grow])
-def test_damage_of_any_file_is_seen(
+def test_damage_of_any_file_is_detected(
     tmp_path: Path,
     damage: Callable[[Path, random.Random], None],
     caplog: pytest.LogCaptureFixture,
@@ -109,7 +109,7 @@ def slow_save(seconds: float) -> Callable[..., None]:
 
 
 def full_disk(after_bytes: int, failures: list[int]) -> Callable[..., None]:
-    """A `torch.save` that finds the disk full after some bytes, while `failures` lasts."""
+    """Return a `torch.save` that fails with a full disk as long as `failures` is not empty."""
     real = torch.save
 
     def save(state: Any, path: Path) -> None:
@@ -123,7 +123,7 @@ def full_disk(after_bytes: int, failures: list[int]) -> Callable[..., None]:
 
 
 def test_a_real_size_limit_keeps_the_checkpoint_before(tmp_path: Path) -> None:
-    """The kernel itself refuses the bytes (RLIMIT_FSIZE), and nothing aborts in torch."""
+    """The kernel rejects the bytes (RLIMIT_FSIZE), and torch does not abort."""
     fit(tmp_path, num_steps=2, every=2)
 
     def limit() -> None:
@@ -144,7 +144,7 @@ def test_a_real_size_limit_keeps_the_checkpoint_before(tmp_path: Path) -> None:
 
 
 class _Unmount(Callback):
-    """Takes the storage away before a step."""
+    """Removes the storage before a step."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder, self.step = folder, step
@@ -154,7 +154,7 @@ class _Unmount(Callback):
             self.folder.rename(self.folder.with_name("away"))
 
 
-def test_lost_storage_is_told_and_not_written_beside(tmp_path: Path) -> None:
+def test_lost_storage_is_reported_and_nothing_is_written_elsewhere(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     with pytest.raises(CheckpointError, match=r"3 consecutive checkpoints.*repair the storage"):
         fit(folder, num_steps=20, every=2, extra=[_Unmount(folder, 3)])
@@ -164,7 +164,7 @@ def test_lost_storage_is_told_and_not_written_beside(tmp_path: Path) -> None:
     assert saved.step == 2
 
 
-def test_a_fault_that_is_not_the_storage_ends_the_training_at_once(
+def test_an_error_other_than_storage_ends_training_immediately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any) -> None:
@@ -187,7 +187,7 @@ def test_a_stop_saves_even_while_a_save_is_in_flight(
     assert saved.step == 3
 
 
-def test_a_stop_with_a_full_disk_says_what_is_saved(
+def test_a_stop_with_a_full_disk_reports_the_saved_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = AtomicCheckpoint(tmp_path, cadence=EverySteps(2))
@@ -222,7 +222,7 @@ def fit_with(
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
-    """A child trains and saves all the time; what it reported complete is never lost."""
+    """A child process saves continuously; a checkpoint it reported is never lost."""
     rng, reported = random.Random(5), 0
     for attempt in range(NUM_KILLS):
         log = tmp_path / f"log{attempt}"
@@ -250,8 +250,8 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
         assert torch.load(saved.path, weights_only=True)["global_step"] == saved.step
 
 
-def test_lightning_does_not_requeue_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its handler saves inside a signal handler; ours exits 143 and the launcher requeues."""
+def test_lightning_does_not_requeue_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would save inside a signal handler; ours exits 143 and the job is requeued."""
     monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
     assert isinstance(builders._cluster(), LightningEnvironment)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")

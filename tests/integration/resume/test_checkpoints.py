@@ -18,7 +18,7 @@ NUM_STEPS, EVERY_N_STEPS = 7, 2
 
 
 class Walk(lightning.LightningModule):
-    """The smallest training there is."""
+    """A minimal training module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def train(folder: Path, *, num_steps: int = NUM_STEPS, keep: int = 2, **settings
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Checkpoints of steps 4 and 6."""
+    """Return a folder with checkpoints of steps 4 and 6."""
     train(tmp_path / "checkpoints")
     return tmp_path / "checkpoints"
 
@@ -84,7 +84,7 @@ def _remove_state(newest: Path) -> None:
 DAMAGES = (_flip_bit, _truncate, _unseal, _break_seal, _empty_seal, _remove_state)
 
 
-def test_the_newest_whole_checkpoint_is_found(folder: Path) -> None:
+def test_the_newest_complete_checkpoint_is_found(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["step=00000004", "step=00000006"]
     saved = latest_checkpoint(folder)
     assert saved is not None
@@ -93,7 +93,7 @@ def test_the_newest_whole_checkpoint_is_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     folder: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folder / "step=00000006")
@@ -105,14 +105,14 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert (folder / "step=00000006").exists(), "evidence stays"
 
 
-def test_nothing_whole_is_a_start_from_the_beginning(folder: Path, tmp_path: Path) -> None:
+def test_training_restarts_without_a_complete_checkpoint(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         _truncate(path)
     assert latest_checkpoint(folder) is None
     assert latest_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_leftovers_of_a_torn_save_do_not_matter(folder: Path) -> None:
+def test_files_of_an_incomplete_save_are_ignored(folder: Path) -> None:
     torn = folder / ".step=00000008.tmp"
     torn.mkdir()
     (torn / "checkpoint.ckpt").write_bytes(b"half")
@@ -130,7 +130,7 @@ def test_leftovers_of_a_torn_save_do_not_matter(folder: Path) -> None:
 def test_a_damaged_checkpoint_does_not_block_its_own_step(
     folder: Path, damage: Callable[[Path], None]
 ) -> None:
-    """The resumed run takes that step again and must be able to save it."""
+    """The resumed run repeats that step and must be able to save it."""
     damage(folder / "step=00000006")
     train(folder)
     saved = latest_checkpoint(folder)
@@ -145,13 +145,13 @@ def test_the_last_few_are_kept(tmp_path: Path, keep: int) -> None:
     assert steps == [10, 8, 6][:keep][::-1]
 
 
-def test_an_interval_of_zero_is_refused(tmp_path: Path) -> None:
+def test_an_interval_of_zero_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="interval 0"):
         AtomicCheckpoint(tmp_path, cadence=EverySteps(0))
 
 
-def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(folder: Path) -> None:
-    """Both kept checkpoints are damaged: the run starts again, and its first save must stay."""
+def test_a_damaged_later_checkpoint_does_not_replace_a_new_one(folder: Path) -> None:
+    """With two damaged checkpoints the run restarts, and its first save must be kept."""
     for step in (4, 6):
         _truncate(folder / f"step={step:08d}")
     train(folder, num_steps=2)
@@ -167,8 +167,8 @@ def test_milestones_stay(tmp_path: Path) -> None:
     assert steps == [4, 8, 12, 14]
 
 
-def test_a_state_written_beside_the_training_is_that_of_its_step(tmp_path: Path) -> None:
-    """The parameters go on changing while the thread writes; the copy does not."""
+def test_a_state_saved_in_the_background_is_that_of_its_step(tmp_path: Path) -> None:
+    """Parameters change while the thread writes; the copy does not."""
     for name, size in (("at_once", 1 << 30), ("beside", 0)):
         train(tmp_path / name, keep=3, background_above_bytes=size)
     for step in (2, 4, 6):
@@ -182,7 +182,7 @@ def test_a_state_written_beside_the_training_is_that_of_its_step(tmp_path: Path)
 
 
 @pytest.mark.parametrize("size", [0, 1 << 30])
-def test_a_full_disk_costs_nothing_that_was_saved(
+def test_a_full_disk_loses_no_saved_checkpoint(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(tmp_path, num_steps=4, background_above_bytes=size)
@@ -204,7 +204,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
     assert saved.step == 8
 
 
-def test_the_third_failure_in_a_row_is_fatal_and_keeps_the_old(
+def test_the_third_consecutive_failure_is_fatal_and_keeps_old_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path, num_steps=4)
@@ -221,7 +221,7 @@ def test_the_third_failure_in_a_row_is_fatal_and_keeps_the_old(
 
 
 def _sharded(folder: Path) -> Path:
-    """What a state of two ranks looks like."""
+    """Write the files of a two-rank state."""
     state = folder / "step=00000006" / "checkpoint.ckpt"
     state.mkdir(parents=True)
     for name in (".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"):

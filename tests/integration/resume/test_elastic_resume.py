@@ -41,7 +41,7 @@ Outcome = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the command left what the ranks consumed."""
+    """Return the folder with the samples that each rank consumed."""
     out = tmp_path_factory.mktemp("elastic") / "out"
     arguments = ("--pairs", str(NUM_PAIRS), "--seed", "3", "--out", str(out))
     process = worlds.start(worlds.REPOSITORY, *arguments, module="benchmarks.elastic")
@@ -56,7 +56,7 @@ def outcomes(folder: Path) -> list[Outcome]:
     return found
 
 
-def test_every_topology_was_killed_and_nothing_changed(outcomes: list[Outcome]) -> None:
+def test_killing_every_topology_changes_nothing(outcomes: list[Outcome]) -> None:
     pairs = [pair for outcome in outcomes for pair in outcome["pairs"]]
     assert sorted(pair["topology"] for pair in pairs) == sorted(map(str, TOPOLOGIES))
     assert all(pair["topology"] != pair["continued_on"] for pair in pairs)
@@ -65,7 +65,7 @@ def test_every_topology_was_killed_and_nothing_changed(outcomes: list[Outcome]) 
         assert outcome["num_compared"] >= NUM_STEPS
 
 
-def test_a_kill_costs_at_most_the_steps_since_the_checkpoint(outcomes: list[Outcome]) -> None:
+def test_a_kill_loses_at_most_the_steps_since_the_checkpoint(outcomes: list[Outcome]) -> None:
     pairs = [pair for outcome in outcomes for pair in outcome["pairs"]]
     lost = [pair["num_consumed"] - pair["resumed_at"] for pair in pairs]
     # All of them when the kill comes between a step and its checkpoint.
@@ -73,8 +73,8 @@ def test_a_kill_costs_at_most_the_steps_since_the_checkpoint(outcomes: list[Outc
     assert any(pair["resumed_at"] > 0 for pair in pairs)
 
 
-def test_shards_behind_a_server_change_nothing(tmp_path: Path) -> None:
-    """Killed while it fetches, too: the cache is smaller than what is read at a time."""
+def test_remote_shards_change_nothing(tmp_path: Path) -> None:
+    """Kills also hit downloads, because the cache is smaller than the data of a step."""
     arguments = ("--pairs", "6", "--seed", "4", "--remote", "--out", str(tmp_path / "out"))
     process = worlds.start(worlds.REPOSITORY, *arguments, module="benchmarks.elastic")
     code, output = worlds.finish(process, timeout_s=TIMEOUT_S)
@@ -85,7 +85,7 @@ def test_shards_behind_a_server_change_nothing(tmp_path: Path) -> None:
 
 
 def attempts_of_first_run(folder: Path, outcomes: list[Outcome]) -> list[Attempt]:
-    """The attempts of the first run, as the command saw them."""
+    """Return the attempts of the first run."""
     attempts = []
     for raw in outcomes[0]["attempts"]:
         topology = Topology(**raw["job"]["topology"])
@@ -138,13 +138,13 @@ def _add_a_micro_batch(lines: list[dict[str, Any]]) -> None:
         (_add_a_micro_batch, "different numbers of micro-batches"),
     ],
 )
-def test_the_judge_finds_what_is_wrong(
+def test_the_checker_detects_every_defect(
     tmp_path: Path,
     folder: Path,
     tamper: Callable[[list[dict[str, Any]]], None],
     message: str,
 ) -> None:
-    """On a run by two ranks, made of the undisturbed one: rank 1 adds nothing of its own."""
+    """The run of two ranks is derived from the undisturbed one; rank 1 adds no samples."""
     reference = reference_of(folder)
     record = folder / "undisturbed-0" / "attempt-0-rank-0.jsonl"
     lines = [json.loads(line) for line in record.read_text().splitlines()]
@@ -172,14 +172,14 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_the_judge_wants_every_step_once(folder: Path, outcomes: list[Outcome]) -> None:
+def test_the_checker_requires_every_step_once(folder: Path, outcomes: list[Outcome]) -> None:
     attempts, reference = attempts_of_first_run(folder, outcomes), reference_of(folder)
     assert differences(attempts, reference)[0] == []
     found, _ = differences(attempts[:-1], reference)
     assert any("the attempts count the steps" in line for line in found)
 
 
-def test_the_undisturbed_run_has_every_sample_once_an_epoch(folder: Path) -> None:
+def test_the_undisturbed_run_reads_every_sample_once_per_epoch(folder: Path) -> None:
     reference = reference_of(folder)
     assert epoch_faults(reference) == []
     num_bad = sum(ref[3] == 0 for batch in reference.values() for ref in batch)
@@ -191,7 +191,7 @@ def test_the_undisturbed_run_has_every_sample_once_an_epoch(folder: Path) -> Non
     assert epoch_faults(reference)
 
 
-def test_topologies_come_in_turn() -> None:
+def test_topologies_alternate() -> None:
     topologies = endless_topologies(random.Random("turns"))
     drawn = [next(topologies) for _ in range(20 * NUM_PAIRS)]
     assert all(one != other for one, other in itertools.pairwise(drawn))

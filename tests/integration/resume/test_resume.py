@@ -79,7 +79,7 @@ def weights(root: Path, kind: str) -> bytes:
 
 
 def prepare(reference: Reference, kind: str, root: Path) -> StageFolder:
-    """A store in which everything before a stage is done, and the stage ready to start."""
+    """Prepare a store in which the inputs of a stage are done and the stage can start."""
     (node,) = (node for node in reference.graph.nodes.values() if node.kind == kind)
     for upstream in node.inputs.values():
         place = Path("store", upstream.kind, upstream.address)
@@ -110,7 +110,7 @@ def wait_for_end(process: launch._Process, timeout_s: float = 120.0) -> int:
 
 
 def kill_plan(seed: str) -> list[tuple[signal.Signals, int, float]]:
-    """Signals in random order, each with a later step and a moment within the step."""
+    """Return signals in random order, each with a later step and a moment within the step."""
     rng = random.Random(seed)
     signals = [signal.SIGTERM, signal.SIGKILL] * KILLS_PER_SIGNAL
     rng.shuffle(signals)
@@ -121,7 +121,7 @@ def kill_plan(seed: str) -> list[tuple[signal.Signals, int, float]]:
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_a_killed_stage_ends_with_the_same_bits(
+def test_a_killed_stage_resumes_to_identical_bits(
     reference: Reference, kind: str, tmp_path: Path
 ) -> None:
     folder = prepare(reference, kind, tmp_path)
@@ -155,10 +155,10 @@ def test_a_killed_stage_ends_with_the_same_bits(
     assert not folder.checkpoints.exists()
 
 
-def test_a_stopped_evaluation_asks_only_what_is_missing(
+def test_a_stopped_evaluation_resumes_with_the_missing_questions(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the files of an undisturbed one, byte for byte."""
+    """Its files are byte-identical to those of an undisturbed evaluation."""
     flag, asked, generate = StopFlag(), list[int](), VisionLanguageModel.generate
 
     def watched(self: VisionLanguageModel, prompts: Sequence[Any], *more: Any, **named: Any) -> Any:
@@ -195,10 +195,10 @@ def test_a_stopped_evaluation_asks_only_what_is_missing(
     assert files["stopped"] == files["calm"]
 
 
-def test_a_stage_killed_before_it_could_say_done_is_settled(
+def test_the_status_of_a_stage_killed_after_its_rename_is_completed(
     reference: Reference, tmp_path: Path
 ) -> None:
-    """The result is there and the status says running: what a kill after the rename leaves."""
+    """A kill after the rename leaves a result and the status `running`."""
     root = tmp_path / "copy"
     shutil.copytree(reference.root / "store", root / "store")
     folder = StageFolder(worlds.stage_folder(root, "align"))
@@ -219,7 +219,7 @@ def start_worker_in(folder: StageFolder, root: Path) -> tuple[launch._Process, i
 
 
 def finished_stages(root: Path) -> dict[str, tuple[int, float]]:
-    """Kind -> attempts and time of the result, of the stages that are done."""
+    """Return the attempts and the time of the result of every finished stage, by kind."""
     found = {}
     for path in (root / "store").glob("*/*"):
         folder = StageFolder(path)
@@ -229,7 +229,7 @@ def finished_stages(root: Path) -> dict[str, tuple[int, float]]:
 
 
 def mlflow_runs(root: Path) -> set[tuple[str, str]]:
-    """Run ids and names in the local MLflow store, deleted ones too."""
+    """Return the ids and names of all runs in the local MLflow store, including deleted ones."""
     with sqlite3.connect(root / "mlflow.db") as database:
         return set(database.execute("select run_uuid, name from runs"))
 
@@ -246,7 +246,7 @@ def wait_for_stage(root: Path, kind: str, process: worlds.Process, *, step: int)
 
 
 def lose_the_machine(world: Path, root: Path, arguments: Sequence[str]) -> None:
-    """SIGKILL to the command and all its processes while stage 1 trains."""
+    """Kill the command and all its processes with SIGKILL while stage 1 trains."""
     process = worlds.start(world, *arguments)
     wait_for_stage(root, "align", process, step=10)
     worlds.kill_group(process)
@@ -254,7 +254,7 @@ def lose_the_machine(world: Path, root: Path, arguments: Sequence[str]) -> None:
 
 
 def lose_the_command(world: Path, root: Path, arguments: Sequence[str]) -> None:
-    """SIGKILL to the command alone: its worker notices, saves and goes."""
+    """Kill the command alone with SIGKILL: its worker notices, saves and exits."""
     process = worlds.start(world, *arguments)
     wait_for_stage(root, "instruct", process, step=5)
     process.kill()
@@ -269,7 +269,7 @@ def lose_the_command(world: Path, root: Path, arguments: Sequence[str]) -> None:
 
 
 def stop_politely(world: Path, root: Path, arguments: Sequence[str]) -> None:
-    """SIGTERM to the command, which passes it on."""
+    """Stop the command with SIGTERM, which it forwards to its worker."""
     process = worlds.start(world, *arguments)
     instruct = StageFolder(worlds.stage_folder(root, "instruct"))
     taken = max(worlds.series(instruct.path))
@@ -287,7 +287,7 @@ def check_nothing_lost(folder: StageFolder) -> None:
     assert saved.step == max(worlds.series(folder.path)) + 1
 
 
-def test_the_command_continues_after_any_kill(reference: Reference) -> None:
+def test_the_command_resumes_after_any_kill(reference: Reference) -> None:
     world, root, arguments = (
         reference.world,
         Path("killed"),
@@ -326,7 +326,7 @@ def test_the_command_continues_after_any_kill(reference: Reference) -> None:
 
 
 def check_points_are_unique(root: Path) -> None:
-    """No metric of a run has two values at one step, in MLflow as on disk."""
+    """Assert that no metric of a run has two values at one step, in MLflow and on disk."""
     with sqlite3.connect(root / "mlflow.db") as database:
         query = "select run_uuid, key, step from metrics where key = 'train/loss'"
         points = database.execute(query).fetchall()
@@ -334,7 +334,7 @@ def check_points_are_unique(root: Path) -> None:
     assert len(set(points)) == len(points)
 
 
-def test_a_finished_grid_is_left_alone(reference: Reference) -> None:
+def test_a_finished_grid_is_not_rerun(reference: Reference) -> None:
     before, runs = finished_stages(reference.root), mlflow_runs(reference.root)
     code, output = worlds.run(reference.world, worlds.grid_arguments("ref", *LENGTH))
     assert code == 0, output
@@ -342,8 +342,8 @@ def test_a_finished_grid_is_left_alone(reference: Reference) -> None:
     assert mlflow_runs(reference.root) == runs
 
 
-def test_loader_workers_change_nothing(reference: Reference) -> None:
-    """Through the launcher's fork server, from which workers are forked once more."""
+def test_dataloader_workers_change_nothing(reference: Reference) -> None:
+    """DataLoader workers are forked from a stage run that was forked from the server."""
     arguments = worlds.grid_arguments("workers", *LENGTH, "trainer.num_workers=2")
     code, output = worlds.run(reference.world, arguments)
     assert code == 0, output

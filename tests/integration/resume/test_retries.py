@@ -1,4 +1,4 @@
-"""What the command does by itself when a stage run fails, and what it leaves to people."""
+"""Failures of stage runs that the command retries, and failures that it reports."""
 
 import contextlib
 import dataclasses
@@ -32,7 +32,7 @@ def _status(world: Path, root: str, kind: str = "instruct") -> Status:
 
 
 def _worker_of(folder: Path) -> int | None:
-    """The process that has a stage run's log open for its output."""
+    """Return the process that writes to the log of a stage run."""
     for path in Path("/proc").glob("[0-9]*/fd/1"):
         try:
             if path.readlink() == folder / "log.txt":
@@ -43,7 +43,7 @@ def _worker_of(folder: Path) -> int | None:
 
 
 def _meanwhile(world: Path, root: str, number: int, act: Callable[[int], Any]) -> threading.Thread:
-    """Act on the process of stage 2 each time that it has got further, so many times."""
+    """Act on the process of stage 2 a number of times, each time after some progress."""
 
     def watch() -> None:
         since = time.time()
@@ -61,17 +61,17 @@ def _meanwhile(world: Path, root: str, number: int, act: Callable[[int], Any]) -
     return thread
 
 
-def test_a_killed_process_goes_on_by_itself(world: Path) -> None:
-    """With losses and weights of an undisturbed run, in one command."""
+def test_a_killed_process_is_retried(world: Path) -> None:
+    """One command ends with the losses and weights of an undisturbed run."""
     root, steps = "killed", "instruct.num_steps=400"
     many = [f"instruct.{name}.max_epochs=999" for name in
             ("visual.conversations", "text_only.chat", "text_only.text")]  # fmt: skip
-    code, told = worlds.run(world, worlds.grid_arguments("calm", *_SHORT, steps, *many))
-    assert code == 0, told
+    code, output = worlds.run(world, worlds.grid_arguments("calm", *_SHORT, steps, *many))
+    assert code == 0, output
     thread = _meanwhile(world, root, 2, lambda worker: os.kill(worker, signal.SIGKILL))
-    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, steps, *many))
+    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, steps, *many))
     thread.join(10)
-    assert code == 0, told
+    assert code == 0, output
     status = _status(world, root)
     assert [failure.fault for failure in status.failures] == [Fault.DIED] * 2
     assert (status.state, status.attempts) == (State.DONE, 3)
@@ -84,8 +84,8 @@ def test_a_killed_process_goes_on_by_itself(world: Path) -> None:
     assert "tried again" in report
 
 
-def test_a_hang_is_ended_and_told(world: Path) -> None:
-    """A disk that no longer answers: a pipe that nobody reads, in the place of a file."""
+def test_a_hang_is_ended_and_reported(world: Path) -> None:
+    """A pipe without a reader in place of a file acts like a disk that no longer answers."""
     root = "hung"
 
     def block(worker: int) -> None:
@@ -102,9 +102,9 @@ def test_a_hang_is_ended_and_told(world: Path) -> None:
     more = ("instruct.num_steps=400", "trainer.hung_after_s=2", "trainer.retries=1",
             *(f"instruct.{name}.max_epochs=999" for name in
               ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
-    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
     thread.join(10)
-    assert code == 0, told
+    assert code == 0, output
     (failure,) = _status(world, root).failures
     assert failure.fault is Fault.HUNG
     log = (worlds.stage_folder(world / root, "instruct") / "log.txt").read_text()
@@ -112,15 +112,15 @@ def test_a_hang_is_ended_and_told(world: Path) -> None:
     assert "in write_progress" in log
 
 
-def test_a_loss_that_is_no_number_is_tried_once_and_told(world: Path) -> None:
+def test_a_non_finite_loss_is_retried_once_and_reported(world: Path) -> None:
     root = "nan"
     more = (
         "instruct.optim.lr=1e30",
         "instruct.optim.grad_clip=0",
         "instruct.optim.warmup_fraction=0",
     )
-    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
-    assert code == 1, told
+    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    assert code == 1, output
     status = _status(world, root)
     assert [failure.fault for failure in status.failures] == [Fault.NOT_FINITE] * 2
     assert [failure.final for failure in status.failures] == [False, True]
@@ -132,16 +132,16 @@ def test_a_loss_that_is_no_number_is_tried_once_and_told(world: Path) -> None:
     assert "given up" in report
 
 
-def test_a_given_up_run_is_tried_by_the_next_command(world: Path) -> None:
+def test_an_abandoned_run_is_retried_by_the_next_command(world: Path) -> None:
     root = "again"
     gone = ("trainer.retries=0", "instruct.num_steps=400",
             *(f"instruct.{name}.max_epochs=999" for name in
               ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
     thread = _meanwhile(world, root, 1, lambda worker: os.kill(worker, signal.SIGKILL))
-    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
     thread.join(10)
-    assert code == 1, told
+    assert code == 1, output
     assert [failure.final for failure in _status(world, root).failures] == [True]
-    code, told = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
-    assert code == 0, told
+    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    assert code == 0, output
     assert dataclasses.asdict(_status(world, root))["state"] == State.DONE

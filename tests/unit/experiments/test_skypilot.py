@@ -1,4 +1,4 @@
-"""SkyPilot tasks: what they hold, what is refused, and SkyPilot's own opinion where it is here."""
+"""SkyPilot tasks: their content, rejected requests, and a check by SkyPilot if installed."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def _write(tmp_path: Path, *more: str) -> Path:
     return out
 
 
-def test_a_task(tmp_path: Path) -> None:
+def test_a_task_has_the_resources_mounts_and_command(tmp_path: Path) -> None:
     more = ("--only", "share20", "--seeds", "2", "--set", "trainer.checkpoint_every_n_steps=0")
     task = yaml.safe_load(_write(tmp_path, *more).read_text())
     assert task["resources"]["use_spot"] is True
@@ -37,7 +37,7 @@ def test_a_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         (("--bucket", "my-bucket"), "expected s3://"),
         (("--accelerators", "H100"), "expected e.g. H100:8"),
@@ -46,15 +46,15 @@ def test_a_task(tmp_path: Path) -> None:
         (("--only", "share77"), "share77"),
     ],
 )
-def test_refused(
-    tmp_path: Path, more: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_requests_are_rejected(
+    tmp_path: Path, more: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert skypilot.main([*_COMMON, *more, "--out", str(tmp_path / "x.yaml")]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_skypilot_accepts_it(tmp_path: Path) -> None:
+def test_skypilot_accepts_the_task(tmp_path: Path) -> None:
     sky = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
     task = sky.Task.from_yaml(str(_write(tmp_path)))
     (resources,) = task.resources

@@ -1,4 +1,4 @@
-"""Stage runs and the GPUs of a machine; CUDA itself is not needed to deal them out."""
+"""Assignment of GPUs to stage runs, which does not need CUDA."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from pipeline.launchers.devices import GpuSlots
 FOUR = TrainerConfig(accelerator=Accelerator.GPU)
 
 
-def test_gpus_are_dealt_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_divided_into_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
     assert GpuSlots.of(FOUR).gpus == ("2", "3", "5", "7")
     assert GpuSlots.of(dataclasses.replace(FOUR, devices=2)).gpus == ("2,3", "5,7")
@@ -22,7 +22,7 @@ def test_gpus_are_dealt_out_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared.gpus == ("2,3,5,7", "2,3,5,7")
 
 
-def test_a_place_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_is_assigned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     slots = GpuSlots.of(dataclasses.replace(FOUR, runs_per_gpu=2))
     taken: list[str] = []
@@ -32,16 +32,16 @@ def test_a_place_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots.find_free(taken[1:]) == "0"
 
 
-def test_too_few_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(ConfigError, match="devices=2, but only 1 GPUs"):
         GpuSlots.of(dataclasses.replace(FOUR, devices=2))
 
 
-def test_a_cpu_has_no_places_and_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_have_no_slots_and_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert GpuSlots.of(TrainerConfig()).gpus == ()
-    assert GpuSlots.of(TrainerConfig()).find_free(["", ""]) is None, "stage runs without a place"
+    assert GpuSlots.of(TrainerConfig()).find_free(["", ""]) is None, "stage runs without a slot"
     assert (
         compute_device(Accelerator.CPU) == compute_device(Accelerator.AUTO) == torch.device("cpu")
     )

@@ -1,4 +1,4 @@
-"""Failures: which are tried again, how often, where; the watchdog; a loss that is no number."""
+"""The retry policy, the status of failed stage runs, and the watchdog."""
 
 import dataclasses
 import errno
@@ -55,11 +55,11 @@ def _row(*faults: Fault, steps: tuple[int, ...] = (), node: str = "n1") -> list[
         (torch.distributed.DistBackendError("NCCL timeout"), Fault.PEER),
     ],
 )  # fmt: skip
-def test_kinds(error: BaseException, fault: Fault) -> None:
+def test_exceptions_are_classified(error: BaseException, fault: Fault) -> None:
     assert fault_of(error) is fault
 
 
-def test_what_a_collective_says_in_words_unknown() -> None:
+def test_an_unknown_error_of_a_collective_is_a_lost_connection() -> None:
     scope: dict[str, Any] = {}
     text = "def all_reduce():\n    raise RuntimeError('something new')\n"
     exec(compile(text, "/x/torch/distributed/distributed_c10d.py", "exec"), scope)
@@ -68,32 +68,32 @@ def test_what_a_collective_says_in_words_unknown() -> None:
     assert fault_of(caught.value) is Fault.PEER
 
 
-def test_a_disk_that_is_full_below_another_error() -> None:
+def test_a_full_disk_is_found_among_the_causes() -> None:
     error = RuntimeError("could not write")
     error.__cause__ = OSError(errno.ENOSPC, "full")
     assert fault_of(error) is Fault.STORAGE
 
 
 @pytest.mark.parametrize("fault", [Fault.OWN, Fault.MEMORY])
-def test_what_is_the_runs_own_is_not_tried_again(fault: Fault) -> None:
+def test_errors_of_the_run_itself_are_not_retried(fault: Fault) -> None:
     assert next_attempt_time(_row(fault), retries=3) is None
 
 
 @pytest.mark.parametrize("fault", [Fault.PEER, Fault.HUNG, Fault.DIED])
-def test_so_many_times_in_a_row(fault: Fault) -> None:
+def test_retries_in_a_row_are_limited(fault: Fault) -> None:
     assert next_attempt_time(_row(*[fault] * 3), retries=3) == 100.0
     assert next_attempt_time(_row(*[fault] * 4), retries=3) is None
     assert next_attempt_time(_row(fault), retries=0) is None
 
 
-def test_whoever_gets_further_is_never_given_up() -> None:
+def test_a_run_that_makes_progress_is_never_abandoned() -> None:
     steps = tuple(range(0, 200, 10))
     assert next_attempt_time(_row(*[Fault.DIED] * 20, steps=steps), retries=1) == 100.0
     assert next_attempt_time(_row(*[Fault.DIED] * 3, steps=(0, 10, 10)), retries=1) is None
     assert next_attempt_time(_row(*[Fault.DIED] * 3, steps=(0, 0, 10)), retries=1) == 100.0
 
 
-def test_no_number_again_at_the_same_place_is_its_own() -> None:
+def test_a_repeated_non_finite_loss_is_not_retried() -> None:
     assert next_attempt_time(_row(Fault.NOT_FINITE), retries=3) == 100.0
     assert next_attempt_time(_row(Fault.NOT_FINITE, Fault.NOT_FINITE), retries=3) is None
     assert next_attempt_time(_row(Fault.NOT_FINITE, Fault.DIED), retries=3) == 100.0
@@ -103,14 +103,14 @@ def test_no_number_again_at_the_same_place_is_its_own() -> None:
     )
 
 
-def test_storage_is_given_time() -> None:
+def test_storage_failures_wait_longer_each_time() -> None:
     waits = [
         next_attempt_time(_row(*[Fault.STORAGE] * number), retries=9) for number in (1, 2, 3, 9)
     ]
     assert waits == [115.0, 160.0, 340.0, 700.0]
 
 
-def test_a_new_command_counts_anew() -> None:
+def test_a_new_command_counts_from_zero() -> None:
     row = _row(*[Fault.DIED] * 4)
     row[-1] = dataclasses.replace(row[-1], final=True)
     assert next_attempt_time(row, retries=3) is None
@@ -127,14 +127,14 @@ def test_bad_nodes() -> None:
     assert find_bad_nodes(many) == ["n5", "n6", "n7", "n8"]
 
 
-def test_of_several_machines_the_common_one_leads() -> None:
+def test_the_node_common_to_all_failures_is_excluded() -> None:
     pairs = [_row(Fault.PEER, node=node) for node in ("n1,bad", "bad,n2", "n3,bad")]
     assert find_bad_nodes(pairs) == ["bad"]
     same = [_row(Fault.HUNG, Fault.PEER, node="n1,n2")]
     assert find_bad_nodes(same) == ["n1", "n2"]
 
 
-def test_a_status_remembers(tmp_path: Path) -> None:
+def test_the_status_lists_all_failures(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path)
     (tmp_path / "checkpoints" / "step=00000040").mkdir(parents=True)
     for number in range(3):
@@ -150,7 +150,7 @@ def test_a_status_remembers(tmp_path: Path) -> None:
     assert (status.state, status.attempts) == (State.WAITING, 3)
 
 
-def test_an_evaluation_that_gets_further_is_never_given_up(tmp_path: Path) -> None:
+def test_an_evaluation_that_makes_progress_is_never_abandoned(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path)
     assert folder.safe_step() == -1
     folder.checkpoints.mkdir()
@@ -163,7 +163,7 @@ def test_an_evaluation_that_gets_further_is_never_given_up(tmp_path: Path) -> No
     assert [failure.step for failure in folder.read_status().failures] == [1, 2, 3, 4, 5, 6]
 
 
-def test_it_waits_for_storage(tmp_path: Path) -> None:
+def test_a_storage_failure_delays_the_next_attempt(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path)
     with timed_attempt(folder) as status:
         status.fail(folder.failure(Fault.STORAGE, "full"))
@@ -172,44 +172,46 @@ def test_it_waits_for_storage(tmp_path: Path) -> None:
 
 
 def _watched(limit_s: float) -> tuple[Watchdog, list[Any], threading.Event]:
-    told: list[Any] = []
+    calls: list[Any] = []
     left = threading.Event()
 
     def leave(code: int) -> None:
-        told.append(code)
+        calls.append(code)
         left.set()
 
-    return Watchdog(limit_s, report=told.append, exit_process=leave), told, left
+    return Watchdog(limit_s, report=calls.append, exit_process=leave), calls, left
 
 
-def test_the_watchdog_ends_what_hangs(capfd: pytest.CaptureFixture[str]) -> None:
-    dog, told, left = _watched(0.3)
+def test_the_watchdog_ends_a_hanging_process(capfd: pytest.CaptureFixture[str]) -> None:
+    dog, calls, left = _watched(0.3)
     trainer: Any = SimpleNamespace(global_step=7, world_size=2)
     dog.on_train_start(trainer)
     for _ in range(5):
         time.sleep(0.1)
         dog.on_train_batch_end(trainer)
-    assert told == []
+    assert calls == []
     assert left.wait(5)
-    assert told == ["hung: no step after step 7 for 0 s", EXIT_HUNG]
-    assert "test_the_watchdog_ends_what_hangs" in capfd.readouterr().err, "every thread's place"
+    assert calls == ["hung: no step after step 7 for 0 s", EXIT_HUNG]
+    assert "test_the_watchdog_ends_a_hanging_process" in capfd.readouterr().err, (
+        "the stack of every thread"
+    )
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_the_watchdog_after_an_error(world_size: int) -> None:
-    """One process ends by itself; several may wait for each other in taking down the group."""
-    dog, told, left = _watched(0.2)
+    """A single process exits; several may block each other while the group is destroyed."""
+    dog, calls, left = _watched(0.2)
     trainer: Any = SimpleNamespace(global_step=7, world_size=world_size)
     dog.on_train_start(trainer)
     dog.on_exception(trainer)
     assert left.wait(1.0) == (world_size > 1)
-    assert bool(told) == (world_size > 1)
+    assert bool(calls) == (world_size > 1)
 
 
-def test_the_watchdog_sleeps_when_all_is_done() -> None:
-    dog, told, left = _watched(0.2)
+def test_the_watchdog_stops_after_training() -> None:
+    dog, calls, left = _watched(0.2)
     trainer: Any = SimpleNamespace(global_step=7, world_size=2)
     dog.on_train_start(trainer)
     dog.on_train_end(trainer)
     assert not left.wait(0.6)
-    assert told == []
+    assert calls == []
