@@ -64,7 +64,7 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
     """Run one stage of a graph in this process."""
     (node,) = (node for node in graph.nodes.values() if node.kind == kind)
     folder = Store(Path(ROOT)).folder(kind, node.address)
-    folder.write_stage(node)
+    folder.write_stage(node.describe(), node.stage)
     trainer = TrainerConfig(checkpoint_every_n_steps=5, log_every_n_steps=1)
     write_execution(folder, Execution(root=ROOT, num_threads=1, trainer=trainer))
     return worker.run(folder.path), folder

@@ -71,7 +71,7 @@ def prepare(
         place = Path("store", upstream.kind, upstream.address)
         if not (root / place).exists():
             shutil.copytree("one" / place, root / place)
-    folder.write_stage(node)
+    folder.write_stage(node.describe(), node.stage)
     trainer = TrainerConfig(
         devices=devices,
         checkpoint_every_n_steps=checkpoint_every_n_steps,

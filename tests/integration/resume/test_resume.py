@@ -85,7 +85,7 @@ def prepare(reference: Reference, kind: str, root: Path) -> StageFolder:
         place = Path("store", upstream.kind, upstream.address)
         shutil.copytree(reference.root / place, root / place)
     folder = Store(root).folder(kind, node.address)
-    folder.write_stage(node)
+    folder.write_stage(node.describe(), node.stage)
     write_execution(folder, Execution(root=str(root), num_threads=1, trainer=TRAINER))
     return folder
 
