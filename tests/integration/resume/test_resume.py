@@ -29,8 +29,8 @@ from experiments.cli import request_of
 from experiments.planning import make_plan
 from models.vlm import VisionLanguageModel
 from pipeline.graph import Graph
-from pipeline.launchers import local as launch
 from pipeline.launchers.execution import Execution, write_execution
+from pipeline.launchers.local import StageProcess
 from pipeline.stages.base import StageContext
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.store.states import State
@@ -90,18 +90,18 @@ def prepare(reference: Reference, kind: str, root: Path) -> StageFolder:
     return folder
 
 
-def start_worker(folder: StageFolder) -> tuple[launch._Process, int]:
-    process = launch._Process.start(folder, as_command=False)
+def start_worker(folder: StageFolder) -> tuple[StageProcess, int]:
+    process = StageProcess.start(folder, as_command=False)
     pid = process._process.pid
     assert pid is not None
     return process, pid
 
 
-def _is_alive(process: launch._Process) -> bool:
+def _is_alive(process: StageProcess) -> bool:
     return process.exit_code() is None
 
 
-def wait_for_end(process: launch._Process, timeout_s: float = 120.0) -> int:
+def wait_for_end(process: StageProcess, timeout_s: float = 120.0) -> int:
     deadline = time.monotonic() + timeout_s
     while (code := process.exit_code()) is None:
         assert time.monotonic() < deadline, "the stage run did not end"
@@ -167,7 +167,7 @@ def test_a_stopped_evaluation_resumes_with_the_missing_questions(
         return generate(self, prompts, *more, **named)
 
     monkeypatch.setattr(VisionLanguageModel, "generate", watched)
-    monkeypatch.setattr("evaluation.answerers.vlm._BATCHES_PER_CALL", 4)
+    monkeypatch.setattr("evaluation.answerers.vlm._BATCHES_PER_SLICE", 4)
     files, attempts, sizes = dict[str, dict[str, bytes]](), 0, dict[str, list[int]]()
     for root in (tmp_path / "calm", tmp_path / "stopped"):
         folder = prepare(reference, "evaluate", root)
@@ -213,7 +213,7 @@ def test_the_status_of_a_stage_killed_after_its_rename_is_completed(
     assert settled.attempts == status.attempts
 
 
-def start_worker_in(folder: StageFolder, root: Path) -> tuple[launch._Process, int]:
+def start_worker_in(folder: StageFolder, root: Path) -> tuple[StageProcess, int]:
     write_execution(folder, Execution(root=str(root), num_threads=1, trainer=TRAINER))
     return start_worker(folder)
 
@@ -277,7 +277,7 @@ def stop_politely(world: Path, root: Path, arguments: Sequence[str]) -> None:
     process.send_signal(signal.SIGTERM)
     code, output = worlds.finish(process)
     assert code == EXIT_PREEMPTED, output
-    assert "the same command continues" in output
+    assert "Rerun the same command to resume" in output
     check_nothing_lost(instruct)
 
 
