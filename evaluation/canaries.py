@@ -15,9 +15,9 @@ from core.config import to_plain
 from core.io.files import atomic_write_text
 from core.rng import named_rng
 from evaluation.answerers.base import Answerer
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.metrics.choices import YesNoParser
 from evaluation.metrics.scorer import Scorer
 from evaluation.runner import EvaluationOptions, EvaluationResult
 from evaluation.statistics.intervals import Interval, paired_difference

@@ -22,7 +22,7 @@ from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text
 from core.process.command import catch_user_errors
-from evaluation.people.page import Images, images_of
+from evaluation.benchmarks.images import ImageLookup, open_images
 from evaluation.people.tasks import Task, compare_tasks
 from evaluation.statistics.intervals import bootstrap_means
 
@@ -211,7 +211,7 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
         price_out=options.price_out,
     )
     endpoint = Endpoint(config, options.out / "cache")
-    images: Images = images_of(options.images) if options.images else lambda _key: None
+    images: ImageLookup = open_images(options.images) if options.images else lambda _key: None
     verdicts: list[Verdict] = []
     for task in track(tasks, description="judged", console=console, transient=True):
         verdicts += judge_pair(endpoint, task, images(task.image_key))

@@ -17,7 +17,7 @@ from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
 from evaluation.answerers.base import Answerer, ModelReply
-from evaluation.answers.language_id import ReplyLanguage
+from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.predictions import FILE_NAME, SCHEMA, write_predictions
 from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
@@ -30,7 +30,7 @@ from evaluation.metrics.baselines import (
     chance_score,
     majority_baseline,
 )
-from evaluation.metrics.choices import YesNoParser, YesNoPolicy
+from evaluation.metrics.reply_language import ReplyLanguage
 from evaluation.metrics.scorer import ItemScore, Scorer
 
 METRICS_FILE = "metrics.json"

@@ -10,10 +10,10 @@ from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.languages import FOLDER, PROMPTS, language_file
 from core.samples import Role, Turn
-from evaluation.answers.registry import normalise_neutral
+from evaluation.answers.rule import normalise_neutral
+from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.questions import Question
-from evaluation.metrics.choices import YesNoWords
 
 BARE_STYLE = "bare"
 

@@ -1,28 +1,38 @@
-"""From per-item predictions to named metrics, each with its interval and its baselines."""
+"""Aggregation of per-item predictions to named metrics with intervals and baselines.
+
+Every percentage is the result of a torchmetrics metric; the per-item scores serve the intervals.
+"""
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from evaluation.answers.language_id import is_in_language
 from evaluation.benchmarks.items import Benchmark
-from evaluation.metrics.choices import YesNoAccuracy
+from evaluation.metrics.accuracy import (
+    PERCENT,
+    MeanScore,
+    MultipleChoiceAccuracy,
+    VQAAccuracy,
+    YesNoAccuracy,
+)
+from evaluation.metrics.reply_language import is_in_language
 from evaluation.statistics.intervals import mean_interval
 
-_PERCENT = 100.0
 _TWO_SCORES = {
     Benchmark.DIRECT: {"accuracy": "", "accuracy_aware": "_aware"},
     Benchmark.OPEN: {"chrf": "", "anls": "_aware"},
 }
-_TYPE_NAMES = {"yes/no": "yes_no"}
+_METRIC_NAMES = {"yes/no": "yes_no"}
+_WITHOUT_INTERVAL = ("precision", "recall", "f1", "yes_ratio")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MetricValue:
-    """One metric in percent; what does not apply is None."""
+    """One metric in percent; fields that do not apply are None."""
 
     value: float
     ci_low: float | None
@@ -30,27 +40,28 @@ class MetricValue:
     n: int
     num_images: int
     majority: float | None = None
-    """The best constant reply per answer type, which knows the answers."""
+    """Score of the best constant reply per answer type, chosen with knowledge of the answers."""
     blind: float | None = None
-    """The same model with a blank image."""
+    """Score of the same model with a blank image."""
     chance: float | None = None
+    """Expected score of a random guess among the offered answers."""
 
 
-class Columns:
+class PredictionColumns:
     """The columns of a predictions table as arrays."""
 
     def __init__(self, table: pa.Table) -> None:
-        """Take them out once."""
+        """Convert all columns once."""
         self._arrays = {name: _to_array(table[name]) for name in table.column_names}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A column; missing numbers are nan."""
+        """Return a column; missing numbers are nan."""
         return self._arrays[name]
 
-    def mean(self, name: str, mask: np.ndarray) -> float | None:
-        """Mean of a column in percent, None if it has gaps there."""
-        values = self[name][mask]
-        return None if np.isnan(values).any() else _PERCENT * float(values.mean())
+    def mean_score(self, name: str, mask: np.ndarray) -> float | None:
+        """Return the mean of the selected rows in percent, or None if a value is missing."""
+        scores = self[name][mask]
+        return None if np.isnan(scores).any() else _mean_score(scores)
 
 
 def _to_array(column: pa.ChunkedArray) -> np.ndarray:
@@ -63,15 +74,18 @@ def _to_array(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
-    """All metrics of a predictions table, by name.
+    """Compute all metrics of a predictions table.
 
-    Names: {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls},
-    wild/LANGUAGE/answered, then per
-    answer type and type/QUESTION_TYPE (vqa), accuracy_aware (da), unparsed (mc, capqa), f1,
-    precision, recall, yes_ratio (capqa);
-    fidelity/LANGUAGE and truncated/LANGUAGE over all benchmarks.
+    The names are {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls} and
+    wild/LANGUAGE/answered. In addition there are the answer types (vqa, vqa_aware),
+    type/QUESTION_TYPE (vqa), accuracy_aware (da), unparsed (mc, capqa), and f1, precision, recall
+    and yes_ratio (capqa). fidelity/LANGUAGE and truncated/LANGUAGE cover all benchmarks.
+
+    Args:
+        table: Predictions with the columns of `evaluation.benchmarks.predictions.SCHEMA`.
+        seed: Seed of the bootstrap.
     """
-    columns = Columns(table)
+    columns = PredictionColumns(table)
     metrics: dict[str, MetricValue] = {}
     for language in sorted(set(columns["language"])):
         in_language = columns["language"] == language
@@ -84,105 +98,172 @@ def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
 
 
 def _benchmark_metrics(
-    columns: Columns, mask: np.ndarray, benchmark: Benchmark, language: str, seed: int
+    columns: PredictionColumns, mask: np.ndarray, benchmark: Benchmark, language: str, seed: int
 ) -> dict[str, MetricValue]:
+    prefix = f"{benchmark}/{language}"
     if benchmark is Benchmark.VQA:
         return _vqa_metrics(columns, mask, language, seed)
-    prefix = f"{benchmark}/{language}"
-    if benchmark in _TWO_SCORES:
-        return {
-            f"{prefix}/{name}": _score_metric(columns, mask, seed, f"{prefix}/{name}", suffix)
-            for name, suffix in _TWO_SCORES[benchmark].items()
-        }
-    if benchmark is Benchmark.WILD:
-        return {f"{prefix}/answered": _score_metric(columns, mask, seed, f"{prefix}/answered")}
-    unparsed = np.array([parsed is None for parsed in columns["parsed"][mask]])
-    metrics = {
-        f"{prefix}/accuracy": _score_metric(columns, mask, seed, f"{prefix}/accuracy"),
-        f"{prefix}/unparsed": _share(columns, mask, unparsed, seed, f"{prefix}/unparsed"),
-    }
+    if benchmark is Benchmark.MULTIPLE_CHOICE:
+        return _multiple_choice_metrics(columns, mask, prefix, seed)
     if benchmark is Benchmark.CAPTION_QA:
-        metrics |= _yes_no_metrics(columns, mask, prefix)
-    return metrics
+        return _yes_no_metrics(columns, mask, prefix, seed)
+    suffixes = _TWO_SCORES.get(benchmark, {"answered": ""})
+    return {
+        f"{prefix}/{name}": _score_metric(
+            columns,
+            mask,
+            f"{prefix}/{name}",
+            value=_mean_score(columns[f"score{suffix}"][mask]),
+            suffix=suffix,
+            seed=seed,
+        )
+        for name, suffix in suffixes.items()
+    }
 
 
 def _vqa_metrics(
-    columns: Columns, mask: np.ndarray, language: str, seed: int
+    columns: PredictionColumns, mask: np.ndarray, language: str, seed: int
 ) -> dict[str, MetricValue]:
+    official = _answer_type_metrics(columns, mask, f"vqa/{language}", "", seed)
+    for question_type in sorted(set(columns["question_type"][mask])):
+        # MLflow restricts the characters of metric names.
+        part = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
+        name = f"vqa/{language}/type/{part}"
+        selected = mask & (columns["question_type"] == question_type)
+        value = _mean_score(columns["score"][selected])
+        official[name] = _score_metric(columns, selected, name, value=value, seed=seed)
+    return official | _answer_type_metrics(columns, mask, f"vqa_aware/{language}", "_aware", seed)
+
+
+def _answer_type_metrics(
+    columns: PredictionColumns, mask: np.ndarray, prefix: str, suffix: str, seed: int
+) -> dict[str, MetricValue]:
+    answer_types = columns["answer_type"]
+    accuracy = VQAAccuracy(sorted(set(answer_types[mask])))
+    accuracy.update(columns[f"score{suffix}"][mask], answer_types[mask])
     metrics = {}
-    for prefix, suffix in (("vqa", ""), ("vqa_aware", "_aware")):
-        for part_name, part in _parts(columns, mask, with_question_types=not suffix):
-            name = f"{prefix}/{language}/{part_name}"
-            metrics[name] = _score_metric(columns, part, seed, name, suffix)
+    for part, value in accuracy.compute().items():
+        name = f"{prefix}/{_METRIC_NAMES.get(part, part)}"
+        selected = mask if part == "accuracy" else mask & (answer_types == part)
+        metrics[name] = _score_metric(
+            columns, selected, name, value=float(value), suffix=suffix, seed=seed
+        )
     return metrics
 
 
-def _parts(
-    columns: Columns, mask: np.ndarray, *, with_question_types: bool
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield "accuracy", mask
-    for answer_type in sorted(set(columns["answer_type"][mask])):
-        name = _TYPE_NAMES.get(answer_type, answer_type)
-        yield name, mask & (columns["answer_type"] == answer_type)
-    if with_question_types:
-        for question_type in sorted(set(columns["question_type"][mask])):
-            # MLflow allows few characters in a metric's name.
-            name = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
-            yield f"type/{name}", mask & (columns["question_type"] == question_type)
+def _multiple_choice_metrics(
+    columns: PredictionColumns, mask: np.ndarray, prefix: str, seed: int
+) -> dict[str, MetricValue]:
+    metric = MultipleChoiceAccuracy()
+    metric.update(columns["score"][mask], columns["parsed"][mask])
+    return _closed_question_metrics(columns, mask, prefix, metric.compute(), seed)
 
 
-def _score_metric(
-    columns: Columns, mask: np.ndarray, seed: int, name: str, suffix: str = ""
-) -> MetricValue:
-    metric = _share(columns, mask, columns[f"score{suffix}"][mask], seed, name)
-    return dataclasses.replace(
-        metric,
-        majority=columns.mean(f"majority_score{suffix}", mask),
-        blind=columns.mean(f"blind_score{suffix}", mask),
-        chance=columns.mean("chance_score", mask),
-    )
-
-
-def _share(
-    columns: Columns, mask: np.ndarray, values: np.ndarray, seed: int, name: str
-) -> MetricValue:
-    images = columns["image_key"][mask].astype(str)
-    interval = mean_interval(values.astype(np.float64), images, seed=seed, names=(name,))
-    return MetricValue(
-        value=_PERCENT * interval.value,
-        ci_low=_PERCENT * interval.low,
-        ci_high=_PERCENT * interval.high,
-        n=interval.num_items,
-        num_images=interval.num_clusters,
-    )
-
-
-def _yes_no_metrics(columns: Columns, mask: np.ndarray, prefix: str) -> dict[str, MetricValue]:
-    """Ratios over random denominators, given without an interval."""
+def _yes_no_metrics(
+    columns: PredictionColumns, mask: np.ndarray, prefix: str, seed: int
+) -> dict[str, MetricValue]:
     metric = YesNoAccuracy()
     metric.update(
         [None if reply is None else reply == "yes" for reply in columns["parsed"][mask]],
         [expected == "yes" for expected in columns["expected"][mask]],
     )
+    values = metric.compute()
+    metrics = _closed_question_metrics(columns, mask, prefix, values, seed)
     num_items, num_images = int(mask.sum()), len(set(columns["image_key"][mask]))
-    return {
-        f"{prefix}/{name}": MetricValue(
-            value=float(value), ci_low=None, ci_high=None, n=num_items, num_images=num_images
+    for name in _WITHOUT_INTERVAL:
+        metrics[f"{prefix}/{name}"] = MetricValue(
+            value=float(values[name]), ci_low=None, ci_high=None, n=num_items, num_images=num_images
         )
-        for name, value in metric.compute().items()
-        if name in ("f1", "precision", "recall", "yes_ratio")
+    return metrics
+
+
+def _closed_question_metrics(
+    columns: PredictionColumns,
+    mask: np.ndarray,
+    prefix: str,
+    values: Mapping[str, torch.Tensor],
+    seed: int,
+) -> dict[str, MetricValue]:
+    """Return the accuracy and the share of unparsed replies with their intervals."""
+    unparsed = np.array([parsed is None for parsed in columns["parsed"][mask]])
+    accuracy_name, unparsed_name = f"{prefix}/accuracy", f"{prefix}/unparsed"
+    return {
+        accuracy_name: _score_metric(
+            columns, mask, accuracy_name, value=float(values["accuracy"]), seed=seed
+        ),
+        unparsed_name: _with_interval(
+            columns,
+            mask,
+            unparsed_name,
+            value=float(values["unparsed"]),
+            scores=unparsed,
+            seed=seed,
+        ),
     }
 
 
 def _reply_metrics(
-    columns: Columns, mask: np.ndarray, language: str, seed: int
+    columns: PredictionColumns, mask: np.ndarray, language: str, seed: int
 ) -> dict[str, MetricValue]:
-    """What holds for replies to any benchmark: their language, and whether they were cut."""
+    """Return the metrics of the replies to any benchmark: language fidelity and truncation."""
     faithful = np.array(
         [is_in_language(found, language) for found in columns["language_identified"][mask]]
     )
     truncated = columns["is_truncated"][mask]
     return {
-        f"{name}/{language}": _share(columns, mask, values, seed, f"{name}/{language}")
-        for name, values in (("fidelity", faithful), ("truncated", truncated))
+        f"{name}/{language}": _with_interval(
+            columns,
+            mask,
+            f"{name}/{language}",
+            value=_mean_score(scores),
+            scores=scores,
+            seed=seed,
+        )
+        for name, scores in (("fidelity", faithful), ("truncated", truncated))
     }
+
+
+def _score_metric(
+    columns: PredictionColumns,
+    mask: np.ndarray,
+    name: str,
+    *,
+    value: float,
+    seed: int,
+    suffix: str = "",
+) -> MetricValue:
+    """Return a metric with its interval and its baselines."""
+    scores = columns[f"score{suffix}"][mask]
+    metric = _with_interval(columns, mask, name, value=value, scores=scores, seed=seed)
+    return dataclasses.replace(
+        metric,
+        majority=columns.mean_score(f"majority_score{suffix}", mask),
+        blind=columns.mean_score(f"blind_score{suffix}", mask),
+        chance=columns.mean_score("chance_score", mask),
+    )
+
+
+def _with_interval(
+    columns: PredictionColumns,
+    mask: np.ndarray,
+    name: str,
+    *,
+    value: float,
+    scores: np.ndarray,
+    seed: int,
+) -> MetricValue:
+    images = columns["image_key"][mask].astype(str)
+    interval = mean_interval(scores.astype(np.float64), images, seed=seed, names=(name,))
+    return MetricValue(
+        value=value,
+        ci_low=PERCENT * interval.low,
+        ci_high=PERCENT * interval.high,
+        n=interval.num_items,
+        num_images=interval.num_clusters,
+    )
+
+
+def _mean_score(scores: np.ndarray) -> float:
+    metric = MeanScore()
+    metric.update(scores)
+    return float(metric.compute())

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 
 from core.errors import DataError
-from evaluation.answers import english
+from evaluation.answers.choices import parse_choice
+from evaluation.answers.languages import english
 from evaluation.answers.registry import rule_for
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
-from evaluation.metrics.choices import YesNoParser, parse_choice
 from evaluation.metrics.open_text import anls, chrf, direct_score
 from evaluation.metrics.vqa import aware_score, official_score
 

@@ -1,6 +1,5 @@
 """The page on which people judge: one task at a time, names hidden, sides drawn by chance."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +10,13 @@ from pydantic import BaseModel, Field, StringConstraints
 from core.errors import DataError
 from core.io import loopback
 from core.io.image_types import image_type
-from datamodules.shards.manifest import load_manifest, open_shard
+from evaluation.benchmarks.images import ImageLookup
 from evaluation.people.store import MAX_NAME, MAX_TEXT, Judgement, PeopleStore, check_name
 from evaluation.people.tasks import Task, TaskKind
 
 FILES = Path(__file__).parent / "web"
 _MAX_BODY = 64_000
 _NAMES = ("people.js", "people.css")
-Images = Callable[[str], bytes | None]
-"""Image of an image key, None if there is none."""
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
@@ -34,23 +31,7 @@ class _Judged(_Person):
     answers: dict[Annotated[str, StringConstraints(max_length=20)], _Text] = Field(max_length=5)
 
 
-def images_of(manifest: Path) -> Images:
-    """Images of a source or benchmark by their sample's key."""
-    places: dict[str, tuple[int, int]] = {}
-    readers = [open_shard(manifest, entry) for entry in load_manifest(manifest).shards]
-    for number, reader in enumerate(readers):
-        places |= {reader.key(row): (number, row) for row in range(len(reader))}
-
-    def image(key: str) -> bytes | None:
-        if key not in places:
-            return None
-        number, row = places[key]
-        return readers[number].read(row)[1]
-
-    return image
-
-
-def build_app(store: PeopleStore, images: Images, *, language: str) -> FastAPI:
+def build_app(store: PeopleStore, images: ImageLookup, *, language: str) -> FastAPI:
     """The page over a store.
 
     Args:
@@ -83,7 +64,7 @@ def _add_files(app: FastAPI) -> None:
         return FileResponse(FILES / name)
 
 
-def _add_tasks(app: FastAPI, store: PeopleStore, images: Images, language: str) -> None:
+def _add_tasks(app: FastAPI, store: PeopleStore, images: ImageLookup, language: str) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         return {"kind": store.kind.value, "language": language, "num_tasks": len(store.tasks)}

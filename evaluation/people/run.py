@@ -18,9 +18,10 @@ from core.errors import ConfigError
 from core.io import loopback
 from core.io.files import atomic_write_text
 from core.process.command import catch_user_errors
+from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
-from evaluation.people.page import build_app, images_of
+from evaluation.people.page import build_app
 from evaluation.people.store import PeopleStore
 from evaluation.people.tasks import TaskKind, compare_tasks, validate_tasks
 
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     elif options.results:
         console.print_json(results(store))
     else:
-        images = images_of(options.images) if options.images else lambda _key: None
+        images = open_images(options.images) if options.images else lambda _key: None
         app = build_app(store, images, language=options.language)
         console.print(f"Open http://{loopback.HOST}:{options.port}  (Ctrl-C stops it)")
         loopback.serve(app, port=options.port)

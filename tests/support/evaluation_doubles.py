@@ -2,8 +2,8 @@
 
 from datamodules.shards.manifest import Modality
 from evaluation.answerers.base import ModelReply
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.metrics.choices import YesNoParser
 from evaluation.metrics.scorer import Scorer
 from tests.support.doubles import write_shard, write_source
 

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 import uvicorn
 
+from evaluation.benchmarks.images import open_images
 from evaluation.people import run
 from evaluation.people.measures import preferences
-from evaluation.people.page import build_app, images_of
+from evaluation.people.page import build_app
 from evaluation.people.store import PeopleStore
 from evaluation.people.tasks import Task, TaskKind
 from tests.support.doubles import write_shard, write_source
@@ -62,7 +63,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, PeopleStore]]:
     """Address and store of a page that is really served."""
     store = PeopleStore.create(tmp_path / "people.db", tasks(), overlap=3)
-    app = build_app(store, images_of(images), language="eu")
+    app = build_app(store, open_images(images), language="eu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

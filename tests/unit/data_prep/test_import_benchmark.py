@@ -14,10 +14,10 @@ from PIL import Image
 from core.config import load_config
 from data_prep.import_benchmark import main
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
-from evaluation.metrics.choices import YesNoParser
 from evaluation.metrics.scorer import Scorer
 
 

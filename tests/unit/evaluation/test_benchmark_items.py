@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError, DataError
-from evaluation.answers.language_id import ReplyLanguage, is_in_language
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
-from evaluation.metrics.choices import YesNoParser
+from evaluation.metrics.reply_language import ReplyLanguage, is_in_language
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_texts
 from tests.support.evaluation_doubles import (
     LANGUAGES,

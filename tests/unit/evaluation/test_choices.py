@@ -1,18 +1,10 @@
-"""Reading free replies: every branch of the parsers, and the metrics over them."""
+"""Every branch of the parsers of free replies to closed questions."""
 
 import pytest
-import torch
 
-from core.errors import ConfigError, DataError
-from evaluation.metrics.choices import (
-    MultipleChoiceAccuracy,
-    ParsedBy,
-    YesNoAccuracy,
-    YesNoParser,
-    YesNoPolicy,
-    YesNoWords,
-    parse_choice,
-)
+from core.errors import ConfigError
+from evaluation.answers.choices import ParsedBy, parse_choice
+from evaluation.answers.yes_no import YesNoParser, YesNoPolicy, YesNoWords
 
 ANIMALS = ["txakur", "katu", "etxe gorria", "Hot dog"]
 WORDS = {
@@ -141,48 +133,3 @@ def test_the_asked_language_wins_a_shared_word():
 def test_a_language_without_yes_and_no_is_an_error():
     with pytest.raises(ConfigError, match=r"yes_words and no_words in .*/ga"):
         YesNoParser(WORDS).parse("bai", "ga")
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_multiple_choice_metric():
-    metric = MultipleChoiceAccuracy()
-    metric.update([0, 1, None], [0, 2, 3])
-    metric.update([2], [2])
-    assert metric.compute() == {"accuracy": 50.0, "unparsed": 25.0}
-    with pytest.raises(DataError, match="no items"):
-        MultipleChoiceAccuracy().compute()
-
-
-def test_yes_no_metric():
-    metric = YesNoAccuracy()
-    metric.update([True, True, False, None], [True, False, False, True])
-    metric.update([None, False], [False, True])
-    result = {name: round(float(value), 4) for name, value in metric.compute().items()}
-    # truth yes: 3 (one hit); said yes: 2; six items; two right
-    assert result == {
-        "accuracy": 33.3333,
-        "precision": 50.0,
-        "recall": 33.3333,
-        "f1": 40.0,
-        "yes_ratio": 33.3333,
-        "unparsed": 33.3333,
-    }
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_yes_no_metric_without_any_yes():
-    metric = YesNoAccuracy()
-    metric.update([False, False], [False, False])
-    result = metric.compute()
-    assert result["accuracy"] == 100
-    assert result["precision"] == result["recall"] == result["f1"] == 0
-    with pytest.raises(DataError, match="no items"):
-        YesNoAccuracy().compute()
-
-
-def test_states_are_sums():
-    first, second, both = YesNoAccuracy(), YesNoAccuracy(), YesNoAccuracy()
-    first.update([True, None], [True, True])
-    second.update([False], [True])
-    both.update([True, None, False], [True, True, True])
-    torch.testing.assert_close(first.counts + second.counts, both.counts)

@@ -8,8 +8,8 @@ from data_prep.prepare import segments
 from data_prep.prepare.prompts import load_prompt
 from data_prep.prepare.quality import identify_or_none
 from evaluation.answers.registry import rule_for
+from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.metrics.choices import YesNoParser
 
 CODES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 TARGETS = [code for code in CODES if code != MODEL_LANGUAGE]

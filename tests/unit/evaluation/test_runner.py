@@ -13,10 +13,10 @@ from core.errors import DataError
 from core.samples import Role, Turn
 from evaluation.answerers.base import ModelReply
 from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.answers.yes_no import YesNoPolicy
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA, paired_scores, read_predictions
 from evaluation.benchmarks.questions import Question
-from evaluation.metrics.choices import YesNoPolicy
 from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
 from tests.support.evaluation_doubles import Oracle, small_benchmark

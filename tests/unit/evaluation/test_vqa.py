@@ -1,13 +1,12 @@
-"""Official VQA accuracy against an independent oracle, its known slips, and merging of ranks."""
+"""The official VQA score against an independent oracle, and its known quirks."""
 
 import pytest
-import torch
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.answers import english
+from evaluation.answers.languages import english
 from evaluation.answers.registry import rule_for
-from evaluation.metrics.vqa import VQAAccuracy, aware_score, leave_one_out, official_score
+from evaluation.metrics.vqa import aware_score, leave_one_out, official_score
 from tests.support import vqa_oracle
 
 NUM_RANDOM = 12_000
@@ -133,60 +132,9 @@ def test_a_single_answer_is_exact_match_and_none_is_an_error():
         official_score("etxe", [])
 
 
-def batch(rng, size):
-    cases = [random_case(rng) for _ in range(size)]
-    kinds = [("yes/no", "number", "other")[int(rng.integers(3))] for _ in cases]
-    return [p for p, _ in cases], [a for _, a in cases], kinds
-
-
-def merged(ranks: list[VQAAccuracy]) -> VQAAccuracy:
-    """A metric whose sync gathers the states of all ranks, as a process group would."""
-    gathered = {}
-    for name in ("score_sums", "counts"):
-        gathered[id(getattr(ranks[0], name))] = [getattr(rank, name) for rank in ranks]
-    ranks[0].dist_sync_fn = lambda state, group: gathered[id(state)]
-    ranks[0].distributed_available_fn = lambda: True
-    return ranks[0]
-
-
-@pytest.mark.parametrize("reference", [True, False])
-def test_metric_over_two_ranks_equals_one(reference):
-    rng = named_rng(2, "ranks")
-    batches = [batch(rng, size) for size in (37, 64, 5)]
-    alone = VQAAccuracy(language="eu", reference=reference)
-    ranks = [VQAAccuracy(language="eu", reference=reference) for _ in range(2)]
-    for number, content in enumerate(batches):
-        alone.update(*content)
-        ranks[number % 2].update(*content)
-    expected, found = alone.compute(), merged(ranks).compute()
-    assert set(expected) == {"accuracy", "yes/no", "number", "other"}
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-12, atol=0)
-    scores = [alone.score(p, a) for content in batches for p, a in zip(*content[:2], strict=True)]
-    assert float(expected["accuracy"]) == pytest.approx(100 * sum(scores) / len(scores))
-
-
-def test_a_rank_without_items_adds_nothing():
-    ranks = [VQAAccuracy(), VQAAccuracy()]
-    ranks[0].update(["dog"], [["dog"] * 10], ["other"])
-    result = merged(ranks).compute()
-    assert result == {"accuracy": 100.0, "other": 100.0}
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_metric_refuses_nothing_and_unknown_types():
-    with pytest.raises(DataError, match="no items"):
-        VQAAccuracy().compute()
-    with pytest.raises(DataError, match="answer type 'choice'"):
-        VQAAccuracy().update(["x"], [["x"] * 10], ["choice"])
-
-
 def test_language_aware_score_keeps_basque_apart():
-    answers = ["TB-a"] * 10
-    aware = VQAAccuracy(language="eu", reference=False)
-    assert aware.score("tb-a.", answers) == 1
-    assert aware.score("gorri", ["gorria"] * 10) == 1
-    assert VQAAccuracy(language="eu", reference=False, relaxed=False).score(
-        "gorri", ["gorria"] * 10
-    ) == pytest.approx(0)
-    assert VQAAccuracy(language="eu").score("gorri", ["gorria"] * 10) == 0
+    rule = rule_for("eu")
+    assert aware_score("tb-a.", ["TB-a"] * 10, rule) == 1
+    assert aware_score("gorri", ["gorria"] * 10, rule) == 1
+    assert aware_score("gorri", ["gorria"] * 10, rule_for("eu", relaxed=False)) == 0
+    assert official_score("gorri", ["gorria"] * 10) == 0

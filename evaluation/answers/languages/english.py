@@ -1,21 +1,21 @@
-"""The VQA challenge's answer normaliser for English, with every quirk of the published program.
+"""Answer rules of the VQA challenge for English, with every quirk of the published program.
 
-Scores are comparable with the literature only if this agrees to the last digit, so known slips of
-the original are kept and named where they are. The lists are those of VQAEval (A. Agrawal,
-GT-Vision-Lab/VQA at a013f00, BSD-2); the behaviour is re-stated from its rules.
+Scores are comparable with the literature only if they agree to the last digit, so known bugs of the
+original are kept and marked as such. The word lists are those of VQAEval (A. Agrawal,
+GT-Vision-Lab/VQA at a013f00, BSD-2); the behaviour is reimplemented from its rules.
 """
 
 import re
 from functools import lru_cache
 
-from evaluation.answers.registry import AnswerRule, register
+from evaluation.answers.rule import AnswerRule, AnswerRules
 
 PUNCTUATION_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-"""21 marks. Apostrophe, colon and full stop are not among them."""
+"""The 21 marks of the original, which omits the apostrophe, the colon and the full stop."""
 
 MAX_FULL_STOPS = 32
-"""The original passes `re.UNICODE` (32) where `re.sub` expects its count, so the 33rd full stop
-survives."""
+"""The original passes `re.UNICODE` (32) as the `count` of `re.sub`, so it keeps the 33rd full
+stop."""
 
 NUMERALS = {
     word: str(value)
@@ -41,32 +41,32 @@ _CONTRACTED = """
 
 
 def _one_apostrophe_short(form: str) -> list[str]:
-    """Every spelling that lacks exactly one apostrophe: the keys of the published list."""
+    """Return the spellings without exactly one apostrophe, the keys of the published list."""
     return [form[:at] + form[at + 1 :] for at, letter in enumerate(form) if letter == "'"]
 
 
 CONTRACTIONS = {
     short: form for form in _CONTRACTED.split() for short in _one_apostrophe_short(form)
 }
-# The one entry of the original that points the other way.
+# In the original this is the only entry that removes an apostrophe.
 CONTRACTIONS["somebody'd"] = "somebodyd"
 
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-# The original's look-behind is mistyped as `(?!<=\d)`, which is always true: only what follows
-# the full stop decides, so "5." loses it although a digit stands before.
+# The original's look-behind is mistyped as `(?!<=\d)`, which always matches. Only the character
+# after the full stop matters, so the full stop of "5." is removed despite the digit before it.
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
 def join_lines(text: str) -> str:
-    """Newlines and tabs become spaces, the ends are stripped: done to every string, always."""
+    """Replace newlines and tabs by spaces and strip both ends; always applied to every string."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def strip_punctuation(text: str) -> str:
-    """Delete or blank the 21 marks, then delete full stops that no digit follows.
+    """Delete the 21 marks or replace them by spaces, then delete full stops not before a digit.
 
-    Whether a mark is deleted or blanked is decided by the text as it came in: a mark that touches
-    a space anywhere in it, or a digit-comma-digit anywhere in it, deletes every occurrence.
+    A mark is deleted everywhere if it is next to a space anywhere in the original text, or if the
+    text contains a comma between two digits. Otherwise each occurrence becomes a space.
     """
     has_digit_comma = _DIGIT_COMMA_DIGIT.search(text) is not None
     stripped = text
@@ -77,15 +77,16 @@ def strip_punctuation(text: str) -> str:
 
 
 def map_words(text: str) -> str:
-    """Lower-case, numerals to digits, articles out, apostrophes of contractions back in."""
+    """Lower-case, convert numerals to digits, drop articles and restore apostrophes."""
     words = [NUMERALS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
-    """The whole official normalisation of one prediction or answer."""
+    """Apply the complete official normalisation to a prediction or an answer."""
     return map_words(strip_punctuation(join_lines(text)))
 
 
-register("english", strict=AnswerRule(normalise=normalise))
+_RULE = AnswerRule(normalise=normalise)
+RULES = AnswerRules(strict=_RULE, relaxed=_RULE)

@@ -1,8 +1,8 @@
-"""Which language a reply is in, and so whether the model answered in the one it was asked in.
+"""Identification of the language of a reply, to measure whether models answer as they are asked.
 
-Replies are a word or two, too short for a statistical identifier alone ("hiru" reads as Hawaiian),
-so the benchmark's own answers vote first. Generation is never forced into a language: fidelity is
-something to measure.
+Replies have one or two words, too few for a statistical identifier ("hiru" is taken for Hawaiian),
+so the answers of the benchmark vote first. Decoding is never constrained to a language, because
+fidelity is something to measure.
 """
 
 from collections import Counter, defaultdict
@@ -11,22 +11,22 @@ from functools import cached_property
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from evaluation.answers.registry import normalise_neutral
+from evaluation.answers.rule import normalise_neutral
 from evaluation.benchmarks.items import BenchmarkItem
 
 SEPARATOR = "+"
-"""Between the languages of a reply that belongs to several ("en+eu")."""
+"""Separates the languages of a reply that belongs to several ("en+eu")."""
 
 
 class ReplyLanguage:
     """Identifies the language of short replies, among the languages of a run.
 
-    1. A reply without a letter ("3", "") belongs to no language in particular: "3" to all of
-       them, an empty reply to none.
-    2. The whole reply is a known answer or choice of some of the languages: those.
-    3. Its words vote; a word counts for a language if it occurs in answers of that language only.
-       A majority decides.
-    4. py3langid, restricted to the languages of the run if it knows them all.
+    1. A reply without letters belongs to no particular language: "3" counts for every language, an
+       empty reply for none.
+    2. If the whole reply is a known answer or choice, it belongs to the languages of that answer.
+    3. Otherwise its words vote. A word counts for a language if it occurs only in answers of that
+       language, and the majority decides.
+    4. Otherwise py3langid decides, restricted to the languages of the run if it supports them all.
     """
 
     def __init__(self, items: Iterable[BenchmarkItem], languages: Sequence[str]) -> None:
@@ -42,7 +42,10 @@ class ReplyLanguage:
                     self._words[word].add(item.language)
 
     def identify(self, reply: str) -> str:
-        """The language, or several joined by "+" in alphabetical order; "" for an empty reply."""
+        """Return the language of a reply.
+
+        Several languages are joined by "+" in alphabetical order; an empty reply has none ("").
+        """
         text = normalise_neutral(reply)
         if not text:
             return ""
@@ -67,14 +70,16 @@ class ReplyLanguage:
 
     @cached_property
     def _identifier(self) -> LanguageIdentifier:
-        # An instance of our own: the package's global one would be restricted for everybody.
+        # A separate instance, because restricting the package's global one would affect its other
+        # users.
         identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+        # With an unsupported language, a restricted identifier would assign every reply to one of
+        # the supported ones, so it then chooses among all languages.
         if set(self.languages) <= set(identifier.labels):
             identifier.set_languages(self.languages)
-        # Otherwise it judges among all it knows: forced, it would give every reply to its own.
         return identifier
 
 
 def is_in_language(identified: str, asked: str) -> bool:
-    """Whether a reply identified so can be in the language it was asked in."""
+    """Return whether an identified reply can be in the language of the question."""
     return asked in identified.split(SEPARATOR)

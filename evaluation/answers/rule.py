@@ -1,0 +1,78 @@
+"""Rules for comparing two answers, and the normalisation that is safe in any language."""
+
+import dataclasses
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+
+from core.chat.characters import ASCII_NUMBERS, INVISIBLE, is_in_word
+
+_INNER_MARKS = frozenset("'-")
+_DECIMAL_MARKS = frozenset(".,")
+_SYMBOLS = frozenset("=+<>`")
+_CANONICAL_CHARACTERS = (
+    str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2011": "-"})
+    | ASCII_NUMBERS
+    | INVISIBLE
+)
+
+
+def _only_itself(answer: str) -> frozenset[str]:
+    return frozenset({answer})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerRule:
+    """Decides whether two answers count as the same."""
+
+    normalise: Callable[[str], str]
+    """Maps raw text to canonical text."""
+    forms: Callable[[str], frozenset[str]] = _only_itself
+    """Maps canonical text to its equivalent forms; two answers match if they share a form."""
+
+    def matches(self, prediction: str, answer: str) -> bool:
+        """Return whether two raw texts are the same answer; an empty prediction never matches."""
+        normalised = self.normalise(prediction)
+        if not normalised:
+            return False
+        return not self.forms(normalised).isdisjoint(self.forms(self.normalise(answer)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerRules:
+    """The two rules of a language."""
+
+    strict: AnswerRule
+    relaxed: AnswerRule
+    """Also matches forms that a reader would not distinguish, such as definite and bare forms."""
+
+
+@lru_cache(maxsize=1 << 16)
+def normalise_neutral(text: str) -> str:
+    """Normalise text in a way that is safe in any language.
+
+    Applies NFC, lower-cases, removes punctuation and collapses white space. An apostrophe or hyphen
+    between letters or digits is kept (l'home, TB-a), and so is a comma or full stop between digits
+    (3,5). Digits of any script become 0 to 9.
+    """
+    letters = unicodedata.normalize("NFC", text).translate(_CANONICAL_CHARACTERS).lower()
+    padded = f" {letters} "
+    kept = [
+        letter if _is_kept(letter, padded[at], padded[at + 2]) else " "
+        for at, letter in enumerate(letters)
+    ]
+    return " ".join("".join(kept).split())
+
+
+def _is_kept(letter: str, before: str, after: str) -> bool:
+    if letter in _INNER_MARKS:
+        return is_in_word(before) and is_in_word(after)
+    if letter in _DECIMAL_MARKS:
+        return before.isdigit() and after.isdigit()
+    if letter == "%":
+        return True
+    return letter not in _SYMBOLS and not unicodedata.category(letter).startswith("P")
+
+
+_NEUTRAL_RULE = AnswerRule(normalise=normalise_neutral)
+NEUTRAL_RULES = AnswerRules(strict=_NEUTRAL_RULE, relaxed=_NEUTRAL_RULE)
