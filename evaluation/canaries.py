@@ -1,7 +1,7 @@
-"""Cheap checks that an evaluation measured what it says: images matter, batches don't.
+"""Sanity checks of an evaluation: replies depend on the image, but not on the batch.
 
-A harness that feeds the wrong image, or whose answers depend on who else is in the batch, gives
-numbers like any other. Each evaluation asks a few questions again to see.
+An evaluation that shows the wrong image, or whose replies depend on the other questions of the
+batch, produces plausible numbers. Every evaluation therefore asks some of its questions again.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from evaluation.runner import EvaluationOptions, EvaluationResult
 from evaluation.statistics.intervals import Interval, paired_difference
 
 FILE_NAME = "canaries.json"
-_MOST_SHUFFLED, _MOST_ALONE = 320, 32
+_MAX_SHUFFLED, _MAX_UNBATCHED = 320, 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """What taking the right image away costs, in points of the official score."""
+class ScoreDrop:
+    """Drop of the official score without the right image, in points, with its 95 % interval."""
 
     value: float
     low: float
@@ -36,27 +36,22 @@ class Cost:
     n: int
     num_images: int
 
-    @property
-    def is_seen(self) -> bool:
-        """Whether it is above zero beyond doubt (the 95 % interval)."""
-        return self.low > 0
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Canaries:
-    """What came of the checks."""
+    """Results of the checks of one evaluation."""
 
-    shuffled: Cost | None
-    """Every question with the image of another; None where there is one image."""
-    blank: Cost | None
-    """Every question with a blank image; None where that was not asked."""
+    shuffled: ScoreDrop | None
+    """Drop if every question is asked about another item's image; None if there is one image."""
+    blank: ScoreDrop | None
+    """Drop if every question is asked about a blank image; None if the blind run was skipped."""
     num_alone: int
-    """Questions asked again one at a time."""
+    """Number of questions that were asked again one at a time."""
     num_changed: int
-    """Of these, with another answer."""
+    """Number of these questions that got another reply."""
 
     def save(self, folder: Path) -> None:
-        """Write canaries.json."""
+        """Write canaries.json to a folder."""
         text = json.dumps(to_plain(self), indent=1, allow_nan=False)
         atomic_write_text(folder / FILE_NAME, text + "\n")
 
@@ -68,14 +63,14 @@ def run_canaries(
     result: EvaluationResult,
     options: EvaluationOptions,
 ) -> Canaries:
-    """Ask some questions again.
+    """Ask some questions of an evaluation again.
 
     Args:
-        answerer: of the evaluation.
-        alone: the same model, one question at a time.
-        items: of the evaluation.
-        result: its result.
-        options: its options.
+        answerer: The answerer of the evaluation.
+        alone: An answerer of the same model with a batch size of 1.
+        items: The items of the evaluation.
+        result: The result of the evaluation.
+        options: The options of the evaluation.
     """
     book = load_prompts({item.language for item in items}, style=options.prompt_style)
     scorer = Scorer(
@@ -83,52 +78,52 @@ def run_canaries(
     )
     table = result.predictions
     order = named_rng(options.seed, "canaries").permutation(len(items))
-    chosen = sorted(order[:_MOST_SHUFFLED].tolist())
-    again = sorted(order[:_MOST_ALONE].tolist())
-    answers = alone.answer([book.question(items[at]) for at in again])
+    sampled = sorted(order[:_MAX_SHUFFLED].tolist())
+    repeated = sorted(order[:_MAX_UNBATCHED].tolist())
+    answers = alone.answer([book.question(items[at]) for at in repeated])
     outputs = table["output"]
     changed = sum(
-        reply.text != outputs[at].as_py() for at, reply in zip(again, answers, strict=True)
+        reply.text != outputs[at].as_py() for at, reply in zip(repeated, answers, strict=True)
     )
     own = np.asarray(table["score"].to_numpy())
     keys = [item.image_key for item in items]
-    others, shuffled = other_images(items, chosen, options.seed), None
+    others, shuffled = other_images(items, sampled, options.seed), None
     if others:
         replies = answerer.answer(
             [
                 book.question(items[at], image=items[other].image)
-                for at, other in zip(chosen, others, strict=True)
+                for at, other in zip(sampled, others, strict=True)
             ]
         )
-        pairs = zip(chosen, replies, strict=True)
+        pairs = zip(sampled, replies, strict=True)
         wrong = np.array([scorer.score(items[at], reply.text).score for at, reply in pairs])
-        shuffled = _cost(own[chosen], wrong, [keys[at] for at in chosen], options.seed)
+        shuffled = _score_drop(own[sampled], wrong, [keys[at] for at in sampled], options.seed)
     blind = table["blind_score"]
     return Canaries(
         shuffled=shuffled,
         blank=None
         if blind.null_count
-        else _cost(own, np.asarray(blind.to_numpy()), keys, options.seed),
-        num_alone=len(again),
+        else _score_drop(own, np.asarray(blind.to_numpy()), keys, options.seed),
+        num_alone=len(repeated),
         num_changed=changed,
     )
 
 
 def other_images(items: Sequence[BenchmarkItem], chosen: Sequence[int], seed: int) -> list[int]:
-    """For each chosen item another one that shows another image; [] where there is none."""
+    """Return for each chosen item the index of an item with another image; [] if there is none."""
     keys = sorted({items[at].image_key for at in chosen})
-    if len(keys) < 2:  # noqa: PLR2004 - an image and another one
+    if len(keys) < 2:  # noqa: PLR2004 - a swap needs two images
         return []
     first = {items[at].image_key: at for at in reversed(chosen)}
-    turned = named_rng(seed, "canaries", "pictures").permutation(len(keys))
-    ring = [keys[i] for i in turned]
+    shuffled = named_rng(seed, "canaries", "pictures").permutation(len(keys))
+    ring = [keys[i] for i in shuffled]
     following = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
     return [first[following[items[at].image_key]] for at in chosen]
 
 
-def _cost(own: np.ndarray, without: np.ndarray, images: list[str], seed: int) -> Cost:
+def _score_drop(own: np.ndarray, without: np.ndarray, images: list[str], seed: int) -> ScoreDrop:
     interval: Interval = paired_difference(own, without, np.asarray(images), seed=seed)
-    return Cost(
+    return ScoreDrop(
         value=100 * interval.value,
         low=100 * interval.low,
         high=100 * interval.high,

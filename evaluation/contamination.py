@@ -1,7 +1,7 @@
-"""Are images of a benchmark among those of the training: `python -m evaluation.contamination`.
+"""Command that finds benchmark images in training data: `python -m evaluation.contamination`.
 
-By the bytes of the files, and with --pixels by their decoded, reduced content, which also finds a
-image that was stored again in another format or size.
+Images are compared by the bytes of their files. With --pixels their decoded, reduced content is
+compared, which also finds an image that was stored in another format or size.
 """
 
 import argparse
@@ -21,49 +21,55 @@ from datamodules.shards.manifest import load_manifest, open_shard
 from models.towers.image_transform import decode_image
 
 _SIDE, _LEVELS = 16, 16
-"""Images are compared as 16 x 16 pixels of 16 levels a channel."""
+"""With --pixels, images are compared as 16 x 16 pixels with 16 levels per channel."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Contamination:
-    """What a comparison found."""
+    """Benchmark images that also occur in training data."""
 
     num_benchmark: int
-    """Different images of the benchmark."""
+    """Number of distinct images of the benchmark."""
     num_training: int
+    """Number of distinct images of the training sources."""
     shared: tuple[str, ...]
-    """Keys of benchmark images that the training has too."""
+    """Keys of the benchmark images that also occur in the training sources."""
     by_pixels: bool
 
 
 def check_images(
     benchmark: Path, training: Sequence[Path], *, by_pixels: bool = False
 ) -> Contamination:
-    """Compare a benchmark's images with those of training sources.
+    """Compare the images of a benchmark with those of training sources.
 
-    Sources of several languages list the same shards; each shard is read once.
+    Sources of several languages may list the same shards; every shard is read once.
+
+    Args:
+        benchmark: Manifest of the benchmark.
+        training: Manifests of the training sources.
+        by_pixels: Compare the reduced content instead of the bytes.
 
     Raises:
-        DataError: a manifest or shard that isn't there.
+        DataError: If a manifest or shard does not exist.
     """
     own: dict[str, str] = {}
-    for key, image in _images([benchmark]):
-        own.setdefault(_hash(image, by_pixels=by_pixels), key)
-    known = {_hash(image, by_pixels=by_pixels) for _, image in _images(training)}
+    for key, image in _read_images([benchmark]):
+        own.setdefault(_fingerprint(image, by_pixels=by_pixels), key)
+    known = {_fingerprint(image, by_pixels=by_pixels) for _, image in _read_images(training)}
     shared = tuple(sorted(key for digest, key in own.items() if digest in known))
     return Contamination(
         num_benchmark=len(own), num_training=len(known), shared=shared, by_pixels=by_pixels
     )
 
 
-def _images(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def _read_images(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     seen: set[tuple[Path, str]] = set()
     for path in manifests:
         for entry in load_manifest(path).shards:
-            place = (path.parent, entry.path)
-            if place in seen:
+            shard = (path.parent, entry.path)
+            if shard in seen:
                 continue
-            seen.add(place)
+            seen.add(shard)
             reader = open_shard(path, entry)
             for row in range(len(reader)):
                 _, image = reader.read(row)
@@ -72,7 +78,7 @@ def _images(manifests: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             reader.close()
 
 
-def _hash(image: bytes, *, by_pixels: bool) -> str:
+def _fingerprint(image: bytes, *, by_pixels: bool) -> str:
     if not by_pixels:
         return hashlib.sha256(image).hexdigest()
     try:
@@ -86,20 +92,24 @@ def _hash(image: bytes, *, by_pixels: bool) -> str:
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare and say so; 1 if images are shared."""
+    """Run the command; return 1 if images are shared and 0 otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.contamination",
-        description="Look for images of a benchmark among those of training sources.",
+        description="Find images of a benchmark in training sources; exit with 1 if there are any.",
     )
     add = parser.add_argument
-    add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
+    add("--benchmark", type=Path, required=True, help="benchmark manifest")
     add("--training", type=Path, nargs="+", required=True, help="manifests of training sources")
-    add("--pixels", action="store_true", help="by reduced content instead of by bytes (slower)")
+    add(
+        "--pixels",
+        action="store_true",
+        help="compare reduced image content instead of bytes (slower)",
+    )
     options = parser.parse_args(arguments)
     console = Console()
-    found = check_images(options.benchmark, options.training, by_pixels=options.pixels)
-    console.print_json(json.dumps(dataclasses.asdict(found)))
-    return int(bool(found.shared))
+    result = check_images(options.benchmark, options.training, by_pixels=options.pixels)
+    console.print_json(json.dumps(dataclasses.asdict(result)))
+    return int(bool(result.shared))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What the language model still knows without images: lm-evaluation-harness on its own.
+"""Scores of the language model without images, to measure catastrophic forgetting.
 
-Training on images can cost what the model knew before (catastrophic forgetting). Tasks are those
-of EleutherAI's harness by name (eus_proficiency, belebele_eus_Latn ...), scored by its own code,
-and `text:SOURCE`, bits per byte of a text source of this project.
+Tasks are those of EleutherAI's lm-evaluation-harness (eus_proficiency, belebele_eus_Latn ...),
+scored by its own code, and `text:SOURCE`, the bits per byte of a text source of this project.
 """
 
 import dataclasses
@@ -25,68 +24,62 @@ if TYPE_CHECKING:
 FILE_NAME = "retention.json"
 TEXT_PREFIX = "text:"
 _METRICS = ("acc", "exact_match", "bits_per_byte")
-"""The first of these that a task has is shown."""
-_LESS_IS_BETTER = ("bits_per_byte",)
+"""The first of these metrics that a task provides is reported."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """What the language model still knows without images."""
+    """Scoring of the language model without images."""
 
     tasks: list[str] = dataclasses.field(default_factory=list)
-    """Tasks of lm-eval by name, or text:SOURCE for bits per byte; none switches it off."""
+    """Task names of lm-eval, or text:SOURCE for bits per byte; an empty list disables scoring."""
     limit: int = 0
-    """Most documents per task; 0 = all."""
+    """Maximum number of documents per task; 0 for all."""
     batch_size: int = 16
-    """Documents at once."""
+    """Number of documents per batch."""
 
     def __post_init__(self) -> None:
-        """Check the numbers that have no type to protect them."""
+        """Check the ranges of the numbers."""
         if self.limit < 0 or self.batch_size < 1:
             raise ConfigError(
-                f"retention.limit={self.limit} and batch_size={self.batch_size}; expected 0 or "
-                "more, and 1 or more"
+                f"retention.limit={self.limit}, retention.batch_size={self.batch_size}; expected "
+                "limit >= 0 and batch_size >= 1"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TaskScore:
-    """One task of one model."""
+    """Score of one model on one task."""
 
     metric: str
     value: float
-    """A share for accuracies."""
+    """The value as reported by the harness; accuracies are in 0..1."""
     stderr: float | None
-    """Of the harness; None where it gives none."""
+    """Standard error as reported by the harness; None if it reports none."""
     n: int
     num_fewshot: int
 
-    @property
-    def is_less_better(self) -> bool:
-        """Whether a smaller value is the better one."""
-        return self.metric in _LESS_IS_BETTER
-
 
 class ScoreCache:
-    """Scores that outlive an interruption: a task is scored once."""
+    """Cache of scores on disk, so that a resumed run scores only the remaining tasks."""
 
     def __init__(self, path: Path, on_task: Callable[[int, int], None]) -> None:
-        """Read what was kept.
+        """Load the stored scores, ignoring a partially written last line.
 
         Args:
-            path: JSON lines of one model's scores; made if it is missing.
-            on_task: called after every task with the number of it and of all; what it raises
-                stops, with everything up to there kept.
+            path: JSON lines file for one model's scores; created if it does not exist.
+            on_task: Called after every task with the number of tasks scored and the total. An
+                exception that it raises stops the run; the scores up to then stay stored.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: If the file is damaged.
         """
         self._path, self._on_task = path, on_task
         fix = "delete the file to score its tasks again"
         self.scores: dict[str, TaskScore] = dict(recover_jsonl(path, _parse_stored_score, fix=fix))
 
     def store(self, task: str, score: TaskScore, number: int, total: int) -> None:
-        """Write a score down."""
+        """Store the score of a task."""
         append_jsonl(self._path, [{"task": task, "score": to_plain(score)}])
         self._on_task(number, total)
 
@@ -104,26 +97,27 @@ def run_retention(
     folder: Path,
     cache: ScoreCache | None = None,
 ) -> dict[str, TaskScore]:
-    """Score a language model, task by task.
+    """Score a language model on all tasks.
 
     Args:
-        language_model: in evaluation mode; used as it is.
-        tokenizer: its tokenizer.
-        settings: which tasks, and how.
-        texts: manifests of the tasks `text:SOURCE`.
-        folder: for files that the harness reads.
-        cache: tasks that were scored before a stop; these are not scored again.
+        language_model: The language model, in evaluation mode.
+        tokenizer: The tokenizer of the language model.
+        settings: The tasks and how to score them.
+        texts: Maps every task `text:SOURCE` to the manifest of its source.
+        folder: Folder for files that the harness reads.
+        cache: Scores of an interrupted run, which are not computed again.
 
     Raises:
-        ConfigError: the harness is not installed, or has no such task.
+        ConfigError: If the harness is not installed, or a task does not exist.
     """
     try:
-        from lm_eval import simple_evaluate  # seconds to import, and most runs need none of it
+        from lm_eval import simple_evaluate  # takes seconds to import, and most runs do not need it
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ConfigError(
-            f"evaluate.retention needs lm-eval ({error}); pip install '.[harness]', or leave it out"
+            f"evaluate.retention needs lm-eval ({error}); run pip install '.[harness]' or remove "
+            "its tasks"
         ) from error
     tasks = settings.tasks
     known = TaskManager(include_defaults=any(task not in texts for task in tasks))
@@ -137,40 +131,42 @@ def run_retention(
         if task not in scores:
             results: Any = simple_evaluate(
                 model=harness,
-                tasks=[_text_task(task, texts[task], folder) if task in texts else task],
+                tasks=[_define_text_task(task, texts[task], folder) if task in texts else task],
                 limit=settings.limit or None,
                 task_manager=known,
                 bootstrap_iters=0,
                 log_samples=False,
                 verbosity="WARNING",
             )
-            scores[task] = _score(results, _name(task))
+            scores[task] = _parse_score(results, _harness_name(task))
             if cache is not None:
                 cache.store(task, scores[task], number, len(tasks))
     return {task: scores[task] for task in tasks}
 
 
 def save_retention(scores: Mapping[str, TaskScore], folder: Path) -> None:
-    """Write retention.json."""
+    """Write retention.json to a folder."""
     content = {task: to_plain(score) for task, score in scores.items()}
     text = json.dumps(content, indent=1, allow_nan=False)
     atomic_write_text(folder / FILE_NAME, text + "\n")
 
 
-def _text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:
-    """A task of the harness over the running text of a source."""
+def _define_text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:
+    """Write the texts of a source to a file and define a harness task over it."""
     source = Source(Path(manifest))
     lines = []
     for number in range(len(source)):
         turns = source.read(number, with_image=False).turns
         text = "\n".join(turn.content for turn in turns if turn.role is Role.TEXT)
         if not text:
-            raise ConfigError(f"evaluate.retention: source '{source.name}' holds no running text")
+            raise ConfigError(
+                f"evaluate.retention: source '{source.name}' has no running text; use a text source"
+            )
         lines.append(json.dumps({"text": text}, ensure_ascii=False))
-    path = folder / f"{_name(task)}.jsonl"
+    path = folder / f"{_harness_name(task)}.jsonl"
     atomic_write_text(path, "\n".join(lines) + "\n")
     return {
-        "task": _name(task),
+        "task": _harness_name(task),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(path)}},
         "test_split": "test",
@@ -181,11 +177,11 @@ def _text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _name(task: str) -> str:
+def _harness_name(task: str) -> str:
     return task.replace(":", "_")
 
 
-def _score(results: Mapping[str, Any], task: str) -> TaskScore:
+def _parse_score(results: Mapping[str, Any], task: str) -> TaskScore:
     found = results["results"][task]
     for metric in _METRICS:
         if (value := found.get(f"{metric},none")) is not None:
@@ -197,4 +193,6 @@ def _score(results: Mapping[str, Any], task: str) -> TaskScore:
                 n=int(results["n-samples"][task]["effective"]),
                 num_fewshot=int(results["n-shot"].get(task, 0)),
             )
-    raise ConfigError(f"task '{task}' of lm-eval has none of the metrics {', '.join(_METRICS)}")
+    raise ConfigError(
+        f"task '{task}' of lm-eval has none of the metrics {', '.join(_METRICS)}; remove it"
+    )

@@ -1,7 +1,7 @@
-"""Evaluate any LLaVA-class checkpoint: `python -m evaluation.run --model FOLDER --benchmark ...`.
+"""Command that evaluates LLaVA-style checkpoints: `python -m evaluation.run --model FOLDER ...`.
 
-Cells of this project are evaluated by their grid; this command is for exported ones and for
-models of others, on the same benchmarks with the same scores, baselines and intervals.
+The grid evaluates its own cells. This command evaluates exported cells and third-party models on
+the same benchmarks, with the same scores, baselines and intervals.
 """
 
 import argparse
@@ -28,66 +28,92 @@ _EPILOG = """examples:
       --benchmark data/embedded/benchmark_test.manifest.json --out results/share40
   python -m evaluation.run --model llava-hf/llava-1.5-7b-hf --revision main --style instructed \\
       --dtype bfloat16 --device cuda --languages eu --benchmark data/paper/benchmarks.manifest.json
-  vllm serve exports/share40 &    # or any other server with this interface
+  vllm serve exports/share40 &    # or any other OpenAI-compatible server
   python -m evaluation.run --endpoint http://127.0.0.1:8000/v1 --model exports/share40 \\
       --batch-size 64 --benchmark data/embedded/benchmark_test.manifest.json --out results/vllm
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.run",
-        description="Ask a LLaVA-class checkpoint every question of a benchmark, and score it.",
+        description="Evaluate a LLaVA-style checkpoint on a benchmark.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, help="folder of a checkpoint, or its name (hub, --endpoint)")
+    add("--model", required=True, help="checkpoint folder, Hub name, or model name at --endpoint")
     add(
         "--endpoint",
         default="",
         metavar="URL",
-        help="ask a served model at this OpenAI-compatible address; questions and images go "
-        "there. Replies are kept in OUT.asked, so that a stopped evaluation goes on",
+        help="OpenAI-compatible address of a served model, to which questions and images are sent; "
+        "replies are cached in OUT.asked, from which an interrupted evaluation resumes",
     )
-    add("--key-variable", default="OPENAI_API_KEY", help="environment variable with its key")
-    add("--revision", default="", help="commit of a name on the hub, or (knowingly moving) main")
-    add("--benchmark", type=Path, required=True, help="manifest of the benchmark")
-    add("--languages", nargs="+", help="of those it has (default: all)")
+    add(
+        "--key-variable",
+        default="OPENAI_API_KEY",
+        help="environment variable that holds the API key of --endpoint (default: OPENAI_API_KEY)",
+    )
+    add(
+        "--revision",
+        default="",
+        help="revision of a Hub checkpoint: a commit, or main for the latest",
+    )
+    add("--benchmark", type=Path, required=True, help="benchmark manifest")
+    add("--languages", nargs="+", help="languages to evaluate (default: all of the benchmark)")
     add(
         "--style",
         default=BARE_STYLE,
-        help="prompt style of languages/*/prompts.yaml (default: bare)",
+        help="prompt style from languages/*/prompts.yaml (default: bare)",
     )
-    add("--limit", type=int, default=0, metavar="N", help="only the first N questions")
-    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="longest answer (default: 32)")
-    add("--batch-size", type=int, default=8, help="prompts at once (default: 8)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--device", default="cpu", help="cpu, cuda ...")
-    add("--no-blind", action="store_true", help="don't also ask with a blank image")
-    add("--out", type=Path, required=True, help="new folder for predictions and metrics")
+    add("--limit", type=int, default=0, metavar="N", help="evaluate the first N questions only")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help="maximum tokens per reply (default: 32)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        help="prompts per batch, or concurrent requests to --endpoint (default: 8)",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="data type of the weights (default: float32)",
+    )
+    add("--device", default="cpu", help="device, such as cpu or cuda (default: cpu)")
+    add("--no-blind", action="store_true", help="skip the baseline with a blank image")
+    add("--out", type=Path, required=True, help="output folder, which must not exist yet")
     return parser
 
 
 def run(options: argparse.Namespace) -> EvaluationResult:
-    """Load, ask, score, write.
+    """Evaluate a checkpoint or a served model and write the results.
 
     Raises:
-        ConfigError: a folder that exists, or a language, style or revision that doesn't.
-        CheckpointError: a model that can't be loaded whole.
-        EndpointError: a server that refuses.
+        ConfigError: If the output folder exists, or the prompt style or revision is missing.
+        CheckpointError: If the checkpoint can't be loaded or is incomplete.
+        DataError: If the benchmark can't be read or lacks a language.
+        EndpointError: If the endpoint refuses a request.
     """
     if options.out.exists():
-        raise ConfigError(f"{options.out} exists; name a new folder or remove it")
+        raise ConfigError(f"{options.out} exists; choose another folder or delete it")
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
-    answerer: Answerer = _served(options) if options.endpoint else _loaded(options)
+    answerer: Answerer = (
+        _endpoint_answerer(options) if options.endpoint else _checkpoint_answerer(options)
+    )
     settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
     return evaluate(answerer, items, settings, output_folder=options.out)
 
 
-def _loaded(options: argparse.Namespace) -> HuggingFaceAnswerer:
+def _checkpoint_answerer(options: argparse.Namespace) -> HuggingFaceAnswerer:
     return HuggingFaceAnswerer(
         options.model,
         revision=options.revision,
@@ -98,7 +124,7 @@ def _loaded(options: argparse.Namespace) -> HuggingFaceAnswerer:
     )
 
 
-def _served(options: argparse.Namespace) -> EndpointAnswerer:
+def _endpoint_answerer(options: argparse.Namespace) -> EndpointAnswerer:
     config = EndpointConfig(
         url=options.endpoint, model=options.model, key_variable=options.key_variable
     )
@@ -110,10 +136,10 @@ def _served(options: argparse.Namespace) -> EndpointAnswerer:
     )
 
 
-def show(console: Console, result: EvaluationResult) -> None:
-    """Accuracies with intervals and baselines."""
-    table = Table(title="percent")
-    for name in ("metric", "value", "95 % interval", "n", "majority", "without image"):
+def print_accuracies(console: Console, result: EvaluationResult) -> None:
+    """Print the accuracies with intervals and baselines."""
+    table = Table(title="Accuracy in percent")
+    for name in ("metric", "value", "95 % interval", "n", "majority", "blank image"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, metric in result.metrics.items():
         if "/type/" in name or not name.endswith(("accuracy", "yes_no", "other", "number")):
@@ -127,11 +153,11 @@ def show(console: Console, result: EvaluationResult) -> None:
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate."""
+    """Run the command and return its exit code."""
     console = Console()
     options = build_parser().parse_args(arguments)
-    show(console, run(options))
-    console.print(f"written: {escape(str(options.out))}", highlight=False)
+    print_accuracies(console, run(options))
+    console.print(f"Results written to {escape(str(options.out))}", highlight=False)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Runs a benchmark through a model: replies with and without the image, scores, metrics, files.
+"""Evaluation of a model on a benchmark: replies with and without the image, scores and metrics.
 
-It needs no Trainer and forces no language on the model. Every item leaves a row.
+No Trainer is needed, and decoding is not constrained to a language. Every item becomes a row of the
+predictions.
 """
 
 import dataclasses
@@ -36,39 +37,35 @@ from evaluation.metrics.scorer import ItemScore, Scorer
 METRICS_FILE = "metrics.json"
 
 _BLANK_SIZE = (128, 128)
-_BLANK_COLOUR = (255, 255, 255)
+_BLANK_COLOR = (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationOptions:
-    """What an evaluation may vary."""
+    """Options of an evaluation."""
 
     prompt_style: str = BARE_STYLE
-    """Which templates of the prompt files."""
+    """Style of the templates in the prompt files."""
     relaxed: bool = True
-    """The language-aware score matches definite and bare forms."""
+    """Match definite and bare forms in the language-aware score."""
     yes_no_policy: YesNoPolicy = YesNoPolicy.ASKED_LANGUAGE
-    """Whether another language's yes or no counts."""
+    """Languages in which a yes or no is accepted."""
     blind: bool = True
-    """Also answer every question with a blank image."""
+    """Also ask every question with a blank image."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
-    """What came of it."""
+    """Metrics and predictions of an evaluation."""
 
     metrics: dict[str, MetricValue]
     predictions: pa.Table
     majority_answers: dict[GroupKey, MajorityAnswer]
 
-    def scalars(self) -> dict[str, float]:
-        """Metric name -> percent, as a tracker wants it."""
-        return {name: metric.value for name, metric in self.metrics.items()}
-
     def save(self, folder: Path) -> None:
-        """Write predictions.parquet and metrics.json."""
+        """Write predictions.parquet and metrics.json to a folder."""
         write_predictions(folder / FILE_NAME, self.predictions)
         majority = {"/".join(key): to_plain(best) for key, best in self.majority_answers.items()}
         content = {"metrics": to_plain(self.metrics), "majority_answers": majority}
@@ -83,28 +80,34 @@ def evaluate(
     *,
     output_folder: Path | None = None,
 ) -> EvaluationResult:
-    """Answer and score every item; write the files if a folder is given.
+    """Ask and score every item.
+
+    Args:
+        answerer: The model.
+        items: Items of the benchmark.
+        options: Options of the evaluation.
+        output_folder: Folder for predictions.parquet and metrics.json; None to write no files.
 
     Raises:
-        DataError: no items, or an answerer that left some out.
-        ConfigError: a prompt style or yes/no words that a language lacks.
+        DataError: If there are no items, or the answerer returns too few or too many replies.
+        ConfigError: If a language lacks the prompt style or the words for yes and no.
     """
     if not items:
-        raise DataError("nothing to evaluate: the benchmark gave no items; check the languages")
+        raise DataError("nothing to evaluate: the benchmark has no items; check the languages")
     languages = sorted({item.language for item in items})
     book = load_prompts(languages, style=options.prompt_style)
     parser = YesNoParser(book.yes_no_words, policy=options.yes_no_policy)
     scorer = Scorer(parser, relaxed=options.relaxed)
-    # Before the model is asked: a benchmark that can't be scored should fail in seconds.
+    # Computed before the model is asked, so that a benchmark that can't be scored fails at once.
     baseline = majority_baseline(items, scorer)
     replies = _answer(answerer, [book.question(item) for item in items])
     blind = None
     if options.blind:
         blank = blank_image()
         blind = _answer(answerer, [book.question(item, image=blank) for item in items])
-    table = _columns_of_items(items, scorer, [book.question_text(item) for item in items])
-    table |= _columns_of_replies(items, scorer, replies, ReplyLanguage(items, languages))
-    table |= _columns_of_baselines(items, scorer, blind, baseline)
+    table = _item_columns(items, scorer, [book.question_text(item) for item in items])
+    table |= _reply_columns(items, scorer, replies, ReplyLanguage(items, languages))
+    table |= _baseline_columns(items, scorer, blind, baseline)
     predictions = pa.table({name: table[name] for name in SCHEMA.names}, schema=SCHEMA)
     result = EvaluationResult(
         metrics=aggregate(predictions, seed=options.seed),
@@ -117,9 +120,9 @@ def evaluate(
 
 
 def blank_image() -> bytes:
-    """The image that shows nothing: plain white, the background the others stand on."""
+    """Return an encoded white image, the background color of the embedded images."""
     buffer = io.BytesIO()
-    Image.new("RGB", _BLANK_SIZE, _BLANK_COLOUR).save(buffer, format="PNG")
+    Image.new("RGB", _BLANK_SIZE, _BLANK_COLOR).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -138,7 +141,7 @@ def _answer(answerer: Answerer, questions: Sequence[Question]) -> list[ModelRepl
     return [reply_of[question] for question in questions]
 
 
-def _columns_of_items(
+def _item_columns(
     items: Sequence[BenchmarkItem], scorer: Scorer, prompts: Sequence[str]
 ) -> dict[str, list[object]]:
     return {
@@ -156,7 +159,7 @@ def _columns_of_items(
     }
 
 
-def _columns_of_replies(
+def _reply_columns(
     items: Sequence[BenchmarkItem],
     scorer: Scorer,
     replies: Sequence[ModelReply],
@@ -174,7 +177,7 @@ def _columns_of_replies(
     }
 
 
-def _columns_of_baselines(
+def _baseline_columns(
     items: Sequence[BenchmarkItem],
     scorer: Scorer,
     blind: Sequence[ModelReply] | None,

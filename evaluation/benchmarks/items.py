@@ -1,7 +1,7 @@
-"""Benchmark shards -> one frozen item per (question, language).
+"""Benchmark shards, read as one item per question and language.
 
-The shards are those of the training data (tar, index, manifest); a sample is an image and the
-list of questions asked about it, each in every language.
+The shards have the format of the training data (tar, index, manifest). A sample consists of an
+image and the questions about it, each in every language.
 """
 
 import dataclasses
@@ -17,21 +17,21 @@ from datamodules.shards.reader import ShardReader
 
 
 class Benchmark(StrEnum):
-    """The kinds of benchmark, each with its own score."""
+    """Kinds of benchmarks, each with its own score."""
 
     VQA = "vqa"
-    """Open answers, ten human ones: VQA accuracy."""
+    """Open questions with ten human answers: VQA accuracy."""
     MULTIPLE_CHOICE = "mc"
-    """One of the choices (A-OKVQA): accuracy."""
+    """Multiple choice (A-OKVQA): accuracy."""
     CAPTION_QA = "capqa"
-    """Yes or no (PixMo-CapQA): accuracy, F1, yes-ratio."""
+    """Yes/no questions (PixMo-CapQA): accuracy, F1 and yes-ratio."""
     DIRECT = "da"
-    """Direct answers (A-OKVQA): share of people who said exactly that, three are enough."""
+    """Direct answers (A-OKVQA): min(1, number of equal human answers / 3)."""
     OPEN = "open"
     """Free text against reference answers: chrF and ANLS."""
     WILD = "wild"
-    """Free text without reference answers (WildVision): replies for people and judges; counted is
-    whether there was one."""
+    """Free text without reference answers (WildVision): share of non-empty replies, whose quality
+    annotators and judges compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,44 +39,48 @@ class BenchmarkItem:
     """One question about one image in one language."""
 
     question_id: str
-    """The same in every language."""
+    """Identifier of the question, the same in every language."""
     benchmark: Benchmark
     answer_type: str
     question_type: str
     language: str
     image_key: str
-    """Cluster of the statistics: questions about one image are not independent."""
+    """Cluster for the statistics, because questions about one image are not independent."""
     image: bytes = dataclasses.field(repr=False)
     question: str
     answers: tuple[str, ...]
-    """Human answers (vqa: ten), the right answer (capqa), the right choice (mc)."""
+    """Human answers (ten for vqa), the correct answer (capqa) or the correct choice (mc)."""
     choices: tuple[str, ...]
-    """Empty but for multiple choice."""
+    """The choices of a multiple-choice question, otherwise empty."""
     correct_choice: int | None
 
 
 def load_benchmark(
     manifest_path: Path, languages: Sequence[str] | None = None
 ) -> list[BenchmarkItem]:
-    """Read every question of a benchmark in the languages asked for (default: all it has).
+    """Load all questions of a benchmark.
 
-    The order is that of the shards, then of the questions, then of the languages.
+    Items are ordered by shard, then by question, then by language.
+
+    Args:
+        manifest_path: Manifest of the benchmark.
+        languages: Languages to load; None for all languages of the benchmark.
 
     Raises:
-        DataError: not a benchmark, a language it lacks, or an item that can't be scored.
+        DataError: If the manifest is not a benchmark, lacks a language or has an invalid item.
     """
     manifest = load_manifest(manifest_path)
     if manifest.modality is not Modality.BENCHMARK:
         raise DataError(
             f"{manifest_path.name} holds {manifest.modality} data, expected {Modality.BENCHMARK}; "
-            "give a manifest named benchmark_*"
+            "use a manifest named benchmark_*"
         )
     available = manifest.language.split(",")
     wanted = list(languages) if languages is not None else available
     if missing := sorted(set(wanted) - set(available)):
         raise DataError(
             f"benchmark '{manifest.name}' has no {', '.join(missing)}; it has "
-            f"{', '.join(available)}: leave the others out of evaluation.languages"
+            f"{', '.join(available)}; remove the others from evaluation.languages"
         )
     items: list[BenchmarkItem] = []
     for entry in manifest.shards:

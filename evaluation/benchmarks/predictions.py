@@ -1,12 +1,9 @@
-"""The per-item record of an evaluation, kept as parquet so that nothing has to be believed."""
+"""Per-item predictions of an evaluation in a Parquet file, from which all metrics derive."""
 
 import io
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from core.errors import DataError
@@ -42,25 +39,26 @@ SCHEMA = pa.schema(
         pa.field("chance_score", pa.float64()),
     ]
 )
-"""One row per (question, language). Scores are 0..1.
+"""Columns of the predictions, with one row per question and language. Scores are in 0..1.
 
-`output` is the raw reply, `parsed` what was compared, `expected` the right choice (mc) or
-"yes"/"no" (capqa); `majority_score` and `chance_score` are what the baselines get on the item.
+`output` is the raw reply and `parsed` the part of it that was compared. `expected` is the correct
+choice (mc) or "yes"/"no" (capqa). `majority_score` and `chance_score` are the scores of the
+baselines on the item.
 """
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:
-    """Write a table of `SCHEMA`, whole or not at all."""
+    """Write a table of `SCHEMA` atomically."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     atomic_write_bytes(path, buffer.getvalue())
 
 
 def read_predictions(path: Path) -> pa.Table:
-    """Read what `write_predictions` wrote.
+    """Read a file of `write_predictions`.
 
     Raises:
-        DataError: no such file, or one with other columns.
+        DataError: If the file does not exist or has other columns.
     """
     if not path.is_file():
         raise DataError(f"predictions {path} do not exist; run the evaluate stage of this cell")
@@ -68,37 +66,3 @@ def read_predictions(path: Path) -> pa.Table:
     if not table.schema.equals(SCHEMA):
         raise DataError(f"predictions {path} have other columns; run the evaluate stage again")
     return table
-
-
-def paired_scores(
-    first: pa.Table, second: pa.Table, *, benchmark: str, language: str, column: str = "score"
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of two cells on the same items, and the items' images, for paired statistics.
-
-    Returns:
-        The first's scores, the second's, and the image key of each, ordered by question id.
-
-    Raises:
-        DataError: the two did not answer the same questions, or none.
-    """
-    rows = [_select(table, benchmark, language, column) for table in (first, second)]
-    if rows[0]["question_id"] != rows[1]["question_id"] or not rows[0]["question_id"]:
-        count, other = (len(row["question_id"]) for row in rows)
-        raise DataError(
-            f"{benchmark}/{language}: the cells answered {count} and {other} items that are not "
-            "the same (or none); compare cells of one benchmark"
-        )
-    scores = [np.asarray(row[column], dtype=np.float64) for row in rows]
-    return scores[0], scores[1], np.asarray(rows[0]["image_key"])
-
-
-def _select(table: pa.Table, benchmark: str, language: str, column: str) -> dict[str, list[Any]]:
-    keep = pc.and_(
-        pc.equal(table["benchmark"], benchmark),
-        pc.equal(table["language"], language),
-    )
-    columns = ["question_id", "image_key", column]
-    rows: dict[str, list[Any]] = (
-        table.filter(keep).select(columns).sort_by("question_id").to_pydict()
-    )
-    return rows

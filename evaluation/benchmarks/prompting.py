@@ -1,4 +1,4 @@
-"""How a benchmark question is put to a model: one YAML file of templates per language."""
+"""Prompt templates of benchmark questions, read from one YAML file per language."""
 
 import dataclasses
 import string
@@ -23,30 +23,30 @@ _CHOICES = "{choices}"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptFile:
-    """What a language's YAML file may say."""
+    """Contents of `languages/CODE/prompts.yaml`."""
 
     yes_words: list[str] = dataclasses.field(default_factory=list)
     no_words: list[str] = dataclasses.field(default_factory=list)
     styles: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
-    """Style -> benchmark -> template with {question} and, for mc, {choices}."""
+    """Maps style and benchmark to a template with {question} and, for mc, {choices}."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PromptBook:
-    """Templates of one style and yes/no words of every language of a run."""
+    """Templates of one style, and words for yes and no, for every language of a run."""
 
     templates: Mapping[str, Mapping[str, str]]
-    """Language -> benchmark -> template."""
+    """Maps language and benchmark to a template."""
     yes_no_words: Mapping[str, YesNoWords]
 
     def question_text(self, item: BenchmarkItem) -> str:
-        """The words of the user's turn, without the image's mark."""
+        """Return the text of the user turn, without the image placeholder."""
         lines = [
             f"{letter}. {choice}"
             for letter, choice in zip(string.ascii_uppercase, item.choices, strict=False)
         ]
         template = self.templates[item.language][item.benchmark]
-        # Template marks first, then data, so a question with braces stays as it is.
+        # The template is split before the question is inserted, so braces in questions are kept.
         before, mark, after = template.partition(_QUESTION)
         before, after = (part.replace(_CHOICES, "\n".join(lines)) for part in (before, after))
         return f"{before}{item.question if mark else ''}{after}"
@@ -68,14 +68,19 @@ class PromptBook:
 def load_prompts(
     languages: Iterable[str], *, style: str = BARE_STYLE, folder: Path = FOLDER
 ) -> PromptBook:
-    """Read the prompt files of some languages.
+    """Load the prompt files of some languages.
 
-    A language without a file gets the bare question and no words for yes and no (which raises
-    once a yes/no benchmark is scored in it).
+    A language without a file gets the bare question and no words for yes and no, so scoring a
+    yes/no benchmark in it raises an error.
+
+    Args:
+        languages: Language codes.
+        style: Style of the templates.
+        folder: Folder of the language files.
 
     Raises:
-        ConfigError: a style that a file lacks, a template without its {question}, a word that is
-            both yes and no or has no letters.
+        ConfigError: If a file lacks the style, a template lacks {question}, or a word means both
+            yes and no or has no letters.
     """
     templates: dict[str, Mapping[str, str]] = {}
     words: dict[str, YesNoWords] = {}
@@ -84,30 +89,30 @@ def load_prompts(
         file = PromptFile()
         if path.is_file():
             file = load_config(PromptFile(), path)
-        words[language] = _yes_no_words(file, path)
-        templates[language] = _templates(file, style, path)
+        words[language] = _parse_yes_no_words(file, path)
+        templates[language] = _parse_templates(file, style, path)
     return PromptBook(templates=templates, yes_no_words=words)
 
 
-def _yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
+def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
     yes, no = (
         [normalise_neutral(word) for word in words] for words in (file.yes_words, file.no_words)
     )
     if "" in yes + no:
         raise ConfigError(f"{path}: a word of yes_words or no_words has no letters")
     if both := sorted({*yes} & {*no}):
-        raise ConfigError(f"{path}: {', '.join(both)} is in yes_words and in no_words; choose one")
+        raise ConfigError(f"{path}: {', '.join(both)} is in yes_words and in no_words; keep one")
     return YesNoWords(yes=tuple(file.yes_words), no=tuple(file.no_words))
 
 
-def _templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:
+def _parse_templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:
     if style == BARE_STYLE:
         chosen = {kind.value: _QUESTION for kind in Benchmark} | dict(file.styles.get(style, {}))
     elif style in file.styles:
         chosen = dict(file.styles[style])
     else:
         message = unknown_name("prompt style", style, {BARE_STYLE, *file.styles})
-        raise ConfigError(f"{message} Write it in {path}")
+        raise ConfigError(f"{message} Add it to {path}")
     for kind in Benchmark:
         if chosen.get(kind, "").count(_QUESTION) != 1:
             raise ConfigError(

@@ -1,8 +1,8 @@
-"""What no understanding is worth: the best constant reply per group, and chance.
+"""Baselines without understanding: the best constant reply per group, and chance.
 
-Both are computed on the benchmark itself, so the constant reply knows the answers: generous on
-purpose, an accuracy that does not clear it shows nothing. The third baseline, the same model
-without its image, is the runner's.
+The constant reply is chosen on the benchmark itself, with knowledge of the answers. This makes the
+baseline strong on purpose: an accuracy below it shows nothing. The third baseline, the same model
+with a blank image, is part of the evaluation run.
 """
 
 import dataclasses
@@ -16,43 +16,42 @@ from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.metrics.scorer import Scorer
 
 GroupKey = tuple[str, str, str]
-"""Benchmark, answer type, language."""
+"""Benchmark, answer type and language."""
 
 _MAX_CANDIDATES = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MajorityAnswer:
-    """The constant reply that scores best in a group."""
+    """Best constant reply of a group."""
 
     answer: str
     score: float
-    """Mean official score, 0..1."""
+    """Mean official score in 0..1."""
     num_items: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MajorityBaseline:
-    """The best constant reply of every group, and what it scores on every item."""
+    """Best constant reply of every group, and its scores on every item."""
 
     answers: dict[GroupKey, MajorityAnswer]
     scores: np.ndarray
     """Official score per item, in the order of the items."""
     scores_aware: np.ndarray
-    """Language-aware score per item; nan where the benchmark has none."""
+    """Language-aware score per item; nan if the benchmark has none."""
 
 
 def group_key(item: BenchmarkItem) -> GroupKey:
-    """The group within which one constant reply is chosen."""
+    """Return the group for which one constant reply is chosen."""
     return (item.benchmark, item.answer_type, item.language)
 
 
 def majority_baseline(items: Sequence[BenchmarkItem], scorer: Scorer) -> MajorityBaseline:
-    """Find the best constant reply per group among its most frequent answers.
+    """Find the best constant reply of every group among its most frequent answers.
 
-    Candidates are the 20 strings with most votes, and the letters for multiple choice; each is
-    scored as a model's reply would be. Ties go to the more frequent, then the first in the order
-    of code points.
+    The candidates are the 20 most frequent answers, and the letters for multiple choice. They are
+    scored like replies of a model. Ties are broken by frequency, then by code points.
     """
     groups: dict[GroupKey, list[int]] = defaultdict(list)
     for at, item in enumerate(items):
@@ -61,7 +60,7 @@ def majority_baseline(items: Sequence[BenchmarkItem], scorer: Scorer) -> Majorit
     answers = {}
     for key, members in groups.items():
         group = [items[at] for at in members]
-        best, best_scores = _best_constant(group, scorer)
+        best, best_scores = _find_best_constant(group, scorer)
         scores[members] = best_scores
         replies = [scorer.score(item, best).score_aware for item in group]
         aware[members] = [np.nan if value is None else value for value in replies]
@@ -71,21 +70,21 @@ def majority_baseline(items: Sequence[BenchmarkItem], scorer: Scorer) -> Majorit
     return MajorityBaseline(answers=answers, scores=scores, scores_aware=aware)
 
 
-def _best_constant(group: Sequence[BenchmarkItem], scorer: Scorer) -> tuple[str, np.ndarray]:
+def _find_best_constant(group: Sequence[BenchmarkItem], scorer: Scorer) -> tuple[str, np.ndarray]:
     votes = Counter(answer for item in group for answer in item.answers)
     ranked = sorted(votes, key=lambda answer: (-votes[answer], answer))[:_MAX_CANDIDATES]
     num_choices = max(len(item.choices) for item in group)
-    # Without reference answers there is only the empty reply, which is none.
+    # Without reference answers the only candidate is the empty reply, which scores 0.
     candidates = [*ranked, *string.ascii_uppercase[:num_choices]] or [""]
-    table = {
+    scores = {
         reply: np.array([scorer.score(item, reply).score for item in group]) for reply in candidates
     }
-    best = max(candidates, key=lambda reply: float(table[reply].mean()))
-    return best, table[best]
+    best = max(candidates, key=lambda reply: float(scores[reply].mean()))
+    return best, scores[best]
 
 
 def chance_score(item: BenchmarkItem) -> float | None:
-    """Expected score of a blind guess among the offered answers; None for open questions."""
+    """Return the expected score of a random guess, or None for open questions."""
     if item.benchmark is Benchmark.MULTIPLE_CHOICE:
         return 1.0 / len(item.choices)
     return 0.5 if item.benchmark is Benchmark.CAPTION_QA else None

@@ -1,4 +1,4 @@
-"""One reply to one item -> its parsed answer and its scores."""
+"""Scoring of single replies."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,59 +15,64 @@ from evaluation.metrics.vqa import aware_score, official_score
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ItemScore:
-    """What a reply is worth."""
+    """Parsed answer and scores of a reply."""
 
     parsed: str | None
-    """The reply as it was compared: normalised (vqa), a choice (mc), "yes" or "no" (capqa); None
-    if it could not be read."""
+    """The part of the reply that is compared: the normalised reply (vqa), a choice (mc), or "yes"
+    or "no" (capqa). None if the reply can't be parsed."""
     score: float
-    """The official score, 0..1; chrF for open text."""
+    """The official score in 0..1; chrF for open text."""
     score_aware: float | None
-    """The language-aware score (vqa, da), ANLS (open)."""
+    """The language-aware score (vqa, da) or ANLS (open)."""
 
 
 class Scorer:
-    """Scores replies to items of every benchmark."""
+    """Scores replies to the items of any benchmark."""
 
     def __init__(self, yes_no: YesNoParser, *, relaxed: bool = True) -> None:
-        """Take the yes/no parser and whether definite and bare forms match (aware score)."""
+        """Create a scorer.
+
+        Args:
+            yes_no: Parser of replies to yes/no questions.
+            relaxed: Match definite and bare forms in the language-aware score.
+        """
         self._yes_no = yes_no
         self._relaxed = relaxed
-        self._score_of: dict[Benchmark, Callable[[BenchmarkItem, str], ItemScore]] = {
-            Benchmark.VQA: self._vqa,
-            Benchmark.MULTIPLE_CHOICE: self._choice,
-            Benchmark.CAPTION_QA: self._caption_qa,
-            Benchmark.DIRECT: self._direct,
-            Benchmark.OPEN: self._open,
-            Benchmark.WILD: self._wild,
+        self._scorers: dict[Benchmark, Callable[[BenchmarkItem, str], ItemScore]] = {
+            Benchmark.VQA: self._score_vqa,
+            Benchmark.MULTIPLE_CHOICE: self._score_choice,
+            Benchmark.CAPTION_QA: self._score_caption_qa,
+            Benchmark.DIRECT: self._score_direct,
+            Benchmark.OPEN: self._score_open,
+            Benchmark.WILD: self._score_wild,
         }
 
     def score(self, item: BenchmarkItem, reply: str) -> ItemScore:
         """Score a raw reply."""
-        return self._score_of[item.benchmark](item, reply)
+        return self._scorers[item.benchmark](item, reply)
 
     def expected(self, item: BenchmarkItem) -> str | None:
-        """The right choice (mc), "yes" or "no" (capqa); None where ten people decide (vqa)."""
+        """Return the correct choice (mc), "yes" or "no" (capqa), or None for other benchmarks."""
         if item.correct_choice is not None:
             return item.choices[item.correct_choice]
         is_yes_no = item.benchmark is Benchmark.CAPTION_QA
         return ("no", "yes")[self.is_yes(item)] if is_yes_no else None
 
     def is_yes(self, item: BenchmarkItem) -> bool:
-        """The truth of a yes/no item.
+        """Return whether the correct answer of a yes/no item is yes.
 
         Raises:
-            DataError: its answer is neither in the item's language.
+            DataError: If the answer is neither yes nor no in the item's language.
         """
-        truth = self._yes_no.parse(item.answers[0], item.language)
-        if truth is None:
+        is_yes = self._yes_no.parse(item.answers[0], item.language)
+        if is_yes is None:
             raise DataError(
                 f"{item.benchmark} item '{item.question_id}': the answer '{item.answers[0]}' is "
                 f"neither yes nor no in '{item.language}'; see languages/CODE/prompts.yaml"
             )
-        return truth
+        return is_yes
 
-    def _vqa(self, item: BenchmarkItem, reply: str) -> ItemScore:
+    def _score_vqa(self, item: BenchmarkItem, reply: str) -> ItemScore:
         rule = rule_for(item.language, relaxed=self._relaxed)
         return ItemScore(
             parsed=english.normalise(reply),
@@ -75,7 +80,7 @@ class Scorer:
             score_aware=aware_score(reply, item.answers, rule),
         )
 
-    def _choice(self, item: BenchmarkItem, reply: str) -> ItemScore:
+    def _score_choice(self, item: BenchmarkItem, reply: str) -> ItemScore:
         index = parse_choice(reply, item.choices).index
         return ItemScore(
             parsed=None if index is None else item.choices[index],
@@ -83,30 +88,30 @@ class Scorer:
             score_aware=None,
         )
 
-    def _caption_qa(self, item: BenchmarkItem, reply: str) -> ItemScore:
-        verdict = self._yes_no.parse(reply, item.language)
+    def _score_caption_qa(self, item: BenchmarkItem, reply: str) -> ItemScore:
+        is_yes = self._yes_no.parse(reply, item.language)
         return ItemScore(
-            parsed=None if verdict is None else ("no", "yes")[verdict],
-            score=float(verdict == self.is_yes(item)),
+            parsed=None if is_yes is None else ("no", "yes")[is_yes],
+            score=float(is_yes == self.is_yes(item)),
             score_aware=None,
         )
 
-    def _direct(self, item: BenchmarkItem, reply: str) -> ItemScore:
+    def _score_direct(self, item: BenchmarkItem, reply: str) -> ItemScore:
         rule = rule_for(item.language, relaxed=self._relaxed)
-        said = reply.strip()
+        text = reply.strip()
         return ItemScore(
-            parsed=said,
-            score=direct_score(said, item.answers),
-            score_aware=direct_score(said, item.answers, is_same=rule.matches),
+            parsed=text,
+            score=direct_score(text, item.answers),
+            score_aware=direct_score(text, item.answers, is_same=rule.matches),
         )
 
-    def _wild(self, item: BenchmarkItem, reply: str) -> ItemScore:
-        """Whether there is a reply; how good it is, people and judges say."""
+    def _score_wild(self, item: BenchmarkItem, reply: str) -> ItemScore:
+        """Score only that there is a reply; annotators and judges compare its quality."""
         del item
-        said = reply.strip()
-        return ItemScore(parsed=said or None, score=float(bool(said)), score_aware=None)
+        text = reply.strip()
+        return ItemScore(parsed=text or None, score=float(bool(text)), score_aware=None)
 
-    def _open(self, item: BenchmarkItem, reply: str) -> ItemScore:
+    def _score_open(self, item: BenchmarkItem, reply: str) -> ItemScore:
         return ItemScore(
             parsed=reply.strip(),
             score=chrf(reply.strip(), item.answers),

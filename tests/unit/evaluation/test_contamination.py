@@ -1,4 +1,4 @@
-"""Benchmark images that were trained on are found, stored again in another format too."""
+"""Benchmark images in training data are found, also if stored in another format."""
 
 import io
 import json
@@ -32,14 +32,14 @@ def sources(tmp_path: Path) -> tuple[Path, list[Path]]:
     bench = [
         ("new", {"items": []}, encoded(image(100), "PNG")),
         ("same", {"items": []}, encoded(image(3), "PNG")),
-        ("stored-again", {"items": []}, encoded(image(5).resize((80, 80)), "WEBP")),
+        ("re-encoded", {"items": []}, encoded(image(5).resize((80, 80)), "WEBP")),
     ]
     shard = write_shard(tmp_path / "bench-000000.tar", bench)
     manifest = write_source(tmp_path, "bench", [shard], language="en", modality=Modality.BENCHMARK)
     return Path(manifest), training
 
 
-def test_copies_are_found(
+def test_shared_images_are_found_by_bytes_and_by_content(
     sources: tuple[Path, list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark, training = sources

@@ -1,4 +1,4 @@
-"""A judge behind an endpoint that misbehaves: both orders, retries, cache and bill."""
+"""A judge behind an unreliable endpoint: both orders, retries, cache and bill."""
 
 import json
 import threading
@@ -16,12 +16,12 @@ from evaluation.people.tasks import Task, TaskKind
 
 
 class Judge(BaseHTTPRequestHandler):
-    """Prefers the answer with more letters; fails as its class says."""
+    """Prefers the longer answer; fails as configured by its class attributes."""
 
     requests: list[dict[str, Any]]
     faults: list[int]
     headers_seen: list[str | None]
-    mute_for: int
+    num_unlabelled: int
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -34,8 +34,8 @@ class Judge(BaseHTTPRequestHandler):
         text = body["messages"][1]["content"][-1]["text"]
         a, b = text.partition("Answer A:\n")[2].split("\n\nAnswer B:\n")
         label = "A=B" if len(a) == len(b) else "A>>B" if len(a) > len(b) else "B>>A"
-        if kind.mute_for > 0:
-            kind.mute_for -= 1
+        if kind.num_unlabelled > 0:
+            kind.num_unlabelled -= 1
             label = ""
         reply = f"reasons [[{label}]]" if label else "I can't say"
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
@@ -51,7 +51,7 @@ class Judge(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[Judge]]]:
     handler = type(
-        "One", (Judge,), {"requests": [], "faults": [], "headers_seen": [], "mute_for": 0}
+        "One", (Judge,), {"requests": [], "faults": [], "headers_seen": [], "num_unlabelled": 0}
     )
     served = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=served.serve_forever, daemon=True)
@@ -93,7 +93,7 @@ def test_both_orders_are_asked_and_the_report_is_right(
     assert handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"].startswith(
         "data:image/png"
     )
-    found = judge.report(verdicts, ("one", "two"))
+    found = judge.summarize(verdicts, ("one", "two"))
     assert (found.num_questions, found.num_unreadable, found.num_inconsistent) == (4, 0, 0)
     assert found.reward == pytest.approx(25)
     assert found.win_rate == 50
@@ -106,18 +106,18 @@ def test_both_orders_are_asked_and_the_report_is_right(
     assert (again.bill.asked, again.bill.cached, again.bill.cost) == (0, 8, 0.0)
 
 
-def test_a_judge_that_prefers_the_first_is_seen_through() -> None:
+def test_a_judge_that_always_prefers_the_first_answer_is_detected() -> None:
     verdicts = [
-        judge.Verdict(task_id=str(i), image_key="", first=first, label="A>B", reply="")
+        judge.JudgeVerdict(task_id=str(i), image_key="", first=first, label="A>B", reply="")
         for i in range(10)
         for first in ("one", "two")
     ]
-    found = judge.report(verdicts, ("one", "two"))
+    found = judge.summarize(verdicts, ("one", "two"))
     assert (found.num_inconsistent, found.first_position) == (10, 100)
     assert (found.reward, found.elo, found.win_rate) == (0, 0, 0)
 
 
-def test_faults_are_retried_and_refusals_are_told(
+def test_server_errors_are_retried_and_refusals_are_raised(
     server: tuple[str, type[Judge]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, handler = server
@@ -129,8 +129,8 @@ def test_faults_are_retried_and_refusals_are_told(
     assert waits == [1.0, 4.0, 15.0]
     assert endpoint.bill.retries == 3
     assert handler.headers_seen == ["Bearer secret-key"] * 2
-    kept = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
-    assert "secret-key" not in kept
+    cached = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "secret-key" not in cached
     handler.faults += [401]
     with pytest.raises(EndpointError, match="HTTP 401"):
         judge.judge_pair(endpoint, task(1, "a", "bb"), None)
@@ -139,25 +139,25 @@ def test_faults_are_retried_and_refusals_are_told(
         judge.judge_pair(endpoint, task(2, "a", "bb"), None)
 
 
-def test_a_missing_label_is_asked_for_once_and_then_unreadable(
+def test_a_missing_label_is_requested_once_and_then_counts_as_unreadable(
     server: tuple[str, type[Judge]], tmp_path: Path
 ) -> None:
     url, handler = server
     endpoint = endpoint_of(url, tmp_path)
-    handler.mute_for = 1
+    handler.num_unlabelled = 1
     first, second = judge.judge_pair(endpoint, task(0, "a", "bb"), None)
     assert (first.label, second.label) == ("B>>A", "A>>B")
-    handler.mute_for = 4
+    handler.num_unlabelled = 4
     silent = judge.judge_pair(endpoint, task(1, "a", "bb"), None)
     assert [verdict.label for verdict in silent] == ["", ""]
-    found = judge.report([first, second, *silent], ("one", "two"))
+    found = judge.summarize([first, second, *silent], ("one", "two"))
     assert (found.num_questions, found.num_unreadable, found.reward) == (2, 2, -100)
-    with pytest.raises(ConfigError, match="no readable verdict"):
-        judge.report(silent, ("one", "two"))
+    with pytest.raises(ConfigError, match="no verdict of the judge is readable"):
+        judge.summarize(silent, ("one", "two"))
     assert judge.read_label("[[A>B]] no, rather [[B>A]]") == "B>A"
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "http://key@host/v1"])
-def test_odd_addresses_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not an http"):
+def test_invalid_endpoint_urls_are_rejected(url: str) -> None:
+    with pytest.raises(ConfigError, match="is no http"):
         EndpointConfig(url=url, model="x")

@@ -1,4 +1,4 @@
-"""Every folder of `languages/` is whole and says what it should."""
+"""Every folder of `languages/` is complete and consistent."""
 
 import pytest
 
@@ -15,7 +15,7 @@ CODES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 TARGETS = [code for code in CODES if code != MODEL_LANGUAGE]
 
 
-def test_the_shipped_languages() -> None:
+def test_shipped_languages_are_found() -> None:
     assert {"en", "eu", "es", "ca", "cy"} <= set(CODES)
     assert missing_files("xx") == PURPOSES
 
@@ -27,7 +27,7 @@ def test_a_target_language_has_every_file(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_yes_no_and_answers_can_be_judged(code: str) -> None:
+def test_yes_no_words_and_answer_rules_work(code: str) -> None:
     book = load_prompts([code], style="instructed")
     words = book.yes_no_words[code]
     parser = YesNoParser(book.yes_no_words)
@@ -39,7 +39,7 @@ def test_yes_no_and_answers_can_be_judged(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", TARGETS)
-def test_translation_examples_keep_to_their_own_rules(code: str) -> None:
+def test_translation_examples_follow_their_own_rules(code: str) -> None:
     prompt = load_prompt(code)
     assert len(prompt.examples) >= 3
     assert set(prompt.words) == {"yes", "no"}

@@ -1,4 +1,4 @@
-"""The language model alone: the harness's numbers are those that the logits give."""
+"""Scores of the language model without images agree with its logits."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def test_bits_per_byte_are_those_of_the_logits(
+def test_bits_per_byte_agree_with_the_logits(
     manifest: Path, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     tokenizer, task = make_tokenizer(), "text:text_eu"
@@ -61,7 +61,7 @@ def test_bits_per_byte_are_those_of_the_logits(
         nats -= float(logits_TV[range(len(ids)), ids].sum())
         num_bytes += len(text.encode("utf-8"))
     score = found[task]
-    assert (score.metric, score.n, score.is_less_better) == ("bits_per_byte", len(TEXTS), True)
+    assert (score.metric, score.n) == ("bits_per_byte", len(TEXTS))
     assert score.value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
     save_retention(found, tmp_path)
     assert json.loads((tmp_path / FILE_NAME).read_text())[task]["n"] == len(TEXTS)
@@ -105,7 +105,7 @@ def test_a_stopped_scoring_goes_on(
         ScoreCache(path, stop)
 
 
-def test_unknown_tasks_and_a_missing_harness_say_what_to_do(
+def test_unknown_tasks_and_a_missing_harness_are_errors_with_a_fix(
     model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = RetentionConfig(tasks=["eus_proficency"])

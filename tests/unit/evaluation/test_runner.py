@@ -1,4 +1,4 @@
-"""The runner: scores, metrics and files of an evaluation, and the adapter around a model."""
+"""Scores, metrics and files of an evaluation, and the answerer around a model."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from evaluation.answerers.base import ModelReply
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.answers.yes_no import YesNoPolicy
 from evaluation.benchmarks.items import load_benchmark
-from evaluation.benchmarks.predictions import SCHEMA, paired_scores, read_predictions
+from evaluation.benchmarks.predictions import SCHEMA, read_predictions
 from evaluation.benchmarks.questions import Question
 from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
@@ -37,7 +37,7 @@ def chat():
     return make_chat()
 
 
-def test_a_perfect_model(items, tmp_path):
+def test_a_perfect_model_scores_100_and_half_when_blind(items, tmp_path):
     model = Oracle(items)
     result = evaluate(model, items, EvaluationOptions(), output_folder=tmp_path)
     for name in ("vqa/eu/accuracy", "vqa_aware/eu/accuracy", "mc/en/accuracy", "capqa/eu/f1"):
@@ -46,7 +46,7 @@ def test_a_perfect_model(items, tmp_path):
     assert (accuracy.n, accuracy.num_images, accuracy.ci_high) == (36, 12, 100.0)
     assert accuracy.ci_low < 100
     assert accuracy.majority == pytest.approx(100 * (0.3 + 1 / 3 + 0.5) / 3)
-    # Without the image it says "yes": half of the English yes/no, nothing of the Basque.
+    # Without the image it replies "yes": half of the English yes/no, nothing of the Basque.
     assert accuracy.blind == 0
     assert result.metrics["vqa/en/yes_no"].blind == 50
     assert result.metrics["capqa/en/accuracy"].blind == 50
@@ -60,7 +60,7 @@ def test_a_perfect_model(items, tmp_path):
     assert model.asked == 120 + 10
 
 
-def test_the_files(items, tmp_path):
+def test_files_hold_predictions_and_metrics(items, tmp_path):
     model = Oracle(items, wrong=("name", "is it"))
     result = evaluate(model, items, EvaluationOptions(seed=3), output_folder=tmp_path)
     table = read_predictions(tmp_path / "predictions.parquet")
@@ -74,14 +74,14 @@ def test_the_files(items, tmp_path):
     assert set(stored) >= {"value", "ci_low", "ci_high", "n", "num_images", "majority", "blind"}
     assert stored["value"] == pytest.approx(100 * 2 / 3)
     assert stored["ci_low"] <= stored["value"] <= stored["ci_high"]
-    assert result.scalars()["vqa/eu/other"] == 0.0
+    assert result.metrics["vqa/eu/other"].value == 0.0
     assert content["majority_answers"]["vqa/yes/no/eu"]["answer"] == "bai"
     again = evaluate(model, items, EvaluationOptions(seed=3), output_folder=tmp_path)
     assert again.metrics == result.metrics
 
 
-def test_questions_of_a_image_are_asked_together(items):
-    """However the benchmark is ordered: what they share is then computed once."""
+def test_questions_about_an_image_are_asked_together(items):
+    """In any order of the benchmark, so that their shared prefix is computed once."""
     asked = []
 
     class Recorder(Oracle):
@@ -97,20 +97,20 @@ def test_questions_of_a_image_are_asked_together(items):
     assert result.metrics["vqa/eu/accuracy"].value == 100
 
 
-def test_without_the_blind_run(items):
+def test_the_blind_run_can_be_skipped(items):
     result = evaluate(Oracle(items), items, EvaluationOptions(blind=False))
     assert result.metrics["vqa/eu/accuracy"].blind is None
     assert result.predictions["blind_output"].null_count == len(items)
 
 
-def test_the_yes_no_policy_acts(items):
-    class Yes:
+def test_the_yes_no_policy_is_applied(items):
+    class YesAnswerer:
         def answer(self, questions):
             return [ModelReply(text="yes", num_tokens=1, is_truncated=True) for _ in questions]
 
-    strict = evaluate(Yes(), items, EvaluationOptions(blind=False))
+    strict = evaluate(YesAnswerer(), items, EvaluationOptions(blind=False))
     policy = YesNoPolicy.ANY_LANGUAGE
-    lenient = evaluate(Yes(), items, EvaluationOptions(blind=False, yes_no_policy=policy))
+    lenient = evaluate(YesAnswerer(), items, EvaluationOptions(blind=False, yes_no_policy=policy))
     assert strict.metrics["capqa/eu/accuracy"].value == 0
     assert strict.metrics["capqa/eu/unparsed"].value == 100
     assert lenient.metrics["capqa/eu/accuracy"].value == 50
@@ -119,35 +119,20 @@ def test_the_yes_no_policy_acts(items):
     assert strict.metrics["truncated/en"].value == 100
 
 
-def test_relaxed_acts(items):
-    class Definite:
+def test_relaxed_matching_is_applied(items):
+    class DefiniteAnswerer:
         def answer(self, questions):
             return [
                 ModelReply(text="txakurra", num_tokens=1, is_truncated=False) for _ in questions
             ]
 
-    relaxed = evaluate(Definite(), items, EvaluationOptions(blind=False))
-    strict = evaluate(Definite(), items, EvaluationOptions(blind=False, relaxed=False))
+    relaxed = evaluate(DefiniteAnswerer(), items, EvaluationOptions(blind=False))
+    strict = evaluate(DefiniteAnswerer(), items, EvaluationOptions(blind=False, relaxed=False))
     assert relaxed.metrics["vqa_aware/eu/other"].value == 25
     assert strict.metrics["vqa_aware/eu/other"].value == 0
 
 
-def test_paired_scores_of_two_cells(items):
-    good = evaluate(Oracle(items), items, EvaluationOptions(blind=False)).predictions
-    bad = evaluate(
-        Oracle(items, wrong=("name",)), items[::-1], EvaluationOptions(blind=False)
-    ).predictions
-    first, second, images = paired_scores(good, bad, benchmark="vqa", language="eu")
-    assert (first - second).sum() == 12
-    assert len(set(images)) == 12
-    short = bad.filter(pa.array(["q0-0" not in i for i in bad["question_id"].to_pylist()]))
-    with pytest.raises(DataError, match="36 and 35 items"):
-        paired_scores(good, short, benchmark="vqa", language="eu")
-    with pytest.raises(DataError, match="0 and 0 items"):
-        paired_scores(good, bad, benchmark="vqa", language="cy")
-
-
-def test_bad_files_and_answerers(items, tmp_path):
+def test_invalid_files_and_answerers_are_errors(items, tmp_path):
     with pytest.raises(DataError, match="do not exist"):
         read_predictions(tmp_path / "predictions.parquet")
     other = tmp_path / "other.parquet"
@@ -157,12 +142,12 @@ def test_bad_files_and_answerers(items, tmp_path):
     with pytest.raises(DataError, match="nothing to evaluate"):
         evaluate(Oracle(items), [], EvaluationOptions())
 
-    class Lazy:
+    class SilentAnswerer:
         def answer(self, questions):
             return []
 
     with pytest.raises(DataError, match="120 questions got 0 replies"):
-        evaluate(Lazy(), items, EvaluationOptions())
+        evaluate(SilentAnswerer(), items, EvaluationOptions())
 
 
 def test_schema_names_are_unique():
@@ -170,7 +155,7 @@ def test_schema_names_are_unique():
 
 
 class EchoModel:
-    """Generates the first feature of its image as so many tokens."""
+    """Generates as many tokens as the first feature of its image says."""
 
     def __init__(self, chat):
         self.ids = chat.tokenizer.encode("etxe", add_special_tokens=False)
@@ -182,7 +167,7 @@ class EchoModel:
         return [self.ids[: int(image[0, 0])] for image in images]
 
 
-def test_the_adapter(chat):
+def test_the_vlm_answerer_asks_in_slices_and_looks_up_each_image_once(chat):
     model, looked_up = EchoModel(chat), []
 
     def features(image: bytes) -> np.ndarray:
@@ -202,6 +187,6 @@ def test_the_adapter(chat):
     assert looked_up == [b"x", b"xx", b"xxx"] * 2
 
 
-def test_the_blank_image_is_one_and_the_same():
+def test_the_blank_image_is_always_the_same():
     assert blank_image() == blank_image()
     assert blank_image().startswith(b"\x89PNG")

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from core.errors import DataError
 from core.rng import named_rng
@@ -24,13 +25,21 @@ def images(num_items, per_image=1):
     return np.array([f"p{i // per_image}" for i in range(num_items)])
 
 
-def test_wilson_worked_examples():
+def test_wilson_interval_of_worked_examples():
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     low, high = wilson_interval(0, 10)
     assert (low, high) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(10, 10) == pytest.approx((1 - 0.2775, 1.0), abs=1e-4)
     with pytest.raises(DataError, match="at least one item"):
         wilson_interval(0, 0)
+
+
+def test_wilson_agrees_with_scipy():
+    for num_items in (1, 2, 5, 12, 40, 238, 1000):
+        for num_right in {0, 1, num_items // 3, num_items // 2, num_items}:
+            interval = binomtest(num_right, num_items).proportion_ci(0.95, method="wilson")
+            expected = (float(interval.low), float(interval.high))
+            assert wilson_interval(num_right, num_items) == pytest.approx(expected, abs=1e-12)
 
 
 def test_bootstrap_is_seeded_and_named():
@@ -143,7 +152,7 @@ def test_non_inferiority(difference, num_items, verdict):
     assert decision.verdict is verdict
 
 
-def test_undecided_says_how_many_images_would_do():
+def test_undecided_claims_report_the_number_of_images_needed():
     first, second = cells(0.0, 40)
     decision = non_inferiority(first, second, images(40), delta=0.05, seed=0)
     assert decision.clusters_needed is not None
@@ -152,14 +161,14 @@ def test_undecided_says_how_many_images_would_do():
     assert hopeless.clusters_needed is None
 
 
-def test_holm_worked_example():
+def test_holm_on_a_worked_example():
     # Holm (1979) by hand: .01*4, .013*3 -> raised to .04, .03*2, .04*1 -> raised to .06
     assert holm([0.03, 0.01, 0.04, 0.013]) == pytest.approx([0.06, 0.04, 0.06, 0.04])
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
     assert holm([]).size == 0
 
 
-def test_holm_over_a_grid_takes_back_a_weak_verdict():
+def test_holm_over_a_grid_withdraws_a_weak_verdict():
     first, second = cells(0.0, 200)
     weak = non_inferiority(first, second, images(200), delta=0.04, seed=0)
     strong = non_inferiority(*cells(0.15), images(1_200), delta=0.03, seed=0)
@@ -171,7 +180,7 @@ def test_holm_over_a_grid_takes_back_a_weak_verdict():
     assert corrected[1].p_supported > weak.p_supported
 
 
-def test_bad_input_is_refused():
+def test_invalid_input_is_an_error():
     with pytest.raises(DataError, match="one cluster per value"):
         bootstrap_means(np.ones(3), ["a"], seed=0)
     with pytest.raises(DataError, match="at least one"):
@@ -183,7 +192,7 @@ def test_bad_input_is_refused():
 
 
 @pytest.mark.slow
-def test_promises_on_simulated_grids():
+def test_error_rates_on_simulated_grids_are_as_promised():
     """A short run of benchmarks/statistics_simulation.py (full run: docs/reference/metrics.md)."""
     from benchmarks.statistics_simulation import run
 

@@ -1,4 +1,4 @@
-"""How much is enough, where the truth is known."""
+"""Sufficient shares on simulated grids whose truth is known."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def grid(truths, *, num_images=400, per_image=4, seed=0):
     )
 
 
-def test_a_curve_that_saturates_early():
+def test_a_curve_that_saturates_early_has_a_small_sufficient_share():
     truths = [0.05, 0.55, 0.6, 0.6, 0.6, 0.6]
     scores, images = grid(truths, num_images=4000)
     found = smallest_sufficient_share(SHARES, scores, images, delta=0.03, seed=1)
@@ -34,14 +34,14 @@ def test_a_curve_that_saturates_early():
         assert point.low < point.value < point.high
 
 
-def test_few_images_decide_nothing():
+def test_few_images_leave_the_share_undecided():
     scores, images = grid([0.3, 0.5, 0.55, 0.6, 0.6, 0.6], num_images=40)
     found = smallest_sufficient_share(SHARES, scores, images, delta=0.01, seed=1)
     assert found.smallest is None
     assert found.detectable > 0.05
 
 
-def test_what_is_detectable_is_detected_in_four_of_five_grids():
+def test_a_detectable_difference_is_detected_in_four_of_five_grids():
     scores, images = grid([0.5] * 3, num_images=200)
     gap = smallest_sufficient_share((0, 0.5, 1), scores, images, delta=0.03, seed=0).detectable
     hits = 0
@@ -53,8 +53,8 @@ def test_what_is_detectable_is_detected_in_four_of_five_grids():
     assert 0.7 < hits / 200 < 0.9
 
 
-def test_confidence_is_honest_at_the_edge():
-    """A share that is worse by the margin exactly is called sufficient in few grids."""
+def test_confidence_is_calibrated_at_the_margin():
+    """A share that is worse by exactly the margin is rarely called sufficient."""
     called = 0
     for seed in range(150):
         scores, images = grid([0.57, 0.6], num_images=150, seed=seed)
@@ -63,7 +63,7 @@ def test_confidence_is_honest_at_the_edge():
     assert called / 150 < 0.1
 
 
-def test_bad_shapes_are_refused():
+def test_invalid_shapes_are_errors():
     with pytest.raises(DataError, match="at least two shares"):
         smallest_sufficient_share((0.5,), np.zeros((1, 4)), list("abcd"), delta=0.03, seed=0)
     found = smallest_sufficient_share((0, 1), np.eye(2, 4), list("abcd"), delta=0.03, seed=0)
