@@ -131,5 +131,5 @@ def test_the_asked_language_wins_a_shared_word():
 
 
 def test_a_language_without_yes_and_no_is_an_error():
-    with pytest.raises(ConfigError, match=r"yes_words and no_words in .*/ga"):
+    with pytest.raises(ConfigError, match=r"yes_words and no_words to .*/ga"):
         YesNoParser(WORDS).parse("bai", "ga")
