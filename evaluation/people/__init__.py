@@ -1,1 +1,1 @@
-"""People as judges: blind comparisons of two models, and validation of translated items."""
+"""Human annotation: blind comparisons of two models, and review of translated items."""

@@ -1,4 +1,4 @@
-"""Judgements out and in: Label Studio's JSON, Argilla's records, and a plain table."""
+"""Export and import of judgements: JSON of Label Studio, records of Argilla, and CSV."""
 
 import csv
 import io
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.errors import DataError
-from evaluation.people.store import Judgement, PeopleStore
+from evaluation.people.store import AnnotationStore, Judgement
 from evaluation.people.tasks import Task
 
 
-def to_label_studio(store: PeopleStore) -> str:
-    """Tasks with their annotations, as Label Studio exports and imports them."""
+def to_label_studio(store: AnnotationStore) -> str:
+    """Return the tasks with their annotations in the JSON format of Label Studio."""
     by_task: dict[str, list[Judgement]] = {}
     for judgement in store.judgements():
         by_task.setdefault(judgement.task_id, []).append(judgement)
     tasks = [
         {
-            "data": _data(task),
+            "data": _task_fields(task),
             "annotations": [
                 {
                     "completed_by": {"email": judgement.annotator},
@@ -43,10 +43,10 @@ def to_label_studio(store: PeopleStore) -> str:
 
 
 def from_label_studio(text: str) -> list[Judgement]:
-    """The annotations of such a file.
+    """Parse the annotations of a Label Studio export.
 
     Raises:
-        DataError: not such a file.
+        DataError: If the text is not an export of annotation tasks.
     """
     found = []
     try:
@@ -60,18 +60,18 @@ def from_label_studio(text: str) -> list[Judgement]:
                     )[0]
                     for part in annotation["result"]
                 }
-                by = annotation.get("completed_by")
-                name = by["email"] if isinstance(by, dict) else str(by)
+                author = annotation.get("completed_by")
+                name = author["email"] if isinstance(author, dict) else str(author)
                 found.append(
                     Judgement(task_id=task["data"]["task_id"], annotator=name, answers=answers)
                 )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(f"no Label Studio export of these tasks: {error!r}") from error
+        raise DataError(f"not a Label Studio export of annotation tasks: {error!r}") from error
     return found
 
 
-def to_argilla(store: PeopleStore) -> str:
-    """Records with responses, one JSON per line, as Argilla's `Record.to_dict` has them."""
+def to_argilla(store: AnnotationStore) -> str:
+    """Return records with responses as JSON lines, in the format of Argilla's `Record.to_dict`."""
     by_task: dict[str, list[Judgement]] = {}
     for judgement in store.judgements():
         by_task.setdefault(judgement.task_id, []).append(judgement)
@@ -82,16 +82,16 @@ def to_argilla(store: PeopleStore) -> str:
             for name, answer in judgement.answers.items():
                 entry = {"value": answer, "user_id": judgement.annotator}
                 responses.setdefault(name, []).append(entry)
-        record = {"id": task.task_id, "fields": _data(task), "responses": responses}
+        record = {"id": task.task_id, "fields": _task_fields(task), "responses": responses}
         lines.append(json.dumps(record, ensure_ascii=False))
     return "\n".join(lines) + "\n"
 
 
 def from_argilla(text: str) -> list[Judgement]:
-    """The responses of such a file.
+    """Parse the responses of an Argilla export.
 
     Raises:
-        DataError: not such a file.
+        DataError: If the text is not an export of annotation tasks.
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     try:
@@ -102,40 +102,40 @@ def from_argilla(text: str) -> list[Judgement]:
                     key = (str(record["id"]), str(response["user_id"]))
                     found.setdefault(key, {})[name] = str(response["value"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"no Argilla export of these tasks: {error!r}") from error
+        raise DataError(f"not an Argilla export of annotation tasks: {error!r}") from error
     return [
         Judgement(task_id=task, annotator=name, answers=answers)
         for (task, name), answers in found.items()
     ]
 
 
-def to_csv(store: PeopleStore) -> str:
-    """One line per judgement."""
+def to_csv(store: AnnotationStore) -> str:
+    """Return a CSV table with one row per judgement."""
     columns = ["task", "annotator", "content", "language", "overall", "verdict", "text"]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for judgement in store.judgements():
-        known = {"task": judgement.task_id, "annotator": judgement.annotator}
-        writer.writerow(known | judgement.answers)
+        identity = {"task": judgement.task_id, "annotator": judgement.annotator}
+        writer.writerow(identity | judgement.answers)
     return buffer.getvalue()
 
 
-def import_judgements(store: PeopleStore, judgements: Iterable[Judgement]) -> int:
-    """Keep them all, or none if one doesn't fit; returns their number.
+def import_judgements(store: AnnotationStore, judgements: Iterable[Judgement]) -> int:
+    """Import all judgements, or none of them if one is invalid, and return their number.
 
     Raises:
-        DataError: an unknown task, or answers that don't fit it.
+        DataError: If a task is unknown, or answers do not match their task.
     """
-    every = list(judgements)
-    for judgement in every:
+    checked = list(judgements)
+    for judgement in checked:
         store.check(judgement)
-    for judgement in every:
+    for judgement in checked:
         store.judge(judgement)
-    return len(every)
+    return len(checked)
 
 
-def _data(task: Task) -> dict[str, Any]:
+def _task_fields(task: Task) -> dict[str, Any]:
     return {
         "task_id": task.task_id,
         "language": task.language,

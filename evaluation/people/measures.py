@@ -1,4 +1,4 @@
-"""What the judgements of people say, with intervals and their agreement."""
+"""Statistics of human judgements: preferences, acceptance rates and agreement."""
 
 import dataclasses
 import math
@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.errors import DataError
-from evaluation.people.store import QUESTIONS, SKIP, TIE, Judgement, PeopleStore
+from evaluation.people.store import QUESTIONS, SKIP, TIE, AnnotationStore, Judgement
 from evaluation.people.tasks import TaskKind
 from evaluation.statistics.intervals import bootstrap_means, wilson_interval
 
-_ELO = 400.0
-_EDGE = 0.5
-"""Judgements added to either side, so that a strength is finite where one side wins them all."""
+_ELO_SCALE = 400.0
+_PSEUDO_COUNT = 0.5
+"""Added to the wins of either side, so that the strength is finite if one side wins everything."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """One question of a comparison."""
+    """Preference of the annotators in one question of a comparison."""
 
     first: str
     second: str
@@ -28,42 +28,42 @@ class Preference:
     ties: int
     skipped: int
     share: float
-    """Of `first`, ties counted half."""
+    """Share of judgements that prefer `first`, with ties counted half."""
     low: float
     high: float
-    """95 %, resampled by image."""
+    """Upper bound of the 95 % interval of the share, resampled by image."""
     elo: float
-    """Bradley-Terry strength of `first` over `second`, in Elo points (400 to a factor of ten)."""
+    """Bradley-Terry strength of `first` over `second` in Elo points (400 for odds of 10:1)."""
     elo_low: float
     elo_high: float
     alpha: float | None
-    """Krippendorff's, of annotators who judged the same tasks; None without any."""
+    """Krippendorff's alpha over tasks with several annotators; None if there are no such tasks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Acceptance:
-    """Of translated items."""
+    """Acceptance of translated items."""
 
     accepted: int
     fixed: int
     rejected: int
     skipped: int
     share: float
-    """Accepted as they are, of those judged."""
+    """Share of judged tasks that were accepted unchanged."""
     low: float
     high: float
-    """Wilson's 95 % interval over tasks (the first judgement of each)."""
+    """Upper bound of Wilson's 95 % interval over tasks, by the first judgement of each."""
     alpha: float | None
 
 
-def preferences(store: PeopleStore, *, seed: int = 0) -> dict[str, Preference]:
-    """Of every question of a comparison.
+def preferences(store: AnnotationStore, *, seed: int = 0) -> dict[str, Preference]:
+    """Return the preferences in every question of a comparison.
 
     Raises:
-        DataError: no comparison, or nothing judged.
+        DataError: If the tasks are not comparisons, or there are no judgements.
     """
     if store.kind is not TaskKind.COMPARE:
-        raise DataError(f"{store.path} holds tasks of the kind {store.kind}, not comparisons")
+        raise DataError(f"{store.path} has tasks of kind {store.kind}, not comparisons")
     judgements = store.judgements()
     return {
         question: _preference(store, judgements, question, seed)
@@ -71,14 +71,14 @@ def preferences(store: PeopleStore, *, seed: int = 0) -> dict[str, Preference]:
     }
 
 
-def acceptance(store: PeopleStore) -> Acceptance:
-    """Of translated items.
+def acceptance(store: AnnotationStore) -> Acceptance:
+    """Return the acceptance of translated items.
 
     Raises:
-        DataError: no validation, or nothing judged.
+        DataError: If the tasks are not translations, or there are no judgements.
     """
     if store.kind is not TaskKind.VALIDATE:
-        raise DataError(f"{store.path} holds tasks of the kind {store.kind}, not translations")
+        raise DataError(f"{store.path} has tasks of kind {store.kind}, not translations")
     verdicts = [(j.task_id, j.annotator, j.answers["verdict"]) for j in store.judgements()]
     count = Counter(verdict for _, _, verdict in verdicts)
     first: dict[str, str] = {}
@@ -102,10 +102,11 @@ def acceptance(store: PeopleStore) -> Acceptance:
 
 
 def krippendorff(ratings: Sequence[tuple[str, str, str]]) -> float | None:
-    """Nominal alpha of (unit, annotator, value) triples; None where no unit has two.
+    """Return Krippendorff's nominal alpha of (unit, annotator, value) triples.
 
-    Krippendorff, Content Analysis (2004), section 11.3: 1 - observed / expected disagreement.
-    1 where only one value occurs would be undefined; None is returned then as well.
+    Alpha is 1 - observed / expected disagreement (Krippendorff, Content Analysis, 2004, section
+    11.3). The result is None if no unit has two ratings, or if only one value occurs, for which
+    alpha is undefined.
     """
     units: dict[str, list[str]] = defaultdict(list)
     for unit, _, value in ratings:
@@ -125,12 +126,12 @@ def krippendorff(ratings: Sequence[tuple[str, str, str]]) -> float | None:
 
 
 def _preference(
-    store: PeopleStore, judgements: Sequence[Judgement], question: str, seed: int
+    store: AnnotationStore, judgements: Sequence[Judgement], question: str, seed: int
 ) -> Preference:
     first, second = sorted(store.tasks[0].content)
-    given = [(j.task_id, j.annotator, j.answers[question]) for j in judgements]
-    count = Counter(answer for _, _, answer in given)
-    judged = [entry for entry in given if entry[2] != SKIP]
+    answered = [(j.task_id, j.annotator, j.answers[question]) for j in judgements]
+    count = Counter(answer for _, _, answer in answered)
+    judged = [entry for entry in answered if entry[2] != SKIP]
     if not judged:
         raise DataError("nothing has been judged yet")
     value: Mapping[str, float] = {first: 1.0, TIE: 0.5, second: 0.0}
@@ -158,6 +159,6 @@ def _preference(
 
 
 def _elo(share: float, size: int) -> float:
-    """Bradley-Terry for two: the odds of winning, ties split."""
-    wins, losses = share * size + _EDGE, (1 - share) * size + _EDGE
-    return _ELO * math.log10(wins / losses)
+    """Return the Bradley-Terry strength for two systems, with ties split between them."""
+    wins, losses = share * size + _PSEUDO_COUNT, (1 - share) * size + _PSEUDO_COUNT
+    return _ELO_SCALE * math.log10(wins / losses)

@@ -1,4 +1,4 @@
-"""The page on which people judge: one task at a time, names hidden, sides drawn by chance."""
+"""Annotation page: one task at a time, with hidden system names and randomised sides."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,39 +11,41 @@ from core.errors import DataError
 from core.io import loopback
 from core.io.image_types import image_type
 from evaluation.benchmarks.images import ImageLookup
-from evaluation.people.store import MAX_NAME, MAX_TEXT, Judgement, PeopleStore, check_name
+from evaluation.people.store import MAX_NAME, MAX_TEXT, AnnotationStore, Judgement, check_name
 from evaluation.people.tasks import Task, TaskKind
 
-FILES = Path(__file__).parent / "web"
-_MAX_BODY = 64_000
-_NAMES = ("people.js", "people.css")
+WEB_FOLDER = Path(__file__).parent / "web"
+_MAX_BODY_BYTES = 64_000
+_WEB_FILES = ("people.js", "people.css")
 
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
-_Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
-
-
-class _Person(BaseModel):
-    annotator: _Name
+_AnnotatorName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
+_AnswerText = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
 
-class _Judged(_Person):
+class _AnnotatorRequest(BaseModel):
+    annotator: _AnnotatorName
+
+
+class _JudgementRequest(_AnnotatorRequest):
     task_id: Annotated[str, StringConstraints(max_length=500)]
-    answers: dict[Annotated[str, StringConstraints(max_length=20)], _Text] = Field(max_length=5)
+    answers: dict[Annotated[str, StringConstraints(max_length=20)], _AnswerText] = Field(
+        max_length=5
+    )
 
 
-def build_app(store: PeopleStore, images: ImageLookup, *, language: str) -> FastAPI:
-    """The page over a store.
+def build_app(store: AnnotationStore, images: ImageLookup, *, language: str) -> FastAPI:
+    """Build the web application of the annotation page.
 
     Args:
-        store: tasks and judgements.
-        images: by image key.
-        language: of the page's own words, as it opens.
+        store: Tasks and judgements.
+        images: Lookup of the images of tasks.
+        language: Initial language of the user interface.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    loopback.guard(app, max_bytes=_MAX_BODY)
+    loopback.guard(app, max_bytes=_MAX_BODY_BYTES)
 
     @app.exception_handler(DataError)
-    def refused(_request: Any, error: DataError) -> JSONResponse:
+    def reject_invalid_data(_request: Any, error: DataError) -> JSONResponse:
         return loopback.refusal(422, str(error))
 
     _add_files(app)
@@ -55,67 +57,69 @@ def build_app(store: PeopleStore, images: ImageLookup, *, language: str) -> Fast
 def _add_files(app: FastAPI) -> None:
     @app.get("/")
     def page() -> FileResponse:
-        return FileResponse(FILES / "index.html")
+        return FileResponse(WEB_FOLDER / "index.html")
 
     @app.get("/{name}")
     def file(name: str) -> Response:
-        if name not in _NAMES:
-            return loopback.refusal(404, "there is no such page")
-        return FileResponse(FILES / name)
+        if name not in _WEB_FILES:
+            return loopback.refusal(404, "page not found")
+        return FileResponse(WEB_FOLDER / name)
 
 
-def _add_tasks(app: FastAPI, store: PeopleStore, images: ImageLookup, language: str) -> None:
+def _add_tasks(app: FastAPI, store: AnnotationStore, images: ImageLookup, language: str) -> None:
     @app.get("/api/about")
     def about() -> dict[str, Any]:
         return {"kind": store.kind.value, "language": language, "num_tasks": len(store.tasks)}
 
     @app.get("/api/image")
     def image(task: str) -> Response:
-        found = images(store.task(task).image_key)
-        kind = None if found is None else image_type(found)
-        if found is None or kind is None:
-            return loopback.refusal(404, "this task has no image that a browser shows")
-        return Response(found, media_type=kind)
+        content = images(store.task(task).image_key)
+        media_type = None if content is None else image_type(content)
+        if content is None or media_type is None:
+            return loopback.refusal(404, "this task has no image in a format that browsers support")
+        return Response(content, media_type=media_type)
 
     @app.post("/api/next")
-    def following(person: _Person) -> dict[str, Any]:
-        check_name(person.annotator)
-        return _following(store, person.annotator)
+    def next_task(request: _AnnotatorRequest) -> dict[str, Any]:
+        check_name(request.annotator)
+        return _next_state(store, request.annotator)
 
 
-def _add_judgements(app: FastAPI, store: PeopleStore) -> None:
+def _add_judgements(app: FastAPI, store: AnnotationStore) -> None:
     @app.post("/api/judge")
-    def judge(judged: _Judged) -> dict[str, Any]:
-        answers = _with_names(store, judged)
-        store.judge(Judgement(task_id=judged.task_id, annotator=judged.annotator, answers=answers))
-        return _following(store, judged.annotator)
+    def judge(request: _JudgementRequest) -> dict[str, Any]:
+        answers = _resolve_sides(store, request)
+        store.judge(
+            Judgement(task_id=request.task_id, annotator=request.annotator, answers=answers)
+        )
+        return _next_state(store, request.annotator)
 
     @app.post("/api/undo")
-    def undo(person: _Person) -> dict[str, Any]:
-        store.undo(person.annotator)
-        return _following(store, person.annotator)
+    def undo(request: _AnnotatorRequest) -> dict[str, Any]:
+        store.undo(request.annotator)
+        return _next_state(store, request.annotator)
 
 
-def _with_names(store: PeopleStore, judged: _Judged) -> dict[str, str]:
-    """Answers with the systems' names in the place of sides."""
-    task, answers = store.task(judged.task_id), judged.answers
+def _resolve_sides(store: AnnotationStore, request: _JudgementRequest) -> dict[str, str]:
+    """Return the answers with sides replaced by the names of the systems."""
+    task, answers = store.task(request.task_id), request.answers
     if task.kind is not TaskKind.COMPARE:
         return answers
-    if named := sorted(set(answers.values()) & set(task.content)):
-        raise DataError(f"'{named[0]}' is hidden here; say left or right", "answers")
-    sides = dict(zip(("left", "right"), store.sides(task, judged.annotator), strict=True))
+    if revealed := sorted(set(answers.values()) & set(task.content)):
+        raise DataError(f"'{revealed[0]}' is hidden on this page; answer left or right", "answers")
+    sides = dict(zip(("left", "right"), store.sides(task, request.annotator), strict=True))
     return {name: sides.get(answer, answer) for name, answer in answers.items()}
 
 
-def _following(store: PeopleStore, annotator: str) -> dict[str, Any]:
+def _next_state(store: AnnotationStore, annotator: str) -> dict[str, Any]:
     task = store.next_task(annotator)
     done, left = store.progress(annotator)
-    shown = None if task is None else _shown(store, task, annotator)
+    shown = None if task is None else _visible_fields(store, task, annotator)
     return {"task": shown, "done": done, "left": left}
 
 
-def _shown(store: PeopleStore, task: Task, annotator: str) -> dict[str, Any]:
-    """What a person may see of a task: no names."""
+def _visible_fields(store: AnnotationStore, task: Task, annotator: str) -> dict[str, Any]:
+    """Return the fields of a task that an annotator may see, without system names."""
     shown = {
         "task_id": task.task_id,
         "language": task.language,

@@ -1,6 +1,7 @@
-"""People as judges: `python -m evaluation.people.run --db FILE`.
+"""Command for human annotation: `python -m evaluation.people.run --db FILE`.
 
-Makes the annotation file, serves the page on this machine, says what came of it, exports, imports.
+Creates the annotation database, serves the annotation page on the local host, prints results, and
+exports and imports judgements.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.page import build_app
-from evaluation.people.store import PeopleStore
+from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import TaskKind, compare_tasks, validate_tasks
 
 _EXPORTS = {
@@ -32,97 +33,135 @@ _EXPORTS = {
 }
 _IMPORTS = {"labelstudio": exchange.from_label_studio, "argilla": exchange.from_argilla}
 _EPILOG = """examples:
-  make a comparison of two cells in Basque, 199 pairs, 40 of them for everybody, and serve it:
+  compare two cells on 199 Basque questions, 40 of them judged by all annotators:
     python -m evaluation.people.run --db people.db --language eu --most 199 --overlap 40 \\
         --pairs general=A/result/predictions.parquet adapted=B/result/predictions.parquet \\
         --images data/embedded/benchmark_test.manifest.json
-  go on later:      python -m evaluation.people.run --db people.db --images ...
-  what came of it:  python -m evaluation.people.run --db people.db --results
-  validate:         python -m evaluation.people.run --db eu.db --items translated.jsonl
-  take it out:      python -m evaluation.people.run --db people.db --export labelstudio out.json
-The page is on this machine only; for others: ssh -L 7870:127.0.0.1:7870 HOST.
+  resume:           python -m evaluation.people.run --db people.db --images ...
+  print results:    python -m evaluation.people.run --db people.db --results
+  review items:     python -m evaluation.people.run --db eu.db --items translated.jsonl
+  export:           python -m evaluation.people.run --db people.db --export labelstudio out.json
+The page is served on 127.0.0.1 only. To use it from another host: ssh -L 7870:127.0.0.1:7870 HOST.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.people.run",
-        description="Blind comparisons of two models and validation of translations by people.",
+        description="Human annotation: blind comparison of two systems or review of translations.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--db", type=Path, required=True, help="annotation file (SQLite)")
-    add("--pairs", nargs=2, metavar="NAME=PREDICTIONS", help="make it: two systems to compare")
-    add("--items", type=Path, metavar="JSONL", help="make it: translated items to validate")
-    add("--language", default="eu", help="of the compared questions and the page (default: eu)")
-    add("--most", type=int, default=0, help="so many tasks at most, drawn by chance")
-    add("--overlap", type=int, default=20, help="tasks that everybody judges (default: 20)")
-    add("--images", type=Path, metavar="MANIFEST", help="where the images are")
+    add("--db", type=Path, required=True, help="annotation database (SQLite)")
+    add(
+        "--pairs",
+        nargs=2,
+        metavar="NAME=PREDICTIONS",
+        help="create the database: names and predictions.parquet of two systems to compare",
+    )
+    add(
+        "--items",
+        type=Path,
+        metavar="JSONL",
+        help="create the database: translated items to review",
+    )
+    add(
+        "--language",
+        default="eu",
+        help="language of the compared questions and of the page (default: eu)",
+    )
+    add(
+        "--most", type=int, default=0, help="draw a random sample of this many tasks (default: all)"
+    )
+    add(
+        "--overlap",
+        type=int,
+        default=20,
+        help="number of tasks that all annotators judge (default: 20)",
+    )
+    add("--images", type=Path, metavar="MANIFEST", help="manifest of the images")
     add("--port", type=int, default=7870, help="port of the page (default: 7870)")
-    add("--results", action="store_true", help="say what came of it, as JSON, and stop")
-    add("--export", nargs=2, metavar=("FORMAT", "FILE"), help="labelstudio, argilla or csv")
-    add("--import", nargs=2, metavar=("FORMAT", "FILE"), dest="take", help="judgements back in")
+    add("--results", action="store_true", help="print the results as JSON and exit")
+    add(
+        "--export",
+        nargs=2,
+        metavar=("FORMAT", "FILE"),
+        help="export judgements as labelstudio, argilla or csv",
+    )
+    add(
+        "--import",
+        nargs=2,
+        metavar=("FORMAT", "FILE"),
+        dest="import_from",
+        help="import judgements from labelstudio or argilla",
+    )
     return parser
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
-    """Do what the command line says.
+    """Execute the parsed command line.
 
     Raises:
-        ConfigError: a file that is or isn't there, or an unknown format.
-        DataError: files that don't fit.
+        ConfigError: If the database exists already or is missing, or a format is unknown.
+        DataError: If an input file is invalid or does not match the tasks.
     """
-    store = _make(options) if options.pairs or options.items else PeopleStore(options.db)
-    if options.take:
-        kind, path = options.take
-        judgements = _known(_IMPORTS, kind)(Path(path).read_text(encoding="utf-8"))
+    store = (
+        _create_store(options) if options.pairs or options.items else AnnotationStore(options.db)
+    )
+    if options.import_from:
+        kind, path = options.import_from
+        judgements = _select_format(_IMPORTS, kind)(Path(path).read_text(encoding="utf-8"))
         count = exchange.import_judgements(store, judgements)
-        console.print(f"{count} judgements taken in", highlight=False)
+        console.print(f"Imported {count} judgements", highlight=False)
     elif options.export:
         kind, path = options.export
-        atomic_write_text(Path(path), _known(_EXPORTS, kind)(store))
-        console.print(f"written: {escape(path)}", highlight=False)
+        atomic_write_text(Path(path), _select_format(_EXPORTS, kind)(store))
+        console.print(f"Judgements written to {escape(path)}", highlight=False)
     elif options.results:
-        console.print_json(results(store))
+        console.print_json(results_json(store))
     else:
         images = open_images(options.images) if options.images else lambda _key: None
         app = build_app(store, images, language=options.language)
-        console.print(f"Open http://{loopback.HOST}:{options.port}  (Ctrl-C stops it)")
+        console.print(f"Open http://{loopback.HOST}:{options.port}  (press Ctrl-C to stop)")
         loopback.serve(app, port=options.port)
 
 
-def results(store: PeopleStore) -> str:
-    """As JSON."""
+def results_json(store: AnnotationStore) -> str:
+    """Return the results of all judgements as JSON."""
     if store.kind is TaskKind.VALIDATE:
         return json.dumps(dataclasses.asdict(acceptance(store)))
     return json.dumps({name: dataclasses.asdict(one) for name, one in preferences(store).items()})
 
 
-def _make(options: argparse.Namespace) -> PeopleStore:
+def _create_store(options: argparse.Namespace) -> AnnotationStore:
     if options.items:
         tasks = validate_tasks(options.items, most=options.most)
-        return PeopleStore.create(options.db, tasks, overlap=options.overlap)
+        return AnnotationStore.create(options.db, tasks, overlap=options.overlap)
     named = [pair.partition("=") for pair in options.pairs]
     if not all(name and path for name, _, path in named):
-        raise ConfigError(f"--pairs wants NAME=PREDICTIONS twice, got {' '.join(options.pairs)}")
-    (first, _, one), (second, _, other) = named
+        raise ConfigError(f"--pairs expects NAME=PREDICTIONS twice, got {' '.join(options.pairs)}")
+    (first, _, first_path), (second, _, second_path) = named
     tasks = compare_tasks(
-        Path(one), Path(other), (first, second), language=options.language, most=options.most
+        Path(first_path),
+        Path(second_path),
+        (first, second),
+        language=options.language,
+        most=options.most,
     )
-    return PeopleStore.create(options.db, tasks, overlap=options.overlap)
+    return AnnotationStore.create(options.db, tasks, overlap=options.overlap)
 
 
-def _known(formats: Mapping[str, Any], kind: str) -> Any:
+def _select_format(formats: Mapping[str, Any], kind: str) -> Any:
     if kind not in formats:
-        raise ConfigError(f"format '{kind}' is not known; take {', '.join(formats)}")
+        raise ConfigError(f"unknown format '{kind}'; choose from {', '.join(formats)}")
     return formats[kind]
 
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run."""
+    """Run the command and return its exit code."""
     console = Console()
     run(build_parser().parse_args(arguments), console)
     return 0

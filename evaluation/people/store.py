@@ -1,4 +1,4 @@
-"""Tasks and judgements in one SQLite file: several annotators at once, nothing lost."""
+"""Annotation database: tasks and judgements in a SQLite file that annotators share."""
 
 import contextlib
 import dataclasses
@@ -32,55 +32,65 @@ MAX_NAME, MAX_TEXT = 60, 4000
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What one person said about one task."""
+    """Answers of one annotator to one task."""
 
     task_id: str
     annotator: str
     answers: dict[str, str]
-    """COMPARE: content, language, overall -> a system's name, tie or skip. VALIDATE: verdict, and
-    for a fix the text."""
+    """For COMPARE, the name of a system, "tie" or "skip" for content, language and overall. For
+    VALIDATE, the verdict, and the corrected text if the verdict is "fix"."""
 
 
-class PeopleStore:
-    """The file. Every annotator sees the overlap set; the rest is dealt out, each task once."""
+class AnnotationStore:
+    """Annotation database.
+
+    All annotators judge the tasks of the overlap; every other task goes to one annotator.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open a file that `create` made.
+        """Open a database that `create` has written.
 
         Raises:
-            ConfigError: no such file, or not one of these.
+            ConfigError: If the file does not exist or is not an annotation database.
         """
         if not path.is_file():
-            raise ConfigError(f"no annotation file {path}; make one with --pairs or --items")
+            raise ConfigError(
+                f"annotation database {path} does not exist; create it with --pairs or --items"
+            )
         self.path = path
         try:
             with self._connect() as connection:
                 (row,) = connection.execute("SELECT format, kind, overlap FROM about").fetchall()
         except (sqlite3.DatabaseError, ValueError) as error:
-            raise ConfigError(f"{path} is no annotation file: {error}") from error
+            raise ConfigError(f"{path} is not an annotation database: {error}") from error
         if row[0] != _FORMAT:
-            raise ConfigError(f"{path} has format {row[0]}, this program knows {_FORMAT}")
+            raise ConfigError(
+                f"{path} has format {row[0]}, expected {_FORMAT}; create the database again"
+            )
         self.kind, self.overlap = TaskKind(row[1]), int(row[2])
         self.tasks = self._load_tasks()
         self._by_id = {task.task_id: task for task in self.tasks}
 
     @staticmethod
-    def create(path: Path, tasks: Sequence[Task], *, overlap: int) -> "PeopleStore":
-        """Make a file.
+    def create(path: Path, tasks: Sequence[Task], *, overlap: int) -> "AnnotationStore":
+        """Create a database.
 
         Args:
-            path: new file.
-            tasks: of one kind.
-            overlap: so many of the first are for every annotator; the rest for one each.
+            path: Path of the new file.
+            tasks: Tasks of one kind.
+            overlap: Number of tasks, from the first on, that all annotators judge. Every other task
+                goes to one annotator.
 
         Raises:
-            ConfigError: the file exists, or tasks of two kinds.
+            ConfigError: If the file exists, or the tasks are not of one kind.
         """
         if path.exists():
-            raise ConfigError(f"{path} exists; it may hold judgements. Name another file")
+            raise ConfigError(f"{path} exists and may contain judgements; choose another file")
         kinds = {task.kind for task in tasks}
         if len(kinds) != 1:
-            raise ConfigError(f"tasks of the kinds {sorted(kinds)}; one file holds one kind")
+            raise ConfigError(
+                f"got tasks of kinds {sorted(kinds)}; a database has tasks of one kind"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.executescript(_SCHEMA)
@@ -88,10 +98,10 @@ class PeopleStore:
             connection.execute("INSERT INTO about VALUES (?, ?, ?)", about)
             rows = [(place, task.task_id, task.dump()) for place, task in enumerate(tasks)]
             connection.executemany("INSERT INTO tasks VALUES (?, ?, ?)", rows)
-        return PeopleStore(path)
+        return AnnotationStore(path)
 
     def next_task(self, annotator: str) -> Task | None:
-        """What this person should do now: the overlap set, then what nobody has done."""
+        """Return the annotator's next task: first the overlap, then tasks without a judgement."""
         with self._connect() as connection:
             rows = connection.execute("SELECT task, annotator FROM judgements").fetchall()
         own = {task for task, name in rows if name == annotator}
@@ -103,17 +113,17 @@ class PeopleStore:
         return None
 
     def sides(self, task: Task, annotator: str) -> tuple[str, str]:
-        """Left and right system of a comparison, drawn anew for each person and task."""
+        """Return the left and right system of a comparison, randomised per annotator and task."""
         names = sorted(task.content)
         rng = named_rng(0, "people", "sides", task.task_id, annotator)
-        left, right = names if rng.random() < 0.5 else names[::-1]  # noqa: PLR2004 - a coin
+        left, right = names if rng.random() < 0.5 else names[::-1]  # noqa: PLR2004 - a fair coin
         return left, right
 
     def judge(self, judgement: Judgement) -> None:
-        """Keep a judgement; a second one of the same person on the same task replaces the first.
+        """Store a judgement, which replaces an earlier one by the same annotator on the same task.
 
         Raises:
-            DataError: an unknown task, or answers that don't fit it.
+            DataError: If the task is unknown, or the answers do not match it.
         """
         self.check(judgement)
         row = (
@@ -126,16 +136,16 @@ class PeopleStore:
             connection.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?)", row)
 
     def check(self, judgement: Judgement) -> None:
-        """Refuse what `judge` would refuse.
+        """Validate a judgement without storing it.
 
         Raises:
-            DataError: as `judge`.
+            DataError: If the task is unknown, or the answers do not match it.
         """
         check_name(judgement.annotator)
         _check_answers(self.task(judgement.task_id), judgement.answers)
 
     def undo(self, annotator: str) -> str | None:
-        """Take back this person's newest judgement; returns its task."""
+        """Delete the latest judgement of an annotator and return the id of its task, if any."""
         with self._connect() as connection:
             row = connection.execute(
                 "SELECT task FROM judgements WHERE annotator = ? ORDER BY time DESC LIMIT 1",
@@ -149,7 +159,7 @@ class PeopleStore:
         return str(row[0])
 
     def judgements(self) -> list[Judgement]:
-        """All, in the order of tasks, then of names."""
+        """Return all judgements, ordered by task and annotator."""
         with self._connect() as connection:
             rows = connection.execute(
                 "SELECT task, annotator, answers FROM judgements JOIN tasks ON tasks.id = task "
@@ -161,7 +171,7 @@ class PeopleStore:
         ]
 
     def progress(self, annotator: str) -> tuple[int, int]:
-        """Judgements of this person, and tasks that are still open for them."""
+        """Return the number of an annotator's judgements and of the tasks that remain for them."""
         with self._connect() as connection:
             rows = connection.execute("SELECT task, annotator FROM judgements").fetchall()
         own = {task for task, name in rows if name == annotator}
@@ -171,13 +181,13 @@ class PeopleStore:
         return len(own), len(shared - own) + len(rest - taken)
 
     def task(self, task_id: str) -> Task:
-        """A task by its id.
+        """Return a task by its id.
 
         Raises:
-            DataError: no such task.
+            DataError: If the task does not exist.
         """
         if task_id not in self._by_id:
-            raise DataError(f"no task '{task_id}'", "unknown task")
+            raise DataError(f"task '{task_id}' does not exist in {self.path.name}", "unknown task")
         return self._by_id[task_id]
 
     def _load_tasks(self) -> list[Task]:
@@ -192,28 +202,33 @@ class PeopleStore:
 
 
 def check_name(name: str) -> None:
-    """Refuse names that a table couldn't show.
+    """Validate the name of an annotator.
 
     Raises:
-        DataError: empty, long or with control characters.
+        DataError: If the name is empty, too long or contains control characters.
     """
     if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
-        raise DataError(f"a name has 1 to {MAX_NAME} printable characters, got {name!r}", "name")
+        raise DataError(
+            f"the annotator name is {name!r}; expected 1 to {MAX_NAME} printable characters", "name"
+        )
 
 
 def _check_answers(task: Task, answers: dict[str, str]) -> None:
     if task.kind is TaskKind.COMPARE:
         allowed = {*task.content, TIE, SKIP}
-        wanted = set(QUESTIONS[task.kind])
+        expected = set(QUESTIONS[task.kind])
     else:
-        allowed, wanted = set(VERDICTS), {"verdict"}
+        allowed, expected = set(VERDICTS), {"verdict"}
         if answers.get("verdict") == "fix":
             text = answers.get("text", "")
             if not text.strip() or len(text) > MAX_TEXT:
-                raise DataError(f"a fix needs a text of 1 to {MAX_TEXT} characters", "text")
-            wanted |= {"text"}
-    if set(answers) != wanted:
-        raise DataError(f"expected answers to {sorted(wanted)}, got {sorted(answers)}", "answers")
+                raise DataError(
+                    f"a fix needs a text of 1 to {MAX_TEXT} characters, got {len(text)}", "text"
+                )
+            expected |= {"text"}
+    if set(answers) != expected:
+        raise DataError(f"expected answers to {sorted(expected)}, got {sorted(answers)}", "answers")
     for name, answer in answers.items():
         if name != "text" and answer not in allowed:
-            raise DataError(f"'{name}' can't be {answer!r}", "answers")
+            # The allowed answers are not listed, because they include the hidden system names.
+            raise DataError(f"the answer to '{name}' can't be {answer!r}", "answers")

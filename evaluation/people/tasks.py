@@ -1,4 +1,4 @@
-"""What people are asked: one pair of replies, or one translated item, each with its image."""
+"""Annotation tasks: comparisons of two replies, and reviews of translated items."""
 
 import dataclasses
 import json
@@ -14,74 +14,80 @@ from core.rng import named_rng
 from evaluation.benchmarks.predictions import read_predictions
 
 RESERVED = frozenset({"left", "right", "tie", "skip"})
-"""Answers that are no system."""
+"""Answers that can't be names of systems."""
 
 
 class TaskKind(StrEnum):
-    """The two kinds."""
+    """Kinds of annotation tasks."""
 
     COMPARE = "compare"
-    """Which of two replies is better."""
+    """Choose the better of two replies."""
     VALIDATE = "validate"
-    """Whether a translation holds."""
+    """Accept, fix or reject a translation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One question to a person."""
+    """One annotation task."""
 
     task_id: str
     kind: TaskKind
     language: str
     image_key: str
-    """Of a sample in the images' manifest; empty without an image."""
+    """Key of the sample whose image is shown; empty without an image."""
     question: str
     content: dict[str, str]
-    """COMPARE: name of a system -> its reply. VALIDATE: `source`, `translation`."""
+    """For COMPARE, the reply of each system by name. For VALIDATE, `source` and `translation`."""
 
     def dump(self) -> str:
-        """As JSON."""
+        """Return the task as JSON."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True)
 
     @staticmethod
     def load(text: str) -> "Task":
-        """Of JSON.
+        """Parse a task from JSON.
 
         Raises:
-            DataError: not what `dump` wrote.
+            DataError: If the text was not written by `dump`.
         """
         try:
             raw = json.loads(text)
             return Task(**{**raw, "kind": TaskKind(raw["kind"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"damaged annotation task: {error!r}") from error
+            raise DataError(
+                f"damaged annotation task: {error!r}; create the database again"
+            ) from error
 
 
 def compare_tasks(
     first: Path, second: Path, names: tuple[str, str], *, language: str, most: int, seed: int = 0
 ) -> list[Task]:
-    """Pairs of replies to the same questions; equal replies are left out, as nobody could choose.
+    """Create comparisons of two systems from their replies to the same questions.
+
+    Questions with equal replies are left out.
 
     Args:
-        first: predictions.parquet of one system.
-        second: of the other.
-        names: what they are called, in that order.
-        language: of the questions.
-        most: largest number of tasks, drawn by `seed`; 0 = all.
-        seed: of the draw.
+        first: predictions.parquet of the first system.
+        second: predictions.parquet of the second system.
+        names: Names of the two systems.
+        language: Language of the questions.
+        most: Maximum number of tasks, drawn at random; 0 for all.
+        seed: Seed of the draw and of the order of the tasks.
 
     Raises:
-        DataError: files that don't hold the same questions, or no pair that differs.
+        DataError: If the names are invalid, the files contain different questions, or all replies
+            are equal.
     """
     if names[0] == names[1] or {*names} & RESERVED:
         raise DataError(
-            f"systems called {' and '.join(names)}; name them apart, and not {sorted(RESERVED)}"
+            f"the systems are called {' and '.join(names)}; use two different names other than "
+            f"{', '.join(sorted(RESERVED))}"
         )
-    tables = [_rows(read_predictions(path), language) for path in (first, second)]
+    tables = [_read_replies(read_predictions(path), language) for path in (first, second)]
     if tables[0].keys() != tables[1].keys() or not tables[0]:
         raise DataError(
-            f"{first} and {second} hold {len(tables[0])} and {len(tables[1])} questions in "
-            f"'{language}' that are not the same (or none); compare cells of one benchmark"
+            f"{first} and {second} have {len(tables[0])} and {len(tables[1])} questions in "
+            f"'{language}', which are not the same (or none); compare cells of one benchmark"
         )
     pairs = [(key, tables[0][key], tables[1][key]) for key in sorted(tables[0])]
     tasks = [
@@ -97,28 +103,36 @@ def compare_tasks(
         if one["output"].strip() != other["output"].strip()
     ]
     if not tasks:
-        raise DataError(f"all {len(pairs)} replies of the two are the same")
-    return _draw(tasks, most, seed)
+        raise DataError(
+            f"all {len(pairs)} replies of the two systems are equal; there is nothing to judge"
+        )
+    return _draw_tasks(tasks, most, seed)
 
 
 def validate_tasks(path: Path, *, most: int, seed: int = 0) -> list[Task]:
-    """Translated items of a JSONL file: id, language, source, translation, and if any image_key.
+    """Create reviews of the translated items of a JSON lines file.
+
+    Args:
+        path: File whose lines have id, language, source and translation, and optionally image_key
+            and question.
+        most: Maximum number of tasks, drawn at random; 0 for all.
+        seed: Seed of the draw and of the order of the tasks.
 
     Raises:
-        DataError: a line that lacks something, or an id that appears twice.
+        DataError: If the file has no items, a line lacks a field, or an id is not unique.
     """
-    tasks = list(_read_items(path))
+    tasks = list(_read_translations(path))
     seen: set[str] = set()
     for task in tasks:
         if task.task_id in seen:
-            raise DataError(f"{path}: id '{task.task_id}' appears twice")
+            raise DataError(f"{path}: id '{task.task_id}' appears twice; use unique ids")
         seen.add(task.task_id)
     if not tasks:
-        raise DataError(f"{path} holds no items")
-    return _draw(tasks, most, seed)
+        raise DataError(f"{path} has no items; expected one JSON object per line")
+    return _draw_tasks(tasks, most, seed)
 
 
-def _read_items(path: Path) -> Iterator[Task]:
+def _read_translations(path: Path) -> Iterator[Task]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -139,7 +153,7 @@ def _read_items(path: Path) -> Iterator[Task]:
             ) from error
 
 
-def _rows(table: pa.Table, language: str) -> dict[tuple[str, str], dict[str, Any]]:
+def _read_replies(table: pa.Table, language: str) -> dict[tuple[str, str], dict[str, Any]]:
     columns = ["benchmark", "question_id", "language", "image_key", "prompt", "output"]
     return {
         (row["benchmark"], row["question_id"]): row
@@ -148,7 +162,7 @@ def _rows(table: pa.Table, language: str) -> dict[tuple[str, str], dict[str, Any
     }
 
 
-def _draw(tasks: Sequence[Task], most: int, seed: int) -> list[Task]:
+def _draw_tasks(tasks: Sequence[Task], most: int, seed: int) -> list[Task]:
     order = named_rng(seed, "people").permutation(len(tasks))
     chosen = order[:most] if most else order
     return [tasks[i] for i in chosen]

@@ -1,4 +1,4 @@
-"""The annotation page in a real browser: two people, blind, by keyboard; and what it refuses."""
+"""The annotation page in a real browser, and the requests that it rejects."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ from evaluation.benchmarks.images import open_images
 from evaluation.people import run
 from evaluation.people.measures import preferences
 from evaluation.people.page import build_app
-from evaluation.people.store import PeopleStore
+from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import Task, TaskKind
 from tests.support.doubles import write_shard, write_source
 from tests.support.small_world import image
@@ -60,9 +60,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, PeopleStore]]:
-    """Address and store of a page that is really served."""
-    store = PeopleStore.create(tmp_path / "people.db", tasks(), overlap=3)
+def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, AnnotationStore]]:
+    """Address and store of a page that is served over HTTP."""
+    store = AnnotationStore.create(tmp_path / "people.db", tasks(), overlap=3)
     app = build_app(store, open_images(images), language="eu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,12 +89,12 @@ def ask(address: str, path: str, body: Any = None, **headers: str) -> tuple[int,
     return response.status, response.read()
 
 
-def test_the_page_refuses_bad_input_path_tricks_and_foreign_origins(
-    page: tuple[str, PeopleStore],
+def test_invalid_input_path_traversal_and_foreign_origins_are_rejected(
+    page: tuple[str, AnnotationStore],
 ) -> None:
     address, store = page
-    said = {"content": "left", "language": "tie", "overall": "right"}
-    good = {"annotator": "ane", "task_id": "vqa/0", "answers": said}
+    answers = {"content": "left", "language": "tie", "overall": "right"}
+    good = {"annotator": "ane", "task_id": "vqa/0", "answers": answers}
     assert ask(address, "/api/judge", good, Origin="http://evil.example")[0] == 403
     assert ask(address, "/api/judge", good, Host="evil.example")[0] == 421
     assert ask(address, "/api/judge", good, Content_Type="text/plain")[0] == 415
@@ -106,10 +106,10 @@ def test_the_page_refuses_bad_input_path_tricks_and_foreign_origins(
         {"task_id": "vqa/99"},
         {"task_id": "../people.db"},
         {"answers": {"overall": "left"}},
-        {"answers": said | {"overall": "general"}},
-        {"answers": said | {"overall": "DROP TABLE judgements"}},
-        {"answers": said | {"more": "left"}},
-        {"answers": said | {"overall": "x" * 5000}},
+        {"answers": answers | {"overall": "general"}},
+        {"answers": answers | {"overall": "DROP TABLE judgements"}},
+        {"answers": answers | {"more": "left"}},
+        {"answers": answers | {"overall": "x" * 5000}},
     ):
         assert ask(address, "/api/judge", good | change)[0] == 422, change
     for path in ("/people.db", "/../people.db", "/%2e%2e/people.db", "/..%2fpeople.db", "/page.py"):
@@ -127,7 +127,7 @@ def test_the_page_refuses_bad_input_path_tricks_and_foreign_origins(
 def wait(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not is_so():
-        assert time.monotonic() < deadline, "the page did not get there"
+        assert time.monotonic() < deadline, "the page did not reach the expected state"
         time.sleep(0.02)
 
 
@@ -139,7 +139,7 @@ def log_in(view: Any, address: str, name: str) -> None:
 
 
 def judge_all_for_the_dog(view: Any) -> None:
-    """Always prefer the reply about the dog, whichever side it is on; by keyboard alone."""
+    """Prefer the reply about the dog on whichever side it is, with the keyboard only."""
     for _ in range(NUM_TASKS):
         before = view.inner_text("#progress")
         side = "1" if "txakurra" in view.inner_text(".side >> nth=0") else "2"
@@ -148,12 +148,12 @@ def judge_all_for_the_dog(view: Any) -> None:
         wait(lambda: view.inner_text("#progress") != before)  # noqa: B023 - in this round
 
 
-def try_everything_else(view: Any) -> None:
-    """English words, an answer that is missing, buttons, going back, skipping."""
+def use_all_other_controls(view: Any) -> None:
+    """Use the English page, a missing answer, buttons, undo and skip."""
     view.select_option("#language", "en")
     assert view.inner_text("#send") == "Save"
     view.click("#send")
-    assert "answer everything" in view.inner_text("#error")
+    assert "answer all questions" in view.inner_text("#error")
     for name in ("content", "language", "overall"):
         view.click(f"button[data-name={name}][data-offer=tie]")
     view.click("#send")
@@ -166,8 +166,8 @@ def try_everything_else(view: Any) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
-def test_two_people_judge_and_the_results_are_theirs(
-    page: tuple[str, PeopleStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_two_annotators_judge_and_the_results_are_theirs(
+    page: tuple[str, AnnotationStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     address, store = page
@@ -183,9 +183,9 @@ def test_two_people_judge_and_the_results_are_theirs(
         assert "<b>katua</b>" in first.inner_text("#sides"), "shown as text, not as markup"
         first.screenshot(path=str(tmp_path / "page.png"))
         judge_all_for_the_dog(first)
-        try_everything_else(second)
+        use_all_other_controls(second)
         assert first.is_visible("#done")
-        assert second.is_visible("#done"), "the rest was Ane's"
+        assert second.is_visible("#done"), "the other tasks went to Ane"
         browser.close()
     assert not errors
     found = preferences(store)

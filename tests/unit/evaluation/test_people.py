@@ -1,4 +1,4 @@
-"""Judgements of people: who sees what, what is kept, what it says, and the way out and back."""
+"""Human annotation: distribution of tasks, storage, statistics, export and import."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from core.errors import ConfigError, DataError
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
 from evaluation.people import exchange, run
 from evaluation.people.measures import acceptance, krippendorff, preferences
-from evaluation.people.store import Judgement, PeopleStore
+from evaluation.people.store import AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind, compare_tasks, validate_tasks
 
 
@@ -28,33 +28,35 @@ def validate(number: int) -> Task:
     )  # fmt: skip
 
 
-def answer(task: Task | str, annotator: str, *said: str) -> Judgement:
+def answer(task: Task | str, annotator: str, *chosen: str) -> Judgement:
     names = ("content", "language", "overall")
     task_id = task if isinstance(task, str) else task.task_id
     return Judgement(
-        task_id=task_id, annotator=annotator, answers=dict(zip(names, said, strict=True))
+        task_id=task_id, annotator=annotator, answers=dict(zip(names, chosen, strict=True))
     )
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> PeopleStore:
-    """Twelve comparisons, four of them for everybody."""
-    return PeopleStore.create(tmp_path / "x.db", [compare(i) for i in range(12)], overlap=4)
+def store(tmp_path: Path) -> AnnotationStore:
+    """Twelve comparisons, four of which all annotators judge."""
+    return AnnotationStore.create(tmp_path / "x.db", [compare(i) for i in range(12)], overlap=4)
 
 
-def finish(store: PeopleStore, annotator: str, *said: str, most: int = 99) -> list[str]:
+def judge_remaining(
+    store: AnnotationStore, annotator: str, *chosen: str, most: int = 99
+) -> list[str]:
     done = []
     while (task := store.next_task(annotator)) is not None and len(done) < most:
-        store.judge(answer(task, annotator, *said))
+        store.judge(answer(task, annotator, *chosen))
         done.append(task.task_id)
     return done
 
 
-def test_everybody_gets_the_overlap_and_the_rest_is_dealt_out(store: PeopleStore) -> None:
-    first = finish(store, "ane", "general", "general", "general", most=7)
+def test_all_annotators_get_the_overlap_and_one_each_of_the_rest(store: AnnotationStore) -> None:
+    first = judge_remaining(store, "ane", "general", "general", "general", most=7)
     assert store.progress("ane") == (7, 5)
     assert store.progress("jon") == (0, 9)
-    second = finish(PeopleStore(store.path), "jon", "tie", "tie", "tie")  # opened anew
+    second = judge_remaining(AnnotationStore(store.path), "jon", "tie", "tie", "tie")  # reopened
     assert set(first) & set(second) == {f"vqa/{i}" for i in range(4)}
     assert set(first) | set(second) == {f"vqa/{i}" for i in range(12)}
     assert store.next_task("ane") is None
@@ -63,16 +65,16 @@ def test_everybody_gets_the_overlap_and_the_rest_is_dealt_out(store: PeopleStore
     assert store.next_task("jon").task_id == second[-1]  # type: ignore[union-attr]
 
 
-def test_sides_are_a_fair_coin_for_each_person_and_task(tmp_path: Path) -> None:
-    store = PeopleStore.create(tmp_path / "y.db", [compare(i) for i in range(400)], overlap=0)
+def test_sides_are_randomised_per_annotator_and_task(tmp_path: Path) -> None:
+    store = AnnotationStore.create(tmp_path / "y.db", [compare(i) for i in range(400)], overlap=0)
     left = [store.sides(task, "ane")[0] for task in store.tasks]
     assert 160 < left.count("general") < 240
     assert left == [store.sides(task, "ane")[0] for task in store.tasks]
     assert left != [store.sides(task, "jon")[0] for task in store.tasks]
 
 
-def test_what_does_not_fit_is_refused_and_nothing_is_lost(
-    store: PeopleStore, tmp_path: Path
+def test_invalid_judgements_are_rejected_and_nothing_is_lost(
+    store: AnnotationStore, tmp_path: Path
 ) -> None:
     task = store.tasks[0]
     for judgement in (
@@ -88,18 +90,18 @@ def test_what_does_not_fit_is_refused_and_nothing_is_lost(
     assert not store.judgements()
     store.judge(answer(task, "ane", "tie", "tie", "general"))
     store.judge(answer(task, "ane", "tie", "tie", "adapted"))
-    (kept,) = store.judgements()
-    assert kept.answers["overall"] == "adapted"
+    (stored,) = store.judgements()
+    assert stored.answers["overall"] == "adapted"
     with pytest.raises(ConfigError, match="exists"):
-        PeopleStore.create(store.path, store.tasks, overlap=0)
+        AnnotationStore.create(store.path, store.tasks, overlap=0)
     with pytest.raises(ConfigError, match="one kind"):
-        PeopleStore.create(tmp_path / "z.db", [compare(0), validate(1)], overlap=0)
+        AnnotationStore.create(tmp_path / "z.db", [compare(0), validate(1)], overlap=0)
     (tmp_path / "no.db").write_bytes(b"x" * 5000)
-    with pytest.raises(ConfigError, match="no annotation file"):
-        PeopleStore(tmp_path / "no.db")
+    with pytest.raises(ConfigError, match="not an annotation database"):
+        AnnotationStore(tmp_path / "no.db")
 
 
-def test_preferences_with_ties_and_agreement(store: PeopleStore) -> None:
+def test_preferences_with_ties_and_agreement(store: AnnotationStore) -> None:
     with pytest.raises(DataError, match="nothing has been judged"):
         preferences(store)
     for number, task in enumerate(store.tasks):
@@ -118,7 +120,7 @@ def test_preferences_with_ties_and_agreement(store: PeopleStore) -> None:
     assert (language.share, language.elo, language.alpha) == (0.5, 0.0, None)
 
 
-def test_krippendorff_s_own_example() -> None:
+def test_krippendorff_alpha_of_his_own_example() -> None:
     """Content Analysis (2004), 11.3.4: four observers, twelve units, nominal alpha 0.743."""
     table = (
         "1 2 3 3 2 1 4 1 2 . . .",
@@ -138,7 +140,7 @@ def test_krippendorff_s_own_example() -> None:
 
 
 def test_acceptance_of_translations(tmp_path: Path) -> None:
-    store = PeopleStore.create(tmp_path / "v.db", [validate(i) for i in range(10)], overlap=2)
+    store = AnnotationStore.create(tmp_path / "v.db", [validate(i) for i in range(10)], overlap=2)
     verdicts = ["accept"] * 7 + ["fix", "reject", "skip"]
     for task, verdict in zip(store.tasks, verdicts, strict=True):
         answers = {"verdict": verdict} | ({"text": "txakurra"} if verdict == "fix" else {})
@@ -156,17 +158,17 @@ def test_acceptance_of_translations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["labelstudio", "argilla"])
-def test_out_and_back_is_the_same(store: PeopleStore, tmp_path: Path, kind: str) -> None:
-    finish(store, "ane", "general", "tie", "adapted", most=6)
-    finish(store, "jon", "skip", "tie", "tie")
+def test_export_and_import_are_lossless(store: AnnotationStore, tmp_path: Path, kind: str) -> None:
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=6)
+    judge_remaining(store, "jon", "skip", "tie", "tie")
     path = tmp_path / "out.json"
     assert run.main(["--db", str(store.path), "--export", kind, str(path)]) == 0
-    other = PeopleStore.create(tmp_path / "other.db", store.tasks, overlap=4)
+    other = AnnotationStore.create(tmp_path / "other.db", store.tasks, overlap=4)
     assert run.main(["--db", str(other.path), "--import", kind, str(path)]) == 0
     assert other.judgements() == store.judgements()
     assert len(exchange.to_csv(store).splitlines()) == 1 + len(store.judgements())
     path.write_text(path.read_text().replace("vqa/3", "vqa/77"))
-    third = PeopleStore.create(tmp_path / "third.db", store.tasks, overlap=4)
+    third = AnnotationStore.create(tmp_path / "third.db", store.tasks, overlap=4)
     assert run.main(["--db", str(third.path), "--import", kind, str(path)]) == 2
     assert not third.judgements(), "all or none"
     path.write_text("[1, 2]")
@@ -190,13 +192,13 @@ def predictions(path: Path, outputs: list[str]) -> Path:
     return path
 
 
-def test_pairs_come_from_predictions_and_equal_replies_are_left_out(tmp_path: Path) -> None:
+def test_pairs_of_equal_replies_are_left_out(tmp_path: Path) -> None:
     first = predictions(tmp_path / "a.parquet", ["bat", "bi", "hiru", "lau"])
     second = predictions(tmp_path / "b.parquet", ["bat ", "BI", "hiru!", "bost"])
     tasks = compare_tasks(first, second, ("a", "b"), language="eu", most=0)
     assert sorted(task.task_id for task in tasks) == ["x/1", "x/2", "x/3"]
     assert len(compare_tasks(first, second, ("a", "b"), language="eu", most=2)) == 2
-    with pytest.raises(DataError, match="the same"):
+    with pytest.raises(DataError, match="are equal"):
         compare_tasks(first, first, ("a", "b"), language="eu", most=0)
     with pytest.raises(DataError, match="not"):
         compare_tasks(first, second, ("a", "left"), language="eu", most=0)
@@ -205,7 +207,7 @@ def test_pairs_come_from_predictions_and_equal_replies_are_left_out(tmp_path: Pa
         compare_tasks(first, shorter, ("a", "b"), language="eu", most=0)
 
 
-def test_translated_items_are_read_with_their_line_in_errors(tmp_path: Path) -> None:
+def test_errors_in_translated_items_report_the_line(tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     good = {"id": 1, "language": "eu", "source": "dog", "translation": "txakur"}
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(good | {"id": 2}) + "\n")
