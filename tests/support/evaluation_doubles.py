@@ -16,7 +16,7 @@ def both(english, basque):
 
 
 def raw_items(at: int) -> list[dict]:
-    """One question of every kind about image `at`."""
+    """Return one question of every kind about image `at`."""
     (name_en, name_eu), number = NAMES[at % 4], str(1 + at % 3)
     truth = both("yes", "bai") if at % 2 else both("no", "ez")
     kinds = [("vqa", "other", "name"), ("vqa", "number", "how many"), ("vqa", "yes/no", "is")]
@@ -54,7 +54,7 @@ def write_benchmark(folder, samples, *, language="en,eu", modality=Modality.BENC
 
 
 def small_benchmark(folder):
-    """Twelve images, five questions about each, two languages; returns the manifest."""
+    """Write twelve images with five questions each in two languages; return the manifest."""
     samples = [(f"p{at:02d}", {"items": raw_items(at)}, b"image %d" % at) for at in range(12)]
     return write_benchmark(folder, samples)
 
@@ -64,7 +64,7 @@ def scorer(**kwargs):
 
 
 class Oracle:
-    """Answers rightly when it sees the right image; knows nothing of a blank one."""
+    """Answers correctly if it sees the right image, and "yes" otherwise."""
 
     def __init__(self, items, *, wrong=()):
         book = load_prompts(LANGUAGES)

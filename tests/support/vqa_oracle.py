@@ -1,7 +1,7 @@
-"""A second implementation of the official VQA accuracy, for comparison only.
+"""Independent implementation of the official VQA accuracy, for comparison only.
 
-Written from the published rules, one character or word at a time, without regular expressions and
-without anything of `evaluation/`. The two must agree to the last digit.
+It follows the published rules one character or word at a time, without regular expressions and
+without code of `evaluation/`. Both implementations must agree to the last digit.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ _MARKS += ["`", ",", "?", "!"]
 _COUNTED = {"none": 0, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _COUNTED |= {"six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 
-# Wrong spelling, right spelling: all keys of the published list that can match lower-case text.
+# Pairs of misspelling and spelling: all keys of the published list that can match lower-case text.
 _PAIRS = """
 aint ain't / arent aren't / cant can't / couldve could've / couldnt couldn't /
 couldn'tve couldn't've / couldnt've couldn't've / didnt didn't / doesnt doesn't / dont don't /
@@ -43,26 +43,26 @@ SPELLING = dict(pair.split() for pair in _PAIRS.split("/"))
 
 
 def score(prediction: str, answers: list[str]) -> float:
-    """Accuracy of one item."""
-    said = _one_line(prediction)
+    """Return the accuracy of one item."""
+    reply = _one_line(prediction)
     humans = [_one_line(answer) for answer in answers]
     unanimous = all(human == humans[0] for human in humans)
     if not unanimous:
-        said = normal(said)
+        reply = normal(reply)
         humans = [normal(human) for human in humans]
     total = 0.0
     for left_out in range(len(humans)):
         agreeing = 0
         for other, human in enumerate(humans):
-            if other != left_out and human == said:
+            if other != left_out and human == reply:
                 agreeing += 1
         total += 1 if agreeing >= 3 else agreeing / 3
     return total / len(humans)
 
 
 def normal(text: str) -> str:
-    """Punctuation, then words."""
-    return _words(_without_full_stops(_without_marks(text)))
+    """Normalise punctuation, then words."""
+    return _normalise_words(_without_full_stops(_without_marks(text)))
 
 
 def _one_line(text: str) -> str:
@@ -109,7 +109,7 @@ def _without_full_stops(text: str) -> str:
     return "".join(kept)
 
 
-def _words(text: str) -> str:
+def _normalise_words(text: str) -> str:
     words, word = [], ""
     for letter in text.lower() + " ":
         if not letter.isspace():

@@ -1,4 +1,4 @@
-"""The accuracies: worked examples, equality with NumPy to the last bit, and merging of ranks."""
+"""Accuracy metrics: worked examples, equality with NumPy to the last bit, and merging of ranks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Language-aware answer rules: Basque, English and the neutral fallback."""
+"""Answer rules by language: Basque, English, word lists and the neutral fallback."""
 
 import pytest
 
@@ -30,11 +30,11 @@ from evaluation.metrics.vqa import aware_score
         ("...", ""),
         ("\u09e9\u099f\u09bf", "3\u099f\u09bf"),  # Bengali digits
         ("\u06f3\u066b\u06f5", "3.5"),  # Persian
-        ("\u200f\u05db\u05dc\u05d1\u200e.", "\u05db\u05dc\u05d1"),  # marks of direction
+        ("\u200f\u05db\u05dc\u05d1\u200e.", "\u05db\u05dc\u05d1"),  # direction marks
         ("\u0915\u093e-\u0928\u093e", "\u0915\u093e-\u0928\u093e"),
     ],
 )
-def test_neutral(text, expected):
+def test_neutral_normalisation(text, expected):
     assert normalise_neutral(text) == expected
     assert normalise_neutral(expected) == expected
 
@@ -54,7 +54,7 @@ def test_neutral(text, expected):
         ("a", "a"),
     ],
 )
-def test_basque(text, expected):
+def test_basque_normalisation(text, expected):
     assert basque.normalise(text) == expected
 
 
@@ -87,7 +87,7 @@ def test_all_basque_numerals():
         ("sagar gorria", "sagar gorri", True),
         ("sagarra gorria", "sagar gorria", False),
         ("ur", "ura", True),
-        ("bar", "barra", True),  # the documented price
+        ("bar", "barra", True),  # the documented limitation
         ("etxe", "etxeko", False),
         ("a", "", False),
         ("", "", False),
@@ -97,17 +97,17 @@ def test_all_basque_numerals():
         ("da", "d", False),
     ],
 )
-def test_relaxed_match(prediction, answer, is_match):
+def test_the_relaxed_rule_matches_definite_and_bare_forms(prediction, answer, is_match):
     assert rule_for("eu").matches(prediction, answer) is is_match
     assert rule_for("eu").matches(answer, prediction) is is_match
 
 
-def test_strict_rule_keeps_forms_apart():
+def test_the_strict_rule_distinguishes_forms():
     assert not rule_for("eu", relaxed=False).matches("gorri", "gorria")
     assert rule_for("eu", relaxed=False).matches("Gorria!", "gorria")
 
 
-def test_other_languages_have_the_neutral_rule():
+def test_languages_without_rules_have_the_neutral_rule():
     assert rule_for("cy").matches("Ci.", "ci")
     assert not rule_for("cy").matches("a dog", "dog")
     assert rule_for("en").matches("a dog", "dog")
@@ -119,7 +119,7 @@ def test_every_language_module_is_found_by_its_name():
     assert coded_rules()["basque"] is basque.RULES
 
 
-def test_a_language_may_bring_its_number_words_and_articles(tmp_path):
+def test_a_file_may_list_number_words_and_articles(tmp_path):
     (tmp_path / "xx").mkdir()
     path = tmp_path / "xx" / "answers.yaml"
     path.write_text(
@@ -136,7 +136,7 @@ def test_a_language_may_bring_its_number_words_and_articles(tmp_path):
     assert not strict.matches("el gos", "gos")
 
 
-def test_a_rule_that_does_not_exist_is_named(tmp_path):
+def test_an_unknown_rule_is_reported_with_a_suggestion(tmp_path):
     (tmp_path / "yy").mkdir()
     (tmp_path / "yy" / "answers.yaml").write_text("rule: basqe\n")
     with pytest.raises(ConfigError, match="Did you mean 'basque'"):

@@ -1,4 +1,4 @@
-"""Benchmark shards, prompts, constant-reply baselines and the language of replies."""
+"""Benchmark shards, prompts, baselines and identification of the language of replies."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def chat():
     return make_chat()
 
 
-def test_load(items):
+def test_all_items_are_loaded_in_order(items):
     assert len(items) == 12 * 5 * 2
     first = items[0]
     assert (first.question_id, first.language, first.image_key) == ("q0-0", "en", "p00")
@@ -50,44 +50,44 @@ def test_load(items):
     assert "image=" not in repr(first)
 
 
-def test_load_one_language(manifest):
+def test_a_selection_of_languages_is_loaded(manifest):
     assert {item.language for item in load_benchmark(manifest, ["eu"])} == {"eu"}
     with pytest.raises(DataError, match="has no cy"):
         load_benchmark(manifest, ["eu", "cy"])
 
 
-def broken(**changes):
+def raw_item(**changes):
     return {**raw_items(0)[0], **changes}
 
 
 @pytest.mark.parametrize(
     ("item", "image", "match"),
     [
-        (broken(benchmark="pope"), b"x", "'pope' is not a valid Benchmark"),
-        (broken(answers=both([], [])), b"x", "no answers"),
-        (broken(question={"en": "?"}), b"x", "KeyError"),
+        (raw_item(benchmark="pope"), b"x", "'pope' is not a valid Benchmark"),
+        (raw_item(answers=both([], [])), b"x", "no answers"),
+        (raw_item(question={"en": "?"}), b"x", "KeyError"),
         ({**raw_items(0)[3], "correct_choice": 4}, b"x", "outside 4 choices"),
-        (broken(), None, "no image"),
+        (raw_item(), None, "no image"),
     ],
 )
-def test_a_broken_item_names_its_sample(tmp_path, item, image, match):
+def test_an_invalid_item_is_reported_with_its_sample(tmp_path, item, image, match):
     manifest = write_benchmark(tmp_path, [("bad", {"items": [item]}, image)])
     with pytest.raises(DataError, match=f"sample 'bad'.*{match}"):
         load_benchmark(manifest)
 
 
-def test_question_ids_are_unique(tmp_path):
-    samples = [(key, {"items": [broken()]}, b"x") for key in ("a", "b")]
+def test_duplicate_question_ids_are_an_error(tmp_path):
+    samples = [(key, {"items": [raw_item()]}, b"x") for key in ("a", "b")]
     with pytest.raises(DataError, match="'q0-0' appears twice in vqa/en"):
         load_benchmark(write_benchmark(tmp_path, samples))
 
 
-def test_other_sources_are_no_benchmark(tmp_path):
+def test_a_source_of_another_modality_is_an_error(tmp_path):
     with pytest.raises(DataError, match="expected benchmark"):
         load_benchmark(make_texts(tmp_path, "text_eu"))
 
 
-def test_prompts(items, chat):
+def test_a_prompt_has_the_image_before_the_question(items, chat):
     book = load_prompts(LANGUAGES)
     assert book.question_text(items[0]) == "name?"
     question = book.question(items[0])
@@ -97,14 +97,14 @@ def test_prompts(items, chat):
     assert text == f"<|begin_of_text|><|user|>{images}\nname?<|assistant|>"
 
 
-def test_instructed_prompts_name_the_choices_and_the_language(items):
+def test_instructed_prompts_list_the_choices_and_the_language(items):
     book = load_prompts(LANGUAGES, style="instructed")
     choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
     assert book.question_text(choice).startswith("choice?\nA. dog\nB. cat\nC. house\nD. tree\n")
     assert book.question_text(items[1]).endswith("euskaraz.")
 
 
-def test_prompt_files_are_checked(tmp_path):
+def test_invalid_prompt_files_are_errors(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'instructed'"):
         load_prompts(["eu"], style="instruct")
     (tmp_path / "cy").mkdir()
@@ -123,19 +123,19 @@ def test_prompt_files_are_checked(tmp_path):
         load_prompts(["cy"], folder=tmp_path)
 
 
-def test_a_language_without_a_prompt_file_asks_the_bare_question(items):
+def test_a_language_without_a_prompt_file_uses_the_bare_question(items):
     book = load_prompts(["ga"])
     assert book.templates["ga"]["vqa"] == "{question}"
     with pytest.raises(ConfigError, match="yes and no in 'ga'"):
         YesNoParser(book.yes_no_words).parse("x", "ga")
 
 
-def test_a_question_with_braces_stays_as_it_is(items):
+def test_braces_in_a_question_are_kept(items):
     item = dataclasses.replace(items[0], question="what is {choices}?")
     assert load_prompts(LANGUAGES).question_text(item) == "what is {choices}?"
 
 
-def test_majority_baseline(items):
+def test_the_majority_baseline_picks_the_best_constant_reply(items):
     baseline = majority_baseline(items, scorer())
     answers = {key: (best.answer, best.score) for key, best in baseline.answers.items()}
     # One vote of ten everywhere (.3) beats nine votes on a quarter of the images.
@@ -147,7 +147,7 @@ def test_majority_baseline(items):
     assert np.isnan(baseline.scores_aware).sum() == 12 * 2 * 2
 
 
-def test_majority_of_choices_may_be_a_letter(tmp_path):
+def test_the_best_constant_choice_may_be_a_letter(tmp_path):
     raw = [{**raw_items(at)[3], "correct_choice": 2} for at in range(4)]
     for at, item in enumerate(raw):
         item["choices"] = {k: [f"{c}{at}" for c in v] for k, v in item["choices"].items()}
@@ -171,11 +171,11 @@ def test_majority_of_choices_may_be_a_letter(tmp_path):
         ("hau irudi bat da eta ez dakit zer den", "eu"),
     ],
 )
-def test_reply_language(items, reply, expected):
+def test_the_language_of_a_reply_is_identified(items, reply, expected):
     assert ReplyLanguage(items, LANGUAGES).identify(reply) == expected
 
 
-def test_a_string_of_both_languages_counts_for_both(items):
+def test_an_answer_of_both_languages_counts_for_both(items):
     pizza = [
         dataclasses.replace(items[0], language=language, answers=("pizza",))
         for language in LANGUAGES
@@ -187,16 +187,16 @@ def test_a_string_of_both_languages_counts_for_both(items):
     assert not is_in_language("", "eu")
 
 
-def test_words_that_disagree_go_to_the_identifier(items):
+def test_tied_votes_are_decided_by_the_identifier(items):
     assert ReplyLanguage(items, LANGUAGES).identify("dog txakur") in LANGUAGES
     assert ReplyLanguage(items, ["eu"]).identify("zzz") == "eu"
 
 
-def test_a_language_the_identifier_does_not_know_gets_no_free_replies(items):
+def test_an_unsupported_language_is_not_assigned_by_restriction(items):
     assert ReplyLanguage([], ["eu", "qqq"]).identify("this is a long English sentence") == "en"
 
 
-def test_an_answer_that_is_neither_yes_nor_no(tmp_path):
+def test_an_answer_that_is_neither_yes_nor_no_is_an_error(tmp_path):
     item = {**raw_items(0)[4], "answers": both(["maybe"], ["agian"])}
     items = load_benchmark(write_benchmark(tmp_path, [("p", {"items": [item]}, b"x")]))
     with pytest.raises(DataError, match="'maybe' is neither yes nor no in 'en'"):

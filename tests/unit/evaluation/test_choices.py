@@ -104,7 +104,7 @@ def test_parse_yes_no_in_the_asked_language(reply, language, expected):
     [
         ("Ydy", True),
         ("Nac ydy.", False),
-        ("nac", None),  # the half of a phrase says nothing
+        ("nac", None),  # half of a phrase has no meaning
         ("nac ydy, ydy", False),  # what it begins with decides
         ("Mae'n wir: nac ydy", False),
         ("wel, ydy; neu nac ydy", None),
@@ -117,13 +117,13 @@ def test_parse_yes_no_of_several_words(reply, expected):
     assert YesNoParser(words).parse(reply, "cy") is expected
 
 
-def test_any_language_counts_if_asked_for():
+def test_any_language_is_accepted_by_policy():
     parser = YesNoParser(WORDS, policy=YesNoPolicy.ANY_LANGUAGE)
     assert parser.parse("yes", "eu") is True
     assert parser.parse("ez", "en") is False
 
 
-def test_the_asked_language_wins_a_shared_word():
+def test_the_language_of_the_question_takes_precedence_for_a_shared_word():
     words = {**WORDS, "xx": YesNoWords(yes=("no",), no=("yes",))}
     parser = YesNoParser(words, policy=YesNoPolicy.ANY_LANGUAGE)
     assert parser.parse("no", "xx") is True

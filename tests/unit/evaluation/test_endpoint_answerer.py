@@ -1,4 +1,4 @@
-"""A served model is asked the whole benchmark, several questions at a time, none of them twice."""
+"""Evaluation of a served model: concurrent requests, and a resume that repeats none of them."""
 
 import base64
 import json
@@ -18,26 +18,26 @@ from tests.support.evaluation_doubles import LANGUAGES, small_benchmark
 
 
 class Server(BaseHTTPRequestHandler):
-    """Knows the answer to each question about each image; refuses after so many."""
+    """Knows the answers to all questions; refuses requests after a limit."""
 
     known: dict[tuple[str, bytes], str]
-    meeting: threading.Barrier
+    barrier: threading.Barrier
     asked: list[dict[str, Any]]
     answered: list[dict[str, Any]]
-    patience: int
+    max_requests: int
 
     def do_POST(self) -> None:
         kind, body = type(self), json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         kind.asked.append(body)
-        if len(kind.asked) > kind.patience:
-            self.send_error(400, "enough")
+        if len(kind.asked) > kind.max_requests:
+            self.send_error(400, "limit reached")
             return
-        if len(kind.asked) <= kind.meeting.parties:
-            kind.meeting.wait(timeout=30)  # breaks unless so many come at once
+        if len(kind.asked) <= kind.barrier.parties:
+            kind.barrier.wait(timeout=30)  # breaks unless this many requests are concurrent
         kind.answered.append(body)
-        image, words = body["messages"][0]["content"]
+        image, text = body["messages"][0]["content"]
         encoded = image["image_url"]["url"].partition("base64,")[2]
-        reply = kind.known.get((words["text"], base64.b64decode(encoded)), "xyz")
+        reply = kind.known.get((text["text"], base64.b64decode(encoded)), "xyz")
         choice = {"message": {"content": f" {reply}\n"},
                   "finish_reason": "length" if reply == "xyz" else "stop"}  # fmt: skip
         usage = {"prompt_tokens": 9, "completion_tokens": len(reply)}
@@ -60,8 +60,8 @@ def server(manifest: Path) -> Iterator[tuple[str, type[Server]]]:
     book = load_prompts(LANGUAGES)
     known = {(book.question_text(item), item.image): item.answers[0]
              for item in load_benchmark(manifest)}  # fmt: skip
-    handler = type("One", (Server,), {"known": known, "meeting": threading.Barrier(4), "asked": [],
-                                      "answered": [], "patience": 10_000})  # fmt: skip
+    handler = type("One", (Server,), {"known": known, "barrier": threading.Barrier(4), "asked": [],
+                                      "answered": [], "max_requests": 10_000})  # fmt: skip
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{served.server_port}/v1", handler
@@ -74,7 +74,7 @@ def evaluate(url: str, manifest: Path, out: Path) -> int:
                  "--batch-size", "4", "--max-new-tokens", "7", "--out", str(out)])  # fmt: skip
 
 
-def test_a_served_model_is_evaluated(
+def test_a_served_model_is_evaluated_with_concurrent_requests(
     server: tuple[str, type[Server]], manifest: Path, tmp_path: Path
 ) -> None:
     url, handler = server
@@ -84,26 +84,28 @@ def test_a_served_model_is_evaluated(
     }
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["vqa/eu/accuracy"]["value"] == metrics["mc/en/accuracy"]["value"] == 100
-    assert metrics["vqa/eu/accuracy"]["blind"] == 0  # nothing is known of the blank image
+    assert (
+        metrics["vqa/eu/accuracy"]["blind"] == 0
+    )  # the server knows no answer about the blank image
     rows = read_predictions(tmp_path / "out" / "predictions.parquet").to_pylist()
     assert all(row["num_tokens"] == len(row["output"]) and not row["is_truncated"] for row in rows)
 
 
-def test_a_stopped_evaluation_asks_nothing_twice(
+def test_a_resumed_evaluation_repeats_no_request(
     server: tuple[str, type[Server]],
     manifest: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     url, handler = server
-    handler.patience = 50
+    handler.max_requests = 50
     assert evaluate(url, manifest, tmp_path / "out") == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "HTTP 400" in told
-    assert "enough" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "HTTP 400" in message
+    assert "limit reached" in message
     assert not (tmp_path / "out").exists()
-    assert len(handler.asked) < 60  # the others in the queue are not asked any more
-    handler.patience = 10_000
+    assert len(handler.asked) < 60  # queued requests are cancelled
+    handler.max_requests = 10_000
     assert evaluate(url, manifest, tmp_path / "out") == 0
     answered = [json.dumps(body, sort_keys=True) for body in handler.answered]
     assert len(answered) == len(set(answered)) > 50

@@ -1,4 +1,4 @@
-"""Free answers: A-OKVQA's direct answers, chrF and ANLS, alone and through an evaluation."""
+"""Direct answers of A-OKVQA, chrF and ANLS, as functions and in an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.support.evaluation_doubles import write_benchmark
 
 
 @pytest.mark.parametrize(("agreeing", "expected"), [(0, 0), (1, 1 / 3), (2, 2 / 3), (3, 1), (9, 1)])
-def test_direct_answers_count_all_who_said_it(agreeing: int, expected: float) -> None:
+def test_direct_answers_count_all_equal_answers(agreeing: int, expected: float) -> None:
     answers = ["dog"] * agreeing + [f"x{i}" for i in range(10 - agreeing)]
     assert direct_score("dog", answers) == pytest.approx(expected)
-    assert direct_score("Dog", answers) == 0, "to the letter"
+    assert direct_score("Dog", answers) == 0, "nothing is normalised"
     with pytest.raises(DataError, match="at least one"):
         direct_score("dog", [])
 
 
-def test_chrf_is_sacrebleu_s() -> None:
+def test_chrf_agrees_with_sacrebleu() -> None:
     from sacrebleu.metrics.chrf import CHRF
 
     reply, references = "etxe zuria da", ["etxe zuri bat da", "txakur beltza"]
@@ -40,24 +40,24 @@ def test_chrf_is_sacrebleu_s() -> None:
         ("etxe", "etxea", 0.8),
         ("etxa", "etxe", 0.75),
         ("katua", "etxea", 0.0),
-        ("ab", "cb", 0.0),  # a half is too much
+        ("ab", "cb", 0.0),  # a distance of one half scores 0
         ("", "", 1.0),
         ("kitten", "sitting", 1 - 3 / 7),
     ],
 )
-def test_anls(reply: str, reference: str, expected: float) -> None:
+def test_anls_of_worked_examples(reply: str, reference: str, expected: float) -> None:
     assert anls(reply, [reference]) == pytest.approx(expected)
     assert anls(reply, ["zzzzzzzzzzz", reference]) == pytest.approx(expected)
 
 
-class Says:
-    """One reply for everything."""
+class EtxeaAnswerer:
+    """Always gives the same reply."""
 
     def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
         return [ModelReply(text="Etxea", num_tokens=1, is_truncated=False)] * len(questions)
 
 
-def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
+def test_an_evaluation_reports_all_scores_of_free_text(tmp_path: Path) -> None:
     common = {"question_type": "what", "question": {"eu": "Zer da?"}}
     samples = [
         (f"p{i}", {"items": [
@@ -69,9 +69,9 @@ def test_an_evaluation_has_both_kinds(tmp_path: Path) -> None:
         for i in range(4)
     ]  # fmt: skip
     items = load_benchmark(write_benchmark(tmp_path, samples, language="eu"))
-    found = evaluate(Says(), items, EvaluationOptions()).metrics
+    found = evaluate(EtxeaAnswerer(), items, EvaluationOptions()).metrics
     assert found["da/eu/accuracy"].value == pytest.approx(100 / 3)
-    assert found["da/eu/accuracy_aware"].value == 100, "etxe and etxea are one word in Basque"
-    assert found["da/eu/accuracy"].majority == 100, "seven people said kalea"
+    assert found["da/eu/accuracy_aware"].value == 100, "etxe and etxea are forms of one Basque word"
+    assert found["da/eu/accuracy"].majority == 100, "seven answers are kalea"
     assert found["open/eu/anls"].value == 100
-    assert 50 < found["open/eu/chrf"].value < 100, "chrF knows capital letters"
+    assert 50 < found["open/eu/chrf"].value < 100, "chrF is case-sensitive"

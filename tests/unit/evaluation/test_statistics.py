@@ -72,7 +72,7 @@ def test_unbalanced_clusters_weigh_by_items():
 
 @pytest.mark.parametrize("per_image", [1, 4])
 def test_coverage(per_image):
-    """Of 200 95 % intervals about 190 hold the truth, with items that lean on their image."""
+    """About 190 of 200 95 % intervals contain the truth, with items that depend on their image."""
     num_images, truth, hits = 120, 0.3, 0
     rng = named_rng(5, "coverage", per_image)
     clusters = images(num_images * per_image, per_image)
@@ -101,7 +101,7 @@ def test_3000_items_take_less_than_200_ms():
 
 
 def cells(difference, num_items=1_200, seed=7):
-    """Two cells of binary scores, strongly paired, whose accuracies differ as told."""
+    """Return strongly paired binary scores of two cells with a given difference in accuracy."""
     rng = named_rng(seed, "cells")
     skill = rng.random(num_items)
     noise = rng.random((2, num_items)) * 0.1

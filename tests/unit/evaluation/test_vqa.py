@@ -42,7 +42,7 @@ def random_case(rng) -> tuple[str, list[str]]:
     return options[int(rng.integers(len(options)))], answers
 
 
-def test_equal_to_the_oracle_on_random_and_adversarial_cases():
+def test_scores_agree_with_the_oracle_on_random_and_adversarial_cases():
     rng = named_rng(0, "vqa cases")
     seen = {}
     for _ in range(NUM_RANDOM):
@@ -50,12 +50,12 @@ def test_equal_to_the_oracle_on_random_and_adversarial_cases():
         expected = vqa_oracle.score(prediction, answers)
         assert official_score(prediction, answers) == expected, (prediction, answers)
         seen[round(expected, 1)] = seen.get(round(expected, 1), 0) + 1
-    # A comparison that only ever saw 0 and 1 would show little.
+    # Cases that only score 0 or 1 would make this a weak comparison.
     assert min(seen[value] for value in (0.0, 0.3, 0.6, 0.9, 1.0)) > 100
 
 
 @pytest.mark.slow
-def test_equal_to_the_oracle_on_a_hundred_thousand_cases():
+def test_scores_agree_with_the_oracle_on_a_hundred_thousand_cases():
     rng = named_rng(2, "more vqa cases")
     for _ in range(100_000):
         prediction, answers = random_case(rng)
@@ -63,14 +63,14 @@ def test_equal_to_the_oracle_on_a_hundred_thousand_cases():
         assert official_score(prediction, answers) == expected, (prediction, answers)
 
 
-def test_normalisation_equal_to_the_oracle():
+def test_normalisation_agrees_with_the_oracle():
     rng = named_rng(1, "vqa strings")
     for _ in range(5_000):
         text = english.join_lines(random_text(rng))
         assert english.normalise(text) == vqa_oracle.normal(text), text
 
 
-def test_every_published_contraction():
+def test_every_published_contraction_is_expanded():
     for wrong, right in vqa_oracle.SPELLING.items():
         assert english.map_words(f"x {wrong.upper()}") == f"x {right}"
 
@@ -87,13 +87,13 @@ def test_score_by_number_of_agreeing_humans(agreeing, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("TB-a", "tb"),  # the case ending reads as an article
+        ("TB-a", "tb"),  # the case ending is taken for an article
         ("3,5", "35"),
         ("1,000 (ca)", "1000 ca"),
-        ("a-b, c", "b c"),  # the comma touches a space and goes, the hyphen is blanked
-        ("a-b -c", "ab c"),  # one hyphen touches a space, so every hyphen goes
+        ("a-b, c", "b c"),  # the comma touches a space and is deleted, the hyphen becomes a space
+        ("a-b -c", "ab c"),  # one hyphen touches a space, so all hyphens are deleted
         ("1,2 x-y", "12 xy"),  # a digit-comma-digit deletes every mark
-        ("x-y;-z", "x y z"),  # the blank left by the semicolon is no reason to delete the hyphen
+        ("x-y;-z", "x y z"),  # the space left by the semicolon does not delete the hyphen
         ("5.", "5"),  # the mistyped look-behind protects nothing
         ("5.2", "5.2"),
         (".5", ".5"),
@@ -108,31 +108,31 @@ def test_score_by_number_of_agreeing_humans(agreeing, expected):
         ("bi txakur", "bi txakur"),
     ],
 )
-def test_quirks(text, expected):
+def test_quirks_of_the_original(text, expected):
     assert english.normalise(text) == expected
 
 
-def test_unanimous_answers_are_compared_as_they_are():
+def test_unanimous_answers_are_compared_without_normalisation():
     assert official_score("bai.", ["Bai"] * 10) == 0
     assert official_score("bai.", ["Bai"] * 9 + ["bai"]) == 1
     assert official_score(" Bai\n", ["Bai\t"] * 10) == 1
     assert aware_score("bai.", ["Bai"] * 10, rule_for("eu")) == 1
 
 
-def test_equal_answers_do_not_vanish_together():
-    # By dictionary inequality a unanimous right answer without ids would score 0.
+def test_equal_answers_are_distinguished_by_position():
+    # Compared as dictionaries, a unanimous correct answer without ids would score 0.
     assert leave_one_out([True] * 10) == 1
     assert leave_one_out([True] * 5 + [False] * 5) == 1
 
 
-def test_a_single_answer_is_exact_match_and_none_is_an_error():
+def test_a_single_answer_is_an_exact_match_and_no_answer_an_error():
     assert official_score("etxe", ["etxe"]) == 1
     assert official_score("etxea", ["etxe"]) == 0
     with pytest.raises(DataError, match="no answers"):
         official_score("etxe", [])
 
 
-def test_language_aware_score_keeps_basque_apart():
+def test_the_language_aware_score_applies_the_rule_of_the_language():
     rule = rule_for("eu")
     assert aware_score("tb-a.", ["TB-a"] * 10, rule) == 1
     assert aware_score("gorri", ["gorria"] * 10, rule) == 1
