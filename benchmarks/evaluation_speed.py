@@ -32,7 +32,7 @@ from core.chat.templates import TEMPLATES
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.runner import blank_image
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
@@ -55,7 +55,7 @@ class Asked:
     items: Sequence[BenchmarkItem]
     limit: int
 
-    def questions(self, image: bytes | None = None) -> list[Question]:
+    def questions(self, image: bytes | None = None) -> list[VisualQuestion]:
         """Return all questions, each about its own image or about the given one."""
         book = load_prompts({item.language for item in self.items})
         return [book.question(item, image=image) for item in self.items]

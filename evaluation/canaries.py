@@ -22,7 +22,7 @@ from evaluation.metrics.scorer import Scorer
 from evaluation.runner import EvaluationOptions, EvaluationResult
 from evaluation.statistics.intervals import Interval, paired_difference
 
-FILE_NAME = "canaries.json"
+CANARIES_FILE = "canaries.json"
 _MAX_SHUFFLED, _MAX_UNBATCHED = 320, 32
 
 
@@ -53,7 +53,7 @@ class Canaries:
     def save(self, folder: Path) -> None:
         """Write canaries.json to a folder."""
         text = json.dumps(to_plain(self), indent=1, allow_nan=False)
-        atomic_write_text(folder / FILE_NAME, text + "\n")
+        atomic_write_text(folder / CANARIES_FILE, text + "\n")
 
 
 def run_canaries(

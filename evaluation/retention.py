@@ -21,7 +21,7 @@ from datamodules.shards.source import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FILE_NAME = "retention.json"
+RETENTION_FILE = "retention.json"
 TEXT_PREFIX = "text:"
 _METRICS = ("acc", "exact_match", "bits_per_byte")
 """The first of these metrics that a task provides is reported."""
@@ -148,7 +148,7 @@ def save_retention(scores: Mapping[str, TaskScore], folder: Path) -> None:
     """Write retention.json to a folder."""
     content = {task: to_plain(score) for task, score in scores.items()}
     text = json.dumps(content, indent=1, allow_nan=False)
-    atomic_write_text(folder / FILE_NAME, text + "\n")
+    atomic_write_text(folder / RETENTION_FILE, text + "\n")
 
 
 def _define_text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:

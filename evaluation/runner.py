@@ -20,9 +20,9 @@ from core.io.files import atomic_write_text
 from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
 from evaluation.benchmarks.items import BenchmarkItem
-from evaluation.benchmarks.predictions import FILE_NAME, SCHEMA, write_predictions
+from evaluation.benchmarks.predictions import PREDICTIONS_FILE, SCHEMA, write_predictions
 from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.metrics.aggregate import MetricValue, aggregate
 from evaluation.metrics.baselines import (
     GroupKey,
@@ -34,7 +34,7 @@ from evaluation.metrics.baselines import (
 from evaluation.metrics.reply_language import ReplyLanguage
 from evaluation.metrics.scorer import ItemScore, Scorer
 
-METRICS_FILE = "metrics.json"
+_METRICS_FILE = "metrics.json"
 
 _BLANK_SIZE = (128, 128)
 _BLANK_COLOR = (255, 255, 255)
@@ -66,11 +66,11 @@ class EvaluationResult:
 
     def save(self, folder: Path) -> None:
         """Write predictions.parquet and metrics.json to a folder."""
-        write_predictions(folder / FILE_NAME, self.predictions)
+        write_predictions(folder / PREDICTIONS_FILE, self.predictions)
         majority = {"/".join(key): to_plain(best) for key, best in self.majority_answers.items()}
         content = {"metrics": to_plain(self.metrics), "majority_answers": majority}
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-        atomic_write_text(folder / METRICS_FILE, text + "\n")
+        atomic_write_text(folder / _METRICS_FILE, text + "\n")
 
 
 def evaluate(
@@ -126,7 +126,7 @@ def blank_image() -> bytes:
     return buffer.getvalue()
 
 
-def _answer(answerer: Answerer, questions: Sequence[Question]) -> list[ModelReply]:
+def _answer(answerer: Answerer, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
     """Ask each distinct question once; with the blank image, many are equal."""
     # Questions about the same image are adjacent, so the prompt prefix that they share is computed
     # once. Images keep the order in which they first appear.

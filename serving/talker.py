@@ -10,7 +10,7 @@ from core.samples import Role, Turn
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from pipeline.assemble import VlmParts
 from pipeline.device import compute_device
 from serving.cell import TrainedCell, load_cell
@@ -44,7 +44,7 @@ class Talker:
         Raises:
             DataError: If the image can't be decoded, or the turns don't alternate.
         """
-        question = Question(turns=tuple(self._with_image(turns)), image=image)
+        question = VisualQuestion(turns=tuple(self._with_image(turns)), image=image)
         begin = time.perf_counter()
         (reply,) = self._answerer.answer([question])
         return ChatAnswer(

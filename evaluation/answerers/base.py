@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 MAX_NEW_TOKENS = 32
 """Twice the usual 16, at which Basque answers are truncated under Llama 3's tokenizer."""
@@ -28,6 +28,6 @@ class Answerer(Protocol):
     the same reply.
     """
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order."""
         ...

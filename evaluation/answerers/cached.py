@@ -9,7 +9,7 @@ from typing import Any
 from core.errors import DataError
 from core.io.jsonl import append_jsonl, recover_jsonl
 from evaluation.answerers.base import Answerer, ModelReply
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 
 class CachedAnswerer:
@@ -47,7 +47,7 @@ class CachedAnswerer:
             recover_jsonl(path, _parse_stored_slice, fix=fix)
         )
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
 
         Raises:
@@ -60,7 +60,7 @@ class CachedAnswerer:
                 self._on_slice(len(replies), len(questions))
         return replies
 
-    def _answer_slice(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         key = _slice_key(questions)
         if key not in self._stored:
             replies = self._answerer.answer(questions)
@@ -77,7 +77,7 @@ class CachedAnswerer:
         self._stored[key] = replies
 
 
-def _slice_key(questions: Sequence[Question]) -> str:
+def _slice_key(questions: Sequence[VisualQuestion]) -> str:
     """Return a digest of the questions of a slice and their order."""
     digest = hashlib.sha256()
     for question in questions:

@@ -10,7 +10,7 @@ from typing import Any
 from core.chat.tokens import IMAGE_MARK
 from core.io.endpoint import Endpoint, image_part
 from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 
 class EndpointAnswerer:
@@ -29,7 +29,7 @@ class EndpointAnswerer:
         self._endpoint, self._max_new_tokens = endpoint, max_new_tokens
         self._num_workers = num_workers
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
 
         Raises:
@@ -41,7 +41,7 @@ class EndpointAnswerer:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _answer_one(self, question: Question) -> ModelReply:
+    def _answer_one(self, question: VisualQuestion) -> ModelReply:
         (turn,) = question.turns
         text = turn.content.replace(IMAGE_MARK, "", 1).strip("\n")
         content: list[dict[str, Any]] = [image_part(question.image), {"type": "text", "text": text}]

@@ -14,7 +14,7 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain_hub_error, hub_arguments
 from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from models.towers.image_transform import decode_image
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,7 +61,7 @@ class HuggingFaceAnswerer:
         self._max_new_tokens = max_new_tokens
 
     @torch.no_grad()
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
 
         Prompts of similar length share a batch, which keeps the padding small.
@@ -76,7 +76,7 @@ class HuggingFaceAnswerer:
             replies |= zip(batch, map(self._decode, generated), strict=True)
         return [replies[index] for index in range(len(prompts))]
 
-    def _render(self, question: Question) -> str:
+    def _render(self, question: VisualQuestion) -> str:
         messages = [
             {"role": turn.role.value, "content": _content_parts(turn.content)}
             for turn in question.turns

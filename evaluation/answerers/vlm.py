@@ -8,7 +8,7 @@ import torch
 
 from core.chat.format import ChatFormat
 from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 _BATCHES_PER_SLICE = 16
 
@@ -62,7 +62,7 @@ class VlmAnswerer:
         """Number of questions that are passed to the model in one call."""
         return self._batch_size * _BATCHES_PER_SLICE
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
 
         Questions are processed in slices so that the image features of a large benchmark are
@@ -73,7 +73,7 @@ class VlmAnswerer:
             replies += self._answer_slice(questions[start : start + self.slice_size])
         return replies
 
-    def _answer_slice(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         # In order of appearance: a lookup that logs or caches must not depend on hashing.
         features = {
             image: torch.as_tensor(self._features_of(image))

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from core.errors import DataError
 from core.io.files import atomic_write_bytes
 
-FILE_NAME = "predictions.parquet"
+PREDICTIONS_FILE = "predictions.parquet"
 
 SCHEMA = pa.schema(
     [

@@ -13,7 +13,7 @@ from core.samples import Role, Turn
 from evaluation.answers.rule import normalise_neutral
 from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 BARE_STYLE = "bare"
 
@@ -51,7 +51,7 @@ class PromptBook:
         before, after = (part.replace(_CHOICES, "\n".join(lines)) for part in (before, after))
         return f"{before}{item.question if mark else ''}{after}"
 
-    def question(self, item: BenchmarkItem, *, image: bytes | None = None) -> Question:
+    def question(self, item: BenchmarkItem, *, image: bytes | None = None) -> VisualQuestion:
         """Return the question of an item as a conversation of one user turn.
 
         Args:
@@ -59,7 +59,7 @@ class PromptBook:
             image: Image to show instead of the item's own.
         """
         content = f"{IMAGE_MARK}\n{self.question_text(item)}"
-        return Question(
+        return VisualQuestion(
             turns=(Turn(role=Role.USER, content=content),),
             image=item.image if image is None else image,
         )

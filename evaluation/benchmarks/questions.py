@@ -6,7 +6,7 @@ from core.samples import Turn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class VisualQuestion:
     """A conversation that ends with a user turn, and its image.
 
     Two questions are equal if their turns and the bytes of their images are, so a question can

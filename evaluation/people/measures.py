@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from core.errors import DataError
-from evaluation.people.store import QUESTIONS, SKIP, TIE, AnnotationStore, Judgement
+from evaluation.people.store import JUDGED_ASPECTS, SKIP, TIE, AnnotationStore, Judgement
 from evaluation.people.tasks import TaskKind
 from evaluation.statistics.intervals import bootstrap_means, wilson_interval
 
@@ -67,7 +67,7 @@ def preferences(store: AnnotationStore, *, seed: int = 0) -> dict[str, Preferenc
     judgements = store.judgements()
     return {
         question: _preference(store, judgements, question, seed)
-        for question in QUESTIONS[TaskKind.COMPARE]
+        for question in JUDGED_ASPECTS[TaskKind.COMPARE]
     }
 
 

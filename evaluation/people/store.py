@@ -22,7 +22,7 @@ CREATE TABLE judgements (
     time REAL NOT NULL, PRIMARY KEY (task, annotator));
 """
 TIE, SKIP = "tie", "skip"
-QUESTIONS = {
+JUDGED_ASPECTS = {
     TaskKind.COMPARE: ("content", "language", "overall"),
     TaskKind.VALIDATE: ("verdict",),
 }
@@ -216,7 +216,7 @@ def check_name(name: str) -> None:
 def _check_answers(task: Task, answers: dict[str, str]) -> None:
     if task.kind is TaskKind.COMPARE:
         allowed = {*task.content, TIE, SKIP}
-        expected = set(QUESTIONS[task.kind])
+        expected = set(JUDGED_ASPECTS[task.kind])
     else:
         allowed, expected = set(VERDICTS), {"verdict"}
         if answers.get("verdict") == "fix":

@@ -13,8 +13,8 @@ from scipy.optimize import least_squares
 
 from core.errors import DataError
 from core.rng import named_rng
+from evaluation.statistics.intervals import CONFIDENCE
 
-CONFIDENCE = 0.95
 _NUM_RESAMPLES, _NUM_FITS = 2000, 200
 _MIN_CURVE_POINTS = 4
 """Number of shares from which a curve with three parameters is over-determined."""

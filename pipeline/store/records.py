@@ -95,8 +95,8 @@ def load_stage(folder: Path) -> StageRecord:
         steps=progress.get("step") or 0,
         scores={name: _parse_score(score) for name, score in metrics.items()},
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
-        retention=read_json(folder / "result" / retention.FILE_NAME, default={}),
-        canaries=read_json(folder / "result" / canaries.FILE_NAME, default={}),
+        retention=read_json(folder / "result" / retention.RETENTION_FILE, default={}),
+        canaries=read_json(folder / "result" / canaries.CANARIES_FILE, default={}),
     )
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from evaluation.answers.rule import AnswerRule, AnswerRules, normalise_neutral
 
-NUMERALS = {
+_NUMERALS = {
     word: str(value)
     for value, word in enumerate(
         ["zero", "bat", "bi", "hiru", "lau", "bost", "sei", "zazpi", "zortzi", "bederatzi", "hamar"]
@@ -31,8 +31,8 @@ def normalise(text: str) -> str:
     """
     words = normalise_neutral(text).split()
     if words == [_INDEFINITE]:
-        return NUMERALS[_INDEFINITE]
-    return " ".join(word if word == _INDEFINITE else NUMERALS.get(word, word) for word in words)
+        return _NUMERALS[_INDEFINITE]
+    return " ".join(word if word == _INDEFINITE else _NUMERALS.get(word, word) for word in words)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -17,7 +17,7 @@ MAX_FULL_STOPS = 32
 """The original passes `re.UNICODE` (32) as the `count` of `re.sub`, so it keeps the 33rd full
 stop."""
 
-NUMERALS = {
+_NUMERALS = {
     word: str(value)
     for value, word in enumerate(
         ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -78,7 +78,7 @@ def strip_punctuation(text: str) -> str:
 
 def map_words(text: str) -> str:
     """Lower-case, convert numerals to digits, drop articles and restore apostrophes."""
-    words = [NUMERALS.get(word, word) for word in text.lower().split()]
+    words = [_NUMERALS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 

@@ -23,7 +23,7 @@ from core.samples import Role, Turn
 from evaluation import run as evaluation_run
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.predictions import read_predictions
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from experiments.cli import request_of
 from experiments.export import build_parser, main
 from experiments.planning import make_plan
@@ -96,9 +96,9 @@ def our_answers(parts: VlmParts) -> list[str]:
     return [reply.text for reply in answerer.answer(our_questions(parts))]
 
 
-def our_questions(parts: VlmParts) -> list[Question]:
+def our_questions(parts: VlmParts) -> list[VisualQuestion]:
     return [
-        Question(turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{text}"),), image=image)
+        VisualQuestion(turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{text}"),), image=image)
         for text, image in items(parts)
     ]
 

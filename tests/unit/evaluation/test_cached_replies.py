@@ -10,10 +10,10 @@ from core.errors import DataError, PreemptedError
 from core.samples import Role, Turn
 from evaluation.answerers.base import ModelReply
 from evaluation.answerers.cached import CachedAnswerer
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 
 QUESTIONS = [
-    Question(turns=(Turn(role=Role.USER, content="?" * (number % 3)),), image=bytes([number]))
+    VisualQuestion(turns=(Turn(role=Role.USER, content="?" * (number % 3)),), image=bytes([number]))
     for number in range(10)
 ]
 
@@ -24,7 +24,7 @@ class EchoAnswerer:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         self.sizes.append(len(questions))
         return [
             ModelReply(
@@ -64,7 +64,7 @@ def test_the_key_covers_roles_and_texts_of_all_turns(tmp_path: Path) -> None:
     user, other = (Turn(role=Role.USER, content=text) for text in ("a", "b"))
     system = Turn(role=Role.SYSTEM, content="a")
     for turns in ((user,), (other,), (system,), (user, other), (user,)):
-        cached.answer([Question(turns=turns, image=b"\x01")])
+        cached.answer([VisualQuestion(turns=turns, image=b"\x01")])
     assert len(model.sizes) == 4, "the last question is the first one again"
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_line_is_reported_with_file_and_number(line: str, tmp_path: Pa
 
 def test_a_missing_reply_is_an_error(tmp_path: Path) -> None:
     class ShortAnswerer(EchoAnswerer):
-        def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+        def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
             return super().answer(questions)[1:]
 
     with pytest.raises(DataError, match="4 questions got 3 replies"):

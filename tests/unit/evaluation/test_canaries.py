@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.items import load_benchmark
-from evaluation.canaries import FILE_NAME, other_images, run_canaries
+from evaluation.canaries import CANARIES_FILE, other_images, run_canaries
 from evaluation.runner import EvaluationOptions, evaluate
 from tests.support.evaluation_doubles import Oracle, small_benchmark
 
@@ -40,7 +40,7 @@ def test_a_model_that_uses_the_image_loses_points_on_the_wrong_one(items, tmp_pa
     assert (found.num_alone, found.num_changed) == (32, 0)
     assert (found.shuffled.n, found.shuffled.num_images) == (120, 12)
     found.save(tmp_path)
-    assert json.loads((tmp_path / FILE_NAME).read_text())["shuffled"]["n"] == 120
+    assert json.loads((tmp_path / CANARIES_FILE).read_text())["shuffled"]["n"] == 120
 
 
 def test_a_model_that_ignores_the_image_loses_nothing(items):

@@ -8,7 +8,7 @@ import pytest
 from core.errors import DataError
 from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.items import load_benchmark
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.metrics.open_text import anls, chrf, direct_score
 from evaluation.runner import EvaluationOptions, evaluate
 from tests.support.evaluation_doubles import write_benchmark
@@ -53,7 +53,7 @@ def test_anls_of_worked_examples(reply: str, reference: str, expected: float) ->
 class EtxeaAnswerer:
     """Always gives the same reply."""
 
-    def answer(self, questions: Sequence[Question]) -> list[ModelReply]:
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         return [ModelReply(text="Etxea", num_tokens=1, is_truncated=False)] * len(questions)
 
 

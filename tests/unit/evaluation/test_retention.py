@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.errors import ConfigError, DataError
 from datamodules.shards.manifest import Modality
 from evaluation.retention import (
-    FILE_NAME,
+    RETENTION_FILE,
     RetentionConfig,
     ScoreCache,
     run_retention,
@@ -64,7 +64,7 @@ def test_bits_per_byte_agree_with_the_logits(
     assert (score.metric, score.n) == ("bits_per_byte", len(TEXTS))
     assert score.value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
     save_retention(found, tmp_path)
-    assert json.loads((tmp_path / FILE_NAME).read_text())[task]["n"] == len(TEXTS)
+    assert json.loads((tmp_path / RETENTION_FILE).read_text())[task]["n"] == len(TEXTS)
     part = RetentionConfig(tasks=[task], limit=2)
     found = run_retention(model, tokenizer, part, texts={task: str(manifest)}, folder=tmp_path)
     assert found[task].n == 2

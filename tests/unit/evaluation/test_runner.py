@@ -16,7 +16,7 @@ from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.answers.yes_no import YesNoPolicy
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA, read_predictions
-from evaluation.benchmarks.questions import Question
+from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
 from tests.support.evaluation_doubles import Oracle, small_benchmark
@@ -177,7 +177,7 @@ def test_the_vlm_answerer_asks_in_slices_and_looks_up_each_image_once(chat):
     answerer = VlmAnswerer(model, chat, features, max_new_tokens=3, batch_size=1)
     turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
     images = [b"x", b"xx", b"xxx", b"xx"] * 5
-    replies = answerer.answer([Question(turns=turns, image=image) for image in images])
+    replies = answerer.answer([VisualQuestion(turns=turns, image=image) for image in images])
     assert [reply.text for reply in replies[:4]] == ["e", "et", "etx", "et"]
     assert [reply.is_truncated for reply in replies[:4]] == [False, False, True, False]
     assert replies[2].num_tokens == 3
