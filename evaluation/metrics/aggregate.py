@@ -22,10 +22,12 @@ from evaluation.metrics.accuracy import (
 from evaluation.metrics.reply_language import is_in_language
 from evaluation.statistics.intervals import mean_interval
 
-_TWO_SCORES = {
+_SCORE_SUFFIXES = {
     Benchmark.DIRECT: {"accuracy": "", "accuracy_aware": "_aware"},
     Benchmark.OPEN: {"chrf": "", "anls": "_aware"},
+    Benchmark.WILD: {"answered": ""},
 }
+"""Column suffixes of the metrics of benchmarks that only average their scores."""
 _METRIC_NAMES = {"yes/no": "yes_no"}
 _WITHOUT_INTERVAL = ("precision", "recall", "f1", "yes_ratio")
 
@@ -107,7 +109,6 @@ def _benchmark_metrics(
         return _multiple_choice_metrics(columns, mask, prefix, seed)
     if benchmark is Benchmark.CAPTION_QA:
         return _yes_no_metrics(columns, mask, prefix, seed)
-    suffixes = _TWO_SCORES.get(benchmark, {"answered": ""})
     return {
         f"{prefix}/{name}": _score_metric(
             columns,
@@ -117,7 +118,7 @@ def _benchmark_metrics(
             suffix=suffix,
             seed=seed,
         )
-        for name, suffix in suffixes.items()
+        for name, suffix in _SCORE_SUFFIXES[benchmark].items()
     }
 
 
