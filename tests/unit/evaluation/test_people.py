@@ -200,7 +200,7 @@ def test_pairs_of_equal_replies_are_left_out(tmp_path: Path) -> None:
     assert len(compare_tasks(first, second, ("a", "b"), language="eu", most=2)) == 2
     with pytest.raises(DataError, match="are equal"):
         compare_tasks(first, first, ("a", "b"), language="eu", most=0)
-    with pytest.raises(DataError, match="not"):
+    with pytest.raises(DataError, match="two different names"):
         compare_tasks(first, second, ("a", "left"), language="eu", most=0)
     shorter = predictions(tmp_path / "c.parquet", ["bat"])
     with pytest.raises(DataError, match="not the same"):
