@@ -180,20 +180,22 @@ def show_step(
         is_number = name in ("position", "tokens", "loss tokens")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for sample in samples:
-        slot = sample.planned
+        planned = sample.planned
         place = f"{sample.rank}/{sample.micro_batch}/{sample.row}"
         place = f"- {escape(sample.reason)}" if sample.reason else place
-        origin = (slot.source.name, slot.source.language, escape(sample.key))
-        numbers = (f"{slot.num_tokens}", f"{sample.num_loss_tokens}")
-        table.add_row(f"{slot.position:,}", *origin, *numbers, place)
+        origin = (planned.source.name, planned.source.language, escape(sample.key))
+        numbers = (f"{planned.num_tokens}", f"{sample.num_loss_tokens}")
+        table.add_row(f"{planned.position:,}", *origin, *numbers, place)
     console.print(table)
     show_shares(console, module, steps, world_size=options.world_size)
     if options.sheet is not None:
         with_image = [sample.planned for sample in samples if sample.planned.source.has_images]
         cells = [
-            cell_of(slot.source.read(slot.index), title=f"{slot.source.language} {sample.key}")
+            cell_of(
+                planned.source.read(planned.index), title=f"{planned.source.language} {sample.key}"
+            )
             for sample in samples
-            if (slot := sample.planned).source.has_images and not sample.reason
+            if (planned := sample.planned).source.has_images and not sample.reason
         ]
         write_sheet(options.sheet, cells, decode_image)
         console.print(f"{len(cells)} of {len(with_image)} images written to {options.sheet}")
@@ -221,12 +223,12 @@ def show_shares(
     console.print(table)
     packing = stream_view.packing(module.data, steps, world_size=world_size)
     epochs = ", ".join(f"{n} {e:.2f}" for n, e in module.stream.epochs(steps.stop).items())
-    planned = (
+    basis = (
         f" (computed from {packing.num_steps} of them)" if packing.num_steps < len(steps) else ""
     )
     console.print(
         f"micro-batches per step and rank (world size {world_size}): "
-        f"{packing.micro_batches_per_step:g}; density {100 * packing.density:.1f} %{planned}; "
+        f"{packing.micro_batches_per_step:g}; density {100 * packing.density:.1f} %{basis}; "
         f"epochs completed: {epochs}",
         highlight=False,
     )
@@ -243,7 +245,7 @@ def _format_counts(count: "SourceCount", counts: "dict[str, SourceCount]") -> tu
         f"{count.num_samples - count.expected:+.1f}",
         *share(count.num_tokens, "num_tokens"),
         *share(count.num_loss_tokens, "num_loss_tokens"),
-        f"{count.num_left_out or ''}",
+        f"{count.num_skipped or ''}",
     )
 
 

@@ -1,6 +1,6 @@
-"""What a stretch of a training stream holds, read off its plan: no image, no model, no training.
+"""Summaries of a range of training steps, computed from the batch plan without reading images.
 
-Kept apart from the command that prints it, so that numbers can be checked without a terminal.
+Separate from the command that prints them, so that the numbers can be tested without a terminal.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from datamodules.mixture.config import ShareOf
 from datamodules.mixture.stream import MixtureStream
 
 _COUNT_CHUNK_STEPS = 4096
-_MOST_PLANNED_STEPS = 100
+_MAX_PLANNED_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PlacedSample:
-    """One sample of a step, and where the plan puts it."""
+    """A sample of a step with its rank, micro-batch and row in the batch plan."""
 
     planned: PlannedSample
     key: str
@@ -29,41 +29,40 @@ class PlacedSample:
     micro_batch: int = 0
     row: int = 0
     reason: str = ""
-    """Why it is left out; then it has no place."""
+    """Reason why the sample is skipped; rank, micro-batch and row are then meaningless."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Packing:
-    """How tightly some steps are packed."""
+    """Packing statistics of a range of steps."""
 
     num_steps: int
-    """Steps that were planned to find out."""
+    """Number of steps that were planned to compute the statistics."""
     micro_batches_per_step: float
-    """On each rank."""
+    """Average number of micro-batches per step on each rank."""
     density: float
-    """Share of positions that are not padding."""
+    """Fraction of positions that are not padding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SourceCount:
-    """What one source gives to some steps."""
+    """Samples and tokens of one source in a range of steps."""
 
     language: str
     expected: float
-    """Samples that the configuration asks for."""
+    """Number of samples according to the configuration."""
     num_samples: int
-    """Samples that have their turn, those that are left out too."""
-    num_left_out: int
-    """Samples that are known to be bad."""
+    """Number of samples, including skipped ones."""
+    num_skipped: int
+    """Number of samples that are skipped because they are known to be bad."""
     num_tokens: int
     num_loss_tokens: int
-    """Target tokens."""
 
 
 def place_samples(data: StepData, step: int, *, world_size: int) -> list[PlacedSample]:
-    """The samples of a step in the order of their positions."""
+    """Return the samples of a step in stream order, with their place in the batch plan."""
     batch = global_batch(data, step)
-    lengths = _lengths(batch)
+    lengths = _batch_lengths(batch)
     plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
     places = {
         i: (rank, number, r)
@@ -76,12 +75,12 @@ def place_samples(data: StepData, step: int, *, world_size: int) -> list[PlacedS
 
 
 def packing(data: StepData, steps: range, *, world_size: int) -> Packing:
-    """How the steps are packed; of a long stretch, evenly chosen steps are planned."""
-    stride = max(1, -(-len(steps) // _MOST_PLANNED_STEPS))
+    """Return packing statistics; of a long range, only evenly spaced steps are planned."""
+    stride = max(1, -(-len(steps) // _MAX_PLANNED_STEPS))
     chosen = steps[::stride]
     num_micro_batches, tokens, positions = 0, 0.0, 0.0
     for step in chosen:
-        lengths = _lengths(global_batch(data, step))
+        lengths = _batch_lengths(global_batch(data, step))
         plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
         num_micro_batches += len(plan[0])
         num_tokens = int(lengths.sum())
@@ -95,11 +94,11 @@ def packing(data: StepData, steps: range, *, world_size: int) -> Packing:
 
 
 def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
-    """What every source gives to some steps, beside what was asked for."""
+    """Count samples and tokens of every source, next to the configured number of samples."""
     counts: dict[str, SourceCount] = {}
-    num_slots = data.stream.samples_per_step
+    batch_size = data.stream.samples_per_step
     for chunk in _chunks(steps):
-        positions = np.arange(chunk.start * num_slots, chunk.stop * num_slots, dtype=np.int64)
+        positions = np.arange(chunk.start * batch_size, chunk.stop * batch_size, dtype=np.int64)
         located = data.stream.locate(positions)
         for c, component in enumerate(data.stream.components):
             for source in component.used_sources():
@@ -107,12 +106,12 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
                 here = (located.component == c) & (located.is_target == is_target)
                 samples, lengths = located.sample[here], data.lengths[source.name]
                 num_tokens = lengths.num_tokens[samples]
-                before = counts.get(source.name, _nothing(source.language))
+                before = counts.get(source.name, _empty_count(source.language))
                 counts[source.name] = SourceCount(
                     language=source.language,
                     expected=before.expected + expected(data.stream, c, chunk, is_target=is_target),
                     num_samples=before.num_samples + int(here.sum()),
-                    num_left_out=before.num_left_out + int((num_tokens == 0).sum()),
+                    num_skipped=before.num_skipped + int((num_tokens == 0).sum()),
                     num_tokens=before.num_tokens + int(num_tokens.sum()),
                     num_loss_tokens=before.num_loss_tokens
                     + int(lengths.num_loss_tokens[samples].sum()),
@@ -121,7 +120,7 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
 
 
 def expected(stream: MixtureStream, component: int, steps: range, *, is_target: bool) -> float:
-    """Samples that the configuration asks of one side of a component in some steps."""
+    """Return the configured number of samples of one language of a component in some steps."""
     part, starts = stream.components[component], stream.schedule.start_steps
     total = 0.0
     for phase, (start, stop) in enumerate(itertools.pairwise((*starts, max(*starts, steps.stop)))):
@@ -134,15 +133,15 @@ def expected(stream: MixtureStream, component: int, steps: range, *, is_target: 
 
 
 def by_language(counts: dict[str, SourceCount]) -> dict[str, SourceCount]:
-    """The same, summed over the sources of each language."""
+    """Sum the counts over the sources of each language."""
     sums: dict[str, SourceCount] = {}
     for count in counts.values():
-        before = sums.get(count.language, _nothing(count.language))
+        before = sums.get(count.language, _empty_count(count.language))
         sums[count.language] = SourceCount(
             language=count.language,
             expected=before.expected + count.expected,
             num_samples=before.num_samples + count.num_samples,
-            num_left_out=before.num_left_out + count.num_left_out,
+            num_skipped=before.num_skipped + count.num_skipped,
             num_tokens=before.num_tokens + count.num_tokens,
             num_loss_tokens=before.num_loss_tokens + count.num_loss_tokens,
         )
@@ -167,7 +166,7 @@ def _place_sample(
     )
 
 
-def _lengths(batch: list[PlannedSample]) -> np.ndarray:
+def _batch_lengths(batch: list[PlannedSample]) -> np.ndarray:
     return np.asarray([planned.num_tokens for planned in batch], dtype=np.int64)
 
 
@@ -176,12 +175,12 @@ def _chunks(steps: range) -> Iterator[range]:
         yield range(start, min(steps.stop, start + _COUNT_CHUNK_STEPS))
 
 
-def _nothing(language: str) -> SourceCount:
+def _empty_count(language: str) -> SourceCount:
     return SourceCount(
         language=language,
         expected=0.0,
         num_samples=0,
-        num_left_out=0,
+        num_skipped=0,
         num_tokens=0,
         num_loss_tokens=0,
     )

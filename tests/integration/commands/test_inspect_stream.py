@@ -12,7 +12,7 @@ from core.errors import ConfigError
 from core.samples import Role, Sample, Turn
 from datamodules.batches.step_dataset import StepDataset
 from datamodules.inspection import stream_summary as stream_view
-from datamodules.inspection.contact_sheet import Cell, first_question, write_sheet
+from datamodules.inspection.contact_sheet import SheetCell, first_question, write_sheet
 from datamodules.mixture_datamodule import MixtureDataModule
 from experiments import inspect_stream
 from experiments.cli import request_of
@@ -111,7 +111,7 @@ def test_packing_of_many_steps_is_computed_from_a_subset(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = open_module()
-    monkeypatch.setattr(stream_view, "_MOST_PLANNED_STEPS", 7)
+    monkeypatch.setattr(stream_view, "_MAX_PLANNED_STEPS", 7)
     assert stream_view.packing(module.data, range(NUM_STEPS), world_size=1).num_steps <= 7
 
 
@@ -130,7 +130,7 @@ def test_counts_match_the_samples(world: Path, monkeypatch: pytest.MonkeyPatch) 
         assert count.num_samples == len(own) > 0
         assert count.num_tokens == sum(sample.planned.num_tokens for sample in own)
         assert count.num_loss_tokens == sum(sample.num_loss_tokens for sample in own)
-        assert count.num_left_out == 0
+        assert count.num_skipped == 0
     assert counts["instruct_en"].expected == pytest.approx(14 * 5 * 0.6)
     assert counts["chat_eu"].num_samples == counts["chat_eu"].expected == 14 * 2
     languages = stream_view.by_language(counts)
@@ -266,7 +266,7 @@ def test_the_first_question_of_a_record() -> None:
 
 
 def test_a_broken_image_is_a_grey_square_on_the_sheet(tmp_path: Path) -> None:
-    cells = [Cell(image=image, title="t", text="") for image in (worlds.image(0), b"broken")]
+    cells = [SheetCell(image=image, title="t", text="") for image in (worlds.image(0), b"broken")]
     write_sheet(tmp_path / "sheet.png", cells, decode_image)
     with Image.open(tmp_path / "sheet.png") as sheet:
         middle = (sheet.height // 4, sheet.width // 4, sheet.width * 3 // 4)
