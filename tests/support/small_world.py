@@ -25,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.io.jsonl import read_jsonl
 from datamodules.shards.manifest import Modality
 from models.language.language_model import save_language_model
+from tests.support import preloaded
 from tests.support.doubles import (
     caption_record,
     chat_record,
@@ -41,7 +42,7 @@ NAMES = ("sun sun", "moon hilargi", "tree zuhaitz", "house etxe", "dog txakur", 
 _NUM_IMAGES, _NUM_TEXTS, _NUM_QUESTIONS = 24, 11, 4
 _VISION = {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16}
 _TEXT = {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
-Process: TypeAlias = "subprocess.Popen[str]"
+Process: TypeAlias = "subprocess.Popen[str] | preloaded.PreloadedProcess"
 _PROFILE_TEXT = """\
 languages: {base: en, target: eu}
 cell: {backbone: general}
@@ -96,8 +97,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(world: Path, *arguments: str, module: str = "experiments.run") -> subprocess.Popen[str]:
-    """Start a command of the house in its own process group, as a terminal would."""
+def start(
+    world: Path, *arguments: str, module: str = "experiments.run", is_fresh: bool = False
+) -> Process:
+    """Start a command in its own process group, as a terminal would.
+
+    It is forked from a process that has imported everything, unless `is_fresh`.
+    """
+    if preloaded.is_available() and not is_fresh:
+        return preloaded.start(module, arguments, folder=world, environment=environment())
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=world,
@@ -109,7 +117,7 @@ def start(world: Path, *arguments: str, module: str = "experiments.run") -> subp
     )
 
 
-def finish(process: subprocess.Popen[str], *, timeout_s: float = 240.0) -> tuple[int, str]:
+def finish(process: Process, *, timeout_s: float = 240.0) -> tuple[int, str]:
     """Wait for the end; returns exit code and output. Nothing of its group stays behind."""
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -118,7 +126,7 @@ def finish(process: subprocess.Popen[str], *, timeout_s: float = 240.0) -> tuple
     return process.returncode, output
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
+def kill_group(process: Process) -> None:
     """SIGKILL to the command and all it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
