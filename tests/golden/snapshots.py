@@ -5,10 +5,13 @@ that is meant to alter them. Review the difference before committing it.
 """
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -64,14 +67,16 @@ _SIGNIFICANT = 9
 """Decimal digits of recorded floats: the planner's sums may differ in the last bits."""
 
 
-def plan_snapshot(experiment: str, profile: str) -> dict[str, Any]:
-    """Cells, stage runs, addresses and planned amounts of one experiment."""
+def plan_snapshot(experiment: str, profile: str, cache: Path) -> dict[str, Any]:
+    """Cells, stage runs, addresses and planned amounts of one experiment.
+
+    Lengths of samples are measured once per cache folder.
+    """
     request = GridRequest(experiment=experiment, profile=profile, is_dry_run=True)
     plan = make_plan(request)
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
-    with tempfile.TemporaryDirectory() as cache:
-        estimator = Estimator(expected, Path(cache))
-        nodes = {address: _node(estimator, node) for address, node in plan.graph.nodes.items()}
+    estimator = Estimator(expected, cache)
+    nodes = {address: _node(estimator, node) for address, node in plan.graph.nodes.items()}
     return {"cells": plan.graph.cells, "nodes": nodes}
 
 
@@ -98,13 +103,26 @@ def _rounded(value: float) -> float:
 
 
 def help_text(command: str) -> str:
-    """What `python -m COMMAND --help` prints at a width of 100 columns."""
-    environment = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run(
-        [sys.executable, "-m", command, "--help"],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
-    return done.stdout
+    """Output of `python -m COMMAND --help` at a width of 100 columns, without a new process."""
+    output = io.StringIO()
+    imported, arguments, columns = (
+        sys.modules.pop(command, None),
+        sys.argv,
+        os.environ.get("COLUMNS"),
+    )
+    sys.argv, os.environ["COLUMNS"] = [command, "--help"], "100"
+    try:
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
+    finally:
+        sys.argv = arguments
+        if imported is not None:
+            sys.modules[command] = imported
+        if columns is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = columns
+    return output.getvalue()
 
 
 def processor() -> str:
@@ -152,9 +170,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.golden.snapshots", description=__doc__)
     parser.add_argument("--skip-smoke", action="store_true", help="keep the smoke experiment's")
     options = parser.parse_args()
-    for experiment, profile in PLANS:
-        path = FOLDER / "plans" / f"{experiment}-{profile}.json"
-        write_json(path, plan_snapshot(experiment, profile))
+    with tempfile.TemporaryDirectory() as cache:
+        for experiment, profile in PLANS:
+            path = FOLDER / "plans" / f"{experiment}-{profile}.json"
+            write_json(path, plan_snapshot(experiment, profile, Path(cache)))
     for command in COMMANDS:
         (FOLDER / "help" / f"{command}.txt").write_text(help_text(command))
     if not options.skip_smoke:

@@ -10,10 +10,17 @@ import pytest
 from tests.golden import snapshots
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lengths of samples, which are the same in every plan."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("experiment", "profile"), snapshots.PLANS)
-def test_plans_and_addresses(experiment: str, profile: str) -> None:
+def test_plans_and_addresses(experiment: str, profile: str, cache: Path) -> None:
     expected = json.loads((snapshots.FOLDER / "plans" / f"{experiment}-{profile}.json").read_text())
-    found = json.loads(json.dumps(snapshots.plan_snapshot(experiment, profile)))
+    found = json.loads(json.dumps(snapshots.plan_snapshot(experiment, profile, cache)))
     assert found["cells"] == expected["cells"]
     assert found["nodes"] == expected["nodes"]
 

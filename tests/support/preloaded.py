@@ -8,6 +8,7 @@ further ranks that Lightning starts. `IRUDIMEN_TESTS_FRESH=1` starts fresh inter
 """
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
@@ -24,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from core.errors import ConfigError
 from tests.support import mlflow_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,6 +41,8 @@ _PRELOAD = (
     "mlflow.store.tracking.sqlalchemy_store",
     "callbacks.checkpoints",
 )
+_OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translators")
+"""Left out where their extra is not installed."""
 
 
 def is_available() -> bool:
@@ -58,9 +62,10 @@ class PreloadedProcess:
         folder: str,
         environment: Mapping[str, str],
         output: int | None = None,
+        errors: int | None = None,
         new_session: bool = False,
     ) -> None:
-        """Fork a command; its output goes to a descriptor, or to the pipe `stdout`."""
+        """Fork a command; its output goes to descriptors, or both streams to the pipe `stdout`."""
         self.returncode: int | None = None
         self.stdout: IO[str] | None = None
         theirs = output
@@ -76,7 +81,7 @@ class PreloadedProcess:
         }
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(address)
-        socket.send_fds(self._connection, [b"x"], [theirs, 2 if output is not None else theirs])
+        socket.send_fds(self._connection, [b"x"], [theirs, theirs if errors is None else errors])
         self._connection.sendall(json.dumps(request).encode() + b"\n")
         if output is None:
             os.close(theirs)
@@ -154,15 +159,24 @@ def _server() -> str:
 
 
 def start(
-    module: str, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]
+    module: str,
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    output: int | None = None,
 ) -> PreloadedProcess:
-    """Start `python -m module arguments` in its own session; its output goes to a pipe."""
+    """Start `python -m module arguments` in its own session.
+
+    Both output streams go to a descriptor, or to a pipe.
+    """
     return PreloadedProcess(
         _server(),
         module,
         arguments,
         folder=str(folder),
         environment=environment,
+        output=output,
         new_session=True,
     )
 
@@ -202,10 +216,8 @@ def _serve(address: str) -> tuple[dict[str, Any], list[int]]:
 def _report_exit(pid: int, connection: socket.socket, descriptor: int) -> None:
     os.close(descriptor)
     _, status = os.waitpid(pid, 0)
-    try:
+    with contextlib.suppress(OSError):  # the caller may have ended
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    except OSError:  # nobody waits for it
-        pass
     connection.close()
 
 
@@ -231,11 +243,13 @@ def _become(request: Mapping[str, Any], outputs: Sequence[int]) -> None:
 
 def _fork_instead_of_starting() -> None:
     """Fork what a command would start as a fresh interpreter and import everything in again."""
-    from multiprocessing import util
-
     from lightning.pytorch.strategies.launchers import subprocess_script
 
-    util.spawnv_passfds = functools.partial(_fork_server, util.spawnv_passfds)
+    for package in ("multiprocessing", "multiprocess"):  # the second is that of datatrove
+        with contextlib.suppress(ImportError):
+            util = importlib.import_module(f"{package}.util")
+            start_fresh = util.spawnv_passfds
+            util.spawnv_passfds = functools.partial(_fork_server, start_fresh)
     subprocess_script.subprocess = _Subprocess  # type: ignore[attr-defined]
 
 
@@ -255,6 +269,7 @@ class _Subprocess:
             folder=cwd or str(Path.cwd()),
             environment=env,
             output=1,
+            errors=2,
         )
 
 
@@ -263,7 +278,7 @@ def _fork_server(
 ) -> int:
     """Fork Python's fork server from a command; other helpers of it start as usual."""
     code = arguments[-1]
-    if "multiprocessing.forkserver" not in str(code):
+    if ".forkserver import main" not in str(code):
         return start_fresh(path, arguments, passed)
     pid = os.fork()
     if pid:
@@ -272,16 +287,14 @@ def _fork_server(
         if callable(signal.getsignal(number)) and number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:
+    for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if descriptor > 2 and descriptor not in (null, *passed):
-            try:
-                os.dup2(null, descriptor)  # objects that hold it may close it later
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):  # replaced: objects that hold it may close it later
+                os.dup2(null, descriptor)
     sys.argv = ["-c"]
     status = 1
     try:
-        exec(code, {"__name__": "__main__"})  # noqa: S102 - what the interpreter would do
+        exec(code, {"__name__": "__main__"})
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 0
@@ -293,10 +306,14 @@ def main() -> None:
     """Serve requests; in a forked process, run its command."""
     for name in _PRELOAD:
         importlib.import_module(name)
+    for name in _OPTIONAL:
+        with contextlib.suppress(ConfigError):
+            importlib.import_module(name)
     request, outputs = _serve(sys.argv[1])
     _become(request, outputs)
     module = request["module"]
-    sys.modules.pop(module, None)  # a command is `__main__`, and imported only if somebody asks
+    if not hasattr(sys.modules.get(module), "__path__"):
+        sys.modules.pop(module, None)  # a command is `__main__`; others import it anew
     sys.argv = [module, *request["arguments"]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -98,23 +98,44 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    world: Path, *arguments: str, module: str = "experiments.run", is_fresh: bool = False
+    world: Path,
+    *arguments: str,
+    module: str = "experiments.run",
+    variables: Mapping[str, str] = {},
+    log: Path | None = None,
+    is_fresh: bool = False,
 ) -> Process:
     """Start a command in its own process group, as a terminal would.
 
     It is forked from a process that has imported everything, unless `is_fresh`.
+
+    Args:
+        world: Working directory.
+        arguments: The command line after the module.
+        module: The command.
+        variables: Further environment variables.
+        log: File for the output; by default it goes to a pipe.
+        is_fresh: Start a new interpreter.
     """
-    if preloaded.is_available() and not is_fresh:
-        return preloaded.start(module, arguments, folder=world, environment=environment())
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=world,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    output = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    merged = environment() | dict(variables)
+    try:
+        if preloaded.is_available() and not is_fresh:
+            return preloaded.start(
+                module, arguments, folder=world, environment=merged, output=output
+            )
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=world,
+            env=merged,
+            stdout=subprocess.PIPE if output is None else output,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        if output is not None:
+            os.close(output)
 
 
 def finish(process: Process, *, timeout_s: float = 240.0) -> tuple[int, str]:

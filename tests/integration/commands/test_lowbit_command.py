@@ -16,14 +16,8 @@ from experiments import run
 from experiments.cli import request_of
 from experiments.planning import make_plan
 from pipeline.graph import Graph
-from tests.integration.distributed.test_two_ranks import (
-    NUM_STEPS,
-    World,
-    check_same,
-    prepare,
-    train,
-)
 from tests.support import small_world as worlds
+from tests.support.ranks import NUM_STEPS, World, check_same, prepare, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +61,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder: Path, name: str) -> N
     for kind in ("features", "align"):
         (whole / "store" / kind).rename(stopped / "store" / kind)
     instruct = prepare(world, "instruct", root=stopped.name, devices=1)
-    process = worlds.start(folder, str(instruct.path), module="pipeline.launchers.worker")
+    process = start(world, instruct)
     worlds.wait_for_step(instruct.path, 4, is_alive=lambda: process.poll() is None, since=0.0)
     process.send_signal(signal.SIGTERM)
     code, output = worlds.finish(process)

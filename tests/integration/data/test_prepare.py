@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -357,20 +356,19 @@ def test_a_preparation_killed_at_random_moments_gives_the_same_bytes(
     once = Counter(json.dumps(body["messages"]) for body in bodies)
     chance, kills, out = random.Random(5), 0, tmp_path / "eu"
     with world.language_model(delay_s=0.4) as model:
-        command = [sys.executable, "-m", "data_prep.prepare", *_arguments(recipe, out, model.url)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         for _ in range(200):
-            process = subprocess.Popen(
-                command, env=environment, start_new_session=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+            process = small_world.start(
+                small_world.REPOSITORY,
+                *_arguments(recipe, out, model.url),
+                module="data_prep.prepare",
+            )
             try:
-                wait = chance.uniform(1.0, 4.5) if kills < 24 else 600
+                wait = chance.uniform(0.3, 1.8) if kills < 24 else 600
                 output, _ = process.communicate(timeout=wait)
                 assert process.returncode == 0, output
                 break
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                small_world.kill_group(process)
                 process.communicate()
                 kills += 1
         again = Counter(json.dumps(body["messages"]) for body in model.bodies)

@@ -8,20 +8,19 @@ from pathlib import Path
 import pytest
 
 from callbacks.checkpoints import latest_checkpoint
+from core.config import dump_config, load_config
 from core.process.stop import EXIT_PREEMPTED
+from pipeline.stages.registry import stage_class
 from pipeline.store.store import StageFolder
-from tests.integration.distributed.test_two_ranks import World, check_same, prepare, train, world  # noqa: F401
 from tests.support import small_world as worlds
+from tests.support.ranks import World, check_same, prepare, run_to_the_end, start
 
 pytestmark = pytest.mark.slow
 NUM_KILLS = 5
 
 
 def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
-    """Write FSDP2 and other settings into the spec of a prepared stage."""
-    from core.config import dump_config, load_config
-    from pipeline.stages.registry import stage_class
-
+    """Write FSDP2 and other settings into the spec of a stage that is ready to run."""
     path = folder.path / "spec.yaml"
     settings = {"strategy": "fsdp2", **levers}
     overrides = [f"compute.{name}={value}" for name, value in settings.items()]
@@ -29,13 +28,6 @@ def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
         dump_config(load_config(stage_class(folder.path.parent.name), path, overrides=overrides))
     )
     return folder
-
-
-def run_sharded(folder: StageFolder, world: World) -> None:  # noqa: F811
-    process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
-    code, output = worlds.finish(process)
-    assert code == 0, output
-    assert folder.is_done()
 
 
 @pytest.mark.parametrize(
@@ -48,23 +40,20 @@ def run_sharded(folder: StageFolder, world: World) -> None:  # noqa: F811
     ],
 )
 def test_sharded_ranks_train_like_one(
-    world: World,  # noqa: F811
-    kind: str,
-    devices: int,
-    levers: dict[str, object],
+    world: World, kind: str, devices: int, levers: dict[str, object]
 ) -> None:
     root = f"sharded-{kind}-{devices}"
     folder = shard_it(prepare(world, kind, root=root, devices=devices), **levers)
-    run_sharded(folder, world)
+    run_to_the_end(world, folder)
     check_same(world, kind, folder)
 
 
-def test_a_run_resumes_with_another_number_of_ranks(world: World) -> None:  # noqa: F811
-    """The global batches are the same; losses and weights agree up to rounding."""
+def test_two_ranks_then_one_then_two_are_one_run(world: World) -> None:
+    """The same global batches, and losses and weights equal to rounding."""
     reached = 0
     for devices in (2, 1):
         folder = shard_it(prepare(world, "instruct", root="resharded", devices=devices))
-        process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
+        process = start(world, folder)
         is_alive = lambda: process.poll() is None  # noqa: E731, B023 - waited for in this round
         worlds.wait_for_step(folder.path, reached + 3, is_alive=is_alive, since=0.0)
         process.send_signal(signal.SIGTERM)
@@ -76,7 +65,7 @@ def test_a_run_resumes_with_another_number_of_ranks(world: World) -> None:  # no
         assert reached == max(worlds.series(folder.path)) + 1
         assert len(list(Path(saved.path).glob("__*.distcp"))) == devices
     folder = shard_it(prepare(world, "instruct", root="resharded", devices=2))
-    run_sharded(folder, world)
+    run_to_the_end(world, folder)
     check_same(world, "instruct", folder)
     assert folder.read_status().attempts == len((2, 1, 2))
 
@@ -93,11 +82,10 @@ def _damage(path: Path, kind: int) -> None:
 
 
 def test_a_damaged_file_of_any_rank_costs_one_interval(
-    world: World,  # noqa: F811
-    caplog: pytest.LogCaptureFixture,
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shard_it(prepare(world, "instruct", root="damaged", devices=2))
-    process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
+    process = start(world, folder)
     is_alive = lambda: process.poll() is None  # noqa: E731
     worlds.wait_for_step(folder.path, 11, is_alive=is_alive, since=0.0)
     process.send_signal(signal.SIGTERM)
@@ -119,23 +107,21 @@ def test_a_damaged_file_of_any_rank_costs_one_interval(
     assert latest_checkpoint(folder.checkpoints).path.parent == newest  # type: ignore[union-attr]
     _damage(newest / "checkpoint.ckpt" / "__1_0.distcp", 1)
     folder = shard_it(prepare(world, "instruct", root="damaged", devices=2))
-    process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
+    process = start(world, folder)
     code, output = worlds.finish(process)
     assert code == 0, output
     assert "is damaged (checkpoint.ckpt/__1_0.distcp: checksum differs)" in output
     check_same(world, "instruct", folder)
 
 
-def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(
-    world: World,  # noqa: F811
-) -> None:
-    """With a checkpoint after every step, most of the time is spent saving."""
+def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(world: World) -> None:
+    """A checkpoint after every step: most of the time goes into saving."""
     rng, kept, num_kills = random.Random(11), 0, 0
     while True:
         folder = shard_it(
             prepare(world, "instruct", root="killed", devices=2, checkpoint_every_n_steps=1)
         )
-        process = worlds.start(world.folder, str(folder.path), module="pipeline.launchers.worker")
+        process = start(world, folder)
         begin = time.time()
         try:
             is_alive = lambda: process.poll() is None  # noqa: E731, B023 - in this round

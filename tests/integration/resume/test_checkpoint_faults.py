@@ -33,6 +33,7 @@ from core.io.sealed_folder import publish_folder, seal_folder
 from core.process.stop import StopFlag
 from pipeline.stages import builders
 from tests.support import checkpoint_child
+from tests.support import small_world as worlds
 from tests.support.checkpoint_child import fit
 
 pytestmark = pytest.mark.slow
@@ -226,13 +227,8 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
     rng, reported = random.Random(5), 0
     for attempt in range(NUM_KILLS):
         log = tmp_path / f"log{attempt}"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", checkpoint_child.__name__, str(tmp_path / "c"), "1000000"],
-                cwd=REPO,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        words = (str(tmp_path / "c"), "1000000")
+        process = worlds.start(REPO, *words, module=checkpoint_child.__name__, log=log)
         deadline = time.monotonic() + 120
         while "saved" not in log.read_text():
             assert process.poll() is None, log.read_text()

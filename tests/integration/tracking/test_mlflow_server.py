@@ -1,8 +1,6 @@
 """A shared MLflow server with eight writers and outages stores every point exactly once."""
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +21,7 @@ pytestmark = [
     pytest.mark.waits,
     pytest.mark.skipif(bool(mlflow_server.why_not()), reason=mlflow_server.why_not() or "here"),
 ]
+_WRITER = "tests.support.mlflow_writer"
 _WRITERS = 8
 _SECONDS = 20.0
 
@@ -33,14 +32,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
-def _environment(server: Server) -> dict[str, str]:
-    return worlds.environment() | {"MLFLOW_TRACKING_URI": server.uri}
+def _sync(server: Server, root: Path) -> tuple[int, str]:
+    variables = {"MLFLOW_TRACKING_URI": server.uri}
+    return worlds.finish(
+        worlds.start(
+            worlds.REPOSITORY, "--root", str(root), module="experiments.sync", variables=variables
+        )
+    )
 
 
-def _sync(server: Server, root: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "experiments.sync", "--root", str(root)],
-                          env=_environment(server), cwd=worlds.REPOSITORY, capture_output=True,
-                          text=True, check=False)  # fmt: skip
+def _start_writer(root: Path, seconds: float, **variables: str) -> worlds.Process:
+    return worlds.start(
+        worlds.REPOSITORY, str(root), str(seconds), module=_WRITER, variables=variables
+    )
 
 
 def _check(server: Server, root: Path) -> int:
@@ -72,12 +76,7 @@ def test_eight_writers_meet_outages(
     roots = [tmp_path / f"writer{number}" for number in range(_WRITERS)]
     for root in roots:
         fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_images=4)
-    writers = [
-        subprocess.Popen([sys.executable, "-m", "tests.support.mlflow_writer", str(root),
-                          str(_SECONDS)], env=_environment(server), cwd=worlds.REPOSITORY,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for root in roots
-    ]  # fmt: skip
+    writers = [_start_writer(root, _SECONDS, MLFLOW_TRACKING_URI=server.uri) for root in roots]
     _wait_for_points(server, 200)
     server.stop()
     time.sleep(4.0)
@@ -108,18 +107,16 @@ def test_runs_made_while_the_server_is_away_are_sent_later(server: Server, tmp_p
     root = tmp_path / "offline"
     fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_images=4)
     server.stop()
-    environment = _environment(server) | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    writer = subprocess.run([sys.executable, "-m", "tests.support.mlflow_writer", str(root),
-                             "1"], env=environment, cwd=worlds.REPOSITORY, capture_output=True,
-                            text=True, check=False)  # fmt: skip
-    assert writer.returncode == 0, writer.stderr
-    assert writer.stdout.strip() == "behind"
-    assert "is unreachable" in writer.stderr
-    assert _sync(server, root).returncode == 1
+    variables = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    code, told = worlds.finish(_start_writer(root, 1.0, **variables))
+    assert code == 0, told
+    assert told.strip().endswith("behind")
+    assert "is unreachable" in told
+    assert _sync(server, root)[0] == 1
     server.start()
     first, second = _sync(server, root), _sync(server, root)
-    assert (first.returncode, second.returncode) == (0, 0), first.stdout + first.stderr
-    assert ": uploaded to" in first.stdout
+    assert (first[0], second[0]) == (0, 0), first[1]
+    assert ": uploaded to" in first[1]
     assert _check(server, root) >= 600
     evaluation = next(iter((root / "store" / "evaluate").iterdir()))
     run = json.loads((evaluation / RUN_FILE).read_text())["owner"]

@@ -1,0 +1,99 @@
+"""Stage runs of a small world on one or several processes, compared with each other."""
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from configuration.trainer import TrainerConfig
+from experiments import run
+from experiments.cli import request_of
+from experiments.planning import make_plan
+from pipeline.graph import Graph, StageNode
+from pipeline.launchers.execution import Execution, write_execution
+from pipeline.store.store import StageFolder, Store
+from tests.support import small_world as worlds
+
+NUM_STEPS = 16
+TOLERANCE = 1e-5
+"""Relative for losses, absolute for weights: sums of fp32 numbers in another order."""
+WORKER = "pipeline.launchers.worker"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World:
+    """The working directory of the tests, and the graph of its only cell."""
+
+    folder: Path
+    graph: Graph
+
+    def node(self, kind: str) -> StageNode:
+        """Return the only stage run of a kind."""
+        (node,) = (node for node in self.graph.nodes.values() if node.kind == kind)
+        return node
+
+
+def build_ranks_world(folder: Path) -> World:
+    """Build a world whose stages were trained by one process, in `one`; it is the directory."""
+    worlds.build_world(folder)
+    steps = [f"{stage}.num_steps={NUM_STEPS}" for stage in ("align", "instruct")]
+    arguments = worlds.grid_arguments("one", "--set", *steps)
+    graph = make_plan(request_of(run.build_parser().parse_args(arguments))).graph
+    world = World(folder=folder, graph=graph)
+    for kind in ("features", "align", "instruct"):
+        train(world, kind, root="one", devices=1)
+    return world
+
+
+def prepare(
+    world: World, kind: str, *, root: str, devices: int, checkpoint_every_n_steps: int = 5
+) -> StageFolder:
+    """Return a stage folder that is ready to run, with its inputs from `one`."""
+    node, store = world.node(kind), Store(Path(root))
+    folder = store.folder(kind, node.address)
+    for upstream in node.inputs.values():
+        place = Path("store", upstream.kind, upstream.address)
+        if not (root / place).exists():
+            shutil.copytree("one" / place, root / place)
+    folder.write_stage(node.describe(), node.stage)
+    trainer = TrainerConfig(
+        devices=devices,
+        checkpoint_every_n_steps=checkpoint_every_n_steps,
+        log_every_n_steps=1,
+    )
+    write_execution(folder, Execution(root=root, num_threads=1, trainer=trainer))
+    return folder
+
+
+def start(world: World, folder: StageFolder) -> worlds.Process:
+    """Start a prepared stage run; Lightning starts its further ranks."""
+    return worlds.start(world.folder, str(folder.path), module=WORKER)
+
+
+def run_to_the_end(world: World, folder: StageFolder) -> None:
+    """Run a prepared stage run, which must succeed."""
+    code, output = worlds.finish(start(world, folder))
+    assert code == 0, output
+    assert folder.is_done()
+
+
+def train(world: World, kind: str, *, root: str, devices: int) -> StageFolder:
+    """Prepare a stage run and run it to the end."""
+    folder = prepare(world, kind, root=root, devices=devices)
+    run_to_the_end(world, folder)
+    return folder
+
+
+def check_same(world: World, kind: str, folder: StageFolder) -> None:
+    """Compare losses and weights with those that one process trained."""
+    single = Store(Path("one")).folder(kind, world.node(kind).address)
+    expected, found = worlds.series(single.path), worlds.series(folder.path)
+    assert sorted(found) == sorted(expected) == list(range(NUM_STEPS))
+    for step, loss in expected.items():
+        assert math.isclose(found[step], loss, rel_tol=TOLERANCE), (step, found[step], loss)
+    theirs = safetensors.torch.load_file(single.result / "model.safetensors")
+    ours = safetensors.torch.load_file(folder.result / "model.safetensors")
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
