@@ -105,13 +105,20 @@ def test_a_stopped_scoring_goes_on(
         ScoreCache(path, stop)
 
 
-def test_unknown_tasks_and_a_missing_harness_are_errors_with_a_fix(
-    model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_an_unknown_task_is_reported_with_the_nearest_known_one(
+    model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     settings = RetentionConfig(tasks=["eus_proficency"])
     with pytest.raises(ConfigError, match="Did you mean 'eus_proficiency'"):
         run_retention(model, make_tokenizer(), settings, texts={}, folder=tmp_path)
+
+
+def test_a_missing_harness_is_reported_with_its_extra(
+    model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
+    settings = RetentionConfig(tasks=["eus_proficiency"])
     with pytest.raises(ConfigError, match=r"pip install '.\[harness\]'"):
         run_retention(model, make_tokenizer(), settings, texts={}, folder=tmp_path)
     with pytest.raises(ConfigError, match="batch_size=0"):
