@@ -137,7 +137,9 @@ def _questions(path: Path, chance: random.Random) -> str:
 
 def _plan(folder: Path) -> WorkPlan:
     chance = random.Random(11)
-    config = PrepareConfig(sources=[], per_part=9 * _NUM_ROWS // 100, per_shard=4 * _NUM_ROWS // 100)
+    config = PrepareConfig(
+        sources=[], per_part=9 * _NUM_ROWS // 100, per_shard=4 * _NUM_ROWS // 100
+    )
     recipes = {
         "chats": SourceRecipe(
             kind=Kind.CHAT, place=_chats(folder / "chats.jsonl", chance), licence="CC0-1.0",

@@ -1,9 +1,10 @@
 """Docstrings and names of the product packages and the benchmarks follow the style guide."""
 
 import ast
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,14 @@ _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def modules(*packages: str) -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def modules(*packages: str) -> list[tuple[str, ast.Module]]:
     """Path and syntax tree of every module of some packages."""
-    for package in packages:
-        for path in sorted((REPOSITORY / package).rglob("*.py")):
-            yield str(path.relative_to(REPOSITORY)), ast.parse(path.read_text(encoding="utf-8"))
+    paths = [path for package in packages for path in sorted((REPOSITORY / package).rglob("*.py"))]
+    return [
+        (str(path.relative_to(REPOSITORY)), ast.parse(path.read_text(encoding="utf-8")))
+        for path in paths
+    ]
 
 
 def fragment_faults() -> list[str]:
