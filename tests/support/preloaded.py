@@ -34,7 +34,7 @@ _ADDRESS = "IRUDIMEN_TESTS_PRELOADED"
 _PRELOAD = (
     "experiments.grid_run",
     "experiments.planning",
-    "planner.tables",
+    "reporting.dry_run.tables",
     "pipeline.launchers.torchrun",
     "pipeline.launchers.worker",
     "benchmarks.elastic.rank",

@@ -81,7 +81,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(checkout: Path, *arguments: str) -> str:
-    code, output = worlds.run(checkout, arguments)
+    # A fresh interpreter: a preloaded one has already imported the packages of the repository.
+    code, output = worlds.finish(worlds.start(checkout, *arguments, is_fresh=True))
     assert code == 0, output
     return output
 

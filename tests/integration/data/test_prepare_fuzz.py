@@ -109,7 +109,8 @@ def _captions(path: Path, chance: random.Random) -> str:
     rows = []
     for number in range(_CAPTIONS):
         en, eu = world.pairs()[chance.randrange(200)]
-        row = {"id": number, "image": {"bytes": _image(number % (2 * _NUM_ROWS // 10))}, "en": f"{en} {number}",
+        image = _image(number % (2 * _NUM_ROWS // 10))
+        row = {"id": number, "image": {"bytes": image}, "en": f"{en} {number}",
                "eu": f"{eu} {number}"}  # fmt: skip
         for name in ("en", "eu"):
             if chance.random() < 0.2:
@@ -129,7 +130,7 @@ def _questions(path: Path, chance: random.Random) -> str:
                "choices": str(choices), "correct_choice_idx": str(number % 4)}  # fmt: skip
         for name in row:
             if chance.random() < 0.05:
-                row[name] = _text(_mutate(row[name], chance))
+                row[name] = _column_text(_mutate(row[name], chance))
         rows.append({**row, "image": {"bytes": _image(_CAPTIONS + number)}})
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)

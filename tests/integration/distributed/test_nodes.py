@@ -26,8 +26,8 @@ _HUNG_S = 6
 _NUM_STEPS, _CUT_AFTER = 80, 20
 _EPOCHS = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
            "instruct.text_only.text")  # fmt: skip
-_SETTINGS = ("--set", "align.num_steps=12", f"instruct.num_steps={_NUM_STEPS}", "retention.tasks=[]",
-             f"trainer.hung_after_s={_HUNG_S}",
+_SETTINGS = ("--set", "align.num_steps=12", f"instruct.num_steps={_NUM_STEPS}",
+             "retention.tasks=[]", f"trainer.hung_after_s={_HUNG_S}",
              *(f"{name}.max_epochs=9999" for name in _EPOCHS))  # fmt: skip
 _RENDEZVOUS = "join_timeout=60,last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
 
