@@ -1,12 +1,12 @@
-"""The index of a shard on disk: where the record and the image of each sample lie.
+"""On-disk index of a shard: byte offsets and sizes of each sample's record and image.
 
-Two formats, told apart by their first bytes, both memory-mapped. The plain one, an .npy array of
-INDEX_DTYPE, is what ships with the embedded data. The compact one serves tars of any origin: 20
-bytes a sample and its key, image sizes included.
+There are two memory-mapped formats, distinguished by their first bytes. The plain format, an .npy
+array of INDEX_DTYPE, ships with the embedded data. The compact format supports tars of any origin
+and takes 20 bytes per sample plus its key, including image sizes.
 
-Compact: MAGIC, the header's length (uint32) and the header (JSON, padded with spaces to a multiple
-of 64 bytes with what stands before it), then rows (ROW_DTYPE), where each key ends (uint32), all
-keys in one string. Numbers are little-endian.
+Layout of the compact format: MAGIC; the header's length (uint32); the header (JSON, padded with
+spaces so that the rows start at a multiple of 64 bytes); rows (ROW_DTYPE); the end offset of each
+key (uint32); all keys, concatenated. Numbers are little-endian.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ INDEX_DTYPE = np.dtype(
         ("key", "S48"),
     ]
 )
-"""One row per sample, in the order of the tar; image_offset -1 where there is no image."""
+"""One row per sample, in tar order; image_offset is -1 for a sample without an image."""
 
 ROW_DTYPE = np.dtype(
     [
@@ -41,41 +41,41 @@ ROW_DTYPE = np.dtype(
         ("height", "<u2"),
     ]
 )
-"""Places in tar blocks of 512 bytes (up to 2 TiB); image_block 0 where there is no image."""
+"""Offsets in tar blocks of 512 bytes (up to 2 TiB); image_block is 0 without an image."""
 
 MAGIC = b"IRUIDX2\n"
 BLOCK_BYTES = 512
 _KEY_END_DTYPE = np.dtype("<u4")
 _ALIGNMENT = 64
 _LENGTH_BYTES = 4
-NO_PLACE = -1
+NO_IMAGE = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IndexHeader:
-    """What a compact index says about its shard."""
+    """Metadata of the shard in a compact index."""
 
     member: str
-    """Extension of the members that hold the records: `json`, `txt` ..."""
+    """Extension of the members that hold the records, for example `json` or `txt`."""
     sha256: str
-    """Of the tar."""
+    """SHA-256 of the tar."""
     num_bytes: int
-    """Of the tar."""
+    """Size of the tar."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where the two members of a sample lie in the tar."""
+class MemberOffsets:
+    """Offsets and sizes of the record and the image of a sample in the tar."""
 
     record_offset: int
     record_size: int
     image_offset: int
-    """NO_PLACE without an image."""
+    """NO_IMAGE for a sample without an image."""
     image_size: int
 
 
 class ShardIndex:
-    """The index of one shard, in whichever format it lies on disk."""
+    """The index of one shard, in either format."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Map a file of either format.
+        """Memory-map an index file of either format.
 
         Raises:
-            DataError: no such file, or not an index.
+            DataError: If the file does not exist or is not an index.
         """
-        fix = "write it again from its shard"
+        fix = "rebuild it from its shard"
         if not path.is_file():
             raise DataError(f"index {path} does not exist; {fix}")
         try:
@@ -105,16 +105,18 @@ class ShardIndex:
         except (ValueError, EOFError, OSError, KeyError, TypeError) as error:
             raise DataError(f"index {path} is damaged ({error}); {fix}") from error
         if rows.dtype != INDEX_DTYPE or rows.ndim != 1:
-            raise DataError(f"index {path} has dtype {rows.dtype}, not this format's; {fix}")
+            raise DataError(
+                f"index {path} is an array of dtype {rows.dtype}, not an index; {fix}"
+            )
         return cls(rows, None, None)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.rows)
 
     @property
     def is_compact(self) -> bool:
-        """Whether it lies in the compact format."""
+        """Whether the index is in the compact format."""
         return self._keys is not None
 
     @property
@@ -122,34 +124,34 @@ class ShardIndex:
         """Extension of the members that hold the records."""
         return self.header.member if self.header is not None else "json"
 
-    def place(self, row: int) -> Place:
-        """Where a sample lies."""
+    def offsets(self, row: int) -> MemberOffsets:
+        """Return the member offsets of a sample."""
         entry = self.rows[row]
         if not self.is_compact:
             json_offset, json_size, image_offset, image_size, _ = entry.tolist()
-            return Place(
+            return MemberOffsets(
                 record_offset=json_offset,
                 record_size=json_size,
                 image_offset=image_offset,
                 image_size=image_size,
             )
         record_block, record_size, image_block, image_size, _, _ = entry.tolist()
-        return Place(
+        return MemberOffsets(
             record_offset=record_block * BLOCK_BYTES,
             record_size=record_size,
-            image_offset=image_block * BLOCK_BYTES if image_block else NO_PLACE,
+            image_offset=image_block * BLOCK_BYTES if image_block else NO_IMAGE,
             image_size=image_size,
         )
 
     def key(self, row: int) -> str:
-        """Key of a sample."""
+        """Return the key of a sample."""
         if self._keys is None:
             return bytes(self.rows["key"][row]).decode("utf-8")
         ends, text = self._keys
-        return bytes(text[_start(ends, row) : int(ends[row])]).decode("utf-8")
+        return bytes(text[_key_start(ends, row) : int(ends[row])]).decode("utf-8")
 
     def keys(self) -> np.ndarray:
-        """All keys (bytes), in order."""
+        """Return all keys (bytes), in order."""
         if self._keys is None:
             return np.asarray(self.rows["key"])
         ends, text = self._keys
@@ -160,13 +162,13 @@ class ShardIndex:
         )
 
     def image_sizes(self) -> np.ndarray:
-        """Width and height of every image, (n, 2) uint16; 0 where the index does not say."""
+        """Return the width and height of every image, (n, 2) uint16; 0 if not recorded."""
         if not self.is_compact:
             return np.zeros((len(self), 2), dtype=np.uint16)
         return np.stack([self.rows["width"], self.rows["height"]], axis=1)
 
     def to_bytes(self) -> bytes:
-        """The file's content."""
+        """Serialize the index to the content of its file."""
         buffer = io.BytesIO()
         if self._keys is None or self.header is None:
             np.save(buffer, self.rows, allow_pickle=False)
@@ -184,14 +186,14 @@ class ShardIndex:
 def compact_index(
     rows: list[tuple[int, int, int, int, int, int]], keys: list[str], header: IndexHeader
 ) -> ShardIndex:
-    """A compact index from rows in the order of ROW_DTYPE."""
+    """Create a compact index from rows with the fields of ROW_DTYPE."""
     encoded = [key.encode("utf-8") for key in keys]
     ends = np.cumsum([len(key) for key in encoded], dtype=np.uint64)
     text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return ShardIndex(np.asarray(rows, dtype=ROW_DTYPE), (ends.astype(np.uint32), text), header)
 
 
-def _start(ends: np.ndarray, row: int) -> int:
+def _key_start(ends: np.ndarray, row: int) -> int:
     row = row if row >= 0 else row + len(ends)
     return int(ends[row - 1]) if row else 0
 
@@ -199,7 +201,7 @@ def _start(ends: np.ndarray, row: int) -> int:
 def _compact_parts(
     mapped: mmap.mmap,
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], IndexHeader]:
-    """Views of a mapped compact index; a ValueError if it is not whole."""
+    """Return views of a memory-mapped compact index; raise ValueError if it is incomplete."""
     start = len(MAGIC) + _LENGTH_BYTES
     offset = start + int.from_bytes(mapped[len(MAGIC) : start], "little")
     raw: dict[str, Any] = json.loads(mapped[start:offset])
@@ -214,12 +216,12 @@ def _compact_parts(
         offset += count * dtype.itemsize
     rows, ends, text = arrays
     if offset != len(mapped) or (num_samples and int(ends[-1]) != key_bytes):
-        raise ValueError("its parts do not fit")
+        raise ValueError("the sizes of its sections are inconsistent")
     return rows, (ends, text), IndexHeader(**raw)
 
 
 def _map_array(file: BinaryIO, mapped: mmap.mmap) -> np.ndarray:
-    """The .npy array of a file as a view of the mapped file."""
+    """Return the .npy array of a file as a view of its memory map."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"array version {version}")

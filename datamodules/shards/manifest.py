@@ -1,6 +1,6 @@
-"""What a source is made of: the manifest beside its shards, read, checked and written.
+"""Manifests of sources: loading, validation, verification against the shards, and saving.
 
-Several sources may list the same shards with another `record`, so an image lies on disk once for
+Several sources may list the same shards with a different `record`, so an image is stored once for
 all its languages.
 """
 
@@ -26,15 +26,15 @@ from datamodules.storage.remote import is_url, local_file
 FORMAT = 1
 SUFFIX = ".manifest.json"
 INDEX_SUFFIX = ".index"
-"""Of the folder beside a manifest that holds its indexes, if `data_prep.index` wrote them."""
+"""Suffix of the folder beside a manifest in which `data_prep.index` writes the indexes."""
 
-_INDEX_FETCHES = 16
+_MAX_CONCURRENT_FETCHES = 16
 
 _Kind = TypeVar("_Kind")
 
 
 class Modality(StrEnum):
-    """What a source's samples hold."""
+    """Kind of content of the samples of a source."""
 
     IMAGE_TEXT = "image-text"
     TEXT = "text"
@@ -43,50 +43,50 @@ class Modality(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class IndexEntry:
-    """An index that does not lie beside its shard under the shard's name."""
+    """An index at a location other than the default one beside its shard."""
 
     path: str
-    """Relative to the manifest's folder, or a URL."""
+    """Path relative to the manifest's folder, or a URL."""
     sha256: str
     num_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """One shard as the manifest lists it."""
+    """A shard in the list of a manifest."""
 
     path: str
-    """Relative to the manifest's folder, or a URL of any store that fsspec reaches."""
+    """Path relative to the manifest's folder, or a URL of any store that fsspec supports."""
     sha256: str
     num_bytes: int
     num_samples: int
     index: IndexEntry | None = None
-    """None for `{shard}.index.npy` beside the shard; a shard with a URL needs one."""
+    """None for `{shard}.index.npy` beside the shard; required if the shard is a URL."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """One source: (dataset, language, modality)."""
+    """Description of one source: a dataset in one language and one modality."""
 
     name: str
     language: str
     modality: Modality
     record: str
-    """Where a sample's record lies (`records`): a dotted path inside its JSON, "" for the JSON
-    itself, `.txt` for the member of that extension."""
+    """Location of the record of a sample (see `records`): a dotted path inside its JSON, "" for the
+    JSON itself, or `.txt` for the member with that extension."""
     licence: str
     provenance: Any
-    """Where the data come from: a sentence or a JSON tree."""
+    """Origin of the data: a sentence or a JSON tree."""
     shards: tuple[ShardEntry, ...]
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
-        """Samples in all shards."""
+        """Number of samples in all shards."""
         return sum(shard.num_samples for shard in self.shards)
 
     def fingerprint(self) -> str:
-        """Content address: what changes a sample changes it; paths and statistics do not."""
+        """Return a content address of the samples; it ignores paths and statistics."""
         content = [
             (shard.sha256, shard.num_samples, *([shard.index.sha256] if shard.index else []))
             for shard in self.shards
@@ -96,10 +96,10 @@ class Manifest:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Load and validate a manifest.
 
     Raises:
-        DataError: no such file, not JSON, or a field that is missing or wrong.
+        DataError: If the file does not exist or is not JSON, or if a field is missing or invalid.
     """
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist; prepare the data or correct the path")
@@ -112,26 +112,26 @@ def load_manifest(path: Path) -> Manifest:
         raise DataError(
             f"manifest {path} has format {found!r}, expected {FORMAT}; prepare the data again"
         )
-    entries = _field(raw, "shards", list, path)
+    entries = _typed_field(raw, "shards", list, path)
     if not entries:
         raise DataError(f"manifest {path} lists no shards; prepare the data again")
-    modality = _field(raw, "modality", str, path)
+    modality = _typed_field(raw, "modality", str, path)
     if modality not in list(Modality):
         raise DataError(f"manifest {path}: {unknown_name('modality', modality, list(Modality))}")
     return Manifest(
-        name=_field(raw, "name", str, path),
-        language=_field(raw, "language", str, path),
+        name=_typed_field(raw, "name", str, path),
+        language=_typed_field(raw, "language", str, path),
         modality=Modality(modality),
-        record=_field(raw, "record", str, path),
-        licence=_field(raw, "licence", str, path),
+        record=_typed_field(raw, "record", str, path),
+        licence=_typed_field(raw, "licence", str, path),
         provenance=raw.get("provenance"),
-        shards=tuple(_shard_entry(entry, path) for entry in entries),
-        statistics=_field(raw, "statistics", dict, path) if "statistics" in raw else {},
+        shards=tuple(_parse_shard_entry(entry, path) for entry in entries),
+        statistics=_typed_field(raw, "statistics", dict, path) if "statistics" in raw else {},
     )
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest so that `load_manifest` gives an equal one."""
+    """Save a manifest so that `load_manifest` returns an equal one."""
     content = {"format": FORMAT, **config.to_plain(manifest)}
     for entry in content["shards"]:
         if entry["index"] is None:
@@ -140,50 +140,50 @@ def save_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def shard_path(manifest_path: Path, entry: ShardEntry) -> Path:
-    """Where a local shard of the manifest lies.
+    """Return the path of a local shard of the manifest.
 
     Raises:
-        DataError: a relative path outside of the manifest's folder, or a remote shard.
+        DataError: If the path leaves the manifest's folder, or if the shard is remote.
     """
-    place = _local_path(manifest_path, entry.path)
-    if place is None:
+    path = _local_path(manifest_path, entry.path)
+    if path is None:
         raise DataError(f"shard {entry.path} of {manifest_path.name} is remote; use open_shard")
-    return place
+    return path
 
 
 def open_shard(
     manifest_path: Path, entry: ShardEntry, cache: ShardCache | None = None
 ) -> ShardReader:
-    """A reader of a shard, wherever it lies; nothing is fetched before the first read.
+    """Return a reader of a local or remote shard; nothing is fetched before the first read.
 
     Raises:
-        DataError: as `shard_path`, or a remote shard without an index.
+        DataError: If a path leaves the manifest's folder, or if a remote shard has no index.
     """
-    tar, index = _places(manifest_path, entry, cache or ShardCache())
+    tar, index = _shard_files(manifest_path, entry, cache or ShardCache())
     return ShardReader(tar, index, num_samples=entry.num_samples)
 
 
 def remote_file(entry: ShardEntry | IndexEntry) -> RemoteFile | None:
-    """What the cache needs to know of a file; None if it is local."""
+    """Return the description of a remote file for the cache; None if the file is local."""
     if not is_url(entry.path) or local_file(entry.path) is not None:
         return None
     return RemoteFile(url=entry.path, sha256=entry.sha256, num_bytes=entry.num_bytes)
 
 
 def verify(path: Path, *, deep: bool = False, cache: ShardCache | None = None) -> Manifest:
-    """Check that the shards and indexes of a manifest are there and are the ones it lists.
+    """Verify that the shards and indexes of a manifest exist and match it.
 
-    Remote indexes are fetched; remote shards are not asked for, unless `deep`: their checksums are
-    checked when they are fetched.
+    Remote indexes are fetched. Remote shards are not, unless `deep` is set, because their checksums
+    are verified whenever they are fetched.
 
     Args:
-        path: The manifest.
-        deep: Also read every byte: checksums, and the indexes against the tars.
-        cache: For what is remote; the default cache if None.
+        path: Path of the manifest.
+        deep: Also read every byte, and verify checksums and the indexes against the tars.
+        cache: Cache of remote files; None for the default cache.
 
     Raises:
-        DataError: with the file and what to do about it.
-        StorageError: a remote file that can't be fetched.
+        DataError: If a file is missing or does not match the manifest.
+        StorageError: If a remote file can't be fetched.
     """
     manifest, cache = load_manifest(path), cache or ShardCache()
     _fetch_indexes(manifest.shards, cache)
@@ -191,12 +191,12 @@ def verify(path: Path, *, deep: bool = False, cache: ShardCache | None = None) -
         shard = _local_path(path, entry.path)
         if shard is not None:
             _verify_file(shard, entry, path)
-        reader = ShardReader(*_places(path, entry, cache))
+        reader = ShardReader(*_shard_files(path, entry, cache))
         num_samples = len(reader.index)
         if num_samples != entry.num_samples:
             raise DataError(
-                f"index of shard {reader.name} has {num_samples} samples, {path.name} says "
-                f"{entry.num_samples}; write the index again"
+                f"index of shard {reader.name} has {num_samples} samples, {path.name} lists "
+                f"{entry.num_samples}; rebuild the index"
             )
         if deep:
             _verify_content(reader, entry, manifest)
@@ -204,15 +204,15 @@ def verify(path: Path, *, deep: bool = False, cache: ShardCache | None = None) -
     return manifest
 
 
-def _places(
+def _shard_files(
     manifest_path: Path, entry: ShardEntry, cache: ShardCache
 ) -> tuple[Path | CachedFile, Path | CachedFile | None]:
-    """Where a shard and its index are read from."""
-    index = None if entry.index is None else _place(manifest_path, entry.index, cache)
-    return _place(manifest_path, entry, cache), index
+    """Return the files that a shard and its index are read from."""
+    index = None if entry.index is None else _resolve_file(manifest_path, entry.index, cache)
+    return _resolve_file(manifest_path, entry, cache), index
 
 
-def _place(
+def _resolve_file(
     manifest_path: Path, entry: ShardEntry | IndexEntry, cache: ShardCache
 ) -> Path | CachedFile:
     if (remote := remote_file(entry)) is not None:
@@ -224,18 +224,18 @@ def _place(
 
 
 def _local_path(manifest_path: Path, path: str) -> Path | None:
-    if (named := local_file(path)) is not None:
-        return named
+    if (file := local_file(path)) is not None:
+        return file
     return None if is_url(path) else safe_join(manifest_path.parent, path)
 
 
 def _fetch_indexes(entries: Sequence[ShardEntry], cache: ShardCache) -> None:
-    """Many small files: the time goes into waiting, so wait for several at a time."""
+    """Fetch missing remote indexes concurrently, because latency dominates for small files."""
     indexes = [entry.index for entry in entries if entry.index is not None]
     remote = [file for index in indexes if (file := remote_file(index)) is not None]
     missing = [file for file in remote if not cache.path(file).exists()]
     if missing:
-        with ThreadPoolExecutor(_INDEX_FETCHES) as pool:
+        with ThreadPoolExecutor(_MAX_CONCURRENT_FETCHES) as pool:
             list(pool.map(cache.fetch, missing))
 
 
@@ -244,19 +244,19 @@ def _verify_file(shard: Path, entry: ShardEntry, path: Path) -> None:
         raise DataError(f"shard {shard} of {path.name} is missing; fetch or prepare it again")
     if (size := shard.stat().st_size) != entry.num_bytes:
         raise DataError(
-            f"shard {shard} has {size} bytes, {path.name} says {entry.num_bytes}; it was cut "
-            "or replaced: fetch or prepare it again"
+            f"shard {shard} has {size} bytes, {path.name} lists {entry.num_bytes}; it was "
+            "truncated or replaced: fetch or prepare it again"
         )
 
 
 def _verify_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) -> None:
-    """Read the whole shard and compare it with what is written about it."""
+    """Verify the checksum of a shard, and that its index describes it."""
     has_image = manifest.modality is not Modality.TEXT
     with reader.whole() as shard:
         if (found := sha256_file(shard)) != entry.sha256:
             raise DataError(
-                f"shard {reader.name} has sha256 {found}, the manifest says {entry.sha256}; it is "
-                "damaged: fetch or prepare it again"
+                f"shard {reader.name} has sha256 {found}, the manifest lists {entry.sha256}; it "
+                "is damaged: fetch or prepare it again"
             )
         if reader.index.is_compact:
             rules = ScanRules(record=manifest.record, has_image=has_image)
@@ -265,43 +265,43 @@ def _verify_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) 
         else:
             expected = ShardIndex(shards.build_index(shard), None, None).to_bytes()
     if expected != reader.index.to_bytes():
-        raise DataError(f"index of shard {reader.name} does not describe it; write the index again")
+        raise DataError(f"index of shard {reader.name} does not describe it; rebuild the index")
 
 
-def _shard_entry(raw: Any, path: Path) -> ShardEntry:
+def _parse_shard_entry(raw: Any, path: Path) -> ShardEntry:
     if not isinstance(raw, dict):
         raise DataError(f"manifest {path}: a shard entry is {raw!r}, expected an object")
     entry = ShardEntry(
-        path=_field(raw, "path", str, path),
-        sha256=_field(raw, "sha256", str, path),
-        num_bytes=_field(raw, "num_bytes", int, path),
-        num_samples=_field(raw, "num_samples", int, path),
-        index=None if raw.get("index") is None else _index_entry(raw["index"], path),
+        path=_typed_field(raw, "path", str, path),
+        sha256=_typed_field(raw, "sha256", str, path),
+        num_bytes=_typed_field(raw, "num_bytes", int, path),
+        num_samples=_typed_field(raw, "num_samples", int, path),
+        index=None if raw.get("index") is None else _parse_index_entry(raw["index"], path),
     )
     if entry.index is None and remote_file(entry) is not None:
         raise DataError(
-            f"manifest {path}: shard '{entry.path}' is remote and has no 'index'; write the "
-            "manifest with `python -m data_prep.index`"
+            f"manifest {path}: shard '{entry.path}' is remote and has no 'index'; create "
+            "the manifest with `python -m data_prep.index`"
         )
     if entry.num_samples < 1:
         raise DataError(
             f"manifest {path}: shard '{entry.path}' has num_samples={entry.num_samples}, expected "
-            "at least 1; leave empty shards out"
+            "at least 1; remove empty shards"
         )
     return entry
 
 
-def _index_entry(raw: Any, path: Path) -> IndexEntry:
+def _parse_index_entry(raw: Any, path: Path) -> IndexEntry:
     if not isinstance(raw, dict):
         raise DataError(f"manifest {path}: a shard's index is {raw!r}, expected an object")
     return IndexEntry(
-        path=_field(raw, "path", str, path),
-        sha256=_field(raw, "sha256", str, path),
-        num_bytes=_field(raw, "num_bytes", int, path),
+        path=_typed_field(raw, "path", str, path),
+        sha256=_typed_field(raw, "sha256", str, path),
+        num_bytes=_typed_field(raw, "num_bytes", int, path),
     )
 
 
-def _field(raw: dict[str, Any], name: str, kind: type[_Kind], path: Path) -> _Kind:
+def _typed_field(raw: dict[str, Any], name: str, kind: type[_Kind], path: Path) -> _Kind:
     value = raw.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         found = repr(value) if name in raw else "missing"

@@ -1,9 +1,9 @@
-"""From the bytes of a record to turns: one set of rules for reading and for indexing.
+"""Parsing of records into turns, shared by reading and indexing.
 
-A manifest's `record` says where the conversation lies: `.txt` is the member of that extension, a
-dotted path leads through the sample's JSON ("" is the JSON itself). There, an object with
-`messages` is a conversation and a string is a caption: of the image where there is one, else
-running text.
+The `record` of a manifest locates the conversation of a sample: `.txt` names the member with that
+extension; anything else is a dotted path into the sample's JSON ("" is the JSON itself). An object
+with `messages` is a conversation. A string is a caption if the sample has an image, and running
+text otherwise.
 """
 
 import json
@@ -18,47 +18,53 @@ _ROLES = tuple(Role)
 
 
 class RecordError(DataError):
-    """A record that can't be used; its fault is always named."""
+    """An unusable record; its `fault` is always set."""
 
 
 def member_of(record: str) -> str:
-    """Extension of the member that holds a record."""
+    """Return the extension of the member that holds a record."""
     return record[1:] if record.startswith(".") else JSON_MEMBER
 
 
 def parse_record(
     content: bytes, record: str, where: str, *, has_image: bool
 ) -> tuple[dict[str, Any], tuple[Turn, ...]]:
-    """The sample's JSON ({} for a text member) and the turns of its record.
+    """Return the sample's JSON ({} for a text member) and the turns of its record.
+
+    Args:
+        content: Bytes of the member.
+        record: Location of the record, as in the manifest.
+        where: Name of the sample in error messages.
+        has_image: Whether the sample has an image.
 
     Raises:
-        RecordError: with `where` and what is wrong.
+        RecordError: If the record can't be used.
     """
     if record.startswith("."):
-        return {}, _caption(_text(content, where), where, has_image=has_image)
-    raw = _parse(content, where)
-    value = _follow(raw, record, where)
+        return {}, _caption_turns(_decode_text(content, where), where, has_image=has_image)
+    raw = _parse_json(content, where)
+    value = _follow_path(raw, record, where)
     if isinstance(value, str):
-        return raw, _caption(value, where, has_image=has_image)
+        return raw, _caption_turns(value, where, has_image=has_image)
     if not isinstance(value, dict):
-        message = f"{where}: record '{record}' is {value!r}, not an object or a caption"
-        raise RecordError(message, f"record '{record}' is no object and no caption")
-    return raw, _turns(value, where)
+        message = f"{where}: record '{record}' is {value!r}, expected an object or a caption"
+        raise RecordError(message, f"record '{record}' is neither an object nor a caption")
+    return raw, _conversation_turns(value, where)
 
 
-def _text(content: bytes, where: str) -> str:
+def _decode_text(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecordError(f"{where}: not UTF-8 ({error})", "text is not UTF-8") from error
 
 
-def _caption(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
+def _caption_turns(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
     text = text.strip()
     if not text:
         raise RecordError(f"{where}: the text is empty", "empty text")
     if IMAGE_MARK in text:
-        message = f"{where}: the text contains '{IMAGE_MARK}', which marks an image's place"
+        message = f"{where}: the text contains '{IMAGE_MARK}', which is reserved for the image"
         raise RecordError(message, f"text contains {IMAGE_MARK}")
     if not has_image:
         return (Turn(role=Role.TEXT, content=text),)
@@ -68,7 +74,7 @@ def _caption(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
     )
 
 
-def _parse(content: bytes, where: str) -> dict[str, Any]:
+def _parse_json(content: bytes, where: str) -> dict[str, Any]:
     try:
         raw = json.loads(content)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
@@ -76,17 +82,17 @@ def _parse(content: bytes, where: str) -> dict[str, Any]:
         raise RecordError(message, "not JSON") from error
     if not isinstance(raw, dict):
         message = f"{where}: the JSON is {type(raw).__name__}, expected an object"
-        raise RecordError(message, "the JSON is no object")
+        raise RecordError(message, "the JSON is not an object")
     return raw
 
 
-def _follow(raw: dict[str, Any], record: str, where: str) -> Any:
+def _follow_path(raw: dict[str, Any], record: str, where: str) -> Any:
     value: Any = raw
     for name in filter(None, record.split(".")):
         if not isinstance(value, dict) or name not in value:
             found = ", ".join(sorted(value)) if isinstance(value, dict) else repr(value)
             raise RecordError(
-                f"{where}: no record '{record}' (at '{name}' there is: {found}); "
+                f"{where}: no record '{record}' (at '{name}', found: {found}); "
                 "correct 'record' in the manifest or prepare the data again",
                 f"no record '{record}'",
             )
@@ -94,20 +100,20 @@ def _follow(raw: dict[str, Any], record: str, where: str) -> Any:
     return value
 
 
-def _turns(record: dict[str, Any], where: str) -> tuple[Turn, ...]:
+def _conversation_turns(record: dict[str, Any], where: str) -> tuple[Turn, ...]:
     messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
         message = f"{where}: 'messages' is {messages!r}, expected a list of messages"
         raise RecordError(message, "no messages")
-    return tuple(_turn(message, where) for message in messages)
+    return tuple(_parse_turn(message, where) for message in messages)
 
 
-def _turn(message: Any, where: str) -> Turn:
+def _parse_turn(message: Any, where: str) -> Turn:
     role = message.get("role") if isinstance(message, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
     if role not in _ROLES or not isinstance(content, str):
         raise RecordError(
-            f"{where}: message {message!r} needs a role of {', '.join(_ROLES)} and a text",
+            f"{where}: message {message!r} needs a role ({', '.join(_ROLES)}) and a text",
             "a message without role or text",
         )
     return Turn(role=Role(role), content=content)

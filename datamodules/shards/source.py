@@ -1,6 +1,6 @@
-"""One source as a sequence of samples: any index is one seek, and every record is checked.
+"""Sources as sequences of samples with random access and validated records.
 
-Kept apart from `shards`, which knows bytes and offsets but nothing of conversations.
+Separate from `reader`, which handles bytes and offsets but not conversations.
 """
 
 from bisect import bisect_right
@@ -21,12 +21,12 @@ from datamodules.storage.cache import ShardCache
 from datamodules.storage.remote import StorageError
 
 _RETRY_DELAYS_S = (0.1, 0.5, 2.0)
-_OPEN_SHARDS = 64
-"""Shards whose files stay open: each takes two descriptors, of which a process has few."""
+_MAX_OPEN_SHARDS = 64
+"""Maximum number of open shards; each uses two file descriptors, which are limited."""
 
 
 class Source:
-    """The samples of one manifest, in the order of its shards."""
+    """The samples of a manifest, in the order of its shards."""
 
     def __init__(self, manifest_path: Path, cache: ShardCache | None = None) -> None:
         self.path = manifest_path
@@ -35,24 +35,24 @@ class Source:
         sizes = [entry.num_samples for entry in self.manifest.shards]
         self.shard_sizes = np.asarray(sizes, dtype=np.int64)
         self.is_remote = any(manifests.remote_file(entry) for entry in self.manifest.shards)
-        """Whether any shard is read through the cache."""
+        """Whether any shard is read through the shard cache."""
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self._first_samples = self._starts.tolist()
         self._readers: dict[int, ShardReader] = {}
         self._open: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return int(self._starts[-1])
 
     @property
     def name(self) -> str:
-        """The manifest's name for this source."""
+        """Name of the source in its manifest."""
         return self.manifest.name
 
     @property
     def language(self) -> str:
-        """Language of its records."""
+        """Language of the records."""
         return self.manifest.language
 
     @property
@@ -61,48 +61,48 @@ class Source:
         return self.manifest.modality is Modality.IMAGE_TEXT
 
     def keys(self) -> np.ndarray:
-        """All keys (bytes), in order."""
+        """Return all keys (bytes), in order."""
         return np.concatenate([self._reader(s).index.keys() for s in range(len(self.shard_sizes))])
 
     def key(self, i: int) -> str:
-        """Key of sample i."""
-        reader, row = self._place(i)
+        """Return the key of sample i."""
+        reader, row = self._locate(i)
         return reader.key(row)
 
     def image_sizes(self) -> np.ndarray:
-        """Width and height of every image, (n, 2) uint16; 0 where the index does not say."""
+        """Return the width and height of every image, (n, 2) uint16; 0 if not recorded."""
         shards = range(len(self.shard_sizes))
         return np.concatenate([self._reader(s).index.image_sizes() for s in shards])
 
     def samples_of(self, shard: int) -> range:
-        """The samples that lie in a shard."""
+        """Return the indices of the samples in a shard."""
         return range(self._first_samples[shard], self._first_samples[shard + 1])
 
     def shards_of(self, samples: np.ndarray) -> np.ndarray:
-        """The shard that each of these samples lies in."""
+        """Return the shard of each sample."""
         return np.searchsorted(self._starts, samples, side="right") - 1
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """Fetch shards in the background, in this order, if they are remote (`ShardCache`)."""
+        """Fetch remote shards in the background, in this order (see `ShardCache.prefetch`)."""
         entries = self.manifest.shards
         files = [manifests.remote_file(entries[shard]) for shard in dict.fromkeys(shards)]
         self.cache.prefetch([file for file in files if file is not None])
 
     def announce(self, i: int) -> None:
-        """Say that sample i will be read soon: the system may fetch it meanwhile."""
-        reader, row = self._place(i)
+        """Start kernel read-ahead for sample i, which will be read soon."""
+        reader, row = self._locate(i)
         reader.announce(row, with_image=self.has_images)
 
     def read(self, i: int, *, with_image: bool = True) -> Sample:
-        """Sample i; `with_image=False` gives b"" in the place of its image, unread.
+        """Read sample i; with `with_image=False`, its image is not read and returned as b"".
 
         Raises:
-            DataError: a record that can't be used, named by shard and key.
+            DataError: If the record can't be used; the message names the shard and the key.
             OSError: the file could not be read, several times over.
         """
-        reader, row = self._place(i)
+        reader, row = self._locate(i)
         with_image = with_image and self.has_images
-        content, image = _read_patiently(reader, row, with_image=with_image)
+        content, image = _read_with_retries(reader, row, with_image=with_image)
         key = reader.key(row)
         where = f"shard {reader.name}, sample '{key}'"
         raw, turns = parse_record(content, self.manifest.record, where, has_image=self.has_images)
@@ -112,28 +112,28 @@ class Source:
             language=self.language,
             parallel_id=str(raw.get("parallel_id", key)),
             turns=turns,
-            image=self._image(image, where),
+            image=self._checked_image(image, where),
         )
 
-    def _place(self, i: int) -> tuple[ShardReader, int]:
+    def _locate(self, i: int) -> tuple[ShardReader, int]:
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} outside source '{self.name}' of {len(self)}")
         shard = bisect_right(self._first_samples, i) - 1
         return self._reader(shard), i - self._first_samples[shard]
 
     def _reader(self, shard: int) -> ShardReader:
-        """The reader of a shard; those not used for longest give their files back."""
+        """Return the reader of a shard; the least recently used readers are closed."""
         reader = self._readers.get(shard)
         if reader is None:
             entry = self.manifest.shards[shard]
             reader = self._readers[shard] = manifests.open_shard(self.path, entry, self.cache)
-        if shard not in self._open and len(self._open) >= _OPEN_SHARDS:
+        if shard not in self._open and len(self._open) >= _MAX_OPEN_SHARDS:
             self._readers[self._open.popitem(last=False)[0]].close()
         self._open[shard] = None
         self._open.move_to_end(shard)
         return reader
 
-    def _image(self, image: bytes | None, where: str) -> bytes | None:
+    def _checked_image(self, image: bytes | None, where: str) -> bytes | None:
         if not self.has_images:
             return None
         if image is None:
@@ -164,29 +164,29 @@ def iterate_named_images(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def check_parallel(base: Source, target: Source) -> None:
-    """Check that two sources list the same samples in the same order.
+    """Check that two sources have the same samples in the same order.
 
     Raises:
-        DataError: with the first difference.
+        DataError: If they differ; the message gives the first difference.
     """
     pair = f"sources '{base.name}' and '{target.name}' are not parallel"
     fix = "prepare both from the same shards"
     if len(base) != len(target):
-        raise DataError(f"{pair}: {len(base)} and {len(target)} samples; {fix}")
-    if _contents(base) == _contents(target):
-        return  # the same shards by the same indexes: no need to read them
+        raise DataError(f"{pair}: they have {len(base)} and {len(target)} samples; {fix}")
+    if _shard_checksums(base) == _shard_checksums(target):
+        return  # same shards and indexes, so there is no need to compare keys
     different = np.flatnonzero(base.keys() != target.keys())
     if different.size:
         i = int(different[0])
         raise DataError(f"{pair}: sample {i} is '{base.key(i)}' and '{target.key(i)}'; {fix}")
 
 
-def _contents(source: Source) -> list[tuple[str, int, str]]:
+def _shard_checksums(source: Source) -> list[tuple[str, int, str]]:
     entries = source.manifest.shards
     return [(e.sha256, e.num_samples, e.index.sha256 if e.index else "") for e in entries]
 
 
-def _read_patiently(
+def _read_with_retries(
     reader: ShardReader, row: int, *, with_image: bool
 ) -> tuple[bytes, bytes | None]:
     """Retry I/O errors, because a flaky file system must not change the stream."""

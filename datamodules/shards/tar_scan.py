@@ -1,8 +1,8 @@
-"""One pass over a tar of any origin: its samples, its checksum, its compact index.
+"""Single-pass scan of a tar of any origin: its samples, its checksum and its compact index.
 
-Reads a stream from front to end, so that a remote shard is scanned as it comes in. Nothing is
-ever extracted, and what can't be used is counted by reason. Kept apart from `shards`, whose own
-scan is strict: it takes nothing but what this house writes.
+The scan reads a stream sequentially, so a remote shard is scanned while it downloads. Nothing is
+extracted, and unusable samples are counted by reason. Separate from `reader`, whose scan is strict
+and accepts only tars that this project wrote.
 """
 
 import dataclasses
@@ -23,55 +23,55 @@ from datamodules.shards.records import JSON_MEMBER, RecordError, member_of, pars
 
 IMAGE_EXTENSIONS = ("webp", "jpg", "jpeg", "png")
 MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-"""WebDataset's rule: the key ends at the first dot of the file name."""
+"""WebDataset's convention: the key ends at the first dot of the file name."""
 
-_GUESSES = ("", ".txt", "caption", "text")
-_GUESS_SAMPLES = 100
-_BUFFER_BYTES = 1 << 16  # tarfile copies what is left of a buffer at every read
+_RECORD_CANDIDATES = ("", ".txt", "caption", "text")
+_MAX_INSPECTED_SAMPLES = 100
+_BUFFER_BYTES = 1 << 16  # small, because tarfile copies the rest of its buffer on every read
 _MAX_RECORD_BYTES = 16 << 20
 _MAX_IMAGE_BYTES = 256 << 20
 _MAX_SIDE = 2**16 - 1
 _MAX_KEY_BYTES = 255
 
 
-class Stream(Protocol):
-    """Bytes from front to end."""
+class ByteStream(Protocol):
+    """A sequential stream of bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; b"" at the end."""
+        """Return up to `size` bytes; b"" at the end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScanRules:
-    """What makes a sample usable."""
+    """Requirements that a usable sample meets."""
 
     record: str
-    """Where its record lies (`records`)."""
+    """Location of the record (see `records`)."""
     has_image: bool
-    """Whether it needs an image."""
+    """Whether samples need an image."""
     max_pixels: int = 2**26
-    """An image that would take more pixels when decoded is refused (67 million by default)."""
+    """Maximum number of pixels of a decoded image (67 million by default)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScanResult:
-    """What a scan found."""
+    """Result of scanning a tar."""
 
     index: ShardIndex
-    """Of the usable samples; may be empty."""
+    """Index of the usable samples; may be empty."""
     sha256: str
     num_bytes: int
     unusable: Counter[str]
-    """Samples by what is wrong with them."""
+    """Number of unusable samples by reason."""
     examples: dict[str, str]
-    """The first sample of each reason."""
+    """The first unusable sample of each reason."""
     ignored: Counter[str]
-    """Members by extension that no sample needs."""
+    """Number of members that no sample needs, by extension."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TarMember:
-    """One member of a sample; its content only where it was wanted."""
+    """A member of a sample; its content is read only if the scan needs it."""
 
     offset: int
     size: int
@@ -80,44 +80,44 @@ class TarMember:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class TarSample:
-    """Consecutive members with one key."""
+    """Consecutive members with the same key."""
 
     key: str
     members: dict[str, TarMember] = dataclasses.field(default_factory=dict)
-    """By extension, lower case."""
+    """Members by lower-case extension."""
     problem: str = ""
-    """Why it can't be used, as far as the tar tells."""
+    """Reason why the sample is unusable, if the tar headers show one."""
 
 
 OnTurns = Callable[[str, tuple[Turn, ...]], None]
-"""Takes the key and the turns of a usable sample."""
+"""Receives the key and the turns of a usable sample."""
 
 
 def scan_tar(
-    stream: Stream, name: str, rules: ScanRules, on_turns: OnTurns | None = None
+    stream: ByteStream, name: str, rules: ScanRules, on_turns: OnTurns | None = None
 ) -> ScanResult:
-    """Read a tar to its end.
+    """Scan a tar to its end.
 
     Args:
-        stream: The tar's bytes.
-        name: Path or URL, for messages.
-        rules: What makes a sample usable.
+        stream: The bytes of the tar.
+        name: Path or URL, for error messages.
+        rules: Requirements that a usable sample meets.
         on_turns: Called with every usable sample, in the order of the index.
 
     Raises:
-        DataError: not a complete, uncompressed tar.
+        DataError: If the stream is not a complete, uncompressed tar.
     """
-    source, member = _Hashing(stream), member_of(rules.record)
+    source, member = _HashingStream(stream), member_of(rules.record)
     rows, keys, seen = list[tuple[int, int, int, int, int, int]](), list[str](), set[str]()
     unusable, ignored, examples = Counter[str](), Counter[str](), dict[str, str]()
     images = IMAGE_EXTENSIONS if rules.has_image else ()
-    for sample in _samples(source, name, {member, *images}):
+    for sample in _group_members(source, name, {member, *images}):
         ignored.update(kind for kind in sample.members if kind not in (member, *images))
         try:
             if sample.key in seen:
-                raise RecordError(f"'{sample.key}' is there twice", "the key appears twice")
+                raise RecordError(f"'{sample.key}' appears twice", "the key appears twice")
             seen.add(sample.key)
-            row, turns = _row(sample, member, rules)
+            row, turns = _parse_sample(sample, member, rules)
         except RecordError as error:
             unusable[error.fault] += 1
             examples.setdefault(error.fault, f"{name}: {sample.key}")
@@ -137,20 +137,20 @@ def scan_tar(
     )
 
 
-def guess_record(stream: Stream, name: str, *, has_image: bool) -> str:
-    """Where the records of a foreign tar lie: the first rule that its first samples fit.
+def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str:
+    """Detect the location of the records from the first samples of a tar.
 
-    The rules: JSON with `messages`; a `.txt` member; JSON with a string `caption`; JSON with a
-    string `text`.
+    Candidates, in this order: JSON with `messages`; a `.txt` member; JSON with a string `caption`;
+    JSON with a string `text`.
 
     Raises:
-        DataError: none fits; says what there is.
+        DataError: If no candidate matches; the message lists the members.
     """
     found: Counter[str] = Counter()
-    samples = _samples(_Hashing(stream), name, {JSON_MEMBER, "txt"})
-    for _, sample in zip(range(_GUESS_SAMPLES), samples, strict=False):
+    samples = _group_members(_HashingStream(stream), name, {JSON_MEMBER, "txt"})
+    for _, sample in zip(range(_MAX_INSPECTED_SAMPLES), samples, strict=False):
         found.update(f".{kind}" for kind in sample.members)
-        for record in _GUESSES:
+        for record in _RECORD_CANDIDATES:
             member = sample.members.get(member_of(record))
             try:
                 if member is not None:
@@ -158,42 +158,42 @@ def guess_record(stream: Stream, name: str, *, has_image: bool) -> str:
                     return record
             except RecordError:
                 continue
-    there = ", ".join(f"{kind} ({count})" for kind, count in found.most_common()) or "nothing"
+    members = ", ".join(f"{kind} ({count})" for kind, count in found.most_common()) or "nothing"
     raise DataError(
-        f"{name}: no text found in its first samples; members there: {there}. Name the place with "
-        "--record: .EXTENSION of a text member, or a dotted path inside the JSON"
+        f"{name}: no text found in its first samples; their members are: {members}. Set --record "
+        "to the .EXTENSION of a text member, or to a dotted path inside the JSON"
     )
 
 
-def _row(
+def _parse_sample(
     sample: TarSample, member: str, rules: ScanRules
 ) -> tuple[tuple[int, int, int, int, int, int], tuple[Turn, ...]]:
-    """A usable sample's row in the index and its turns, or a RecordError."""
+    """Return the index row and the turns of a sample; raise RecordError if it is unusable."""
     if sample.problem:
         raise RecordError(sample.problem, sample.problem)
     if len(sample.key.encode("utf-8")) > _MAX_KEY_BYTES:
-        raise RecordError("a long key", f"a key over {_MAX_KEY_BYTES} bytes")
+        raise RecordError("the key is too long", f"a key over {_MAX_KEY_BYTES} bytes")
     if (record := sample.members.get(member)) is None:
         raise RecordError(f"no .{member}", f"no .{member} member")
     if record.size > _MAX_RECORD_BYTES:
-        raise RecordError("large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes")
+        raise RecordError("the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes")
     _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
-    place = (record.offset // BLOCK_BYTES, record.size)
+    record_row = (record.offset // BLOCK_BYTES, record.size)
     if not rules.has_image:
-        return (*place, 0, 0, 0, 0), turns
+        return (*record_row, 0, 0, 0, 0), turns
     images = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
     if len(images) != 1:
         reason = "two images" if images else "no image"
         raise RecordError(reason, reason)
     width, height = _image_size(images[0], rules.max_pixels)
-    image = (images[0].offset // BLOCK_BYTES, images[0].size, width, height)
-    return (*place, *image), turns
+    image_row = (images[0].offset // BLOCK_BYTES, images[0].size, width, height)
+    return (*record_row, *image_row), turns
 
 
 def _image_size(member: TarMember, max_pixels: int) -> tuple[int, int]:
-    """Width and height from the image's header; its pixels are not decoded."""
+    """Return width and height from the image's header, without decoding its pixels."""
     if member.size > _MAX_IMAGE_BYTES:
-        raise RecordError("large", f"an image over {_MAX_IMAGE_BYTES} bytes")
+        raise RecordError("the image is too large", f"an image over {_MAX_IMAGE_BYTES} bytes")
     try:
         with Image.open(io.BytesIO(member.content)) as image:
             width, height = image.size
@@ -206,15 +206,15 @@ def _image_size(member: TarMember, max_pixels: int) -> tuple[int, int]:
     return width, height
 
 
-def _samples(source: "_Hashing", name: str, wanted: set[str]) -> Iterator[TarSample]:
-    """Group the members of a tar; the contents of wanted extensions come along."""
+def _group_members(source: "_HashingStream", name: str, wanted: set[str]) -> Iterator[TarSample]:
+    """Group the members of a tar into samples, with the contents of the wanted extensions."""
     current: TarSample | None = None
     try:
         with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER_BYTES) as tar:  # type: ignore[call-overload]
             for member in tar:
                 if member.isdir():
                     continue
-                key, extension, problem = _name(member)
+                key, extension, problem = _parse_member_name(member)
                 if current is None or current.key != key:
                     if current is not None:
                         yield current
@@ -224,7 +224,7 @@ def _samples(source: "_Hashing", name: str, wanted: set[str]) -> Iterator[TarSam
                 current.problem = current.problem or problem
                 if not problem:
                     is_wanted = extension in wanted
-                    content = _content(tar, member) if is_wanted else b""
+                    content = _read_content(tar, member) if is_wanted else b""
                     current.members[extension] = TarMember(
                         offset=member.offset_data, size=member.size, content=content
                     )
@@ -237,14 +237,14 @@ def _samples(source: "_Hashing", name: str, wanted: set[str]) -> Iterator[TarSam
         ) from error
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > _MAX_IMAGE_BYTES or (opened := tar.extractfile(member)) is None:
         return b""
     return opened.read()
 
 
-def _name(member: tarfile.TarInfo) -> tuple[str, str, str]:
-    """Key, extension, and what is wrong with the name."""
+def _parse_member_name(member: tarfile.TarInfo) -> tuple[str, str, str]:
+    """Return key, extension, and the problem with the name, or "" if there is none."""
     if not member.isreg() or member.issparse():
         return member.name, "", "a link or special member"
     if member.name.startswith("/") or ".." in member.name.split("/"):
@@ -252,21 +252,21 @@ def _name(member: tarfile.TarInfo) -> tuple[str, str, str]:
     match = MEMBER_NAME.fullmatch(member.name)
     if match is None:
         return member.name, "", "a name without an extension"
-    if any("\udc80" <= letter <= "\udcff" for letter in match[1]):  # tarfile's escaped bytes
+    if any("\udc80" <= letter <= "\udcff" for letter in match[1]):  # bytes that tarfile escaped
         return match[1], "", "a name that is not UTF-8"
     return match[1], match[2].lower(), ""
 
 
-class _Hashing:
-    """A stream that hashes what goes through, and remembers its end."""
+class _HashingStream:
+    """Hashes a stream while it is read, and verifies the end of the tar."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self.position = 0
         self._stream, self._digest = stream, hashlib.sha256()
         self._last: deque[bytes] = deque(maxlen=2)
 
     def read(self, size: int) -> bytes:
-        """So many bytes, fewer only at the end."""
+        """Return `size` bytes, or fewer at the end of the stream."""
         pieces, missing = list[bytes](), size
         while missing and (piece := self._stream.read(missing)):
             pieces.append(piece)
@@ -279,10 +279,10 @@ class _Hashing:
         return content
 
     def finish(self, end: int) -> None:
-        """Read to the end; behind the last member nothing but zeros may come.
+        """Read to the end and check that only zeros follow the last member.
 
-        A tar that was cut between two members, or that goes on with garbage, would otherwise read
-        without complaint.
+        A tar that was truncated between two members, or that has trailing garbage, would otherwise
+        read without an error.
         """
         behind = self.position - end
         rest = b"".join(self._last)[-behind:] if behind > 0 else b""
@@ -293,5 +293,5 @@ class _Hashing:
             raise tarfile.ReadError(f"no end mark at byte {end}")
 
     def hexdigest(self) -> str:
-        """Hexadecimal sha256 of all that was read."""
+        """Return the hexadecimal SHA-256 of everything that was read."""
         return self._digest.hexdigest()

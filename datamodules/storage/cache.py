@@ -1,7 +1,7 @@
-"""A bounded cache of remote files on local disk, shared by all processes of a node.
+"""A bounded on-disk cache of remote files, shared by all processes of a node.
 
-A file's name is its sha256, so one copy serves every URL and source that lists it. All locks are
-`flock`s: the kernel drops them when a process dies, however it dies.
+Files are named by their SHA-256, so one copy serves every URL and source that lists it. All locks
+are `flock`s, which the kernel releases when a process dies for any reason.
 """
 
 import contextlib
@@ -26,23 +26,23 @@ from datamodules.storage.download import (
     download,
     write_error,
 )
-from datamodules.storage.prefetch import FetchAhead
+from datamodules.storage.prefetch import BackgroundFetcher
 from datamodules.storage.remote import StorageError, shown
 
 _LOG = get_logger(__name__)
-_PART, _LOCKS = ".part", "locks"
+_PART_SUFFIX, _LOCKS_FOLDER = ".part", "locks"
 _TOUCH_EVERY_S = 1.0
 _ROOM_POLL_S = 0.05
-_AGAIN_SOON_S = 600.0
-_NO_PREALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_REFETCH_WARNING_S = 600.0
+_PREALLOCATION_UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class _AllInUseError(NoRoomError):
-    """What fills the cache is being read or fetched."""
+    """All files in the cache are being read or fetched."""
 
 
 class ShardCache:
-    """Fetches remote files once per node and hands them out while they are locked."""
+    """Fetches remote files once per node, and protects them from eviction while they are used."""
 
     def __init__(self, config: CacheConfig | None = None) -> None:
         self.config = config or CacheConfig()
@@ -50,26 +50,26 @@ class ShardCache:
         self._used_at: dict[str, float] = {}
         self._fetched_at: dict[str, float] = {}
         self._has_warned = False
-        self._ahead: FetchAhead | None = None
+        self._fetcher: BackgroundFetcher | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process opens the same folder; locks and threads stay here."""
+        """Pickle the configuration only: locks and threads belong to this process."""
         return {"config": self.config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the folder again in the other process."""
+        """Open the same folder in the unpickling process."""
         self.__init__(state["config"])  # type: ignore[misc]
 
     def path(self, file: RemoteFile) -> Path:
-        """Where a file lies once it is fetched."""
+        """Return the path of a file in the cache."""
         return self.folder / file.sha256
 
     @contextlib.contextmanager
     def use(self, file: RemoteFile) -> Iterator[io.FileIO]:
-        """Open a file, fetched first if need be; nobody evicts it before the block ends.
+        """Open a file, fetching it if necessary; it is not evicted before the block ends.
 
         Raises:
-            StorageError: it can't be fetched whole, or there is no room for it.
+            StorageError: If the file can't be fetched, or does not fit into the cache.
         """
         opened = self._open_shared(file)
         while opened is None:
@@ -82,19 +82,19 @@ class ShardCache:
             _release(opened)
 
     def fetch(self, file: RemoteFile, *, wait: bool = True) -> None:
-        """Bring a file into the cache, unless it is there or another process just brought it.
+        """Fetch a file into the cache unless it is there already.
 
         Args:
-            file: What to fetch.
-            wait: Wait for another process that is fetching it; else leave it to that one.
+            file: The file to fetch.
+            wait: If another process is fetching the file, wait for it instead of returning.
 
         Raises:
-            StorageError: as `use`.
+            StorageError: If the file can't be fetched, or does not fit into the cache.
         """
-        with self._locked(file.sha256, wait=wait) as is_mine:
-            if not is_mine or self.path(file).exists():
+        with self._locked(file.sha256, wait=wait) as is_locked:
+            if not is_locked or self.path(file).exists():
                 return
-            self._warn_if_again(file)
+            self._warn_if_refetched(file)
             part = self._reserve(file)
             try:
                 download(file, part, self.config)
@@ -106,25 +106,25 @@ class ShardCache:
                 part.unlink(missing_ok=True)
 
     def prefetch(self, files: Sequence[RemoteFile]) -> None:
-        """Fetch these in the background, in this order, after what was wanted before.
+        """Queue files to be fetched in the background, in this order.
 
-        Only as many are queued as fit into half of the cache: the other half holds what is read
-        now. A failure is logged and left to the reader, who tries again and then raises.
+        At most half of the cache is queued, because the other half holds the files that are being
+        read. Failures are logged; reading the file retries the download and raises the error.
         """
-        # A fork copies the object but not its thread.
-        if self._ahead is None or self._ahead.process_id != os.getpid():
+        # A fork copies the object but not its threads.
+        if self._fetcher is None or self._fetcher.process_id != os.getpid():
             fetch = partial(self.fetch, wait=False)
-            self._ahead = FetchAhead(fetch, max_bytes=self.max_bytes // 2)
-        self._ahead.want([file for file in files if not self.path(file).exists()])
+            self._fetcher = BackgroundFetcher(fetch, max_bytes=self.max_bytes // 2)
+        self._fetcher.enqueue([file for file in files if not self.path(file).exists()])
 
     def _open_shared(self, file: RemoteFile) -> io.FileIO | None:
-        """Open and lock for reading; None if it isn't there (any more)."""
+        """Open a file with a shared lock; return None if it is not in the cache."""
         try:
             opened = io.FileIO(self.path(file))
         except FileNotFoundError:
             return None
         fcntl.flock(opened, fcntl.LOCK_SH)
-        # Evicted between opening and locking: its bytes are there, its place in the budget isn't.
+        # Evicted between opening and locking: the cache no longer accounts for its bytes.
         if os.fstat(opened.fileno()).st_nlink == 0:
             _release(opened)
             return None
@@ -132,8 +132,8 @@ class ShardCache:
 
     @contextlib.contextmanager
     def _locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of a name; False if it is taken and `wait` is False."""
-        (locks := self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
+        """Hold a named lock; yield False if it is taken and `wait` is False."""
+        (locks := self.folder / _LOCKS_FOLDER).mkdir(parents=True, exist_ok=True)
         with (locks / name).open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -143,50 +143,50 @@ class ShardCache:
             try:
                 yield True
             finally:
-                # Explicitly: closing would leave it to a child that was forked meanwhile.
+                # Unlock explicitly: after a fork, closing would leave the lock with the child.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _touch(self, file: RemoteFile) -> None:
-        """Note the use, for the order of eviction; the file's own time is seen by all processes."""
+        """Record the use in the file's modification time, which orders evictions on the node."""
         now = time.monotonic()
         if now - self._used_at.get(file.sha256, -_TOUCH_EVERY_S) >= _TOUCH_EVERY_S:
             self._used_at[file.sha256] = now
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.path(file))
 
-    def _warn_if_again(self, file: RemoteFile) -> None:
-        """Say once that the cache is too small: the stream is right, but slow."""
+    def _warn_if_refetched(self, file: RemoteFile) -> None:
+        """Warn once that the cache is too small, which makes reading slow but not incorrect."""
         now = time.monotonic()
-        is_soon = now - self._fetched_at.get(file.sha256, -_AGAIN_SOON_S) < _AGAIN_SOON_S
+        is_recent = now - self._fetched_at.get(file.sha256, -_REFETCH_WARNING_S) < _REFETCH_WARNING_S
         self._fetched_at[file.sha256] = now
-        if is_soon and not self._has_warned:
+        if is_recent and not self._has_warned:
             self._has_warned = True
             _LOG.warning(
-                "%s is fetched again within minutes: the cache %s (%.3f GB) is smaller than what "
-                "is read at a time; raise its max_gb or lower block_shards",
+                "%s was evicted and is fetched again within minutes: the cache %s (%.3f GB) is "
+                "smaller than the working set; raise max_gb or lower block_shards",
                 shown(file.url),
                 self.folder,
                 self.max_bytes / 1e9,
             )
 
     def _reserve(self, file: RemoteFile) -> Path:
-        """Make room and claim it; what is in use now may be free in a moment.
+        """Reserve disk space for a file, waiting for files in use to be released.
 
         Raises:
-            NoRoomError: there was none for `room_wait_s`.
+            NoRoomError: If there is no room within `room_wait_s`.
         """
-        give_up_at = time.monotonic() + self.config.room_wait_s
+        deadline = time.monotonic() + self.config.room_wait_s
         while True:
             try:
                 return self._claim(file)
             except _AllInUseError:
-                if time.monotonic() >= give_up_at or file.num_bytes > self.max_bytes:
+                if time.monotonic() >= deadline or file.num_bytes > self.max_bytes:
                     raise
             time.sleep(_ROOM_POLL_S)
 
     def _claim(self, file: RemoteFile) -> Path:
-        """A part that has its full size from the start."""
-        part = self.path(file).with_suffix(_PART)
+        """Create the part file with its full size."""
+        part = self.path(file).with_suffix(_PART_SUFFIX)
         with self._locked("room"):
             part.unlink(missing_ok=True)
             self._make_room(file)
@@ -194,17 +194,17 @@ class ShardCache:
                 try:
                     os.posix_fallocate(opened.fileno(), 0, max(1, file.num_bytes))
                 except OSError as error:
-                    if error.errno not in _NO_PREALLOCATION:
+                    if error.errno not in _PREALLOCATION_UNSUPPORTED:
                         part.unlink()
                         raise write_error(error, file, part) from error
                 os.truncate(opened.fileno(), file.num_bytes)
         return part
 
     def _make_room(self, file: RemoteFile) -> None:
-        """Evict what was not used for longest until the file fits.
+        """Evict the least recently used files until the file fits.
 
         Raises:
-            NoRoomError: it can't fit beside what is in use.
+            NoRoomError: If it does not fit beside the files in use.
         """
         found = [path for path in self.folder.iterdir() if path.is_file()]
         sizes = {path: path.stat() for path in found if path.exists()}
@@ -218,8 +218,8 @@ class ShardCache:
             return
         if used + file.num_bytes > self.max_bytes:
             raise _AllInUseError(
-                f"{shown(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} may "
-                f"hold {self.max_bytes} and {used} of them are in use; raise max_gb (or "
+                f"{shown(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} is "
+                f"limited to {self.max_bytes}, of which {used} are in use; raise max_gb (or "
                 f"{GB_VARIABLE}) or lower block_shards"
             )
         raise disk_full(file, self.folder)
@@ -229,12 +229,12 @@ class ShardCache:
         return is_within and shutil.disk_usage(self.folder).free >= file.num_bytes
 
     def _evict(self, path: Path) -> bool:
-        """Remove a file that nobody reads, or a part whose download died."""
-        if path.suffix == _PART:
-            with self._locked(path.stem, wait=False) as is_mine:
-                if is_mine:
+        """Remove an unused file, or the part of a download that died; return whether it worked."""
+        if path.suffix == _PART_SUFFIX:
+            with self._locked(path.stem, wait=False) as is_locked:
+                if is_locked:
                     path.unlink(missing_ok=True)
-                return is_mine
+                return is_locked
         with contextlib.suppress(FileNotFoundError), path.open("rb") as opened:
             try:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""Brings one remote file whole onto the local disk, or says why not.
+"""Download of one remote file to local disk, with checksum verification.
 
-Kept apart from the cache, which decides what is kept and who waits for whom.
+Separate from the cache, which decides what to evict and which process downloads.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CacheConfig:
-    """Where remote shards are kept, and how many of them."""
+    """Location, size and retry policy of the shard cache."""
 
     folder: str = ""
-    """Local folder; empty for $IRUDIMEN_SHARD_CACHE, or else ~/.cache/irudimen/shards."""
+    """Local folder; empty for $IRUDIMEN_SHARD_CACHE, or ~/.cache/irudimen/shards if unset."""
     max_gb: float = 0.0
-    """Most gigabytes (10^9) in it; 0 for $IRUDIMEN_SHARD_CACHE_GB, or else 50."""
+    """Maximum size in gigabytes (10^9); 0 for $IRUDIMEN_SHARD_CACHE_GB, or 50 if unset."""
     chunk_bytes: int = 32 << 20
-    """Bytes of one request."""
+    """Number of bytes per request."""
     damaged_downloads: int = 3
-    """So many downloads with a wrong checksum are an error."""
+    """Number of downloads with a wrong checksum before raising an error."""
     room_wait_s: float = 60.0
-    """How long to wait for other processes to finish with what fills the cache."""
+    """Time to wait for other processes to release files when the cache is full."""
     retry: RetryConfig = dataclasses.field(default_factory=RetryConfig)
-    """Patience with every request."""
+    """Retry policy of every request."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Validate the values."""
         for name in ("chunk_bytes", "damaged_downloads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}, expected at least 1")
@@ -47,23 +47,23 @@ class CacheConfig:
             raise ConfigError(f"room_wait_s={self.room_wait_s}, expected 0 or more")
 
     def resolved_folder(self) -> Path:
-        """The folder in force."""
+        """Return the folder, with defaults applied."""
         default = Path.home() / ".cache" / "irudimen" / "shards"
         return Path(self.folder or os.environ.get(FOLDER_VARIABLE) or default)
 
     def max_bytes(self) -> int:
-        """The limit in force."""
+        """Return the maximum size in bytes, with defaults applied."""
         text = os.environ.get(GB_VARIABLE) or "50"
         try:
             gigabytes = self.max_gb or float(text)
         except ValueError as error:
-            raise ConfigError(f"{GB_VARIABLE}='{text}' is no number of gigabytes") from error
+            raise ConfigError(f"{GB_VARIABLE}='{text}' is not a number of gigabytes") from error
         return int(gigabytes * 1e9)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """A file as a manifest lists it."""
+    """A remote file with its checksum and size, as listed in a manifest."""
 
     url: str
     sha256: str
@@ -71,35 +71,35 @@ class RemoteFile:
 
 
 class NoRoomError(StorageError):
-    """The cache or its disk can't take a file."""
+    """A file does not fit into the cache or on its disk."""
 
 
 def download(file: RemoteFile, part: Path, config: CacheConfig) -> None:
-    """Fill the part; a damaged download is repeated, then an error.
+    """Download a file into its part file; a download with a wrong checksum is repeated.
 
     Raises:
-        StorageError: it did not come whole, or can't be written.
+        StorageError: If the file can't be downloaded intact, or can't be written.
     """
     for attempt in range(1, config.damaged_downloads + 1):
         found = _download_once(file, part, config)
         if found == file.sha256:
             return
         _LOG.warning(
-            "%s came damaged (sha256 %s, expected %s), download %d of %d",
+            "%s was damaged in download %d of %d (sha256 %s, expected %s)",
             shown(file.url),
-            found,
-            file.sha256,
             attempt,
             config.damaged_downloads,
+            found,
+            file.sha256,
         )
     raise StorageError(
-        f"{shown(file.url)} came with sha256 {found}, {config.damaged_downloads} times over; it "
-        "was damaged or replaced: upload it again, or index the new shard"
+        f"{shown(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it was "
+        "damaged or replaced: upload it again, or index the new shard"
     )
 
 
 def _download_once(file: RemoteFile, part: Path, config: CacheConfig) -> str:
-    """Returns the sha256 of what came."""
+    """Download once and return the SHA-256 of the content."""
     digest = hashlib.sha256()
     with part.open("r+b", buffering=0) as opened:
         for start in range(0, file.num_bytes, config.chunk_bytes):
@@ -107,14 +107,14 @@ def _download_once(file: RemoteFile, part: Path, config: CacheConfig) -> str:
             content = read_range(file.url, start, stop, config.retry)
             digest.update(content)
             try:
-                _write(opened.fileno(), content, start)
+                _write_at(opened.fileno(), content, start)
             except OSError as error:
                 raise write_error(error, file, part) from error
         os.fsync(opened.fileno())
     return digest.hexdigest()
 
 
-def _write(descriptor: int, content: bytes, offset: int) -> None:
+def _write_at(descriptor: int, content: bytes, offset: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -122,16 +122,16 @@ def _write(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def write_error(error: OSError, file: RemoteFile, part: Path) -> StorageError:
-    """What to raise where the part can't be written."""
+    """Return the error to raise if the part file can't be written."""
     if error.errno in _DISK_FULL:
         return disk_full(file, part.parent)
     return StorageError(f"{shown(file.url)} can't be written to {part}: {error}")
 
 
 def disk_full(file: RemoteFile, folder: Path) -> NoRoomError:
-    """What to raise where the disk is full."""
+    """Return the error to raise if the disk is full."""
     free = shutil.disk_usage(folder).free
     return NoRoomError(
         f"disk full: {shown(file.url)} needs {file.num_bytes} bytes in {folder}, {free} are free; "
-        f"free some, or set {FOLDER_VARIABLE} to a folder on another disk"
+        f"free some space, or set {FOLDER_VARIABLE} to a folder on another disk"
     )

@@ -1,6 +1,6 @@
-"""Byte ranges of files that lie anywhere fsspec reaches, with patience.
+"""Reading byte ranges of remote files through fsspec, with retries.
 
-Kept apart from the shard cache, which knows disks and locks but nothing of networks.
+Separate from the shard cache, which handles disks and locks but no networks.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from core.retry import backoff_delays, call_with_retries
 
 _LOG = get_logger(__name__)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
+_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
 _STREAM_BYTES = 8 << 20
 _CLIENT_ERRORS = range(400, 500)
 
@@ -29,30 +29,30 @@ _Result = TypeVar("_Result")
 
 
 class StorageError(IrudimenError, OSError):
-    """A file that storage did not give, after all retries.
+    """A file that could not be read from storage after all retries.
 
-    An OSError and no DataError on purpose: it must end the run. A DataError leaves one sample out
-    of its batch, and a flaky store must not change the stream.
+    This is an OSError and not a DataError, because it must abort the run. A DataError skips one
+    sample, and an unreliable store must not change the stream.
     """
 
 
 class ShortReadError(OSError):
-    """Storage gave fewer bytes than were asked for."""
+    """Storage returned fewer bytes than requested."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RetryConfig:
-    """How patient to be with storage."""
+    """Retry policy of storage requests."""
 
     attempts: int = 6
-    """Tries of one request before it is an error."""
+    """Number of attempts per request."""
     first_delay_s: float = 0.5
-    """Wait before the second try; doubled before every further one."""
+    """Delay before the first retry; doubled before every further one."""
     max_delay_s: float = 30.0
-    """No wait is longer."""
+    """Maximum delay between attempts."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Validate the values."""
         if self.attempts < 1:
             raise ConfigError(f"attempts={self.attempts}, expected at least 1")
         if not 0 <= self.first_delay_s <= self.max_delay_s:
@@ -67,73 +67,73 @@ class RetryConfig:
 
 
 def is_url(path: str) -> bool:
-    """Whether a shard's path names a store (`s3://...`) and not a file beside its manifest."""
+    """Return whether a path is a URL (`s3://...`) and not relative to its manifest."""
     return _SCHEME.match(path) is not None
 
 
 def local_file(path: str) -> Path | None:
-    """The file that a `file://` URL names; None for any other path."""
+    """Return the path of a `file://` URL; None for any other path."""
     return Path(path.removeprefix("file://")) if path.startswith("file://") else None
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path inside it.
+    """Return the fsspec file system of a URL and the path inside it.
 
-    Asked for at every use: fsspec keeps one per process and thread, so forked workers are safe.
+    Call it for every use: fsspec caches one per process and thread, so forked workers are safe.
 
     Raises:
-        ConfigError: an unknown scheme, or one whose library isn't installed.
+        ConfigError: If the scheme is unknown or its library is not installed.
     """
     match = _SCHEME.match(url)
     if match is None or "::" in url:
-        raise ConfigError(f"'{shown(url)}' is no plain URL; write scheme://place, without '::'")
+        raise ConfigError(f"'{redact_url(url)}' is not a plain URL; write scheme://path, without '::'")
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
         raise ConfigError(
-            f"{shown(url)}: this scheme can't be read here ({error}); "
-            "`pip install irudimen[remote]` has S3, fsspec's documentation lists the others"
+            f"{redact_url(url)}: this scheme is not supported here ({error}); "
+            "`pip install irudimen[remote]` adds S3, see fsspec's documentation for others"
         ) from error
 
 
 def file_info(url: str, retry: RetryConfig) -> dict[str, Any]:
-    """What storage tells about a file; "size" is always there.
+    """Return the metadata of a file from storage, including "size".
 
     Raises:
-        StorageError: no such file, no size, or no answer.
+        StorageError: If the file does not exist, has no size, or storage does not respond.
     """
 
-    def ask() -> dict[str, Any]:
+    def request() -> dict[str, Any]:
         system, path = filesystem(url)
         return dict(system.info(path))
 
-    info = with_retries(ask, f"asking for the size of {shown(url)}", retry)
+    info = with_retries(request, f"reading the size of {redact_url(url)}", retry)
     if not isinstance(info.get("size"), int):
-        raise StorageError(f"{shown(url)}: storage does not tell its size; use one that does")
+        raise StorageError(f"{redact_url(url)}: storage does not report its size; use a store that does")
     return info
 
 
 def read_range(url: str, start: int, stop: int, retry: RetryConfig) -> bytes:
-    """The bytes [start, stop) of a file, all of them.
+    """Read the bytes [start, stop) of a file, all of them.
 
     Raises:
-        StorageError: storage did not give them, several times over.
+        StorageError: If they can't be read after all retries.
     """
 
-    def ask() -> bytes:
+    def request() -> bytes:
         system, path = filesystem(url)
         content = bytes(system.cat_file(path, start=start, end=stop))
-        # A plain server without ranges sends the whole file.
+        # A server without support for ranges sends the whole file.
         content = content[start:stop] if len(content) > stop - start else content
         if len(content) < stop - start:
-            raise ShortReadError(f"{stop - start} bytes expected, {len(content)} came")
+            raise ShortReadError(f"expected {stop - start} bytes, got {len(content)}")
         return content
 
-    return with_retries(ask, f"reading bytes {start}-{stop} of {shown(url)}", retry)
+    return with_retries(request, f"reading bytes {start}-{stop} of {redact_url(url)}", retry)
 
 
 class RangeStream:
-    """A remote file from front to end, a range at a time."""
+    """Sequential stream of a remote file, fetched in ranges."""
 
     def __init__(self, url: str, num_bytes: int, retry: RetryConfig) -> None:
         self._url, self._num_bytes, self._retry = url, num_bytes, retry
@@ -141,10 +141,10 @@ class RangeStream:
         self._buffer = io.BytesIO()
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; b"" at the end.
+        """Return up to `size` bytes; b"" at the end.
 
         Raises:
-            StorageError: as `read_range`.
+            StorageError: If they can't be read after all retries.
         """
         if not (content := self._buffer.read(size)) and self._fetched < self._num_bytes:
             stop = min(self._num_bytes, self._fetched + _STREAM_BYTES)
@@ -154,11 +154,16 @@ class RangeStream:
         return content
 
 
-def with_retries(ask: Callable[[], _Result], what: str, retry: RetryConfig) -> _Result:
-    """Call until it works, waiting longer every time.
+def with_retries(request: Callable[[], _Result], action: str, retry: RetryConfig) -> _Result:
+    """Call a storage request with exponential backoff.
+
+    Args:
+        request: The request.
+        action: Description of the request for messages.
+        retry: Retry policy.
 
     Raises:
-        StorageError: the last error, or the first that another try can't mend.
+        StorageError: If an error is permanent, or if all attempts fail.
     """
     num_failed = 0
 
@@ -166,26 +171,26 @@ def with_retries(ask: Callable[[], _Result], what: str, retry: RetryConfig) -> _
         nonlocal num_failed
         num_failed += 1
         _LOG.warning(
-            "%s: %s; try %d in %.1f s", what, _format_cause(error), num_failed + 1, delay_s
+            "%s: %s; attempt %d in %.1f s", action, _format_cause(error), num_failed + 1, delay_s
         )
 
     try:
         return call_with_retries(
-            ask, delays_s=retry.delays_s(), is_transient=_is_transient, on_retry=log_retry
+            request, delays_s=retry.delays_s(), is_transient=_is_transient, on_retry=log_retry
         )
     except IrudimenError:
         raise
-    except Exception as error:  # each store's library has errors of its own
+    except Exception as error:  # every store's library has its own error types
         cause = _format_cause(error)
         if not _is_transient(error):
-            raise StorageError(f"{what}: {cause}; correct the URL or access") from error
+            raise StorageError(f"{action}: {cause}; correct the URL or the credentials") from error
         raise StorageError(
-            f"{what}: {cause}, {retry.attempts} times over; try again when storage answers"
+            f"{action}: {cause}, after {retry.attempts} attempts; rerun when storage responds"
         ) from error
 
 
-def shown(url: str) -> str:
-    """A URL as messages may show it: without a password or a signed query; a path as it is."""
+def redact_url(url: str) -> str:
+    """Return a URL without password and signed query, for messages; paths are unchanged."""
     if not is_url(url):
         return url
     parts = urlsplit(url)
@@ -194,10 +199,10 @@ def shown(url: str) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     status = getattr(error, "status", None)
     if isinstance(status, int) and status in _CLIENT_ERRORS:
-        return status in _WORTH_ANOTHER_TRY
+        return status in _TRANSIENT_CLIENT_ERRORS
     if isinstance(error, IrudimenError | FileNotFoundError | PermissionError | IsADirectoryError):
         return False
     if isinstance(error, TypeError | AttributeError | NotImplementedError | AssertionError):
@@ -207,8 +212,8 @@ def _is_transient(error: Exception) -> bool:
 
 def _format_cause(error: Exception) -> str:
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return f"no answer in time ({type(error).__name__})"
+        return f"timed out ({type(error).__name__})"
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return f"the server answered {status}"
+        return f"the server returned status {status}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
