@@ -20,7 +20,7 @@ from data_prep.index.inputs import expand_shards, local_path
 from data_prep.index.lengths import LengthsPlan
 from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
 from datamodules.shards.manifest import Modality
-from datamodules.storage.remote import RetryConfig, shown
+from datamodules.storage.remote import RetryConfig, redact_url
 
 _DESCRIPTION = """\
 Turn existing WebDataset shards into a source: write one manifest, and one index per shard so that
@@ -216,7 +216,7 @@ def _print_report(report: BuildReport, seconds: float) -> None:
             table.add_row(f"{count:,}", reason, report.examples[reason])
         _console.print(table)
     for shard in report.empty_shards:
-        _console.print(f"left out, no usable samples: {shown(shard)}", soft_wrap=True)
+        _console.print(f"left out, no usable samples: {redact_url(shard)}", soft_wrap=True)
     if report.ignored:
         members = ", ".join(f".{kind} ({count:,})" for kind, count in report.ignored.most_common())
         _console.print(f"ignored members: {members}", soft_wrap=True)

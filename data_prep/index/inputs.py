@@ -11,7 +11,7 @@ from braceexpand import braceexpand
 
 from core.errors import DataError
 from core.io.files import sha256_bytes
-from datamodules.shards.tar_scan import Stream
+from datamodules.shards.tar_scan import ByteStream
 from datamodules.storage.remote import (
     RangeStream,
     RetryConfig,
@@ -19,7 +19,7 @@ from datamodules.storage.remote import (
     filesystem,
     is_url,
     local_file,
-    shown,
+    redact_url,
     with_retries,
 )
 
@@ -52,7 +52,7 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
             shards += _expand_wildcards(name, retry)
     twice = sorted({shard for shard in shards if shards.count(shard) > 1})[:1]
     if twice:
-        raise DataError(f"shard {shown(twice[0])} is named twice; remove one of its patterns")
+        raise DataError(f"shard {redact_url(twice[0])} is named twice; remove one of its patterns")
     return tuple(shards)
 
 
@@ -79,7 +79,7 @@ def shard_state(shard: str, retry: RetryConfig) -> ShardState:
 
 
 @contextlib.contextmanager
-def shard_stream(shard: str, retry: RetryConfig) -> Iterator[Stream]:
+def shard_stream(shard: str, retry: RetryConfig) -> Iterator[ByteStream]:
     """Open a shard for sequential reading.
 
     Raises:
@@ -108,7 +108,7 @@ def _expand_wildcards(name: str, retry: RetryConfig) -> list[str]:
             system, path = filesystem(name)
             return [str(system.unstrip_protocol(path)) for path in sorted(system.glob(path))]
 
-        found = with_retries(ask, f"listing {shown(name)}", retry)
+        found = with_retries(ask, f"listing {redact_url(name)}", retry)
     else:
         found = [name]
     if not found:

@@ -24,7 +24,7 @@ from data_prep.shards.writer import SourceInfo, write_manifest
 from datamodules.batches.lengths import lengths_name
 from datamodules.shards.manifest import INDEX_SUFFIX, IndexEntry, Modality, ShardEntry
 from datamodules.shards.tar_scan import ScanRules, guess_record, scan_tar
-from datamodules.storage.remote import RetryConfig, shown
+from datamodules.storage.remote import RetryConfig, redact_url
 
 AUTO = "auto"
 _SCAN_FORMAT = 1
@@ -200,7 +200,7 @@ def _save_scanned(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]
 
 def _guess_record(plan: IndexPlan) -> str:
     with shard_stream(plan.shards[0], plan.retry) as stream:
-        return guess_record(stream, shown(plan.shards[0]), has_image=plan.has_image)
+        return guess_record(stream, redact_url(plan.shards[0]), has_image=plan.has_image)
 
 
 def _scan_all(
@@ -242,7 +242,7 @@ def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | Irud
                 counter.add(sample)
 
         with shard_stream(shard, plan.retry) as stream:
-            result = scan_tar(stream, shown(shard), rules, measure if lengths else None)
+            result = scan_tar(stream, redact_url(shard), rules, measure if lengths else None)
     except IrudimenError as error:
         return error
     index = result.index.to_bytes()

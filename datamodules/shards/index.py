@@ -105,9 +105,7 @@ class ShardIndex:
         except (ValueError, EOFError, OSError, KeyError, TypeError) as error:
             raise DataError(f"index {path} is damaged ({error}); {fix}") from error
         if rows.dtype != INDEX_DTYPE or rows.ndim != 1:
-            raise DataError(
-                f"index {path} is an array of dtype {rows.dtype}, not an index; {fix}"
-            )
+            raise DataError(f"index {path} is an array of dtype {rows.dtype}, not an index; {fix}")
         return cls(rows, None, None)
 
     def __len__(self) -> int:

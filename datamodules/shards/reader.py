@@ -21,7 +21,7 @@ from datamodules.shards.index import INDEX_DTYPE, NO_IMAGE, ShardIndex
 from datamodules.shards.tar_scan import IMAGE_EXTENSIONS, MEMBER_NAME
 from datamodules.storage.cache import ShardCache
 from datamodules.storage.download import RemoteFile
-from datamodules.storage.remote import StorageError, shown
+from datamodules.storage.remote import StorageError, redact_url
 
 _MAX_KEY_BYTES = INDEX_DTYPE["key"].itemsize
 _MAX_MEMBER_BYTES = 2**31 - 1
@@ -142,11 +142,13 @@ class ShardReader:
     ) -> None:
         self._tar = tar
         if index is None and isinstance(tar, CachedFile):
-            raise DataError(f"{shown(tar.file.url)} has no index; create one with data_prep.index")
+            raise DataError(
+                f"{redact_url(tar.file.url)} has no index; create one with data_prep.index"
+            )
         self._index_file = index
         self._num_samples = num_samples
         """Number of samples in the manifest; 0 if unknown."""
-        self.name = shown(tar.file.url) if isinstance(tar, CachedFile) else str(tar)
+        self.name = redact_url(tar.file.url) if isinstance(tar, CachedFile) else str(tar)
         """Path or URL, for error messages."""
         self._index: ShardIndex | None = None
         self._file: io.FileIO | None = None

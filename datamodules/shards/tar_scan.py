@@ -176,7 +176,9 @@ def _parse_sample(
     if (record := sample.members.get(member)) is None:
         raise RecordError(f"no .{member}", f"no .{member} member")
     if record.size > _MAX_RECORD_BYTES:
-        raise RecordError("the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes")
+        raise RecordError(
+            "the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes"
+        )
     _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
     record_row = (record.offset // BLOCK_BYTES, record.size)
     if not rules.has_image:

@@ -27,7 +27,7 @@ from datamodules.storage.download import (
     write_error,
 )
 from datamodules.storage.prefetch import BackgroundFetcher
-from datamodules.storage.remote import StorageError, shown
+from datamodules.storage.remote import StorageError, redact_url
 
 _LOG = get_logger(__name__)
 _PART_SUFFIX, _LOCKS_FOLDER = ".part", "locks"
@@ -157,14 +157,16 @@ class ShardCache:
     def _warn_if_refetched(self, file: RemoteFile) -> None:
         """Warn once that the cache is too small, which makes reading slow but not incorrect."""
         now = time.monotonic()
-        is_recent = now - self._fetched_at.get(file.sha256, -_REFETCH_WARNING_S) < _REFETCH_WARNING_S
+        is_recent = (
+            now - self._fetched_at.get(file.sha256, -_REFETCH_WARNING_S) < _REFETCH_WARNING_S
+        )
         self._fetched_at[file.sha256] = now
         if is_recent and not self._has_warned:
             self._has_warned = True
             _LOG.warning(
                 "%s was evicted and is fetched again within minutes: the cache %s (%.3f GB) is "
                 "smaller than the working set; raise max_gb or lower block_shards",
-                shown(file.url),
+                redact_url(file.url),
                 self.folder,
                 self.max_bytes / 1e9,
             )
@@ -218,7 +220,7 @@ class ShardCache:
             return
         if used + file.num_bytes > self.max_bytes:
             raise _AllInUseError(
-                f"{shown(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} is "
+                f"{redact_url(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} is "
                 f"limited to {self.max_bytes}, of which {used} are in use; raise max_gb (or "
                 f"{GB_VARIABLE}) or lower block_shards"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 from core.process.log import get_logger
-from datamodules.storage.remote import RetryConfig, StorageError, read_range, shown
+from datamodules.storage.remote import RetryConfig, StorageError, read_range, redact_url
 
 _LOG = get_logger(__name__)
 FOLDER_VARIABLE, GB_VARIABLE = "IRUDIMEN_SHARD_CACHE", "IRUDIMEN_SHARD_CACHE_GB"
@@ -86,14 +86,14 @@ def download(file: RemoteFile, part: Path, config: CacheConfig) -> None:
             return
         _LOG.warning(
             "%s was damaged in download %d of %d (sha256 %s, expected %s)",
-            shown(file.url),
+            redact_url(file.url),
             attempt,
             config.damaged_downloads,
             found,
             file.sha256,
         )
     raise StorageError(
-        f"{shown(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it was "
+        f"{redact_url(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it was "
         "damaged or replaced: upload it again, or index the new shard"
     )
 
@@ -125,13 +125,13 @@ def write_error(error: OSError, file: RemoteFile, part: Path) -> StorageError:
     """Return the error to raise if the part file can't be written."""
     if error.errno in _DISK_FULL:
         return disk_full(file, part.parent)
-    return StorageError(f"{shown(file.url)} can't be written to {part}: {error}")
+    return StorageError(f"{redact_url(file.url)} can't be written to {part}: {error}")
 
 
 def disk_full(file: RemoteFile, folder: Path) -> NoRoomError:
     """Return the error to raise if the disk is full."""
     free = shutil.disk_usage(folder).free
     return NoRoomError(
-        f"disk full: {shown(file.url)} needs {file.num_bytes} bytes in {folder}, {free} are free; "
+        f"disk full: {redact_url(file.url)} needs {file.num_bytes} bytes in {folder}, {free} are free; "
         f"free some space, or set {FOLDER_VARIABLE} to a folder on another disk"
     )

@@ -86,7 +86,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     """
     match = _SCHEME.match(url)
     if match is None or "::" in url:
-        raise ConfigError(f"'{redact_url(url)}' is not a plain URL; write scheme://path, without '::'")
+        raise ConfigError(
+            f"'{redact_url(url)}' is not a plain URL; write scheme://path, without '::'"
+        )
     try:
         return fsspec.core.url_to_fs(url)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
@@ -109,7 +111,9 @@ def file_info(url: str, retry: RetryConfig) -> dict[str, Any]:
 
     info = with_retries(request, f"reading the size of {redact_url(url)}", retry)
     if not isinstance(info.get("size"), int):
-        raise StorageError(f"{redact_url(url)}: storage does not report its size; use a store that does")
+        raise StorageError(
+            f"{redact_url(url)}: storage does not report its size; use a store that does"
+        )
     return info
 
 

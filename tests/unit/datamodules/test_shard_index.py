@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from core.errors import DataError
 from datamodules.shards.index import (
     INDEX_DTYPE,
-    NO_PLACE,
+    NO_IMAGE,
     ROW_DTYPE,
     IndexHeader,
     ShardIndex,
@@ -34,11 +34,11 @@ def test_a_saved_index_is_the_same(tmp_path):
     assert (len(index), index.member) == (2, "txt")
     assert [index.key(0), index.key(1), index.key(-1)] == ["a", "sakon/ñ", "sakon/ñ"]
     assert np.char.decode(index.keys(), "utf-8").tolist() == ["a", "sakon/ñ"]
-    first, last = index.place(0), index.place(1)
+    first, last = index.offsets(0), index.place(1)
     assert (first.record_offset, first.record_size) == (512, 5)
     assert (first.image_offset, first.image_size) == (3 * 512, 700)
     assert last.record_offset == (2**32 - 1) * 512
-    assert last.image_offset == NO_PLACE
+    assert last.image_offset == NO_IMAGE
     assert index.image_sizes().tolist() == [[64, 48], [0, 0]]
     assert index.to_bytes() == path.read_bytes()
 
@@ -64,9 +64,9 @@ def test_rows_of_the_embedded_data_read_the_same_way(tmp_path):
     assert not index.is_compact
     assert index.member == "json"
     assert [index.key(i) for i in range(2)] == ["k0", "k1"]
-    place = index.place(0)
+    place = index.offsets(0)
     assert (place.record_offset, place.image_offset, place.image_size) == (512, 1536, 9)
-    assert index.place(1).image_offset == NO_PLACE
+    assert index.offsets(1).image_offset == NO_IMAGE
     assert not index.image_sizes().any()
 
 

@@ -22,7 +22,7 @@ from datamodules.storage.remote import (
     StorageError,
     file_info,
     is_url,
-    shown,
+    redact_url,
 )
 
 SIZE = 1000
@@ -139,12 +139,14 @@ def test_a_file_over_the_limit(tmp_path, upload):
     assert parts(cache) == []
 
 
-@pytest.mark.parametrize("where", ["_write", "fallocate"])
+@pytest.mark.parametrize("where", ["_write_at", "fallocate"])
 def test_a_full_disk_is_told_with_the_bytes_it_takes(tmp_path, upload, monkeypatch, where):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = (download, "_write") if where == "_write" else (cache_module.os, "posix_fallocate")
+    target = (
+        (download, "_write_at") if where == "_write_at" else (cache_module.os, "posix_fallocate")
+    )
     monkeypatch.setattr(*target, full)
     cache, file = make_cache(tmp_path), upload("a")
     with pytest.raises(NoRoomError, match=r"disk full: memory://a needs 1000 bytes in .* are free"):
@@ -281,8 +283,8 @@ def test_a_stream_gives_all_bytes(upload, monkeypatch):
 
 
 def test_messages_show_no_secrets():
-    assert shown("https://me:word@host/a.tar?sig=s3cret") == "https://host/a.tar?..."
-    assert shown("/data/a b.tar") == "/data/a b.tar"
+    assert redact_url("https://me:word@host/a.tar?sig=s3cret") == "https://host/a.tar?..."
+    assert redact_url("/data/a b.tar") == "/data/a b.tar"
     assert [is_url(path) for path in ("s3://b/a.tar", "a/b.tar", "/a.tar")] == [True, False, False]
 
 

@@ -43,7 +43,7 @@ def test_img2dataset_members(tmp_path):
     assert [index.key(i) for i in range(2)] == ["000000001", "000000002"]
     assert index.image_sizes().tolist() == [[40, 30], [8, 9]]
     for row, first in enumerate((0, 3)):
-        place = index.place(row)
+        place = index.offsets(row)
         image, text = members[first][1], members[first + 2][1]
         assert content[place.record_offset :][: place.record_size] == text
         assert content[place.image_offset :][: place.image_size] == image
@@ -105,7 +105,7 @@ def test_repeated_keys_count_once(tmp_path):
     members = [*img2dataset("a", "bat"), *img2dataset("b", "bi"), *img2dataset("a", "hiru")]
     result = scan(tmp_path, members)
     assert result.unusable == {"the key appears twice": 1}
-    assert result.index.place(0).record_size == len("bat")
+    assert result.index.offsets(0).record_size == len("bat")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
