@@ -98,7 +98,7 @@ class Source:
 
         Raises:
             DataError: If the record can't be used; the message names the shard and the key.
-            OSError: the file could not be read, several times over.
+            OSError: If the file can't be read after all retries.
         """
         reader, row = self._locate(i)
         with_image = with_image and self.has_images

@@ -220,8 +220,8 @@ class ShardCache:
             return
         if used + file.num_bytes > self.max_bytes:
             raise _AllInUseError(
-                f"{redact_url(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} is "
-                f"limited to {self.max_bytes}, of which {used} are in use; raise max_gb (or "
+                f"{redact_url(file.url)} needs {file.num_bytes} bytes; shard cache {self.folder} "
+                f"is limited to {self.max_bytes}, of which {used} are in use; raise max_gb (or "
                 f"{GB_VARIABLE}) or lower block_shards"
             )
         raise disk_full(file, self.folder)

@@ -93,8 +93,8 @@ def download(file: RemoteFile, part: Path, config: CacheConfig) -> None:
             file.sha256,
         )
     raise StorageError(
-        f"{redact_url(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it was "
-        "damaged or replaced: upload it again, or index the new shard"
+        f"{redact_url(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it "
+        "was damaged or replaced: upload it again, or index the new shard"
     )
 
 
@@ -132,6 +132,6 @@ def disk_full(file: RemoteFile, folder: Path) -> NoRoomError:
     """Return the error to raise if the disk is full."""
     free = shutil.disk_usage(folder).free
     return NoRoomError(
-        f"disk full: {redact_url(file.url)} needs {file.num_bytes} bytes in {folder}, {free} are free; "
-        f"free some space, or set {FOLDER_VARIABLE} to a folder on another disk"
+        f"disk full: {redact_url(file.url)} needs {file.num_bytes} bytes in {folder}, {free} are "
+        f"free; free some space, or set {FOLDER_VARIABLE} to a folder on another disk"
     )

@@ -237,9 +237,9 @@ def _remove_shard(shard: Path) -> None:
 
 
 OPENED: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut after indexing": (_cut_shard, r"has \d+ bytes, cap\.manifest\.json says"),
+    "cut after indexing": (_cut_shard, r"has \d+ bytes, cap\.manifest\.json lists"),
     "no index": (_remove_index, "has no index"),
-    "index of another length": (_index_of_the_next, "has 9 samples, .* says 15"),
+    "index of another length": (_index_of_the_next, "has 9 samples, .* lists 15"),
     "damaged index": (_damage_index, "is damaged"),
     "no shard": (_remove_shard, "is missing"),
 }
@@ -260,7 +260,7 @@ def test_a_shard_cut_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
     module = make_module(tmp_path, write_world(tmp_path, {}), max_bad_fraction=0.01)
     module.setup()
     os.truncate(tmp_path / "cap-000000.tar", 3000)
-    with pytest.raises(StorageError, match=r"cap-000000\.tar, .* it was cut"):
+    with pytest.raises(StorageError, match=r"cap-000000\.tar, .* it was truncated"):
         consume(module)
 
 

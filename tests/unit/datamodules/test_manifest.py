@@ -103,7 +103,7 @@ def test_verify_finds_a_wrong_index(tmp_path):
     write_tar(other, [("k.json", b"{}")])
     write_index(other)
     index_path(tmp_path / "a-000000.tar").write_bytes(index_path(other).read_bytes())
-    with pytest.raises(DataError, match=r"has 1 samples, a.manifest.json says 4"):
+    with pytest.raises(DataError, match=r"has 1 samples, a\.manifest\.json lists 4; rebuild"):
         verify(path)
 
 
@@ -148,7 +148,10 @@ def test_urls_and_indexes_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, r"'s3://bucket/a-000000\.tar' is remote and has no 'index'; write .*data_prep\.index"),
+        (
+            {},
+            r"'s3://bucket/a-000000\.tar' is remote and has no 'index'; create .*data_prep\.index",
+        ),
         ({"index": "a.index"}, "a shard's index is 'a.index', expected an object"),
         ({"index": {**INDEX, "sha256": 3}}, "field 'sha256' is 3, expected str"),
         ({"index": {"path": "a.index", "sha256": ""}}, "field 'num_bytes' is missing"),

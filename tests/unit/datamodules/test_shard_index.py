@@ -34,7 +34,7 @@ def test_a_saved_index_is_the_same(tmp_path):
     assert (len(index), index.member) == (2, "txt")
     assert [index.key(0), index.key(1), index.key(-1)] == ["a", "sakon/ñ", "sakon/ñ"]
     assert np.char.decode(index.keys(), "utf-8").tolist() == ["a", "sakon/ñ"]
-    first, last = index.offsets(0), index.place(1)
+    first, last = index.offsets(0), index.offsets(1)
     assert (first.record_offset, first.record_size) == (512, 5)
     assert (first.image_offset, first.image_size) == (3 * 512, 700)
     assert last.record_offset == (2**32 - 1) * 512
@@ -90,15 +90,15 @@ def test_other_arrays_are_refused(tmp_path):
         ShardIndex.load(path)
     whole = small_index()
     path.write_bytes(whole.to_bytes() + b"more")
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match="sizes of its sections are inconsistent"):
         ShardIndex.load(path)
     keys = (np.asarray([1, 8], np.uint32), np.zeros(9, np.uint8))
     path.write_bytes(ShardIndex(whole.rows, keys, HEADER).to_bytes())
-    with pytest.raises(DataError, match="do not fit"):
+    with pytest.raises(DataError, match="sizes of its sections are inconsistent"):
         ShardIndex.load(path)
     path.write_bytes(whole.to_bytes().replace(b'"member"', b'"mumber"'))
     with pytest.raises(DataError, match="is damaged"):
         ShardIndex.load(path)
     np.save(path.open("wb"), np.zeros(3))
-    with pytest.raises(DataError, match="not this format's"):
+    with pytest.raises(DataError, match="array of dtype float64, not an index"):
         ShardIndex.load(path)

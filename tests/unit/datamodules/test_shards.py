@@ -77,7 +77,7 @@ def test_any_content_is_found_again(tmp_path_factory, contents):
         ([("a.webp", b"x")], r"'a': no \.json member"),
         ([("a.txt", b"x"), ("a.json", b"{}")], "unknown kind of member"),
         ([("k" * 49 + ".json", b"{}")], "a key over 48 bytes"),
-        ([], "holds no samples"),
+        ([], "has no samples"),
     ],
 )
 def test_refused_members(tmp_path, members, message):
@@ -104,7 +104,7 @@ def test_every_cut_is_found(tar):
     end = 512 * (2 * len(MEMBERS))
     for size in range(0, end + 1, 256):
         tar.write_bytes(content[:size])
-        with pytest.raises(DataError, match=r"not a complete tar|holds no samples"):
+        with pytest.raises(DataError, match=r"not a complete tar|has no samples"):
             build_index(tar)
 
 
@@ -123,7 +123,7 @@ def test_missing_or_damaged_index(tar):
     with pytest.raises(DataError, match="is damaged"):
         read_index(tar)
     np.save(index_path(tar), np.zeros(3))
-    with pytest.raises(DataError, match="not this format's"):
+    with pytest.raises(DataError, match="array of dtype float64, not an index"):
         read_index(tar)
     np.save(index_path(tar), np.asarray([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="is damaged"):
@@ -133,7 +133,7 @@ def test_missing_or_damaged_index(tar):
 def test_tar_that_was_cut_after_indexing(tar):
     write_index(tar)
     tar.write_bytes(tar.read_bytes()[:1100])
-    with pytest.raises(StorageError, match=r"s-000000\.tar, sample 'b': 11 bytes expected"):
+    with pytest.raises(StorageError, match=r"s-000000\.tar, sample 'b': expected 11 bytes at"):
         ShardReader(tar).read(1)
 
 

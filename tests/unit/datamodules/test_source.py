@@ -60,12 +60,12 @@ def test_with_image_false_keeps_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("content", "record", "message"),
     [
-        ({"caption": {}}, "caption.eu", r"no record 'caption\.eu' \(at 'eu' there is: \)"),
-        ({"x": 1}, "caption.eu", r"at 'caption' there is: id, x"),
-        ({"caption": {"eu": 3}}, "caption.eu", "is 3, not an object"),
+        ({"caption": {}}, "caption.eu", r"no record 'caption\.eu' \(at 'eu', found: \)"),
+        ({"x": 1}, "caption.eu", r"at 'caption', found: id, x"),
+        ({"caption": {"eu": 3}}, "caption.eu", "is 3, expected an object"),
         ({"messages": []}, "", r"'messages' is \[\]"),
         ({}, "", "'messages' is None"),
-        ({"messages": ["x"]}, "", "message 'x' needs a role of system, user, assistant, text"),
+        ({"messages": ["x"]}, "", r"message 'x' needs a role \(system, user, assistant, text\)"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "", "'bot'.*needs a role"),
         ({"messages": [{"role": "user", "content": 3}]}, "", "needs a role.*and a text"),
     ],
@@ -100,7 +100,7 @@ def test_parallel_sources(tmp_path):
 
 
 def test_few_shards_stay_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.shards.source._OPEN_SHARDS", 2)
+    monkeypatch.setattr("datamodules.shards.source._MAX_OPEN_SHARDS", 2)
     source = Source(make_captions(tmp_path, "a", shard_sizes=(1,) * 6))
     for i in (0, 3, 0, 5, 2, 0, 4):
         assert source.read(i).key == f"a-{i:05d}"

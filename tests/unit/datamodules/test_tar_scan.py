@@ -187,6 +187,6 @@ def test_captions_become_turns():
     raw, turns = parse_record(b'{"t": {"eu": "kaixo"}, "i": 1}', "t.eu", "here", has_image=False)
     assert [(turn.role, turn.content) for turn in turns] == [("text", "kaixo")]
     assert raw["i"] == 1
-    with pytest.raises(RecordError, match="here: record 'n' is 3, not an object") as raised:
+    with pytest.raises(RecordError, match="here: record 'n' is 3, expected an object") as raised:
         parse_record(b'{"n": 3}', "n", "here", has_image=False)
-    assert raised.value.fault == "record 'n' is no object and no caption"
+    assert raised.value.fault == "record 'n' is neither an object nor a caption"
