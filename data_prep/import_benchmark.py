@@ -26,8 +26,8 @@ from datamodules.shards.manifest import SUFFIX, Modality
 from models.towers.image_transform import decode_image
 
 _HUB = "hub:"
-_PER_SHARD = 500
-_PER_PART = 1 << 40
+_IMAGES_PER_SHARD = 500
+_ROWS_PER_PART = 1 << 40
 _EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
   FILE.parquet, 'FOLDER/*.parquet'      parquet files with embedded images, as on the hub
   FILE.jsonl, FILE.csv                  `image` is a path relative to the file
@@ -48,7 +48,7 @@ def read_rows(place: str) -> Iterator[dict[str, Any]]:
     if place.startswith(_HUB):
         yield from _hub_rows(place.removeprefix(_HUB))
         return
-    for part in rows.split(place, per_part=_PER_PART):
+    for part in rows.split(place, per_part=_ROWS_PER_PART):
         for number, row in rows.read(part):
             if isinstance(row, DroppedError):
                 raise DataError(f"{part.file}, row {number}: {row}", row.reason)
@@ -62,7 +62,7 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
         raise ConfigError("hub: needs `datasets`; pip install '.[harness]'") from error
     rest, _, revision = name.partition("@")
     repository, _, split = rest.partition(":")
-    arguments = hub_arguments(repository, revision, kind="data set")
+    arguments = hub_arguments(repository, revision, kind="dataset")
     found = datasets.load_dataset(repository, split=split or "test", **arguments)
     for column, feature in found.features.items():
         if isinstance(feature, datasets.Image):
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if manifest.exists():
         raise ConfigError(f"{manifest} exists; choose another --name or remove it")
     samples, counts = build(recipe, sources, limit=options.limit)
-    shards = write_shards(options.out, options.name, samples, per_shard=_PER_SHARD)
+    shards = write_shards(options.out, options.name, samples, per_shard=_IMAGES_PER_SHARD)
     info = SourceInfo(
         name=options.name,
         language=",".join(sources),

@@ -35,7 +35,7 @@ from datamodules.shards.manifest import Modality, ShardEntry
 
 NAMES_LICENCE = "Unicode-3.0"
 
-_PER_SHARD = 4000
+_SAMPLES_PER_SHARD = 4000
 _SAME_STYLE_SHARE = 0.5
 _FULL_CONCEPTS = 240
 
@@ -99,8 +99,8 @@ class Builder:
         """Write the training images with captions and instructions in every language."""
         singles, single_kinds = self._singles()
         scenes, scene_kinds = self._scenes()
-        scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_PER_SHARD)
-        single_shards = write_shards(folder, "train-singles", singles, per_shard=_PER_SHARD)
+        scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_SAMPLES_PER_SHARD)
+        single_shards = write_shards(folder, "train-singles", singles, per_shard=_SAMPLES_PER_SHARD)
         shards = [*scene_shards, *single_shards]
         statistics = {
             "num_pictures": {"singles": len(singles), "scenes": len(scenes)},
@@ -148,7 +148,7 @@ class Builder:
                 drawn = self._painter.single(self._styled_icon(image.shown[0], style), rng)
             items = [word_item(number, one, voters) for number, one in by_image[image.key]]
             samples.append(ShardSample(key=image.key, content={"items": items}, image=drawn))
-        shards = write_shards(folder, f"benchmark-{split}", samples, per_shard=_PER_SHARD)
+        shards = write_shards(folder, f"benchmark-{split}", samples, per_shard=_SAMPLES_PER_SHARD)
         info = SourceInfo(
             name=f"benchmark_{split}",
             language=",".join(self.plan.languages),
@@ -178,7 +178,7 @@ class Builder:
             kinds.update(question.kind.value for question in chat.questions)
             key = f"{name.replace('_', '-')}-{number:06d}"
             samples.append(_sample(key, {"chat": records}))
-        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_PER_SHARD)
+        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_SAMPLES_PER_SHARD)
         statistics = {"num_questions": dict(sorted(kinds.items()))}
         self._write(folder, name, "chat", shards, statistics)
 
@@ -193,7 +193,7 @@ class Builder:
             }
             key = f"{name.replace('_', '-')}-{number:06d}"
             samples.append(_sample(key, {"text": records}))
-        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_PER_SHARD)
+        shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_SAMPLES_PER_SHARD)
         self._write(folder, name, "text", shards, {})
 
     def _singles(self) -> tuple[list[ShardSample], Counter[str]]:

@@ -21,7 +21,7 @@ TOLERANCE = 0.03
 _PARAGRAPH = re.compile(r"<(p|h[1-6])\b[^>]*>(.*?)</\1>", re.DOTALL)
 _CONTENT_START = 'id="DisplayArea"'
 _SOFT_HYPHEN = "\u00ad"
-_TAG = re.compile(r"<[^>]+>")
+_HTML_TAG = re.compile(r"<[^>]+>")
 _CODE = re.compile(r"[{}<>=\\|_~^#%]|https?:|\w\.\w|\(\)|[A-Z]{4}|\d{3}")
 _MIN_CHARS, _MAX_CHARS = 60, 300
 _MAX_LENGTH_RATIO = 2.0
@@ -116,7 +116,7 @@ def _clean_paragraphs(page: str) -> list[str]:
 
 
 def _strip_markup(markup: str) -> str:
-    text = html.unescape(_TAG.sub("", markup)).replace(_SOFT_HYPHEN, "")
+    text = html.unescape(_HTML_TAG.sub("", markup)).replace(_SOFT_HYPHEN, "")
     return " ".join(text.split())
 
 

@@ -57,7 +57,7 @@ class IndexPlan:
 
     @property
     def has_image(self) -> bool:
-        """Whether every sample needs an image."""
+        """True if every sample needs an image."""
         return self.modality is Modality.IMAGE_TEXT
 
 

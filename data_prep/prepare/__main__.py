@@ -21,7 +21,7 @@ from data_prep.prepare.finish import REPORT
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
 from data_prep.prepare.work import WorkPlan
 
-_POLL_S = 0.5
+_DISPLAY_INTERVAL_S = 0.5
 _EPILOG = """examples:
   # estimate the cost without preparing anything
   python -m data_prep.prepare --language eu --recipe paper --dry-run
@@ -108,8 +108,18 @@ def build_parser() -> argparse.ArgumentParser:
 def show_plan(console: Console, plan: WorkPlan) -> None:
     """Print a table of the plan with its estimated cost."""
     table = Table(title=f"Recipe {plan.recipe} for '{plan.language}' in {plan.out}")
-    for name in ("source", "rows", "tasks", "usable", "translated by", "tokens", "to fetch",
-                 "hours", "money", "GB"):  # fmt: skip
+    for name in (
+        "source",
+        "rows",
+        "tasks",
+        "usable",
+        "translated by",
+        "tokens",
+        "to fetch",
+        "hours",
+        "money",
+        "GB",
+    ):
         table.add_column(name, justify="left" if name in ("source", "translated by") else "right")
     total = [0.0, 0.0, 0.0]
     for source in plan.sources:
@@ -118,10 +128,17 @@ def show_plan(console: Console, plan: WorkPlan) -> None:
             a + b for a, b in zip(total, (found.hours, found.money, found.gigabytes), strict=True)
         ]
         table.add_row(
-            source.name, f"{found.num_rows:,}", f"{len(source.parts):,}", f"{found.usable:.0%}",
-            found.by, f"{found.tokens:,.0f}", f"{found.downloads:,}", f"{found.hours:,.2f}",
-            f"{found.money:,.2f}", f"{found.gigabytes:,.2f}",
-        )  # fmt: skip
+            source.name,
+            f"{found.num_rows:,}",
+            f"{len(source.parts):,}",
+            f"{found.usable:.0%}",
+            found.by,
+            f"{found.tokens:,.0f}",
+            f"{found.downloads:,}",
+            f"{found.hours:,.2f}",
+            f"{found.money:,.2f}",
+            f"{found.gigabytes:,.2f}",
+        )
     table.add_row("all", "", "", "", "", "", "", *(f"{value:,.2f}" for value in total))
     console.print(table)
     speed = plan.config.translate.tokens_per_s
@@ -136,8 +153,13 @@ def run_here(console: Console, plan: WorkPlan, workers: int) -> None:
     """Run all steps on this machine and show their progress."""
     from data_prep.prepare.engine import Step, run_local
 
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(),
-               TextColumn("{task.fields[status]}"), TimeElapsedColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+    )
     rows = sum(source.num_rows for source in plan.sources)
     with Progress(*columns, console=console) as progress:
         for step in Step:
@@ -174,7 +196,7 @@ class _ProgressWatcher:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(_POLL_S):
+        while not self._stop.wait(_DISPLAY_INTERVAL_S):
             sums = self._sums()
             self._show(sums.get("items"), self._format_status(sums))
 
@@ -217,8 +239,9 @@ def show_report(console: Console, plan: WorkPlan) -> None:
     if any((plan.out / "validate").glob("*.jsonl")):
         console.print(
             f"For annotators (docs/guides/human-evaluation.md): {plan.out}/validate/NAME.jsonl",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @catch_user_errors
@@ -230,9 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, recipes = load_recipe(options.recipe, options.overrides)
         order = planning.PreparationRequest(
-            recipe=Path(options.recipe).stem, language=options.language, out=out,
+            recipe=Path(options.recipe).stem,
+            language=options.language,
+            out=out,
             limit=options.limit,
-        )  # fmt: skip
+        )
         plan = planning.make_plan(order, config, recipes, only_look=options.dry_run)
         show_plan(console, plan)
         if options.dry_run:

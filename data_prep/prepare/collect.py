@@ -134,9 +134,12 @@ def _save_item(item: Item, folder: Path) -> Collected:
         DroppedError: If the image is broken or its hash differs.
     """
     collected = Collected(
-        key=item.key, records=item.records, url=item.image_url, sha256=item.sha256,
+        key=item.key,
+        records=item.records,
+        url=item.image_url,
+        sha256=item.sha256,
         source_id=item.join_key,
-    )  # fmt: skip
+    )
     if item.image is not None:
         try:
             decode_image(item.image)
@@ -177,8 +180,11 @@ def _fetch_images(
     plan: WorkPlan, items: list[Collected], folder: Path, ledger: Ledger
 ) -> list[Collected]:
     """Fetch the images of items with a URL; count and drop the items whose image is unavailable."""
-    wanted = {(item.url, item.sha256): Wanted(url=item.url, sha256=item.sha256)
-              for item in items if item.url}  # fmt: skip
+    wanted = {
+        (item.url, item.sha256): Wanted(url=item.url, sha256=item.sha256)
+        for item in items
+        if item.url
+    }
     if not wanted:
         return items
     log = _FetchLog(folder)

@@ -40,8 +40,12 @@ def _source_rows(manifests: Sequence[Manifest]) -> list[str]:
             f"| {one.name} | {one.language} | {one.modality} | {one.num_samples:,} | "
             f"{len(one.shards)} | {size:,.1f} |"
         )
-    return [*lines, "", "Sources of one name and several languages share their shards: a sample",
-            "holds a record per language, and a `parallel_id`."]  # fmt: skip
+    return [
+        *lines,
+        "",
+        "Sources of one name and several languages share their shards: a sample",
+        "holds a record per language, and a `parallel_id`.",
+    ]
 
 
 def _provenance_lines(manifests: Sequence[Manifest]) -> list[str]:
@@ -68,8 +72,12 @@ def _translator_name(translation: dict[str, Any]) -> str:
 def _dropped_rows(sources: dict[str, Any]) -> list[str]:
     if not sources:
         return []
-    lines = ["## What was left out", "", "| source | step | in | out | left out, by reason |",
-             "|---|---|--:|--:|---|"]  # fmt: skip
+    lines = [
+        "## What was left out",
+        "",
+        "| source | step | in | out | left out, by reason |",
+        "|---|---|--:|--:|---|",
+    ]
     for name, steps in sources.items():
         for step, ledger in steps.items():
             reasons = ", ".join(f"{count:,} {why}" for why, count in ledger["dropped"].items())

@@ -31,7 +31,7 @@ try:
 except ImportError as _error:
     raise ConfigError("datatrove is not installed: pip install '.[prepare]'") from _error
 
-_PROGRESS_INTERVAL_S = 1.0
+_PROGRESS_FILE_INTERVAL_S = 1.0
 
 
 class Step(StrEnum):
@@ -112,7 +112,7 @@ class _ProgressFile:
 
     def update(self, figures: dict[str, float], *, now: bool = False) -> None:
         self._figures |= figures
-        if now or time.monotonic() - self._written_at > _PROGRESS_INTERVAL_S:
+        if now or time.monotonic() - self._written_at > _PROGRESS_FILE_INTERVAL_S:
             self._written_at = time.monotonic()
             atomic_write_text(self._path, json.dumps(self._figures))
 

@@ -20,15 +20,15 @@ from core.io.files import sha256_bytes
 from core.retry import backoff_delays
 from models.towers.image_transform import decode_image
 
-_REDIRECTS = (301, 302, 303, 307, 308)
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
-_GONE = (404, 410)
+_GONE_STATUSES = (404, 410)
 _OK, _BUSY = 200, 429
-_BLOCKED = (401, 402, 403, 407, 451)
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+_BLOCKED_STATUSES = (401, 402, 403, 407, 451)
+_RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _MAX_WAIT_S = 60.0
-_OPT_OUT = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
-_CHUNK_BYTES = 1 << 16
+_OPT_OUT_TAGS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
+_BODY_CHUNK_BYTES = 1 << 16
 
 
 class Outcome(StrEnum):
@@ -127,9 +127,12 @@ async def _fetch_all(
     headers = {"User-Agent": config.user_agent, "Accept-Encoding": "identity"}
     # No decompression, so that a small response cannot expand into a large one.
     async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, headers=headers, auto_decompress=False,
+        connector=connector,
+        timeout=timeout,
+        headers=headers,
+        auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
-    ) as session:  # fmt: skip
+    ) as session:
 
         async def work() -> None:
             while not queue.empty():
@@ -157,7 +160,7 @@ async def _follow(session: aiohttp.ClientSession, url: str, config: FetchConfig)
         _check_address(url, config)
         try:
             async with session.get(url, allow_redirects=False) as response:
-                if response.status not in _REDIRECTS:
+                if response.status not in _REDIRECT_STATUSES:
                     return await _read_body(response, config)
                 url = urljoin(url, response.headers.get("Location", ""))
         except TimeoutError as error:
@@ -194,23 +197,23 @@ def _check_address(url: str, config: FetchConfig) -> None:
 
 async def _read_body(response: aiohttp.ClientResponse, config: FetchConfig) -> bytes:
     status = response.status
-    if status in _GONE:
+    if status in _GONE_STATUSES:
         raise _FailedError(Outcome.GONE, f"HTTP {status}")
-    if status in _BLOCKED:
+    if status in _BLOCKED_STATUSES:
         raise _FailedError(Outcome.BLOCKED, f"HTTP {status}")
-    if status in _RETRIED:
+    if status in _RETRIED_STATUSES:
         again = _parse_retry_after(response.headers.get("Retry-After", ""))
         outcome = Outcome.BLOCKED if status == _BUSY else Outcome.UNREACHABLE
         raise _FailedError(outcome, f"HTTP {status}", again_in=again)
     if status != _OK:
         raise _FailedError(Outcome.UNREACHABLE, f"HTTP {status}")
     robots = response.headers.get("X-Robots-Tag", "").lower().replace(",", " ").split()
-    if config.respect_opt_out and _OPT_OUT.intersection(robots):
+    if config.respect_opt_out and _OPT_OUT_TAGS.intersection(robots):
         raise _FailedError(Outcome.BLOCKED, f"X-Robots-Tag: {' '.join(robots)[:80]}")
     if (response.content_length or 0) > config.max_bytes:
         raise _FailedError(Outcome.TOO_LARGE, f"{response.content_length} bytes")
     content = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+    async for chunk in response.content.iter_chunked(_BODY_CHUNK_BYTES):
         content += chunk
         if len(content) > config.max_bytes:
             raise _FailedError(Outcome.TOO_LARGE, f"more than {config.max_bytes} bytes")

@@ -112,19 +112,27 @@ def _make_infos(plan: WorkPlan, source: SourcePlan, steps: dict[str, Ledger]) ->
     common: dict[str, Any] = {"licence": licence, "provenance": provenance}
     if recipe.kind is Kind.BENCHMARK:
         info = SourceInfo(
-            name=source.name, language=",".join(source.languages), modality=Modality.BENCHMARK,
-            record="", **common,
-        )  # fmt: skip
+            name=source.name,
+            language=",".join(source.languages),
+            modality=Modality.BENCHMARK,
+            record="",
+            **common,
+        )
         return [info]
     is_text = not {"image", "image_url"} & recipe.columns.keys()
     base = SourceInfo(
-        name="", language="", modality=Modality.TEXT if is_text else Modality.IMAGE_TEXT,
-        record="", **common,
-    )  # fmt: skip
+        name="",
+        language="",
+        modality=Modality.TEXT if is_text else Modality.IMAGE_TEXT,
+        record="",
+        **common,
+    )
     return [
         dataclasses.replace(
-            base, name=f"{source.title}_{language}", language=language,
+            base,
+            name=f"{source.title}_{language}",
+            language=language,
             record=f"{RECORDS}.{language}",
         )
         for language in source.languages
-    ]  # fmt: skip
+    ]

@@ -17,7 +17,7 @@ from data_prep.prepare.work import PLAN, SourcePlan, WorkPlan, load_plan
 _NUM_SAMPLED_ROWS = 200
 _CHARACTERS_PER_TOKEN = 3.5
 _ASSUMED_IMAGE_BYTES = 80_000
-_IMAGES_PER_S = 50.0
+_ASSUMED_IMAGES_PER_S = 50.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +91,14 @@ def make_plan(
                 "translate.backend to ctranslate2 or endpoint (see --help)"
             )
     return WorkPlan(
-        out=order.out, recipe=order.recipe, language=language, limit=limit, config=config,
-        recipes=dict(recipes), sources=tuple(sources),
-    )  # fmt: skip
+        out=order.out,
+        recipe=order.recipe,
+        language=language,
+        limit=limit,
+        config=config,
+        recipes=dict(recipes),
+        sources=tuple(sources),
+    )
 
 
 def _sources(
@@ -174,7 +179,7 @@ def estimate(plan: WorkPlan, source: SourcePlan) -> PreparationEstimate:
     price = config.endpoint
     money = tokens * (price.price_in + price.price_out) / 1e6 if price else 0.0
     downloads = round(scale * urls)
-    hours = (tokens / config.tokens_per_s + downloads / _IMAGES_PER_S) / 3600
+    hours = (tokens / config.tokens_per_s + downloads / _ASSUMED_IMAGES_PER_S) / 3600
     return PreparationEstimate(
         num_rows=source.num_rows,
         usable=num_made / max(1, num_read),

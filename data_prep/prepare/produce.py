@@ -38,8 +38,9 @@ class Produced:
 
     def dump(self) -> str:
         """Return the result as JSON."""
-        shards = [{n: v for n, v in dataclasses.asdict(s).items() if v is not None}
-                  for s in self.shards]  # fmt: skip
+        shards = [
+            {n: v for n, v in dataclasses.asdict(s).items() if v is not None} for s in self.shards
+        ]
         content = {"ledger": self.ledger.dump(), "shards": shards, "chosen": self.chosen}
         return json.dumps(content, ensure_ascii=False, indent=1)
 
@@ -218,9 +219,14 @@ class _SampleProducer:
         name = f"{item.key}-{at}"
         image_key = item.key if item.image and not self._is_benchmark else ""
         self.chosen.append(
-            {"id": name, "language": self._source.target, "source": pair[0],
-             "translation": pair[1], "image_key": image_key}
-        )  # fmt: skip
+            {
+                "id": name,
+                "language": self._source.target,
+                "source": pair[0],
+                "translation": pair[1],
+                "image_key": image_key,
+            }
+        )
         self.chosen.sort(key=lambda one: sha256_bytes(one["id"].encode()))
         del self.chosen[-(-self._plan.config.validate // len(self._source.parts)) :]
 

@@ -75,7 +75,7 @@ class SourceRecipe:
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     """Role of a column -> its name; columns of a .tsv without a header are `0`, `1`, ..."""
     has_head: bool = True
-    """Whether the first line of a .tsv names the columns."""
+    """True if the first line of a .tsv names the columns."""
     benchmark: str = ""
     """Name of a file in `data_prep/benchmarks/`, for kind `benchmark`."""
     published: dict[str, Published] = dataclasses.field(default_factory=dict)

@@ -40,7 +40,7 @@ class Part:
     before: int
     """Number of rows in the files before this one."""
     has_head: bool = True
-    """Whether the first line of a .tsv names the columns."""
+    """True if the first line of a .tsv names the columns."""
 
 
 def find_files(place: str) -> list[str]:

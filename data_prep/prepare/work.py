@@ -38,13 +38,13 @@ class SourcePlan:
 
     @property
     def is_joined(self) -> bool:
-        """Whether a published translation in another location is joined by key."""
+        """True if a published translation in another location is joined by key."""
         published = self.recipe.published.get(self.target)
         return published is not None and bool(published.place)
 
     @property
     def is_translated(self) -> bool:
-        """Whether this preparation translates the source."""
+        """True if this preparation translates the source."""
         return bool(self.target) and self.target not in self.recipe.published
 
     @property
@@ -109,9 +109,13 @@ class WorkPlan:
     def _to_saved(self) -> "_SavedPlan":
         # The output folder is not saved, because it may be moved.
         return _SavedPlan(
-            recipe=self.recipe, language=self.language, limit=self.limit, config=self.config,
-            recipes=self.recipes, sources=list(self.sources),
-        )  # fmt: skip
+            recipe=self.recipe,
+            language=self.language,
+            limit=self.limit,
+            config=self.config,
+            recipes=self.recipes,
+            sources=list(self.sources),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,9 +139,14 @@ def load_plan(out: Path) -> WorkPlan:
         raise ConfigError(f"{out} has no plan {path}; run data_prep.prepare with --out {out} first")
     saved = load_config(_SavedPlan, path)
     return WorkPlan(
-        out=out, recipe=saved.recipe, language=saved.language, limit=saved.limit,
-        config=saved.config, recipes=saved.recipes, sources=tuple(saved.sources),
-    )  # fmt: skip
+        out=out,
+        recipe=saved.recipe,
+        language=saved.language,
+        limit=saved.limit,
+        config=saved.config,
+        recipes=saved.recipes,
+        sources=tuple(saved.sources),
+    )
 
 
 def _differing_fields(old: Any, new: Any, where: str = "") -> Iterator[str]:

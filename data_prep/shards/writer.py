@@ -23,7 +23,7 @@ from datamodules.shards.reader import check_key, write_known_index
 
 _SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png"}
 _FIXED_HEADER: dict[str, Any] = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
-_BUFFER_BYTES = 1 << 20
+_HASH_BLOCK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ def write_shard(folder: Path, name: str, samples: Sequence[ShardSample]) -> Shar
         hashed = _HashingFile(file)
         # tarfile writes blocks of 10 KiB; the buffer gathers them before they are hashed.
         with (
-            io.BufferedWriter(hashed, _BUFFER_BYTES) as buffered,
+            io.BufferedWriter(hashed, _HASH_BLOCK_BYTES) as buffered,
             TarWriter(buffered, encoder=False, compress=False, **_FIXED_HEADER) as tar,
         ):
             for sample in samples:
