@@ -33,7 +33,7 @@ test: env  ## run all tests
 	$(BIN)/python tools/run_tests.py
 
 test-fast: env  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python tools/run_tests.py -m "not slow"
 
 gpu:  ## on a machine with a GPU: run the GPU tests, the step benchmark and the small study
 	PYTHON=$(PYTHON) bash benchmarks/gpu_step/session.sh

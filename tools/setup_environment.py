@@ -1,7 +1,8 @@
-"""Last step of the set-up: make torchvision importable where torch is a CPU build.
+"""Make torchvision importable if torch is a CPU build, as the last step of the set-up.
 
-The wheels of torchvision are built for CUDA; beside a CPU torch their import fails, and with it
-lightning, timm and open_clip. The fix is a file in the environment, only where it is needed.
+The wheels of torchvision are built for CUDA. With a CPU build of torch their import fails, and with
+it the imports of lightning, timm and open_clip. The fix is a file in the environment, which is only
+installed where it is needed.
 """
 
 import importlib.metadata
@@ -24,8 +25,8 @@ def main() -> None:
         for file in SHIM.iterdir():
             if file.suffix in (".py", ".pth"):
                 shutil.copyfile(file, site / file.name)
-    # A new interpreter, since this one started before the shim was there: a broken
-    # environment fails here, not in the middle of a run.
+    # A new interpreter, because this one started without the shim: a broken environment fails
+    # here instead of during a run.
     subprocess.run([sys.executable, "-c", "import torchvision"], check=True)
 
 

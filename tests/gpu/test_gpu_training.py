@@ -1,4 +1,4 @@
-"""On a real card: the levers change no result, and steps are those of a CPU in fp32."""
+"""Training on a real GPU: settings change no result, and fp32 steps equal those of a CPU."""
 
 import copy
 import dataclasses
@@ -65,20 +65,20 @@ def data_of(sources: Sources, folder: Path, style: PromptStyle) -> MixtureDataMo
 def step(
     request: pytest.FixtureRequest, sources: Sources, tmp_path_factory: pytest.TempPathFactory
 ) -> StepBatch:
-    """One step with branches (flex), one without (varlen where the weights are bf16)."""
+    """Return a step with branches (flex) or without (varlen if the weights are bf16)."""
     folder = tmp_path_factory.mktemp("step")
     return next(iter(data_of(sources, folder, request.param).train_dataloader()))
 
 
 def model_on(device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
-    """The same weights everywhere."""
+    """Build the model with the same weights on every device."""
     return build_ours(TINY, make_chat(TINY), CPU).to(device, dtype)
 
 
 def loss_and_gradients(
     model: VisionLanguageModel, step: StepBatch, config: ComputeConfig
 ) -> tuple[float, torch.Tensor]:
-    """Mean loss, and all gradients of what learns in one fp32 vector on the CPU."""
+    """Return the mean loss and the gradients of all trained weights as one fp32 CPU vector."""
     torch.compiler.reset()
     device = model.device
     module = VlmModule(model, policy=INSTRUCT_POLICY, optim=OptimConfig(lr=1e-3), num_steps=1)
@@ -108,13 +108,13 @@ def test_a_bf16_step_on_the_card_is_the_fp32_step_of_the_cpu(step: StepBatch) ->
 
 @pytest.mark.parametrize("name", LEVERS)
 def test_no_lever_changes_a_step(step: StepBatch, name: str) -> None:
-    """In fp32, where differences show; in bf16 where the kernel (varlen) needs it."""
+    """In fp32, which shows differences; in bf16 if the kernel (varlen) requires it."""
     dtype = torch.bfloat16 if name in ("auto", "all") else torch.float32
     loss_mask, expected = loss_and_gradients(model_on(CUDA, dtype), step, MASK)
     loss, found = loss_and_gradients(model_on(CUDA, dtype), step, LEVERS[name])
     is_half = dtype is torch.bfloat16
     assert loss == pytest.approx(loss_mask, rel=5e-3 if is_half else 1e-4)
-    # TF32 inside of flex attention's products is why fp32 isn't closer.
+    # Flex attention multiplies in TF32, so fp32 does not agree more closely.
     assert relative(found - expected, expected) < (0.03 if is_half else 5e-3)
 
 
@@ -165,8 +165,8 @@ def test_the_8_bit_optimizer_learns_like_the_32_bit_one(step: StepBatch) -> None
     assert low[-1] == pytest.approx(full[-1], rel=0.03)
 
 
-def test_a_killed_run_goes_on_where_it_was(sources: Sources, tmp_path: Path) -> None:
-    """Four steps at once, and two and two with a checkpoint between them, end alike."""
+def test_a_killed_run_resumes_at_its_checkpoint(sources: Sources, tmp_path: Path) -> None:
+    """Four steps in one run equal two runs of two steps with a checkpoint between them."""
     initial = model_on(CPU, torch.float32)
 
     def train(folder: Path, num_steps: int) -> list[torch.Tensor]:

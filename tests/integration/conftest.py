@@ -1,4 +1,4 @@
-"""What several tests of this folder share, because it takes long to make."""
+"""Fixtures that several tests of this folder share because they are slow."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 from tests.support import small_world as worlds
 
 LOUD = ("--set", "instruct.optim.lr=0.02", "retention.tasks=[text:text_eu]")
-"""A rate at which the tiny model learns to say something; and what it knows without images."""
+"""A learning rate at which the tiny model learns to answer, and a retention task."""
 
 
 @pytest.fixture(scope="session")
 def trained_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study whose one cell has been trained by the real command."""
+    """World whose only cell was trained by the real command."""
     folder = worlds.build_world(tmp_path_factory.mktemp("trained"))
     code, output = worlds.run(folder, worlds.grid_arguments("mlruns", *LOUD))
     assert code == 0, output

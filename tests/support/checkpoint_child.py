@@ -1,6 +1,6 @@
-"""A training as small as can be that saves all the time: `python -m ... FOLDER NUM_STEPS`.
+"""Train a minimal model that saves continuously: `python -m ... FOLDER NUM_STEPS`.
 
-It prints `saved STEP` for every checkpoint that it believes complete.
+It prints `saved STEP` for every checkpoint that it considers complete.
 """
 
 import sys
@@ -18,7 +18,7 @@ from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint
 
 _WIDTH = 256
-"""With Adam's two moments a checkpoint of 0.8 MB."""
+"""Width of the layer; a checkpoint with both moments of Adam has 0.8 MB."""
 
 
 class Walk(lightning.LightningModule):
@@ -38,25 +38,25 @@ class Walk(lightning.LightningModule):
 class _Report(Callback):
     def __init__(self, checkpoint: AtomicCheckpoint) -> None:
         self.checkpoint = checkpoint
-        self.told: int | None = None
+        self.reported: int | None = None
 
     def on_train_batch_end(self, *args: Any) -> None:
         del args
-        if self.checkpoint.last_step != self.told:
-            self.told = self.checkpoint.last_step
-            print("saved", self.told, flush=True)  # noqa: T201 - what it is for
+        if self.checkpoint.last_step != self.reported:
+            self.reported = self.checkpoint.last_step
+            print("saved", self.reported, flush=True)  # noqa: T201 - what it is for
 
 
 def fit(
     folder: Path, *, num_steps: int, every: int, extra: Sequence[Callback] = (), **options: Any
 ) -> None:
-    """Train on from the newest checkpoint."""
+    """Resume from the newest checkpoint and train."""
     checkpoint = AtomicCheckpoint(folder, cadence=EverySteps(every), **options)
     run([checkpoint, _Report(checkpoint), *extra], folder, num_steps=num_steps)
 
 
 def run(callbacks: list[Callback], folder: Path, *, num_steps: int) -> None:
-    """Train with these callbacks."""
+    """Train with the given callbacks."""
     saved = latest_checkpoint(folder)
     trainer = lightning.Trainer(
         accelerator="cpu",

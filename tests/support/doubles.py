@@ -30,11 +30,11 @@ SPECIAL_TOKENS = (
     IMAGE_TOKEN,
 )
 RawSample = tuple[str, dict[str, Any], bytes | None]
-"""Key, JSON content, encoded image."""
+"""Key, JSON content and encoded image of a sample."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte, plus the special tokens of the embedded template."""
+    """Build a tokenizer with a token per UTF-8 byte and the special tokens of the template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -51,18 +51,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_chat(*, num_image_tokens: int = NUM_IMAGE_TOKENS) -> ChatFormat:
-    """The embedded template over the byte-level tokenizer."""
+    """Build the embedded chat format over the byte-level tokenizer."""
     return ChatFormat(make_tokenizer(), EMBEDDED, num_image_tokens=num_image_tokens)
 
 
 def caption_record(text: str) -> dict[str, Any]:
-    """An image and its caption."""
+    """Return the record of an image with a caption."""
     messages = [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": text}]
     return {"messages": messages}
 
 
 def chat_record(question: str, answer: str, *, is_image: bool = False) -> dict[str, Any]:
-    """One question and its answer."""
+    """Return the record of a question and its answer."""
     image = "<image>\n" if is_image else ""
     return {
         "messages": [
@@ -73,7 +73,7 @@ def chat_record(question: str, answer: str, *, is_image: bool = False) -> dict[s
 
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
-    """A deterministic tar of named members."""
+    """Write a deterministic tar of named members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, content in members:
@@ -83,7 +83,7 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
 
 
 def write_shard(path: Path, samples: Sequence[RawSample]) -> ShardEntry:
-    """A shard with its index."""
+    """Write a shard with its index."""
     members = []
     for key, content, image in samples:
         if image is not None:
@@ -108,7 +108,7 @@ def write_source(
     modality: Modality = Modality.IMAGE_TEXT,
     record: str = "",
 ) -> Path:
-    """A manifest over shards that are already there."""
+    """Write a manifest over existing shards."""
     manifest = Manifest(
         name=name,
         language=language,
@@ -130,7 +130,7 @@ def make_captions(
     shard_sizes: Sequence[int] = (5, 3),
     text: Callable[[int], str] = lambda i: f"izena {i}" + "a" * (i % 7),
 ) -> Path:
-    """An image-caption source of plain records; returns its manifest."""
+    """Write an image-caption source of plain records; return its manifest."""
     return _make(folder, name, shard_sizes, lambda i: caption_record(text(i)))
 
 
@@ -141,7 +141,7 @@ def make_texts(
     shard_sizes: Sequence[int] = (4, 2),
     text: Callable[[int], str] = lambda i: f"testua {i}" + "b" * (i % 11),
 ) -> Path:
-    """A text-only source of question-answer records; returns its manifest."""
+    """Write a text-only source of question-answer records; return its manifest."""
 
     def record(i: int) -> dict[str, Any]:
         return chat_record(f"galdera {i}", text(i))
@@ -152,7 +152,7 @@ def make_texts(
 def make_parallel(
     folder: Path, name: str, *, shard_sizes: Sequence[int] = (5, 3)
 ) -> tuple[Path, Path]:
-    """Two caption sources, en and eu, over the same images; returns both manifests."""
+    """Write caption sources in en and eu over the same images; return both manifests."""
     entries = []
     for sample in range(len(shard_sizes)):
         first = sum(shard_sizes[:sample])
@@ -173,7 +173,7 @@ def make_parallel(
 
 
 def fake_transform(image: bytes) -> torch.Tensor:
-    """Pixels (3, 2, 2) that depend on the bytes; bytes that start with `broken` fail."""
+    """Return pixels (3, 2, 2) that depend on the bytes; bytes with prefix `broken` fail."""
     if image.startswith(b"broken"):
         raise DataError("image can't be decoded", UNDECODABLE)
     return torch.full((3, 2, 2), float(sum(image) % 251))

@@ -1,6 +1,6 @@
-"""A small stream whose samples can be damaged one by one, and what its ranks then get.
+"""A small stream whose samples can be damaged individually, and the samples that its ranks get.
 
-Two sources, one with images and one without. A fault is what stands in a sample's place.
+There are two sources, one with images and one without. A fault replaces the members of a sample.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from tests.support.doubles import chat_record, make_chat, write_source, write_ta
 
 Members = list[tuple[str, bytes]]
 Fault = Callable[[str], Members]
-"""Key -> the members that stand in a sample's place."""
+"""Function from the key of a sample to the members that replace it."""
 
 SHARD_SIZES, NUM_TEXTS = (15, 9), 11
 NUM_IMAGES = sum(SHARD_SIZES)
 FAULTY = 3
 NUM_STEPS = 10
 SAMPLES = {"cap": 5.5, "text": 1.5}
-"""Samples per step: two epochs of each source and more in NUM_STEPS."""
+"""Samples per step; NUM_STEPS cover more than two epochs of each source."""
 LENIENT = 0.1
 TRANSFORM = ImageTransform(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -44,7 +44,7 @@ def png(seed: int) -> bytes:
 
 
 def png_of_chunks(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG that says what it likes about its size."""
+    """Return a PNG whose header claims any size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -76,7 +76,7 @@ def with_answer(question: str, answer: str) -> Fault:
 
 
 def write_images(folder: Path, faults: Mapping[int, Fault]) -> list[ShardEntry]:
-    """The shards of `cap`, with some samples replaced."""
+    """Write the shards of `cap` with some samples replaced."""
     entries, first = [], 0
     for number, size in enumerate(SHARD_SIZES):
         path = folder / f"cap-{number:06d}.tar"
@@ -98,7 +98,7 @@ def entry_of(path: Path, size: int) -> ShardEntry:
 
 
 def write_world(folder: Path, faults: Mapping[int, Fault]) -> dict[str, Path]:
-    """Manifests of a source with images and of one without."""
+    """Write the manifests of a source with images and one without."""
     texts = folder / "text-000000.tar"
     records = [chat_record(f"Zenbat {i}?", "bat " * (1 + i % 3)) for i in range(NUM_TEXTS)]
     write_tar(
@@ -130,10 +130,10 @@ def make_module(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Consumed:
-    """What all ranks together got."""
+    """Samples that all ranks consumed together."""
 
     batches: dict[int, dict[int, tuple[str, str]]]
-    """Step -> position -> source and key."""
+    """Source and key by step and position."""
     bad: list[BadSample]
 
 
@@ -188,7 +188,7 @@ KNOWN: dict[str, tuple[Fault, str]] = {
         "reserved token '<\\|assistant\\|>'",
     ),
 }
-"""Found when lengths are measured, before the first step."""
+"""Faults that are found when lengths are measured, before the first step."""
 
 FOUND: dict[str, tuple[Fault, str]] = {
     "cut image": (with_image(png(1)[:50]), "can't be decoded"),
@@ -210,6 +210,6 @@ FOUND: dict[str, tuple[Fault, str]] = {
         "can't be decoded: .*too large",
     ),
 }
-"""Found when the sample is read."""
+"""Faults that are found when the sample is read."""
 
 COUNTED = {**KNOWN, **FOUND}

@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback with range requests and faults to order; stops with its block."""
+"""A small HTTP server on loopback with range requests and configurable faults."""
 
 import contextlib
 import dataclasses
@@ -18,22 +18,22 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 @dataclasses.dataclass(kw_only=True)
 class HttpStore:
-    """Serves a folder."""
+    """Server of a folder."""
 
     folder: Path
     url: str = ""
     gets: Counter[str] = dataclasses.field(default_factory=Counter)
-    """Requests for content, by file name."""
+    """Number of requests for content, by file name."""
     once: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Faults of the next requests for a file: 500, cut, short, corrupt, slow."""
     always: dict[str, str] = dataclasses.field(default_factory=dict)
-    """The fault of all requests for a file; besides those above: truncated, no_range."""
+    """Fault of all requests for a file: one of the above, truncated or no_range."""
     lock: Any = dataclasses.field(default_factory=threading.Lock)
     release: threading.Event = dataclasses.field(default_factory=threading.Event)
-    """Ends `slow` answers."""
+    """Event that ends `slow` answers."""
 
     def fault(self, name: str) -> str:
-        """What shall go wrong with this request."""
+        """Return the fault of this request."""
         with self.lock:
             self.gets[name] += 1
             waiting = self.once.get(name)
@@ -58,9 +58,9 @@ def serve(folder: Path) -> Iterator[HttpStore]:
 
 
 def fetch_all(folder: str, files: Sequence[RemoteFile], started: Any) -> None:
-    """What a process of its own does: fetch into a cache, from the moment all are ready.
+    """Fetch into a cache in a separate process, starting when all processes are ready.
 
-    Here and not beside its tests, so that a spawned process need not import torch.
+    The function is defined here so that a spawned process does not import torch.
     """
     cache = ShardCache(CacheConfig(folder=folder))
     started.wait()
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Suppress the log of requests."""
 
     def _answer(self, *, with_body: bool) -> None:
         name = self.path.lstrip("/").partition("?")[0]
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Accept-Ranges", "none" if fault == "no_range" else "bytes")
         self.end_headers()
         if with_body:
-            # A cut connection: fewer bytes than the header promises, then the end.
+            # A lost connection: fewer bytes than the header announces.
             self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
 
     def _part(self, content: bytes, fault: str) -> tuple[bytes | None, int]:

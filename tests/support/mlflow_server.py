@@ -1,4 +1,4 @@
-"""An MLflow server as a team has it, on loopback: PostgreSQL and an S3-compatible object store."""
+"""A team's MLflow server on loopback, with PostgreSQL and an S3-compatible object store."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
 
 
 def binaries() -> Path | None:
-    """Where PostgreSQL's own commands are."""
+    """Return the folder of the PostgreSQL programs."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return found[-1] if found else None
 
 
 def why_not() -> str:
-    """Why there is no such server here; empty if there is."""
+    """Return why the server cannot be started here; empty if it can."""
     if binaries() is None:
         return "no PostgreSQL: apt-get install postgresql"
     if os.geteuid() == 0 and shutil.which("runuser") is None:
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 class Server:
-    """MLflow, its database and its object store; each can be stopped and started."""
+    """MLflow, its database and its object store, which can be stopped and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,20 +66,20 @@ class Server:
         _wait_for(f"{self.uri}/health", 90)
 
     def stop(self) -> None:
-        """SIGKILL to all of it."""
+        """Send SIGKILL to MLflow and its workers."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def postgres(self, verb: str) -> None:
-        """`pg_ctl`: start, or stop at once as in a crash."""
+        """Start PostgreSQL, or stop it immediately as in a crash."""
         options = f"-p {self._ports['postgres']} -c listen_addresses=127.0.0.1 -k {self._folder}"
         words = ["-D", str(self._folder / "db"), "-w", "-l", str(self._folder / "db.log")]
         more = ["-o", options] if verb == "start" else ["-m", "immediate"]
         _as_postgres("pg_ctl", *words, *more, verb)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What the database holds, asked without MLflow."""
+        """Query the database without MLflow."""
         import psycopg2
 
         with contextlib.closing(psycopg2.connect(self.database)) as connection:
@@ -90,8 +90,8 @@ class Server:
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[Server]:
-    """Start all three."""
-    for place in (folder, *folder.parents):  # PostgreSQL's user must reach it
+    """Start the database, the object store and MLflow."""
+    for place in (folder, *folder.parents):  # the user of PostgreSQL needs access
         with contextlib.suppress(PermissionError):
             place.chmod(place.stat().st_mode | 0o111)
     folder.chmod(0o777)
@@ -130,7 +130,7 @@ def _wait_for(address: str, seconds: float) -> None:
             urllib.request.urlopen(address, timeout=5).close()
             return
         except urllib.error.HTTPError:
-            return  # it answers
+            return  # the server responds
         except OSError:
             if time.monotonic() > end:
                 raise

@@ -1,7 +1,7 @@
-"""A real SLURM on this machine: slurm-wlm and munge, two partitions, one node on loopback or two
-in network namespaces.
+"""A real SLURM cluster on this machine, with one node on loopback or two in network namespaces.
 
-`low` is preempted by `high` (requeued after a grace time). Needs root, as its daemons do.
+Jobs of the partition `low` are preempted by `high` and requeued after a grace time. The packages
+slurm-wlm and munge, and root, are needed.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF State=UP
 
 
 def why_not() -> str:
-    """Why no SLURM can be started here; empty if one can."""
+    """Return why SLURM cannot be started here; empty if it can."""
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         return f"no {', '.join(missing)}: apt-get install slurm-wlm munge"
     return "" if os.geteuid() == 0 else "SLURM's daemons need root"
@@ -60,10 +60,10 @@ def why_not() -> str:
 
 @contextlib.contextmanager
 def cluster(folder: Path, machines: Sequence[Machine] = ()) -> Iterator[dict[str, str]]:
-    """Start it, on this machine or on others; gives the environment its commands need."""
+    """Start a cluster on this machine or the given ones; yield the environment for its commands."""
     for name in ("munge", "state", "spool"):
         (folder / name).mkdir(parents=True)
-    for place in (folder, *folder.parents):  # munge's user must reach its socket
+    for place in (folder, *folder.parents):  # the user of munge needs access to its socket
         with contextlib.suppress(PermissionError):
             place.chmod(place.stat().st_mode | 0o111)
     key = folder / "munge" / "key"
@@ -117,4 +117,4 @@ def _wait_for_node(environment: dict[str, str]) -> None:
         if set(told.split()) == {"idle"}:
             return
         time.sleep(0.5)
-    raise RuntimeError(f"the node did not come up: {told}")
+    raise RuntimeError(f"the node did not start: {told}")

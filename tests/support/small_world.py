@@ -1,7 +1,7 @@
-"""A study in miniature on disk: images, conversations, benchmark, models and a profile.
+"""A miniature study on disk: images, conversations, a benchmark, models and a profile.
 
 Everything is real but small, so that the real commands run on it in seconds: 24 images, a
-byte-level tokenizer, a random two-layer language model, a random two-layer vision tower.
+byte-level tokenizer, a random two-layer language model and a random two-layer vision tower.
 """
 
 import io
@@ -37,7 +37,7 @@ from tests.support.doubles import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = "tiny"
 CELL = "share40_txt"
-"""Part of the id of the one cell of mix_ablation that most tests run."""
+"""Part of the id of the cell of mix_ablation that most tests run."""
 NAMES = ("sun sun", "moon hilargi", "tree zuhaitz", "house etxe", "dog txakur", "apple sagar")
 _NUM_IMAGES, _NUM_TEXTS, _NUM_QUESTIONS = 24, 11, 4
 _VISION = {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 16}
@@ -76,7 +76,7 @@ trainer: {checkpoint_every_n_steps: 7, log_every_n_steps: 1}
 
 
 def build_world(folder: Path) -> Path:
-    """Fill a folder with data, models and the profile `tiny`; returns it."""
+    """Fill a folder with data, models and the profile `tiny`; return the folder."""
     data = folder / "data"
     _write_images(data)
     _write_texts(data)
@@ -89,7 +89,7 @@ def build_world(folder: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What a command of the house needs to run from another folder, on one thread."""
+    """Return the environment of a command that runs in another folder with one thread."""
     return os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
@@ -107,7 +107,7 @@ def start(
 ) -> Process:
     """Start a command in its own process group, as a terminal would.
 
-    It is forked from a process that has imported everything, unless `is_fresh`.
+    The process is forked from a preloaded one unless `is_fresh`.
 
     Args:
         world: Working directory.
@@ -139,7 +139,7 @@ def start(
 
 
 def finish(process: Process, *, timeout_s: float = 240.0) -> tuple[int, str]:
-    """Wait for the end; returns exit code and output. Nothing of its group stays behind."""
+    """Wait for a command and kill its group; return the exit code and the output."""
     try:
         output, _ = process.communicate(timeout=timeout_s)
     finally:
@@ -148,7 +148,7 @@ def finish(process: Process, *, timeout_s: float = 240.0) -> tuple[int, str]:
 
 
 def kill_group(process: Process) -> None:
-    """SIGKILL to the command and all it started."""
+    """Send SIGKILL to a command and all its children."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -156,19 +156,19 @@ def kill_group(process: Process) -> None:
 
 
 def grid_arguments(root: str, *more: str) -> tuple[str, ...]:
-    """The command line of the one-cell grid."""
+    """Return the command line of the grid with one cell."""
     only = ("--exp", "mix_ablation", "--profile", PROFILE, "--only", CELL)
     return (*only, "--jobs", "1", "--root", root, *more)
 
 
 def stage_folder(root: Path, kind: str) -> Path:
-    """The folder of the only stage run of a kind."""
+    """Return the folder of the only stage run of a kind."""
     (folder,) = (root / "store" / kind).iterdir()
     return folder
 
 
 def series(folder: Path, name: str = "train/loss") -> dict[int, float]:
-    """Step -> value of a metric of a stage run; a step that was logged twice is an error."""
+    """Return a metric of a stage run by step; a step that was logged twice is an error."""
     values: dict[int, float] = {}
     for line in read_jsonl(folder / "metrics.jsonl"):
         if name in line["metrics"]:
@@ -181,7 +181,7 @@ def series(folder: Path, name: str = "train/loss") -> dict[int, float]:
 def wait_for_step(
     folder: Path, step: int, *, is_alive: Callable[[], bool], since: float, timeout_s: float = 120.0
 ) -> None:
-    """Return as soon as a stage run has logged a step, later than a moment of the wall clock."""
+    """Wait until a stage run has logged a step after the time `since`."""
     deadline = time.monotonic() + timeout_s
     path = folder / "metrics.jsonl"
     while is_alive() and time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def wait_for_step(
 
 
 def image(seed: int, *, size: int = 32) -> bytes:
-    """A small image of a few coloured blocks, different for every seed."""
+    """Return a small image of coloured blocks that differs for every seed."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, size=(4, 4, 3), dtype=np.uint8)
     image = Image.fromarray(blocks).resize((size, size), Image.Resampling.NEAREST)
@@ -203,7 +203,7 @@ def image(seed: int, *, size: int = 32) -> bytes:
 
 
 def image_sample(i: int) -> tuple[str, dict[str, Any], bytes]:
-    """Caption and conversation of an image in both languages; lengths differ from one another."""
+    """Return captions and conversations of an image in both languages, of various lengths."""
     english, basque = NAMES[i % len(NAMES)].split()
     turns = 1 + i % 3
     instruct = {

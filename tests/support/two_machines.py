@@ -1,6 +1,6 @@
-"""Two machines on this one: network namespaces on a bridge, each with an address of its own.
+"""Two simulated nodes: network namespaces on a bridge, each with its own address.
 
-They share the disk, as machines of a cluster do. Needs root and `ip`.
+They share the disk, as the nodes of a cluster do. Needs root and `ip`.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ NAMES = ("a", "b")
 _NUMBER = itertools.count()
 _ETC = ("hosts", "resolv.conf")
 OUTSIDE = "10.77.0.254"
-"""Where they reach this machine."""
+"""Address of this machine on the bridge."""
 
 
 def why_not() -> str:
-    """Why there can be no such machines here; empty if there can."""
+    """Return why nodes cannot be simulated here; empty if they can."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         return "no ip, unshare: apt-get install iproute2 util-linux"
     if os.geteuid() != 0:
@@ -37,16 +37,16 @@ def why_not() -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """One of them."""
+    """One simulated node."""
 
     namespace: str
     address: str
     name: str
     etc: Path
-    """Its own versions of some files of /etc."""
+    """Folder with its versions of some files of /etc."""
 
     def command(self, *words: str) -> list[str]:
-        """A command to be run there; with the machine's name as host name."""
+        """Return a command line that runs on this node, with its name as host name."""
         # Not `ip netns exec`, which hides /sys/fs/cgroup from SLURM's daemon.
         own = "".join(f"mount --bind {self.etc}/{name} /etc/{name} && " for name in _ETC)
         shell = f'{own} hostname {self.name} && exec "$@"'
@@ -54,14 +54,14 @@ class Machine:
                 "sh", "-c", shell, "sh", *words]  # fmt: skip
 
     def cut_off(self) -> None:
-        """Nothing reaches it any more, and nobody is told."""
+        """Cut the network silently."""
         _ip("-n", self.namespace, "link", "set", "eth0", "down")
 
 
 @contextlib.contextmanager
 def machines() -> Iterator[tuple[Machine, Machine]]:
-    """Make them; they go with all that runs on them."""
-    tag = f"{os.getpid() % 10_000}{next(_NUMBER)}"  # 15 characters at most in a name
+    """Create two nodes; all their processes are killed at the end."""
+    tag = f"{os.getpid() % 10_000}{next(_NUMBER)}"  # names have at most 15 characters
     bridge = f"irb{tag}"
     places = {name: f"10.77.0.{number}" for number, name in enumerate(NAMES, start=1)}
     places[socket.gethostname().partition(".")[0]] = OUTSIDE
@@ -69,7 +69,7 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
         etc = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         names = "".join(f"{address} {name}\n" for name, address in places.items())
         (etc / "hosts").write_text("127.0.0.1 localhost\n" + names)
-        # No name server: at once, not after its time limits.
+        # Without a name server, lookups fail immediately instead of timing out.
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\noptions attempts:1\n")
         found = [Machine(f"ir{tag}{name}", places[name], name, etc) for name in NAMES]
         _ip("link", "add", bridge, "type", "bridge")
@@ -92,7 +92,7 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
 
 
 def processes_on(machine: Machine) -> list[int]:
-    """What runs there."""
+    """Return the processes on a node."""
     told = subprocess.run(["ip", "netns", "pids", machine.namespace], capture_output=True,
                           text=True, check=False)  # fmt: skip
     return [int(word) for word in told.stdout.split()]

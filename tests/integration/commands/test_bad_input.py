@@ -275,7 +275,7 @@ def test_a_checkpoint_of_another_stage_is_rejected_and_kept(
 ) -> None:
     graph = plan_of()
     assert run_stage(graph, "features")[0] == 0
-    with monkeypatch.context() as patch:  # asked to stop from the start: saves after one step
+    with monkeypatch.context() as patch:  # stop requested from the start: saves after one step
         patch.setattr(worker, "_stop_with_parent", lambda flag: setattr(flag, "is_set", True))
         code, align = run_stage(graph, "align")
     assert code == EXIT_PREEMPTED

@@ -1,4 +1,4 @@
-"""An exported cell in the hands of plain transformers: same logits and answers, nothing missing."""
+"""An exported cell in plain transformers: same logits and answers, nothing missing."""
 
 import io
 import json
@@ -272,7 +272,7 @@ def test_an_export_gets_the_scores_of_its_cell(inside: Path) -> None:
     words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
     assert evaluation_run.main(words) == 0
     cell = find_cell(arguments(target))
-    folder = cell.folder("evaluate").path  # the world has those of other tests too
+    folder = cell.folder("evaluate").path  # the world also has cells of other tests
     columns = ["question_id", "language", "benchmark", "output", "blind_output", "score"]
     own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
     assert read_predictions(results / "predictions.parquet").select(columns) == own

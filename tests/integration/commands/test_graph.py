@@ -1,4 +1,4 @@
-"""The stage graph on the real profile: what is shared, what an address depends on, every plan."""
+"""The stage graph of the real profile: shared stages, addresses and all plans."""
 
 import ast
 import dataclasses
@@ -114,7 +114,7 @@ def test_execution_settings_do_not_change_an_address(world: Path, override: str)
         ("model.connector.kind=MLP2X_GELU", {*TRAINED, "evaluate"}),
     ],
 )
-def test_what_determines_a_result_changes_its_address(
+def test_settings_that_determine_a_result_change_its_address(
     world: Path, override: str, changed: set[str]
 ) -> None:
     before, after = addresses(), addresses(override)
@@ -155,7 +155,7 @@ def test_a_source_without_samples_is_left_out(world: Path) -> None:
     assert "absent" not in dump_config(node.stage)
 
 
-def test_without_a_feature_cache_there_is_no_such_stage(world: Path) -> None:
+def test_without_a_feature_cache_there_is_no_features_stage(world: Path) -> None:
     assert "features" not in addresses("model.cache_features=false")
 
 
@@ -184,6 +184,7 @@ def plans_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("plans"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_experiment_has_a_plan(
     name: str, monkeypatch: pytest.MonkeyPatch, plans_root: str, capsys: pytest.CaptureFixture[str]

@@ -1,5 +1,5 @@
-"""The real commands with low-rank adapters, 4-bit weights and 8-bit moments: trained, stopped in
-the middle, taken up, asked, on one process and on two."""
+"""The real commands with low-rank adapters, 4-bit weights and 8-bit moments: training, stopping,
+resuming and evaluating with one process and two."""
 
 import dataclasses
 import os

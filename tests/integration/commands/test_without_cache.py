@@ -1,4 +1,4 @@
-"""The same study with the tower in every step: what runs where a feature cache does not pay."""
+"""The same study without a feature cache, with the tower in every step."""
 
 from pathlib import Path
 

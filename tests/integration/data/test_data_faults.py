@@ -41,7 +41,7 @@ from tests.support.faulty_world import (
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Consumed:
-    """What a world without a fault gives."""
+    """Samples of a world without faults."""
     folder = tmp_path_factory.mktemp("healthy")
     consumed = consume(make_module(folder, write_world(folder, {})))
     assert not consumed.bad
@@ -66,7 +66,7 @@ def places_of(reference: Consumed, keys: set[str]) -> list[tuple[int, str, str]]
 
 @pytest.mark.parametrize("name", COUNTED)
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_broken_sample_is_counted_and_nobody_moves(
+def test_a_broken_sample_is_counted_and_no_other_moves(
     reference: Consumed,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -107,7 +107,7 @@ def test_past_the_budget_a_fault_that_is_found_later_is_fatal(
 ) -> None:
     fault, reason = FOUND[name]
     manifests = write_world(tmp_path, {FAULTY: fault})
-    # One of a thousand: the first is let pass, the second is not.
+    # One in a thousand: the first fault is within the budget, the second is not.
     module = make_module(tmp_path, manifests, max_bad_fraction=0.001)
     message = rf"source 'cap': 2 of \d+ samples were bad, .*max_bad_fraction=0.001.*{reason}"
     with pytest.raises(DataError, match=message):
@@ -116,7 +116,7 @@ def test_past_the_budget_a_fault_that_is_found_later_is_fatal(
 
 
 def test_the_budget_is_per_source(tmp_path: Path) -> None:
-    """Two faults in one source are past what one each in two sources is not."""
+    """Two faults in one source exceed the budget; one in each of two sources does not."""
     fault, _ = KNOWN["empty answer"]
     one_each = 1.5 / NUM_IMAGES
     entries = write_images(tmp_path, {FAULTY: fault})
@@ -150,7 +150,7 @@ def test_any_faults_leave_the_others_where_they_were(
     assert found == places_of(reference, keys)
 
 
-# --- refused with the whole shard, when it is indexed ---
+# --- faults that reject the whole shard when it is indexed ---
 
 
 def special_member(kind: bytes, link: str = "") -> Callable[[Path], None]:
@@ -213,7 +213,7 @@ def test_a_shard_that_is_unsafe_or_broken_gets_no_index(tmp_path: Path, name: st
         Source(write_source(tmp_path, "cap", [entry]))
 
 
-# --- fatal when the source is opened ---
+# --- faults that are fatal when the source is opened ---
 
 
 def _cut_shard(shard: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_damaged_shard_is_fatal_before_the_first_step(tmp_path: Path, name: st
 
 
 def test_a_shard_cut_while_it_is_read_ends_the_run(tmp_path: Path) -> None:
-    """Nothing is left out of the stream because storage lost it."""
+    """Samples that storage lost are never skipped."""
     module = make_module(tmp_path, write_world(tmp_path, {}), max_bad_fraction=0.01)
     module.setup()
     os.truncate(tmp_path / "cap-000000.tar", 3000)
@@ -271,7 +271,7 @@ def _flip_byte(shard: Path) -> None:
 
 
 def _index_of_another(shard: Path) -> None:
-    """One that fits in every number: the same samples, two of them the other way round."""
+    """Return a consistent index of the same samples in another order."""
     other = shard.with_name("other.tar")
     keys = [f"cap-{i:02d}" for i in (1, 0, *range(2, SHARD_SIZES[0]))]
     write_tar(other, [member for key in keys for member in healthy(key)])

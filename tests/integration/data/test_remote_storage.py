@@ -1,4 +1,4 @@
-"""Real servers on loopback: remote shards train like local ones, whatever goes wrong on the way."""
+"""Real servers on loopback: remote shards train like local ones despite network faults."""
 
 import contextlib
 import io
@@ -34,7 +34,7 @@ NUM_STEPS = 5
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
-    """A cache of its own for every test, and no waiting between tries."""
+    """Separate cache for every test, and no delay between retries."""
     monkeypatch.setenv("IRUDIMEN_SHARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("IRUDIMEN_SHARD_CACHE_GB", "0.1")
     monkeypatch.setattr(RetryConfig, "delays_s", lambda config: [0.0] * (config.attempts - 1))
@@ -65,7 +65,7 @@ def store(shards, tmp_path):
 
 
 def make_manifests(pattern, out, *, jobs=1):
-    """Sources in two languages over the shards; returns their manifests."""
+    """Write sources in two languages over the shards; return their manifests."""
     for tag in ("en", "eu"):
         arguments = ["--name", f"cap_{tag}", "--language", tag, "--record", f"caption.{tag}"]
         arguments += ["--jobs", str(jobs)]
@@ -139,7 +139,7 @@ def test_urls_in_a_manifest_train_like_files(local, http, store, tmp_path):
     ]
     store.gets.clear()
     assert_equal(steps(http, tmp_path), steps(local, tmp_path))
-    # Both languages, all epochs: each shard came once.
+    # Both languages, all epochs: each shard was fetched once.
     assert store.gets == {f"s-{i}.tar": 1 for i in range(4)}
     verify(http[0], deep=True)
     assert list(iterate_images(http[0])) == list(iterate_images(local[0]))
@@ -196,7 +196,7 @@ def test_lasting_faults_end_the_run_and_leave_no_sample_out(
     entry = load_manifest(http[0]).shards[1]
     assert f"the manifest lists {entry.num_bytes} bytes, sha256 {entry.sha256}" in str(raised.value)
     assert not [path for path in cache_folder.iterdir() if path.suffix == ".part"]
-    # The store is well again: the same dataset goes on.
+    # The store works again: the same dataset continues.
     store.always.clear()
     assert not any(step.bad_samples for step in dataset)
 
@@ -207,7 +207,7 @@ def test_servers_without_ranges_serve_too(http, store):
     assert source.read(6).turns[1].content == "eu 101"
 
 
-def test_a_missing_file_is_no_reason_to_wait(http, store):
+def test_a_missing_file_is_not_retried(http, store):
     (store.folder / "s-2.tar").unlink()
     before = store.gets["s-2.tar"]
     with pytest.raises(StorageError, match=r"s-2\.tar: FileNotFoundError.*correct the URL"):
@@ -216,7 +216,7 @@ def test_a_missing_file_is_no_reason_to_wait(http, store):
 
 
 def test_indexes_may_be_remote_too(http, store, tmp_path):
-    """A manifest alone is enough, if somebody serves the indexes as well."""
+    """A manifest is sufficient if the server also has the indexes."""
     shutil.copytree(http[0].parent / "cap_en.index", store.folder / "cap_en.index")
     raw = json.loads(http[0].read_text())
     for entry in raw["shards"]:
@@ -235,7 +235,7 @@ def test_indexes_may_be_remote_too(http, store, tmp_path):
         Source(alone, ShardCache(CacheConfig(folder=str(tmp_path / "other"))))
 
 
-def test_ahead_of_time(http, store):
+def test_shards_are_fetched_ahead_of_time(http, store):
     source = Source(http[0])
     store.gets.clear()
     source.prefetch([2, 0, 2])
@@ -263,7 +263,7 @@ def test_processes_share_one_download(store, cache_folder):
     assert store.gets == dict.fromkeys(names, 1)
 
 
-def test_a_killed_download_blocks_nobody(store, cache_folder):
+def test_a_killed_download_does_not_block_others(store, cache_folder):
     context = multiprocessing.get_context("spawn")
     (file,), started = remote_files(store.folder, store), context.Barrier(1)
     store.once["s-0.tar"] = ["slow"]
@@ -332,7 +332,7 @@ def wait_for_shards(folder, number):
 
 @pytest.mark.parametrize(("num_steps", "number"), [(1, 2), (NUM_STEPS, 4)])
 def test_the_stream_fetches_this_block_and_the_next(http, store, tmp_path, num_steps, number):
-    """Two shards a block: the second block is fetched before anything of it is read."""
+    """With two shards per block, the second block is fetched before it is read."""
     data = step_data(http, tmp_path)
     cache = data.stream.components[0].base.cache.folder
     for path in cache.glob("?" * 64):

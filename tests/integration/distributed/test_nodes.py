@@ -1,4 +1,4 @@
-"""Two machines with two processes each train what one process trains; one of them is lost."""
+"""Two nodes with two processes each train like one process, even if a node fails."""
 
 import shutil
 import subprocess
@@ -19,7 +19,6 @@ from tests.support.two_machines import Machine, processes_on
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.waits,
     pytest.mark.skipif(bool(two_machines.why_not()), reason=two_machines.why_not() or "here"),
 ]
 _HUNG_S = 6
@@ -84,7 +83,7 @@ def test_training_continues_when_a_node_is_cut_off(
     world: Path, pair: tuple[Machine, Machine]
 ) -> None:
     stays, goes = pair
-    for kind in ("features", "align"):  # the other test trains them on two machines
+    for kind in ("features", "align"):  # trained on two nodes by the test above
         shutil.copytree(world / "one" / "store" / kind, world / "cut" / "store" / kind)
     commands = [_torchrun(machine, world, "cut") for machine in pair]
     folder = world / "cut" / "store" / "instruct"
@@ -104,7 +103,7 @@ def test_training_continues_when_a_node_is_cut_off(
     (failure,) = status.failures
     assert failure.fault in (Fault.PEER, Fault.HUNG)
     assert failure.node == stays.name
-    assert failure.step >= 0, "it knows from where it goes on"
+    assert failure.step >= 0, "the step to resume at is known"
     log = (worlds.stage_folder(world / "cut", "instruct") / "log.txt").read_text()
     assert "MEMBER: 4/4" in log
     assert "MEMBER: 2/2" in log
@@ -185,5 +184,5 @@ def _wait_for(condition: Any, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError("it did not happen")
+            raise TimeoutError(f"the condition did not hold within {seconds:.0f} s")
         time.sleep(0.2)

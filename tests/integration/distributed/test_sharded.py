@@ -1,4 +1,4 @@
-"""FSDP2 over one, two and three processes trains what one plain process trains, in both stages."""
+"""FSDP2 on one, two and three processes trains like one plain process, in both stages."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ NUM_KILLS = 5
 
 
 def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
-    """Write FSDP2 and other settings into the spec of a stage that is ready to run."""
+    """Write FSDP2 and other settings into the spec of a prepared stage."""
     path = folder.path / "spec.yaml"
     settings = {"strategy": "fsdp2", **levers}
     overrides = [f"compute.{name}={value}" for name, value in settings.items()]
@@ -48,8 +48,8 @@ def test_sharded_ranks_train_like_one(
     check_same(world, kind, folder)
 
 
-def test_two_ranks_then_one_then_two_are_one_run(world: World) -> None:
-    """The same global batches, and losses and weights equal to rounding."""
+def test_a_run_resumes_with_another_number_of_ranks(world: World) -> None:
+    """The global batches are the same; losses and weights agree up to rounding."""
     reached = 0
     for devices in (2, 1):
         folder = shard_it(prepare(world, "instruct", root="resharded", devices=devices))
@@ -114,8 +114,10 @@ def test_a_damaged_file_of_any_rank_costs_one_interval(
     check_same(world, "instruct", folder)
 
 
-def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(world: World) -> None:
-    """A checkpoint after every step: most of the time goes into saving."""
+def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(
+    world: World,
+) -> None:
+    """With a checkpoint after every step, most of the time is spent saving."""
     rng, kept, num_kills = random.Random(11), 0, 0
     while True:
         folder = shard_it(
@@ -127,7 +129,7 @@ def test_killed_at_random_moments_two_ranks_lose_no_complete_checkpoint(world: W
             is_alive = lambda: process.poll() is None  # noqa: E731, B023 - in this round
             worlds.wait_for_step(folder.path, kept, is_alive=is_alive, since=begin)
         except TimeoutError:
-            break  # it ran to its end
+            break  # the run completed
         if num_kills == NUM_KILLS:
             break
         time.sleep(rng.random() * 0.15)

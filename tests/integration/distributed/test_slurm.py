@@ -25,7 +25,6 @@ from tests.support import small_world as worlds
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.waits,
     pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here"),
 ]
 _PREEMPTIONS = 20

@@ -1,4 +1,4 @@
-"""Two processes compute what one computes: the same losses at every step, the same weights.
+"""Two processes compute the same losses at every step and the same weights as one.
 
 The data are ragged: conversations of different lengths beside samples without an image, several
 micro-batches in a step, some of them on one rank only.
@@ -23,7 +23,7 @@ def test_two_ranks_train_like_one(world: World, kind: str) -> None:
 
 
 def test_two_ranks_stop_together_and_one_resumes(world: World) -> None:
-    """SIGTERM to one rank saves on both; the next attempt may have another number of ranks."""
+    """SIGTERM to one rank saves on both; the next attempt has another number of ranks."""
     folder = ranks.prepare(world, "instruct", root="stopped", devices=2)
     process = ranks.start(world, folder)
     worlds.wait_for_step(folder.path, 3, is_alive=lambda: process.poll() is None, since=0.0)

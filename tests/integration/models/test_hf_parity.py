@@ -1,4 +1,4 @@
-"""Our model against the references: itself unpacked, and Hugging Face LLaVA on the same weights.
+"""Compare our model with itself unpacked and with Hugging Face LLaVA on the same weights.
 
 Tolerances are the promises of the design (loss 1e-6, gradients 1e-5 relative, logits 1e-4); what
 was measured on a CPU in fp32 stands beside each.
@@ -76,7 +76,7 @@ def build_llava(*, seed: int = 0) -> LlavaForConditionalGeneration:
 
 
 def open_clip_tower(llava: LlavaForConditionalGeneration) -> VisionTower:
-    """An open_clip ViT with the weights of LLaVA's vision tower."""
+    """Build an open_clip ViT with the weights of LLaVA's vision tower."""
     import open_clip
 
     vision = {"image_size": 16, "patch_size": 4, "width": 16, "head_width": 8, "layers": 3}
@@ -110,7 +110,7 @@ def open_clip_tower(llava: LlavaForConditionalGeneration) -> VisionTower:
 
 
 def our_model(llava: LlavaForConditionalGeneration, connector: Connector) -> VisionLanguageModel:
-    """The composed model with LLaVA's tower and language model."""
+    """Build our model with LLaVA's tower and language model."""
     language_model = LlamaForCausalLM(text_config()).eval()
     state = {
         name.replace("model.language_model.", "model."): value
@@ -123,7 +123,7 @@ def our_model(llava: LlavaForConditionalGeneration, connector: Connector) -> Vis
 
 
 def documents(count: int = 9, *, num_patches: int = NUM_PATCHES) -> list[Document]:
-    """Ragged lengths, images at different places (first, inside, last), some without one."""
+    """Return documents of different lengths with images first, inside, last or absent."""
     rng = np.random.default_rng(0)
     made = []
     for index in range(count):
@@ -142,7 +142,7 @@ def documents(count: int = 9, *, num_patches: int = NUM_PATCHES) -> list[Documen
 
 
 def pack(rows: Sequence[Sequence[Document]]) -> MicroBatch:
-    """Documents one after the other in each row, padded to the longest."""
+    """Pack documents into rows, padded to the longest."""
     shape = len(rows), max(sum(d.ids.size for d in row) for row in rows)
     ids, labels = torch.full(shape, PAD), torch.full(shape, IGNORE_INDEX)
     positions, owners = torch.zeros(shape, dtype=torch.long), torch.full(shape, PADDING_DOCUMENT)
@@ -225,7 +225,7 @@ def llava_logits(llava: LlavaForConditionalGeneration, document: Document) -> to
 
 
 def assert_same_logits(llava: LlavaForConditionalGeneration, model: VisionLanguageModel) -> None:
-    """Ours packed in one row, theirs one document at a time."""
+    """Compare our packed logits with LLaVA's, one document at a time."""
     made = documents()
     with torch.no_grad():
         logits_TV = model.logits(pack([made]))[0]
@@ -289,7 +289,7 @@ def test_generation_equals_llava() -> None:
         seed=1,
     )
     connector.load_state_dict(llava.model.multi_modal_projector.state_dict(), strict=True)
-    made = [d for d in documents() if d.pixels_CHW is not None]  # theirs can't go without
+    made = [d for d in documents() if d.pixels_CHW is not None]  # LLaVA needs an image
     ours = our_model(llava, connector).generate(
         [d.ids for d in made],
         [d.pixels_CHW for d in made],

@@ -1,4 +1,4 @@
-"""Questions that share an image's tokens = the same questions asked one at a time.
+"""Questions that share the tokens of an image equal the same questions asked separately.
 
 The model computes the image once per conversation and every question as if it stood alone: the
 loss and every gradient must be those of the single questions.
@@ -91,13 +91,13 @@ def test_shared_prefix_equals_single_questions() -> None:
     for name, value in expected_gradients.items():
         error = (gradients[name] - value).norm() / value.norm()
         assert error <= 1e-5, (name, float(error))  # measured: at most 1e-6
-    # What is saved: the start mark, the user's mark and the image of every further question.
+    # Saved: the start token, the user token and the image of every further question.
     num_shared_away = len(alone) - len(shared)
     assert num_alone - num_shared == num_shared_away * (2 + NUM_IMAGE_TOKENS)
 
 
 def test_a_conversation_is_not_the_same_as_single_questions() -> None:
-    """Else the test above could not fail."""
+    """Otherwise the test above could not fail."""
     whole = [ready(pairs, i, PromptStyle.CHAT) for i, pairs in enumerate(CONVERSATIONS)]
     shared = [ready(pairs, i, PromptStyle.SHARED_PREFIX) for i, pairs in enumerate(CONVERSATIONS)]
     difference = loss_and_gradients([whole])[0] - loss_and_gradients([shared])[0]

@@ -1,4 +1,4 @@
-"""Faults of checkpoints and of their storage: never worse than the one before, always reported.
+"""Faults of checkpoints and their storage: the previous checkpoint is kept, faults are reported.
 
 The table in docs/reference/data-format.md names these tests.
 """
@@ -31,7 +31,7 @@ from callbacks.preemption import Preemption
 from core.errors import CheckpointError, PreemptedError
 from core.io.sealed_folder import publish_folder, seal_folder
 from core.process.stop import StopFlag
-from pipeline.stages import builders
+from pipeline.trainer import _cluster
 from tests.support import checkpoint_child
 from tests.support import small_world as worlds
 from tests.support.checkpoint_child import fit
@@ -238,7 +238,7 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
         process.kill()
         assert process.wait() == -signal.SIGKILL
         lines = [line for line in log.read_text().split("\n")[:-1] if line.startswith("saved ")]
-        assert int(lines[0].split()[1]) > reported, "it went on from where it was"
+        assert int(lines[0].split()[1]) > reported, "it resumed at the newest checkpoint"
         reported = int(lines[-1].split()[1])
         saved = latest_checkpoint(tmp_path / "c")
         assert saved is not None
@@ -249,6 +249,6 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
 def test_lightning_does_not_requeue_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning would save inside a signal handler; ours exits 143 and the job is requeued."""
     monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
-    assert isinstance(builders._cluster(), LightningEnvironment)
+    assert isinstance(_cluster(), LightningEnvironment)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert isinstance(builders._cluster(), TorchElasticEnvironment)
+    assert isinstance(_cluster(), TorchElasticEnvironment)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there: damage is seen, named and passed over."""
+"""A checkpoint is complete or absent: damaged ones are detected, reported and skipped."""
 
 import logging
 from collections.abc import Callable
@@ -196,7 +196,7 @@ def test_a_full_disk_loses_no_saved_checkpoint(
         write(state, path)
 
     monkeypatch.setattr(torch, "save", save)
-    train(tmp_path, num_steps=9, background_above_bytes=size)  # steps 2 and 4 fail, 6 and 8 don't
+    train(tmp_path, num_steps=9, background_above_bytes=size)  # two saves fail
     assert caplog.text.count("No space left on device") == 2
     assert not list(tmp_path.glob(".step=*"))
     saved = latest_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Kill the loaders anywhere, go on with other ranks and workers: the same global batches.
+"""Kill the loaders anywhere and resume with other ranks and workers: equal global batches.
 
 The command does the killing (`benchmarks.elastic`), in processes of its own: here its
 verdict is read, and the judge itself is tried on records that somebody tampered with.
@@ -68,7 +68,7 @@ def test_killing_every_topology_changes_nothing(outcomes: list[Outcome]) -> None
 def test_a_kill_loses_at_most_the_steps_since_the_checkpoint(outcomes: list[Outcome]) -> None:
     pairs = [pair for outcome in outcomes for pair in outcome["pairs"]]
     lost = [pair["num_consumed"] - pair["resumed_at"] for pair in pairs]
-    # All of them when the kill comes between a step and its checkpoint.
+    # The maximum occurs if the kill comes between a step and its checkpoint.
     assert 0 <= min(lost) <= max(lost) <= CHECKPOINT_EVERY_N_STEPS
     assert any(pair["resumed_at"] > 0 for pair in pairs)
 

@@ -1,4 +1,4 @@
-"""Kill it at any moment, give the same command again: the result is the one that nobody disturbed.
+"""Kill the command at any moment and rerun it: the result equals that of an uninterrupted run.
 
 The reference is one uninterrupted run of the real command. Then the stage processes are killed as
 the launcher starts them (forked), and after that the whole command, in three ways.
@@ -37,10 +37,10 @@ from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
 
-pytestmark = [pytest.mark.slow, pytest.mark.waits]
+pytestmark = pytest.mark.slow
 
 NUM_STEPS, EVERY_N_STEPS = 160, 7
-"""So many steps that a stage lasts longer than the launcher needs to pass a signal on."""
+"""Number of steps; a stage must last longer than the launcher needs to forward a signal."""
 TRAINED = ("align", "instruct")
 KILLS_PER_SIGNAL = 3
 LENGTH = ("--set", *(f"{stage}.num_steps={NUM_STEPS}" for stage in TRAINED))
@@ -49,7 +49,7 @@ TRAINER = TrainerConfig(checkpoint_every_n_steps=EVERY_N_STEPS, log_every_n_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A world with the results of an uninterrupted run in `ref`."""
+    """World with the results of an uninterrupted run in `ref`."""
 
     world: Path
     graph: Graph
@@ -65,7 +65,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     code, output = worlds.run(world, worlds.grid_arguments("ref", *LENGTH))
     assert code == 0, output
     before = Path.cwd()
-    os.chdir(world)  # manifests are named relative to where the command is given
+    os.chdir(world)  # paths of manifests are relative to the working directory
     try:
         args = run.build_parser().parse_args(worlds.grid_arguments("ref", *LENGTH))
         plan = make_plan(request_of(args))
@@ -140,7 +140,7 @@ def test_a_killed_stage_resumes_to_identical_bits(
         if number is signal.SIGTERM:
             assert code == EXIT_PREEMPTED
             assert folder.read_status().state is State.INTERRUPTED
-            assert num_saved == taken, "a step was lost on SIGTERM"
+            assert num_saved == taken, "SIGTERM lost a step"
         else:
             assert code == -signal.SIGKILL
             assert taken - num_saved <= EVERY_N_STEPS

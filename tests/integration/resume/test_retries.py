@@ -18,7 +18,7 @@ from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Status
 from tests.support import small_world as worlds
 
-pytestmark = [pytest.mark.slow, pytest.mark.waits]
+pytestmark = pytest.mark.slow
 _SHORT = ("--set", "align.num_steps=20", "retention.tasks=[]")
 
 
@@ -63,7 +63,7 @@ def _meanwhile(world: Path, root: str, number: int, act: Callable[[int], Any]) -
 
 def test_a_killed_process_is_retried(world: Path) -> None:
     """One command ends with the losses and weights of an undisturbed run."""
-    root, steps = "killed", "instruct.num_steps=400"
+    root, steps = "killed", "instruct.num_steps=240"
     many = [f"instruct.{name}.max_epochs=999" for name in
             ("visual.conversations", "text_only.chat", "text_only.text")]  # fmt: skip
     code, output = worlds.run(world, worlds.grid_arguments("calm", *_SHORT, steps, *many))
@@ -99,7 +99,7 @@ def test_a_hang_is_ended_and_reported(world: Path) -> None:
         trap.unlink()
 
     thread = _meanwhile(world, root, 1, block)
-    more = ("instruct.num_steps=400", "trainer.hung_after_s=2", "trainer.retries=1",
+    more = ("instruct.num_steps=240", "trainer.hung_after_s=2", "trainer.retries=1",
             *(f"instruct.{name}.max_epochs=999" for name in
               ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
     code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
@@ -134,7 +134,7 @@ def test_a_non_finite_loss_is_retried_once_and_reported(world: Path) -> None:
 
 def test_an_abandoned_run_is_retried_by_the_next_command(world: Path) -> None:
     root = "again"
-    gone = ("trainer.retries=0", "instruct.num_steps=400",
+    gone = ("trainer.retries=0", "instruct.num_steps=240",
             *(f"instruct.{name}.max_epochs=999" for name in
               ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
     thread = _meanwhile(world, root, 1, lambda worker: os.kill(worker, signal.SIGKILL))

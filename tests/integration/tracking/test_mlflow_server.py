@@ -18,7 +18,6 @@ from tests.support.mlflow_server import Server
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.waits,
     pytest.mark.skipif(bool(mlflow_server.why_not()), reason=mlflow_server.why_not() or "here"),
 ]
 _WRITER = "tests.support.mlflow_writer"
@@ -103,15 +102,15 @@ def test_eight_writers_meet_outages(
     assert server.rows(twice) == []
 
 
-def test_runs_made_while_the_server_is_away_are_sent_later(server: Server, tmp_path: Path) -> None:
+def test_runs_made_during_an_outage_are_uploaded_later(server: Server, tmp_path: Path) -> None:
     root = tmp_path / "offline"
     fake_grid.make_grid(root, cells=fake_grid.mix_axes()[:1], num_images=4)
     server.stop()
     variables = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    code, told = worlds.finish(_start_writer(root, 1.0, **variables))
-    assert code == 0, told
-    assert told.strip().endswith("behind")
-    assert "is unreachable" in told
+    code, output = worlds.finish(_start_writer(root, 1.0, **variables))
+    assert code == 0, output
+    assert output.strip().endswith("behind")
+    assert "is unreachable" in output
     assert _sync(server, root)[0] == 1
     server.start()
     first, second = _sync(server, root), _sync(server, root)

@@ -53,6 +53,7 @@ def test_a_detectable_difference_is_detected_in_four_of_five_grids():
     assert 0.7 < hits / 200 < 0.9
 
 
+@pytest.mark.slow
 def test_confidence_is_calibrated_at_the_margin():
     """A share that is worse by exactly the margin is rarely called sufficient."""
     called = 0

@@ -58,6 +58,12 @@ def node_of(plan: GridPlan, kind: str) -> StageNode:
     return next(node for node in plan.graph.nodes.values() if node.kind == kind)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lengths of samples, which are measured once for all plans."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def estimator_of(plan: GridPlan, folder: Path) -> Estimator:
     return Estimator(expected_manifests(plan.cells[0].config), folder)
 
@@ -67,11 +73,11 @@ def estimator_of(plan: GridPlan, folder: Path) -> Estimator:
     sorted(path.stem for path in Path("configs").glob("*.yaml") if path.stem != "embedded"),
 )
 @pytest.mark.parametrize("exp", GRIDS)
-def test_every_profile_plans_every_experiment(exp: str, profile: str, tmp_path: Path) -> None:
+def test_every_profile_plans_every_experiment(exp: str, profile: str, cache: Path) -> None:
     console = Console(width=170, record=True, quiet=True)
     plan = plan_of(exp, profile=profile)
-    show_plan(console, plan, root=tmp_path, gpu="h100")
-    estimator = estimator_of(plan, tmp_path)
+    show_plan(console, plan, root=cache, gpu="h100")
+    estimator = estimator_of(plan, cache)
     for node in plan.graph.nodes.values():
         cost = node.estimate(estimator).cost
         assert cost is not None

@@ -19,6 +19,7 @@ from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.upload_notes import RUN_FILE
 from tests.support import fake_grid
 
+pytestmark = pytest.mark.slow  # creating an MLflow database takes 5 s
 _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
 
 

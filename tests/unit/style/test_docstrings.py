@@ -33,7 +33,7 @@ _VAGUE_NAMES = frozenset(
 )
 _CHILD = "pipeline.launchers.worker"
 """Not a command of the user: the launchers start it, as a program or a fork."""
-_CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9_]+")
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
