@@ -20,13 +20,13 @@ class Accelerator(StrEnum):
 
     @property
     def is_gpu(self) -> bool:
-        """Whether CUDA GPUs are requested explicitly."""
+        """Return whether CUDA GPUs are requested explicitly."""
         return self in (Accelerator.GPU, Accelerator.CUDA)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """Where and how fast stages run; only `precision` changes results."""
+    """Execution settings of stages; only `precision` changes results."""
 
     accelerator: Accelerator = Accelerator.CPU
     """Lightning accelerator."""

@@ -19,13 +19,13 @@ from yaml import YAMLError
 
 from core.errors import ConfigError
 
-T = TypeVar("T")
+ConfigT = TypeVar("ConfigT")
 
 
 @overload
-def load_config(schema: type[T], *yamls: Path, overrides: Sequence[str] = ()) -> T: ...
+def load_config(schema: type[ConfigT], *yamls: Path, overrides: Sequence[str] = ()) -> ConfigT: ...
 @overload
-def load_config(schema: T, *yamls: Path, overrides: Sequence[str] = ()) -> T: ...
+def load_config(schema: ConfigT, *yamls: Path, overrides: Sequence[str] = ()) -> ConfigT: ...
 def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any:
     """Merge a dataclass (type or instance), YAML files and `a.b=c` overrides, in that order.
 

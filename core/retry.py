@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 
 def backoff_delays(
@@ -16,13 +16,13 @@ def backoff_delays(
 
 
 def call_with_retries(
-    call: Callable[[], T],
+    call: Callable[[], ResultT],
     *,
     delays_s: Iterable[float],
     is_transient: Callable[[Exception], bool],
     on_retry: Callable[[Exception, float], None] = lambda _error, _delay_s: None,
     sleep: Callable[[float], None] | None = None,
-) -> T:
+) -> ResultT:
     """Call a function until it succeeds, fails for good, or has used up its retries.
 
     Args:

@@ -23,7 +23,7 @@ from core.errors import ConfigError, DataError
 from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
-from data_prep.prepare.produce import QUESTION_ITEMS, RECORDS
+from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import (
     SUFFIX,

@@ -29,7 +29,7 @@ class LauncherName(StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """Where and on how many cores stage runs are executed."""
+    """Launcher and number of cores for stage runs."""
 
     launcher: LauncherName = LauncherName.LOCAL
     num_cores: int = 0

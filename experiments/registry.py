@@ -38,7 +38,7 @@ def get_experiment(name: str) -> ModuleType:
 
 
 def is_grid(experiment: ModuleType) -> bool:
-    """Whether an experiment trains and compares cells."""
+    """Return whether an experiment trains and compares cells."""
     return hasattr(experiment, "cells")
 
 

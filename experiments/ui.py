@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from core.process.command import catch_user_errors
 from core.process.log import without_password
-from reporting.tracking.server import HOST, server_command
+from reporting.tracking.server import SERVER_HOST, server_command
 
 
 @catch_user_errors
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if remote := os.environ.get("MLFLOW_TRACKING_URI"):
         shown = escape(without_password(remote))
         console.print(f"note: runs are tracked in MLFLOW_TRACKING_URI={shown}, not this database")
-    console.print(f"MLflow: http://{HOST}:{options.port}  (stop with Ctrl-C)", highlight=False)
+    console.print(
+        f"MLflow: http://{SERVER_HOST}:{options.port}  (stop with Ctrl-C)", highlight=False
+    )
     console.print(shlex.join(["mlflow", *command[3:]]), highlight=False, soft_wrap=True)
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
     return _replace_process(command, environment)

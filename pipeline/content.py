@@ -27,7 +27,7 @@ class ContentHashes:
         self._expected |= set(paths)
 
     def is_missing(self, path: str) -> bool:
-        """Whether a manifest is expected and does not exist yet."""
+        """Return whether a manifest is expected and does not exist yet."""
         return path in self._expected and not Path(path).exists()
 
     def of_stage(self, stage: Stage) -> dict[str, str]:

@@ -7,7 +7,7 @@ from core.errors import ConfigError
 
 
 def uses_gpu(accelerator: Accelerator) -> bool:
-    """Whether a Lightning accelerator refers to a GPU on this node."""
+    """Return whether a Lightning accelerator refers to a GPU on this node."""
     return accelerator.is_gpu or (accelerator is Accelerator.AUTO and torch.cuda.is_available())
 
 

@@ -17,7 +17,7 @@ from core.config import fingerprint, to_plain
 from core.errors import ConfigError, unknown_name
 from datamodules.shards.manifest import load_manifest
 from pipeline.content import ContentHashes
-from pipeline.stages.base import Role, Stage
+from pipeline.stages.base import InputRole, Stage
 from pipeline.stages.registry import stage_kinds
 from planner.estimator import Estimator, StageEstimate
 
@@ -32,7 +32,7 @@ class StageNode:
     title: str
     """Name for people; not part of the address."""
     inputs: "dict[str, StageNode]"
-    """Role -> the stage run whose result plays it."""
+    """InputRole -> the stage run whose result plays it."""
     content: dict[str, str]
     """Path of each manifest or weights file -> hash of its content."""
     params: dict[str, AxisValue]
@@ -58,7 +58,7 @@ class StageNode:
 
     def estimate(self, estimator: Estimator, *, count: int = 1) -> StageEstimate:
         """Estimate the cost on `count` GPUs."""
-        has_tower = Role.FEATURES not in self.inputs
+        has_tower = InputRole.FEATURES not in self.inputs
         return self.stage.estimate(estimator, has_tower=has_tower, count=count)
 
     def describe(self) -> dict[str, object]:

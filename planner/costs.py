@@ -118,7 +118,7 @@ class TrainingFields(Protocol):
 
     @property
     def optim(self) -> OptimConfig:
-        """Optimizer."""
+        """Optimizer and schedule."""
 
     @property
     def num_steps(self) -> int:

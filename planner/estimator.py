@@ -57,7 +57,7 @@ class EvaluationStageFields(EvaluationFields, Protocol):
 
     @property
     def policy(self) -> FreezePolicy:
-        """What the last training stage trained."""
+        """Parts that the last training stage trained."""
 
 
 class RetentionFields(Protocol):

@@ -89,7 +89,7 @@ class EvaluationFields(Protocol):
 
     @property
     def settings(self) -> EvaluateConfig:
-        """How the model is asked."""
+        """Settings of the evaluation."""
 
 
 class Workloads:

@@ -17,8 +17,8 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.process.command import catch_user_errors
 from data_prep.prepare import planning
-from data_prep.prepare.finish import REPORT
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
+from data_prep.prepare.steps.finish import REPORT
 from data_prep.prepare.work import WorkPlan
 
 _DISPLAY_INTERVAL_S = 0.5

@@ -16,11 +16,11 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, locked
-from data_prep.prepare.collect import collect, join
 from data_prep.prepare.faults import Ledger
-from data_prep.prepare.finish import finish
-from data_prep.prepare.produce import produce
-from data_prep.prepare.settle import settle
+from data_prep.prepare.steps.collect import collect, join
+from data_prep.prepare.steps.finish import finish
+from data_prep.prepare.steps.produce import produce
+from data_prep.prepare.steps.settle import settle
 from data_prep.prepare.work import SourcePlan, WorkPlan, load_plan
 
 os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")

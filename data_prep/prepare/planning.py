@@ -9,9 +9,9 @@ from core.errors import ConfigError
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.items import make_item, texts_of
-from data_prep.prepare.prompts import load_prompt
 from data_prep.prepare.recipe import PrepareConfig, SourceRecipe
-from data_prep.prepare.translators import Backend
+from data_prep.prepare.translation.prompts import load_prompt
+from data_prep.prepare.translation.translators import Backend
 from data_prep.prepare.work import PLAN, SourcePlan, WorkPlan, load_plan
 
 _NUM_SAMPLED_ROWS = 200

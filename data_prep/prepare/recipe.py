@@ -9,8 +9,8 @@ from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
 from data_prep.prepare.fetch import FetchConfig
-from data_prep.prepare.quality import QualityConfig
-from data_prep.prepare.translators import TranslateConfig
+from data_prep.prepare.translation.quality import QualityConfig
+from data_prep.prepare.translation.translators import TranslateConfig
 
 SOURCES = Path(__file__).parents[1] / "sources"
 PREPARE_RECIPES = Path(__file__).parents[1] / "recipes"

@@ -3,9 +3,9 @@
 from configuration.axes import vary
 from configuration.run_config import RunConfig
 
-SHARES = (0.0, 0.2, 1.0)
+BACKBONE_SHARES = (0.0, 0.2, 1.0)
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return every configured backbone at three shares; in the paper, Llama-3.1 against Latxa."""
-    return vary(base, backbone=tuple(base.backbones), target_share=SHARES)
+    return vary(base, backbone=tuple(base.backbones), target_share=BACKBONE_SHARES)

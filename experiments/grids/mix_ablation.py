@@ -1,4 +1,4 @@
-"""How much target-language data is enough? Share of images 0..100 % x text-only data off/on."""
+"""Share of target-language images: how much is enough, with and without text-only data?"""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

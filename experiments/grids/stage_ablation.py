@@ -1,4 +1,4 @@
-"""What does each training stage contribute? Without stage 1, stage 1 only, both."""
+"""Training stages: what does each contribute? Without stage 1, stage 1 only, both."""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig, Stages

@@ -3,9 +3,11 @@
 from configuration.axes import vary
 from configuration.run_config import RunConfig
 
-SHARES = (0.0, 0.1, 0.2)
+SMALL_SHARES = (0.0, 0.1, 0.2)
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return text-only data off and on, for every backbone, at three small shares."""
-    return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)
+    return vary(
+        base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SMALL_SHARES
+    )

@@ -13,7 +13,7 @@ _EXECUTION_FILE = "execution.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where and how fast a stage run is computed; not part of its address."""
+    """Execution settings of a stage run; not part of its address."""
 
     root: str
     """Output folder of all runs."""

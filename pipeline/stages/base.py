@@ -20,7 +20,7 @@ from planner.estimator import Estimator, StageEstimate
 NodeT = TypeVar("NodeT")
 
 
-class Role(StrEnum):
+class InputRole(StrEnum):
     """Roles that the result of an upstream stage plays for a stage."""
 
     FEATURES = "features"
@@ -42,7 +42,7 @@ class StageContext:
     folder: StageFolder
     """Folder of the stage run in the store."""
     inputs: Mapping[str, Path]
-    """Role -> result folder of the upstream stage run that plays it."""
+    """InputRole -> result folder of the upstream stage run that plays it."""
     cache: Path
     """Scratch folder that may be deleted at any time (token lengths)."""
     trainer: TrainerConfig

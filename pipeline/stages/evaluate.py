@@ -30,7 +30,7 @@ from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
 from pipeline.assemble import VlmParts, assemble
 from pipeline.device import compute_device
-from pipeline.stages.base import NodeT, Role, Stage, StageContext
+from pipeline.stages.base import InputRole, NodeT, Stage, StageContext
 from pipeline.stages.training import cached_features, initial_weights
 from pipeline.store.store import PARTIAL_RESULTS
 from planner.estimator import Estimator, StageEstimate
@@ -138,7 +138,10 @@ class EvaluateStage(Stage):
 
 def choose_last_training(available: Mapping[str, NodeT]) -> dict[str, NodeT]:
     """Choose the features and the last training stage among the stages of a cell."""
-    roles = [Role.FEATURES, Role.INSTRUCT if Role.INSTRUCT in available else Role.ALIGN]
+    roles = [
+        InputRole.FEATURES,
+        InputRole.INSTRUCT if InputRole.INSTRUCT in available else InputRole.ALIGN,
+    ]
     return {role.value: available[role] for role in roles if role in available}
 
 

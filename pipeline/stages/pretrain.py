@@ -21,7 +21,7 @@ from models.language.language_model import (
     save_language_model,
 )
 from models.vlm import VisionLanguageModel
-from pipeline.stages.base import Role, Stage, StageContext
+from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.stages.training import LEDGER_FOLDER, fit, mixture_manifests
 
 _POLICY = FreezePolicy(connector=False, language_model=True)
@@ -60,9 +60,9 @@ class PretrainStage(Stage):
 
     def run(self, context: StageContext) -> None:
         """Train on text and text-only conversations, and save the model with its tokenizer."""
-        tokenizer = load_tokenizer(context.inputs[Role.TOKENIZER])
+        tokenizer = load_tokenizer(context.inputs[InputRole.TOKENIZER])
         chat = ChatFormat(tokenizer, TEMPLATES[self.template], num_image_tokens=1)
-        language_model = self._initial_model(context.inputs.get(Role.INIT), chat)
+        language_model = self._initial_model(context.inputs.get(InputRole.INIT), chat)
         connector = build_connector(
             ConnectorConfig(), vision_width=1, model_width=self.shape.hidden_size, seed=self.seed
         )

@@ -25,7 +25,7 @@ from models.language.adapters import TuningConfig
 from models.language.language_model import load_language_model
 from pipeline.assemble import assemble
 from pipeline.device import compute_device
-from pipeline.stages.base import Role, Stage, StageContext
+from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.stages.evaluate import report_progress
 from pipeline.stages.training import cached_features
 from pipeline.store.store import PARTIAL_RESULTS
@@ -127,6 +127,6 @@ class RetentionStage(RetentionBaselineStage):
             features=cached_features(context),
             tuning=self.tuning,
             trains_language_model=INSTRUCT_POLICY.language_model,
-            trained=[context.inputs[Role.INSTRUCT]],
+            trained=[context.inputs[InputRole.INSTRUCT]],
         )
         self._score(context, parts.model.language_model, parts.chat.tokenizer)

@@ -27,7 +27,7 @@ from models.language.adapters import TuningConfig, adapter_names
 from models.language.language_model import loading_dtype
 from models.weights import save_weights
 from pipeline.assemble import WEIGHTS, assemble, feature_folder
-from pipeline.stages.base import Role, Stage, StageContext
+from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.trainer import Supervision, TrainingRun, apply_compute, build_trainer
 from planner.estimator import Estimator, StageEstimate
 
@@ -189,13 +189,13 @@ def fit(
 
 def cached_features(context: StageContext) -> Path | None:
     """Return the feature cache that a stage reads; None where the tower itself runs."""
-    result = context.inputs.get(Role.FEATURES)
+    result = context.inputs.get(InputRole.FEATURES)
     return None if result is None else feature_folder(result)
 
 
 def initial_weights(context: StageContext) -> Sequence[Path]:
     """Return the results of earlier training stages, in order."""
-    roles = (Role.ALIGN, Role.INSTRUCT)
+    roles = (InputRole.ALIGN, InputRole.INSTRUCT)
     return [context.inputs[role] for role in roles if role in context.inputs]
 
 

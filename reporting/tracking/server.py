@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 
-HOST = "127.0.0.1"
+SERVER_HOST = "127.0.0.1"
 """Address of the local server, which other machines cannot reach."""
 
 
@@ -27,7 +27,7 @@ def server_command(root: Path, port: int) -> list[str]:
         sys.executable, "-m", "mlflow", "server",
         "--backend-store-uri", f"sqlite:///{database}",
         "--artifacts-destination", str(database.parent / "artifacts"),
-        "--host", HOST, "--port", str(port), "--workers", "1",
+        "--host", SERVER_HOST, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
 
 

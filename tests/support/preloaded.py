@@ -41,7 +41,7 @@ _PRELOAD = (
     "mlflow.store.tracking.sqlalchemy_store",
     "callbacks.checkpoints",
 )
-_OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translators")
+_OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translation.translators")
 """Left out where their extra is not installed."""
 
 

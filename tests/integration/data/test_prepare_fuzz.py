@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_prep.prepare.collect import collect, join
-from data_prep.prepare.finish import finish
-from data_prep.prepare.produce import produce
 from data_prep.prepare.recipe import Kind, PrepareConfig, Published, SourceRecipe
 from data_prep.prepare.rows import split
-from data_prep.prepare.settle import settle
+from data_prep.prepare.steps.collect import collect, join
+from data_prep.prepare.steps.finish import finish
+from data_prep.prepare.steps.produce import produce
+from data_prep.prepare.steps.settle import settle
 from data_prep.prepare.work import SourcePlan, WorkPlan
 from datamodules.shards.manifest import load_manifest, open_shard
 from datamodules.shards.records import parse_record

@@ -17,14 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
-from data_prep.prepare import planning, quality, rows, segments
+from data_prep.prepare import planning, rows
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import FetchConfig, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import make_item, texts_of, with_texts
-from data_prep.prepare.memory import Memory
-from data_prep.prepare.prompts import load_prompt
 from data_prep.prepare.recipe import PREPARE_RECIPES, SOURCES, Kind, SourceRecipe, load_recipe
-from data_prep.prepare.translators import (
+from data_prep.prepare.translation import quality, segments
+from data_prep.prepare.translation.memory import Memory
+from data_prep.prepare.translation.prompts import load_prompt
+from data_prep.prepare.translation.translators import (
     Request,
     TranslateConfig,
     _split_tokens,

@@ -4,9 +4,9 @@ import pytest
 
 from core.languages import FOLDER, PURPOSES, missing_files
 from data_prep.embedded.wordings import MODEL_LANGUAGE, load_languages
-from data_prep.prepare import segments
-from data_prep.prepare.prompts import load_prompt
-from data_prep.prepare.quality import identify_or_none
+from data_prep.prepare.translation import segments
+from data_prep.prepare.translation.prompts import load_prompt
+from data_prep.prepare.translation.quality import identify_or_none
 from evaluation.answers.registry import rule_for
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.prompting import load_prompts

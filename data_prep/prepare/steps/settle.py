@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from core.config import fingerprint
 from core.io.files import atomic_write_text
-from data_prep.prepare.collect import Collected, read_items
 from data_prep.prepare.items import texts_of
 from data_prep.prepare.recipe import Kind
+from data_prep.prepare.steps.collect import Collected, read_items
 from data_prep.prepare.work import DUPLICATES, SourcePlan, WorkPlan
 
 _MIN_QUESTION_CHARACTERS = 60

@@ -8,8 +8,8 @@ from typing import Any
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from core.errors import ConfigError
-from data_prep.prepare import segments
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.translation import segments
 
 CUT_OFF = "\u0000cut off\u0000"
 """Marks a translation that was truncated; it occurs in no text."""

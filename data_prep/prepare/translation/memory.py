@@ -5,8 +5,8 @@ from pathlib import Path
 
 from core.config import fingerprint
 from core.io.jsonl import append_jsonl, recover_jsonl
-from data_prep.prepare import segments
-from data_prep.prepare.translators import Request, Translator
+from data_prep.prepare.translation import segments
+from data_prep.prepare.translation.translators import Request, Translator
 
 
 class Memory:

@@ -9,14 +9,14 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.files import atomic_write_text, sha256_bytes
-from data_prep.prepare.collect import Collected, read_items
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.items import Record, texts_of, with_texts
-from data_prep.prepare.memory import Memory
-from data_prep.prepare.prompts import load_prompt
-from data_prep.prepare.quality import CUT_OFF, check, measure
 from data_prep.prepare.recipe import Kind
-from data_prep.prepare.translators import Request, identity_of, make_translator
+from data_prep.prepare.steps.collect import Collected, read_items
+from data_prep.prepare.translation.memory import Memory
+from data_prep.prepare.translation.prompts import load_prompt
+from data_prep.prepare.translation.quality import CUT_OFF, check, measure
+from data_prep.prepare.translation.translators import Request, identity_of, make_translator
 from data_prep.prepare.work import DUPLICATES, IMAGES, PRODUCED, SourcePlan, WorkPlan
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import ShardEntry

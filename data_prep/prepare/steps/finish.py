@@ -9,8 +9,8 @@ from core.errors import DataError
 from core.io.files import atomic_write_text
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.faults import Ledger
-from data_prep.prepare.produce import RECORDS, Produced
 from data_prep.prepare.recipe import Kind
+from data_prep.prepare.steps.produce import RECORDS, Produced
 from data_prep.prepare.work import COLLECTED, JOINED, PRODUCED, SourcePlan, WorkPlan
 from data_prep.shards.writer import SourceInfo, write_manifest
 from datamodules.shards.manifest import SUFFIX, Modality, ShardEntry, load_manifest

@@ -12,9 +12,9 @@ from core.config import fingerprint
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, TruncatedReplyError
 from core.io.files import sha256_file
-from data_prep.prepare import segments
-from data_prep.prepare.prompts import TranslationPrompt
-from data_prep.prepare.quality import CUT_OFF
+from data_prep.prepare.translation import segments
+from data_prep.prepare.translation.prompts import TranslationPrompt
+from data_prep.prepare.translation.quality import CUT_OFF
 
 _EXTRA_TOKENS = 64
 _WORD_START = "\u2581"

@@ -1,0 +1,1 @@
+"""Steps of a preparation, in order: collect, produce, settle, finish."""

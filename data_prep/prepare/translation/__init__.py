@@ -1,0 +1,1 @@
+"""Translation of samples: engines, prompts, segments, quality checks, translation memory."""
