@@ -6,7 +6,7 @@ from pathlib import Path
 from core.errors import DataError
 from datamodules.shards.manifest import SUFFIX, load_manifest
 from datamodules.storage.remote import StorageError
-from evaluation.contamination import check_images
+from evaluation.benchmarks.image_overlap import check_images
 from reporting.preregistration import has_changed
 from reporting.records import GridRecord
 from reporting.series import MAIN_PANEL, View, lines

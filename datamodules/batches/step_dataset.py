@@ -113,9 +113,9 @@ class StepDataset(IterableDataset[StepBatch]):
                 self._announce(planned)
                 announced.append(planned)
                 if len(announced) > _READ_AHEAD_STEPS:
-                    yield self._read(announced.popleft())
+                    yield self._read_step(announced.popleft())
         while announced:
-            yield self._read(announced.popleft())
+            yield self._read_step(announced.popleft())
 
     def step(self, step: int) -> StepBatch:
         """Read this rank's part of one step.
@@ -124,7 +124,7 @@ class StepDataset(IterableDataset[StepBatch]):
             OSError: If a shard can't be read after several attempts.
         """
         (planned,) = self._plan([step])
-        return self._read(planned)
+        return self._read_step(planned)
 
     def _plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
         data = self.data
@@ -139,7 +139,7 @@ class StepDataset(IterableDataset[StepBatch]):
             for planned in (step.batch[i] for row in rows for i in row):
                 planned.source.announce(planned.index)
 
-    def _read(self, step: PlannedStep) -> StepBatch:
+    def _read_step(self, step: PlannedStep) -> StepBatch:
         bad = self._known_bad(step.batch)
         micro_batches = tuple(
             self._read_micro_batch(step.batch, rows, bad) for rows in step.micro_batches

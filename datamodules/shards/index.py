@@ -114,7 +114,7 @@ class ShardIndex:
 
     @property
     def is_compact(self) -> bool:
-        """Whether the index is in the compact format."""
+        """Return whether the index is in the compact format."""
         return self._keys is not None
 
     @property

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def has_images(self) -> bool:
-        """Whether every sample has an image."""
+        """Return whether every sample has an image."""
         return self.manifest.modality is Modality.IMAGE_TEXT
 
     def keys(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Share of target-language images: how much is enough, with and without text-only data?"""
+"""Share of target-language images, with and without text-only data: how much is enough?"""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

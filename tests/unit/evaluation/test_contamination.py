@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from datamodules.shards.manifest import Modality
-from evaluation.contamination import check_images, main
+from evaluation.benchmarks.image_overlap import check_images
+from evaluation.contamination import main
 from tests.support.doubles import caption_record, write_shard, write_source
 
 

@@ -33,6 +33,8 @@ _VAGUE_NAMES = frozenset(
 )
 _CHILD = "pipeline.launchers.worker"
 """Not a command of the user: the launchers start it, as a program or a fork."""
+_INTERFACE = frozenset({"RULES"})
+"""Names that every module of a folder must define: `evaluation/answers/languages`."""
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]+")
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -55,7 +57,7 @@ def fragment_faults() -> list[str]:
             if not isinstance(node, Documented):
                 continue
             first = (ast.get_docstring(node) or "A docstring.").partition("\n")[0].rstrip()
-            is_whole = len(first.split()) >= 2 and first.endswith((".", ":"))
+            is_whole = len(first.split()) >= 2 and first.endswith((".", ":", "?"))
             if _FRAGMENT.match(first) or not is_whole:
                 found.append(f"{path}:{getattr(node, 'lineno', 1)}: {first}")
     return found
@@ -78,7 +80,11 @@ def shared_name_faults() -> list[str]:
         for node in tree.body:
             for name in defined_names(node):
                 places[name].append(path)
-    return [f"{name}: {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1]
+    return [
+        f"{name}: {', '.join(paths)}"
+        for name, paths in places.items()
+        if len(paths) > 1 and name not in _INTERFACE
+    ]
 
 
 def defined_names(node: ast.stmt) -> list[str]:
@@ -94,7 +100,6 @@ def defined_names(node: ast.stmt) -> list[str]:
     return [name for name in names if _CONSTANT.fullmatch(name)]
 
 
-@pytest.mark.xfail(strict=False, reason="the rewriting is under way")
 @pytest.mark.parametrize("collect", [fragment_faults, vague_name_faults, shared_name_faults])
 def test_docstrings_and_names_follow_the_style_guide(collect: Callable[[], list[str]]) -> None:
     faults = collect()
@@ -122,7 +127,6 @@ def is_command(tree: ast.Module) -> bool:
     )
 
 
-@pytest.mark.xfail(strict=False, reason="the rewriting is under way")
 def test_no_module_imports_a_command() -> None:
     known = {
         path.removesuffix(".py").replace("/", "."): (path, tree)
