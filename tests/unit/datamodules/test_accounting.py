@@ -1,4 +1,4 @@
-"""What was given is counted apart from the formulas that promise it, and compared with them."""
+"""Counts of planned and consumed samples, independent of the formulas that they verify."""
 
 import logging
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ def make_tally(stream, *, bad=()):
     return PlannedCounts(stream, lengths)
 
 
-def test_counts_are_those_of_the_positions(paths):
+def test_counts_match_the_stream_positions(paths):
     stream = make_stream(paths)
     tally = make_tally(stream)
     for step in (3, 25, 4):
@@ -75,7 +75,7 @@ def test_counts_are_those_of_the_positions(paths):
             assert share.num_loss_tokens == share.num_samples * TOKENS[name]
 
 
-def test_bad_samples_are_no_samples_but_keep_their_place(paths):
+def test_bad_samples_keep_their_position_but_are_not_counted_as_usable(paths):
     stream = make_stream(paths)
     tally = make_tally(stream, bad=[0, 1])
     whole = sum(share.num_samples for share in make_tally(stream).realised_shares(30).values())
@@ -84,14 +84,14 @@ def test_bad_samples_are_no_samples_but_keep_their_place(paths):
     tally.check(30)
 
 
-def test_what_is_promised_is_given(paths):
+def test_counts_match_the_configuration(paths):
     for num_steps in (1, 9, 10, 20, 21, 60):
         stream = make_stream(paths)
         check_prediction(stream, num_steps)
         make_tally(stream).check(num_steps)
 
 
-def test_a_schedule_that_is_off_is_a_bug(paths, monkeypatch):
+def test_a_deviating_schedule_is_reported_as_a_bug(paths, monkeypatch):
     stream = make_stream(paths)
     expected = PhasedSchedule.expected
 
@@ -108,7 +108,7 @@ def test_a_schedule_that_is_off_is_a_bug(paths, monkeypatch):
     check_prediction(stream, 9)
 
 
-def test_another_number_of_target_samples_is_a_bug(paths):
+def test_a_wrong_number_of_target_samples_is_reported_as_a_bug(paths):
     stream = make_stream(paths)
     tally = make_tally(stream)
     tally.realised_shares(60)
@@ -133,10 +133,10 @@ def test_shares_of_tokens_are_logged(paths, caplog):
     assert "(configured: 80.00 % of loss_tokens)" in last
 
 
-def test_a_token_share_that_is_off_is_a_warning(paths, caplog):
+def test_a_deviating_token_share_is_a_warning(paths, caplog):
     stream = make_stream(paths, share_of=ShareOf.LOSS_TOKENS)
     make_tally(stream).check(1000)
-    # 38.5 % is as near to 40 % as whole images come, yet more than a point away.
+    # 38.5 % is the closest share to 40 % with whole images, but more than one point off.
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("from step 0:" in text for text in warned)
     caplog.clear()
@@ -158,7 +158,7 @@ def given(stream, step):
     return [name for name, count in counts.items() for _ in range(count)]
 
 
-def test_an_attempt_is_compared_with_the_stream(paths):
+def test_consumed_samples_are_compared_with_the_stream(paths):
     stream = make_stream(paths)
     attempt = ConsumedCounts(first_step=4)
     attempt.add(batch(4, given(stream, 4)))
@@ -167,7 +167,7 @@ def test_an_attempt_is_compared_with_the_stream(paths):
     attempt.check(stream, is_single_rank=True)
 
 
-def test_lost_and_repeated_samples_are_bugs(paths):
+def test_lost_and_repeated_samples_are_reported_as_bugs(paths):
     stream = make_stream(paths)
     lost = ConsumedCounts(first_step=4)
     lost.add(batch(4, given(stream, 4)[1:]))

@@ -1,4 +1,4 @@
-"""The ledger of what was left out: ranks add up, replays don't count twice, kills cut lines."""
+"""The ledger of bad samples: sums over ranks, repeated steps and truncated lines."""
 
 import json
 
@@ -40,18 +40,18 @@ def positions(folder, stop=1000):
     return [sample.position for sample in read_bad_samples(folder, stop=stop)]
 
 
-def test_nothing_is_written_without_need(tmp_path):
+def test_no_file_is_written_without_bad_samples(tmp_path):
     assert ledger(tmp_path / "none").before() == {}
     assert not (tmp_path / "none").exists()
     write_summary(tmp_path / "none", tmp_path / "summary.json", stop=10)
     assert json.loads((tmp_path / "summary.json").read_text()) == {}
 
 
-def test_ranks_add_up_and_replays_do_not(tmp_path):
+def test_ranks_are_summed_and_repeated_steps_are_counted_once(tmp_path):
     tell(tmp_path, [3, 40], rank=0)
     tell(tmp_path, [7, 41, 55], rank=1)
     assert positions(tmp_path) == [3, 7, 40, 41, 55]
-    # Killed behind position 55 and resumed at 40 on three ranks: 40 and 41 are told again.
+    # Killed after position 55 and resumed at 40 on three ranks: 40 and 41 are recorded again.
     book = tell(tmp_path, [41], rank=0, first=40)
     tell(tmp_path, [40], rank=2, first=40)
     assert book.before() == {"a": 2}
@@ -59,20 +59,20 @@ def test_ranks_add_up_and_replays_do_not(tmp_path):
     assert positions(tmp_path, stop=41) == [3, 7, 40]
 
 
-def test_an_older_checkpoint_takes_over(tmp_path):
+def test_resuming_an_older_checkpoint_replaces_later_attempts(tmp_path):
     tell(tmp_path, [3], first=0)
     tell(tmp_path, [60], first=50)
     tell(tmp_path, [25, 61], first=20)
     assert positions(tmp_path) == [3, 25, 61]
 
 
-def test_the_same_attempt_again_begins_anew(tmp_path):
+def test_restarting_an_attempt_overwrites_its_file(tmp_path):
     tell(tmp_path, [3, 4])
     tell(tmp_path, [3])
     assert positions(tmp_path) == [3]
 
 
-def test_a_cut_line_is_told_again_and_a_damaged_one_is_an_error(tmp_path):
+def test_a_truncated_last_line_is_ignored_and_a_damaged_one_is_an_error(tmp_path):
     tell(tmp_path, [3, 4])
     (path,) = tmp_path.glob("*.jsonl")
     text = path.read_text()
@@ -83,7 +83,7 @@ def test_a_cut_line_is_told_again_and_a_damaged_one_is_an_error(tmp_path):
         positions(tmp_path)
 
 
-def test_counts_by_source_and_fault(tmp_path):
+def test_counts_are_grouped_by_source_and_fault(tmp_path):
     book = ledger(tmp_path)
     for sample in (bad(1), bad(2, fault="cut"), bad(5, "b"), bad(6), bad(9)):
         book.add(sample)

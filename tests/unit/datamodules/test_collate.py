@@ -32,7 +32,7 @@ def ready(number, num_tokens, num_context, image=None, branches=None):
 
 
 def naive(rows):
-    """Token by token, with lists only."""
+    """Collate token by token, with lists only."""
     width = max(sum(s.encoded.num_tokens for s in row) for row in rows)
     ids, labels, positions, documents = [], [], [], []
     for row in rows:
@@ -60,7 +60,7 @@ def naive(rows):
     )
 )
 @settings(max_examples=50, deadline=None)
-def test_equals_the_naive_reference(shape):
+def test_collation_equals_the_naive_reference(shape):
     number, rows = 0, []
     for row in shape:
         rows.append([])
@@ -76,7 +76,7 @@ def test_equals_the_naive_reference(shape):
     assert [ref.position for ref in batch.samples] == list(range(number))
 
 
-def test_branches_restart_behind_what_they_share():
+def test_positions_of_branches_restart_after_the_shared_prefix():
     branches = np.array([0, 0, 1, 1, 1, 2, 2])
     batch = collate_micro_batch(
         [[ready(0, 2, 1), ready(1, 7, 4, branches=branches)]], pad_token_id=PAD, is_features=True

@@ -1,4 +1,4 @@
-"""Phases: the same samples in each, other proportions, exact by themselves, epochs running on."""
+"""Phases of a curriculum: exact proportions within each, and epochs that continue across them."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def make_config(paths, *, share=0.2):
 
 
 def steps(located, first, stop):
-    """A mask of the positions of some steps."""
+    """Return a mask of the positions of some steps."""
     place = np.arange(len(located.sample))
     return (place >= first * PER_STEP) & (place < stop * PER_STEP)
 
@@ -70,7 +70,7 @@ def test_each_phase_has_its_own_shares(paths):
             assert count or not (here == c).any()
 
 
-def test_epochs_and_images_go_on(paths):
+def test_epochs_and_images_continue_across_phases(paths):
     stream = MixtureStream(make_config(paths))
     located = stream.locate(np.arange(60 * PER_STEP))
     unchanged = MixtureStream(
@@ -106,7 +106,7 @@ def test_languages_are_exact_and_nested_across_phases(paths):
     assert not sets[1] <= sets[3], "the control: more images in the phase of the larger share"
 
 
-def test_pure_and_in_any_order(paths):
+def test_locate_is_pure_and_accepts_positions_in_any_order(paths):
     stream, again = (MixtureStream(make_config(paths)) for _ in range(2))
     positions = np.random.default_rng(0).permutation(50 * PER_STEP)
     whole, parts = stream.locate(np.arange(50 * PER_STEP)), again.locate(positions)
@@ -168,7 +168,7 @@ def test_epochs_are_checked_over_the_phases(paths):
         ({"from_step": 4, "target_share": 1.5}, "target_share=1.5, expected a share within"),
     ],
 )
-def test_refused_phases(phase, message):
+def test_invalid_phases_are_rejected(phase, message):
     with pytest.raises(ConfigError, match=message):
         Phase(**phase)
 
@@ -193,7 +193,7 @@ def test_refused_phases(phase, message):
         ),
     ],
 )
-def test_refused_components(kwargs, message):
+def test_invalid_components_are_rejected(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         ComponentConfig(**{"base": "a", "samples_per_step": 1.0, **kwargs})
 
@@ -205,7 +205,7 @@ def test_refused_components(kwargs, message):
         (2.5, "from step 5: samples_per_step sum to 6.5"),
     ],
 )
-def test_steps_keep_their_size(paths, samples, message):
+def test_every_phase_must_have_the_same_step_size(paths, samples, message):
     text = ComponentConfig(
         base=paths["text"],
         samples_per_step=2,
@@ -216,7 +216,7 @@ def test_steps_keep_their_size(paths, samples, message):
         MixtureStream(MixtureConfig(components={"text": text, "late": late}))
 
 
-def test_some_component_must_run(paths):
+def test_every_phase_must_have_an_active_component(paths):
     text = ComponentConfig(
         base=paths["text"],
         samples_per_step=2,

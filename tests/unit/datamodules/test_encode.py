@@ -1,4 +1,4 @@
-"""Encoding and cached lengths."""
+"""Encoding of samples, and cached lengths."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def some_empty(i):
     return "" if i == 3 else f"izena {i}" + "a" * i
 
 
-def test_encoded_sample(tmp_path, chat):
+def test_a_sample_is_encoded_with_its_image_tokens(tmp_path, chat):
     sample = Source(make_captions(tmp_path, "a")).read(1)
     encoded = encode_sample(sample, chat, PromptStyle.PLAIN)
     assert encoded.num_tokens == 1 + chat.num_image_tokens + encoded.num_loss_tokens
@@ -35,7 +35,7 @@ def test_errors_name_the_sample(tmp_path, chat):
 
 
 @pytest.mark.parametrize("style", list(PromptStyle))
-def test_lengths_are_those_of_the_encoded_samples(tmp_path, chat, style):
+def test_lengths_match_the_encoded_samples(tmp_path, chat, style):
     source = Source(make_captions(tmp_path, "a", text=some_empty))
     lengths = measure_lengths(source, chat, style, tmp_path / "cache")
     assert set(lengths.faults) == {3}
@@ -57,7 +57,7 @@ def test_lengths_are_measured_once(tmp_path, chat, monkeypatch):
     assert len(list(cache.glob("*.npy"))) == len(source.manifest.shards)
 
 
-def test_address_follows_all_that_matters(chat):
+def test_fingerprint_depends_on_style_and_visual_tokens(chat):
     addresses = {
         chat_fingerprint(chat, PromptStyle.CHAT),
         chat_fingerprint(chat, PromptStyle.PLAIN),
@@ -67,7 +67,7 @@ def test_address_follows_all_that_matters(chat):
     assert chat_fingerprint(make_chat(), PromptStyle.CHAT) in addresses
 
 
-def test_damaged_cache_is_named(tmp_path, chat):
+def test_errors_name_the_damaged_cache_file(tmp_path, chat):
     source, cache = Source(make_captions(tmp_path, "a")), tmp_path / "cache"
     measure_lengths(source, chat, PromptStyle.CHAT, cache)
     (path,) = cache.glob(f"{source.manifest.shards[0].sha256[:12]}-*.npy")

@@ -1,4 +1,4 @@
-"""The feature cache: right features, each image once, resumable and extendable."""
+"""The feature cache: correct features, each image encoded once, resumable and extendable."""
 
 import pickle
 
@@ -10,7 +10,7 @@ from datamodules.batches.feature_cache import FeatureCache, build_feature_cache,
 
 
 class Tower:
-    """Counts what it encodes; fails after so many batches."""
+    """Encoder that counts its images and fails after a number of batches."""
 
     def __init__(self, fail_after=None):
         self.seen, self.fail_after = [], fail_after
@@ -52,13 +52,13 @@ def test_build_and_get(tmp_path):
     check(pickle.loads(pickle.dumps(cache)), IMAGES)
 
 
-def test_missing_image_is_named(tmp_path):
+def test_errors_name_the_missing_image(tmp_path):
     cache = build(tmp_path, IMAGES, Tower())
     with pytest.raises(DataError, match=r"image [0-9a-f]{16} is not in feature cache"):
         cache.get(b"other")
 
 
-def test_interrupted_build_goes_on(tmp_path):
+def test_an_interrupted_build_resumes(tmp_path):
     with pytest.raises(RuntimeError, match="interrupted"):
         build(tmp_path, IMAGES, Tower(fail_after=8))
     with pytest.raises(DataError, match="does not exist"):
@@ -68,7 +68,7 @@ def test_interrupted_build_goes_on(tmp_path):
     assert tower.seen == IMAGES[8:]
 
 
-def test_extension_encodes_only_what_is_new(tmp_path):
+def test_extending_a_cache_encodes_only_new_images(tmp_path):
     build(tmp_path, IMAGES[:6], Tower())
     tower = Tower()
     check(build(tmp_path, IMAGES, tower), IMAGES)
@@ -88,13 +88,13 @@ def test_crash_between_the_two_renames_is_harmless(tmp_path):
     check(build(tmp_path, IMAGES, Tower()), IMAGES)
 
 
-def test_no_leftovers(tmp_path):
+def test_a_finished_build_leaves_no_temporary_files(tmp_path):
     build(tmp_path, IMAGES, Tower())
     files = sorted(p.name for p in cache_folder(tmp_path, "tower").rglob("*") if p.is_file())
     assert files == ["features.npy", "keys.npy"]
 
 
-def test_refusals(tmp_path):
+def test_invalid_caches_are_rejected(tmp_path):
     with pytest.raises(DataError, match="no images"):
         build(tmp_path, [], Tower())
     with pytest.raises(DataError, match=r"features of shape \(4, 3\) for 4 images"):

@@ -1,4 +1,4 @@
-"""Manifests: written and read back equal; damage is found and named."""
+"""Manifests: round trips, validation, and verification against damaged shards."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_round_trip_and_deep_verify(tmp_path):
     assert load_manifest(copy).fingerprint() == manifest.fingerprint()
 
 
-def test_fingerprint_follows_content_not_words(tmp_path):
+def test_fingerprint_depends_on_content_and_not_on_descriptions(tmp_path):
     path = make_captions(tmp_path, "a")
     before = load_manifest(path).fingerprint()
     edit(path, licence="other", statistics={"x": 1})
@@ -58,7 +58,7 @@ def test_fingerprint_follows_content_not_words(tmp_path):
         ),
     ],
 )
-def test_wrong_fields_are_named(tmp_path, changes, message):
+def test_errors_name_the_invalid_field(tmp_path, changes, message):
     path = make_captions(tmp_path, "a")
     edit(path, **changes)
     with pytest.raises(DataError, match=message):
@@ -125,7 +125,7 @@ def with_url(path, **changes):
 INDEX = {"path": "a.index", "sha256": "0" * 64, "num_bytes": 3}
 
 
-def test_urls_and_indexes_of_their_own(tmp_path):
+def test_shards_may_have_urls_and_separate_indexes(tmp_path):
     path = make_captions(tmp_path, "a", shard_sizes=(2,))
     before = load_manifest(path)
     assert "index" not in json.loads(path.read_text())["shards"][0]
@@ -139,7 +139,7 @@ def test_urls_and_indexes_of_their_own(tmp_path):
         shard_path(path, entry)
     save_manifest(path, manifest)
     assert load_manifest(path) == manifest
-    # Another index may list other samples of the same shard.
+    # A different index may list different samples of the same shard.
     assert manifest.fingerprint() != before.fingerprint()
     with pytest.raises(DataError, match=r"index .*a\.index does not exist"):
         verify(path)
@@ -157,7 +157,7 @@ def test_urls_and_indexes_of_their_own(tmp_path):
         ({"index": {"path": "a.index", "sha256": ""}}, "field 'num_bytes' is missing"),
     ],
 )
-def test_wrong_remote_entries_are_named(tmp_path, changes, message):
+def test_errors_name_the_invalid_remote_entry(tmp_path, changes, message):
     path = make_captions(tmp_path, "a", shard_sizes=(2,))
     with_url(path, **changes)
     with pytest.raises(DataError, match=message):
@@ -174,7 +174,7 @@ def test_a_file_url_is_read_in_place(tmp_path):
     assert verify(moved, deep=True).num_samples == 2
 
 
-def test_an_index_that_leaves_the_folder_is_refused(tmp_path):
+def test_an_index_outside_of_the_folder_is_rejected(tmp_path):
     path = make_captions(tmp_path, "a", shard_sizes=(2,))
     raw = json.loads(path.read_text())
     raw["shards"][0]["index"] = {**INDEX, "path": "../a.index"}

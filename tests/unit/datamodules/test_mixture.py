@@ -41,8 +41,8 @@ def make_stream(paths, share=0.4, seed=3, **more):
     return MixtureStream(MixtureConfig(components=components, seed=seed))
 
 
-def test_the_order_of_existing_runs_stays(paths):
-    """Golden: computed before curricula and token shares; checkpoints in the world rely on it."""
+def test_the_order_of_existing_runs_does_not_change(paths):
+    """Golden order from before curricula and token shares; existing checkpoints rely on it."""
     stream = make_stream(paths)
     expected = "d89516b8d08c8f356f9cc29fc81800d1c8c55f02bdb7cfe5801c23178113f8bc"
     assert stream.fingerprint() == expected
@@ -60,7 +60,7 @@ def test_the_order_of_existing_runs_stays(paths):
 
 
 def by_component(stream, located):
-    """For each component its (sample, is_target) in order."""
+    """Return the (sample, is_target) pairs of each component in order."""
     result = {}
     for c, component in enumerate(stream.components):
         here = located.component == c
@@ -95,7 +95,7 @@ def test_seed_changes_the_order(paths):
     assert np.array_equal(a.component, b.component)
 
 
-def test_adding_a_component_leaves_the_others_order(paths):
+def test_adding_a_component_keeps_the_order_of_the_others(paths):
     small = make_stream(paths)
     extra = ComponentConfig(base=paths["extra"], samples_per_step=2)
     large = make_stream(paths, another=extra)
@@ -121,7 +121,7 @@ def test_shares_are_exact_nested_and_keep_the_images(paths):
         previous = here.is_target
 
 
-def test_a_image_speaks_one_language_in_all_epochs(paths):
+def test_an_image_has_the_same_language_in_all_epochs(paths):
     located = make_stream(paths).locate(np.arange(600))
     here = located.component == 0
     flags = {}
@@ -165,12 +165,12 @@ def test_epochs_are_checked(paths):
         ({"max_epochs": 0.0}, "max_epochs=0.0"),
     ],
 )
-def test_refused_components(kwargs, message):
+def test_invalid_components_are_rejected(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         ComponentConfig(**{"base": "a", "samples_per_step": 1.0, **kwargs})
 
 
-def test_refused_mixtures(paths):
+def test_invalid_mixtures_are_rejected(paths):
     with pytest.raises(ConfigError, match="no components"):
         MixtureConfig(components={})
     config = MixtureConfig(components={"a": parallel(paths, 0.1, per_step=1.5)})

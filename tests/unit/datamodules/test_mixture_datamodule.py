@@ -1,4 +1,4 @@
-"""The DataModules: checks before the first step, budgets, and resuming with Lightning."""
+"""MixtureDataModule: checks before the first step, budgets, and resuming with Lightning."""
 
 import dataclasses
 import json
@@ -75,7 +75,7 @@ def test_configuration_round_trip(paths, tmp_path):
         ({"max_bad_fraction": 1.0}, "max_bad_fraction=1.0"),
     ],
 )
-def test_refused_values(paths, changes, message):
+def test_invalid_values_are_rejected(paths, changes, message):
     with pytest.raises(ConfigError, match=message):
         make_config(paths, **changes)
 
@@ -103,7 +103,7 @@ def test_setup_checks_images(paths, tmp_path):
         make_module(paths, tmp_path, features=cache).setup()
 
 
-def test_setup_refuses_a_broken_source(tmp_path):
+def test_setup_rejects_a_source_with_too_many_bad_samples(tmp_path):
     path = make_captions(tmp_path, "a", text=lambda i: "" if i < 2 else "bai")
     components = {"a": ComponentConfig(base=str(path), samples_per_step=2)}
     config = StreamConfig(mixture=MixtureConfig(components=components))
@@ -115,7 +115,7 @@ def test_setup_refuses_a_broken_source(tmp_path):
     make_module({}, tmp_path, config=tolerant).setup()
 
 
-def test_two_sources_of_one_name(tmp_path):
+def test_two_sources_with_the_same_name_are_rejected(tmp_path):
     one = make_captions(tmp_path / "x", "a")
     two = make_captions(tmp_path / "y", "a", shard_sizes=(2,))
     components = {
@@ -155,7 +155,7 @@ def test_bad_samples_are_counted_against_a_budget(paths, tmp_path):
         strict.accounts.record(step_with_bad(0, 1))
 
 
-def test_counts_are_taken_up_and_not_made_anew(paths, tmp_path, monkeypatch):
+def test_counts_are_restored_and_not_recomputed(paths, tmp_path, monkeypatch):
     module = make_module(paths, tmp_path)
     module.trainer = SimpleNamespace(global_step=5, global_rank=0, world_size=1)
     state = json.loads(json.dumps(module.state_dict()))
@@ -169,7 +169,7 @@ def test_counts_are_taken_up_and_not_made_anew(paths, tmp_path, monkeypatch):
     ).accounts.realised_shares(8)
 
 
-def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
+def test_realised_shares_match_the_batches(paths, tmp_path):
     module = make_module(paths, tmp_path)
     samples, targets = {}, {}
     for step in module.train_dataloader():
@@ -182,7 +182,7 @@ def test_realised_shares_are_those_of_the_batches(paths, tmp_path):
     assert sum(s.num_samples for s in module.accounts.realised_shares(2).values()) == 20
 
 
-def test_another_stream_is_refused(paths, tmp_path):
+def test_a_checkpoint_of_another_stream_is_rejected(paths, tmp_path):
     state = json.loads(json.dumps(make_module(paths, tmp_path).state_dict()))
     make_module(paths, tmp_path).load_state_dict(state)
     other = make_module(paths, tmp_path, config=make_config(paths, share=0.2, seed=5))
@@ -196,7 +196,7 @@ def test_another_stream_is_refused(paths, tmp_path):
     make_module(paths, tmp_path, config=budget).load_state_dict(state)
 
 
-def test_a_changed_stream_can_be_insisted_on(paths, tmp_path, caplog):
+def test_allow_data_change_accepts_another_stream(paths, tmp_path, caplog):
     state = json.loads(json.dumps(make_module(paths, tmp_path).state_dict()))
     config = make_config(paths, share=0.2, seed=5)
     other = make_module(paths, tmp_path, config=config, allow_data_change=True)
@@ -210,7 +210,7 @@ def test_a_changed_stream_can_be_insisted_on(paths, tmp_path, caplog):
 
 
 def make_long(folder):
-    """Parallel captions that are three times as long in the target language."""
+    """Write parallel captions that are three times as long in the target language."""
     raw = [
         (
             f"k{i}",
@@ -226,7 +226,7 @@ def make_long(folder):
     ]
 
 
-def test_shares_of_loss_tokens_are_settled_by_the_lengths(tmp_path):
+def test_shares_of_loss_tokens_depend_on_the_lengths(tmp_path):
     base, target = make_long(tmp_path)
     component = ComponentConfig(
         base=base,
@@ -243,7 +243,7 @@ def test_shares_of_loss_tokens_are_settled_by_the_lengths(tmp_path):
         module.accounts.record(step)
         for ref in (ref for mb in step.micro_batches for ref in mb.samples):
             targets[ref.source] += ref.num_loss_tokens
-    # One more token each: the end of the answer. 10 x 33 of 10 x 33 + 30 x 11 tokens are half.
+    # Each answer has one more token, its end. 10 x 33 of 10 x 33 + 30 x 11 tokens are half.
     assert module.stream.components[0].num_target_samples == (10,)
     assert targets == {"long_en": 2 * 30 * 11, "long_eu": 2 * 10 * 33}
     described = module.state_dict()["order"]["components"]["long"]
@@ -269,7 +269,7 @@ def test_a_curriculum_runs_to_its_end(paths, tmp_path):
         make_module(paths, tmp_path, config=config, num_steps=3).setup()
 
 
-def test_a_loader_that_loses_samples_is_found_out(paths, tmp_path):
+def test_a_loader_that_loses_samples_is_detected(paths, tmp_path):
     module = make_module(paths, tmp_path)
     *others, last = module.train_dataloader()
     for step in others:
@@ -285,7 +285,7 @@ def test_a_loader_that_loses_samples_is_found_out(paths, tmp_path):
 
 
 class Recorder(LightningModule):
-    """Manual optimisation over the micro-batches of a step; remembers what it saw."""
+    """Module with manual optimization over micro-batches that records the samples it receives."""
 
     def __init__(self):
         super().__init__()
@@ -328,7 +328,7 @@ def fit(module, datamodule, max_steps, **kwargs):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("workers", [(0, 0), (0, 2), (1, 0)])
-def test_resume_goes_on_with_the_next_batches(paths, tmp_path, workers):
+def test_resume_continues_with_the_next_batches(paths, tmp_path, workers):
     whole = Recorder()
     fit(whole, make_module(paths, tmp_path), max_steps=8)
     assert [step for step, _ in whole.seen] == list(range(8))
@@ -348,7 +348,7 @@ def test_resume_goes_on_with_the_next_batches(paths, tmp_path, workers):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_resume_with_another_mixture_is_refused(paths, tmp_path):
+def test_resume_with_another_mixture_is_rejected(paths, tmp_path):
     trainer = fit(Recorder(), make_module(paths, tmp_path), max_steps=1)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     other = make_module(paths, tmp_path, config=make_config(paths, share=0.2))
@@ -368,8 +368,8 @@ def test_resume_with_another_mixture_on_request(paths, tmp_path, caplog):
     assert any("target_share: 0.4 -> 0.2" in text for text in caplog.messages)
 
 
-def test_the_budget_goes_on_where_it_was(paths, tmp_path):
-    """Nine bad samples before the kill and two after it are eleven."""
+def test_the_budget_continues_after_a_resume(paths, tmp_path):
+    """Nine bad samples before the kill and two after it exceed a budget of ten."""
     ledger = tmp_path / "ledger"
     first = make_module(paths, tmp_path, ledger_dir=ledger)
     first.train_dataloader()

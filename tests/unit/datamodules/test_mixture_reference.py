@@ -28,7 +28,7 @@ SHARD_SIZES = {
 RATES = {"web": 20.5, "photos": 16.0, "chat": 12.25, "books": 10.0, "rare": 5.25}
 SHARES = {"web": 0.2, "photos": 1 / 3}
 SIZES = {name: sum(sizes) for name, sizes in SHARD_SIZES.items()}
-# Steps of 64 samples: a phase begins in the middle of a period, one rests a component.
+# Steps of 64 samples: one phase begins in the middle of a period, one pauses a component.
 LATER = {"web": [Phase(from_step=20_001, samples_per_step=25.5, target_share=0.6)]}
 LATER["rare"] = [
     Phase(from_step=20_001, samples_per_step=0),
@@ -41,7 +41,7 @@ LATER["books"] = [
 
 
 class SizedSource:
-    """A source without a file: all that the order knows of one is its shards' sizes."""
+    """A source without files: the order only depends on the sizes of its shards."""
 
     def __init__(self, path):
         self.name = path.name
@@ -78,7 +78,7 @@ def open_stream(config):
 
 
 def deal_slowly(rates, num_positions):
-    """Tijdeman's rule, word by word: of those owed enough, the one that must be served first."""
+    """Tijdeman's rule, literally: among the released components, the earliest deadline wins."""
     total = sum(rates)
     shares, dealt = [rate / total for rate in rates], [0] * len(rates)
     slack = Fraction(1, max(2, 2 * len(rates) - 2))
@@ -92,7 +92,7 @@ def deal_slowly(rates, num_positions):
 
 
 def slow_sequence(config):
-    """The component of every position, and the phase's exact rates."""
+    """Return the component of every position, and the exact rates of each phase."""
     names = sorted(config.components)
     parts = [config.components[name] for name in names]
     starts = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
@@ -130,7 +130,7 @@ def slow_permutation(n, i, *names):
 
 
 def slow_sample(name, epoch, place):
-    """Walk the shards of an epoch, block by block, to a place in it."""
+    """Walk the shards of an epoch, block by block, to an offset in it."""
     sizes = SHARD_SIZES[name]
     first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     shards = named_rng(SEED, "shards", name, epoch).permutation(len(sizes)).tolist()
@@ -177,7 +177,7 @@ def test_sizes_are_those_of_the_issue():
     assert len(SIZES) == 5
 
 
-def test_sampled_positions(world):
+def test_sampled_positions_match_the_reference(world):
     rng = np.random.default_rng(0)
     edges = [0, 1, 64 * 20_001 - 1, 64 * 20_001, 64 * 30_000 - 1, 64 * 30_000, NUM_POSITIONS - 1]
     positions = np.concatenate([edges, rng.integers(0, NUM_POSITIONS, size=120)])
@@ -223,7 +223,7 @@ def test_every_epoch_is_a_permutation(name):
         assert not np.array_equal(samples, places)
 
 
-def test_epochs_go_on_across_phases():
+def test_epochs_continue_across_phases():
     stream = open_stream(make_config(later=LATER))
     c = stream.names.index("books")
     located = stream.locate(np.arange(64 * 35_000))
@@ -234,7 +234,7 @@ def test_epochs_go_on_across_phases():
     assert np.array_equal(np.sort(first), np.arange(SIZES["books"]))
 
 
-def test_names_of_others_do_not_matter():
+def test_the_order_does_not_depend_on_other_components():
     plain = open_stream(make_config())
     others = open_stream(make_config(rename={"books": "zzz", "web": "a", "chat": "b", "rare": "c"}))
     positions = np.arange(1_000_000, 1_060_000)
@@ -263,7 +263,7 @@ def test_shares_are_nested_and_exact():
 
 
 def test_the_reference_can_fail():
-    """The control: another share, another order of positions."""
+    """Control: a different share gives a different order of positions."""
     config = make_config()
     sequence, _ = slow_sequence(config)
     other = dataclasses.replace(config, seed=SEED + 1)

@@ -1,4 +1,4 @@
-"""The batch plan: everybody's samples once, balanced, dense, never too large."""
+"""The batch plan: every sample once, balanced and dense micro-batches within the limits."""
 
 import numpy as np
 import pytest
@@ -37,12 +37,12 @@ def test_density(name, world_size):
 
 
 def cc3m_like(rng, n):
-    """Captions behind the 576 tokens of CLIP ViT-L/14 at 336 pixels, all of nearly one length."""
+    """Captions after the 576 tokens of CLIP ViT-L/14 at 336 pixels, of nearly equal length."""
     return 592 + np.clip(rng.lognormal(3.2, 0.5, n), 4, 200).astype(np.int64)
 
 
 def ama_like(rng, n):
-    """Questions with answers of very different length, and text-only instructions among them."""
+    """Questions with answers of very different lengths, mixed with text-only instructions."""
     images = 600 + np.clip(rng.lognormal(4.6, 0.8, n), 4, 1400).astype(np.int64)
     texts = np.clip(rng.lognormal(6.2, 0.6, n), 40, 2000).astype(np.int64)
     return np.where(rng.random(n) < 0.8, images, texts)
@@ -64,7 +64,7 @@ def test_density_at_paper_scale(make, batch, world_size):
     micro_batch_tokens=st.integers(100, 700),
 )
 @settings(max_examples=80, deadline=None)
-def test_the_plan_keeps_its_promises(lengths, world_size, micro_batch_tokens):
+def test_the_plan_is_complete_and_within_its_limits(lengths, world_size, micro_batch_tokens):
     lengths = np.asarray(lengths, dtype=np.int64)
     plan = plan_step(lengths, world_size, micro_batch_tokens, 100)
     assert len(plan) == world_size
@@ -84,10 +84,8 @@ def test_the_plan_keeps_its_promises(lengths, world_size, micro_batch_tokens):
     micro_batch_tokens=st.integers(100, 700),
 )
 @settings(max_examples=80, deadline=None)
-def test_no_micro_batch_is_more_than_a_sample_above_another(
-    lengths, world_size, micro_batch_tokens
-):
-    """So no rank waits longer for another than a sample takes, in any of its micro-batches."""
+def test_micro_batches_differ_by_at_most_one_sample(lengths, world_size, micro_batch_tokens):
+    """Per micro-batch, no rank waits for another longer than one sample takes."""
     lengths = np.asarray(lengths, dtype=np.int64)
     plan = plan_step(lengths, world_size, micro_batch_tokens, 100)
     tokens = [sum(lengths[slot] for row in micro for slot in row) for micro in flat(plan)]
@@ -100,8 +98,8 @@ def test_no_micro_batch_is_more_than_a_sample_above_another(
     world_size=st.integers(1, 4),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_slot_without_length_leaves_the_plan_of_the_others(lengths, bad, world_size):
-    """A bad sample is as good as none: what is planned is the plan of the rest."""
+def test_a_bad_sample_does_not_change_the_plan_of_the_others(lengths, bad, world_size):
+    """The plan with bad samples is the plan of the remaining samples."""
     lengths = np.asarray(lengths, dtype=np.int64)
     lengths[[i for i in bad if i < lengths.size]] = 0
     kept = np.flatnonzero(lengths)
@@ -120,7 +118,7 @@ def test_ranks_are_balanced_by_tokens():
     assert max(tokens) <= 1.02 * np.mean(tokens)
 
 
-def test_rows_aim_at_row_tokens():
+def test_rows_have_about_row_tokens():
     lengths = np.full(32, 64)
     (micro_batches,) = plan_step(lengths, 1, 4096, 256)
     assert [len(row) for row in micro_batches[0]] == [4] * 8
@@ -133,7 +131,7 @@ def test_fewer_samples_than_ranks():
     assert density([()], np.zeros(1)) == 1.0
 
 
-def test_refusals():
+def test_invalid_limits_are_rejected():
     with pytest.raises(ConfigError, match=r"2 of 3 .*row_tokens=64, the longest has 90"):
         plan_step(np.asarray([90, 3, 65]), 1, 128, 64)
     with pytest.raises(ConfigError, match=r"row_tokens=64, expected 1\.\.micro_batch_tokens=32"):

@@ -12,7 +12,7 @@ from datamodules.mixture.schedule import EpochOrder, Schedule
 
 
 def deviations(weights, num_positions):
-    """Samples from target, (prefix, component)."""
+    """Return the deviation from the exact share in samples, (prefix, component)."""
     schedule = Schedule(weights)
     component = schedule(np.arange(num_positions)).component
     counts = np.eye(len(weights), dtype=np.int64)[component].cumsum(axis=0)
@@ -22,8 +22,8 @@ def deviations(weights, num_positions):
 
 @given(counts=st.lists(st.integers(1, 60), min_size=2, max_size=9), step=st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
-def test_never_a_sample_from_target(counts, step):
-    # Awkward fractions on purpose: step * count / sum(counts) rarely is a round number.
+def test_no_prefix_deviates_by_a_sample(counts, step):
+    # The fractions are awkward on purpose: step * count / sum(counts) is rarely an integer.
     weights = [float(Fraction(step * count, sum(counts))) for count in counts]
     bound = 1 - 1 / (2 * len(counts) - 2) if len(counts) > 2 else 0.5 + 1e-12
     assert deviations(weights, 2 * sum(counts)).max() <= bound + 1e-9
@@ -33,12 +33,12 @@ def test_never_a_sample_from_target(counts, step):
     "weights",
     [[64], [64 / 3, 128 / 3], [51.2, 12.8], [9.6, 3.7, 0.7, 50.0], [0.1] * 9 + [0.1]],
 )
-def test_usual_shares(weights):
+def test_common_shares_are_exact(weights):
     assert deviations(weights, 3000).max() < 1
 
 
 def test_naive_rounding_fails_the_bound():
-    """The control: dealing each component by its rounded prefix is more than a sample off."""
+    """Control: rounding the prefix of each component deviates by more than one sample."""
     shares, num = np.asarray([0.15] * 6 + [0.1]), 40
     steps = np.arange(1, num + 1)[:, None]
     counts = np.round(steps * shares)
@@ -46,7 +46,7 @@ def test_naive_rounding_fails_the_bound():
     assert np.abs(counts - steps * shares).max() >= 1
 
 
-def test_ranks_count_up_and_periods_are_exact():
+def test_indices_increase_and_periods_are_exact():
     schedule = Schedule([4.5, 1.25, 0.25])
     assigned = schedule(np.arange(5 * schedule.period))
     for c in range(3):
@@ -57,7 +57,7 @@ def test_ranks_count_up_and_periods_are_exact():
         assert np.array_equal(schedule.prefix_counts(position), expected)
 
 
-def test_any_order_of_positions():
+def test_positions_may_be_in_any_order():
     schedule = Schedule([2.5, 1.5])
     positions = np.asarray([10**12 + 3, 5, 10**12])
     assigned = schedule(positions)
@@ -75,7 +75,7 @@ def test_any_order_of_positions():
         ([64 * 991 / 997, 64 * 6 / 997, 63 + 1 / 991, 990 / 991], "have a period of"),
     ],
 )
-def test_refused_weights(weights, message):
+def test_invalid_weights_are_rejected(weights, message):
     with pytest.raises(ConfigError, match=message):
         Schedule(weights)
 

@@ -1,4 +1,4 @@
-"""The compact index: everything comes back, it is small, and damage is found."""
+"""The compact index: round trips, size, and detection of damage."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def small_index():
     return compact_index(rows, ["a", "sakon/ñ"], HEADER)
 
 
-def test_a_saved_index_is_the_same(tmp_path):
+def test_a_saved_index_round_trips(tmp_path):
     path = tmp_path / "s.index"
     path.write_bytes(small_index().to_bytes())
     index = ShardIndex.load(path)
@@ -45,7 +45,7 @@ def test_a_saved_index_is_the_same(tmp_path):
 
 @given(content=st.lists(st.tuples(ROWS, st.text(min_size=1, max_size=20)), max_size=20))
 @settings(max_examples=40, deadline=None)
-def test_any_index_comes_back(tmp_path_factory, content):
+def test_any_index_round_trips(tmp_path_factory, content):
     content = [(row, key) for row, key in content if "\x00" not in key]
     content = [(row, key) for row, key in content if key.isprintable()]
     path = tmp_path_factory.mktemp("any") / "s.index"
@@ -76,7 +76,7 @@ def test_three_million_samples_take_less_than_200_mb():
         assert (ROW_DTYPE.itemsize + 4 + key_bytes) * 3_000_000 <= 200e6
 
 
-def test_every_cut_is_found(tmp_path):
+def test_every_truncation_is_detected(tmp_path):
     content, path = small_index().to_bytes(), tmp_path / "s.index"
     for size in range(len(content)):
         path.write_bytes(content[:size])
@@ -84,7 +84,7 @@ def test_every_cut_is_found(tmp_path):
             ShardIndex.load(path)
 
 
-def test_other_arrays_are_refused(tmp_path):
+def test_other_arrays_are_rejected(tmp_path):
     path = tmp_path / "s.index"
     with pytest.raises(DataError, match="does not exist"):
         ShardIndex.load(path)

@@ -1,4 +1,4 @@
-"""Shards: the index finds every sample, and no unsafe or broken tar gets one."""
+"""Shards: the index locates every sample, and unsafe or damaged tars are rejected."""
 
 import io
 import pickle
@@ -52,7 +52,7 @@ def test_index_and_reader(tar):
     contents=st.lists(st.tuples(st.binary(max_size=2000), st.booleans()), min_size=1, max_size=8)
 )
 @settings(max_examples=25, deadline=None)
-def test_any_content_is_found_again(tmp_path_factory, contents):
+def test_any_content_round_trips(tmp_path_factory, contents):
     path = tmp_path_factory.mktemp("any") / "s.tar"
     members = []
     for i, (content, has_image) in enumerate(contents):
@@ -80,7 +80,7 @@ def test_any_content_is_found_again(tmp_path_factory, contents):
         ([], "has no samples"),
     ],
 )
-def test_refused_members(tmp_path, members, message):
+def test_unsafe_members_are_rejected(tmp_path, members, message):
     path = tmp_path / "bad.tar"
     write_tar(path, members)
     with pytest.raises(DataError, match=message) as raised:
@@ -89,7 +89,7 @@ def test_refused_members(tmp_path, members, message):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
-def test_refused_links_and_folders(tmp_path, kind):
+def test_links_and_folders_are_rejected(tmp_path, kind):
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
         info = tarfile.TarInfo("a.json")
@@ -99,7 +99,7 @@ def test_refused_links_and_folders(tmp_path, kind):
         build_index(path)
 
 
-def test_every_cut_is_found(tar):
+def test_every_truncation_is_detected(tar):
     content = tar.read_bytes()
     end = 512 * (2 * len(MEMBERS))
     for size in range(0, end + 1, 256):
@@ -108,7 +108,7 @@ def test_every_cut_is_found(tar):
             build_index(tar)
 
 
-def test_garbage_after_a_member_is_found(tar):
+def test_garbage_after_a_member_is_detected(tar):
     content = bytearray(tar.read_bytes())
     content[1024:1536] = b"\xff" * 512
     tar.write_bytes(content)
@@ -116,7 +116,7 @@ def test_garbage_after_a_member_is_found(tar):
         build_index(tar)
 
 
-def test_missing_or_damaged_index(tar):
+def test_a_missing_or_damaged_index_is_reported(tar):
     with pytest.raises(DataError, match=r"has no index s-000000\.index\.npy"):
         read_index(tar)
     index_path(tar).write_bytes(b"garbage")
@@ -130,19 +130,19 @@ def test_missing_or_damaged_index(tar):
         read_index(tar)
 
 
-def test_tar_that_was_cut_after_indexing(tar):
+def test_a_tar_truncated_after_indexing_is_reported(tar):
     write_index(tar)
     tar.write_bytes(tar.read_bytes()[:1100])
     with pytest.raises(StorageError, match=r"s-000000\.tar, sample 'b': expected 11 bytes at"):
         ShardReader(tar).read(1)
 
 
-def test_missing_tar(tmp_path):
+def test_a_missing_tar_is_reported(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         build_index(tmp_path / "none.tar")
 
 
-def test_a_writer_that_knows_the_places_gives_the_same_index(tmp_path):
+def test_a_writer_with_known_offsets_saves_the_same_index(tmp_path):
     samples = [
         ShardSample(
             key=f"a/k-{n}", content={"x": "\u00f1" * n}, image=b"\x89PNG" * n if n % 3 else None

@@ -1,4 +1,4 @@
-"""Sources: records are found, checked and read; I/O errors are retried, never skipped."""
+"""Sources: records are located, validated and read; I/O errors are retried, never skipped."""
 
 import pytest
 
@@ -45,14 +45,14 @@ def test_dotted_record_and_parallel_id(tmp_path):
     assert sample.language == "eu"
 
 
-def test_text_source_leaves_the_image_of_its_shard(tmp_path):
+def test_a_text_source_ignores_the_images_of_its_shard(tmp_path):
     content = {"text": {"eu": chat_record("g", "e")}}
     source = one_sample_source(tmp_path, content, record="text.eu", modality=Modality.TEXT)
     assert source.read(0).image is None
     assert not source.has_images
 
 
-def test_with_image_false_keeps_the_place(tmp_path):
+def test_with_image_false_returns_empty_bytes(tmp_path):
     source = Source(make_captions(tmp_path, "a"))
     assert source.read(0, with_image=False).image == b""
 
@@ -70,7 +70,7 @@ def test_with_image_false_keeps_the_place(tmp_path):
         ({"messages": [{"role": "user", "content": 3}]}, "", "needs a role.*and a text"),
     ],
 )
-def test_wrong_records_are_named(tmp_path, content, record, message):
+def test_errors_name_the_invalid_record(tmp_path, content, record, message):
     source = one_sample_source(tmp_path, content, record=record)
     with pytest.raises(DataError, match=message) as raised:
         source.read(0)
@@ -99,7 +99,7 @@ def test_parallel_sources(tmp_path):
         check_parallel(base, short)
 
 
-def test_few_shards_stay_open(tmp_path, monkeypatch):
+def test_the_number_of_open_shards_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr("datamodules.shards.source._MAX_OPEN_SHARDS", 2)
     source = Source(make_captions(tmp_path, "a", shard_sizes=(1,) * 6))
     for i in (0, 3, 0, 5, 2, 0, 4):
@@ -116,7 +116,7 @@ def test_captions_that_are_strings(tmp_path):
     assert [(turn.role, turn.content) for turn in text.read(0).turns] == [(Role.TEXT, "katu bat")]
 
 
-def test_storage_that_gave_up_is_not_asked_again(tmp_path, monkeypatch):
+def test_storage_errors_are_not_retried_again(tmp_path, monkeypatch):
     source, calls = Source(make_captions(tmp_path, "a")), []
 
     def gone(*_):

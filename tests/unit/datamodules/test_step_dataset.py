@@ -1,4 +1,4 @@
-"""Steps: the same global batches on any ranks and workers; nothing lost, nothing moved."""
+"""StepDataset: the same global batches with any number of ranks and workers."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def refs(step_batch):
 
 
 def equal(a, b):
-    """Whether two steps are bitwise the same."""
+    """Return whether two steps are bitwise identical."""
     for one, two in zip(a.micro_batches, b.micro_batches, strict=True):
         for field in ("input_ids_BT", "labels_BT", "position_ids_BT", "document_ids_BT"):
             if not torch.equal(getattr(one, field), getattr(two, field)):
@@ -89,7 +89,7 @@ def equal(a, b):
 
 @pytest.fixture(scope="module")
 def reference(data):
-    """Step -> {position: (source, key)} from one rank without workers."""
+    """Source and key by position for each step, from one rank without workers."""
     return [{r.position: (r.source, r.key) for r in refs(step)} for step in steps(data)]
 
 
@@ -123,7 +123,7 @@ def test_starting_anywhere_gives_the_suffix(data):
         assert all(equal(a, b) for a, b in zip(part, whole[start:], strict=True))
 
 
-def test_batches_hold_the_right_images(data):
+def test_batches_have_the_right_images(data):
     for micro_batch in steps(data)[0].micro_batches:
         keys = [ref.key for ref in micro_batch.samples if ref.source.startswith("cap")]
         expected = [fake_transform(f"image cap {int(key.split('-')[1])}".encode()) for key in keys]
@@ -135,7 +135,7 @@ def test_batches_hold_the_right_images(data):
         assert placeholders == len(keys) * data.chat.num_image_tokens
 
 
-def test_micro_batches_fit_and_targets_add_up(data):
+def test_micro_batches_fit_and_loss_tokens_add_up(data):
     for step in steps(data):
         for micro_batch in step.micro_batches:
             assert micro_batch.input_ids_BT.numel() <= data.micro_batch_tokens
@@ -234,7 +234,7 @@ def broken_data(tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_broken_samples_are_left_out_and_told_once(tmp_path, world_size):
+def test_bad_samples_are_skipped_and_reported_once(tmp_path, world_size):
     data = broken_data(tmp_path)
     located = data.stream.locate(np.arange(10)).sample
     parts = [steps(data, num_steps=1, rank=r, world_size=world_size)[0] for r in range(world_size)]
@@ -257,7 +257,7 @@ def test_io_error_is_not_a_bad_sample(data, monkeypatch):
         StepDataset(data, num_steps=1).step(0)
 
 
-def test_stale_lengths_are_found(data):
+def test_stale_lengths_are_detected(data):
     lengths = {
         name: dataclasses.replace(value, num_tokens=value.num_tokens - 1)
         for name, value in data.lengths.items()

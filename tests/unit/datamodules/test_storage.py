@@ -1,4 +1,4 @@
-"""The shard cache on one machine: bounded, checked, patient, and clear when it gives up."""
+"""The shard cache on one node: size limit, checksums, retries and errors."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ QUICK = RetryConfig(attempts=3, first_delay_s=0.0, max_delay_s=0.0)
 
 @pytest.fixture
 def upload():
-    """Puts bytes into fsspec's in-process store; returns what a manifest would say of them."""
+    """Puts bytes into fsspec's in-process store and returns their manifest entry."""
     system = fsspec.filesystem("memory")
 
     def put(name, content=None):
@@ -69,7 +69,7 @@ def cached(cache):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts the requests; a test may put a fault in front of each."""
+    """Counts requests; tests can inject a fault before each."""
     seen, faults = [], []
     original = download.read_range
 
@@ -81,7 +81,7 @@ def reads(monkeypatch):
     return seen, faults
 
 
-def test_fetched_once_in_pieces(tmp_path, upload, reads):
+def test_a_file_is_fetched_once_in_chunks(tmp_path, upload, reads):
     cache, file = make_cache(tmp_path), upload("a")
     assert read(cache, file) == b"a" * SIZE
     assert [stop - start for _, start, stop in reads[0]] == [300, 300, 300, 100]
@@ -91,14 +91,14 @@ def test_fetched_once_in_pieces(tmp_path, upload, reads):
     assert cached(cache) == {file.sha256}
 
 
-def test_equal_files_are_one(tmp_path, upload, reads):
+def test_identical_files_are_stored_once(tmp_path, upload, reads):
     cache = make_cache(tmp_path)
     read(cache, upload("a", b"same"))
     read(cache, upload("b", b"same"))
     assert len(reads[0]) == 1
 
 
-def test_the_least_recently_used_goes_first(tmp_path, upload, monkeypatch):
+def test_the_least_recently_used_file_is_evicted_first(tmp_path, upload, monkeypatch):
     monkeypatch.setattr(cache_module, "_TOUCH_EVERY_S", 0.0)
     cache, files = make_cache(tmp_path, num_files=3), [upload(name) for name in "abcd"]
     for file in (files[0], files[1], files[2], files[0]):
@@ -108,7 +108,7 @@ def test_the_least_recently_used_goes_first(tmp_path, upload, monkeypatch):
     assert cached(cache) == {files[i].sha256 for i in (0, 2, 3)}
 
 
-def test_what_is_in_use_stays(tmp_path, upload):
+def test_files_in_use_are_not_evicted(tmp_path, upload):
     cache, files = make_cache(tmp_path, num_files=2), [upload(name) for name in "abc"]
     other = pickle.loads(pickle.dumps(cache))
     with cache.use(files[0]) as first, other.use(files[1]):
@@ -120,7 +120,7 @@ def test_what_is_in_use_stays(tmp_path, upload):
     assert len(cached(cache)) == 2
 
 
-def test_what_is_in_use_is_waited_for(tmp_path, upload):
+def test_fetching_waits_for_files_in_use(tmp_path, upload):
     cache, files = make_cache(tmp_path, num_files=1, room_wait_s=30.0), [upload(n) for n in "ab"]
     lease = contextlib.ExitStack()
     lease.enter_context(cache.use(files[0]))
@@ -131,7 +131,7 @@ def test_what_is_in_use_is_waited_for(tmp_path, upload):
     assert cached(cache) == {files[1].sha256}
 
 
-def test_a_file_over_the_limit(tmp_path, upload):
+def test_a_file_above_the_limit_is_an_error(tmp_path, upload):
     cache, file = make_cache(tmp_path, max_gb=900 / 1e9, room_wait_s=60.0), upload("a")
     with pytest.raises(NoRoomError, match="limited to 900, of which 0 are in use; raise max_gb"):
         read(cache, file)
@@ -140,7 +140,7 @@ def test_a_file_over_the_limit(tmp_path, upload):
 
 
 @pytest.mark.parametrize("where", ["_write_at", "fallocate"])
-def test_a_full_disk_is_told_with_the_bytes_it_takes(tmp_path, upload, monkeypatch, where):
+def test_a_full_disk_is_reported_with_the_required_bytes(tmp_path, upload, monkeypatch, where):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_with_the_bytes_it_takes(tmp_path, upload, monkeypat
     assert read(cache, file) == b"a" * SIZE
 
 
-def test_room_on_a_disk_that_others_fill_is_made_by_evicting(tmp_path, upload, monkeypatch):
+def test_files_are_evicted_when_others_fill_the_disk(tmp_path, upload, monkeypatch):
     cache, (old, new) = make_cache(tmp_path), [upload(name) for name in "ab"]
     read(cache, old)
 
@@ -171,7 +171,7 @@ def test_room_on_a_disk_that_others_fill_is_made_by_evicting(tmp_path, upload, m
     assert cached(cache) == {new.sha256}
 
 
-def test_leftovers_of_a_dead_download_make_room(tmp_path, upload):
+def test_parts_of_dead_downloads_are_evicted(tmp_path, upload):
     cache, file = make_cache(tmp_path, num_files=1), upload("a")
     cache.folder.mkdir()
     (cache.folder / ("0" * 64 + ".part")).write_bytes(b"x" * SIZE)
@@ -181,7 +181,7 @@ def test_leftovers_of_a_dead_download_make_room(tmp_path, upload):
     assert parts(cache) == []
 
 
-def test_a_file_that_vanished_is_fetched_again(tmp_path, upload, caplog):
+def test_a_deleted_file_is_fetched_again(tmp_path, upload, caplog):
     cache, file = make_cache(tmp_path), upload("a")
     read(cache, file)
     cache.path(file).unlink()
@@ -189,7 +189,7 @@ def test_a_file_that_vanished_is_fetched_again(tmp_path, upload, caplog):
     assert "memory://a was evicted and is fetched again within minutes" in caplog.text
 
 
-def test_a_damaged_download_is_repeated_then_an_error(tmp_path, upload, reads):
+def test_a_damaged_download_is_retried_then_raised(tmp_path, upload, reads):
     cache, file = make_cache(tmp_path, chunk_bytes=SIZE), upload("a")
     seen, faults = reads
     faults.append(lambda: b"x" * SIZE)
@@ -207,24 +207,24 @@ def test_a_damaged_download_is_repeated_then_an_error(tmp_path, upload, reads):
     assert cached(cache) == {file.sha256}
 
 
-def test_storage_errors_end_a_run_and_never_leave_a_sample_out():
-    # `stream` leaves out what raises DataError.
+def test_storage_errors_abort_a_run_and_never_skip_a_sample():
+    # StepDataset skips samples that raise DataError.
     assert not issubclass(StorageError, DataError)
     assert issubclass(StorageError, IrudimenError)
     assert issubclass(StorageError, OSError)
     assert str(pickle.loads(pickle.dumps(StorageError("words")))) == "words"
 
 
-def test_ahead_of_time(tmp_path, upload, caplog):
+def test_files_are_prefetched_within_half_of_the_cache(tmp_path, upload, caplog):
     cache, files = make_cache(tmp_path, num_files=4), [upload(name) for name in "abc"]
     lost = RemoteFile(url="memory://none", sha256="0" * 64, num_bytes=10)
     cache.prefetch([lost, *files])
-    # Half of the cache is 2000 bytes: the lost one and the first; the second would be over.
+    # Half of the cache is 2000 bytes: the lost file and the first one; the second does not fit.
     wait_for(lambda: cache.path(files[0]).exists())
     failure = "background fetch failed: reading bytes 0-10 of memory://none"
     wait_for(lambda: failure in caplog.text)
     assert cached(cache) == {files[0].sha256}
-    # What was over is wanted again when its time comes.
+    # The file that did not fit is requested again later.
     wait_for(lambda: cache.prefetch(files) or len(cached(cache)) == len(files))
 
 
@@ -235,7 +235,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_retries_wait_longer_every_time(monkeypatch, upload):
+def test_delays_grow_with_every_retry(monkeypatch, upload):
     delays, calls = [], []
     monkeypatch.setattr("core.retry.time.sleep", delays.append)
     retry = RetryConfig(attempts=6, first_delay_s=1.0, max_delay_s=5.0)
@@ -256,7 +256,7 @@ def test_retries_wait_longer_every_time(monkeypatch, upload):
         remote.with_retries(dead, "reading", retry)
 
 
-def test_what_another_try_can_not_mend_fails_at_once(monkeypatch):
+def test_permanent_errors_are_not_retried(monkeypatch):
     monkeypatch.setattr("core.retry.time.sleep", lambda _: pytest.fail("waited"))
     with pytest.raises(StorageError, match=r"memory://none: FileNotFoundError.*correct the URL"):
         file_info("memory://none", RetryConfig())
@@ -266,7 +266,7 @@ def test_what_another_try_can_not_mend_fails_at_once(monkeypatch):
         file_info("zip://a::memory://b", RetryConfig())
 
 
-def test_short_answers_are_retried_then_told(upload):
+def test_short_reads_are_retried_then_raised(upload):
     file = upload("a")
     with pytest.raises(
         StorageError, match=r"bytes 900-1100 of memory://a.*expected 200 bytes, got 100"
@@ -274,7 +274,7 @@ def test_short_answers_are_retried_then_told(upload):
         remote.read_range(file.url, 900, 1100, QUICK)
 
 
-def test_a_stream_gives_all_bytes(upload, monkeypatch):
+def test_a_stream_returns_all_bytes(upload, monkeypatch):
     monkeypatch.setattr(remote, "_STREAM_BYTES", 64)
     content = bytes(range(250)) * 4
     file = upload("a", content)
@@ -283,13 +283,13 @@ def test_a_stream_gives_all_bytes(upload, monkeypatch):
     assert b"".join(pieces) == content
 
 
-def test_messages_show_no_secrets():
+def test_messages_contain_no_secrets():
     assert redact_url("https://me:word@host/a.tar?sig=s3cret") == "https://host/a.tar?..."
     assert redact_url("/data/a b.tar") == "/data/a b.tar"
     assert [is_url(path) for path in ("s3://b/a.tar", "a/b.tar", "/a.tar")] == [True, False, False]
 
 
-def test_configuration(monkeypatch, tmp_path):
+def test_configuration_defaults_and_limits(monkeypatch, tmp_path):
     monkeypatch.setenv("IRUDIMEN_SHARD_CACHE", str(tmp_path / "env"))
     monkeypatch.setenv("IRUDIMEN_SHARD_CACHE_GB", "2.5")
     cache = ShardCache()

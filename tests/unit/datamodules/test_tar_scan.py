@@ -1,4 +1,4 @@
-"""Tars of other writers: what is usable is indexed, what is not is counted, cuts are found."""
+"""Scans of foreign tars: usable samples are indexed, others are counted, damage is detected."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def img2dataset(key, text, *, kind="jpg", size=(4, 3)):
     return [(f"{key}.{kind}", encoded), (f"{key}.json", meta), (f"{key}.txt", text.encode())]
 
 
-def test_img2dataset_members(tmp_path):
+def test_members_of_img2dataset_are_indexed(tmp_path):
     members = img2dataset("000000001", "katu bat", size=(40, 30))
     members += img2dataset("000000002", "txakur bat", kind="webp", size=(8, 9))
     result = scan(tmp_path, members)
@@ -53,7 +53,7 @@ def test_img2dataset_members(tmp_path):
     assert result.ignored == {"json": 2}
 
 
-def test_text_sources_leave_images_alone(tmp_path):
+def test_text_sources_ignore_images(tmp_path):
     members = [*img2dataset("a", "lehena"), ("b.json", b'{"caption": "bigarrena"}')]
     result = scan(tmp_path, members, ScanRules(record="caption", has_image=False))
     assert len(result.index) == 2
@@ -79,7 +79,7 @@ def test_text_sources_leave_images_alone(tmp_path):
         ([("k" * 96 + "/" + "k" * 90 + "/" * 80 + "k.txt", b"x")], "a key over 255 bytes"),
     ],
 )
-def test_unusable_samples_are_counted_and_the_others_stay(tmp_path, members, reason):
+def test_unusable_samples_are_counted_and_others_are_indexed(tmp_path, members, reason):
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in [*img2dataset("y", "bai"), *members, *img2dataset("z", "bai")]:
@@ -93,7 +93,7 @@ def test_unusable_samples_are_counted_and_the_others_stay(tmp_path, members, rea
     assert [result.index.key(i) for i in range(2)] == ["y", "z"]
 
 
-def test_a_image_bomb_is_refused_by_its_header(tmp_path):
+def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path):
     rules = ScanRules(record=".txt", has_image=True, max_pixels=100)
     members = [("a.png", image(11, 10)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
     result = scan(tmp_path, members, rules)
@@ -109,7 +109,7 @@ def test_repeated_keys_count_once(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_are_refused_and_folders_skipped(tmp_path, kind):
+def test_links_are_rejected_and_folders_are_skipped(tmp_path, kind):
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w") as tar:
         folder = tarfile.TarInfo("./")
@@ -129,7 +129,7 @@ def test_links_are_refused_and_folders_skipped(tmp_path, kind):
 
 
 class Trickle:
-    """A stream that gives a few bytes at a time, as a network may."""
+    """A stream that returns a few bytes at a time, as a network may."""
 
     def __init__(self, content, piece):
         self.file, self.piece = io.BytesIO(content), piece
@@ -138,14 +138,14 @@ class Trickle:
         return self.file.read(min(size, self.piece))
 
 
-def test_a_trickling_stream_gives_the_same(tmp_path):
+def test_a_slow_stream_gives_the_same_index(tmp_path):
     expected = scan(tmp_path, img2dataset("a", "bat") + img2dataset("b", "bi"))
     content = (tmp_path / "s.tar").read_bytes()
     result = scan_tar(Trickle(content, 100), "s.tar", TXT)
     assert result.index.to_bytes() == expected.index.to_bytes()
 
 
-def test_cuts_and_garbage_are_found(tmp_path):
+def test_truncation_and_garbage_are_detected(tmp_path):
     scan(tmp_path, img2dataset("a", "bat") + img2dataset("b", "bi"))
     content = (tmp_path / "s.tar").read_bytes()
     end = max(i for i in range(0, len(content), 512) if any(content[i : i + 512])) + 512
@@ -167,14 +167,14 @@ def test_cuts_and_garbage_are_found(tmp_path):
         ([("a.cls", b"3"), ("a.json", b'{"text": "bai"}')], "text"),
     ],
 )
-def test_guesses(tmp_path, content, record):
+def test_the_record_location_is_detected(tmp_path, content, record):
     path = tmp_path / "s.tar"
     write_tar(path, [("0.json", b"{"), *content])
     with path.open("rb") as file:
         assert guess_record(file, "s.tar", has_image=True) == record
 
 
-def test_a_guess_that_fails_says_what_is_there(tmp_path):
+def test_a_failed_detection_lists_the_members(tmp_path):
     path = tmp_path / "s.tar"
     write_tar(path, [("a.cls", b"3"), ("a.json", b"{}"), ("b.cls", b"4")])
     with path.open("rb") as file, pytest.raises(DataError, match=r"\.cls \(2\), \.json \(1\)"):

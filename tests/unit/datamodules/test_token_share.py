@@ -1,4 +1,4 @@
-"""Shares of target tokens: nearest, nested, and equal to trying every number of samples."""
+"""Shares of loss tokens: nearest, nested, and equal to an exhaustive search."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SHARES = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
 
 
 def share_with(number, permuted, base, target):
-    """Count token by token."""
+    """Compute the share token by token."""
     in_target = sum(int(target[i]) for i in range(len(base)) if permuted[i] < number)
     in_base = sum(int(base[i]) for i in range(len(base)) if permuted[i] >= number)
     return in_target / max(in_target + in_base, 1)
@@ -23,7 +23,7 @@ def share_with(number, permuted, base, target):
     seed=st.integers(0, 5),
 )
 @settings(max_examples=80, deadline=None)
-def test_as_near_as_any_number_of_samples(lengths, seed):
+def test_no_other_number_of_samples_is_nearer(lengths, seed):
     base, target = np.asarray(lengths, dtype=np.int32).T
     order = permutation(len(base), seed, "language", "x")
     permuted = order(np.arange(len(base)))
@@ -47,7 +47,7 @@ def test_longer_answers_mean_fewer_samples():
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_samples_that_are_bad_in_both_languages_weigh_nothing(share):
+def test_samples_that_are_bad_in_both_languages_do_not_count(share):
     order = permutation(100, 1, "language", "x")
     tokens = np.where(np.arange(100) % 2, 8, 0)
     (number,) = nearest_num_target_samples([share], order, base_tokens=tokens, target_tokens=tokens)
