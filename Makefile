@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXPERIMENTS := $(filter-out __init__ embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env run smoke report ui test test-fast gpu check dry-run lock clean
+.PHONY: help env run smoke ui test test-fast gpu check dry-run lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,7 +26,7 @@ run: env  ## train and evaluate all cells of mix_ablation, write the report
 smoke: env  ## run one tiny cell through every stage, in about a minute
 	$(BIN)/python -m experiments.run --exp smoke
 
-ui: env  ## open MLflow on the results
+ui: env  ## open the results in MLflow
 	$(BIN)/python -m experiments.ui
 
 test: env  ## run all tests

@@ -29,7 +29,7 @@ _HUB = "hub:"
 _IMAGES_PER_SHARD = 500
 _ROWS_PER_PART = 1 << 40
 _EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
-  FILE.parquet, 'FOLDER/*.parquet'      parquet files with embedded images, as on the hub
+  FILE.parquet, 'FOLDER/*.parquet'      Parquet files with embedded images, as on the Hub
   FILE.jsonl, FILE.csv                  `image` is a path relative to the file
   hub:lukasArana/vqa-v2-eu:eu@COMMIT    dataset, split and revision on the Hugging Face Hub
 Questions in several languages are matched by question_id, or by row number if the recipe names

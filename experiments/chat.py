@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.chat",
-        description="Ask a trained cell about an image. It answers as in its evaluation: with\n"
-        "greedy decoding and the same prompt template.",
+        description="Ask a trained cell about an image. The cell answers as in its evaluation,\n"
+        "with greedy decoding and the same prompts.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -30,11 +30,11 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
         notes.append(
             f"Each accuracy is estimated from {points[0].n} questions about {points[0].num_images} "
             f"images, with a 95 % interval of up to {half:.1f} points to either side. The "
-            "intervals cover the choice of images, not the variation between trainings."
+            "intervals cover the choice of images, not the variation between training runs."
         )
     if len(view.seeds) == 1:
         notes.append(
-            "Each cell was trained with one seed, so the variation between trainings was not "
+            "Each cell was trained with one seed, so the variation between seeds was not "
             "measured. Run with --seeds 3 before drawing conclusions from a difference."
         )
     else:

@@ -25,7 +25,7 @@ from datamodules.storage.remote import RetryConfig, redact_url
 _DESCRIPTION = """\
 Turn existing WebDataset shards into a source: write one manifest, and one index per shard so that
 every sample can be read with a single seek. The shards are read once, sequentially, and never
-changed. Shards of webdataset, img2dataset and the *-wds datasets of the hub are supported.
+changed. Shards of webdataset, img2dataset and the *-wds datasets of the Hub are supported.
 """
 
 _EPILOG = """\
@@ -131,7 +131,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--lengths-for",
         default="",
         metavar="TOKENIZER",
-        help="measure with this tokenizer, a folder or a hub name (default: do not measure)",
+        help="measure with this tokenizer, a folder or a Hub name (default: do not measure)",
     )
     add("--template", default="llama-3.1", help="name of the chat template (default: %(default)s)")
     add(

@@ -17,7 +17,7 @@ class LengthsPlan:
     """The chat format in which samples are measured."""
 
     tokenizer: str
-    """Folder or name on the hub."""
+    """Folder or name on the Hub."""
     template: str
     num_image_tokens: int
     """Visual tokens per image: 576 for CLIP ViT-L/14 at 336 pixels."""
