@@ -75,19 +75,38 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
         tuning: Tuning method of the last training stage.
         trains_language_model: Whether that stage trains the language model.
         seed: Seed of the fresh connector and adapters.
-        dtype: Type of the language model's weights. QLoRA always quantises float32 weights, so
-            that every stage gets the same 4-bit weights.
+        dtype: Type of the weights of the language model.
         initial: Results of earlier training stages, in order.
         trained: Results of training stages with this tuning, in order.
         is_empty: Leave the language model without weights and untuned; `VlmParts.fill` loads them.
         is_merged: Merge adapters into the language model.
     """
     cache = FeatureCache.open(features) if features is not None else None
+    # QLoRA quantises float32 weights, so that every stage gets the same 4-bit weights.
+    loading_dtype = torch.float32 if tuning.kind is TuningKind.QLORA else dtype
+    model, chat = _build_model(spec, cache, seed=seed, dtype=loading_dtype, is_empty=is_empty)
+
+    def fill(model: VisionLanguageModel) -> None:
+        if is_empty:
+            load_pretrained(model.language_model, weights_folder(spec.language_model))
+        _load_parts(model, initial)
+
+    if not is_empty:
+        fill(model)
+        apply_tuning(model.language_model, tuning, seed=seed, learns=trains_language_model)
+        _load_parts(model, trained)
+        if is_merged:
+            merge_adapters(model.language_model)
+    return VlmParts(model=model, chat=chat, features=cache, fill=fill)
+
+
+def _build_model(
+    spec: VlmSpec, cache: FeatureCache | None, *, seed: int, dtype: torch.dtype, is_empty: bool
+) -> tuple[VisionLanguageModel, ChatFormat]:
+    """Build the model with pretrained parts and a fresh connector, and its chat format."""
     tower = load_vision_tower(spec.tower) if cache is None else None
     load = empty_language_model if is_empty else load_language_model
-    language_model = load(
-        spec.language_model, dtype=torch.float32 if tuning.kind is TuningKind.QLORA else dtype
-    )
+    language_model = load(spec.language_model, dtype=dtype)
     width, num_tokens = _feature_shape(tower, cache)
     connector = build_connector(
         spec.connector,
@@ -101,19 +120,7 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
     model = VisionLanguageModel(
         tower, connector, language_model, image_token_id=chat.image_token_id
     )
-
-    def fill(model: VisionLanguageModel) -> None:
-        if is_empty:
-            load_pretrained(model.language_model, weights_folder(spec.language_model))
-        _load_parts(model, initial)
-
-    if not is_empty:
-        fill(model)
-        apply_tuning(language_model, tuning, seed=seed, learns=trains_language_model)
-        _load_parts(model, trained)
-        if is_merged:
-            merge_adapters(language_model)
-    return VlmParts(model=model, chat=chat, features=cache, fill=fill)
+    return model, chat
 
 
 def feature_folder(result: Path) -> Path:
