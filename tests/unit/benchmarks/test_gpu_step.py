@@ -59,7 +59,7 @@ def test_operations_are_those_that_torch_counts(batch: MicroBatch, *, is_stage_2
     num_rows, num_tokens = batch.input_ids_BT.shape
     dense = Work(
         tokens=num_rows * num_tokens,
-        targets=work_of([batch]).targets,
+        loss_tokens=work_of([batch]).loss_tokens,
         pairs=num_rows * num_tokens**2,
         images=batch.num_images,
     )
@@ -94,7 +94,7 @@ def test_work_counts_what_may_be_seen() -> None:
         ]
     )
     # 1 + 2 of the prefix, 3 of either branch, 1 + 2 of the second document.
-    assert work == Work(tokens=6, targets=3, pairs=12, images=0)
+    assert work == Work(tokens=6, loss_tokens=3, pairs=12, images=0)
 
 
 def test_peaks_are_found_by_the_driver_s_names() -> None:
