@@ -52,4 +52,6 @@ class Preemption(Callback):
         else:
             reason = "see the log"
         saved = "none of this attempt" if checkpoint.last_step is None else checkpoint.last_step
-        return f"stopped at step {step}, which could not be saved ({reason}); saved step: {saved}"
+        return (
+            f"stopped at step {step}, which could not be saved ({reason}); last saved step: {saved}"
+        )
