@@ -313,7 +313,7 @@ def main() -> None:
     _become(request, outputs)
     module = request["module"]
     if not hasattr(sys.modules.get(module), "__path__"):
-        sys.modules.pop(module, None)  # a command is `__main__`; others import it anew
+        sys.modules.pop(module, None)  # a command is `__main__`; others import it again
     sys.argv = [module, *request["arguments"]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
