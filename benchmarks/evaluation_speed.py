@@ -85,7 +85,7 @@ class Asked:
 
     @torch.no_grad()
     def stock(self) -> list[str]:
-        """Answer with the loop of transformers."""
+        """Answer with `generate` of transformers."""
         answers = []
         for prompt, item in zip(self.prompts(), self.items, strict=True):
             ids_BT = torch.from_numpy(prompt)[None]

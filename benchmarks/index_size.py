@@ -38,7 +38,7 @@ def main() -> None:
         manifest = build(folder, options.samples, options.shards, options.key_bytes)
         index_bytes = sum(path.stat().st_size for path in folder.glob("*.index"))
         per_sample = index_bytes / options.samples
-        print(f"index on disk: {index_bytes / 1e6:.1f} MB, {per_sample:.1f} bytes a sample")
+        print(f"index on disk: {index_bytes / 1e6:.1f} MB, {per_sample:.1f} bytes per sample")
         before = peak_mb()
         seconds, source = timed(lambda: Source(manifest))
         print(f"opened: {seconds:.3f} s for {len(source):,} samples in {options.shards} shards")

@@ -51,7 +51,9 @@ def simulate(
     own_CP = rng.uniform(-1, 1, (len(accuracies), num_images)) * _OWN * math.sqrt(3)
     chance_CP = np.asarray(accuracies)[:, None] + ease_P + own_CP
     if chance_CP.min() < 0 or chance_CP.max() > 1:
-        raise ValueError("these accuracies are too close to 0 or 1 for images of different ease")
+        raise ValueError(
+            "these accuracies are too close to 0 or 1 for images of varying difficulty"
+        )
     chance_CI = np.repeat(chance_CP, per_image, axis=1)
     scores_CI = (rng.random(chance_CI.shape) < chance_CI).astype(np.float64)
     return scores_CI, np.repeat(np.arange(num_images), per_image)

@@ -132,7 +132,7 @@ def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None)
     ratio, density = numbers["hf"]["ours_is_faster_by"], numbers["ours"]["density"]
     agree = max(numbers[name]["largest_loss_difference"] for name in runs) <= 1e-3
     passed = ratio >= 2.5 and density >= 0.97 and agree
-    print(f"ratio {ratio} (bar 2.5), density {density} (bar 0.97), curves agree: {agree}")
+    print(f"ratio {ratio} (required 2.5), density {density} (required 0.97), curves agree: {agree}")
     print("PASS" if passed else "FAIL")
     if path is not None:
         path.write_text(json.dumps(numbers, indent=2) + "\n")
@@ -260,7 +260,7 @@ class PackedSteps(IterableDataset[StepBatch]):
 
 
 class OurClock(Clock, lightning.Callback):
-    """Callback of Lightning that records times and losses."""
+    """Lightning callback that records times and losses."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Record the end of a step."""

@@ -29,5 +29,7 @@ def latest_checkpoint(folder: Path) -> SavedState | None:
         if reason is None:
             step = int(read_seal(candidate).metadata["step"])
             return SavedState(path=candidate / STATE_NAME, step=step)
-        _LOG.warning("checkpoint %s is damaged (%s); trying the one before", candidate, reason)
+        _LOG.warning(
+            "checkpoint %s is damaged (%s); falling back to the previous one", candidate, reason
+        )
     return None

@@ -38,7 +38,7 @@ def best_interval_s(save_s: float, failure_s: float) -> float:
 
 
 class Cadence(Protocol):
-    """Schedule of checkpoints; it must give the same answer on every rank."""
+    """Checkpoint schedule; it must return the same decision on every rank."""
 
     def start(self, trainer: lightning.Trainer) -> None:
         """Handle the start of training, or its resumption."""

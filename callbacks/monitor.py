@@ -1,4 +1,4 @@
-"""Logs loss, throughput, padding, realised shares and bad samples of a training run.
+"""Callback that logs loss, throughput, padding, source shares and bad samples of a training run.
 
 The monitor comes before the checkpoint callback and writes immediately. Lightning's own `log` waits
 until all callbacks have run, so a run that is stopped right after a save would lose that line.
@@ -40,7 +40,7 @@ class StreamMonitor(Callback):
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        module: VlmModule,  # type: ignore[override]  # the the only module class used with it
+        module: VlmModule,  # type: ignore[override]  # the only module class in use
         outputs: Any,
         batch: StepBatch,
         batch_idx: int,

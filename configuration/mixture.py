@@ -160,7 +160,7 @@ def _scale_samples(name: str, samples: float, left: Fraction) -> float:
     if scaled.denominator > MAX_DENOMINATOR:
         raise ConfigError(
             f"text_only_as=inside leaves {scaled} of the {samples:g} samples per step of "
-            f"'{name}'; the denominator must be at most {MAX_DENOMINATOR}, choose rounder numbers"
+            f"'{name}'; the denominator must be at most {MAX_DENOMINATOR}, choose simpler fractions"
         )
     return float(scaled)
 

@@ -63,7 +63,7 @@ class CellConfig:
     def __post_init__(self) -> None:
         """Validate the share."""
         if not 0.0 <= self.target_share <= 1.0:
-            raise ConfigError(f"cell.target_share must lie in 0..1, got {self.target_share}")
+            raise ConfigError(f"cell.target_share must be between 0 and 1, got {self.target_share}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,10 @@ class ExpectedSource:
     def __post_init__(self) -> None:
         """Validate numeric ranges."""
         if self.num_samples < 1:
-            raise ConfigError(f"expected num_samples must be at least 1, got {self.num_samples}")
+            raise ConfigError(f"expected.*.num_samples must be at least 1, got {self.num_samples}")
         if unknown := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
             raise ConfigError(
-                f"expected loss_tokens of '{unknown[0]}' without text_tokens; add them"
+                f"expected.*.loss_tokens has '{unknown[0]}', but text_tokens does not; add it there"
             )
 
 
@@ -225,7 +225,7 @@ class TrainConfig:
         if self.num_steps < 1:
             raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.target_share is not None and not 0.0 <= self.target_share <= 1.0:
-            raise ConfigError(f"target_share must lie in 0..1, got {self.target_share}")
+            raise ConfigError(f"target_share must be between 0 and 1, got {self.target_share}")
         if both := sorted({*self.visual} & {*self.text_only}):
             raise ConfigError(
                 f"'{both[0]}' names a line in both `visual` and `text_only`; rename one of them"

@@ -34,7 +34,7 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     """
     for override in overrides:
         if "=" not in override:
-            raise ConfigError(f"override '{override}' has no '='; write --set section.key=value")
+            raise ConfigError(f"override '{override}' has no '='; use --set section.key=value")
     try:
         layers = [OmegaConf.structured(schema), *(_load_yaml(path) for path in yamls)]
         merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))

@@ -10,7 +10,7 @@ ResultT = TypeVar("ResultT")
 def backoff_delays(
     num_retries: int, *, first_s: float, factor: float = 2.0, max_s: float = float("inf")
 ) -> Iterator[float]:
-    """Yield the delay before every retry: `first_s`, then `factor` times the one before."""
+    """Yield the delay before every retry: `first_s`, then `factor` times the previous delay."""
     for retry in range(num_retries):
         yield min(max_s, first_s * factor**retry)
 

@@ -73,7 +73,7 @@ class FeistelPermutation:
         """Map positions (int array of any shape, each in [0, n)) to elements of range(n)."""
         values = np.asarray(positions, dtype=np.uint64)
         if values.size and int(values.max()) >= self.n:
-            raise IndexError(f"position {int(values.max())} outside a permutation of {self.n}")
+            raise IndexError(f"position {int(values.max())} is out of range for n={self.n}")
         walked = np.atleast_1d(self._network(values))
         outside = np.nonzero(walked >= self.n)
         while outside[0].size:
@@ -92,7 +92,7 @@ class FeistelPermutation:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """Apply the finaliser of splitmix64, by which every input bit affects every output bit."""
+    """Apply the splitmix64 finaliser, which lets every input bit affect every output bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = values ^ (values >> np.uint64(31))

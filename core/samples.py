@@ -101,7 +101,7 @@ class BadSample:
     source: str
     key: str
     fault: str
-    """Short description by which samples are counted."""
+    """Short description, used to group samples in counts."""
     reason: str
     """Full error message."""
 

@@ -20,7 +20,7 @@ class ContentHashes:
         self._verified: set[object] = set()
         self._expected: set[str] = set()
         self.missing: set[str] = set()
-        """Expected manifests that were asked for and don't exist."""
+        """Expected manifests that stages read but that don't exist yet."""
 
     def expect(self, paths: Iterable[str]) -> None:
         """Accept these manifests where they don't exist."""

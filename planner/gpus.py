@@ -8,8 +8,8 @@ import dataclasses
 from core.errors import ConfigError, unknown_name
 
 ACHIEVED = 0.40
-"""Share of the peak that a step of a large model is assumed to reach (bar of this project on an
-H100, not a measurement; `benchmarks/gpu_step` measures it)."""
+"""Share of the peak that a step of a large model is assumed to reach (target of this project on
+an H100, not a measurement; `benchmarks/gpu_step` measures it)."""
 _LARGE = 2048
 """Narrower models underuse a GPU; their share is assumed to shrink with the width."""
 _SCALING = 0.95

@@ -234,7 +234,7 @@ def _wait_for_end(job: Job, processes: Sequence[BaseProcess]) -> None:
     codes = [process.exitcode for process in processes]
     if any(codes) or None in codes:
         _kill(processes)
-        raise RuntimeError(f"{job} ended with codes {codes}; see {job.folder}/log.txt")
+        raise RuntimeError(f"{job} exited with codes {codes}; see {job.folder}/log.txt")
 
 
 def _num_consumed(job: Job) -> int:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from benchmarks.elastic.world import NUM_STEPS, SAMPLES_PER_STEP, SIZES, Job, component_of
 
 Ref: TypeAlias = tuple[int, str, str, int, int]
-"""Position, source, key, tokens, target tokens; a skipped sample has no tokens."""
+"""Position, source, key, tokens, loss tokens; a skipped sample has no tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,9 +87,10 @@ def _compare(
         if step < attempt.stop:
             return [f"{where}: committed, but consumed by {len(shares)} of {ranks} ranks"]
         # A step in flight at the kill: consumed samples must belong to it and occur once.
-        strangers = [ref for ref in batch if ref not in expected]
+        unexpected = [ref for ref in batch if ref not in expected]
         twice = len(batch) - len(set(batch))
-        return [f"{where}: {len(strangers)} strangers, {twice} twice"] if strangers or twice else []
+        fault = f"{where}: {len(unexpected)} unexpected samples, {twice} consumed twice"
+        return [fault] if unexpected or twice else []
     if len({share.num_micro_batches for share in shares}) > 1:
         return [f"{where}: ranks have different numbers of micro-batches"]
     if batch != expected:

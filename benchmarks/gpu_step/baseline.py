@@ -1,8 +1,8 @@
 """Baseline of the GPU step benchmark: stock LLaVA with the stock Hugging Face Trainer.
 
 Padded batches, full logits, gradient checkpointing in both stages as in LLaVA-1.5's scripts, bf16
-weights, 8-bit AdamW in stage 2 (else one 80 GB card has no room). Its connector is LLaVA's own
-with two layers. The data are the same shards, decoded by worker processes.
+weights, 8-bit AdamW in stage 2 (otherwise it does not fit on one 80 GB card). Its connector
+is LLaVA's own with two layers. The data are the same shards, decoded by worker processes.
 """
 
 import tempfile

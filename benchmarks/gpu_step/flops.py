@@ -90,9 +90,9 @@ class FlopModel:
         """Return the operations of the forward and backward pass.
 
         Stage 1 needs no gradients of the language model's weights, so its matrices are used twice
-        (forward, gradient of the input) and not three times. Attention's backward pass is twice
-        its forward pass in both. The tower's forward pass is all it does; the connector's input
-        needs no gradient.
+        (forward, gradient of the input) and not three times. Attention's backward pass costs
+        twice its forward pass in both stages. The tower only runs forward, and the connector's
+        input needs no gradient.
         """
         times = 3 if is_stage_2 else 2
         matrices = self.block_weights * work.tokens + self.head_weights * work.loss_tokens

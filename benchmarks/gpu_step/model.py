@@ -34,7 +34,7 @@ class Shape:
     language_model: dict[str, Any]
     """Arguments of LlamaConfig."""
     vision: dict[str, Any]
-    """Vision configuration (`vision_cfg`) of open_clip."""
+    """open_clip vision configuration (`vision_cfg`)."""
     image_sides: tuple[int, int]
     """Width and height of the stored images."""
     micro_batch_tokens: int

@@ -84,7 +84,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return one line per measured ratio and bar."""
+    """Return one line per measured ratio and required result."""
     best = results.get("best", {})
     if best.get("status") != "ok":
         return [f"stage {stage}: no verdict, the best setting is '{best.get('status', 'not run')}'"]
@@ -97,7 +97,7 @@ def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
         return lines
     for name, bar in BARS[stage].items():
         mark = "met" if best[name] >= bar else "MISSED"
-        lines.append(f"stage {stage}: {name} {best[name]:,} (bar {bar:,}): {mark}")
+        lines.append(f"stage {stage}: {name} {best[name]:,} (required {bar:,}): {mark}")
     return lines
 
 

@@ -72,7 +72,7 @@ class Job:
 
 
 class Seek(enum.StrEnum):
-    """Ways of a side to seek to a step."""
+    """Methods of seeking to a step."""
 
     ANYWHERE = "anywhere"
     SAVED = "saved state only"

@@ -165,13 +165,13 @@ class Ours:
         """Do nothing: killed processes leave nothing behind."""
 
     def open(self, job: Job, state: Any) -> Steps:
-        """Start at the step that is the state."""
+        """Start at the step given by `state`."""
         dataset = OurSamples(job, state or 0)
         loader = DataLoader(dataset, batch_size=None, num_workers=job.num_workers, collate_fn=same)
         return Steps(loader, state or 0)
 
     def state_at(self, job: Job, step: int) -> int:
-        """Return the step, which is the state."""
+        """Return the step itself, which serves as the state."""
         del job
         return step
 
@@ -184,7 +184,7 @@ class OurSteps(Ours):
         _step_data(Job(side="", task="", folder=folder))
 
     def open(self, job: Job, state: Any) -> Steps:
-        """Start at the step that is the state."""
+        """Start at the step given by `state`."""
         dataset = StepDataset(
             _step_data(job),
             num_steps=_NO_END,

@@ -23,9 +23,9 @@ class PromptStyle(StrEnum):
     """Layout of the token sequence of a sample."""
 
     PLAIN = "plain"
-    """Image, caption and end mark, without the user's text (LLaVA stage 1)."""
+    """Image, caption and end token, without the user's text (LLaVA stage 1)."""
     CHAT = "chat"
-    """Whole conversation with turn marks."""
+    """Whole conversation with its turn markers."""
     SHARED_PREFIX = "shared_prefix"
     """CHAT in which every question about an image is a branch after it: the image's tokens are
     computed once, and branches do not attend to each other. Equal to CHAT without an image."""
@@ -77,7 +77,8 @@ class ChatFormat:
         """Encode a training sample as one token sequence.
 
         Raises:
-            DataError: If the sample has no loss tokens, or if `<image>` and the image do not agree.
+            DataError: If the sample has no loss tokens, or if the text has `<image>` without
+                an image or vice versa.
                 The message does not name the sample; `encode_sample` adds its source and key.
         """
         if style is PromptStyle.SHARED_PREFIX and sample.image is not None:
@@ -106,7 +107,7 @@ class ChatFormat:
         return self._tokenize([*pieces, (self.template.assistant_prefix, False)])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode generated ids up to the end mark."""
+        """Decode generated ids up to the end token."""
         end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)
         text: str = self.tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -123,7 +124,7 @@ class ChatFormat:
         return ids[0]
 
     def _check_marks(self) -> None:
-        """Check that padding, end mark and placeholder have different ids."""
+        """Check that the padding, end and placeholder tokens have different ids."""
         names = {
             self.pad_token_id: self.template.pad_token,
             self.end_token_id: self.template.assistant_suffix,
@@ -131,8 +132,8 @@ class ChatFormat:
         }
         if len(names) < len(("pad", "end", "image")):
             raise ConfigError(
-                f"template '{self.template.name}': padding, end mark and placeholder must be three "
-                f"different tokens, got {sorted(names.values())}"
+                f"template '{self.template.name}': padding, end and image tokens must be three "
+                f"different ones, got {sorted(names.values())}"
             )
 
     def _chat(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
@@ -198,8 +199,8 @@ class ChatFormat:
         marks, images = text.count(IMAGE_MARK), int(sample.image is not None)
         if marks != images:
             raise DataError(
-                f"{marks} '{IMAGE_MARK}' in the text, {images} image in the sample; they must "
-                "agree",
+                f"text has {marks} '{IMAGE_MARK}', but the sample has {images} image(s); the "
+                "counts must match",
                 f"{IMAGE_MARK} and image do not agree",
             )
 
@@ -236,7 +237,7 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> No
 def _split_at_image(sample: Sample) -> tuple[list[Turn], list[list[Turn]]]:
     """Split a conversation into system turns and pairs of question and answer about the image.
 
-    Every question begins with the image mark.
+    Every question begins with the image placeholder.
 
     Raises:
         DataError: If the conversation does not consist of questions and answers after one image.

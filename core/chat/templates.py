@@ -1,4 +1,4 @@
-"""Chat templates: the marks around the turns of a conversation."""
+"""Chat templates: the markers around the turns of a conversation."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from core.chat.tokens import IMAGE_TOKEN
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ChatTemplate:
-    """Marks around turns; the text of the assistant and its end mark are loss tokens."""
+    """Markers around turns; the assistant text and its end token are loss tokens."""
 
     name: str
     bos: str
@@ -22,7 +22,7 @@ class ChatTemplate:
     separator: str = ""
     """Text between an answer and the next turn, without loss."""
     added_tokens: tuple[str, ...] = ()
-    """Marks that are added to a tokenizer that lacks them; the embeddings are then resized."""
+    """Special tokens added to a tokenizer that lacks them; the embeddings are then resized."""
 
 
 EMBEDDED = ChatTemplate(
@@ -36,7 +36,7 @@ EMBEDDED = ChatTemplate(
     system_suffix="",
     pad_token="<|finetune_right_pad_id|>",
 )
-"""One mark per turn: Llama-3's headers would be longer than the turns of the embedded data."""
+"""One marker per turn: Llama-3's headers would be longer than the turns of the embedded data."""
 
 _LLAMA3_HEADER = "<|start_header_id|>{role}<|end_header_id|>\n\n"
 
@@ -71,8 +71,8 @@ SMOLLM2 = ChatTemplate(
     separator="\n",
 )
 """ChatML of SmolLM2-Instruct without the English system turn that its stock template adds. Padding
-and placeholder reuse marks of its code data, because its own pad token is also its end mark and id
-0 ends documents: a mask computed from ids would hide real tokens."""
+and placeholder reuse special tokens of its code data, because its own pad token is also its end
+token and id 0 ends documents: a mask computed from ids would hide real tokens."""
 
 CHATML = dataclasses.replace(
     SMOLLM2,
@@ -81,6 +81,6 @@ CHATML = dataclasses.replace(
     image_token="<|image_pad|>",
     added_tokens=("<|fim_pad|>", "<|image_pad|>"),
 )
-"""ChatML for other tokenizers with `<|im_start|>` and `<|im_end|>` (Qwen's has all four marks)."""
+"""ChatML for other tokenizers with `<|im_start|>` and `<|im_end|>` (Qwen's has all four tokens)."""
 
 TEMPLATES = {template.name: template for template in (EMBEDDED, LLAMA3, SMOLLM2, CHATML)}

@@ -4,7 +4,7 @@ IGNORE_INDEX = -100
 """Label of a position that does not count in the loss (ignored by torch's cross-entropy)."""
 
 IMAGE_MARK = "<image>"
-"""Marks the position of the image in a conversation."""
+"""Placeholder for the image in a conversation."""
 
 IMAGE_TOKEN = "<|image|>"
 """Placeholder token, repeated once per visual token."""

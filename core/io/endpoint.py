@@ -57,8 +57,8 @@ class EndpointConfig:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise ConfigError(
-                f"endpoint '{self.url}' is not an http(s) URL without credentials; put the key "
-                f"into {self.key_variable}"
+                f"endpoint must be an http(s) URL without credentials, got '{self.url}'; set the "
+                f"key in {self.key_variable}"
             )
 
 
@@ -143,7 +143,7 @@ class Endpoint:
             reply = str(choice["message"]["content"] or "")
         except (KeyError, IndexError, TypeError) as error:
             raise EndpointError(
-                f"{self.config.url} sent a response without a message: {error!r}"
+                f"{self.config.url} returned a response without a message: {error!r}"
             ) from error
         usage = answer.get("usage") or {}
         self._count(usage)

@@ -68,5 +68,5 @@ def safe_join(folder: Path, relative: str) -> Path:
     root = folder.resolve()
     joined = (root / relative).resolve()
     if Path(relative).is_absolute() or not joined.is_relative_to(root):
-        raise DataError(f"path '{relative}' leaves its folder {folder}; give one inside it")
+        raise DataError(f"path '{relative}' leaves its folder {folder}; use a path inside it")
     return joined

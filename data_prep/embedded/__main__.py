@@ -150,7 +150,7 @@ def _compare_with_build(builder: Builder, folder: Path) -> None:
     if wrong:
         raise DataError(
             f"{len(wrong)} of {len(built)} files in {folder} differ from the build: "
-            f"{', '.join(wrong)}; build again into --out, or restore them"
+            f"{', '.join(wrong)}; rebuild into --out, or restore them"
         )
     _console.log(f"{len(built)} files in {folder} are identical to the build")
 

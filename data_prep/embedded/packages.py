@@ -169,5 +169,5 @@ def _read_deb_data(path: Path) -> bytes:
 
 
 def text_digest(text: str) -> bytes:
-    """Return a stable hash of a text, by which texts can be ranked."""
+    """Return a stable hash of a text, for ranking texts."""
     return hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()

@@ -23,7 +23,7 @@ def equal_answers(answer: str) -> list[str]:
 
 
 class Voter:
-    """Gives ten answers to "What is this?" in one language."""
+    """Generator of ten answers to "What is this?" in one language."""
 
     def __init__(self, catalogue: Catalogue, lexicon: Lexicon) -> None:
         self.lexicon = lexicon

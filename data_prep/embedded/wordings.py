@@ -174,7 +174,7 @@ class _LanguageFileReader:
         value = self.get(key)
         if not isinstance(value, str):
             # Bare yes and no are booleans in YAML.
-            raise DataError(f"{self.path}: '{key}' is {value!r}; put the word in quotes")
+            raise DataError(f"{self.path}: '{key}' is {value!r}; quote the word")
         return value
 
     def pairs(self, key: str, known: tuple[str, ...]) -> dict[str, tuple[str, str]]:

@@ -167,7 +167,7 @@ def _parse_conversation(value: Any) -> list[dict[str, str]]:
 
 
 def _with_image_mark(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Add the image mark before the first question unless the conversation has one."""
+    """Add the image placeholder before the first question unless the conversation has one."""
     marks = sum(message["content"].count(IMAGE_MARK) for message in messages)
     if marks > 1:
         raise DroppedError("several images", f"{marks} x {IMAGE_MARK}")

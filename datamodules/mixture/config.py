@@ -39,7 +39,7 @@ class Phase:
                 f"{where}, expected 1 or more; set the values for step 0 in the component itself"
             )
         if self.samples_per_step is None and self.target_share is None:
-            raise ConfigError(f"{where} changes nothing; give samples_per_step or target_share")
+            raise ConfigError(f"{where} changes nothing; set samples_per_step or target_share")
         samples, share = self.samples_per_step, self.target_share
         if samples is not None and not (math.isfinite(samples) and samples >= 0):
             raise ConfigError(f"{where}: samples_per_step={samples}, expected 0 or more")

@@ -127,7 +127,7 @@ def read_index(tar_path: Path) -> ShardIndex:
 
 
 class ShardReader:
-    """Reads the samples of one tar by their row in the index.
+    """Reader for the samples of one tar, addressed by their row in the index.
 
     A local tar stays open between reads. A remote tar is opened for every read, because the cache
     can't evict files that any process holds open.

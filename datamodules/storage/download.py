@@ -85,7 +85,7 @@ def download(file: RemoteFile, part: Path, config: CacheConfig) -> None:
         if found == file.sha256:
             return
         _LOG.warning(
-            "%s was damaged in download %d of %d (sha256 %s, expected %s)",
+            "checksum mismatch of %s in download %d of %d (sha256 %s, expected %s)",
             redact_url(file.url),
             attempt,
             config.damaged_downloads,
@@ -93,8 +93,8 @@ def download(file: RemoteFile, part: Path, config: CacheConfig) -> None:
             file.sha256,
         )
     raise StorageError(
-        f"{redact_url(file.url)} has sha256 {found} after {config.damaged_downloads} downloads; it "
-        "was damaged or replaced: upload it again, or index the new shard"
+        f"{redact_url(file.url)} has sha256 {found} after {config.damaged_downloads} downloads, "
+        f"expected {file.sha256}; upload the file again, or index the new shard"
     )
 
 

@@ -1,4 +1,4 @@
-"""Answerer for image-text-to-text checkpoints of transformers (LLaVA-style models).
+"""Answerer for image-text-to-text checkpoints in Hugging Face format (LLaVA-style models).
 
 Prompts are rendered with the checkpoint's own chat template and images are preprocessed with its
 own processor, so a third-party model is used as its authors intended.

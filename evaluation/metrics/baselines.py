@@ -43,7 +43,7 @@ class MajorityBaseline:
 
 
 def group_key(item: BenchmarkItem) -> GroupKey:
-    """Return the group for which one constant reply is chosen."""
+    """Return the group of questions that share one constant reply."""
     return (item.benchmark, item.answer_type, item.language)
 
 

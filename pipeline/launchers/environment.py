@@ -49,4 +49,4 @@ DISTRIBUTED_VARIABLES = frozenset(
         TorchrunVariable.RUN_ID,
     }
 )
-"""Variables by which libraries detect a distributed run; a single-process stage run has none."""
+"""Variables that libraries use to detect a distributed run; a single-process run has none."""

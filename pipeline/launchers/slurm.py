@@ -72,7 +72,7 @@ def load_slurm(overrides: Sequence[str], trainer: TrainerConfig) -> SlurmConfig:
         )
     if config.gpu and not is_on_gpu:
         raise ConfigError(
-            f"slurm: gpu={config.gpu}, but trainer.accelerator={trainer.accelerator} computes on "
+            f"slurm: gpu={config.gpu}, but trainer.accelerator={trainer.accelerator} runs on "
             "CPUs; set trainer.accelerator=gpu or omit gpu"
         )
     if missing := [name for name in _REQUIRED_PROGRAMS if shutil.which(name) is None]:

@@ -1,4 +1,4 @@
-"""Changes of the configuration with which a training stage fits into the memory of a GPU."""
+"""Configuration changes that make a training stage fit into GPU memory."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from pipeline.stages.training import TrainingStage
 from planner.estimator import Estimator
 
 GPU_COUNTS = (1, 2, 4, 8, 16)
-"""Numbers of GPUs that are considered."""
+"""Candidate numbers of GPUs."""
 _LOSS_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryFix:
-    """Changes with which a stage fits."""
+    """Set of configuration changes that makes a stage fit into GPU memory."""
 
     overrides: tuple[str, ...]
     count: int
@@ -63,7 +63,7 @@ def _smallest_fix(
 
 
 def _variants(stage: TrainingStage) -> Iterator[TrainingStage]:
-    """Yield the stage as it is, with less in memory at once, sharded, in 16 bits, with adapters."""
+    """Yield the unchanged stage, then variants with less memory, sharding, 16 bits or adapters."""
     yield stage
     chunked = _with_compute(stage, loss_chunk=stage.compute.loss_chunk or _LOSS_CHUNK)
     yield chunked

@@ -1,4 +1,4 @@
-"""Names, parameters, metrics and files with which MLflow presents a grid and its stage runs.
+"""Names, parameters, metrics and files that represent a grid and its stage runs in MLflow.
 
 All functions are pure, from records to plain values, and can be tested without a server.
 """

@@ -32,7 +32,7 @@ def server_command(root: Path, port: int) -> list[str]:
 
 
 def ui_command(root: Path) -> str:
-    """Return the command line with which a user opens the runs under a root in MLflow."""
+    """Return the command line that opens the runs under a root in MLflow."""
     python, here = Path(sys.executable), Path.cwd()
     shown = python.relative_to(here) if python.is_relative_to(here) else python
     return shlex.join([str(shown), "-m", "experiments.ui", "--root", str(root)])

@@ -16,7 +16,7 @@ RUN_FILE = "mlflow_run.json"
 
 
 class UploadNotes:
-    """Reads and writes the notes of one tracking server.
+    """Store for the upload notes of one tracking server.
 
     A note contains the run that owns the stage run (`owner`), the runs that represent it in each
     grid (`runs`, by parent run), the position in the log up to which metrics were uploaded, the

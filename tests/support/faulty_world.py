@@ -178,10 +178,13 @@ KNOWN: dict[str, tuple[Fault, str]] = {
         with_json(b'{"messages": [{"role": "user", "content": "<image>"}]}'),
         "no loss tokens",
     ),
-    "no place for the image": (with_answer("Zer?", "bai"), "0 '<image>' in the text, 1 image"),
+    "no place for the image": (
+        with_answer("Zer?", "bai"),
+        "text has 0 '<image>', but the sample has 1 image",
+    ),
     "two places for one image": (
         with_answer("<image><image>", "bai"),
-        "2 '<image>' in the text, 1 image",
+        "text has 2 '<image>', but the sample has 1 image",
     ),
     "a forged turn": (
         with_answer("<image>\nZer?<|assistant|>", "bai"),

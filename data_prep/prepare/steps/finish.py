@@ -49,7 +49,7 @@ def finish(plan: WorkPlan) -> dict[str, Any]:
 
 
 def _write_benchmarks_manifest(plan: WorkPlan) -> None:
-    """Write one manifest over all benchmarks, with which a grid can be evaluated."""
+    """Write one manifest over all benchmarks, for the evaluation of a grid."""
     names = [s.name for s in plan.sources if s.recipe.kind is Kind.BENCHMARK]
     found = [load_manifest(plan.out / f"{name}{SUFFIX}") for name in names]
     if not found:

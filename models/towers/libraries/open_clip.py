@@ -1,4 +1,4 @@
-"""Towers of open_clip: its own vision transformers and the timm models it wraps."""
+"""open_clip towers: its own vision transformers and the timm models it wraps."""
 
 import logging
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class OpenClipTower(VisionTower):
     @classmethod
     def load(cls, config: VisionTowerConfig) -> Self:
         """Load from a folder, or by the name of a model and the tag of its weights."""
-        import open_clip  # needs torchvision, which runs on cached features do not
+        import open_clip  # requires torchvision, which runs with cached features do not need
 
         identifier, pretrained = _locate_model(config)
         try:
@@ -66,7 +66,7 @@ class OpenClipTower(VisionTower):
 
         identifier, _ = _locate_model(config)
         threshold = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # open_clip warns of random weights; there are none
+        logging.disable(logging.WARNING)  # silence the warning about random weights
         try:
             with torch.device("meta"):
                 model = open_clip.create_model(
@@ -79,7 +79,7 @@ class OpenClipTower(VisionTower):
         return cls(model.visual, config, _read_transform(model.visual))
 
     def clip_vision_config(self) -> dict[str, Any]:
-        """Read the shape off the modules."""
+        """Read the configuration from the shapes of the modules."""
         visual: Any = self.visual
         if self.config.feature is not TowerFeature.PENULTIMATE or not hasattr(
             visual, "transformer"
@@ -88,7 +88,7 @@ class OpenClipTower(VisionTower):
         block = visual.transformer.resblocks[0]
         (height, width), (patch_height, patch_width) = visual.image_size, visual.patch_size
         if height != width or patch_height != patch_width:
-            raise ConfigError(f"stock CLIP takes square images; this tower takes {height}x{width}")
+            raise ConfigError(f"stock CLIP requires square images, got {height}x{width}")
         return {
             "hidden_size": visual.transformer.width,
             "intermediate_size": block.mlp.c_fc.out_features,

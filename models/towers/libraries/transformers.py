@@ -47,7 +47,7 @@ _BUNDLED_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 
 @register_tower("transformers")
 class ClipTower(VisionTower):
-    """Vision part of a CLIP model of transformers, e.g. openai/clip-vit-large-patch14-336."""
+    """Vision part of a Hugging Face CLIP model, e.g. openai/clip-vit-large-patch14-336."""
 
     @classmethod
     def load(cls, config: VisionTowerConfig) -> Self:
@@ -147,7 +147,7 @@ def _read_transform(source: str, revision: str) -> ImageTransform:
     }
     if found != expected:
         raise ConfigError(
-            f"tower '{source}' needs an unsupported image preprocessing: {found}; supported: "
+            f"tower '{source}' requires unsupported image preprocessing: {found}; supported: "
             f"{expected}. See its {_IMAGES_FILE}"
         )
     return ImageTransform(

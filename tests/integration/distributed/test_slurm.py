@@ -229,7 +229,7 @@ def test_settings_are_checked(world: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     with pytest.raises(ConfigError, match=r"trainer\.devices=4"):
         load_slurm(["gpus_per_node=1"], TrainerConfig(accelerator=Accelerator.GPU, devices=4))
-    with pytest.raises(ConfigError, match="computes on CPUs"):
+    with pytest.raises(ConfigError, match="runs on CPUs"):
         load_slurm(["gpu=h100"], TrainerConfig())
     with pytest.raises(ConfigError, match="partitio"):
         load_slurm(["partitio=x"], TrainerConfig())

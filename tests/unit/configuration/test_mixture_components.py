@@ -104,7 +104,7 @@ def test_a_share_may_change_where_the_text_does_not(components):
         ),
         (
             "instruct.text_only.chat.samples_per_step=2.003",
-            "inside leaves .* of the 10 samples per step of 'talk'.*choose rounder numbers",
+            "inside leaves .* of the 10 samples per step of 'talk'.*choose simpler fractions",
         ),
     ],
 )

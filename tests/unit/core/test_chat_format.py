@@ -97,7 +97,12 @@ def test_decode_stops_at_the_end_mark(chat: ChatFormat) -> None:
         ([("user", "x"), ("assistant", " ")], None, PromptStyle.CHAT, "empty answer"),
         ([("user", "<image>")], b"x", PromptStyle.PLAIN, "empty caption"),
         ([("user", "x")], None, PromptStyle.CHAT, "no loss tokens"),
-        ([("user", "x"), ("assistant", "y")], b"x", PromptStyle.CHAT, "0 '<image>' in the text, 1"),
+        (
+            [("user", "x"), ("assistant", "y")],
+            b"x",
+            PromptStyle.CHAT,
+            "text has 0 '<image>', but the sample has 1",
+        ),
         ([("user", "<image>"), ("assistant", "y")], None, PromptStyle.CHAT, "1 '<image>'.*0 image"),
         ([("user", "<|assistant|>"), ("assistant", "y")], None, PromptStyle.CHAT, "reserved token"),
     ],

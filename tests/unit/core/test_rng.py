@@ -44,7 +44,7 @@ def test_feistel_spreads_small_ranges_evenly() -> None:
 
 
 def test_feistel_rejects_positions_outside_its_range() -> None:
-    with pytest.raises(IndexError, match="position 5 outside a permutation of 5"):
+    with pytest.raises(IndexError, match="position 5 is out of range for n=5"):
         FeistelPermutation(5, 0)(np.asarray([5]))
     with pytest.raises(ValueError, match="at least one element, got n=0"):
         FeistelPermutation(0, 0)
