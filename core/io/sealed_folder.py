@@ -1,6 +1,6 @@
 """Folders that are complete or absent: written under another name, sealed, renamed, then verified.
 
-The seal, `complete.json`, lists the size and the sha256 of every file.
+The seal, `complete.json`, lists the size and the sha256 of every file, and its own checksum.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from core.config import fingerprint
 from core.io.files import atomic_write_text, sha256_file
 
 SEAL_FILE = "complete.json"
@@ -45,7 +46,8 @@ def seal_folder(folder: Path, **metadata: Any) -> None:
         entry = SealEntry(num_bytes=path.stat().st_size, sha256=sha256_file(path))
         entries[str(path.relative_to(folder))] = dataclasses.asdict(entry)
     content = {"metadata": metadata, "files": entries}
-    atomic_write_text(folder / SEAL_FILE, json.dumps(content, indent=1))
+    sealed = {**content, "checksum": fingerprint(content)}
+    atomic_write_text(folder / SEAL_FILE, json.dumps(sealed, indent=1))
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
@@ -68,6 +70,9 @@ def read_seal(folder: Path) -> Seal:
     """
     content = json.loads((folder / SEAL_FILE).read_bytes())
     try:
+        checksum = content.pop("checksum")
+        if checksum != fingerprint(content):
+            raise ValueError(f"the checksum of {folder / SEAL_FILE} differs")
         entries = {
             name: SealEntry(num_bytes=int(entry["num_bytes"]), sha256=str(entry["sha256"]))
             for name, entry in content["files"].items()

@@ -42,8 +42,16 @@ def test_a_damaged_seal_is_found(folder: Path, content: str) -> None:
     assert find_damage(folder) == "complete.json is damaged"
 
 
-def test_a_missing_or_empty_seal_is_found(folder: Path) -> None:
-    (folder / SEAL_FILE).write_text('{"metadata": {}, "files": {}}')
-    assert find_damage(folder) == "complete.json lists no files"
+def test_a_flipped_digit_of_the_metadata_is_found(folder: Path) -> None:
+    seal = folder / SEAL_FILE
+    seal.write_text(seal.read_text().replace('"step": 6', '"step": 7'))
+    assert find_damage(folder) == "complete.json is damaged"
+
+
+def test_a_missing_or_empty_seal_is_found(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    seal_folder(empty)
+    assert find_damage(empty) == "complete.json lists no files"
     (folder / SEAL_FILE).unlink()
     assert find_damage(folder) == "complete.json: No such file or directory"
