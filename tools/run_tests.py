@@ -16,8 +16,10 @@ from pathlib import Path
 
 FIRST_HALF = (
     "tests/integration/distributed",
-    "tests/integration/resume",
     "tests/integration/tracking",
+    "tests/unit/data_prep",
+    "tests/unit/evaluation",
+    "tests/unit/reporting",
 )
 _NO_TESTS = 5
 """Exit code of pytest if it found no tests, as when options select those of the other half."""

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from core.errors import ConfigError, IrudimenError
 from core.io.files import atomic_write_text
 from core.io.image_types import image_type
+from core.process.log import without_password
 from core.retry import call_with_retries
 
 _RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
@@ -57,8 +58,8 @@ class EndpointConfig:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise ConfigError(
-                f"endpoint must be an http(s) URL without credentials, got '{self.url}'; set the "
-                f"key in {self.key_variable}"
+                "endpoint must be an http(s) URL without credentials, got "
+                f"'{without_password(self.url)}'; set the key in {self.key_variable}"
             )
 
 
