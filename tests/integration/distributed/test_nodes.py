@@ -116,6 +116,8 @@ def test_a_slurm_job_on_two_nodes(
     world: Path, pair: tuple[Machine, Machine], tmp_path: Path
 ) -> None:
     """A job with two processes per node is preempted by a job of higher priority."""
+    for kind in ("features", "align"):
+        shutil.copytree(world / "one" / "store" / kind, world / "slurm" / "store" / kind)
     with slurm_cluster.cluster(tmp_path, pair) as cluster:
         environment = worlds.environment() | {
             "GLOO_SOCKET_IFNAME": "eth0", "SLURM_CONF": cluster["SLURM_CONF"]
