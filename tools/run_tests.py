@@ -17,8 +17,12 @@ from pathlib import Path
 FIRST_HALF = (
     "tests/integration/distributed",
     "tests/integration/tracking",
+    "tests/unit/benchmarks",
+    "tests/unit/configuration",
     "tests/unit/data_prep",
+    "tests/unit/datamodules",
     "tests/unit/evaluation",
+    "tests/unit/planner",
     "tests/unit/reporting",
 )
 _NO_TESTS = 5

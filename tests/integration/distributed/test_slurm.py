@@ -29,10 +29,10 @@ pytestmark = [
 ]
 _PREEMPTIONS = int(os.environ.get("IRUDIMEN_PREEMPTIONS", "12"))
 _MOST_STEPS = 60
-"""Steps between two preemptions; 12 times that is a quarter of the grid's 3,000 steps."""
+"""Steps between two preemptions; 12 times that is a sixth of the grid's 4,800 steps."""
 _OFTEN = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
           "instruct.text_only.text")  # fmt: skip
-_STEPS = 1000 * _PREEMPTIONS // 12
+_STEPS = 1600 * _PREEMPTIONS // 12
 _LONG = ("--set", f"align.num_steps={_STEPS}", f"instruct.num_steps={_STEPS}",
          *(f"{name}.max_epochs=9999" for name in _OFTEN),
          "trainer.checkpoint_every_n_steps=60", "trainer.log_every_n_steps=10")  # fmt: skip
