@@ -96,10 +96,20 @@ def cluster(folder: Path, machines: Sequence[Machine] = ()) -> Iterator[dict[str
         yield environment
     finally:
         subprocess.run(["scancel", "--user=root"], env=environment, check=False)
+        _wait_for_empty_queue(environment)
         pids = [*folder.glob("slurmd-*.pid"), folder / "slurmctld.pid", folder / "munge/pid"]
         for path in pids:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGTERM)
+
+
+def _wait_for_empty_queue(environment: dict[str, str]) -> None:
+    """Let cancelled jobs end: steps that outlive the controller stay forever."""
+    for _ in range(60):
+        queued = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, check=False)
+        if not queued.stdout.strip():
+            return
+        time.sleep(0.5)
 
 
 def _free_ports() -> list[int]:
