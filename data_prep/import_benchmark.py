@@ -4,6 +4,7 @@ python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A 
 """
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from collections import Counter
@@ -18,6 +19,8 @@ from core.config import load_config
 from core.errors import ConfigError, DataError, unknown_name
 from core.io.hub import hub_arguments
 from core.process.command import catch_user_errors
+from core.rng import named_rng
+from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
 from data_prep.prepare import rows
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe, read_item
 from data_prep.prepare.faults import DroppedError
@@ -70,13 +73,22 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     yield from found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImportedBenchmark:
+    """The questions of a benchmark."""
+
+    samples: tuple[ShardSample, ...]
+    """One sample per image, which holds the items about it."""
+    items: tuple[dict[str, Any], ...]
+    """The same items in the order of the rows."""
+    counts: Counter[str]
+    """Number of questions, and of rows left out by reason."""
+
+
 def build(
     recipe: BenchmarkRecipe, sources: Mapping[str, str], *, limit: int = 0
-) -> tuple[list[ShardSample], Counter[str]]:
-    """Group the questions by image.
-
-    Returns:
-        One sample per image, and the number of rows left out by reason.
+) -> ImportedBenchmark:
+    """Join the questions of all languages and group them by image.
 
     Raises:
         DataError: If a row lacks a column of the recipe, or no question is in all languages.
@@ -102,26 +114,26 @@ def build(
             if language == first:
                 images[key] = _image_bytes(row[recipe.columns.image], f"{place}, row {number}")
     samples: dict[str, ShardSample] = {}
-    taken = 0
+    joined: list[dict[str, Any]] = []
     for key, known in items.items():
         if missing := [language for language in sources if language not in known["languages"]]:
             counts[f"{missing[0]}: missing"] += 1
             continue
-        if limit and taken >= limit:
+        if limit and len(joined) >= limit:
             break
-        taken += 1
         image = images[key]
         name = hashlib.sha256(image).hexdigest()[:16]
         sample = samples.setdefault(name, ShardSample(key=name, content={"items": []}, image=image))
-        sample.content["items"].append(_merge_languages(recipe, key, known["languages"]))
+        joined.append(_merge_languages(recipe, key, known["languages"]))
+        sample.content["items"].append(joined[-1])
     if not samples:
         raise DataError(
             f"no question exists in all of {', '.join(sources)}: {dict(counts)}; check the "
             "question_id of the recipe",
             "empty",
         )
-    counts["questions"] = taken
-    return list(samples.values()), counts
+    counts["questions"] = len(joined)
+    return ImportedBenchmark(samples=tuple(samples.values()), items=tuple(joined), counts=counts)
 
 
 def _merge_languages(
@@ -139,8 +151,63 @@ def _merge_languages(
         if name in first:
             merged[name] = {language: item[name] for language, item in by_language.items()}
     if "correct_choice" in first:
+        _check_choices(key, by_language)
         merged["correct_choice"] = first["correct_choice"]
     return merged
+
+
+def _check_choices(key: str, by_language: Mapping[str, dict[str, Any]]) -> None:
+    """Reject options that are repeated or do not correspond across languages."""
+    shapes = {
+        language: (len(item["choices"]), item["correct_choice"])
+        for language, item in by_language.items()
+    }
+    if len(set(shapes.values())) > 1:
+        raise DataError(
+            f"question '{key}': number of choices and correct_choice are {shapes}; give the "
+            "options in the same order in every language",
+            "choices differ",
+        )
+    for language, item in by_language.items():
+        choices, correct = item["choices"], item["correct_choice"]
+        if len(set(choices)) < len(choices) or not 0 <= correct < len(choices):
+            raise DataError(
+                f"question '{key}' in '{language}': choices {choices} with correct_choice "
+                f"{correct}; options must differ, and correct_choice counts from 0",
+                "wrong choices",
+            )
+
+
+def shuffle_choices(items: Sequence[dict[str, Any]]) -> None:
+    """Put the options of every item into a random order, the same in all its languages.
+
+    Items with the same texts get the same order, so that only their images distinguish them.
+    """
+    for item in items:
+        if "choices" not in item:
+            continue
+        choices: dict[str, list[str]] = item["choices"]
+        options = [option for texts in choices.values() for option in texts]
+        rng = named_rng(0, "choices", *item["question"].values(), *options)
+        order = rng.permutation(len(next(iter(choices.values())))).tolist()
+        item["choices"] = {
+            language: [texts[at] for at in order] for language, texts in choices.items()
+        }
+        item["correct_choice"] = order.index(item["correct_choice"])
+
+
+def check_text_only(items: Sequence[dict[str, Any]]) -> dict[str, tuple[TextOnlyRule, ...]]:
+    """Apply the text-only rules to the multiple-choice questions of every language."""
+    questions: dict[str, list[ChoiceQuestion]] = {}
+    for item in items:
+        for language, choices in item.get("choices", {}).items():
+            question = ChoiceQuestion(
+                question=item["question"][language],
+                choices=tuple(choices),
+                correct_choice=item["correct_choice"],
+            )
+            questions.setdefault(language, []).append(question)
+    return {language: text_only_rules(asked) for language, asked in questions.items()}
 
 
 def _image_bytes(value: Any, where: str) -> bytes:
@@ -152,6 +219,23 @@ def _image_bytes(value: Any, where: str) -> bytes:
         )
     decode_image(image)  # report a broken image now rather than in the middle of an evaluation
     return image
+
+
+def _print_rules(console: Console, language: str, rules: Sequence[TextOnlyRule]) -> None:
+    best = max(rules, key=lambda rule: rule.accuracy)
+    console.print(
+        f"{language}: without images, the best text-only rule ({best.name}) is right in "
+        f"{best.accuracy:.0%}, guessing in {best.chance:.0%}",
+        highlight=False,
+    )
+    for rule in revealing_rules(rules):
+        console.print(
+            f"[yellow]warning: {escape(language)}: '{rule.name}' is right in {rule.accuracy:.0%} "
+            f"(guessing: {rule.chance:.0%}, p = {rule.p_value:.2g}); the texts give answers away, "
+            "so an accuracy need not come from the images; rewrite the questions, or use "
+            "--shuffle-choices if the positions are predictable[/yellow]",
+            highlight=False,
+        )
 
 
 @catch_user_errors
@@ -192,6 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help="import only the first N questions (default: all)",
     )
+    add(
+        "--shuffle-choices",
+        action="store_true",
+        help="put the options of each question into a random order, the same in all languages; for "
+        "tables that have the correct option in predictable positions",
+    )
     options = parser.parse_args(arguments)
     console = Console()
     path = known.get(options.recipe, Path(options.recipe))
@@ -207,20 +297,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifest = options.out / f"{options.name}{SUFFIX}"
     if manifest.exists():
         raise ConfigError(f"{manifest} exists; choose another --name or remove it")
-    samples, counts = build(recipe, sources, limit=options.limit)
-    shards = write_shards(options.out, options.name, samples, per_shard=_IMAGES_PER_SHARD)
+    imported = build(recipe, sources, limit=options.limit)
+    if options.shuffle_choices:
+        shuffle_choices(imported.items)
+    rules = check_text_only(imported.items)
+    shards = write_shards(options.out, options.name, imported.samples, per_shard=_IMAGES_PER_SHARD)
     info = SourceInfo(
         name=options.name,
         language=",".join(sources),
         modality=Modality.BENCHMARK,
         record="",
         licence=recipe.licence,
-        provenance={"sources": sources, "recipe": options.recipe, "left_out": dict(counts)},
+        provenance={
+            "sources": sources,
+            "recipe": options.recipe,
+            "left_out": dict(imported.counts),
+        },
+        statistics={
+            "text_only_accuracy": {
+                language: {rule.name: round(rule.accuracy, 4) for rule in found}
+                for language, found in rules.items()
+            }
+        }
+        if rules
+        else {},
     )
     write_manifest(options.out, info, shards)
-    for reason, count in counts.most_common():
+    for reason, count in imported.counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
-    console.print(f"{len(samples):,} images: {escape(str(manifest))}", highlight=False)
+    for language, found in rules.items():
+        _print_rules(console, language, found)
+    console.print(f"{len(imported.samples):,} images: {escape(str(manifest))}", highlight=False)
     return 0
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from core.config import load_config
 from data_prep.import_benchmark import main
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
+from datamodules.shards.manifest import load_manifest
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
@@ -156,12 +157,61 @@ def test_the_example_culture_benchmark_can_be_imported_and_scored(tmp_path: Path
     by_id: dict[str, list[BenchmarkItem]] = {}
     for item in items:
         by_id.setdefault(item.question_id, []).append(item)
-    assert len(by_id) >= 30
+    assert len(by_id) == 64
     for pair in by_id.values():
         assert [item.language for item in pair] == ["en", "eu"]
         assert pair[0].correct_choice == pair[1].correct_choice
         assert all(len(set(item.choices)) == 4 for item in pair)
     scorer = Scorer(YesNoParser(load_prompts(["en", "eu"]).yes_no_words))
     baseline = majority_baseline(items, scorer)
-    assert 0.2 < baseline.scores.mean() < 0.35  # no letter dominates
+    assert baseline.scores.mean() == 0.25  # no letter dominates
     assert len({item.question_type for item in items}) >= 6
+
+
+def write_choices(folder: Path, name: str, rows: list[tuple[str, str, int]]) -> str:
+    """Write a table in the format of the culture recipe, with one image per row."""
+    lines = ["question_id,image,topic,question,choices,correct_choice"]
+    for number, (question, choices, correct) in enumerate(rows):
+        (folder / f"{number}.png").write_bytes(image_bytes(number, "PNG"))
+        lines.append(f"q{number:03d},{number}.png,food,{question},{choices},{correct}")
+    path = folder / f"{name}.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return f"{name}={path}"
+
+
+def test_importing_warns_about_predictable_choices_and_shuffling_removes_the_pattern(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(f"zer {n}?", f"a{n}|b{n}|c{n}|d{n}", n % 4) for n in range(48)]
+    sources = [write_choices(tmp_path, code, rows) for code in ("eu", "en")]
+    assert run(tmp_path / "one", "culture", *sources) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "warning: eu: 'letter by row number' is right in 100% (guessing: 25%" in output
+    assert run(tmp_path / "two", "culture", *sources, more=("--shuffle-choices",)) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "warning" not in output
+    items = load_benchmark(tmp_path / "two" / "b.manifest.json", ["eu", "en"])
+    for first, second in zip(items[::2], items[1::2], strict=True):
+        assert (first.choices, first.correct_choice) == (second.choices, second.correct_choice)
+        assert first.correct_choice is not None
+        number = int(first.question_id[1:])
+        assert first.choices[first.correct_choice] == f"{'abcd'[number % 4]}{number}"
+    statistics = load_manifest(tmp_path / "one" / "b.manifest.json").statistics
+    assert statistics["text_only_accuracy"]["en"]["letter by row number"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("zer?", "a|b|c", 0), "number of choices and correct_choice are"),
+        (("zer?", "a|b|c|d", 1), "number of choices and correct_choice are"),
+        (("zer?", "a|b|a|d", 0), "options must differ"),
+    ],
+)
+def test_choices_that_do_not_correspond_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: tuple[str, str, int], message: str
+) -> None:
+    english = write_choices(tmp_path, "en", [("what?", "a|b|c|d", 0)])
+    basque = write_choices(tmp_path, "eu", [row])
+    assert run(tmp_path / "out", "culture", english, basque) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
