@@ -10,7 +10,7 @@ from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.languages import FOLDER, PROMPTS, language_file
 from core.samples import Role, Turn
-from evaluation.answers.rule import normalise_neutral
+from evaluation.answers.phrases import compile_phrases, plain_text
 from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.questions import VisualQuestion
@@ -27,17 +27,32 @@ class PromptFile:
 
     yes_words: list[str] = dataclasses.field(default_factory=list)
     no_words: list[str] = dataclasses.field(default_factory=list)
+    yes_replies: list[str] = dataclasses.field(default_factory=list)
+    """Phrases that mean yes only as a complete clause, such as "it is"."""
+    no_replies: list[str] = dataclasses.field(default_factory=list)
+    undecided_phrases: list[str] = dataclasses.field(default_factory=list)
+    """Phrases of replies between yes and no, such as "maybe"."""
+    refusal_phrases: list[str] = dataclasses.field(default_factory=list)
+    """Phrases of replies that decline to answer, such as "can't see ... image"."""
+    answer_words: list[str] = dataclasses.field(default_factory=list)
+    """Words that announce an option letter, such as "answer" and "option"."""
+    filler_words: list[str] = dataclasses.field(default_factory=list)
+    """Words that may stand between an answer word and the answer, such as "the" and "is"."""
+    negations: list[str] = dataclasses.field(default_factory=list)
+    """Words that negate their clause, such as "not"."""
     styles: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     """Maps style and benchmark to a template with {question} and, for mc, {choices}."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PromptBook:
-    """Templates of one style, and words for yes and no, for every language of a run."""
+    """Templates of one style, and words for parsing replies, for every language of a run."""
 
     templates: Mapping[str, Mapping[str, str]]
     """Maps language and benchmark to a template."""
     yes_no_words: Mapping[str, YesNoWords]
+    refusal_phrases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """Phrases of replies that decline to answer, by language."""
 
     def question_text(self, item: BenchmarkItem) -> str:
         """Return the text of the user turn, without the image placeholder."""
@@ -84,25 +99,40 @@ def load_prompts(
     """
     templates: dict[str, Mapping[str, str]] = {}
     words: dict[str, YesNoWords] = {}
+    refusals: dict[str, tuple[str, ...]] = {}
     for language in languages:
         path = language_file(language, PROMPTS, folder)
         file = PromptFile()
         if path.is_file():
             file = load_config(PromptFile(), path)
         words[language] = _parse_yes_no_words(file, path)
+        refusals[language] = tuple(file.refusal_phrases)
         templates[language] = _parse_templates(file, style, path)
-    return PromptBook(templates=templates, yes_no_words=words)
+    return PromptBook(templates=templates, yes_no_words=words, refusal_phrases=refusals)
 
 
 def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
     yes, no = (
-        [normalise_neutral(word) for word in words] for words in (file.yes_words, file.no_words)
+        [plain_text(word) for word in words]
+        for words in (file.yes_words + file.yes_replies, file.no_words + file.no_replies)
     )
     if "" in yes + no:
         raise ConfigError(f"{path}: a word of yes_words or no_words has no letters")
     if both := sorted({*yes} & {*no}):
         raise ConfigError(f"{path}: {', '.join(both)} is in yes_words and in no_words; keep one")
-    return YesNoWords(yes=tuple(file.yes_words), no=tuple(file.no_words))
+    neither = (*file.undecided_phrases, *file.refusal_phrases)
+    try:
+        compile_phrases(neither)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return YesNoWords(
+        yes=tuple(file.yes_words),
+        no=tuple(file.no_words),
+        yes_replies=tuple(file.yes_replies),
+        no_replies=tuple(file.no_replies),
+        neither=neither,
+        openings=(*file.answer_words, *file.filler_words),
+    )
 
 
 def _parse_templates(file: PromptFile, style: str, path: Path) -> dict[str, str]:

@@ -105,7 +105,8 @@ def test_parse_yes_no_in_the_asked_language(reply, language, expected):
         ("Ydy", True),
         ("Nac ydy.", False),
         ("nac", None),  # half of a phrase has no meaning
-        ("nac ydy, ydy", False),  # what it begins with decides
+        ("nac ydy, ydy", None),  # a contradiction
+        ("nac ydy, ydy wir", False),  # what it begins with decides
         ("Mae'n wir: nac ydy", False),
         ("wel, ydy; neu nac ydy", None),
         ("ydynt", None),
