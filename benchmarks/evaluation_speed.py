@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from evaluation.answerers.vlm import VlmAnswerer
-from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
+from evaluation.benchmarks.items import BenchmarkItem, load_benchmarks
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.runner import blank_image
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _items(cell: TrainedCell, number: int) -> list[BenchmarkItem]:
     """Return the items grouped by image, in the order of an evaluation."""
     spec = cell.evaluation
-    items = load_benchmark(Path(spec.benchmark), languages=spec.languages)
+    items = load_benchmarks(map(Path, spec.benchmarks), languages=spec.languages)
     return sorted(items, key=lambda item: item.image_key)[:number]
 
 

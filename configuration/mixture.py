@@ -50,11 +50,16 @@ def manifest_path(config: RunConfig, source: str) -> str:
     return f"{config.data.folder}/{source}.manifest.json"
 
 
+def benchmark_manifests(config: RunConfig) -> tuple[str, ...]:
+    """Return the paths of the benchmarks' manifests, the main one first."""
+    return tuple(manifest_path(config, name) for name in config.data.benchmarks)
+
+
 def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str]]:
     """Return the manifests that a plan can do without: path -> expected source and its language."""
     found: dict[str, tuple[ExpectedSource, str]] = {}
     for name, source in config.data.expected.items():
-        if name == config.data.benchmark:
+        if name in config.data.benchmarks:
             found[manifest_path(config, name)] = (source, config.languages.target)
             continue
         for language in source.text_tokens:

@@ -105,12 +105,22 @@ class DataConfig:
 
     folder: str = "data/embedded"
     """Folder of the manifests, `{source}_{language}.manifest.json`."""
-    benchmark: str = "benchmark_test"
-    """Name of the benchmark manifest in that folder."""
+    benchmarks: list[str] = dataclasses.field(default_factory=lambda: ["benchmark_test"])
+    """Names of the benchmark manifests in that folder. The first is the main one: its metrics have
+    no prefix, and a claim that names no benchmark is about it."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source -> smaller source that the experiment `smoke` reads instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
     """Name -> source that a dry run may assume before it is prepared."""
+
+    def __post_init__(self) -> None:
+        """Validate the list of benchmarks."""
+        if not self.benchmarks:
+            raise ConfigError("data.benchmarks is empty; name at least one benchmark manifest")
+        if len(set(self.benchmarks)) < len(self.benchmarks):
+            raise ConfigError(
+                f"data.benchmarks names a benchmark twice: {', '.join(self.benchmarks)}; keep one"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -285,7 +295,7 @@ class RunConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     """Tower and connector."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    """Evaluation on the benchmark."""
+    """Evaluation on the benchmarks."""
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
     """Evaluation of the language model without images."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)

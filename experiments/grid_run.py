@@ -186,7 +186,7 @@ class GridRun:
         ]
         return {
             "languages": to_plain(first.languages),
-            "benchmark": f"{first.data.folder}/{first.data.benchmark}",
+            "benchmarks": [f"{first.data.folder}/{name}" for name in first.data.benchmarks],
             "cells": cells,
         }
 

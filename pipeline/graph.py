@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from configuration.axes import AxisValue, GridCell
-from configuration.mixture import expected_manifests, manifest_path
+from configuration.mixture import benchmark_manifests, expected_manifests
 from configuration.run_config import RunConfig
 from core.config import fingerprint, to_plain
 from core.errors import ConfigError, unknown_name
@@ -106,7 +106,7 @@ def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
         is_plan: Whether expected sources may stand for manifests that don't exist yet.
 
     Raises:
-        ConfigError: If the benchmark lacks a language of the study.
+        ConfigError: If a benchmark lacks a language of the study.
         DataError: If a manifest or shard is missing or damaged.
     """
     nodes: dict[str, StageNode] = {}
@@ -115,8 +115,9 @@ def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
     for cell in cells:
         if is_plan:
             hashes.expect(expected_manifests(cell.config))
-        if not hashes.is_missing(manifest_path(cell.config, cell.config.data.benchmark)):
-            check_languages(cell.config)
+        for path in benchmark_manifests(cell.config):
+            if not hashes.is_missing(path):
+                check_languages(cell.config, path)
         for node in _cell_nodes(cell.config, hashes):
             nodes.setdefault(node.address, node)
             stages.setdefault(cell.cell_id, {})[node.kind] = node.address
@@ -124,13 +125,13 @@ def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
     return Graph(nodes=named, cells=stages, missing=tuple(sorted(hashes.missing)))
 
 
-def check_languages(config: RunConfig) -> None:
-    """Reject, before training, languages that the benchmark does not have.
+def check_languages(config: RunConfig, benchmark: str) -> None:
+    """Reject, before training, languages that the benchmark at a path does not have.
 
     Raises:
         ConfigError: If the benchmark lacks a language.
     """
-    manifest = load_manifest(Path(manifest_path(config, config.data.benchmark)))
+    manifest = load_manifest(Path(benchmark))
     available = manifest.language.split(",")
     for language in (config.languages.base, config.languages.target):
         if language not in available:

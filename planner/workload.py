@@ -80,8 +80,8 @@ class EvaluationFields(Protocol):
         """Parts of the model."""
 
     @property
-    def benchmark(self) -> str:
-        """Manifest of the benchmark."""
+    def benchmarks(self) -> tuple[str, ...]:
+        """Manifests of the benchmarks."""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -116,18 +116,22 @@ class Workloads:
         """Return the questions in all languages; twice if also asked with a blank image."""
         rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
         num_image_tokens = _count_image_tokens(stage.model.tower)
-        if self._is_missing(stage.benchmark):
-            source, language = self._expected[stage.benchmark]
-            questions, text = source.num_samples, source.text_tokens[language]
-        else:
-            images = load_manifest(Path(stage.benchmark)).num_samples
-            questions, text = images * QUESTIONS_PER_IMAGE, float(TOKENS_PER_QUESTION)
-        return Load(
-            num_samples=questions * rounds,
-            num_images=questions * rounds,
-            num_tokens=questions * rounds * (text + num_image_tokens),
-            is_expected=self._is_missing(stage.benchmark),
-        )
+        total = Load(is_expected=any(map(self._is_missing, stage.benchmarks)))
+        for path in stage.benchmarks:
+            if self._is_missing(path):
+                source, language = self._expected[path]
+                questions, text = source.num_samples, source.text_tokens[language]
+            else:
+                images = load_manifest(Path(path)).num_samples
+                questions, text = images * QUESTIONS_PER_IMAGE, float(TOKENS_PER_QUESTION)
+            asked = questions * rounds
+            total = dataclasses.replace(
+                total,
+                num_samples=total.num_samples + asked,
+                num_images=total.num_images + asked,
+                num_tokens=total.num_tokens + asked * (text + num_image_tokens),
+            )
+        return total
 
     def num_images(self, manifests: tuple[str, ...]) -> int:
         """Return the number of images of several sources."""

@@ -67,8 +67,16 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
 
 
 def _contamination(grid: GridRecord) -> list[str]:
-    """Report whether benchmark images were trained on; empty if the check would take too long."""
-    benchmark = Path(f"{grid.benchmark}{SUFFIX}")
+    """Report whether images of the benchmarks were trained on."""
+    notes = [_shared_images(grid, Path(f"{path}{SUFFIX}")) for path in grid.benchmarks]
+    return list(dict.fromkeys(filter(None, notes)))
+
+
+def _shared_images(grid: GridRecord, benchmark: Path) -> str:
+    """Compare the images of one benchmark; empty if the check would take too long."""
+    name = "the benchmark"
+    if len(grid.benchmarks) > 1:
+        name = f"benchmark {benchmark.name.removesuffix(SUFFIX)}"
     training = {
         Path(path)
         for stage in grid.stages()
@@ -80,23 +88,23 @@ def _contamination(grid: GridRecord) -> list[str]:
     try:
         total = sum(load_manifest(path).num_samples for path in paths)
         if not training or total > _MAX_COMPARED_SAMPLES:
-            return []
+            return ""
         found = check_images(benchmark, sorted(training))
     except (DataError, StorageError, OSError):
-        return [
+        return (
             "The training data were not checked for images of the benchmark, because the data are "
             "not available on this machine."
-        ]
+        )
     if found.shared:
-        return [
+        return (
             f"The training data contain {len(found.shared)} of the {found.num_benchmark} images of "
-            f"the benchmark, e.g. {found.shared[0]}; the scores are therefore too high."
-        ]
-    return [
-        f"None of the {found.num_benchmark} images of the benchmark is among the "
+            f"{name}, e.g. {found.shared[0]}; the scores are therefore too high."
+        )
+    return (
+        f"None of the {found.num_benchmark} images of {name} is among the "
         f"{found.num_training:,} training images. Files were compared byte by byte; "
         "evaluation.contamination --pixels also detects copies in other formats."
-    ]
+    )
 
 
 def _skipped_samples(grid: GridRecord) -> list[str]:

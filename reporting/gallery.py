@@ -75,7 +75,7 @@ def build_gallery(grid: GridRecord, view: View) -> list[GalleryItem]:
     tables = [(label, read_rows(cell)) for label, cell in cells]
     chosen = select_questions(tables[0][1], view)
     try:
-        images = read_images(Path(grid.benchmark + SUFFIX), [key for key, _ in chosen])
+        images = read_images(Path(grid.benchmarks[0] + SUFFIX), [key for key, _ in chosen])
     except DataError as error:
         _LOG.warning("the report has no gallery, because its images can't be read: %s", error)
         return []

@@ -56,8 +56,8 @@ class GridRecord:
     machine: Mapping[str, Any]
     base_language: str
     target_language: str
-    benchmark: str
-    """Path of the benchmark's manifest without its suffix."""
+    benchmarks: tuple[str, ...]
+    """Paths of the benchmarks' manifests without suffix, the main one first."""
     cells: tuple[CellRecord, ...]
 
     @property
@@ -108,7 +108,7 @@ def load_grid(root: Path, experiment: str, profile: str) -> GridRecord:
         machine=raw.get("machine") or {},
         base_language=(raw.get("languages") or {}).get("base", "en"),
         target_language=(raw.get("languages") or {}).get("target", "eu"),
-        benchmark=raw.get("benchmark") or "",
+        benchmarks=tuple(raw.get("benchmarks") or ()),
         cells=tuple(_parse_cell(root / "store", cell) for cell in raw["cells"]),
     )
 

@@ -125,7 +125,8 @@ def _render_scores(cell: TrainedCell) -> str:
         rows.append((name, f"{score.value:.1f}", interval, _format_number(score.n, 0), *baselines))
     columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without image")
     settings = cell.evaluation
-    source = f"Benchmark `{settings.benchmark}`, weights {settings.settings.weights}.\n"
+    benchmarks = ", ".join(f"`{path}`" for path in settings.benchmarks)
+    source = f"Benchmarks: {benchmarks}; weights {settings.settings.weights}.\n"
     return _render_table("Scores", columns, rows) + "\n" + source
 
 

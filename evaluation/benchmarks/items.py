@@ -6,7 +6,7 @@ image and the questions about it, each in every language.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Benchmark(StrEnum):
 class BenchmarkItem:
     """One question about one image in one language."""
 
+    dataset: str
+    """Name of the benchmark's manifest."""
     question_id: str
     """Identifier of the question, the same in every language."""
     benchmark: Benchmark
@@ -53,6 +55,33 @@ class BenchmarkItem:
     choices: tuple[str, ...]
     """The choices of a multiple-choice question, otherwise empty."""
     correct_choice: int | None
+
+
+def load_benchmarks(
+    manifest_paths: Iterable[Path], languages: Sequence[str] | None = None
+) -> list[BenchmarkItem]:
+    """Load all questions of several benchmarks, in the order of the manifests.
+
+    Args:
+        manifest_paths: Manifests of the benchmarks.
+        languages: Languages to load; None for all languages of each benchmark.
+
+    Raises:
+        DataError: If a benchmark can't be loaded, or two have the same name.
+    """
+    items: list[BenchmarkItem] = []
+    paths: dict[str, Path] = {}
+    for path in manifest_paths:
+        loaded = load_benchmark(path, languages)
+        name = load_manifest(path).name
+        if name in paths:
+            raise DataError(
+                f"the benchmarks {paths[name]} and {path} are both named '{name}'; import one of "
+                "them under another name"
+            )
+        paths[name] = path
+        items += loaded
+    return items
 
 
 def load_benchmark(
@@ -86,13 +115,15 @@ def load_benchmark(
     for entry in manifest.shards:
         reader = open_shard(manifest_path, entry)
         for row in range(len(reader)):
-            items += _read_sample(reader, row, wanted)
+            items += _read_sample(reader, row, wanted, manifest.name)
         reader.close()
     _check_unique(items, manifest.name)
     return items
 
 
-def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> list[BenchmarkItem]:
+def _read_sample(
+    reader: ShardReader, row: int, languages: Sequence[str], dataset: str
+) -> list[BenchmarkItem]:
     key = reader.key(row)
     content, image = reader.read(row)
     try:
@@ -103,7 +134,7 @@ def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> lis
             item
             for raw in raw_items
             for language in languages
-            for item in _parse_item(raw, language, key, image)
+            for item in _parse_item(raw, language, key, image, dataset)
         ]
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(
@@ -112,7 +143,7 @@ def _read_sample(reader: ShardReader, row: int, languages: Sequence[str]) -> lis
 
 
 def _parse_item(
-    raw: dict[str, Any], language: str, key: str, image: bytes
+    raw: dict[str, Any], language: str, key: str, image: bytes, dataset: str
 ) -> Iterator[BenchmarkItem]:
     benchmark = Benchmark(raw["benchmark"])
     is_choice = benchmark is Benchmark.MULTIPLE_CHOICE
@@ -128,6 +159,7 @@ def _parse_item(
     if not answers and benchmark is not Benchmark.WILD:
         raise DataError(f"no answers in '{language}'")
     yield BenchmarkItem(
+        dataset=dataset,
         question_id=str(raw["question_id"]),
         benchmark=benchmark,
         answer_type=raw["answer_type"],

@@ -1,4 +1,4 @@
-"""Stage kind `evaluate`: the benchmark in both languages."""
+"""Stage kind `evaluate`: the benchmarks in both languages."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 
 from callbacks.metrics_log import write_progress
-from configuration.mixture import manifest_path
+from configuration.mixture import benchmark_manifests
 from configuration.run_config import (
     ALIGN_POLICY,
     INSTRUCT_POLICY,
@@ -23,7 +23,7 @@ from core.errors import PreemptedError
 from core.process.log import get_logger
 from evaluation.answerers.cached import CachedAnswerer
 from evaluation.answerers.vlm import VlmAnswerer
-from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.items import load_benchmarks
 from evaluation.canaries import run_canaries
 from evaluation.runner import EvaluationOptions, evaluate
 from models.freezing import FreezePolicy, cast_all
@@ -47,8 +47,8 @@ class EvaluateStage(Stage):
     memory_fix: ClassVar[str] = "set evaluate.weights=bfloat16, or reduce evaluate.batch_size"
 
     model: VlmSpec
-    benchmark: str
-    """Manifest of the benchmark."""
+    benchmarks: tuple[str, ...]
+    """Manifests of the benchmarks, the main one first."""
     languages: tuple[str, ...]
     settings: EvaluateConfig
     policy: FreezePolicy
@@ -63,7 +63,7 @@ class EvaluateStage(Stage):
         last_stage = config.align if is_aligned_only else config.instruct
         return cls(
             model=VlmSpec.from_config(config),
-            benchmark=manifest_path(config, config.data.benchmark),
+            benchmarks=benchmark_manifests(config),
             languages=(config.languages.base, config.languages.target),
             settings=config.evaluate,
             policy=ALIGN_POLICY if is_aligned_only else INSTRUCT_POLICY,
@@ -77,8 +77,8 @@ class EvaluateStage(Stage):
 
     @property
     def manifests(self) -> tuple[str, ...]:
-        """Manifest of the benchmark."""
-        return (self.benchmark,)
+        """Manifests of the benchmarks."""
+        return self.benchmarks
 
     @property
     def weight_folders(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class EvaluateStage(Stage):
         return estimator.evaluation(self, has_tower=has_tower)
 
     def run(self, context: StageContext) -> None:
-        """Ask the trained model every question of the benchmark."""
+        """Ask the trained model every question of the benchmarks."""
         parts = self._load_model(context)
         together, alone = (
             VlmAnswerer(
@@ -103,7 +103,7 @@ class EvaluateStage(Stage):
             )
             for batch_size in (self.settings.batch_size, 1)
         )
-        items = load_benchmark(Path(self.benchmark), languages=self.languages)
+        items = load_benchmarks(map(Path, self.benchmarks), languages=self.languages)
         answerer = CachedAnswerer(
             together,
             context.folder.checkpoints / PARTIAL_RESULTS,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from callbacks.metrics_log import write_progress
-from configuration.mixture import manifest_path, used_lines
+from configuration.mixture import benchmark_manifests, manifest_path, used_lines
 from configuration.run_config import RunConfig
 from core.errors import DataError, PreemptedError
 from core.io.files import atomic_write_text
@@ -49,14 +49,14 @@ class FeaturesStage(Stage):
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self | None:
-        """Collect the image sources of both stages and of the benchmark."""
+        """Collect the image sources of both stages and of the benchmarks."""
         if not config.model.cache_features:
             return None
         stages = (config.align, config.instruct)
         lines = [line for stage in stages for line in used_lines(stage.visual).values()]
         base = config.languages.base
         paths = {manifest_path(config, f"{line.source}_{base}") for line in lines}
-        paths.add(manifest_path(config, config.data.benchmark))
+        paths.update(benchmark_manifests(config))
         return cls(tower=config.model.tower, sources=tuple(sorted(paths)))
 
     @property

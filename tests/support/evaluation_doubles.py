@@ -48,9 +48,11 @@ def raw_items(at: int) -> list[dict]:
     return items
 
 
-def write_benchmark(folder, samples, *, language="en,eu", modality=Modality.BENCHMARK):
-    entry = write_shard(folder / "benchmark-000000.tar", samples)
-    return write_source(folder, "benchmark_test", [entry], language=language, modality=modality)
+def write_benchmark(
+    folder, samples, *, name="benchmark_test", language="en,eu", modality=Modality.BENCHMARK
+):
+    entry = write_shard(folder / f"{name}-000000.tar", samples)
+    return write_source(folder, name, [entry], language=language, modality=modality)
 
 
 def small_benchmark(folder):

@@ -78,7 +78,7 @@ def make_grid(
         "created": _START, "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "git_dirty": False, "versions": {"torch": "2.13.0", "lightning": "2.6.6"},
         "machine": {"platform": "Linux-6.1-x86_64", "cores": 2},
-        "languages": {"base": "en", "target": "eu"}, "benchmark": str(benchmark),
+        "languages": {"base": "en", "target": "eu"}, "benchmarks": [str(benchmark)],
         "cells": described,
     }  # fmt: skip
     (folder / "grid.json").write_text(json.dumps(grid))

@@ -46,7 +46,7 @@ Process: TypeAlias = "subprocess.Popen[str] | preloaded.PreloadedProcess"
 _PROFILE_TEXT = """\
 languages: {base: en, target: eu}
 cell: {backbone: general}
-data: {folder: data, benchmark: benchmark_test}
+data: {folder: data, benchmarks: [benchmark_test]}
 model:
   tower: {path: data/tower, feature: penultimate}
   connector: {kind: linear}

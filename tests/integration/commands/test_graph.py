@@ -141,10 +141,28 @@ def test_another_benchmark_retrains_nothing(world: Path) -> None:
     path = world / "data" / "benchmark_other.manifest.json"
     original = (world / "data" / "benchmark_test.manifest.json").read_text()
     path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))
-    before, after = addresses(), addresses("data.benchmark=benchmark_other")
+    before, after = addresses(), addresses("data.benchmarks=[benchmark_other]")
     path.unlink()
     changed = {kind for kind in before if before[kind] != after[kind]}
     assert changed == {"features", "evaluate"}
+
+
+def test_one_evaluation_asks_several_benchmarks(world: Path) -> None:
+    path = world / "data" / "benchmark_other.manifest.json"
+    original = (world / "data" / "benchmark_test.manifest.json").read_text()
+    path.write_text(original.replace('"name": "benchmark_test"', '"name": "benchmark_other"'))
+    both = "data.benchmarks=[benchmark_test,benchmark_other]"
+    try:
+        graph = build_graph(name_cells([load(both)]))
+        (evaluate,) = nodes_of(graph, "evaluate")
+        (features,) = nodes_of(graph, "features")
+        before, after = addresses(), addresses(both)
+    finally:
+        path.unlink()
+    manifests = ("data/benchmark_test.manifest.json", "data/benchmark_other.manifest.json")
+    assert evaluate.stage.manifests == manifests
+    assert set(manifests) <= set(features.stage.manifests)
+    assert {kind for kind in before if before[kind] != after[kind]} == {"features", "evaluate"}
 
 
 def test_a_source_without_samples_is_left_out(world: Path) -> None:

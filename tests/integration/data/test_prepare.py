@@ -252,7 +252,7 @@ def test_prepared_data_train_both_stages_and_are_evaluated(
     folder = small_world.build_world(tmp_path)
     path = folder / "configs" / f"{small_world.PROFILE}.yaml"
     config = yaml.safe_load(path.read_text())
-    config["data"] = {"folder": str(by_endpoint[0]), "benchmark": "quiz"}
+    config["data"] = {"folder": str(by_endpoint[0]), "benchmarks": ["quiz"]}
     config["align"]["visual"] = {"captions": {"source": "caps", "samples_per_step": 4}}
     config["instruct"]["visual"] = {"answers": {"source": "ama", "samples_per_step": 3}}
     config["instruct"]["text_only"] = {"chat": {"source": "chats", "samples_per_step": 1}}

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import ConfigError, DataError
 from evaluation.answers.yes_no import YesNoParser
-from evaluation.benchmarks.items import Benchmark, load_benchmark
+from evaluation.benchmarks.items import Benchmark, load_benchmark, load_benchmarks
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
 from evaluation.metrics.reply_language import ReplyLanguage, is_in_language
@@ -42,6 +42,7 @@ def test_all_items_are_loaded_in_order(items):
     first = items[0]
     assert (first.question_id, first.language, first.image_key) == ("q0-0", "en", "p00")
     assert first.image == b"image 0"
+    assert {item.dataset for item in items} == {"benchmark_test"}
     assert items[1].language == "eu"
     assert items[1].answers == ("txakur",) * 9 + ("animalia",)
     choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
@@ -80,6 +81,26 @@ def test_duplicate_question_ids_are_an_error(tmp_path):
     samples = [(key, {"items": [raw_item()]}, b"x") for key in ("a", "b")]
     with pytest.raises(DataError, match="'q0-0' appears twice in vqa/en"):
         load_benchmark(write_benchmark(tmp_path, samples))
+
+
+def test_several_benchmarks_are_told_apart_by_their_names(tmp_path, manifest):
+    samples = [("p00", {"items": raw_items(0)}, b"another image")]
+    (tmp_path / "culture").mkdir()
+    other = write_benchmark(tmp_path / "culture", samples, name="culture")
+    items = load_benchmarks([manifest, other], LANGUAGES)
+    assert [item.dataset for item in items] == ["benchmark_test"] * 120 + ["culture"] * 10
+    # Ids and image keys may be the same in two benchmarks.
+    assert {item.image for item in items if item.image_key == "p00"} == {
+        b"image 0",
+        b"another image",
+    }
+
+
+def test_two_benchmarks_of_one_name_are_an_error(tmp_path, manifest):
+    (tmp_path / "again").mkdir()
+    same = write_benchmark(tmp_path / "again", [("p", {"items": raw_items(0)}, b"x")])
+    with pytest.raises(DataError, match=r"are both named 'benchmark_test'"):
+        load_benchmarks([manifest, same])
 
 
 def test_a_source_of_another_modality_is_an_error(tmp_path):

@@ -194,7 +194,7 @@ def test_report_without_images_is_still_written(
 ) -> None:
     folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:1], num_images=_SMALL)
     grid = json.loads((folder / "grid.json").read_text())
-    (folder / "grid.json").write_text(json.dumps({**grid, "benchmark": "nowhere/benchmark"}))
+    (folder / "grid.json").write_text(json.dumps({**grid, "benchmarks": ["nowhere/benchmark"]}))
     record = load_grid(tmp_path, "mix_ablation", "embedded")
     assert gallery.build_gallery(record, series.view_of(record)) == []
     assert "no gallery" in caplog.text
