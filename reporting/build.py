@@ -13,6 +13,7 @@ from core.io.files import atomic_write_text
 from reporting import figures, gallery, tables
 from reporting.caveats import caveats
 from reporting.hypotheses import decide_claims
+from reporting.image_use import image_use_table
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord, grid_folder, load_grid
 from reporting.series import View, view_of
@@ -73,7 +74,7 @@ def render_page(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         scores=tables.score_table(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         retention=tables.retention_table(grid),
-        canaries=tables.canary_rows(grid),
+        image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
         stages=tables.stage_rows(grid),

@@ -1,4 +1,4 @@
-"""Tables of a report: scores, fidelity, retention, sanity checks and stage runs, and the CSV."""
+"""Tables of a report: scores, fidelity, retention and stage runs, and the CSV."""
 
 import csv
 import io
@@ -69,17 +69,6 @@ class StageRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CanaryRow:
-    """Sanity checks of one evaluation."""
-
-    cell: str
-    shuffled: str
-    blank: str
-    alone: str
-    has_passed: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionTable:
     """Scores of the language models without images, and their change by the training."""
 
@@ -96,28 +85,6 @@ def score_table(grid: GridRecord, view: View) -> ScoreTable:
 def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the share of replies in the language of the question."""
     return _tabulate(grid, view, (FIDELITY_PANEL,))
-
-
-def canary_rows(grid: GridRecord) -> list[CanaryRow]:
-    """Return one row per finished evaluation with sanity checks."""
-    rows = []
-    for cell in grid.cells:
-        stage = cell.evaluation
-        found = stage.canaries if stage is not None else {}
-        if not found:
-            continue
-        costs = [found.get(name) for name in ("shuffled", "blank")]
-        rows.append(
-            CanaryRow(
-                cell=cell.cell_id,
-                shuffled=_format_interval(costs[0]),
-                blank=_format_interval(costs[1]),
-                alone=f"{found['num_changed']} of {found['num_alone']}",
-                has_passed=not found["num_changed"]
-                and all(cost is None or cost["low"] > 0 for cost in costs),
-            )
-        )
-    return rows
 
 
 def retention_table(grid: GridRecord) -> RetentionTable:
@@ -179,7 +146,8 @@ def format_duration(seconds: float) -> str:
 def cells_csv(grid: GridRecord) -> str:
     """Return all metrics of all cells as CSV, one metric per line."""
     axes = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
-    fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance")
+    fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance",
+              "beats_blind", "beats_majority")  # fmt: skip
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["cell_id", *axes, "metric", *fields])
@@ -238,13 +206,6 @@ def _format_retention(
     if before is not None:
         text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
     return text
-
-
-def _format_interval(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return ""
-    low, high = found["low"], found["high"]
-    return f"{found['value']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _format_failure(failure: Mapping[str, Any]) -> str:
