@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -115,7 +116,7 @@ def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> Qu
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, modified_ns: int) -> dict[str, list[object]]:
+def _read(path: Path, modified_ns: int) -> dict[str, list[Any]]:
     del modified_ns  # part of the key of the cache
     table = pq.read_table(path, columns=list(_COLUMNS))
     return {name: table[name].to_pylist() for name in _COLUMNS}

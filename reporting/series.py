@@ -235,7 +235,8 @@ def _average_seeds(share: float, cells: Sequence[CellRecord], panel: Panel, lang
     values = tuple(score.value for score in scores)
     low, high = scores[0].ci_low, scores[0].ci_high
     if len(scores) > 1:
-        interval = panel.query and seed_averaged_interval(cells, panel.query, language)
+        query = panel.query
+        interval = None if query is None else seed_averaged_interval(cells, query, language)
         low = None if interval is None or interval.low is None else _PERCENT * interval.low
         high = None if interval is None or interval.high is None else _PERCENT * interval.high
     value = fmean(values)

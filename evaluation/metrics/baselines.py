@@ -98,7 +98,7 @@ def _constant_candidates(group: Sequence[BenchmarkItem]) -> list[str]:
     The total credit counts, not the number of votes: an answer that four of ten annotators give is
     fully right, so ten votes for one question earn less than four votes for two questions.
     """
-    credit: Counter[str] = Counter()
+    credit: dict[str, float] = defaultdict(float)
     spellings: dict[str, Counter[str]] = defaultdict(Counter)
     for item in group:
         for answer in item.answers:
@@ -106,10 +106,8 @@ def _constant_candidates(group: Sequence[BenchmarkItem]) -> list[str]:
         for form, votes in Counter(map(english.normalise, item.answers)).items():
             credit[form] += min(1.0, votes * _CREDIT_OF_ONE_ANSWER)
     ranked = sorted(credit, key=lambda form: (-credit[form], form))[:_MAX_CANDIDATES]
-    usual = [
-        min(spellings[form], key=lambda text, form=form: (-spellings[form][text], text))
-        for form in ranked
-    ]
+    usual = [min(spellings[form].items(), key=lambda pair: (-pair[1], pair[0]))[0]
+             for form in ranked]  # fmt: skip
     num_choices = max(len(item.choices) for item in group)
     # Without reference answers the only candidate is the empty reply, which scores 0.
     return [*dict.fromkeys([*usual, *string.ascii_uppercase[:num_choices]])] or [""]
