@@ -64,7 +64,7 @@ class ScoreDrop:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageUseCheck:
-    """What the image contributes to the questions of one group."""
+    """Loss of accuracy of one group of questions without the right image."""
 
     dataset: str
     kind: str

@@ -28,7 +28,7 @@ class ImageUseColumn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageUseCell:
-    """What the image contributes to one group in one cell."""
+    """Loss of accuracy of one group in one cell without the image, with the verdict."""
 
     text: str
     """Drop without the image in points, with its interval and p-value."""

@@ -96,7 +96,7 @@ def common_scores(parts: Sequence[QuestionScores]) -> tuple[np.ndarray, np.ndarr
 
 @lru_cache(maxsize=512)
 def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> QuestionScores:
-    columns = _read(path, modified_ns)
+    columns = _read_columns(path, modified_ns)
     main = columns["dataset"][0]
     scores: dict[tuple[str, ...], float] = {}
     images: dict[tuple[str, ...], str] = {}
@@ -116,7 +116,7 @@ def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> Qu
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, modified_ns: int) -> dict[str, list[Any]]:
+def _read_columns(path: Path, modified_ns: int) -> dict[str, list[Any]]:
     del modified_ns  # part of the key of the cache
     table = pq.read_table(path, columns=list(_COLUMNS))
     return {name: table[name].to_pylist() for name in _COLUMNS}

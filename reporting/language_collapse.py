@@ -40,7 +40,7 @@ class LanguageCollapse:
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether most replies are in another language than the question."""
+        """Return whether most replies are in another language than the question."""
         return self.fidelity < _COLLAPSED_BELOW
 
 
