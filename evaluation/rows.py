@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluation.answerers.base import ModelReply
+from evaluation.answers.refusals import RefusalDetector
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.predictions import SCHEMA
 from evaluation.metrics.baselines import MajorityBaseline, chance_score
@@ -23,6 +24,7 @@ class RowBuilder:
     items: Sequence[BenchmarkItem]
     scorer: Scorer
     reply_language: ReplyLanguage
+    refusals: RefusalDetector
 
     def build(
         self,
@@ -75,7 +77,10 @@ class RowBuilder:
             "score_any_language": self._any_language(replies),
             "language_identified": list(identified),
             "is_in_language": [is_in_language(found, item.language) for item, found in pairs],
-            "is_refusal": [False] * len(self.items),
+            "is_refusal": [
+                self.refusals.is_refusal(reply.text, item.language)
+                for item, reply in zip(self.items, replies, strict=True)
+            ],
             "num_tokens": [reply.num_tokens for reply in replies],
             "is_truncated": [reply.is_truncated for reply in replies],
         }

@@ -17,6 +17,7 @@ from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
 from evaluation.answerers.base import Answerer, ModelReply
+from evaluation.answers.refusals import RefusalDetector
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.predictions import PREDICTIONS_FILE, write_predictions
@@ -104,7 +105,12 @@ def evaluate(
     if options.blind:
         blank = blank_image()
         blind = _answer(answerer, [book.question(item, image=blank) for item in items])
-    rows = RowBuilder(items=items, scorer=scorer, reply_language=ReplyLanguage(items, languages))
+    rows = RowBuilder(
+        items=items,
+        scorer=scorer,
+        reply_language=ReplyLanguage(items, languages),
+        refusals=RefusalDetector(book.refusal_phrases),
+    )
     prompts = [book.question_text(item) for item in items]
     predictions = rows.build(prompts, replies, blind, baseline)
     result = EvaluationResult(
