@@ -19,16 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from core.rng import named_rng
-from evaluation.statistics.intervals import (
-    ALPHA,
-    Verdict,
-    apply_holm,
-    equivalence,
-    mean_interval,
-    non_inferiority,
-    paired_difference,
-    wilson_interval,
-)
+from evaluation.statistics.decisions import ALPHA, Verdict, equivalence, non_inferiority
+from evaluation.statistics.intervals import mean_interval, paired_difference, wilson_interval
+from evaluation.statistics.multiple_testing import apply_holm
 
 NUM_CELLS = 6
 DELTA = 0.03

@@ -25,7 +25,7 @@ from core.io.files import atomic_write_text
 from core.process.command import catch_user_errors
 from evaluation.benchmarks.images import ImageLookup, open_images
 from evaluation.people.tasks import Task, compare_tasks
-from evaluation.statistics.intervals import bootstrap_means
+from evaluation.statistics.resampling import bootstrap_means
 
 REWARDS = {"A>>B": 1.0, "A>B": 0.5, "A=B": 0.0, "B>A": -0.5, "B>>A": -1.0}
 _LABEL = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")

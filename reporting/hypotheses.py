@@ -8,7 +8,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from configuration.axes import AxisValue
-from evaluation.statistics.intervals import Decision, apply_holm, equivalence, non_inferiority
+from evaluation.statistics.decisions import (
+    Decision,
+    equivalence,
+    non_inferiority,
+    superiority,
+)
+from evaluation.statistics.multiple_testing import apply_holm
 from reporting.paired_scores import PairedScores, mean_scores, pair, scores_of_cells
 from reporting.preregistration import (
     BEST,
@@ -167,22 +173,9 @@ def _compare(
     first: PairedScores, second: PairedScores, test: Comparison, margin: float
 ) -> Decision:
     if test is Comparison.SUPERIORITY:
-        return _superiority(first, second, margin)
+        return superiority(*pair(first, second), seed=_SEED)
     decide = equivalence if test is Comparison.EQUIVALENCE else non_inferiority
     return decide(*pair(first, second), delta=margin, seed=_SEED)
-
-
-def _superiority(first: PairedScores, second: PairedScores, margin: float) -> Decision:
-    """Test superiority as non-inferiority to the second scores raised by the margin."""
-    a, b, images = pair(first, second)
-    raised = non_inferiority(a, b + margin, images, delta=margin, seed=_SEED)
-    difference = dataclasses.replace(
-        raised.difference,
-        value=raised.difference.value + margin,
-        low=raised.difference.low + margin,
-        high=raised.difference.high + margin,
-    )
-    return dataclasses.replace(raised, difference=difference, delta=0.0)
 
 
 def _describe_comparison(

@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.statistics.sufficiency import SufficiencyResult, smallest_sufficient_share
+from evaluation.statistics.sufficiency import (
+    SharePoint,
+    SufficiencyResult,
+    sufficient_shares,
+)
 from reporting.paired_scores import PairedScores, align_questions, scores_of_cells
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord
@@ -16,11 +20,12 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SufficiencyRow:
-    """Accuracy, confidence and marginal gain of one share."""
+    """Accuracy, p-values and marginal gain of one share."""
 
     share: str
     value: str
-    confidence: str
+    p_sufficient: str
+    p_insufficient: str
     gain: str
     is_enough: bool
 
@@ -52,7 +57,7 @@ def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
 def _tabulate_shares(
     label: str, shares: list[float], parts: list[PairedScores], delta: float
 ) -> SufficiencyTable:
-    found = smallest_sufficient_share(
+    found = sufficient_shares(
         shares,
         np.stack([part.scores for part in parts]),
         parts[0].images,
@@ -65,10 +70,11 @@ def _tabulate_shares(
         rows=tuple(
             SufficiencyRow(
                 share=format_percent(point.share),
-                value=f"{100 * point.value:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]",
-                confidence=f"{100 * point.sufficient:.0f} %",
+                value=_format_value(point),
+                p_sufficient=f"{point.p_sufficient:.3f}",
+                p_insufficient=f"{point.p_insufficient:.3f}",
                 gain=_format_gain(point.next_gain) if point.share < 1 else "",
-                is_enough=found.smallest is not None and point.share >= found.smallest,
+                is_enough=point.share in found.sufficient,
             )
             for point in found.points
         ),
@@ -82,23 +88,36 @@ def _format_gain(gain: tuple[float, float, float] | None) -> str:
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def _format_value(point: SharePoint) -> str:
+    if point.low is None or point.high is None:
+        return f"{100 * point.value:.1f}"
+    return f"{100 * point.value:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+
+
 def _conclude(found: SufficiencyResult) -> str:
-    margin = f"{100 * found.delta:g} points"
-    power = (
-        f"With this benchmark, differences between two cells below {100 * found.detectable:.1f} "
-        "points would usually go undetected."
-    )
-    if found.smallest is None:
-        return (
-            f"No share can be shown to be within {margin} of the best with 95 % confidence, so "
-            f"the question remains undecided. {power}"
+    margin = f"{100 * found.delta:.3g} points"
+    if found.reason:
+        return f"Nothing can be decided: {found.reason}."
+    sentences = []
+    if not found.sufficient:
+        sentences.append(
+            f"No share can be shown to be within {margin} of the best with 95 % confidence, so the "
+            "question remains undecided."
         )
-    if found.smallest == found.points[-1].share:
-        return (
-            f"Only the largest share can be shown to be within {margin} of the best with 95 % "
-            f"confidence. {power}"
+    else:
+        named = ", ".join(format_percent(share) for share in found.sufficient)
+        sentences.append(
+            f"With 95 % confidence, these shares are all within {margin} of the best: {named}."
         )
-    return (
-        f"All shares of {format_percent(found.smallest)} and above are within {margin} of the "
-        f"best with 95 % confidence. {power}"
-    )
+    sentences += [
+        f"The curve is not monotone: the accuracy at {format_percent(drop.larger)} is "
+        f"{-100 * drop.difference:.1f} points lower than at {format_percent(drop.smaller)} "
+        f"(corrected p = {drop.p_value:.3f})."
+        for drop in found.drops
+    ]
+    if found.detectable is not None:
+        sentences.append(
+            "With this benchmark, differences between two cells below "
+            f"{100 * found.detectable:.1f} points would usually go undetected."
+        )
+    return " ".join(sentences)

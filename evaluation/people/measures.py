@@ -10,7 +10,8 @@ import numpy as np
 from core.errors import DataError
 from evaluation.people.store import JUDGED_ASPECTS, SKIP, TIE, AnnotationStore, Judgement
 from evaluation.people.tasks import TaskKind
-from evaluation.statistics.intervals import bootstrap_means, wilson_interval
+from evaluation.statistics.intervals import wilson_interval
+from evaluation.statistics.resampling import bootstrap_means
 
 _ELO_SCALE = 400.0
 _PSEUDO_COUNT = 0.5

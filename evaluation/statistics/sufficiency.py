@@ -1,23 +1,32 @@
 """Analysis of the smallest sufficient share of target-language data.
 
-All cells answer the same questions about the same images, so they are resampled together. The
-comparisons are therefore paired, and the choice of the best share is part of what varies. A
-saturating curve is fitted to the accuracies.
+All cells answer the same questions about the same images, so comparisons are paired, and the best
+share is never taken as known (`share_comparison`). A saturating curve is fitted to the accuracies,
+and reported only if the data do not contradict it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.statistics.intervals import CONFIDENCE
+from evaluation.statistics.curve import SaturatingCurve, fit_curve
+from evaluation.statistics.decisions import (
+    ALPHA,
+    Bounds,
+    Decision,
+    RelativeMargin,
+    explain_few_clusters,
+    judge,
+)
+from evaluation.statistics.intervals import Interval, mean_interval
+from evaluation.statistics.share_comparison import Drop, ShareComparison
+from evaluation.statistics.uncertainty import MIN_CLUSTERS, POWER
 
-_NUM_RESAMPLES, _NUM_FITS = 2000, 200
-_MIN_CURVE_POINTS = 4
-"""Number of shares from which a curve with three parameters is over-determined."""
+_NUM_REFITS = 4_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +35,16 @@ class SharePoint:
 
     share: float
     value: float
-    low: float
-    high: float
-    """Upper bound of the 95 % interval of the accuracy, clustered by image."""
-    sufficient: float
-    """Confidence that the accuracy lies within the margin of the best share, whichever it is."""
+    low: float | None
+    """Lower bound of the 95 % interval of the accuracy; None with too few images."""
+    high: float | None
+    p_sufficient: float
+    """p-value of "worse than the best share by the margin or more", whichever share is the best."""
+    p_insufficient: float
+    """p-value of "within the margin of the best share"."""
     next_gain: tuple[float, float, float] | None
-    """Fitted gain of ten more points of share with its 95 % interval; None without a curve."""
+    """Gain of ten more points of share on the curve with its 95 % interval; None without a curve
+    that fits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,128 +53,163 @@ class SufficiencyResult:
 
     points: tuple[SharePoint, ...]
     delta: float
+    """The margin; of a relative one, its value for the highest accuracy observed."""
+    sufficient: tuple[float, ...]
+    """Shares of which, with 95 % confidence, *all* are within the margin of the best."""
     smallest: float | None
-    """Smallest share from which on all shares are sufficient with 95 % confidence; None if there is
-    none."""
-    detectable: float
-    """Smallest paired difference between two cells that 80 % of such grids would detect."""
+    """Smallest of the sufficient shares; None if there are none."""
+    is_monotone: bool
+    """Whether no decrease towards a larger share is significant."""
+    drops: tuple[Drop, ...]
+    """Significant decreases."""
+    detectable: float | None
+    """Smallest paired difference between two cells that 80 % of such grids would detect; None with
+    too few images."""
+    curve: SaturatingCurve | None
+    """Fitted curve; None with fewer than four shares, or two cells with equal scores."""
+    reason: str
+    """Why nothing can be decided, or empty."""
+    comparison: ShareComparison
+    """The comparisons behind the p-values."""
 
 
-def smallest_sufficient_share(
+def sufficient_shares(
     shares: Sequence[float],
     scores_SI: np.ndarray,
     clusters: Sequence[str] | np.ndarray,
     *,
-    delta: float,
+    delta: float | RelativeMargin,
     seed: int,
+    left_out_of_curve: Collection[float] = (),
 ) -> SufficiencyResult:
-    """Find the smallest share whose accuracy is within a margin of the best.
+    """Find the shares whose accuracy is within a margin of the best.
 
     Args:
         shares: Shares in ascending order.
         scores_SI: Score in 0..1 of every item (columns) at every share (rows).
         clusters: Image of every item.
-        delta: Margin in 0..1.
+        delta: Margin in 0..1, or a fraction of what the image contributes at the best share.
         seed: Seed of the resampling.
+        left_out_of_curve: Shares that the curve must not use because another regime rules there,
+            such as a cell that answers in the wrong language.
 
     Raises:
-        DataError: If there are fewer than two shares, or the shapes do not match.
+        DataError: If there are fewer than two shares, the shapes do not match, or the margin is not
+            positive.
     """
     scores_SI = np.asarray(scores_SI, dtype=np.float64)
-    if len(shares) < 2 or scores_SI.shape != (len(shares), len(clusters)):  # noqa: PLR2004
-        raise DataError(
-            f"{len(shares)} shares, scores of shape {scores_SI.shape}, {len(clusters)} clusters; "
-            "expected at least two shares, one row each and one cluster per column"
-        )
-    means_RS = _resampled_means(scores_SI, clusters, seed)
-    best_R1 = means_RS.max(axis=1, keepdims=True)
-    sufficient_S = (means_RS >= best_R1 - delta).mean(axis=0)
-    lows, highs = np.quantile(means_RS, [0.025, 0.975], axis=0)
-    gains = _fit_gains(np.asarray(shares), scores_SI.mean(axis=1), means_RS)
-    points = tuple(
-        SharePoint(
-            share=float(share),
-            value=float(scores_SI[i].mean()),
-            low=float(lows[i]),
-            high=float(highs[i]),
-            sufficient=float(sufficient_S[i]),
-            next_gain=None if gains is None else gains[i],
-        )
-        for i, share in enumerate(shares)
-    )
+    comparison = ShareComparison(shares, scores_SI, clusters, delta=delta)
+    margin = comparison.margin(int(np.argmax(comparison.means)))
+    reason = _explain(comparison, margin)
+    curve = None if reason else _fit(comparison, left_out_of_curve, seed)
+    sufficient = () if reason else comparison.sufficient()
+    is_few = comparison.num_clusters < MIN_CLUSTERS
+    drops = () if is_few else comparison.drops()
+    intervals = [mean_interval(row, clusters, seed=seed) for row in scores_SI]
+    z = NormalDist().inv_cdf(1 - ALPHA / 2) + NormalDist().inv_cdf(POWER)
     return SufficiencyResult(
-        points=points,
-        delta=delta,
-        smallest=_find_smallest(points),
-        detectable=_detectable_difference(means_RS),
+        points=tuple(
+            SharePoint(
+                share=share,
+                value=intervals[i].value,
+                low=intervals[i].low,
+                high=intervals[i].high,
+                p_sufficient=1.0 if reason else comparison.p_sufficient(i),
+                p_insufficient=1.0 if reason else comparison.p_insufficient(i),
+                next_gain=_gain(curve, share),
+            )
+            for i, share in enumerate(comparison.shares)
+        ),
+        delta=margin,
+        sufficient=sufficient,
+        smallest=min(sufficient, default=None),
+        is_monotone=not drops,
+        drops=drops,
+        detectable=None if is_few else z * float(np.median(comparison.standard_errors())),
+        curve=curve,
+        reason=reason,
+        comparison=comparison,
     )
 
 
-def _resampled_means(
-    scores_SI: np.ndarray, clusters: Sequence[str] | np.ndarray, seed: int
-) -> np.ndarray:
-    """Return means of shape (resamples, shares); all shares share the resampled images."""
-    _, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    sizes_C = np.bincount(codes).astype(np.float64)
-    sums_SC = np.stack([np.bincount(codes, weights=row) for row in scores_SI])
-    rng = named_rng(seed, "how much is enough")
-    counts_RC = rng.multinomial(
-        len(sizes_C), np.full(len(sizes_C), 1 / len(sizes_C)), size=_NUM_RESAMPLES
-    ).astype(np.float64)
-    means_RS: np.ndarray = (counts_RC @ sums_SC.T) / (counts_RC @ sizes_C)[:, None]
-    return means_RS
+def enough_decision(result: SufficiencyResult, share: float, *, alpha: float = ALPHA) -> Decision:
+    """Decide the claim that a share is within the margin of the best share.
+
+    The difference is that to the best of the *other* shares, which no selection favours: its lower
+    bound holds against each of them, its upper one is corrected for their number.
+
+    Raises:
+        DataError: If the share is not among those of the result.
+    """
+    comparison = result.comparison
+    if share not in comparison.shares:
+        raise DataError(f"share {share} has no cell; the shares are {list(comparison.shares)}")
+    at = comparison.shares.index(share)
+    point = result.points[at]
+
+    def bounds_at(confidence: float) -> Bounds:
+        if result.reason:
+            return None, None
+        low, high = comparison.bounds(at, confidence)
+        return low - result.delta, high - result.delta
+
+    low, high = bounds_at(1 - 2 * alpha)
+    needed: int | None = None
+    if comparison.num_clusters < MIN_CLUSTERS:
+        needed = MIN_CLUSTERS
+    elif not result.reason:
+        hardest = comparison.hardest(at)
+        needed = hardest.clusters_needed(hardest.value, alpha)
+    best_other = max(p.value for p in result.points if p.share != share)
+    return Decision(
+        verdict=judge(point.p_sufficient, point.p_insufficient, alpha),
+        difference=Interval(
+            value=point.value - best_other,
+            low=low,
+            high=high,
+            num_items=int(comparison.totals.sizes_C.sum()),
+            num_clusters=comparison.num_clusters,
+        ),
+        delta=result.delta,
+        p_supported=point.p_sufficient,
+        p_refuted=point.p_insufficient,
+        clusters_needed=needed,
+        reason=result.reason,
+        confidence=1 - 2 * alpha,
+        bounds_at=bounds_at,
+    )
 
 
-def _find_smallest(points: Sequence[SharePoint]) -> float | None:
-    """Return the smallest share such that it and all larger ones are sufficient."""
-    found = None
-    for point in reversed(points):
-        if point.sufficient < CONFIDENCE:
-            break
-        found = point.share
-    return found
+def _explain(comparison: ShareComparison, margin: float) -> str:
+    """Return why these data can't decide anything, or an empty text."""
+    if comparison.num_clusters < MIN_CLUSTERS:
+        return explain_few_clusters(comparison.num_clusters)
+    if margin <= 0:
+        return (
+            "the best share does not exceed its blind score, so a margin relative to it does not "
+            "exist"
+        )
+    return ""
 
 
-def _detectable_difference(means_RS: np.ndarray) -> float:
-    """Return 1.96 + 0.84 standard errors of the median pair (two-sided 5 % level, 80 % power)."""
-    pairs = [
-        float((means_RS[:, i] - means_RS[:, j]).std(ddof=1))
-        for i in range(means_RS.shape[1])
-        for j in range(i)
-    ]
-    return (1.959964 + 0.841621) * float(np.median(pairs))
+def _fit(
+    comparison: ShareComparison, left_out: Collection[float], seed: int
+) -> SaturatingCurve | None:
+    used = [i for i, share in enumerate(comparison.shares) if share not in left_out]
+    covariance_SS = comparison.covariance[np.ix_(used, used)]
+    means_S = comparison.means[used]
+    rng = named_rng(seed, "saturating curve")
+    means_RS = rng.multivariate_normal(means_S, covariance_SS, size=_NUM_REFITS, method="svd")
+    return fit_curve(
+        np.array(comparison.shares)[used],
+        means_S,
+        covariance_SS,
+        means_RS,
+        num_clusters=comparison.num_clusters,
+    )
 
 
-def _fit_gains(
-    shares_S: np.ndarray, means_S: np.ndarray, means_RS: np.ndarray
-) -> list[tuple[float, float, float]] | None:
-    """Return the gain of ten more points of share at every share, with 95 % intervals."""
-    if len(shares_S) < _MIN_CURVE_POINTS:
+def _gain(curve: SaturatingCurve | None, share: float) -> tuple[float, float, float] | None:
+    if curve is None or not curve.is_adequate or share not in curve.shares:
         return None
-    best = _fit_curve(shares_S, means_S)
-    fits = [_fit_curve(shares_S, row, start=best) for row in means_RS[:_NUM_FITS]]
-    steps_FS = np.array(
-        [_evaluate_curve(f, shares_S + 0.1) - _evaluate_curve(f, shares_S) for f in fits]
-    )
-    own_S = _evaluate_curve(best, shares_S + 0.1) - _evaluate_curve(best, shares_S)
-    lows, highs = np.quantile(steps_FS, [0.025, 0.975], axis=0)
-    return [(float(g), float(a), float(b)) for g, a, b in zip(own_S, lows, highs, strict=True)]
-
-
-def _evaluate_curve(parameters: np.ndarray, shares_S: np.ndarray) -> np.ndarray:
-    """Evaluate start + rise * (1 - exp(-share / scale))."""
-    start, rise, scale = parameters
-    curve_S: np.ndarray = start + rise * (1 - np.exp(-shares_S / scale))
-    return curve_S
-
-
-def _fit_curve(
-    shares_S: np.ndarray, means_S: np.ndarray, *, start: np.ndarray | None = None
-) -> np.ndarray:
-    guess = np.array([means_S[0], max(means_S.max() - means_S[0], 1e-3), 0.2])
-    found: np.ndarray = least_squares(
-        lambda parameters: _evaluate_curve(parameters, shares_S) - means_S,
-        guess if start is None else start,
-        bounds=([-1.0, -1.0, 0.01], [1.0, 2.0, 5.0]),
-    ).x
-    return found
+    return curve.gains[curve.shares.index(share)]
