@@ -15,9 +15,9 @@ from typing import Any, TypeVar, overload
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from core.errors import ConfigError
+from core.yaml_text import parse_yaml, read_yaml, type_at
 
 ConfigT = TypeVar("ConfigT")
 
@@ -32,14 +32,12 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     Raises:
         ConfigError: If a key is unknown, a value has the wrong type, or a value is missing.
     """
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"override '{override}' has no '='; use --set section.key=value")
+    kind = schema if isinstance(schema, type) else type(schema)
+    layers = [_read_section(path, kind) for path in yamls]
+    layers += [_parse_override(override, kind) for override in overrides]
     try:
-        layers = [OmegaConf.structured(schema), *(_load_yaml(path) for path in yamls)]
-        merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(overrides)))
-        return OmegaConf.to_object(merged)
-    except (YAMLError, TypeError, ValueError) as error:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
+    except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         inputs = ", ".join([*map(str, yamls), *overrides])
         raise ConfigError(f"configuration can't be read ({inputs}): {reason}") from error
@@ -48,10 +46,25 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
         raise ConfigError(f"configuration: {key}{str(error).splitlines()[0]}") from error
 
 
-def _load_yaml(path: Path) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist")
-    return OmegaConf.load(path)
+def _read_section(path: Path, schema: type) -> dict[str, Any]:
+    content = read_yaml(path, schema)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is {content!r:.40}; expected keys and values")
+    return content
+
+
+def _parse_override(override: str, schema: type) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override '{override}' has no '='; use --set section.key=value")
+    keys = path.strip().split(".")
+    value = parse_yaml(text, type_at(schema, keys), where=f"--set {override}", key=path.strip())
+    for key in reversed(keys):
+        value = {key: value}
+    section: dict[str, Any] = value
+    return section
 
 
 EXECUTION_ONLY = {"execution_only": True}

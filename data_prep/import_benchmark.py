@@ -18,6 +18,7 @@ from rich.markup import escape
 from core.config import load_config
 from core.errors import ConfigError, DataError, unknown_name
 from core.io.hub import hub_arguments
+from core.io.images import decode_image
 from core.process.command import catch_user_errors
 from core.rng import named_rng
 from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
@@ -26,7 +27,6 @@ from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecip
 from data_prep.prepare.faults import DroppedError
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import SUFFIX, Modality
-from models.towers.image_transform import decode_image
 
 _HUB = "hub:"
 _IMAGES_PER_SHARD = 500

@@ -168,9 +168,9 @@ def show_step(
     console: Console, module: "MixtureDataModule", title: str, options: InspectOptions
 ) -> None:
     """Print every sample of a step and the shares of its sources."""
+    from core.io.images import decode_image
     from datamodules.inspection import stream_summary as stream_view
     from datamodules.inspection.contact_sheet import cell_of, write_sheet
-    from models.towers.image_transform import decode_image
 
     step = options.step or 0
     steps = _check_steps(range(step, step + 1), module.num_steps)

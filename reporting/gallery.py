@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from core.errors import DataError
+from core.io.images import decode_image, image_size, portable_image
 from core.process.log import get_logger
 from core.rng import named_rng
 from datamodules.shards.manifest import SUFFIX, load_manifest, open_shard
@@ -157,14 +156,14 @@ def select_questions(rows: PredictionRows, view: View) -> list[tuple[str, str]]:
 def _to_data_uri(content: bytes | None) -> str:
     if content is None:
         return ""
-    image = Image.open(io.BytesIO(content))
-    kind = (image.format or "png").lower()
-    if len(content) > _MAX_INLINE_BYTES or max(image.size) > _MAX_SIDE:
+    content, media_type = portable_image(content)
+    if len(content) > _MAX_INLINE_BYTES or max(image_size(content)) > _MAX_SIDE:
+        image = decode_image(content)
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "WEBP", quality=80)
-        content, kind = buffer.getvalue(), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        image.save(buffer, "WEBP", quality=80)
+        content, media_type = buffer.getvalue(), "image/webp"
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _collect_replies(

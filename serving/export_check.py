@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalG
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError
+from core.io.images import decode_image
 from core.rng import named_rng
 from core.samples import Role, Turn
 from models.language.generation import decoder_and_output_layer
@@ -93,7 +94,7 @@ def _check_prompt(processor: Any, image: bytes, turns: list[Turn], parts: VlmPar
     expected = parts.chat.encode_prompt(turns)
     messages = [{"role": turn.role.value, "content": turn.content} for turn in turns]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    decoded = Image.open(io.BytesIO(image))
+    decoded = decode_image(image)
     encoded = processor(images=decoded, text=text, add_special_tokens=False, return_tensors="np")
     if not np.array_equal(encoded["input_ids"][0], expected):
         raise CheckpointError(
@@ -109,7 +110,7 @@ def _check_pixels(
     if model.tower is None:
         raise ValueError("the model was built without its tower")
     ours_CHW = model.tower.transform(image)
-    decoded = Image.open(io.BytesIO(image))
+    decoded = decode_image(image)
     theirs_NCHW = processor.image_processor(images=decoded, return_tensors="pt")["pixel_values"]
     error = float((theirs_NCHW[0] - ours_CHW).abs().max())
     if not error <= _PIXEL_TOLERANCE:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from core.errors import ConfigError, IrudimenError
 from core.io.files import atomic_write_text
-from core.io.image_types import image_type
+from core.io.images import portable_image
 from core.process.log import without_password
 from core.retry import call_with_retries
 
@@ -215,9 +215,13 @@ def _is_transient(error: Exception) -> bool:
 
 
 def image_part(image: bytes) -> dict[str, Any]:
-    """Return an encoded image as a part of a message."""
-    kind = image_type(image) or "application/octet-stream"
-    data = f"data:{kind};base64,{base64.b64encode(image).decode()}"
+    """Return an encoded image as a part of a message.
+
+    Raises:
+        DataError: If the image can't be decoded.
+    """
+    content, media_type = portable_image(image)
+    data = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     return {"type": "image_url", "image_url": {"url": data}}
 
 

@@ -218,7 +218,7 @@ def _print_report(report: BuildReport, seconds: float) -> None:
     for shard in report.empty_shards:
         _console.print(f"left out, no usable samples: {redact_url(shard)}", soft_wrap=True)
     if report.ignored:
-        members = ", ".join(f".{kind} ({count:,})" for kind, count in report.ignored.most_common())
+        members = ", ".join(f"{kind} ({count:,})" for kind, count in report.ignored.most_common())
         _console.print(f"ignored members: {members}", soft_wrap=True)
     if report.num_reused:
         _console.print(f"{report.num_reused} shards were scanned by an earlier build")

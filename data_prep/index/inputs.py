@@ -11,7 +11,7 @@ from braceexpand import braceexpand
 
 from core.errors import DataError
 from core.io.files import sha256_bytes
-from datamodules.shards.tar_scan import ByteStream
+from datamodules.shards.tar_members import ByteStream
 from datamodules.storage.remote import (
     RangeStream,
     RetryConfig,

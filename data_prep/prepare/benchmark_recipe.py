@@ -2,13 +2,29 @@
 
 import ast
 import dataclasses
-from collections.abc import Mapping
+import io
+import itertools
+import math
+import re
+import string
+import tokenize
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from core.chat.characters import split_words
 from core.errors import DataError, unknown_name
+from core.text import clean_text
 
 BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
+
+_ANSWER_FIELDS = ("answer", "text")
+_CHOICE_FIELDS = ("text", "choice")
+_LABEL_FIELD = "label"
+_ANY_TYPE = "any"
+_MIN_CHOICES = 2
+_RESERVED = re.compile(r"<image(?: ?\d+)?>|<\|[^|<>]{1,60}\|>")
+"""Placeholders of images and special tokens of chat templates."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,35 +62,162 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
     """Convert a row, without its image, to a benchmark item in one language.
 
     Raises:
-        DataError: If a column is missing or holds an unexpected value.
+        DataError: If a column is missing, or holds a value that can't be asked or scored.
     """
     names = recipe.columns
     for name in filter(None, dataclasses.astuple(names)):
         if name not in row:
             raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
-    item: dict[str, Any] = {"question": str(row[names.question]).strip()}
+    question = _parse_text(row[names.question], f"{where}, {names.question}")
+    item: dict[str, Any] = {"question": question}
     if names.choices:
-        item["choices"] = _parse_texts(row[names.choices], where, recipe.separator)
-        item["correct_choice"] = int(row[names.correct_choice])
+        place = f"{where}, {names.choices}"
+        choices = _parse_texts(row[names.choices], place, recipe.separator, _CHOICE_FIELDS)
+        _check_choices(choices, place)
+        item["choices"] = choices
+        item["correct_choice"] = _parse_correct_choice(
+            row[names.correct_choice],
+            choices,
+            _labels(row[names.choices]),
+            f"{where}, {names.correct_choice}",
+        )
     if names.answers:
-        item["answers"] = _parse_texts(row[names.answers], where, recipe.separator)
-    item["answer_type"] = str(row[names.answer_type]) if names.answer_type else recipe.answer_type
-    item["question_type"] = str(row[names.question_type]) if names.question_type else "any"
+        place = f"{where}, {names.answers}"
+        item["answers"] = _parse_texts(row[names.answers], place, recipe.separator, _ANSWER_FIELDS)
+    for name, column, default in (
+        ("answer_type", names.answer_type, recipe.answer_type),
+        ("question_type", names.question_type, _ANY_TYPE),
+    ):
+        item[name] = _parse_text(row[column], f"{where}, {column}") if column else default
     return item
 
 
-def _parse_texts(value: Any, where: str, separator: str) -> list[str]:
-    """Parse a list of texts from any of the ways in which benchmarks store one."""
+def parse_id(value: Any, where: str) -> str:
+    """Return the id of a question.
+
+    Raises:
+        DataError: If it is missing.
+    """
+    return _parse_text(value, where)
+
+
+def _parse_text(value: Any, where: str) -> str:
+    """Return a cleaned text that a model can be asked or compared with."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")
+    if isinstance(value, bool | bytes | list | dict):
+        raise DataError(f"{where}: {value!r:.80} is no text", "not a text")
+    try:
+        text = clean_text(str(value)).strip()
+    except DataError as error:
+        raise DataError(f"{where}: {error}", error.fault) from error
+    if not text:
+        raise DataError(f"{where}: the text is empty", "empty text")
+    if found := _RESERVED.search(text):
+        raise DataError(
+            f"{where}: the text contains '{found[0]}', which is reserved for images and chat "
+            "templates; remove it",
+            "reserved token",
+        )
+    return text
+
+
+def _parse_texts(value: Any, where: str, separator: str, fields: Sequence[str]) -> list[str]:
+    """Parse a list of texts from any of the ways in which benchmarks store one.
+
+    Args:
+        value: A text, a list of texts or objects, or an object of lists (as `datasets` stores lists
+            of objects); a list may be written as text.
+        where: File, row and column for error messages.
+        separator: Separates the texts of a list that is stored as one text.
+        fields: Names of the field that holds the text of an object.
+    """
     if isinstance(value, str) and separator:
-        return [text.strip() for text in value.split(separator)]
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: {value[:80]!r} is not a list", "unreadable list") from error
-    if isinstance(value, str):
-        return [value]
-    texts = [str(one["answer"]) if isinstance(one, dict) else str(one) for one in value]
-    if not texts:
-        raise DataError(f"{where}: the list of answers or choices is empty", "empty list")
-    return texts
+        value = value.split(separator)
+    elif isinstance(value, str) and value.strip().startswith(("[", "{")):
+        value = _parse_literal(value, where)
+    elif isinstance(value, str):
+        value = [value]
+    if isinstance(value, Mapping):
+        value = value[_field_of(value, fields, where)]
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise DataError(f"{where}: {value!r:.80} is no list", "no list")
+    if not value:
+        raise DataError(f"{where}: the list is empty", "empty list")
+    return [
+        _parse_text(one[_field_of(one, fields, where)] if isinstance(one, Mapping) else one, where)
+        for one in value
+    ]
+
+
+def _field_of(value: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
+    for field in fields:
+        if field in value:
+            return field
+    expected = " or ".join(fields)
+    raise DataError(f"{where}: an object with {', '.join(value)}; expected {expected}", "no list")
+
+
+def _labels(value: Any) -> list[str]:
+    """Return the labels of choices that are stored with their texts (ARC: 1 to 4, or A to D)."""
+    labels = value.get(_LABEL_FIELD) if isinstance(value, Mapping) else None
+    return [str(label) for label in labels] if isinstance(labels, Sequence) else []
+
+
+def _parse_literal(text: str, where: str) -> Any:
+    try:
+        if _lacks_commas(text):
+            message = f"{where}: {text[:80]!r} has no commas between its texts; write a list"
+            raise DataError(message, "unreadable list")
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise DataError(f"{where}: {text[:80]!r} is not a list", "unreadable list") from error
+
+
+def _lacks_commas(text: str) -> bool:
+    """Return whether two texts follow each other, as NumPy prints arrays; Python joins them."""
+    tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+    kinds = [token.type for token in tokens if token.type != tokenize.NL]
+    return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(kinds))
+
+
+def _check_choices(choices: Sequence[str], where: str) -> None:
+    if len(choices) < _MIN_CHOICES:
+        raise DataError(f"{where}: {choices[0]!r} is the only choice", "a single choice")
+    seen: dict[str, str] = {}
+    for choice in choices:
+        plain = " ".join(split_words(choice.casefold())) or choice
+        if plain in seen:
+            raise DataError(
+                f"{where}: the choices {seen[plain]!r} and {choice!r} can't be told apart",
+                "equal choices",
+            )
+        seen[plain] = choice
+
+
+def _parse_correct_choice(
+    value: Any, choices: Sequence[str], labels: Sequence[str], where: str
+) -> int:
+    """Return the index of the correct choice from its label, index, text or letter.
+
+    A number that is written as text is an index if there is such a choice.
+    """
+    text = _parse_text(value, where)
+    is_index = re.fullmatch(r"-?\d+([.]0+)?", text)
+    if text in labels:
+        index = labels.index(text)
+    elif is_index and (not isinstance(value, str) or 0 <= float(text) < len(choices)):
+        index = int(float(text))
+    elif text in choices:
+        index = choices.index(text)
+    elif len(text) == 1 and text.upper() in string.ascii_uppercase:
+        index = string.ascii_uppercase.index(text.upper())
+    else:
+        index = -1
+    if not 0 <= index < len(choices):
+        raise DataError(
+            f"{where}: {value!r} is none of the {len(choices)} choices {choices}; give its index "
+            "from 0, its letter or its text",
+            "no such choice",
+        )
+    return index

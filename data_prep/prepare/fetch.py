@@ -17,8 +17,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from core.errors import ConfigError, DataError
 from core.io.files import sha256_bytes
+from core.io.images import decode_image
 from core.retry import backoff_delays
-from models.towers.image_transform import decode_image
 
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5

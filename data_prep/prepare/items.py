@@ -7,6 +7,7 @@ from typing import Any
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
+from core.text import clean_text
 from data_prep.prepare.benchmark_recipe import read_item
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.recipe import Kind, SourceRecipe
@@ -156,10 +157,11 @@ def _parse_conversation(value: Any) -> list[dict[str, str]]:
         role = _ROLE_OF_SPEAKER.get(speaker) if isinstance(speaker, str) else None
         if role is None:
             raise DroppedError("unknown speaker", repr(speaker)[:100])
-        if not isinstance(content, str) or not content.strip():
+        text = _clean(content).strip() if isinstance(content, str) else ""
+        if not text:
             raise DroppedError("empty text", repr(content)[:100])
-        _check_letters(content)
-        messages.append(_message(role, content.strip()))
+        _check_length(text)
+        messages.append(_message(role, text))
     spoken = [message["role"] for message in messages if message["role"] != "system"]
     if spoken != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
         raise DroppedError("turns do not alternate", " ".join(spoken)[:100])
@@ -191,14 +193,12 @@ def _check_text(text: str, where: str) -> None:
         raise DroppedError("empty text", where)
     if IMAGE_MARK in text:
         raise DroppedError(f"text contains {IMAGE_MARK}", where)
-    _check_letters(text)
+    _check_length(text)
 
 
-def _check_letters(text: str) -> None:
+def _check_length(text: str) -> None:
     if len(text) > _MAX_CHARACTERS:
         raise DroppedError("text too long", f"{len(text):,} characters")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise DroppedError("text is not Unicode", "a lone surrogate")
 
 
 def _read_text(row: Mapping[str, Any], column: str) -> str:
@@ -207,7 +207,14 @@ def _read_text(row: Mapping[str, Any], column: str) -> str:
         raise DroppedError(f"no column {column}", ", ".join(map(str, row))[:200])
     if isinstance(value, bool | bytes | list | dict):
         raise DroppedError("not a text", f"{column} is {type(value).__name__}")
-    return str(value)
+    return _clean(str(value))
+
+
+def _clean(text: str) -> str:
+    try:
+        return clean_text(text)
+    except DataError as error:
+        raise DroppedError(error.fault, str(error)) from error
 
 
 def _image_bytes(value: Any) -> bytes:

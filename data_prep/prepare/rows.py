@@ -1,10 +1,8 @@
 """Reading rows of published datasets in parts: parquet, JSON lines, JSON, TSV, CSV, WebDataset."""
 
-import csv
 import dataclasses
-import io
 import json
-import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,14 +15,24 @@ from huggingface_hub import HfApi
 from core.errors import ConfigError, DataError
 from core.io.files import safe_join
 from core.io.hub import explain_hub_error
+from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.tables import read_table
+from datamodules.shards.tar_members import (
+    IMAGE_EXTENSIONS,
+    HashingStream,
+    TarSample,
+    group_members,
+)
 
 DatasetRow = dict[str, Any]
 _SEQUENTIAL = (".json", ".csv", ".tar")
 """Formats that are read from the start of the file for every part."""
-_IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 _MAX_LINE_BYTES = 64 << 20
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+"""Bytes of a line without a row; the last three are a byte order mark."""
 _HUB_PREFIX = "hf://datasets/"
+_LOG = get_logger("prepare")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,9 @@ def find_files(place: str) -> list[str]:
     place = _pin_revision(place) if place.startswith(_HUB_PREFIX) else place
     try:
         filesystem, path = fsspec.core.url_to_fs(place)
-        found = sorted(filesystem.glob(path)) if any(c in path for c in "*?[") else [path]
+        # A file whose name has such characters is not a pattern.
+        is_pattern = any(c in path for c in "*?[") and not filesystem.isfile(path)
+        found = sorted(filesystem.glob(path)) if is_pattern else [path]
         found = [name for name in found if filesystem.isfile(name)]
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -182,8 +192,10 @@ def _read_lines(part: Part) -> Iterator[tuple[int, bytes]]:
 
 def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     for number, line in _read_lines(part):
+        if not line.strip(_BLANK):
+            continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             yield number, DroppedError("row is not JSON", str(error))
             continue
@@ -193,7 +205,7 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     try:
         with fsspec.open(part.file, "rb") as file:
-            rows = json.loads(file.read().decode("utf-8"))
+            rows = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{part.file} is not JSON: {error}; download it again", "damaged"
@@ -211,7 +223,7 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     names: list[str] | None = None
     if part.has_head:
         with fsspec.open(part.file, "rb") as file:
-            names = file.readline().decode("utf-8", "replace").rstrip("\r\n").split("\t")
+            names = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
     for number, line in _read_lines(part):
         try:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")
@@ -226,9 +238,9 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 
 
 def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    with fsspec.open(part.file, "rt", encoding="utf-8", errors="strict", newline="") as file:
-        reader = csv.DictReader(io.StringIO(file.read()), strict=False)
-    for number, row in _slice_part(list(reader), part):
+    with fsspec.open(part.file, "rb") as file:
+        rows = read_table(file.read(), part.file)
+    for number, row in _slice_part(rows, part):
         if None in row or None in row.values():
             yield number, DroppedError("row has another number of cells than the head")
             continue
@@ -267,45 +279,35 @@ def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]
 
 
 def _read_tar(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    """Read a WebDataset shard: one row per stem, with the columns of its .json and `txt`."""
+    """Read a WebDataset shard: per key, the columns of its .json, `txt` and `image`."""
+    ignored = Counter[str]()
+    wanted = {"json", "txt", *IMAGE_EXTENSIONS}
+    with fsspec.open(part.file, "rb") as file:
+        samples = group_members(HashingStream(file), part.file, wanted, ignored)
+        yield from _slice_part(map(_convert_sample, samples), part)
+    if ignored:
+        members = ", ".join(f"{count:,} x {kind}" for kind, count in ignored.most_common())
+        _LOG.info("%s: ignored members: %s", part.file, members)
+
+
+def _convert_sample(sample: TarSample) -> DatasetRow | DroppedError:
+    """Return the columns of a sample; its own members take precedence over columns of the JSON."""
+    if sample.problem:
+        return DroppedError(sample.problem, sample.key)
+    row = DatasetRow()
     try:
-        with fsspec.open(part.file, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            yield from _slice_part(_group_tar_members(tar), part)
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            f"{part.file} is not a tar file or is truncated: {error}; download it again", "damaged"
-        ) from error
-
-
-def _group_tar_members(tar: tarfile.TarFile) -> Iterator[DatasetRow | DroppedError]:
-    stem, row = None, DatasetRow()
-    for member in tar:
-        if not member.isfile():
-            continue
-        name, _, extension = member.name.partition(".")
-        if name != stem:
-            if stem is not None:
-                yield _decode_members(row)
-            stem, row = name, DatasetRow(__key__=name)
-        content = tar.extractfile(member)
-        row[extension.lower()] = content.read() if content else b""
-    if stem is not None:
-        yield _decode_members(row)
-
-
-def _decode_members(members: DatasetRow) -> DatasetRow | DroppedError:
-    row = DatasetRow(__key__=members["__key__"])
-    try:
-        for extension, content in members.items():
-            if extension in _IMAGE_EXTENSIONS:
-                row["image"] = content
-            elif extension == "txt":
-                row["txt"] = content.decode("utf-8")
-            elif extension == "json":
-                row |= json.loads(content.decode("utf-8"))
+        if (record := sample.members.get("json")) is not None:
+            row |= json.loads(record.content.decode("utf-8-sig"))
+        if (text := sample.members.get("txt")) is not None:
+            row["txt"] = text.content.decode("utf-8-sig")
     except (ValueError, TypeError, RecursionError) as error:
-        return DroppedError("row is not JSON", f"{members['__key__']}: {error}")
-    return row
+        return DroppedError("row is not JSON", f"{sample.key}: {error}")
+    images = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
+    if len(images) > 1:
+        return DroppedError("two images", sample.key)
+    if images:
+        row["image"] = images[0].content
+    return row | {"__key__": sample.key}
 
 
 def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
@@ -325,7 +327,8 @@ def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
         try:
             row["image"] = safe_join(Path(file).parent, image).read_bytes()
         except (OSError, DataError, ValueError) as error:
-            return DroppedError("no image file", str(error))
+            # The column may hold the image itself in base64, of any length.
+            return DroppedError("no image file", f"{image[:80]!r}: {str(error)[:80]}")
     return row
 
 

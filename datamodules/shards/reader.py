@@ -18,7 +18,7 @@ import numpy as np
 from core.errors import DataError
 from core.io.files import atomic_write_bytes
 from datamodules.shards.index import INDEX_DTYPE, NO_IMAGE, ShardIndex
-from datamodules.shards.tar_scan import IMAGE_EXTENSIONS, MEMBER_NAME
+from datamodules.shards.tar_members import IMAGE_EXTENSIONS, MEMBER_NAME
 from datamodules.storage.cache import ShardCache
 from datamodules.storage.download import RemoteFile
 from datamodules.storage.remote import StorageError, redact_url

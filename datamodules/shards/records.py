@@ -12,6 +12,7 @@ from typing import Any
 from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
 from core.samples import Role, Turn
+from core.text import clean_text
 
 JSON_MEMBER = "json"
 _ROLES = tuple(Role)
@@ -60,7 +61,7 @@ def _decode_text(content: bytes, where: str) -> str:
 
 
 def _caption_turns(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...]:
-    text = text.strip()
+    text = _clean(text, where).strip()
     if not text:
         raise RecordError(f"{where}: the text is empty", "empty text")
     if IMAGE_MARK in text:
@@ -116,4 +117,11 @@ def _parse_turn(message: Any, where: str) -> Turn:
             f"{where}: message {message!r} needs a role ({', '.join(_ROLES)}) and a text",
             "a message without role or text",
         )
-    return Turn(role=Role(role), content=content)
+    return Turn(role=Role(role), content=_clean(content, where))
+
+
+def _clean(text: str, where: str) -> str:
+    try:
+        return clean_text(text)
+    except DataError as error:
+        raise RecordError(f"{where}: {error}", error.fault) from error

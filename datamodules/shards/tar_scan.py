@@ -6,39 +6,29 @@ and accepts only tars that this project wrote.
 """
 
 import dataclasses
-import hashlib
-import io
-import re
-import tarfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable
 
-from PIL import Image
-
-from core.errors import DataError
+from core.errors import UNDECODABLE, DataError
+from core.io.images import image_size
 from core.samples import Turn
 from datamodules.shards.index import BLOCK_BYTES, IndexHeader, ShardIndex, compact_index
 from datamodules.shards.records import JSON_MEMBER, RecordError, member_of, parse_record
-
-IMAGE_EXTENSIONS = ("webp", "jpg", "jpeg", "png")
-MEMBER_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-"""WebDataset's convention: the key ends at the first dot of the file name."""
+from datamodules.shards.tar_members import (
+    IMAGE_EXTENSIONS,
+    MAX_IMAGE_BYTES,
+    ByteStream,
+    HashingStream,
+    TarMember,
+    TarSample,
+    group_members,
+)
 
 _RECORD_CANDIDATES = ("", ".txt", "caption", "text")
 _MAX_INSPECTED_SAMPLES = 100
-_BUFFER_BYTES = 1 << 16  # small, because tarfile copies the rest of its buffer on every read
 _MAX_RECORD_BYTES = 16 << 20
-_MAX_IMAGE_BYTES = 256 << 20
 _MAX_SIDE = 2**16 - 1
 _MAX_KEY_BYTES = 255
-
-
-class ByteStream(Protocol):
-    """A sequential stream of bytes."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return up to `size` bytes; b"" at the end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +39,6 @@ class ScanRules:
     """Location of the record (see `records`)."""
     has_image: bool
     """Whether samples need an image."""
-    max_pixels: int = 2**26
-    """Maximum number of pixels of a decoded image (67 million by default)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,27 +54,7 @@ class ScanResult:
     examples: dict[str, str]
     """The first unusable sample of each reason."""
     ignored: Counter[str]
-    """Number of members that no sample needs, by extension."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class TarMember:
-    """A member of a sample; its content is read only if the scan needs it."""
-
-    offset: int
-    size: int
-    content: bytes
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class TarSample:
-    """Consecutive members with the same key."""
-
-    key: str
-    members: dict[str, TarMember] = dataclasses.field(default_factory=dict)
-    """Members by lower-case extension."""
-    problem: str = ""
-    """Reason why the sample is unusable, if the tar headers show one."""
+    """Number of members that no sample needs, by extension or kind."""
 
 
 OnTurns = Callable[[str, tuple[Turn, ...]], None]
@@ -107,12 +75,12 @@ def scan_tar(
     Raises:
         DataError: If the stream is not a complete, uncompressed tar.
     """
-    source, member = _HashingStream(stream), member_of(rules.record)
+    source, member = HashingStream(stream), member_of(rules.record)
     rows, keys, seen = list[tuple[int, int, int, int, int, int]](), list[str](), set[str]()
     unusable, ignored, examples = Counter[str](), Counter[str](), dict[str, str]()
     images = IMAGE_EXTENSIONS if rules.has_image else ()
-    for sample in _group_members(source, name, {member, *images}):
-        ignored.update(kind for kind in sample.members if kind not in (member, *images))
+    for sample in group_members(source, name, {member, *images}, ignored):
+        ignored.update(f".{kind}" for kind in sample.members if kind not in (member, *images))
         try:
             if sample.key in seen:
                 raise RecordError(f"'{sample.key}' appears twice", "the key appears twice")
@@ -147,7 +115,7 @@ def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str:
         DataError: If no candidate matches; the message lists the members.
     """
     found: Counter[str] = Counter()
-    samples = _group_members(_HashingStream(stream), name, {JSON_MEMBER, "txt"})
+    samples = group_members(HashingStream(stream), name, {JSON_MEMBER, "txt"}, Counter())
     for _, sample in zip(range(_MAX_INSPECTED_SAMPLES), samples, strict=False):
         found.update(f".{kind}" for kind in sample.members)
         for record in _RECORD_CANDIDATES:
@@ -187,113 +155,20 @@ def _parse_sample(
     if len(images) != 1:
         reason = "two images" if images else "no image"
         raise RecordError(reason, reason)
-    width, height = _image_size(images[0], rules.max_pixels)
+    width, height = _image_size(images[0])
     image_row = (images[0].offset // BLOCK_BYTES, images[0].size, width, height)
     return (*record_row, *image_row), turns
 
 
-def _image_size(member: TarMember, max_pixels: int) -> tuple[int, int]:
-    """Return width and height from the image's header, without decoding its pixels."""
-    if member.size > _MAX_IMAGE_BYTES:
-        raise RecordError("the image is too large", f"an image over {_MAX_IMAGE_BYTES} bytes")
+def _image_size(member: TarMember) -> tuple[int, int]:
+    """Return width and height of the upright image, without decoding its pixels."""
+    if member.size > MAX_IMAGE_BYTES:
+        raise RecordError("the image is too large", f"an image over {MAX_IMAGE_BYTES} bytes")
     try:
-        with Image.open(io.BytesIO(member.content)) as image:
-            width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise RecordError(str(error), f"an image over {max_pixels} pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise RecordError(str(error), "the image can't be read") from error
-    if width * height > max_pixels or max(width, height) > _MAX_SIDE:
-        raise RecordError(f"{width}x{height}", f"an image over {max_pixels} pixels")
+        width, height = image_size(member.content)
+    except DataError as error:
+        fault = "the image can't be read" if error.fault == UNDECODABLE else error.fault
+        raise RecordError(str(error), fault) from error
+    if max(width, height) > _MAX_SIDE:
+        raise RecordError(f"{width}x{height}", f"an image side over {_MAX_SIDE} pixels")
     return width, height
-
-
-def _group_members(source: "_HashingStream", name: str, wanted: set[str]) -> Iterator[TarSample]:
-    """Group the members of a tar into samples, with the contents of the wanted extensions."""
-    current: TarSample | None = None
-    try:
-        with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER_BYTES) as tar:  # type: ignore[call-overload]
-            for member in tar:
-                if member.isdir():
-                    continue
-                key, extension, problem = _parse_member_name(member)
-                if current is None or current.key != key:
-                    if current is not None:
-                        yield current
-                    current = TarSample(key=key)
-                if extension in current.members:
-                    problem = f"two .{extension} members"
-                current.problem = current.problem or problem
-                if not problem:
-                    is_wanted = extension in wanted
-                    content = _read_content(tar, member) if is_wanted else b""
-                    current.members[extension] = TarMember(
-                        offset=member.offset_data, size=member.size, content=content
-                    )
-            if current is not None:
-                yield current
-            source.finish(tar.offset)
-    except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{name} is not a complete tar ({error}); fetch or prepare it again, uncompressed"
-        ) from error
-
-
-def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > _MAX_IMAGE_BYTES or (opened := tar.extractfile(member)) is None:
-        return b""
-    return opened.read()
-
-
-def _parse_member_name(member: tarfile.TarInfo) -> tuple[str, str, str]:
-    """Return key, extension, and the problem with the name, or "" if there is none."""
-    if not member.isreg() or member.issparse():
-        return member.name, "", "a link or special member"
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return member.name, "", "a name that leaves its folder"
-    match = MEMBER_NAME.fullmatch(member.name)
-    if match is None:
-        return member.name, "", "a name without an extension"
-    if any("\udc80" <= letter <= "\udcff" for letter in match[1]):  # bytes that tarfile escaped
-        return match[1], "", "a name that is not UTF-8"
-    return match[1], match[2].lower(), ""
-
-
-class _HashingStream:
-    """Hashes a stream while it is read, and verifies the end of the tar."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self.position = 0
-        self._stream, self._digest = stream, hashlib.sha256()
-        self._last: deque[bytes] = deque(maxlen=2)
-
-    def read(self, size: int) -> bytes:
-        """Return `size` bytes, or fewer at the end of the stream."""
-        pieces, missing = list[bytes](), size
-        while missing and (piece := self._stream.read(missing)):
-            pieces.append(piece)
-            missing -= len(piece)
-        content = b"".join(pieces)
-        self._digest.update(content)
-        self.position += len(content)
-        if content:
-            self._last.append(content)
-        return content
-
-    def finish(self, end: int) -> None:
-        """Read to the end and check that only zeros follow the last member.
-
-        A tar that was truncated between two members, or that has trailing garbage, would otherwise
-        read without an error.
-        """
-        behind = self.position - end
-        rest = b"".join(self._last)[-behind:] if behind > 0 else b""
-        num_zeros, is_zero = len(rest), not any(rest)
-        while content := self.read(_BUFFER_BYTES):
-            num_zeros, is_zero = num_zeros + len(content), is_zero and not any(content)
-        if not is_zero or num_zeros < BLOCK_BYTES:
-            raise tarfile.ReadError(f"no end mark at byte {end}")
-
-    def hexdigest(self) -> str:
-        """Return the hexadecimal SHA-256 of everything that was read."""
-        return self._digest.hexdigest()

@@ -13,9 +13,9 @@ from PIL import Image
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain_hub_error, hub_arguments
+from core.io.images import decode_image
 from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
 from evaluation.benchmarks.questions import VisualQuestion
-from models.towers.image_transform import decode_image
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from core.errors import DataError
+from core.io.images import decode_image
 from datamodules.shards.manifest import load_manifest, open_shard
-from models.towers.image_transform import decode_image
 
 _SIDE, _LEVELS = 16, 16
 """Reduced content of an image: 16 x 16 pixels with 16 levels per channel."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from core.errors import DataError
 from core.io import loopback
-from core.io.image_types import image_type
+from core.io.images import portable_image
 from evaluation.benchmarks.images import ImageLookup
 from evaluation.people.store import MAX_NAME, MAX_TEXT, AnnotationStore, Judgement, check_name
 from evaluation.people.tasks import Task, TaskKind
@@ -74,10 +74,13 @@ def _add_tasks(app: FastAPI, store: AnnotationStore, images: ImageLookup, langua
     @app.get("/api/image")
     def image(task: str) -> Response:
         content = images(store.task(task).image_key)
-        media_type = None if content is None else image_type(content)
-        if content is None or media_type is None:
-            return loopback.refusal(404, "this task has no image in a format that browsers support")
-        return Response(content, media_type=media_type)
+        if content is None:
+            return loopback.refusal(404, "this task has no image")
+        try:
+            portable, media_type = portable_image(content)
+        except DataError as error:
+            return loopback.refusal(404, str(error))
+        return Response(portable, media_type=media_type)
 
     @app.post("/api/next")
     def next_task(request: _AnnotatorRequest) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from core.errors import DataError
+from core.io.images import decode_image
 from core.rng import seeded, torch_generator
 from lightning_modules.contrastive.module import ContrastiveModule, TowerRecipe, build_clip
 from lightning_modules.contrastive.names import encode_names, train_name_tokenizer
 from lightning_modules.contrastive.saving import save_tower
 from lightning_modules.contrastive.views import TrunkViews, trunk_views
-from models.towers.image_transform import decode_image
 
 EMPTY_NAME = "nothing"
 """Name of an empty quadrant."""

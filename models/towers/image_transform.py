@@ -5,43 +5,17 @@ standard deviation) without its torchvision objects, so that it is cheap to send
 """
 
 import dataclasses
-import io
-import re
-import struct
-import warnings
-import zlib
 from enum import StrEnum
 
 import numpy as np
 import torch
 from PIL import Image
 
-from core.errors import UNDECODABLE, DataError
+from core.io.images import decode_image
 
-TRANSFORM_VERSION = 1
-"""Part of every tower's fingerprint; increase it when the arithmetic changes."""
-
-MAX_PIXELS = 64_000_000
-"""Largest image to decode; a file of a few kilobytes may expand to gigabytes of memory."""
-
-MAX_ASPECT_RATIO = 64
-"""Maximum ratio of the sides; beyond it the resized image would be huge."""
-
-_DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""Errors that Pillow raises for broken files, depending on the format and the damage."""
-
-_IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
+TRANSFORM_VERSION = 2
+"""Part of every tower's fingerprint; increase it when the arithmetic changes. Version 2 turns
+images upright and scales 16-bit gray values."""
 
 
 class ResizeMode(StrEnum):
@@ -104,40 +78,3 @@ class ImageTransform:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         array_HWC = (array_HWC - mean) / std
         return torch.from_numpy(np.ascontiguousarray(array_HWC.transpose(2, 0, 1)))
-
-
-def decode_image(image_bytes: bytes) -> Image.Image:
-    """Decode an image to RGB; transparent images get a white background.
-
-    Raises:
-        DataError: If the bytes are not an image, are damaged, or the image is too large.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Our own limit is checked below; Pillow would warn earlier.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(image_bytes))
-        _check_size(*image.size)
-        image.load()
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
-    except _DECODE_ERRORS as error:
-        # Pillow's message contains an address in memory, which differs every time.
-        reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
-        raise DataError(
-            f"image of {len(image_bytes)} bytes can't be decoded: {reason}",
-            UNDECODABLE,
-        ) from error
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        message = f"image of {width}x{height} pixels exceeds {MAX_PIXELS} pixels; downscale it"
-        raise DataError(message, "image too large")
-    if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
-        limit = f"{MAX_ASPECT_RATIO}:1"
-        message = f"image of {width}x{height} pixels exceeds an aspect ratio of {limit}; crop it"
-        raise DataError(message, "image too long")

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from core.io.images import decode_image
 from core.io.jsonl import JsonlWriter, recover_jsonl
 from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError, Ledger
@@ -16,7 +17,6 @@ from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
 from data_prep.prepare.rows import Part
 from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan, WorkPlan
-from models.towers.image_transform import decode_image
 
 _FETCHES = "fetched.jsonl"
 

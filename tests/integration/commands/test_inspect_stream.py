@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from core.errors import ConfigError
+from core.io.images import decode_image
 from core.samples import Role, Sample, Turn
 from datamodules.batches.step_dataset import StepDataset
 from datamodules.inspection import stream_summary as stream_view
@@ -17,7 +18,6 @@ from datamodules.mixture_datamodule import MixtureDataModule
 from experiments import inspect_stream
 from experiments.cli import request_of
 from experiments.planning import make_plan
-from models.towers.image_transform import decode_image
 from tests.support import small_world as worlds
 from tests.support.doubles import write_shard, write_source
 

@@ -48,7 +48,7 @@ def test_layers_and_overrides_win_in_order(tmp_path: Path) -> None:
     [
         (["nam=x"], "nam"),
         (["name=x", "parts.a.widht=3"], "widht"),
-        (["name=x", "parts.a.width=wide"], "could not be converted to Integer"),
+        (["name=x", "parts.a.width=wide"], "parts.a.width is .wide.; expected a whole number"),
         (["name"], "has no '='"),
         ([], "missing mandatory value: name"),
     ],

@@ -2,7 +2,9 @@
 
 import io
 import json
+import random
 import tarfile
+import time
 
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from datamodules.shards.records import RecordError, parse_record
 from datamodules.shards.tar_scan import ScanRules, guess_record, scan_tar
 from tests.support.doubles import caption_record, write_tar
 
+NUM_MUTANTS = 5_000
 TXT = ScanRules(record=".txt", has_image=True)
 
 
@@ -50,7 +53,7 @@ def test_members_of_img2dataset_are_indexed(tmp_path):
     assert (result.sha256, result.num_bytes) == (sha256_file(tmp_path / "s.tar"), len(content))
     assert index.header.sha256 == result.sha256
     assert not result.unusable
-    assert result.ignored == {"json": 2}
+    assert result.ignored == {".json": 2}
 
 
 def test_text_sources_ignore_images(tmp_path):
@@ -58,7 +61,7 @@ def test_text_sources_ignore_images(tmp_path):
     result = scan(tmp_path, members, ScanRules(record="caption", has_image=False))
     assert len(result.index) == 2
     assert not result.index.image_sizes().any()
-    assert result.ignored == {"jpg": 1, "txt": 1}
+    assert result.ignored == {".jpg": 1, ".txt": 1}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,6 @@ def test_text_sources_ignore_images(tmp_path):
         ([("a.jpg", image()), ("a.JPG", image()), ("a.txt", b"x")], "two .jpg members"),
         ([("/a.jpg", image())], "a name that leaves its folder"),
         ([("../a.jpg", image())], "a name that leaves its folder"),
-        ([("README", b"x")], "a name without an extension"),
         ([("k" * 96 + "/" + "k" * 90 + "/" * 80 + "k.txt", b"x")], "a key over 255 bytes"),
     ],
 )
@@ -94,11 +96,90 @@ def test_unusable_samples_are_counted_and_others_are_indexed(tmp_path, members, 
 
 
 def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path):
-    rules = ScanRules(record=".txt", has_image=True, max_pixels=100)
-    members = [("a.png", image(11, 10)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
-    result = scan(tmp_path, members, rules)
-    assert result.unusable == {"an image over 100 pixels": 1}
+    members = [("a.png", image(65, 1)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
+    result = scan(tmp_path, members)
+    assert result.unusable == {"image too long": 1}
     assert result.index.image_sizes().tolist() == [[10, 10]]
+
+
+def test_the_index_has_the_size_of_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
+    result = scan(tmp_path, [("a.jpg", buffer.getvalue()), ("a.txt", b"x")])
+    assert result.index.image_sizes().tolist() == [[20, 40]]
+
+
+def test_members_that_are_no_samples_are_ignored_and_counted(tmp_path):
+    members = [
+        ("README", b"x"),
+        ("__meta__/info.json", b"{}"),
+        ("._y.jpg", b"Mac OS X"),
+        (".gitkeep", b""),
+        ("d/.hidden/a.txt", b"x"),
+        *img2dataset("y", "bai"),
+        ("._y.txt", b"Mac OS X"),
+    ]
+    result = scan(tmp_path, members)
+    assert len(result.index) == 1
+    assert not result.unusable
+    assert result.ignored == {
+        "files without an extension": 1,
+        "metadata (__NAME__)": 1,
+        "metadata of macOS (._NAME)": 2,
+        "hidden files": 2,
+        ".json": 1,
+    }
+
+
+def header(name, size, kind=tarfile.REGTYPE, pax=None):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, pax or {}
+    style = tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT
+    return info.tobuf(style)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"".join(header("x", 0, tarfile.XHDTYPE) for _ in range(3000)), "chained headers"),
+        (header("a.txt", 1 << 62), "inside a member|unexpected end"),
+        (header("a.txt", 1 << 40) + b"x" * 512, "inside a member|unexpected end"),
+        (header("x", 1 << 40, tarfile.GNUTYPE_LONGNAME), "extended header claims"),
+        (header("a.txt", 1, pax={"GNU.sparse.map": "1,x,2"}) + bytes(1024), "not a complete tar"),
+    ],
+)
+def test_forged_headers_are_rejected_in_bounded_time(content, reason):
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=reason):
+        scan_tar(io.BytesIO(content), "s.tar", TXT)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.slow
+def test_mutated_tars_raise_data_errors_only(tmp_path):
+    scan(tmp_path, img2dataset("./d/a", "bat") + img2dataset("k" * 120, "bi"))
+    content = (tmp_path / "s.tar").read_bytes()
+    rng, num_read = random.Random(0), 0
+    for _ in range(NUM_MUTANTS):
+        changed = bytearray(content)
+        for _ in range(rng.choice((1, 2, 6))):
+            block = rng.randrange(len(changed) // 512)
+            at = 512 * block + rng.choice((rng.randrange(512), 124 + rng.randrange(12), 156))
+            changed[at] = rng.randrange(256)
+            if rng.random() < 0.7:  # with a valid checksum, the fields are believed
+                head = changed[512 * block : 512 * block + 512]
+                head[148:156] = b" " * 8
+                changed[512 * block + 148 : 512 * block + 156] = b"%06o\0 " % (sum(head) & 0o777777)
+        if rng.random() < 0.1:
+            del changed[rng.randrange(len(changed)) :]
+        try:
+            result = scan_tar(io.BytesIO(changed), "s.tar", TXT)
+            num_read += bool(len(result.index))
+        except DataError:
+            pass
+    assert num_read > NUM_MUTANTS // 20
 
 
 def test_repeated_keys_count_once(tmp_path):

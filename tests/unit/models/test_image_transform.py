@@ -1,17 +1,14 @@
-"""Image transform: equal to open_clip's, with errors for broken and oversized images."""
+"""Image transform: equal to open_clip's."""
 
 import io
 import pickle
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from core.errors import DataError
-from models.towers.image_transform import MAX_PIXELS, ImageTransform, ResizeMode, decode_image
+from models.towers.image_transform import ImageTransform, ResizeMode
 
 MEAN, STD = (0.48, 0.45, 0.41), (0.27, 0.26, 0.28)
 
@@ -39,49 +36,6 @@ def test_the_transform_equals_that_of_open_clip(shape: tuple[int, int], mode: Re
     assert ours.dtype is torch.float32
     assert ours.shape == (3, 64, 64)
     assert (ours - expected).abs().max() <= 1e-6
-
-
-def test_transparent_pixels_become_white_and_grey_becomes_rgb() -> None:
-    rgba = noise(8, 8, 4)
-    rgba[..., 3] = 0
-    assert np.asarray(decode_image(encode(rgba))).min() == 255
-    assert decode_image(encode(noise(8, 8)[..., 0])).mode == "RGB"
-
-
-def test_every_truncation_is_a_data_error() -> None:
-    for kind in ("png", "webp", "jpeg"):
-        content = encode(noise(40, 40), kind)
-        for end in (0, 1, 12, len(content) // 2):
-            with pytest.raises(DataError, match="bytes"):
-                decode_image(content[:end])
-
-
-def test_garbage_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="UnidentifiedImageError"):
-        decode_image(b"<html>404</html>" * 10)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """Build a PNG of a few bytes that declares a huge size."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(b"\0"))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + pixels + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("size", [(9000, 9000), (60000, 60000), (65000, 1)])
-def test_image_bombs_are_rejected_before_decoding(size: tuple[int, int]) -> None:
-    with pytest.raises(DataError, match=r"pixels|Bomb"):
-        decode_image(png_header(*size))
-
-
-def test_the_pixel_limit_allows_photographs() -> None:
-    assert MAX_PIXELS >= 8000 * 6000
 
 
 def test_a_pickled_transform_is_small() -> None:

@@ -1,0 +1,169 @@
+"""Decoding of untrusted images: a fixed list of formats, upright orientation, 8-bit RGB.
+
+Every image that enters the project passes through this module: training shards, benchmarks,
+downloads, indexes and web pages. Only formats that Pillow decodes itself are opened, so the content
+of a file never starts an external program (Pillow renders PostScript with Ghostscript).
+"""
+
+import io
+import re
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from core.errors import UNDECODABLE, DataError
+from core.io.image_types import image_type
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+"""Formats that are decoded. An animation is represented by its first frame."""
+
+MAX_PIXELS = 64_000_000
+"""Largest image to decode; a file of a few kilobytes may expand to gigabytes of memory."""
+
+MAX_ASPECT_RATIO = 64
+"""Maximum ratio of the sides; beyond it the resized image would be huge."""
+
+_IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
+_METADATA = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+"""Keys of `Image.info` that may hold an orientation."""
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation in Exif -> transposition that turns the stored pixels upright."""
+_FIRST_SWAPPED = 5
+"""Orientation from which width and height are exchanged."""
+_MAX_16_BIT = 65535
+
+
+def image_size(image_bytes: bytes) -> tuple[int, int]:
+    """Return width and height of the upright image from its header, without decoding pixels.
+
+    Raises:
+        DataError: If the bytes are not an image of `IMAGE_FORMATS`, or the image is too large.
+    """
+    try:
+        image = _open_image(image_bytes)
+        width, height = image.size
+        return (
+            (height, width)
+            if _read_orientation(image, image_bytes) >= _FIRST_SWAPPED
+            else (width, height)
+        )
+    except DataError:
+        raise
+    # Pillow's format plug-ins raise exceptions of any class for damaged files.
+    except Exception as error:
+        raise _undecodable(image_bytes, error) from error
+
+
+def decode_image(image_bytes: bytes) -> Image.Image:
+    """Decode an image to upright 8-bit RGB; transparent images get a white background.
+
+    The orientation in the metadata is applied, as browsers and image viewers do. Gray values of 16
+    bits are scaled to 8 bits.
+
+    Raises:
+        DataError: If the bytes are not an image of `IMAGE_FORMATS`, are damaged, or the image is
+            too large.
+    """
+    try:
+        image = _open_image(image_bytes)
+        orientation = _read_orientation(image, image_bytes)
+        image.load()
+        image = _to_rgb(image)
+    except DataError:
+        raise
+    # Pillow's format plug-ins raise exceptions of any class for damaged files.
+    except Exception as error:
+        raise _undecodable(image_bytes, error) from error
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
+
+
+def portable_image(image_bytes: bytes) -> tuple[bytes, str]:
+    """Return an image and its media type in a form that browsers and servers show alike.
+
+    JPEG, PNG and WebP images without an orientation are returned unchanged; others become PNG.
+
+    Raises:
+        DataError: If the image can't be decoded.
+    """
+    media_type = image_type(image_bytes)
+    if media_type is not None and not _is_turned(image_bytes):
+        return image_bytes, media_type
+    buffer = io.BytesIO()
+    decode_image(image_bytes).save(buffer, "PNG")
+    return buffer.getvalue(), "image/png"
+
+
+def _is_turned(image_bytes: bytes) -> bool:
+    try:
+        return _read_orientation(_open_image(image_bytes), image_bytes) in _TRANSPOSITIONS
+    except Exception as error:  # see decode_image
+        raise _undecodable(image_bytes, error) from error
+
+
+def _open_image(image_bytes: bytes) -> Image.Image:
+    """Read the header of an image and check its size."""
+    with warnings.catch_warnings():
+        # The limit of this module is checked below; Pillow would warn earlier.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image: Image.Image = Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS)
+    _check_size(*image.size)
+    return image
+
+
+def _read_orientation(image: Image.Image, image_bytes: bytes) -> int:
+    """Return the orientation in the metadata, 1 (upright) if there is none or it is damaged."""
+    # A PNG may store Exif after its pixels; reading it there would decode the whole image.
+    is_late = image.format == "PNG" and b"eXIf" in image_bytes
+    if not is_late and _METADATA.isdisjoint(image.info):
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Viewers show an image with damaged metadata as it is stored, whatever Pillow raises for it.
+    except Exception:  # noqa: BLE001
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        gray_HW = np.asarray(image).astype(np.int64)
+        if gray_HW.min() < 0 or gray_HW.max() > _MAX_16_BIT:
+            message = "image has gray values of more than 16 bits; convert it to 8 bits"
+            raise DataError(message, UNDECODABLE)
+        scaled_HW = (gray_HW * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT
+        return Image.fromarray(scaled_HW.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        message = f"image of {width}x{height} pixels exceeds {MAX_PIXELS} pixels; downscale it"
+        raise DataError(message, "image too large")
+    if max(width, height) > MAX_ASPECT_RATIO * max(1, min(width, height)):
+        limit = f"{MAX_ASPECT_RATIO}:1"
+        message = f"image of {width}x{height} pixels exceeds an aspect ratio of {limit}; crop it"
+        raise DataError(message, "image too long")
+
+
+def _undecodable(image_bytes: bytes, error: Exception) -> DataError:
+    # Pillow's message contains an address in memory, which differs every time.
+    reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
+    formats = ", ".join(IMAGE_FORMATS)
+    return DataError(
+        f"image of {len(image_bytes)} bytes can't be decoded as one of {formats}: {reason}",
+        UNDECODABLE,
+    )

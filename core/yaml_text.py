@@ -1,0 +1,204 @@
+"""YAML text as plain values, converted by the types of a dataclass.
+
+PyYAML follows YAML 1.1, where `no` and `on` are booleans, `010` is eight, `1:30` is ninety and a
+repeated key wins in silence. Here a word is a boolean, number or null only where the type of its
+field, or the core schema of YAML 1.2, says so: `no` in a list of texts is the text "no".
+"""
+
+import dataclasses
+import re
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from core.errors import ConfigError, unknown_name
+
+_BOOLEANS = {"true": True, "false": False, "True": True, "False": False}
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*[.]?[0-9]*|[.][0-9]+)(?:[eE][-+]?[0-9]+)?")
+_SPECIAL_FLOATS = {".inf": "inf", "-.inf": "-inf", "+.inf": "inf", ".nan": "nan"}
+_INTERPOLATION = "${"
+
+
+def read_yaml(path: Path, schema: Any = Any) -> Any:
+    """Return the content of a YAML file as plain values.
+
+    Args:
+        path: The file.
+        schema: Type that the content is meant for; Any applies the core schema of YAML 1.2.
+
+    Raises:
+        ConfigError: If the file is missing or malformed, repeats or lacks a key, or holds a value
+            of another type than the schema.
+    """
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} does not exist")
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), schema, where=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} can't be read: {error}") from error
+
+
+def parse_yaml(text: str, schema: Any = Any, *, where: str, key: str = "") -> Any:
+    """Return a YAML text as plain values; see `read_yaml`.
+
+    Args:
+        text: The text.
+        schema: Type that the content is meant for.
+        where: Name of the text in error messages.
+        key: Dotted path of the value, for error messages.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            node = yaml.ScalarNode("tag:yaml.org,2002:null", "")
+        return _Converter(where, loader).convert(node, schema, key)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deeply") from error
+
+
+def type_at(schema: Any, path: Sequence[str]) -> Any:
+    """Return the type at a dotted path of a dataclass; Any where the path is not typed.
+
+    Raises:
+        ConfigError: If a dataclass on the path has no such field.
+    """
+    found = schema
+    for number, name in enumerate(path):
+        found = _without_none(found)
+        if dataclasses.is_dataclass(found) and isinstance(found, type):
+            found = _field_type(found, name, ".".join(path[: number + 1]), "")
+        elif get_origin(found) in (dict, Mapping):
+            found = get_args(found)[1]
+        else:
+            return Any
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converter:
+    where: str
+    loader: Any
+
+    def convert(self, node: Any, schema: Any, key: str) -> Any:
+        """Return the plain value of a node."""
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, schema, key)
+        schema = _without_none(schema)
+        origin = get_origin(schema)
+        if isinstance(node, yaml.SequenceNode):
+            if schema is not Any and origin not in (list, tuple, Sequence):
+                raise self._mismatch(key, "a list", schema)
+            item = next(iter(get_args(schema)), Any)
+            return [self.convert(one, item, f"{key}[{n}]") for n, one in enumerate(node.value)]
+        is_section = dataclasses.is_dataclass(schema)
+        if schema is not Any and not is_section and origin not in (dict, Mapping):
+            raise self._mismatch(key, "a section with keys", schema)
+        return self._mapping(node, schema, key)
+
+    def _mapping(self, node: Any, schema: Any, key: str) -> dict[Any, Any]:
+        self.loader.flatten_mapping(node)
+        content: dict[Any, Any] = {}
+        key_type, value_type = Any, Any
+        if get_origin(schema) in (dict, Mapping):
+            key_type, value_type = get_args(schema)
+        is_section = dataclasses.is_dataclass(schema)
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{self.where}: a key of '{key}' is no text")
+            name = key_node.value if is_section else self._scalar(key_node, key_type, key)
+            path = f"{key}.{name}" if key else str(name)
+            if name in content:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"{self.where}: '{path}' appears again in line {line}; keep one")
+            if is_section:
+                value_type = _field_type(schema, name, path, self.where)
+            content[name] = self.convert(value_node, value_type, path)
+        return content
+
+    def _scalar(self, node: Any, schema: Any, key: str) -> Any:
+        text, bare = node.value, _without_none(schema)
+        if node.style is None and text in _NULLS and (bare is not schema or bare is Any):
+            return None
+        if bare is str:
+            return text
+        if node.style is None and text == "":
+            return None
+        if bare is Any:
+            return text if node.style is not None else _core_schema(text)
+        if _INTERPOLATION in text:
+            return text
+        return self._typed(text, bare, key)
+
+    def _typed(self, text: str, schema: Any, key: str) -> Any:
+        if schema is bool and text in _BOOLEANS:
+            return _BOOLEANS[text]
+        if schema is int and _INTEGER.fullmatch(text):
+            return int(text)
+        if schema is float and (number := _parse_float(text)) is not None:
+            return number
+        if isinstance(schema, type) and issubclass(schema, Enum):
+            return text
+        if schema in (bool, int, float):
+            expected = {bool: "true or false", int: "a whole number", float: "a number"}[schema]
+            raise ConfigError(f"{self._place(key)} is '{text}'; expected {expected}")
+        if dataclasses.is_dataclass(schema) or get_origin(schema) is not None:
+            raise self._mismatch(key, f"'{text}'", schema)
+        return text
+
+    def _mismatch(self, key: str, found: str, schema: Any) -> ConfigError:
+        origin = get_origin(schema)
+        if dataclasses.is_dataclass(schema) or origin in (dict, Mapping):
+            expected = "a section with keys"
+        elif origin in (list, tuple, Sequence):
+            expected = "a list, for example [a, b]"
+        else:
+            expected = "a single value"
+        return ConfigError(f"{self._place(key)} is {found}; expected {expected}")
+
+    def _place(self, key: str) -> str:
+        return f"{self.where}: {key}" if key else self.where
+
+
+def _core_schema(text: str) -> Any:
+    if text in _NULLS:
+        return None
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
+        return int(text)
+    number = _parse_float(text) if re.match(r"[-+]?(?:0?[.]|[1-9]|0(?![0-9]))", text) else None
+    return text if number is None else number
+
+
+def _parse_float(text: str) -> float | None:
+    if text.lower() in _SPECIAL_FLOATS:
+        return float(_SPECIAL_FLOATS[text.lower()])
+    return float(text) if _FLOAT.fullmatch(text) else None
+
+
+def _field_type(schema: Any, name: str, path: str, where: str) -> Any:
+    hints = get_type_hints(schema)
+    known = [field.name for field in dataclasses.fields(schema)]
+    if name not in known:
+        section = path.rpartition(".")[0]
+        kind = f"key in section {section}" if section else "key"
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(f"{prefix}{unknown_name(kind, name, known)}")
+    return hints[name]
+
+
+def _without_none(schema: Any) -> Any:
+    """Return X for `X | None`; Any for other unions."""
+    if get_origin(schema) not in (Union, types.UnionType):
+        return schema
+    options = [option for option in get_args(schema) if option is not type(None)]
+    return options[0] if len(options) == 1 else Any

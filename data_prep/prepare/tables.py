@@ -1,0 +1,64 @@
+"""Reading CSV tables as spreadsheet programs save them."""
+
+import codecs
+import csv
+import io
+from typing import Any
+
+from core.errors import DataError
+
+_MAX_CELL_CHARACTERS = 64 << 20
+_DELIMITERS = (",", ";", "\t")
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SEPARATOR_LINE = "sep="
+_ADVICE = 'in Excel, use "Save As" with the type "CSV UTF-8 (comma delimited)"'
+
+
+def read_table(content: bytes, name: str) -> list[dict[Any, Any]]:
+    """Return the rows of a CSV table with its head as keys.
+
+    Files of Excel are read as they are: with a byte order mark, as UTF-16, separated by commas,
+    semicolons or tabs, with empty rows at the end. A row with too few or too many cells has None as
+    a value or a key, as `csv.DictReader` returns it.
+
+    Args:
+        content: The bytes of the file.
+        name: Name of the file in error messages.
+
+    Raises:
+        DataError: If the file is in another encoding, or is not a table.
+    """
+    text = _decode(content, name)
+    first, _, rest = text.partition("\n")
+    delimiter = ""
+    if first.strip().lower().startswith(_SEPARATOR_LINE):
+        delimiter, text = first.strip()[len(_SEPARATOR_LINE) :], rest
+        first = text.partition("\n")[0]
+    if delimiter not in _DELIMITERS:
+        delimiter = max(_DELIMITERS, key=first.count)
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{name} is not a table ({error}); {_ADVICE}", "damaged") from error
+    while rows and not any(_has_content(value) for value in rows[-1].values()):
+        rows.pop()
+    return rows
+
+
+def _decode(content: bytes, name: str) -> str:
+    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{name} is not saved as UTF-8 (line {line}); {_ADVICE}", "not UTF-8"
+        ) from error
+    if "\0" in text:
+        raise DataError(f"{name} is not a text file; {_ADVICE}", "damaged")
+    return text
+
+
+def _has_content(value: Any) -> bool:
+    return bool(value.strip() if isinstance(value, str) else value)

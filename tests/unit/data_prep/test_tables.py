@@ -1,0 +1,50 @@
+"""CSV tables as spreadsheet programs save them."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import DataError
+from data_prep.prepare.tables import read_table
+
+TABLE = 'question_id,question\r\n1,Zer da ñabardura?\r\n2,"bat, bi"\r\n'
+ROWS = [
+    {"question_id": "1", "question": "Zer da ñabardura?"},
+    {"question_id": "2", "question": "bat, bi"},
+]
+SEMICOLONS = TABLE.replace('"bat, bi"', "'").replace(",", ";").replace("'", '"bat, bi"')
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode(),
+        TABLE.encode("utf-8-sig"),
+        TABLE.encode("utf-16"),
+        SEMICOLONS.encode("utf-8-sig"),
+        SEMICOLONS.replace(";", "\t").encode("utf-16"),
+        ("sep=;\r\n" + SEMICOLONS).encode(),
+        (TABLE + ",\r\n , \r\n\r\n").encode(),
+        TABLE.replace("\r\n", "\n").encode(),
+    ],
+)
+def test_tables_of_spreadsheets_are_read(content: bytes) -> None:
+    assert read_table(content, "form.csv") == ROWS
+
+
+def test_long_cells_are_read() -> None:
+    assert read_table(b"a,b\n" + b"x" * 200_000 + b",1\n", "form.csv")[0]["b"] == "1"
+
+
+@pytest.mark.parametrize("content", [TABLE.encode("cp1252"), TABLE.encode("utf-16-le")])
+def test_other_encodings_are_rejected_with_advice(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"^form.csv .*CSV UTF-8"):
+        read_table(content, "form.csv")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_table_or_a_data_error(content: bytes) -> None:
+    with contextlib.suppress(DataError):
+        read_table(content, "form.csv")
