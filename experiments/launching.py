@@ -1,11 +1,11 @@
 """Construction of the launcher that `--launcher` selects."""
 
 import dataclasses
-import os
 from enum import StrEnum
 
 from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
+from core.process.machine import available_cores
 from core.process.stop import StopFlag
 from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
@@ -52,7 +52,7 @@ def make_launcher(plan: GridPlan, options: LaunchOptions, store: Store, flag: St
     trainer = plan.trainer
     if options.launcher is LauncherName.SLURM:
         return make_slurm_launcher(plan, options, store, flag)
-    num_cores = options.num_cores or os.cpu_count() or 1
+    num_cores = options.num_cores or available_cores()
     if options.launcher is LauncherName.TORCHRUN:
         return TorchrunLauncher(
             store=store,

@@ -4,13 +4,15 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from core.errors import DataError
+from core.errors import DataError, PreemptedError
 
 _CHUNK_BYTES = 1 << 20
+_LOCK_POLL_S = 0.1
 
 
 @contextlib.contextmanager
@@ -26,12 +28,32 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; other processes wait, and the lock of a process that dies is released."""
+def locked(path: Path, *, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold a lock file; other processes wait, and the lock of a process that dies is released.
+
+    Args:
+        path: The lock file.
+        is_stopped: Asked while waiting; True gives up. A waiting `flock` would resume after a
+            signal and could only be killed.
+
+    Raises:
+        PreemptedError: If `is_stopped` returned True before the lock was free.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _try_lock(file):
+            if is_stopped():
+                raise PreemptedError(f"stopped while another process held {path}")
+            time.sleep(_LOCK_POLL_S)
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

@@ -15,16 +15,29 @@ USER_ERROR = 2
 _P = ParamSpec("_P")
 
 
+def _report(message: str) -> int:
+    console = Console(stderr=True)
+    console.print(f"[red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    return USER_ERROR
+
+
 def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
-    """Make a command print an `IrudimenError` without a traceback and return `USER_ERROR`."""
+    """Make a command report errors of the user without a traceback and return `USER_ERROR`.
+
+    These are every `IrudimenError`, and errors of the system about a file or folder.
+    """
 
     @functools.wraps(main)
     def command(*arguments: _P.args, **named: _P.kwargs) -> int:
         try:
             return main(*arguments, **named)
         except IrudimenError as error:
-            console = Console(stderr=True)
-            console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
-            return USER_ERROR
+            return _report(str(error))
+        except OSError as error:
+            if error.filename is None:  # not about a file that the user named
+                raise
+            return _report(
+                f"{error.filename}: {error.strerror}; check the path and its permissions"
+            )
 
     return command

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -48,8 +49,8 @@ class CacheConfig:
 
     def resolved_folder(self) -> Path:
         """Return the folder, with defaults applied."""
-        default = Path.home() / ".cache" / "irudimen" / "shards"
-        return Path(self.folder or os.environ.get(FOLDER_VARIABLE) or default)
+        named = self.folder or os.environ.get(FOLDER_VARIABLE)
+        return Path(named) if named else _default_folder()
 
     def max_bytes(self) -> int:
         """Return the maximum size in bytes, with defaults applied."""
@@ -59,6 +60,14 @@ class CacheConfig:
         except ValueError as error:
             raise ConfigError(f"{GB_VARIABLE}='{text}' is not a number of gigabytes") from error
         return int(gigabytes * 1e9)
+
+
+def _default_folder() -> Path:
+    try:
+        cache = Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry in passwd, as in some containers
+        cache = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return cache / "irudimen" / "shards"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

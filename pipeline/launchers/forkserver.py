@@ -8,11 +8,14 @@ import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
+from core.process.machine import use_short_socket_folder
+
 _PRELOADED_MODULES = ["pipeline.launchers.worker"]
 
 
 def get_context() -> ForkServerContext:
     """Return the multiprocessing context whose processes are forked from the server."""
+    use_short_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED_MODULES)
     return context

@@ -28,6 +28,7 @@ from core.errors import IrudimenError, PreemptedError
 from core.io.files import atomic_write_text
 from core.process.distributed import is_first_process, is_initialized
 from core.process.log import show_info
+from core.process.machine import use_short_socket_folder
 from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
 from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
 from pipeline.launchers.execution import read_execution
@@ -62,15 +63,19 @@ def run(path: Path) -> int:
     flag.install()
     _stop_with_parent(flag)
     _set_up_logging()
+    use_short_socket_folder()
     folder = StageFolder(path)
     if not is_first_process():
         code = _run_follower_rank(folder, flag)
     else:
-        with folder.locked():
-            if folder.is_done():
-                folder.settle()
-                return 0
-            code = _run_attempt(folder, flag)
+        try:
+            with folder.locked(is_stopped=lambda: flag.is_set):
+                if folder.is_done():
+                    folder.settle()
+                    return 0
+                code = _run_attempt(folder, flag)
+        except PreemptedError:
+            return EXIT_PREEMPTED
     if code not in (0, EXIT_PREEMPTED) and is_initialized():
         _exit_immediately(code)
     return code

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,13 @@ class StageFolder:
         return True
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the stage run: a second process waits until the first has saved and exited."""
-        with locked(self.path / "lock"):
+    def locked(self, *, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Lock the stage run: a second process waits until the first has saved and exited.
+
+        Raises:
+            PreemptedError: If `is_stopped` returned True while waiting.
+        """
+        with locked(self.path / "lock", is_stopped=is_stopped):
             yield
 
 

@@ -48,3 +48,14 @@ def test_every_command_handles_user_errors() -> None:
         if name not in WITHOUT:
             module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
             assert hasattr(module.main, "__wrapped__"), f"{name}: @catch_user_errors on main"
+
+
+def test_an_error_about_a_file_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @catch_user_errors
+    def main() -> int:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "file" / "below").mkdir()
+        return 0
+
+    assert main() == USER_ERROR
+    assert "file/below: Not a directory; check the path" in capsys.readouterr().err

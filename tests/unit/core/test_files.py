@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import DataError, unknown_name
+from core.errors import DataError, PreemptedError, unknown_name
 from core.io.files import (
     atomic_write_bytes,
     atomic_write_text,
+    locked,
     safe_join,
     sha256_bytes,
     sha256_file,
@@ -57,3 +58,17 @@ def test_unknown_name_suggests_the_nearest() -> None:
     text = unknown_name("source", "emoji_ue", ["emoji_eu", "text_en"])
     assert text == "unknown source 'emoji_ue'. Did you mean 'emoji_eu'? Known: emoji_eu, text_en."
     assert unknown_name("source", "q", []).endswith("Known: none.")
+
+
+def test_waiting_for_a_lock_ends_when_asked_to_stop(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    replies = iter([False, False, True])
+    with (
+        locked(lock),
+        pytest.raises(PreemptedError, match="another process held"),
+        locked(lock, is_stopped=lambda: next(replies)),
+    ):
+        pytest.fail("the lock is held")
+    assert list(replies) == []
+    with locked(lock, is_stopped=lambda: True):
+        pass
