@@ -12,9 +12,12 @@ from typing import Any
 
 from configuration.axes import AxisValue
 from core.errors import DataError
+from core.process.log import get_logger
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from evaluation import canaries, retention
 from pipeline.store.states import State
+
+_LOG = get_logger("store")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +75,8 @@ class StageRecord:
 def load_stage(folder: Path) -> StageRecord:
     """Read one stage folder; fields whose files do not exist yet keep their defaults."""
     about = read_json(folder / "stage.json", default={})
-    status = read_json(folder / "status.json", default={})
-    progress = read_json(folder / "progress.json", default={})
+    status = read_note(folder / "status.json")
+    progress = read_note(folder / "progress.json")
     metrics = read_json(folder / "result" / "metrics.json", default={}).get("metrics", {})
     return StageRecord(
         folder=folder,
@@ -115,6 +118,18 @@ def read_json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str,
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, expected an object")
     return content
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Read a JSON object that no result depends on; {} with a warning if it is damaged.
+
+    A full disk or a lost machine leaves such files empty.
+    """
+    try:
+        return read_json(path, default={})
+    except DataError as error:
+        _LOG.warning("%s; it is ignored and written again", str(error).partition("; ")[0])
+        return {}
 
 
 def _parse_score(raw: Mapping[str, Any] | float) -> Score:

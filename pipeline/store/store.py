@@ -87,15 +87,20 @@ class StageFolder:
         return stage
 
     def read_status(self) -> Status:
-        """Read the status; without a file, return the status of a stage that never ran."""
+        """Read the status; without an intact file, return that of a stage that never ran."""
         file = self.path / "status.json"
         if not file.exists():
             return Status()
-        raw = json.loads(file.read_text())
-        failures = [
-            Failure(**{**one, "fault": Fault(one["fault"])}) for one in raw.get("failures", [])
-        ]
-        return Status(**{**raw, "state": State(raw["state"]), "failures": failures})
+        try:
+            raw = json.loads(file.read_text())
+            failures = [
+                Failure(**{**one, "fault": Fault(one["fault"])}) for one in raw.get("failures", [])
+            ]
+            return Status(**{**raw, "state": State(raw["state"]), "failures": failures})
+        except (ValueError, KeyError, TypeError) as error:
+            # The result and the checkpoints have checksums of their own, so nothing else is lost.
+            _LOG.warning("%s is damaged (%s); its counts start again from zero", file, error)
+            return Status()
 
     def write_status(self, status: Status) -> None:
         """Replace the status atomically."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.io.files import atomic_write_text
 from core.process.log import without_password
-from pipeline.store.records import read_json
+from pipeline.store.records import read_note
 from reporting.tracking.client import MlflowClient, MlflowException
 
 RUN_FILE = "mlflow_run.json"
@@ -30,7 +30,7 @@ class UploadNotes:
 
     def read(self, stage_dir: Path) -> dict[str, Any]:
         """Read a note; one that refers to another server or a deleted run is replaced."""
-        note = read_json(stage_dir / RUN_FILE, default={})
+        note = read_note(stage_dir / RUN_FILE)
         if note.get("uri") == self._uri and self._is_active(note["owner"]):
             note["runs"] = {p: r for p, r in note["runs"].items() if self._is_active(r)}
             return note
