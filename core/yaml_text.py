@@ -58,7 +58,7 @@ def parse_yaml(text: str, schema: Any = Any, *, where: str, key: str = "") -> An
         node = loader.get_single_node()
         if node is None:
             node = yaml.ScalarNode("tag:yaml.org,2002:null", "")
-        return _Converter(where, loader).convert(node, schema, key)
+        return _Converter(where).convert(node, schema, key)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
@@ -86,7 +86,6 @@ def type_at(schema: Any, path: Sequence[str]) -> Any:
 @dataclasses.dataclass(frozen=True)
 class _Converter:
     where: str
-    loader: Any
 
     def convert(self, node: Any, schema: Any, key: str) -> Any:
         """Return the plain value of a node."""
@@ -105,7 +104,6 @@ class _Converter:
         return self._mapping(node, schema, key)
 
     def _mapping(self, node: Any, schema: Any, key: str) -> dict[Any, Any]:
-        self.loader.flatten_mapping(node)
         content: dict[Any, Any] = {}
         key_type, value_type = Any, Any
         if get_origin(schema) in (dict, Mapping):

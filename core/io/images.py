@@ -51,11 +51,8 @@ def image_size(image_bytes: bytes) -> tuple[int, int]:
     try:
         image = _open_image(image_bytes)
         width, height = image.size
-        return (
-            (height, width)
-            if _read_orientation(image, image_bytes) >= _FIRST_SWAPPED
-            else (width, height)
-        )
+        is_turned = _read_orientation(image, image_bytes) >= _FIRST_SWAPPED
+        return (height, width) if is_turned else (width, height)
     except DataError:
         raise
     # Pillow's format plug-ins raise exceptions of any class for damaged files.
@@ -113,8 +110,8 @@ def _is_turned(image_bytes: bytes) -> bool:
 def _open_image(image_bytes: bytes) -> Image.Image:
     """Read the header of an image and check its size."""
     with warnings.catch_warnings():
-        # The limit of this module is checked below; Pillow would warn earlier.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # About large images, whose limit is checked below, and about damaged metadata.
+        warnings.simplefilter("ignore")
         image: Image.Image = Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS)
     _check_size(*image.size)
     return image
@@ -127,11 +124,13 @@ def _read_orientation(image: Image.Image, image_bytes: bytes) -> int:
     if not is_late and _METADATA.isdisjoint(image.info):
         return 1
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged metadata
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     # Viewers show an image with damaged metadata as it is stored, whatever Pillow raises for it.
     except Exception:  # noqa: BLE001
         return 1
-    return orientation if isinstance(orientation, int) else 1
+    return orientation if orientation in _TRANSPOSITIONS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -97,7 +97,7 @@ class StageFolder:
                 Failure(**{**one, "fault": Fault(one["fault"])}) for one in raw.get("failures", [])
             ]
             return Status(**{**raw, "state": State(raw["state"]), "failures": failures})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             # The result and the checkpoints have checksums of their own, so nothing else is lost.
             _LOG.warning("%s is damaged (%s); its counts start again from zero", file, error)
             return Status()
