@@ -4,11 +4,8 @@ python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A 
 """
 
 import argparse
-import dataclasses
-import hashlib
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.config import load_config
-from core.errors import ConfigError, DataError, unknown_name
-from core.io.hub import hub_arguments
-from core.io.images import decode_image
+from core.errors import ConfigError, unknown_name
 from core.process.command import catch_user_errors
 from core.rng import named_rng
 from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
-from data_prep.prepare import rows
-from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe, read_item
-from data_prep.prepare.faults import DroppedError
-from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
+from data_prep.prepare.benchmark_join import build
+from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
+from data_prep.shards.writer import SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import SUFFIX, Modality
 
-_HUB = "hub:"
 _IMAGES_PER_SHARD = 500
-_ROWS_PER_PART = 1 << 40
 _EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
   FILE.parquet, 'FOLDER/*.parquet'      Parquet files with embedded images, as on the Hub
   FILE.jsonl, FILE.csv                  `image` is a path relative to the file
@@ -39,143 +31,6 @@ Questions in several languages are matched by question_id, or by row number if t
 none. To add a benchmark, write a YAML file like data_prep/benchmarks/vqav2.yaml and pass its path
 to --recipe.
 """
-
-
-def read_rows(place: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a source, with images as bytes.
-
-    Raises:
-        ConfigError: If the location cannot be read.
-        DataError: If a file is damaged.
-    """
-    if place.startswith(_HUB):
-        yield from _hub_rows(place.removeprefix(_HUB))
-        return
-    for part in rows.split(place, per_part=_ROWS_PER_PART):
-        for number, row in rows.read(part):
-            if isinstance(row, DroppedError):
-                raise DataError(f"{part.file}, row {number}: {row}", row.reason)
-            yield row
-
-
-def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
-    try:
-        import datasets  # comes with the extra `harness`; heavy
-    except ImportError as error:
-        raise ConfigError("hub: needs `datasets`; pip install '.[harness]'") from error
-    rest, _, revision = name.partition("@")
-    repository, _, split = rest.partition(":")
-    arguments = hub_arguments(repository, revision, kind="dataset")
-    found = datasets.load_dataset(repository, split=split or "test", **arguments)
-    for column, feature in found.features.items():
-        if isinstance(feature, datasets.Image):
-            found = found.cast_column(column, datasets.Image(decode=False))
-    yield from found
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ImportedBenchmark:
-    """The questions of a benchmark."""
-
-    samples: tuple[ShardSample, ...]
-    """One sample per image, which holds the items about it."""
-    items: tuple[dict[str, Any], ...]
-    """The same items in the order of the rows."""
-    counts: Counter[str]
-    """Number of questions, and of rows left out by reason."""
-
-
-def build(
-    recipe: BenchmarkRecipe, sources: Mapping[str, str], *, limit: int = 0
-) -> ImportedBenchmark:
-    """Join the questions of all languages and group them by image.
-
-    Raises:
-        DataError: If a row lacks a column of the recipe, or no question is in all languages.
-    """
-    counts: Counter[str] = Counter()
-    items: dict[str, dict[str, Any]] = {}
-    images: dict[str, bytes] = {}
-    first = next(iter(sources))
-    for language, place in sources.items():
-        for number, row in enumerate(read_rows(place)):
-            if recipe.leave_out_if and row.get(recipe.leave_out_if) in (True, "True", "true", 1):
-                counts[f"{language}: {recipe.leave_out_if}"] += 1
-                continue
-            item = read_item(recipe, row, f"{place}, row {number}")
-            key = (
-                str(row[recipe.columns.question_id]) if recipe.columns.question_id else str(number)
-            )
-            if language != first and key not in items:
-                counts[f"{language}: not in {first}"] += 1
-                continue
-            known = items.setdefault(key, {"languages": {}})
-            known["languages"][language] = item
-            if language == first:
-                images[key] = _image_bytes(row[recipe.columns.image], f"{place}, row {number}")
-    samples: dict[str, ShardSample] = {}
-    joined: list[dict[str, Any]] = []
-    for key, known in items.items():
-        if missing := [language for language in sources if language not in known["languages"]]:
-            counts[f"{missing[0]}: missing"] += 1
-            continue
-        if limit and len(joined) >= limit:
-            break
-        image = images[key]
-        name = hashlib.sha256(image).hexdigest()[:16]
-        sample = samples.setdefault(name, ShardSample(key=name, content={"items": []}, image=image))
-        joined.append(_merge_languages(recipe, key, known["languages"]))
-        sample.content["items"].append(joined[-1])
-    if not samples:
-        raise DataError(
-            f"no question exists in all of {', '.join(sources)}: {dict(counts)}; check the "
-            "question_id of the recipe",
-            "empty",
-        )
-    counts["questions"] = len(joined)
-    return ImportedBenchmark(samples=tuple(samples.values()), items=tuple(joined), counts=counts)
-
-
-def _merge_languages(
-    recipe: BenchmarkRecipe, key: str, by_language: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    first = next(iter(by_language.values()))
-    merged = {
-        "question_id": key,
-        "benchmark": recipe.benchmark,
-        "answer_type": first["answer_type"],
-        "question_type": first["question_type"],
-        "question": {language: item["question"] for language, item in by_language.items()},
-    }
-    for name in ("answers", "choices"):
-        if name in first:
-            merged[name] = {language: item[name] for language, item in by_language.items()}
-    if "correct_choice" in first:
-        _check_choices(key, by_language)
-        merged["correct_choice"] = first["correct_choice"]
-    return merged
-
-
-def _check_choices(key: str, by_language: Mapping[str, dict[str, Any]]) -> None:
-    """Reject options that are repeated or do not correspond across languages."""
-    shapes = {
-        language: (len(item["choices"]), item["correct_choice"])
-        for language, item in by_language.items()
-    }
-    if len(set(shapes.values())) > 1:
-        raise DataError(
-            f"question '{key}': number of choices and correct_choice are {shapes}; give the "
-            "options in the same order in every language",
-            "choices differ",
-        )
-    for language, item in by_language.items():
-        choices, correct = item["choices"], item["correct_choice"]
-        if len(set(choices)) < len(choices) or not 0 <= correct < len(choices):
-            raise DataError(
-                f"question '{key}' in '{language}': choices {choices} with correct_choice "
-                f"{correct}; options must differ, and correct_choice counts from 0",
-                "wrong choices",
-            )
 
 
 def shuffle_choices(items: Sequence[dict[str, Any]]) -> None:
@@ -208,17 +63,6 @@ def check_text_only(items: Sequence[dict[str, Any]]) -> dict[str, tuple[TextOnly
             )
             questions.setdefault(language, []).append(question)
     return {language: text_only_rules(asked) for language, asked in questions.items()}
-
-
-def _image_bytes(value: Any, where: str) -> bytes:
-    image = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(image, bytes):
-        raise DataError(
-            f"{where}: the image column holds {type(value).__name__}, expected image bytes",
-            "no image",
-        )
-    decode_image(image)  # report a broken image now rather than in the middle of an evaluation
-    return image
 
 
 def _print_rules(console: Console, language: str, rules: Sequence[TextOnlyRule]) -> None:
@@ -277,6 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="import only the first N questions (default: all)",
     )
     add(
+        "--max-unusable",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="leave out up to this fraction of rows that can't be asked or scored, and count them "
+        "by reason (default: such a row is an error)",
+    )
+    add(
         "--shuffle-choices",
         action="store_true",
         help="put the options of each question into a random order, the same in all languages; for "
@@ -297,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manifest = options.out / f"{options.name}{SUFFIX}"
     if manifest.exists():
         raise ConfigError(f"{manifest} exists; choose another --name or remove it")
-    imported = build(recipe, sources, limit=options.limit)
+    imported = build(recipe, sources, limit=options.limit, max_unusable=options.max_unusable)
     if options.shuffle_choices:
         shuffle_choices(imported.items)
     rules = check_text_only(imported.items)

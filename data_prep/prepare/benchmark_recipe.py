@@ -18,6 +18,8 @@ from core.text import clean_text
 
 BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
 
+NO_COLUMN = "no such column"
+"""Fault of a row without a column that its recipe names."""
 _ANSWER_FIELDS = ("answer", "text")
 _CHOICE_FIELDS = ("text", "choice")
 _LABEL_FIELD = "label"
@@ -67,7 +69,7 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
     names = recipe.columns
     for name in filter(None, dataclasses.astuple(names)):
         if name not in row:
-            raise DataError(f"{where}: {unknown_name('column', name, row)}", "no such column")
+            raise DataError(f"{where}: {unknown_name('column', name, row)}", NO_COLUMN)
     question = _parse_text(row[names.question], f"{where}, {names.question}")
     item: dict[str, Any] = {"question": question}
     if names.choices:

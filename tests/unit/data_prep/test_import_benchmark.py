@@ -123,7 +123,7 @@ def test_errors_name_the_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
             "unknown column 'answer_type'",
         ),
         "broken": (good | {"image": {"bytes": b"no", "path": ""}}, "can't be decoded"),
-        "empty": (good | {"answers": []}, "answers or choices is empty"),
+        "empty": (good | {"answers": []}, "answers: the list is empty"),
     }
     for name, (row, message) in cases.items():
         place = write(tmp_path / f"{name}.parquet", [row])
@@ -205,7 +205,7 @@ def test_importing_warns_about_predictable_choices_and_shuffling_removes_the_pat
     [
         (("zer?", "a|b|c", 0), "number of choices and correct_choice are"),
         (("zer?", "a|b|c|d", 1), "number of choices and correct_choice are"),
-        (("zer?", "a|b|a|d", 0), "options must differ"),
+        (("zer?", "a|b|a|d", 0), "the choices 'a' and 'a' can't be told apart"),
     ],
 )
 def test_choices_that_do_not_correspond_are_an_error(
@@ -215,3 +215,57 @@ def test_choices_that_do_not_correspond_are_an_error(
     basque = write_choices(tmp_path, "eu", [row])
     assert run(tmp_path / "out", "culture", english, basque) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_ids_that_repeat_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [vqa_row(number, "dog") | {"question_id": number // 2} for number in range(4)]
+    assert run(tmp_path, "vqav2", f"en={write(tmp_path / 'a.parquet', rows)}") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "row 1: the id '0' is that of" in message
+    assert not (tmp_path / "b.manifest.json").exists()
+
+
+def smooth_image(seed: int, size: tuple[int, int], kind: str) -> dict[str, Any]:
+    """Return an image without fine structure, as photographs are, in a size and encoding."""
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(3, 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).resize(size).save(
+        buffer, kind
+    )
+    return {"bytes": buffer.getvalue(), "path": ""}
+
+
+def test_questions_about_different_images_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def source(name: str, size: tuple[int, int], kind: str, first: int = 0) -> str:
+        rows = [
+            vqa_row(n, "dog") | {"image": smooth_image(first + n, size, kind)} for n in range(4)
+        ]
+        return write(tmp_path / f"{name}.parquet", rows)
+
+    english = f"en={source('en', (320, 240), 'JPEG')}"
+    recoded = f"eu={source('eu', (160, 120), 'WEBP')}"
+    shifted = f"eu={source('shifted', (320, 240), 'JPEG', first=1)}"
+    assert run(tmp_path / "same", "vqav2", english, recoded) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "other", "vqav2", english, shifted) == 2
+    assert "question '0' has different images" in " ".join(capsys.readouterr().err.split())
+
+
+def test_unusable_rows_are_left_out_within_the_budget_and_every_row_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [vqa_row(number, "dog") for number in range(10)]
+    rows[3]["question"] = "<image> what?"
+    rows[4]["answers"] = []
+    place = f"en={write(tmp_path / 'a.parquet', rows)}"
+    assert run(tmp_path, "vqav2", place, more=("--max-unusable", "0.1")) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "row 3, question: the text contains '<image>'" in message
+    assert "2 of 10 rows can't be used" in message
+    assert run(tmp_path, "vqav2", place, more=("--max-unusable", "0.2", "--limit", "5")) == 0
+    counts = load_manifest(tmp_path / "b.manifest.json").provenance["left_out"]
+    assert counts == {
+        "questions": 5, "en: reserved token": 1, "en: empty list": 1, "beyond --limit": 3
+    }  # fmt: skip
