@@ -77,7 +77,9 @@ def run_canaries(
     """
     book = load_prompts({item.language for item in items}, style=options.prompt_style)
     scorer = Scorer(
-        YesNoParser(book.yes_no_words, policy=options.yes_no_policy), relaxed=options.relaxed
+        YesNoParser(book.yes_no_words, policy=options.yes_no_policy),
+        choice_words=book.choice_words,
+        relaxed=options.relaxed,
     )
     table = result.predictions
     order = named_rng(options.seed, "canaries").permutation(len(items))

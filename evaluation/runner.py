@@ -97,7 +97,7 @@ def evaluate(
     languages = sorted({item.language for item in items})
     book = load_prompts(languages, style=options.prompt_style)
     parser = YesNoParser(book.yes_no_words, policy=options.yes_no_policy)
-    scorer = Scorer(parser, relaxed=options.relaxed)
+    scorer = Scorer(parser, choice_words=book.choice_words, relaxed=options.relaxed)
     # Computed before the model is asked, so that a benchmark that can't be scored fails at once.
     baseline = majority_baseline(items, scorer)
     replies = _answer(answerer, [book.question(item) for item in items])

@@ -5,10 +5,13 @@ at the end of a word stands for any ending ("irudi*": irudia, irudirik), and `..
 three words ("can't see ... image").
 """
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
+from core.chat.characters import is_in_word
 from core.errors import ConfigError
 from evaluation.answers.rule import normalise_neutral
 
@@ -17,15 +20,9 @@ _ENDING = "*"
 _NOTHING = re.compile(r"(?!)")
 _ANY_ENDING = r"\S*"
 _UP_TO_THREE_WORDS = r"(?: \S+){0,3}"
-_CLAUSE_MARKS = re.compile(
-    r"(?:(?<!\d)[.,]"
-    r"|[.,](?!\d)"
-    "|[^\\w\\s.,'\u2019\u2018%$\u20ac\u00a3&+\u00b0-]"
-    r"|[_\n]"
-    r"|(?<!\S)-+(?!\S)"
-    "|[\u2013\u2014])+"
-)
-"""Marks between clauses; a comma or full stop between digits belongs to a number."""
+_KEPT_MARKS = frozenset("'\u2019\u2018%$\u20ac\u00a3&+\u00b0")
+_NUMBER_MARKS = frozenset(".,")
+_HYPHENS = frozenset("-\u2010\u2011")
 
 
 def plain_text(text: str) -> str:
@@ -38,15 +35,28 @@ def split_clauses(text: str) -> list[tuple[str, str]]:
 
     The marks before the first clause may be empty. Clauses without words are left out.
     """
-    clauses, marks, start = [], "", 0
-    for match in [*_CLAUSE_MARKS.finditer(text), None]:
-        clause = text[start : match.start() if match else len(text)]
-        if plain_text(clause):
-            clauses.append((marks, clause))
+    clauses: list[tuple[str, str]] = []
+    marks = ""
+    padded = f" {text} "
+    is_mark = [_is_clause_mark(*padded[at : at + 3]) for at in range(len(text))]
+    for is_between, group in itertools.groupby(range(len(text)), is_mark.__getitem__):
+        part = "".join(text[at] for at in group)
+        if is_between:
+            marks += part
+        elif plain_text(part):
+            clauses.append((marks, part))
             marks = ""
-        if match:
-            marks, start = marks + match[0], match.end()
     return clauses
+
+
+def _is_clause_mark(before: str, letter: str, after: str) -> bool:
+    """Return whether a character ends a clause; marks inside words and numbers do not."""
+    if letter in _NUMBER_MARKS:
+        return not (before.isdigit() and after.isdigit())
+    if letter in _HYPHENS:
+        return not (is_in_word(before) or is_in_word(after))
+    is_punctuation = unicodedata.category(letter)[0] in "PS"
+    return letter == "\n" or (is_punctuation and letter not in _KEPT_MARKS)
 
 
 @lru_cache(maxsize=256)

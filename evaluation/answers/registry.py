@@ -6,7 +6,11 @@ lookup: it applies its English rules to answers in any language.
 
 import dataclasses
 import importlib
+import itertools
+import math
 import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -14,7 +18,16 @@ from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.languages import ANSWERS, FOLDER, language_file
 from evaluation.answers import languages
-from evaluation.answers.rule import NEUTRAL_RULES, AnswerRule, AnswerRules, normalise_neutral
+from evaluation.answers.rule import (
+    NEUTRAL_RULES,
+    AnswerRule,
+    AnswerRules,
+    normalise_neutral,
+    unify_numbers,
+)
+
+_MAX_FORMS = 256
+_AFTER_LOST_INITIAL = frozenset("aeiouwy\u00e2\u00ea\u00ee\u00f4\u00fblnr")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +40,11 @@ class AnswerFile:
     """The words for 0, 1, 2 and so on."""
     more_numerals: dict[str, int] = dataclasses.field(default_factory=dict)
     """Other forms of number words."""
+    percent_words: list[str] = dataclasses.field(default_factory=list)
+    """Phrases after a number that mean percent, such as "por ciento"."""
+    initial_changes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    """How the beginning of a word may change, in Welsh "c" to "g" (cath, y gath). An empty string
+    means that it disappears, which is only assumed before a vowel, l, n, r or w."""
     articles: list[str] = dataclasses.field(default_factory=list)
     """Words that are optional at the beginning of an answer. An article that ends with an
     apostrophe is joined to the word that follows."""
@@ -43,7 +61,7 @@ def rule_for(language: str, *, relaxed: bool = True, folder: Path = FOLDER) -> A
     Raises:
         ConfigError: If the file refers to rules that do not exist.
     """
-    rules = _load_rules(language, folder)
+    rules = rules_for(language, folder=folder)
     return rules.relaxed if relaxed else rules.strict
 
 
@@ -57,7 +75,8 @@ def coded_rules() -> dict[str, AnswerRules]:
 
 
 @lru_cache(maxsize=64)
-def _load_rules(language: str, folder: Path) -> AnswerRules:
+def rules_for(language: str, *, folder: Path = FOLDER) -> AnswerRules:
+    """Return both rules of a language; see `rule_for`."""
     path = language_file(language, ANSWERS, folder)
     if not path.is_file():
         return NEUTRAL_RULES
@@ -73,16 +92,52 @@ def _load_rules(language: str, folder: Path) -> AnswerRules:
 def _rules_of_word_lists(file: AnswerFile) -> AnswerRules:
     numerals = {word: str(value) for value, word in enumerate(file.numerals)}
     numerals |= {word: str(value) for word, value in file.more_numerals.items()}
+    # A word that is an article as well (un, una) is a number only if it is the whole answer.
+    numerals_in_text = {word: digits for word, digits in numerals.items()
+                        if word not in file.articles}  # fmt: skip
     prefixes = [article if article.endswith("'") else f"{article} " for article in file.articles]
+    # Applied after the numerals: "per cent" has become "per 100".
+    percent = [
+        " ".join(numerals_in_text.get(word, word) for word in normalise_neutral(phrase).split())
+        for phrase in file.percent_words
+    ]
 
     def normalise(text: str) -> str:
-        return " ".join(numerals.get(word, word) for word in normalise_neutral(text).split())
+        words = normalise_neutral(text).split()
+        known = numerals if len(words) == 1 else numerals_in_text
+        joined = " ".join(known.get(word, word) for word in words)
+        for phrase in percent:
+            joined = re.sub(rf"(?<=\d) {phrase}(?!\S)", "%", joined)
+        return unify_numbers(joined)
 
     def forms(answer: str) -> frozenset[str]:
-        without_article = {answer.removeprefix(prefix) for prefix in prefixes}
-        return frozenset({answer, *filter(None, without_article)})
+        without_article = {answer, *(answer.removeprefix(prefix) for prefix in prefixes)} - {""}
+        return frozenset(
+            " ".join(numerals_in_text.get(word, word) for word in words)
+            for text in without_article
+            for words in _unchanged_words(text.split(), file.initial_changes)
+        )
 
     return AnswerRules(
         strict=AnswerRule(normalise=normalise),
         relaxed=AnswerRule(normalise=normalise, forms=forms),
     )
+
+
+def _unchanged_words(
+    words: Sequence[str], changes: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the words with every possible beginning before a change; long texts as they are."""
+    possible = [_unchanged_forms(word, changes) for word in words]
+    if math.prod(map(len, possible)) > _MAX_FORMS:
+        possible = [[word] for word in words]
+    yield from itertools.product(*possible)
+
+
+def _unchanged_forms(word: str, changes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [word] + [
+        original + word.removeprefix(changed)
+        for original, results in changes.items()
+        for changed in results
+        if (word.startswith(changed) if changed else word[0] in _AFTER_LOST_INITIAL)
+    ]

@@ -1,6 +1,7 @@
 """Rules for comparing two answers, and the normalisation that is safe in any language."""
 
 import dataclasses
+import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
@@ -74,5 +75,28 @@ def _is_kept(letter: str, before: str, after: str) -> bool:
     return letter not in _SYMBOLS and not unicodedata.category(letter).startswith("P")
 
 
-_NEUTRAL_RULE = AnswerRule(normalise=normalise_neutral)
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![\d.,])|(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d.,])"
+)
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])(\d+),(\d+)(?![\d.,])")
+_PERCENT_SIGN = re.compile(r"% ?(\d+(?:\.\d+)?)(?![\d.])|(\d+(?:\.\d+)?) ?%")
+
+
+def unify_numbers(text: str) -> str:
+    """Write the numbers of normalised text in one way: "3,5" as "3.5", "1.000" as "1000".
+
+    A percent sign is joined to the end of its number ("%50", "50 %": "50%"). Languages differ in
+    the decimal mark, and models use either one in any language. Groups of three digits are taken
+    for thousands, so "1.000" is never a decimal number.
+    """
+    text = _THOUSANDS.sub(lambda match: re.sub("[.,]", "", match[0]), text)
+    text = _DECIMAL_COMMA.sub(r"\1.\2", text)
+    return _PERCENT_SIGN.sub(lambda match: f"{match[1] or match[2]}%", text)
+
+
+def _normalise_with_numbers(text: str) -> str:
+    return unify_numbers(normalise_neutral(text))
+
+
+_NEUTRAL_RULE = AnswerRule(normalise=_normalise_with_numbers)
 NEUTRAL_RULES = AnswerRules(strict=_NEUTRAL_RULE, relaxed=_NEUTRAL_RULE)

@@ -10,6 +10,7 @@ from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.languages import FOLDER, PROMPTS, language_file
 from core.samples import Role, Turn
+from evaluation.answers.choice_words import ChoiceWords
 from evaluation.answers.phrases import compile_phrases, plain_text
 from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
@@ -39,7 +40,13 @@ class PromptFile:
     filler_words: list[str] = dataclasses.field(default_factory=list)
     """Words that may stand between an answer word and the answer, such as "the" and "is"."""
     negations: list[str] = dataclasses.field(default_factory=list)
-    """Words that negate their clause, such as "not"."""
+    """Words that reject what their clause states, such as "not" and "wrong"."""
+    one_letter_words: list[str] = dataclasses.field(default_factory=list)
+    """Words of one letter that are no option letters, such as "a"."""
+    contrast_words: list[str] = dataclasses.field(default_factory=list)
+    """Words that begin a new clause, such as "but"."""
+    plural_endings: list[str] = dataclasses.field(default_factory=list)
+    """Endings of regular plurals, such as "s"."""
     styles: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     """Maps style and benchmark to a template with {question} and, for mc, {choices}."""
 
@@ -53,6 +60,8 @@ class PromptBook:
     yes_no_words: Mapping[str, YesNoWords]
     refusal_phrases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     """Phrases of replies that decline to answer, by language."""
+    choice_words: Mapping[str, ChoiceWords] = dataclasses.field(default_factory=dict)
+    """Words for parsing replies to multiple-choice questions, by language."""
 
     def question_text(self, item: BenchmarkItem) -> str:
         """Return the text of the user turn, without the image placeholder."""
@@ -99,16 +108,21 @@ def load_prompts(
     """
     templates: dict[str, Mapping[str, str]] = {}
     words: dict[str, YesNoWords] = {}
-    refusals: dict[str, tuple[str, ...]] = {}
+    choice_words: dict[str, ChoiceWords] = {}
     for language in languages:
         path = language_file(language, PROMPTS, folder)
         file = PromptFile()
         if path.is_file():
             file = load_config(PromptFile(), path)
         words[language] = _parse_yes_no_words(file, path)
-        refusals[language] = tuple(file.refusal_phrases)
+        choice_words[language] = _choice_words(file)
         templates[language] = _parse_templates(file, style, path)
-    return PromptBook(templates=templates, yes_no_words=words, refusal_phrases=refusals)
+    return PromptBook(
+        templates=templates,
+        yes_no_words=words,
+        refusal_phrases={code: own.refusal_phrases for code, own in choice_words.items()},
+        choice_words=choice_words,
+    )
 
 
 def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
@@ -132,6 +146,18 @@ def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
         no_replies=tuple(file.no_replies),
         neither=neither,
         openings=(*file.answer_words, *file.filler_words),
+    )
+
+
+def _choice_words(file: PromptFile) -> ChoiceWords:
+    return ChoiceWords(
+        answer_words=tuple(file.answer_words),
+        filler_words=tuple(file.filler_words),
+        one_letter_words=tuple(file.one_letter_words),
+        negations=tuple(file.negations),
+        contrast_words=tuple(file.contrast_words),
+        plural_endings=tuple(file.plural_endings),
+        refusal_phrases=tuple(file.refusal_phrases),
     )
 
 

@@ -1,12 +1,13 @@
 """Scoring of single replies."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from core.errors import DataError
+from evaluation.answers.choice_words import NO_WORDS, ChoiceWords
 from evaluation.answers.choices import parse_choice
 from evaluation.answers.languages import english
-from evaluation.answers.registry import rule_for
+from evaluation.answers.registry import rule_for, rules_for
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.metrics.open_text import anls, chrf, direct_score
@@ -29,14 +30,22 @@ class ItemScore:
 class Scorer:
     """Scores replies to the items of any benchmark."""
 
-    def __init__(self, yes_no: YesNoParser, *, relaxed: bool = True) -> None:
+    def __init__(
+        self,
+        yes_no: YesNoParser,
+        *,
+        choice_words: Mapping[str, ChoiceWords] | None = None,
+        relaxed: bool = True,
+    ) -> None:
         """Create a scorer.
 
         Args:
             yes_no: Parser of replies to yes/no questions.
+            choice_words: Words for parsing replies to multiple-choice questions, by language.
             relaxed: Match definite and bare forms in the language-aware score.
         """
         self._yes_no = yes_no
+        self._choice_words = choice_words or {}
         self._relaxed = relaxed
         self._scorers: dict[Benchmark, Callable[[BenchmarkItem, str], ItemScore]] = {
             Benchmark.VQA: self._score_vqa,
@@ -81,7 +90,12 @@ class Scorer:
         )
 
     def _score_choice(self, item: BenchmarkItem, reply: str) -> ItemScore:
-        index = parse_choice(reply, item.choices).index
+        index = parse_choice(
+            reply,
+            item.choices,
+            words=self._choice_words.get(item.language, NO_WORDS),
+            rules=rules_for(item.language),
+        ).index
         return ItemScore(
             parsed=None if index is None else item.choices[index],
             score=float(index == item.correct_choice),

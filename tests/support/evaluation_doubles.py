@@ -62,7 +62,8 @@ def small_benchmark(folder):
 
 
 def scorer(**kwargs):
-    return Scorer(YesNoParser(load_prompts(LANGUAGES).yes_no_words), **kwargs)
+    book = load_prompts(LANGUAGES)
+    return Scorer(YesNoParser(book.yes_no_words), choice_words=book.choice_words, **kwargs)
 
 
 class Oracle:

@@ -1,6 +1,8 @@
 """Answer rules by language: Basque, English, word lists and the neutral fallback."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from evaluation.answers.languages import basque
@@ -50,7 +52,22 @@ def test_neutral_normalisation(text, expected):
         ("etxe bat", "etxe bat"),
         ("bi txakur", "2 txakur"),
         ("TB-a", "tb-a"),
-        ("3,5", "3,5"),
+        ("3,5", "3.5"),
+        ("3.5", "3.5"),
+        ("1.000", "1000"),
+        ("0,125", "0.125"),
+        ("%50", "50%"),
+        ("% 50", "50%"),
+        ("50 %", "50%"),
+        ("ehuneko 50", "50%"),
+        ("ehuneko berrogeita hamar", "50%"),
+        ("hamaika", "11"),
+        ("hemezortzi etxe", "18 etxe"),
+        ("hogeita bat", "21"),
+        ("berrogeita hemeretzi txakur", "59 txakur"),
+        ("hogeita hogei", "hogeita 20"),
+        ("laurogeitamar", "90"),
+        ("ehun", "100"),
         ("a", "a"),
     ],
 )
@@ -92,6 +109,25 @@ def test_all_basque_numerals():
         ("a", "", False),
         ("", "", False),
         ("3", "hiru", True),
+        ("txakur bat", "txakurra", True),
+        ("txakur bat", "txakur", True),
+        ("txakur bat", "txakurrak", True),
+        ("txakur batzuk", "txakurrak", True),
+        ("etxe gorri bat", "etxe gorria", True),
+        ("txakur bat", "bat", False),
+        ("txakur bat", "katu bat", False),
+        ("laua", "4", True),
+        ("laurak", "lau", True),
+        ("hirua", "hiru", True),
+        ("biak", "bi", True),
+        ("bata", "bat", True),
+        ("3ak", "hiru", True),
+        ("%50a", "50%", True),
+        ("%50", "ehuneko berrogeita hamar", True),
+        ("3,5", "3.5", True),
+        ("35", "3,5", False),
+        ("lauki", "lau", False),
+        ("bilbon", "bi", False),
         ("katu", "txakur", False),
         ("bai", "ba", False),
         ("da", "d", False),
@@ -100,6 +136,71 @@ def test_all_basque_numerals():
 def test_the_relaxed_rule_matches_definite_and_bare_forms(prediction, answer, is_match):
     assert rule_for("eu").matches(prediction, answer) is is_match
     assert rule_for("eu").matches(answer, prediction) is is_match
+
+
+@pytest.mark.parametrize(
+    ("language", "prediction", "answer", "is_match"),
+    [
+        ("es", "un perro", "perro", True),
+        ("es", "El perro", "un perro", True),
+        ("es", "dos perros", "2 perros", True),
+        ("es", "un", "uno", True),
+        ("es", "una casa", "1 casa", False),
+        ("es", "3,5", "3.5", True),
+        ("es", "50 por ciento", "50%", True),
+        ("es", "cincuenta por ciento", "50 %", True),
+        ("es", "veinte", "20", True),
+        ("ca", "un gos", "gos", True),
+        ("ca", "l\u2019home", "home", True),
+        ("ca", "50 per cent", "50 %", True),
+        ("ca", "1.000", "1000", True),
+        ("cy", "y gath", "cath", True),
+        ("cy", "ci du", "cath ddu", False),
+        ("cy", "cath ddu", "y gath ddu", True),
+        ("cy", "las", "glas", True),
+        ("cy", "bedair", "4", True),
+        ("cy", "50 y cant", "50%", True),
+        ("cy", "car", "gar", True),
+        ("cy", "lan", "tan", False),
+        ("ka", "3,5", "3.5", True),
+        ("ka", "50 %", "50%", True),
+    ],
+)
+def test_articles_numbers_and_changed_initials(language, prediction, answer, is_match):
+    assert rule_for(language).matches(prediction, answer) is is_match
+    assert rule_for(language).matches(answer, prediction) is is_match
+
+
+def test_a_long_text_is_compared_without_its_changed_initials():
+    text = "bryn " * 12
+    assert rule_for("cy").matches(text, text)
+    assert not rule_for("cy").matches(text, text.replace("b", "p"))
+
+
+@given(st.text())
+def test_rules_accept_any_text_and_are_stable(text):
+    for language in ("eu", "es", "ca", "cy", "ka"):
+        rule = rule_for(language)
+        normalised = rule.normalise(text)
+        assert rule.matches(text, text) is bool(normalised)
+        assert normalised in rule.forms(normalised) or not normalised
+
+
+@given(st.integers(0, 100))
+def test_every_basque_numeral_up_to_a_hundred(value):
+    assert basque.normalise(_basque_numeral(value)) == str(value)
+
+
+def _basque_numeral(value: int) -> str:
+    names = {0: "zero", 1: "bat", 2: "bi", 3: "hiru", 4: "lau", 5: "bost", 6: "sei", 7: "zazpi"}
+    names |= {8: "zortzi", 9: "bederatzi", 10: "hamar", 11: "hamaika", 18: "hemezortzi"}
+    names |= {19: "hemeretzi", 20: "hogei", 40: "berrogei", 60: "hirurogei", 80: "laurogei"}
+    names |= {100: "ehun"}
+    if value in names:
+        return names[value]
+    if value < 20:
+        return "hama" + names[value - 10]
+    return f"{names[value // 20 * 20]}ta {_basque_numeral(value % 20)}"
 
 
 def test_the_strict_rule_distinguishes_forms():

@@ -3,7 +3,9 @@
 import pytest
 
 from core.errors import ConfigError
+from evaluation.answers.choice_words import ChoiceWords
 from evaluation.answers.choices import ParsedBy, parse_choice
+from evaluation.answers.registry import rules_for
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy, YesNoWords
 
 ANIMALS = ["txakur", "katu", "etxe gorria", "Hot dog"]
@@ -25,13 +27,13 @@ WORDS = {
         ("(B)", 1, ParsedBy.LETTER),
         ("c) etxe", 2, ParsedBy.LETTER),
         ("D: hot dog", 3, ParsedBy.LETTER),
-        ("A. katu", 0, ParsedBy.LETTER),  # the letter decides, as in the LLaVA protocol
+        ("A. katu", None, ParsedBy.NOTHING),  # the letter contradicts the text
         ("E", None, ParsedBy.NOTHING),  # no fifth choice
-        ("B da", None, ParsedBy.NOTHING),  # a word may begin a sentence with one letter
+        ("B da", None, ParsedBy.NOTHING),  # "da" is not in the words of this test
         ("B.C", None, ParsedBy.NOTHING),
-        ("txakurra da", 0, ParsedBy.SUBSTRING),
-        ("Hau katua da", 1, ParsedBy.SUBSTRING),
-        ("etxe", 2, ParsedBy.SUBSTRING),
+        ("txakurra da", 0, ParsedBy.WORDS),
+        ("Hau katua da", 1, ParsedBy.WORDS),
+        ("etxe", 2, ParsedBy.PART),
         ("txakur edo katu", None, ParsedBy.NOTHING),
         ("zaldi", None, ParsedBy.NOTHING),
         ("", None, ParsedBy.NOTHING),
@@ -39,7 +41,7 @@ WORDS = {
     ],
 )
 def test_parse_choice(reply, index, by):
-    parsed = parse_choice(reply, ANIMALS)
+    parsed = parse_choice(reply, ANIMALS, rules=rules_for("eu"))
     assert (parsed.index, parsed.by) == (index, by)
 
 
@@ -49,17 +51,39 @@ def test_the_longer_of_two_choices_at_one_place_counts():
     assert parse_choice("a car and a carpet", ["car", "carpet"]).index is None
 
 
-def test_a_substring_begins_a_word():
+def test_words_are_whole():
     assert parse_choice("concatenate", ["cat", "dog"]).index is None
-    assert parse_choice("cats", ["cat", "dog"]).index == 0
+    assert parse_choice("cats", ["cat", "dog"]).index is None
+    assert parse_choice("cats", ["cat", "dog"], words=ChoiceWords(plural_endings=("s",))).index == 0
+    assert (
+        parse_choice("gas", ["ga", "dog"], words=ChoiceWords(plural_endings=("s",))).index is None
+    )
 
 
 def test_a_number_is_not_found_in_another():
     choices = ["1", "3", "12.5", "5"]
-    found = {reply: parse_choice(reply, choices).index for reply in ("12", "1.5", "12.5", "3ak")}
-    assert found == {"12": None, "1.5": None, "12.5": 2, "3ak": 1}
+    found = {reply: parse_choice(reply, choices).index for reply in ("12", "1.5", "12.5", "3,0")}
+    assert found == {"12": None, "1.5": None, "12.5": 2, "3,0": None}
     assert parse_choice("about $5", choices).index == 3
     assert parse_choice("50", ["50%", "60%"]).index == 0
+    assert parse_choice("12,5", choices).index == 2
+
+
+def test_a_choice_with_punctuation_is_found():
+    choices = ["red, white and blue", "red", "Ez dago, inor ez"]
+    assert parse_choice("It is red, white and blue.", choices).index == 0
+    assert parse_choice("It is red, blue", choices).index == 1
+
+
+def test_negations_and_refusals_are_words_of_the_language():
+    words = ChoiceWords(
+        negations=("ez",), contrast_words=("baizik",), refusal_phrases=("ez dakit",)
+    )
+    assert parse_choice("ez da katu", ANIMALS).index == 1
+    assert parse_choice("ez da katu", ANIMALS, words=words).index is None
+    assert parse_choice("katu ez baizik txakur", ANIMALS, words=words).index == 0
+    assert parse_choice("katu edo ez dakit", ANIMALS, words=words).index is None
+    assert parse_choice("ez dakit", ["ez dakit", "katu"], words=words).index == 0
 
 
 def test_vowel_signs_belong_to_words():
