@@ -1,8 +1,8 @@
 """Words and phrases of a language file, compared with replies.
 
 A phrase matches whole words without regard to case, punctuation and apostrophes. In a pattern, `*`
-at the end of a word stands for any ending ("irudi*": irudia, irudirik), and `...` stands for up to
-three words ("can't see ... image").
+at the end of a word stands for any ending ("irudi*": irudia, irudirik), `...` stands for up to
+three words ("can't see ... image"), and a phrase with a full stop must end the reply ("no se.").
 """
 
 import itertools
@@ -73,7 +73,8 @@ def compile_phrases(phrases: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _expression(phrase: str) -> str:
-    words = phrase.split()
+    is_last = phrase.endswith(".") and not phrase.endswith(_GAP)
+    words = phrase.removesuffix("." * is_last).split()
     if not words or _GAP in (words[0], words[-1]):
         raise ConfigError(f"phrase '{phrase}' must begin and end with a word")
     expression = ""
@@ -86,7 +87,7 @@ def _expression(phrase: str) -> str:
             raise ConfigError(f"phrase '{phrase}': '{word}' has no letters")
         expression += " " * bool(expression) + re.escape(stem)
         expression += _ANY_ENDING * word.endswith(_ENDING)
-    return expression
+    return expression + "$" * is_last
 
 
 def phrase_words(phrases: Sequence[str]) -> list[tuple[str, ...]]:
