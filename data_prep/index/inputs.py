@@ -44,6 +44,9 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
     """
     shards: list[str] = []
     for pattern in patterns:
+        if not is_url(pattern) and Path(pattern).is_file():
+            shards.append(str(Path(pattern).resolve()))  # whatever characters its name has
+            continue
         try:
             names = list(braceexpand(pattern))
         except ValueError as error:

@@ -272,7 +272,13 @@ def _lengths_paths(plan: IndexPlan, folder: Path, sha256: str) -> list[Path]:
 
 def _write_source(plan: IndexPlan, reports: dict[str, ShardReport], num_reused: int) -> BuildReport:
     unusable, ignored, examples = Counter[str](), Counter[str](), dict[str, str]()
-    for report in reports.values():
+    shard_of: dict[str, str] = {}
+    for shard, report in reports.items():
+        if report.num_samples and (same := shard_of.setdefault(report.sha256, shard)) != shard:
+            raise DataError(
+                f"{redact_url(shard)} is a copy of {redact_url(same)}; remove one, or every "
+                "sample would be used twice"
+            )
         unusable.update(report.unusable)
         ignored.update(report.ignored)
         examples = report.examples | examples

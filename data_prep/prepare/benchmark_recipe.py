@@ -95,12 +95,13 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
 
 
 def parse_id(value: Any, where: str) -> str:
-    """Return the id of a question.
+    """Return the id of a question; a whole number is the same id as integer and as float.
 
     Raises:
         DataError: If it is missing.
     """
-    return _parse_text(value, where)
+    is_whole = isinstance(value, float) and value.is_integer()
+    return _parse_text(int(value) if is_whole else value, where)
 
 
 def _parse_text(value: Any, where: str) -> str:

@@ -225,6 +225,18 @@ def test_patterns_are_expanded_in_order(shards):
         expand_shards([str(shards / "00000.tar"), str(shards / "*.tar")], retry)
 
 
+def test_a_name_with_wildcards_is_first_of_all_a_name(shards):
+    for name in ("a[1].tar", "b{1,2}.tar", "c?.tar"):
+        write_tar(shards / name, [])
+        assert expand_shards([str(shards / name)], RetryConfig()) == (str(shards / name),)
+
+
+def test_copies_of_a_shard_are_an_error(shards, capsys):
+    (shards / "00002.tar").write_bytes((shards / "00001.tar").read_bytes())
+    assert run(shards) == 2
+    assert "00002.tar is a copy of" in capsys.readouterr().err
+
+
 def test_the_help_explains_the_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
