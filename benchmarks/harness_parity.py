@@ -1,14 +1,16 @@
-"""Compare our VQA accuracy with the code of lmms-eval on random and adversarial strings.
+"""Compare our two VQA scores with the code of lmms-eval on random and adversarial strings.
 
     pip install --no-deps lmms-eval && python -m benchmarks.harness_parity --cases 100000
 
-Only the two files with the metric are loaded, not the package. Differences are grouped by their
-reason; a difference without a known reason leads to exit code 1.
+Only the two files with the metric are loaded, not the package. `lmms_score` must agree in every
+case. Differences of `official_score` are grouped by their reason. A difference without a known
+reason leads to exit code 1.
 """
 
 import argparse
 import importlib.util
 import json
+import re
 import sys
 import types
 from collections import Counter
@@ -18,14 +20,15 @@ from typing import Any
 
 from core.rng import named_rng
 from evaluation.benchmarks.predictions import read_predictions
-from evaluation.metrics.vqa import official_score
+from evaluation.metrics.vqa import is_unanimous, lmms_score, official_score
 from tests.unit.evaluation.test_vqa import random_case
 
 _METRIC = "lmms_eval.tasks._task_utils.vqa_eval_metric"
 _TASK = "lmms_eval.tasks.vqav2.utils"
 _ROUNDING = 1e-9
 UNANIMOUS = "ten equal answers: the official program normalises nothing then, lmms-eval always"
-COMMAS = "a comma between digits: the official program then deletes every mark, lmms-eval its comma"
+COMMAS = "several commas between digits: they delete every mark for lmms-eval only"
+_SEVERAL_COMMAS = re.compile(r"\d,,+\d")
 
 
 def load_their_score() -> Callable[[str, Sequence[str]], float]:
@@ -64,14 +67,11 @@ def _load_file(name: str, path: Path) -> Any:
 
 
 def reason(prediction: str, answers: Sequence[str]) -> str:
-    """Return the reason why both may differ on a case, or an empty string."""
-    if len({text.replace("\n", " ").replace("\t", " ").strip() for text in answers}) == 1:
+    """Return why the official score may differ from lmms-eval's on a case, or an empty string."""
+    if is_unanimous(answers):
         return UNANIMOUS
-    for text in (prediction, *answers):
-        for at, mark in enumerate(text[1:-1], start=1):
-            if mark == "," and text[at - 1].isdigit() and text[at + 1].isdigit():
-                return COMMAS
-    return ""
+    has_commas = any(_SEVERAL_COMMAS.search(text) for text in (prediction, *answers))
+    return COMMAS if has_commas else ""
 
 
 def _cases(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
@@ -95,23 +95,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     theirs = load_their_score()
     cases = list(_cases(options))
     counts: Counter[str] = Counter()
+    same: Counter[str] = Counter()
     for prediction, answers in cases:
-        # lmms-eval takes an exact mean, the official program a sum of rounded thirds.
-        if abs(official_score(prediction, answers) - theirs(prediction, answers)) < _ROUNDING:
-            counts["equal"] += 1
-            continue
-        why = reason(prediction, answers) or "unexplained"
+        expected = theirs(prediction, answers)
+        # lmms-eval takes an exact mean, we and the official program a sum of rounded thirds.
+        is_same = abs(lmms_score(prediction, answers) - expected) < _ROUNDING
+        same["equal" if is_same else "unexplained"] += 1
+        is_equal = abs(official_score(prediction, answers) - expected) < _ROUNDING
+        why = "equal" if is_equal else reason(prediction, answers) or "unexplained"
         counts[why] += 1
-        if why == "unexplained" and counts[why] <= 5:
+        if not is_same or why == "unexplained":
             print("unexplained:", repr(prediction), answers)
-    for why, count in counts.most_common():
-        print(f"{count:8d}  {count / len(cases):7.2%}  {why}")
+    for name, found in (("lmms_score", same), ("official_score", counts)):
+        for why, count in found.most_common():
+            print(f"{name:15} {count:8d}  {count / len(cases):7.2%}  {why}")
     means = [100 * sum(map(score, *zip(*cases, strict=True))) / len(cases)
-             for score in (official_score, theirs)]  # fmt: skip
-    print(f"mean score: ours {means[0]:.4f}, theirs {means[1]:.4f}")
+             for score in (official_score, lmms_score, theirs)]  # fmt: skip
+    print("mean: official {:.4f}, lmms {:.4f}, lmms-eval {:.4f}".format(*means))
     if options.json:
-        options.json.write_text(json.dumps(counts, indent=1) + "\n")
-    return int(counts["unexplained"] > 0)
+        content = {"lmms_score": same, "official_score": counts}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    return int(same["unexplained"] + counts["unexplained"] > 0)
 
 
 if __name__ == "__main__":

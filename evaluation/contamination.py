@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     console = Console()
-    result = check_images(options.benchmark, options.training, by_pixels=options.pixels)
+    result = check_images([options.benchmark], options.training, by_pixels=options.pixels)
     console.print_json(json.dumps(dataclasses.asdict(result)))
     return int(bool(result.shared))
 

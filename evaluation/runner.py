@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -18,21 +17,17 @@ from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
 from evaluation.answerers.base import Answerer, ModelReply
+from evaluation.answers.refusals import RefusalDetector
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
 from evaluation.benchmarks.items import BenchmarkItem
-from evaluation.benchmarks.predictions import PREDICTIONS_FILE, SCHEMA, write_predictions
+from evaluation.benchmarks.predictions import PREDICTIONS_FILE, write_predictions
 from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.metrics.aggregate import MetricValue, aggregate
-from evaluation.metrics.baselines import (
-    GroupKey,
-    MajorityAnswer,
-    MajorityBaseline,
-    chance_score,
-    majority_baseline,
-)
+from evaluation.metrics.baselines import GroupKey, MajorityAnswer, majority_baseline
 from evaluation.metrics.reply_language import ReplyLanguage
-from evaluation.metrics.scorer import ItemScore, Scorer
+from evaluation.metrics.scorer import Scorer
+from evaluation.rows import RowBuilder
 
 _METRICS_FILE = "metrics.json"
 
@@ -67,7 +62,11 @@ class EvaluationResult:
     def save(self, folder: Path) -> None:
         """Write predictions.parquet and metrics.json to a folder."""
         write_predictions(folder / PREDICTIONS_FILE, self.predictions)
-        majority = {"/".join(key): to_plain(best) for key, best in self.majority_answers.items()}
+        main = self.predictions["dataset"][0].as_py()
+        majority = {
+            "/".join(key[1:] if key[0] == main else key): to_plain(best)
+            for key, best in self.majority_answers.items()
+        }
         content = {"metrics": to_plain(self.metrics), "majority_answers": majority}
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
         atomic_write_text(folder / _METRICS_FILE, text + "\n")
@@ -84,7 +83,8 @@ def evaluate(
 
     Args:
         answerer: The model.
-        items: Items of the benchmark.
+        items: Items of one or more benchmarks. The benchmark of the first item is the main one:
+            the names of its metrics have no prefix.
         options: Options of the evaluation.
         output_folder: Folder for predictions.parquet and metrics.json; None to write no files.
 
@@ -105,10 +105,14 @@ def evaluate(
     if options.blind:
         blank = blank_image()
         blind = _answer(answerer, [book.question(item, image=blank) for item in items])
-    table = _item_columns(items, scorer, [book.question_text(item) for item in items])
-    table |= _reply_columns(items, scorer, replies, ReplyLanguage(items, languages))
-    table |= _baseline_columns(items, scorer, blind, baseline)
-    predictions = pa.table({name: table[name] for name in SCHEMA.names}, schema=SCHEMA)
+    rows = RowBuilder(
+        items=items,
+        scorer=scorer,
+        reply_language=ReplyLanguage(items, languages),
+        refusals=RefusalDetector(book.refusal_phrases),
+    )
+    prompts = [book.question_text(item) for item in items]
+    predictions = rows.build(prompts, replies, blind, baseline)
     result = EvaluationResult(
         metrics=aggregate(predictions, seed=options.seed),
         predictions=predictions,
@@ -139,64 +143,3 @@ def _answer(answerer: Answerer, questions: Sequence[VisualQuestion]) -> list[Mod
         raise DataError(f"{len(distinct)} questions got {len(replies)} replies; expected one each")
     reply_of = dict(zip(distinct, replies, strict=True))
     return [reply_of[question] for question in questions]
-
-
-def _item_columns(
-    items: Sequence[BenchmarkItem], scorer: Scorer, prompts: Sequence[str]
-) -> dict[str, list[object]]:
-    return {
-        "question_id": [item.question_id for item in items],
-        "benchmark": [item.benchmark.value for item in items],
-        "question_type": [item.question_type for item in items],
-        "answer_type": [item.answer_type for item in items],
-        "language": [item.language for item in items],
-        "image_key": [item.image_key for item in items],
-        "question": [item.question for item in items],
-        "prompt": list(prompts),
-        "answers": [list(item.answers) for item in items],
-        "choices": [list(item.choices) for item in items],
-        "expected": [scorer.expected(item) for item in items],
-    }
-
-
-def _reply_columns(
-    items: Sequence[BenchmarkItem],
-    scorer: Scorer,
-    replies: Sequence[ModelReply],
-    reply_language: ReplyLanguage,
-) -> dict[str, list[object]]:
-    scores = _scores(items, scorer, replies)
-    return {
-        "output": [reply.text for reply in replies],
-        "parsed": [score.parsed for score in scores],
-        "score": [score.score for score in scores],
-        "score_aware": [score.score_aware for score in scores],
-        "language_identified": [reply_language.identify(reply.text) for reply in replies],
-        "num_tokens": [reply.num_tokens for reply in replies],
-        "is_truncated": [reply.is_truncated for reply in replies],
-    }
-
-
-def _baseline_columns(
-    items: Sequence[BenchmarkItem],
-    scorer: Scorer,
-    blind: Sequence[ModelReply] | None,
-    baseline: MajorityBaseline,
-) -> dict[str, list[object]]:
-    scores = [] if blind is None else _scores(items, scorer, blind)
-    nothing: list[object] = [None] * len(items)
-    aware = [None if np.isnan(value) else float(value) for value in baseline.scores_aware]
-    return {
-        "blind_output": nothing if blind is None else [reply.text for reply in blind],
-        "blind_score": [score.score for score in scores] or nothing,
-        "blind_score_aware": [score.score_aware for score in scores] or nothing,
-        "majority_score": [float(value) for value in baseline.scores],
-        "majority_score_aware": list(aware),
-        "chance_score": [chance_score(item) for item in items],
-    }
-
-
-def _scores(
-    items: Sequence[BenchmarkItem], scorer: Scorer, replies: Sequence[ModelReply]
-) -> list[ItemScore]:
-    return [scorer.score(item, reply.text) for item, reply in zip(items, replies, strict=True)]

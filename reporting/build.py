@@ -13,6 +13,8 @@ from core.io.files import atomic_write_text
 from reporting import figures, gallery, tables
 from reporting.caveats import caveats
 from reporting.hypotheses import decide_claims
+from reporting.image_use import image_use_table
+from reporting.language_collapse import collapse_sentences
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord, grid_folder, load_grid
 from reporting.series import View, view_of
@@ -71,9 +73,14 @@ def render_page(grid: GridRecord, view: View, files: Sequence[str]) -> str:
         delta=100 * load_registered(grid.folder).margin,
         sufficiency=sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
+        below_chance=tables.below_chance_sentences(grid, view),
+        vqa_scores=tables.vqa_score_table(grid, view),
+        unanimity=tables.unanimity_sentences(grid, view),
         fidelity=tables.fidelity_table(grid, view),
+        collapse=collapse_sentences(grid, view),
+        collapse_scores=tables.collapse_table(grid, view),
         retention=tables.retention_table(grid),
-        canaries=tables.canary_rows(grid),
+        image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
         stages=tables.stage_rows(grid),

@@ -1,18 +1,11 @@
 """Limitations that a reader of a report has to know to interpret its scores."""
 
 from collections import Counter
-from pathlib import Path
 
-from core.errors import DataError
-from datamodules.shards.manifest import SUFFIX, load_manifest
-from datamodules.storage.remote import StorageError
-from evaluation.benchmarks.image_overlap import check_images
+from reporting.leakage import leakage_notes
 from reporting.preregistration import has_changed
 from reporting.records import GridRecord
 from reporting.series import MAIN_PANEL, View, lines
-
-_MAX_COMPARED_SAMPLES = 50_000
-"""Number of samples up to which the report itself compares images."""
 
 
 def caveats(grid: GridRecord, view: View) -> list[str]:
@@ -52,7 +45,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "method; its scores say nothing about models of 8 billion parameters."
         )
     notes += _skipped_samples(grid)
-    notes += _contamination(grid)
+    notes += leakage_notes(grid)
     if has_changed(grid.folder):
         notes.append(
             "reporting/hypotheses.yaml has changed since this grid started. The claims are decided "
@@ -64,47 +57,6 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "grid."
         )
     return notes
-
-
-def _contamination(grid: GridRecord) -> list[str]:
-    """Report whether images of the benchmarks were trained on."""
-    notes = [_shared_images(grid, Path(f"{path}{SUFFIX}")) for path in grid.benchmarks]
-    return list(dict.fromkeys(filter(None, notes)))
-
-
-def _shared_images(grid: GridRecord, benchmark: Path) -> str:
-    """Compare the images of one benchmark; empty if the check would take too long."""
-    name = "the benchmark"
-    if len(grid.benchmarks) > 1:
-        name = f"benchmark {benchmark.name.removesuffix(SUFFIX)}"
-    training = {
-        Path(path)
-        for stage in grid.stages()
-        if stage.kind in ("align", "instruct")
-        for path in stage.data
-        if path.endswith(SUFFIX)
-    }
-    paths = [benchmark, *sorted(training)]
-    try:
-        total = sum(load_manifest(path).num_samples for path in paths)
-        if not training or total > _MAX_COMPARED_SAMPLES:
-            return ""
-        found = check_images(benchmark, sorted(training))
-    except (DataError, StorageError, OSError):
-        return (
-            "The training data were not checked for images of the benchmark, because the data are "
-            "not available on this machine."
-        )
-    if found.shared:
-        return (
-            f"The training data contain {len(found.shared)} of the {found.num_benchmark} images of "
-            f"{name}, e.g. {found.shared[0]}; the scores are therefore too high."
-        )
-    return (
-        f"None of the {found.num_benchmark} images of {name} is among the "
-        f"{found.num_training:,} training images. Files were compared byte by byte; "
-        "evaluation.contamination --pixels also detects copies in other formats."
-    )
 
 
 def _skipped_samples(grid: GridRecord) -> list[str]:

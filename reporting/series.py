@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from configuration.axes import AxisValue
+from evaluation.statistics.decisions import ALPHA
 from pipeline.store.records import Score
-from reporting.records import GridRecord
+from reporting.item_scores import ItemQuery, seed_averaged_interval
+from reporting.records import CellRecord, GridRecord
 from reporting.settings import (
     SEED,
     Setting,
@@ -25,6 +27,7 @@ from reporting.settings import (
 REFERENCE_SHARE = 0.2
 """PAPER: the share that is claimed to suffice."""
 _MIN_SHARES_FOR_A_CURVE = 3
+_PERCENT = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,12 @@ class Panel:
     metric: str
     """Name of the metric with `{language}` in place of the language."""
     note: str
+    query: ItemQuery | None = None
+    """Scores per question behind the metric; None if it is not their mean."""
+    unparsed: str = ""
+    """Name of the metric of unparsed replies (closed questions only)."""
+    refusals: str = ""
+    """Name of the metric of refusals."""
 
     def metric_name(self, language: str) -> str:
         """Return the name of the metric in a language."""
@@ -44,23 +53,60 @@ class Panel:
 
 PANELS = (
     Panel(key="vqa", title="VQA accuracy", metric="vqa/{language}/accuracy",
+          query=ItemQuery(kind="vqa", column="score"), refusals="vqa/{language}/refusals",
           note="All open questions about images; a reply must match the annotators' answers."),
     Panel(key="other", title="Other questions", metric="vqa/{language}/other",
+          query=ItemQuery(kind="vqa", column="score", answer_type="other"),
           note="All other open questions, which are the hardest to guess."),
     Panel(key="yes_no", title="Yes/no questions", metric="vqa/{language}/yes_no",
+          query=ItemQuery(kind="vqa", column="score", answer_type="yes/no"),
           note="Questions with two possible answers, for which guessing is often correct."),
     Panel(key="number", title="Number questions", metric="vqa/{language}/number",
+          query=ItemQuery(kind="vqa", column="score", answer_type="number"),
           note="Counting questions."),
     Panel(key="mc", title="Multiple choice", metric="mc/{language}/accuracy",
+          query=ItemQuery(kind="mc", column="score"),
+          unparsed="mc/{language}/unparsed", refusals="mc/{language}/refusals",
           note="Questions with a list of candidate answers, one of which is correct."),
     Panel(key="capqa", title="Caption verification", metric="capqa/{language}/accuracy",
+          query=ItemQuery(kind="capqa", column="score"),
+          unparsed="capqa/{language}/unparsed", refusals="capqa/{language}/refusals",
           note="Yes/no questions on whether a description matches the image."),
 )  # fmt: skip
 MAIN_PANEL = PANELS[0]
 FIDELITY_PANEL = Panel(
     key="fidelity", title="Replies in the language of the question", metric="fidelity/{language}",
+    query=ItemQuery(kind="", column="is_in_language"),
     note="Share of replies, correct or not, that are in the language of the question.",
 )  # fmt: skip
+VQA_PANELS = (
+    Panel(key="vqa_official", title="official", metric="vqa/{language}/accuracy",
+          query=ItemQuery(kind="vqa", column="score"),
+          note="The official program, which compares unanimous answers as raw text."),
+    Panel(key="vqa_lmms", title="lmms-eval", metric="vqa_lmms/{language}/accuracy",
+          query=ItemQuery(kind="vqa", column="score_lmms"),
+          note="English normalisation of every reply and answer, as in lmms-eval."),
+    Panel(key="vqa_aware", title="language-aware", metric="vqa_aware/{language}/accuracy",
+          query=ItemQuery(kind="vqa", column="score_aware"),
+          note="Every reply and answer is normalised by the rules of its language."),
+)  # fmt: skip
+"""The three VQA scores, which the report shows side by side."""
+COLLAPSE_PANELS = (
+    Panel(key="vqa_fidelity", title="replies in the language", metric="vqa/{language}/fidelity",
+          query=ItemQuery(kind="vqa", column="is_in_language"),
+          note="Share of the replies to open questions that are in the language of the question."),
+    Panel(key="accuracy_lmms", title="accuracy", metric="vqa_lmms/{language}/accuracy",
+          query=ItemQuery(kind="vqa", column="score_lmms"),
+          note="Accuracy over all replies."),
+    Panel(key="accuracy_in_language", title="among replies in the language",
+          metric="vqa/{language}/accuracy_in_language",
+          note="Accuracy among the replies that are in the language of the question."),
+    Panel(key="accuracy_any_language", title="in any language",
+          metric="vqa/{language}/accuracy_any_language",
+          query=ItemQuery(kind="vqa", column="score_any_language"),
+          note="Accuracy if the answer to the same question in the other language counts, too."),
+)  # fmt: skip
+"""What separates a lost reply language from lost knowledge; scores of lmms-eval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +117,23 @@ class Point:
     value: float
     low: float | None
     high: float | None
-    """Ends of the 95 % interval over images; with several seeds the mean of their intervals."""
+    """Ends of the 95 % interval over images. With several seeds it is the interval of the scores
+    per question averaged over these trained models; it does not cover other seeds."""
     seeds: tuple[float, ...]
     majority: float | None
     blind: float | None
     chance: float | None
     n: int | None
     num_images: int | None
+    unparsed: float | None
+    """Percentage of replies that could not be parsed and count as wrong."""
+    refusals: float | None
+    """Percentage of replies that decline to answer."""
+    exceeds_baselines: bool | None
+    """Whether every seed significantly exceeds its blind and majority baselines; None if a baseline
+    does not apply."""
+    cells: tuple[CellRecord, ...]
+    """The cells that are averaged, one per seed."""
 
     @property
     def seed_spread(self) -> float | None:
@@ -156,14 +212,13 @@ def lines(grid: GridRecord, view: View, panel: Panel) -> list[Line]:
     """Return the lines of a panel, target language first; settings without results are skipped."""
     found = []
     for language in view.languages:
-        scores: dict[Setting, dict[float, list[Score]]] = defaultdict(lambda: defaultdict(list))
+        cells: dict[Setting, dict[float, list[CellRecord]]] = defaultdict(lambda: defaultdict(list))
         for cell in grid.cells:
-            score = cell.evaluation and cell.evaluation.scores.get(panel.metric_name(language))
-            if score:
-                scores[setting_of(cell)][share_of(cell)].append(score)
+            if cell.evaluation and panel.metric_name(language) in cell.evaluation.scores:
+                cells[setting_of(cell)][share_of(cell)].append(cell)
         for setting in view.settings:
-            by_share = sorted(scores[setting].items())
-            points = tuple(_average_seeds(share, values) for share, values in by_share)
+            by_share = sorted(cells[setting].items())
+            points = tuple(_average_seeds(share, same, panel, language) for share, same in by_share)
             if points:
                 found.append(Line(language=language, setting=setting, points=points))
     return found
@@ -175,23 +230,46 @@ def best_point(found: Sequence[Line], language: str) -> tuple[Setting, Point] | 
     return max(points, key=lambda pair: pair[1].value, default=None)
 
 
-def _average_seeds(share: float, scores: Sequence[Score]) -> Point:
+def _average_seeds(share: float, cells: Sequence[CellRecord], panel: Panel, language: str) -> Point:
+    scores = _scores_of(cells, panel.metric_name(language))
     values = tuple(score.value for score in scores)
-    # Rounding may put an end of an interval on the wrong side of its value.
-    lows = [None if s.ci_low is None else min(s.ci_low, s.value) for s in scores]
-    highs = [None if s.ci_high is None else max(s.ci_high, s.value) for s in scores]
+    low, high = scores[0].ci_low, scores[0].ci_high
+    if len(scores) > 1:
+        query = panel.query
+        interval = None if query is None else seed_averaged_interval(cells, query, language)
+        low = None if interval is None or interval.low is None else _PERCENT * interval.low
+        high = None if interval is None or interval.high is None else _PERCENT * interval.high
+    value = fmean(values)
+    beats = [p for score in scores for p in (score.beats_blind, score.beats_majority)]
     return Point(
         share=share,
-        value=fmean(values),
-        low=_mean_or_none(lows),
-        high=_mean_or_none(highs),
+        value=value,
+        # Rounding may put an end of an interval on the wrong side of its value.
+        low=None if low is None else min(low, value),
+        high=None if high is None else max(high, value),
         seeds=values,
         majority=_mean_or_none([score.majority for score in scores]),
         blind=_mean_or_none([score.blind for score in scores]),
         chance=_mean_or_none([score.chance for score in scores]),
         n=scores[0].n,
         num_images=scores[0].num_images,
+        unparsed=_mean_of_metric(cells, panel.unparsed, language),
+        refusals=_mean_of_metric(cells, panel.refusals, language),
+        exceeds_baselines=None
+        if None in beats
+        else all(p is not None and p <= ALPHA for p in beats),
+        cells=tuple(cells),
     )
+
+
+def _scores_of(cells: Sequence[CellRecord], metric: str) -> list[Score]:
+    evaluations = [cell.evaluation for cell in cells]
+    return [stage.scores[metric] for stage in evaluations if stage and metric in stage.scores]
+
+
+def _mean_of_metric(cells: Sequence[CellRecord], metric: str, language: str) -> float | None:
+    scores = _scores_of(cells, metric.format(language=language))
+    return fmean(score.value for score in scores) if scores else None
 
 
 def _mean_or_none(values: Sequence[float | None]) -> float | None:

@@ -1,4 +1,4 @@
-"""Tables of a report: scores, fidelity, retention, sanity checks and stage runs, and the CSV."""
+"""Tables of a report: scores, fidelity, retention and stage runs, and the CSV."""
 
 import csv
 import io
@@ -8,13 +8,36 @@ from typing import Any
 
 from pipeline.store.records import StageRecord
 from pipeline.store.states import State
+from reporting.best_set import not_below_best
+from reporting.item_scores import common_scores, question_scores
 from reporting.records import CellRecord, GridRecord
-from reporting.series import FIDELITY_PANEL, PANELS, REFERENCE_SHARE, Panel, Point, View, lines
-from reporting.settings import format_percent, format_value, setting_of, share_of
+from reporting.series import (
+    COLLAPSE_PANELS,
+    FIDELITY_PANEL,
+    PANELS,
+    REFERENCE_SHARE,
+    VQA_PANELS,
+    Panel,
+    Point,
+    View,
+    lines,
+)
+from reporting.settings import (
+    NBSP,
+    Setting,
+    format_percent,
+    format_value,
+    setting_of,
+    share_of,
+)
 
 _MINUTE, _HOUR = 60, 3600
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
 _NORMAL_95 = 1.96
+_ALL = 100.0
+
+_Place = tuple[Setting, float]
+"""Setting and share of a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +59,8 @@ class ScoreRow:
     is_marked: bool
     """Whether the share is the reference share of the study."""
     points: tuple[Point | None, ...]
-    best: tuple[bool, ...]
-    """Whether each score is the highest of its column."""
+    may_be_best: tuple[bool, ...]
+    """Whether each score can't be distinguished from the best of its column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,17 +92,6 @@ class StageRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CanaryRow:
-    """Sanity checks of one evaluation."""
-
-    cell: str
-    shuffled: str
-    blank: str
-    alone: str
-    has_passed: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionTable:
     """Scores of the language models without images, and their change by the training."""
 
@@ -93,33 +105,77 @@ def score_table(grid: GridRecord, view: View) -> ScoreTable:
     return _tabulate(grid, view, _HEADLINES)
 
 
+def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return the official VQA score, that of lmms-eval and the language-aware one side by side."""
+    return _tabulate(grid, view, VQA_PANELS)
+
+
+def unanimity_sentences(grid: GridRecord, view: View) -> list[str]:
+    """Say how many questions the official VQA score compares without normalisation."""
+    sentences = []
+    for language in view.languages:
+        scores = (cell.evaluation.scores.get(f"vqa/{language}/unanimous")
+                  for cell in grid.cells if cell.evaluation)  # fmt: skip
+        found = next((score for score in scores if score is not None), None)
+        if found is not None and found.n:
+            count = round(found.value * found.n / 100)
+            sentences.append(
+                f"In {language}, {count} of {found.n} questions ({found.value:.0f}{NBSP}%) have "
+                "equal answers of all annotators."
+            )
+    return sentences
+
+
+def below_chance_sentences(grid: GridRecord, view: View) -> list[str]:
+    """Explain closed-question scores that are significantly below chance."""
+    sentences = []
+    for panel in PANELS:
+        for language in view.languages:
+            found = [line for line in lines(grid, view, panel) if line.language == language]
+            low = [
+                point
+                for line in found
+                for point in line.points
+                if point.chance is not None and point.high is not None
+                and point.high < point.chance and point.unparsed is not None
+            ]  # fmt: skip
+            if low:
+                total = sum(len(line.points) for line in found)
+                sentences.append(_explain_below_chance(panel.title, language, low, total))
+    return sentences
+
+
+def _explain_below_chance(title: str, language: str, low: Sequence[Point], total: int) -> str:
+    unparsed = [point.unparsed or 0.0 for point in low]
+    readable = [
+        _ALL * point.value / (_ALL - share)
+        for point, share in zip(low, unparsed, strict=True)
+        if share < _ALL
+    ]
+    text = (
+        f"{title} in {language}: {len(low)} of {total} scores are below chance "
+        f"({low[0].chance:.0f}{NBSP}%); {_format_range(unparsed)} of the replies can't be parsed "
+        "and count as wrong."
+    )
+    if readable:
+        text += f" Of the parsed replies, {_format_range(readable)} are right."
+    return text
+
+
+def _format_range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    dash = "\N{EN DASH}"
+    return f"{low}{NBSP}%" if low == high else f"{low}{dash}{high}{NBSP}%"
+
+
 def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the share of replies in the language of the question."""
     return _tabulate(grid, view, (FIDELITY_PANEL,))
 
 
-def canary_rows(grid: GridRecord) -> list[CanaryRow]:
-    """Return one row per finished evaluation with sanity checks."""
-    rows = []
-    for cell in grid.cells:
-        stage = cell.evaluation
-        found = stage.canaries if stage is not None else {}
-        if not found:
-            continue
-        costs = [found.get(name) for name in ("shuffled", "blank")]
-        rows.append(
-            CanaryRow(
-                cell=cell.cell_id,
-                shuffled=_format_interval(costs[0]),
-                blank=_format_interval(costs[1]),
-                alone=f"{found['num_changed']} of {found['num_alone']}",
-                has_passed=not found["num_changed"]
-                and all(
-                    cost is None or (cost["low"] is not None and cost["low"] > 0) for cost in costs
-                ),
-            )
-        )
-    return rows
+def collapse_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return the scores that tell a lost reply language from lost knowledge."""
+    return _tabulate(grid, view, COLLAPSE_PANELS)
 
 
 def retention_table(grid: GridRecord) -> RetentionTable:
@@ -181,7 +237,8 @@ def format_duration(seconds: float) -> str:
 def cells_csv(grid: GridRecord) -> str:
     """Return all metrics of all cells as CSV, one metric per line."""
     axes = list(dict.fromkeys(name for cell in grid.cells for name in cell.axes))
-    fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance")
+    fields = ("value", "ci_low", "ci_high", "n", "num_images", "majority", "blind", "chance",
+              "beats_blind", "beats_majority")  # fmt: skip
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["cell_id", *axes, "metric", *fields])
@@ -194,7 +251,7 @@ def cells_csv(grid: GridRecord) -> str:
 
 
 def _tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
-    columns, scores = [], []
+    columns, scores, best_sets = [], [], []
     for panel in panels:
         found = lines(grid, view, panel)
         for language in view.languages:
@@ -206,24 +263,38 @@ def _tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTab
                     ScoreColumn(title=panel.title, language=language, is_target=is_target)
                 )
                 scores.append(points)
-    tops = [max(point.value for point in points.values()) for points in scores]
+                best_sets.append(_best_set(points, panel, language))
     varying = view.varying
     rows = []
     for setting, share in dict.fromkeys((setting_of(c), share_of(c)) for c in grid.cells):
-        row = tuple(points.get((setting, share)) for points in scores)
-        pairs = zip(row, tops, strict=True)
         values = dict(setting)
         rows.append(
             ScoreRow(
                 share=format_percent(share),
                 values=tuple(format_value(name, values.get(name)) for name in varying),
                 is_marked=view.is_curve and share == REFERENCE_SHARE,
-                points=row,
-                best=tuple(point is not None and point.value >= top for point, top in pairs),
+                points=tuple(points.get((setting, share)) for points in scores),
+                may_be_best=tuple((setting, share) in best for best in best_sets),
             )
         )
     titles = tuple(view.titles[name] for name in varying)
     return ScoreTable(axes=titles, columns=tuple(columns), rows=tuple(rows))
+
+
+def _best_set(points: Mapping[_Place, Point], panel: Panel, language: str) -> set[_Place]:
+    """Return the places whose scores can't be distinguished from the best; empty if unknown."""
+    query = panel.query
+    parts = {} if query is None else {
+        place: found for place, point in points.items()
+        if (found := question_scores(point.cells, query, language)) is not None
+    }  # fmt: skip
+    if len(parts) < len(points) or len(parts) == 1:
+        return set()
+    scores, images = common_scores(list(parts.values()))
+    if not len(images):
+        return set()
+    return {place for place, is_best in zip(parts, not_below_best(scores, images), strict=True)
+            if is_best}  # fmt: skip
 
 
 def _format_retention(
@@ -240,14 +311,6 @@ def _format_retention(
     if before is not None:
         text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
     return text
-
-
-def _format_interval(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    if found["low"] is None:
-        return f"{found['value']:.1f} (only {found['num_images']} images)"
-    return f"{found['value']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
 
 
 def _format_failure(failure: Mapping[str, Any]) -> str:

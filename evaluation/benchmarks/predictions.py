@@ -13,6 +13,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 SCHEMA = pa.schema(
     [
+        pa.field("dataset", pa.string(), nullable=False),
         pa.field("question_id", pa.string(), nullable=False),
         pa.field("benchmark", pa.string(), nullable=False),
         pa.field("question_type", pa.string(), nullable=False),
@@ -27,23 +28,33 @@ SCHEMA = pa.schema(
         pa.field("output", pa.string(), nullable=False),
         pa.field("parsed", pa.string()),
         pa.field("score", pa.float64(), nullable=False),
+        pa.field("score_lmms", pa.float64()),
         pa.field("score_aware", pa.float64()),
+        pa.field("score_any_language", pa.float64(), nullable=False),
         pa.field("language_identified", pa.string(), nullable=False),
+        pa.field("is_in_language", pa.bool_(), nullable=False),
+        pa.field("is_refusal", pa.bool_(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("is_truncated", pa.bool_(), nullable=False),
         pa.field("blind_output", pa.string()),
+        pa.field("blind_parsed", pa.string()),
         pa.field("blind_score", pa.float64()),
+        pa.field("blind_score_lmms", pa.float64()),
         pa.field("blind_score_aware", pa.float64()),
         pa.field("majority_score", pa.float64(), nullable=False),
+        pa.field("majority_score_lmms", pa.float64()),
         pa.field("majority_score_aware", pa.float64()),
         pa.field("chance_score", pa.float64()),
     ]
 )
 """Columns of the predictions, with one row per question and language. Scores are in 0..1.
 
-`output` is the raw reply and `parsed` the part of it that was compared. `expected` is the correct
-choice (mc) or "yes"/"no" (capqa). `majority_score` and `chance_score` are the scores of the
-baselines on the item.
+`dataset` is the name of the benchmark and `benchmark` its kind. `output` is the raw reply and
+`parsed` the part of it that was compared. `expected` is the correct choice (mc) or "yes"/"no"
+(capqa). `score_any_language` is the best score of the reply against the same question in any
+language of the run; for vqa it is the one of lmms-eval. `blind_*` concern the reply to a blank
+image, so `score` minus `blind_score` is what the image contributes. `majority_score` and
+`chance_score` are the scores of the baselines on the item.
 """
 
 

@@ -14,13 +14,14 @@ import torch
 from evaluation.benchmarks.items import Benchmark
 from evaluation.metrics.accuracy import (
     PERCENT,
-    MeanScore,
     MultipleChoiceAccuracy,
     VQAAccuracy,
     YesNoAccuracy,
 )
-from evaluation.metrics.reply_language import is_in_language
-from evaluation.statistics.intervals import mean_interval
+from evaluation.metrics.baseline_tests import baseline_p_value
+from evaluation.metrics.columns import PredictionColumns, mean_percent
+from evaluation.metrics.vqa import is_unanimous
+from evaluation.statistics.intervals import mean_interval, paired_difference
 
 _SCORE_SUFFIXES = {
     Benchmark.DIRECT: {"accuracy": "", "accuracy_aware": "_aware"},
@@ -28,6 +29,7 @@ _SCORE_SUFFIXES = {
     Benchmark.WILD: {"answered": ""},
 }
 """Column suffixes of the metrics of benchmarks that only average their scores."""
+_VQA_SUFFIXES = ("", "_lmms", "_aware")
 _METRIC_NAMES = {"yes/no": "yes_no"}
 _WITHOUT_INTERVAL = ("precision", "recall", "f1", "yes_ratio")
 
@@ -47,41 +49,40 @@ class MetricValue:
     """Score of the same model with a blank image."""
     chance: float | None = None
     """Expected score of a random guess among the offered answers."""
+    beats_blind: float | None = None
+    """p-value of the paired one-sided test that the score exceeds `blind`, clustered by image."""
+    beats_majority: float | None = None
+    """p-value of the same test against `majority`."""
 
 
-class PredictionColumns:
-    """The columns of a predictions table as arrays."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """The rows of one benchmark, kind and language, and the names of their metrics."""
 
-    def __init__(self, table: pa.Table) -> None:
-        """Convert all columns once."""
-        self._arrays = {name: _to_array(table[name]) for name in table.column_names}
+    columns: PredictionColumns
+    mask: np.ndarray
+    prefix: str
+    """Name of the benchmark and a slash; empty for the main benchmark."""
+    kind: Benchmark
+    language: str
+    seed: int
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """Return a column; missing numbers are nan."""
-        return self._arrays[name]
-
-    def mean_score(self, name: str, mask: np.ndarray) -> float | None:
-        """Return the mean of the selected rows in percent, or None if a value is missing."""
-        scores = self[name][mask]
-        return None if np.isnan(scores).any() else _mean_score(scores)
-
-
-def _to_array(column: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_floating(column.type):
-        return np.asarray(column.to_numpy(), dtype=np.float64)
-    values = column.to_pylist()
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
+    def name(self, metric: str, *, suffix: str = "") -> str:
+        """Return the full name of a metric of this part."""
+        return f"{self.prefix}{self.kind}{suffix}/{self.language}/{metric}"
 
 
 def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
     """Compute all metrics of a predictions table.
 
-    The names are {vqa,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls} and
-    wild/LANGUAGE/answered. In addition there are the answer types (vqa, vqa_aware),
-    type/QUESTION_TYPE (vqa), accuracy_aware (da), unparsed (mc, capqa), and f1, precision, recall
-    and yes_ratio (capqa). fidelity/LANGUAGE and truncated/LANGUAGE cover all benchmarks.
+    The names are {vqa,vqa_lmms,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls}
+    and wild/LANGUAGE/answered. In addition there are the answer types (vqa, vqa_lmms, vqa_aware),
+    type/QUESTION_TYPE and unanimous (vqa), accuracy_aware (da), unparsed (mc, capqa), and f1,
+    precision, recall and yes_ratio (capqa). Every kind has refusals and fidelity, and the kinds
+    with reference answers attributable, accuracy_in_language and accuracy_any_language.
+    fidelity/LANGUAGE and truncated/LANGUAGE cover all kinds.
+
+    The benchmark of the first row is the main one; the names of the others begin with NAME/.
 
     Args:
         table: Predictions with the columns of `evaluation.benchmarks.predictions.SCHEMA`.
@@ -89,146 +90,187 @@ def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
     """
     columns = PredictionColumns(table)
     metrics: dict[str, MetricValue] = {}
-    for language in sorted(set(columns["language"])):
-        in_language = columns["language"] == language
-        for benchmark in Benchmark:
-            mask = in_language & (columns["benchmark"] == benchmark.value)
-            if mask.any():
-                metrics |= _benchmark_metrics(columns, mask, benchmark, language, seed)
-        metrics |= _reply_metrics(columns, in_language, language, seed)
+    for number, dataset in enumerate(dict.fromkeys(columns["dataset"])):
+        prefix = f"{dataset}/" if number else ""
+        in_dataset = columns["dataset"] == dataset
+        for language in sorted(set(columns["language"][in_dataset])):
+            in_language = in_dataset & (columns["language"] == language)
+            for kind in Benchmark:
+                mask = in_language & (columns["benchmark"] == kind.value)
+                if mask.any():
+                    part = _Part(
+                        columns=columns,
+                        mask=mask,
+                        prefix=prefix,
+                        kind=kind,
+                        language=language,
+                        seed=seed,
+                    )
+                    metrics |= _kind_metrics(part) | _vision_and_language_metrics(part)
+            for name, column in (("fidelity", "is_in_language"), ("truncated", "is_truncated")):
+                metrics[f"{prefix}{name}/{language}"] = _share(columns, in_language, column, seed)
     return metrics
 
 
-def _benchmark_metrics(
-    columns: PredictionColumns, mask: np.ndarray, benchmark: Benchmark, language: str, seed: int
-) -> dict[str, MetricValue]:
-    prefix = f"{benchmark}/{language}"
-    if benchmark is Benchmark.VQA:
-        return _vqa_metrics(columns, mask, language, seed)
-    if benchmark is Benchmark.MULTIPLE_CHOICE:
-        return _multiple_choice_metrics(columns, mask, prefix, seed)
-    if benchmark is Benchmark.CAPTION_QA:
-        return _yes_no_metrics(columns, mask, prefix, seed)
+def _kind_metrics(part: _Part) -> dict[str, MetricValue]:
+    if part.kind is Benchmark.VQA:
+        return _vqa_metrics(part)
+    if part.kind is Benchmark.MULTIPLE_CHOICE:
+        return _multiple_choice_metrics(part)
+    if part.kind is Benchmark.CAPTION_QA:
+        return _yes_no_metrics(part)
     return {
-        f"{prefix}/{name}": _score_metric(
-            columns,
-            mask,
-            value=_mean_score(columns[f"score{suffix}"][mask]),
-            suffix=suffix,
-            seed=seed,
-        )
-        for name, suffix in _SCORE_SUFFIXES[benchmark].items()
+        part.name(name): _score_metric(part, part.mask, suffix=suffix)
+        for name, suffix in _SCORE_SUFFIXES[part.kind].items()
     }
 
 
-def _vqa_metrics(
-    columns: PredictionColumns, mask: np.ndarray, language: str, seed: int
-) -> dict[str, MetricValue]:
-    official = _answer_type_metrics(columns, mask, f"vqa/{language}", "", seed)
+def _vision_and_language_metrics(part: _Part) -> dict[str, MetricValue]:
+    """Return what separates the image from the language, and knowledge from the reply language."""
+    columns, mask = part.columns, part.mask
+    metrics = {}
+    for name, column in (("refusals", "is_refusal"), ("fidelity", "is_in_language")):
+        metrics[part.name(name)] = _share(columns, mask, column, part.seed)
+    if part.kind is Benchmark.WILD:
+        return metrics
+    is_vqa = part.kind is Benchmark.VQA
+    for suffix in _VQA_SUFFIXES if is_vqa else ("",):
+        score = f"score{suffix}"
+        if not np.isnan(columns[f"blind_{score}"][mask]).any():
+            metrics[part.name("attributable", suffix=suffix)] = _attributable(part, score)
+    normalised = "score_lmms" if is_vqa else "score"
+    faithful = mask & columns["is_in_language"].astype(bool)
+    for name, column, selected in (
+        ("accuracy_in_language", normalised, faithful),
+        ("accuracy_any_language", "score_any_language", mask),
+    ):
+        if selected.any():
+            metrics[part.name(name)] = _with_interval(
+                columns,
+                selected,
+                value=mean_percent(columns[column][selected]),
+                scores=columns[column][selected],
+                seed=part.seed,
+            )
+    return metrics
+
+
+def _attributable(part: _Part, score: str) -> MetricValue:
+    """Return what the image contributes: the score minus the blind score, paired by item."""
+    columns, mask = part.columns, part.mask
+    interval = paired_difference(
+        columns[score][mask],
+        columns[f"blind_{score}"][mask],
+        columns["image_key"][mask].astype(str),
+        seed=part.seed,
+    )
+    return MetricValue(
+        value=PERCENT * interval.value,
+        ci_low=_percent(interval.low),
+        ci_high=_percent(interval.high),
+        n=interval.num_items,
+        num_images=interval.num_clusters,
+        beats_blind=baseline_p_value(columns, mask, score, "blind"),
+    )
+
+
+def _vqa_metrics(part: _Part) -> dict[str, MetricValue]:
+    metrics: dict[str, MetricValue] = {}
+    for suffix in _VQA_SUFFIXES:
+        metrics |= _answer_type_metrics(part, suffix)
+    columns, mask = part.columns, part.mask
     for question_type in sorted(set(columns["question_type"][mask])):
         # MLflow restricts the characters of metric names.
-        part = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
-        name = f"vqa/{language}/type/{part}"
+        cleaned = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
+        name = part.name(f"type/{cleaned}")
         selected = mask & (columns["question_type"] == question_type)
-        value = _mean_score(columns["score"][selected])
-        official[name] = _score_metric(columns, selected, value=value, seed=seed)
-    return official | _answer_type_metrics(columns, mask, f"vqa_aware/{language}", "_aware", seed)
+        metrics[name] = _score_metric(part, selected)
+    unanimous = np.array([is_unanimous(answers) for answers in columns["answers"][mask]])
+    metrics[part.name("unanimous")] = MetricValue(
+        value=mean_percent(unanimous),
+        ci_low=None,
+        ci_high=None,
+        n=int(mask.sum()),
+        num_images=len(set(columns["image_key"][mask])),
+    )
+    return metrics
 
 
-def _answer_type_metrics(
-    columns: PredictionColumns, mask: np.ndarray, prefix: str, suffix: str, seed: int
-) -> dict[str, MetricValue]:
+def _answer_type_metrics(part: _Part, suffix: str) -> dict[str, MetricValue]:
+    columns, mask = part.columns, part.mask
     answer_types = columns["answer_type"]
     accuracy = VQAAccuracy(sorted(set(answer_types[mask])))
     accuracy.update(columns[f"score{suffix}"][mask], answer_types[mask])
     metrics = {}
-    for part, value in accuracy.compute().items():
-        name = f"{prefix}/{_METRIC_NAMES.get(part, part)}"
-        selected = mask if part == "accuracy" else mask & (answer_types == part)
-        metrics[name] = _score_metric(
-            columns, selected, value=float(value), suffix=suffix, seed=seed
-        )
+    for answer_type, value in accuracy.compute().items():
+        name = part.name(_METRIC_NAMES.get(answer_type, answer_type), suffix=suffix)
+        selected = mask if answer_type == "accuracy" else mask & (answer_types == answer_type)
+        metrics[name] = _score_metric(part, selected, value=float(value), suffix=suffix)
     return metrics
 
 
-def _multiple_choice_metrics(
-    columns: PredictionColumns, mask: np.ndarray, prefix: str, seed: int
-) -> dict[str, MetricValue]:
+def _multiple_choice_metrics(part: _Part) -> dict[str, MetricValue]:
     metric = MultipleChoiceAccuracy()
-    metric.update(columns["score"][mask], columns["parsed"][mask])
-    return _closed_question_metrics(columns, mask, prefix, metric.compute(), seed)
+    metric.update(part.columns["score"][part.mask], part.columns["parsed"][part.mask])
+    return _closed_question_metrics(part, metric.compute())
 
 
-def _yes_no_metrics(
-    columns: PredictionColumns, mask: np.ndarray, prefix: str, seed: int
-) -> dict[str, MetricValue]:
+def _yes_no_metrics(part: _Part) -> dict[str, MetricValue]:
+    columns, mask = part.columns, part.mask
     metric = YesNoAccuracy()
     metric.update(
         [None if reply is None else reply == "yes" for reply in columns["parsed"][mask]],
         [expected == "yes" for expected in columns["expected"][mask]],
     )
     values = metric.compute()
-    metrics = _closed_question_metrics(columns, mask, prefix, values, seed)
+    metrics = _closed_question_metrics(part, values)
     num_items, num_images = int(mask.sum()), len(set(columns["image_key"][mask]))
     for name in _WITHOUT_INTERVAL:
-        metrics[f"{prefix}/{name}"] = MetricValue(
+        metrics[part.name(name)] = MetricValue(
             value=float(values[name]), ci_low=None, ci_high=None, n=num_items, num_images=num_images
         )
     return metrics
 
 
 def _closed_question_metrics(
-    columns: PredictionColumns,
-    mask: np.ndarray,
-    prefix: str,
-    values: Mapping[str, torch.Tensor],
-    seed: int,
+    part: _Part, values: Mapping[str, torch.Tensor]
 ) -> dict[str, MetricValue]:
     """Return the accuracy and the share of unparsed replies with their intervals."""
-    unparsed = np.array([parsed is None for parsed in columns["parsed"][mask]])
+    unparsed = np.array([parsed is None for parsed in part.columns["parsed"][part.mask]])
     return {
-        f"{prefix}/accuracy": _score_metric(
-            columns, mask, value=float(values["accuracy"]), seed=seed
+        part.name("accuracy"): _score_metric(part, part.mask, value=float(values["accuracy"])),
+        part.name("unparsed"): _with_interval(
+            part.columns,
+            part.mask,
+            value=float(values["unparsed"]),
+            scores=unparsed,
+            seed=part.seed,
         ),
-        f"{prefix}/unparsed": _with_interval(
-            columns, mask, value=float(values["unparsed"]), scores=unparsed, seed=seed
-        ),
-    }
-
-
-def _reply_metrics(
-    columns: PredictionColumns, mask: np.ndarray, language: str, seed: int
-) -> dict[str, MetricValue]:
-    """Return the metrics of the replies to any benchmark: language fidelity and truncation."""
-    faithful = np.array(
-        [is_in_language(found, language) for found in columns["language_identified"][mask]]
-    )
-    truncated = columns["is_truncated"][mask]
-    return {
-        f"{name}/{language}": _with_interval(
-            columns, mask, value=_mean_score(scores), scores=scores, seed=seed
-        )
-        for name, scores in (("fidelity", faithful), ("truncated", truncated))
     }
 
 
 def _score_metric(
-    columns: PredictionColumns,
-    mask: np.ndarray,
-    *,
-    value: float,
-    seed: int,
-    suffix: str = "",
+    part: _Part, mask: np.ndarray, *, value: float | None = None, suffix: str = ""
 ) -> MetricValue:
-    """Return a metric with its interval and its baselines."""
-    scores = columns[f"score{suffix}"][mask]
-    metric = _with_interval(columns, mask, value=value, scores=scores, seed=seed)
+    """Return a metric with its interval and its baselines; by default the mean of the scores."""
+    columns, score = part.columns, f"score{suffix}"
+    scores = columns[score][mask]
+    value = mean_percent(scores) if value is None else value
+    metric = _with_interval(columns, mask, value=value, scores=scores, seed=part.seed)
     return dataclasses.replace(
         metric,
-        majority=columns.mean_score(f"majority_score{suffix}", mask),
-        blind=columns.mean_score(f"blind_score{suffix}", mask),
+        majority=columns.mean_score(f"majority_{score}", mask),
+        blind=columns.mean_score(f"blind_{score}", mask),
         chance=columns.mean_score("chance_score", mask),
+        beats_blind=baseline_p_value(columns, mask, score, "blind"),
+        beats_majority=baseline_p_value(columns, mask, score, "majority"),
     )
+
+
+def _share(columns: PredictionColumns, mask: np.ndarray, column: str, seed: int) -> MetricValue:
+    """Return the share of the rows for which a column is true."""
+    scores = columns[column][mask]
+    return _with_interval(columns, mask, value=mean_percent(scores), scores=scores, seed=seed)
 
 
 def _with_interval(
@@ -243,14 +285,13 @@ def _with_interval(
     interval = mean_interval(scores.astype(np.float64), images, seed=seed)
     return MetricValue(
         value=value,
-        ci_low=None if interval.low is None else PERCENT * interval.low,
-        ci_high=None if interval.high is None else PERCENT * interval.high,
+        ci_low=_percent(interval.low),
+        ci_high=_percent(interval.high),
         n=interval.num_items,
         num_images=interval.num_clusters,
     )
 
 
-def _mean_score(scores: np.ndarray) -> float:
-    metric = MeanScore()
-    metric.update(scores)
-    return float(metric.compute())
+def _percent(end: float | None) -> float | None:
+    """Return an end of an interval in percent; None if there are too few images for one."""
+    return None if end is None else PERCENT * end

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from evaluation.answers.languages import english
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
-from evaluation.metrics.scorer import Scorer
+from evaluation.metrics.scorer import ItemScore, Scorer
 
-GroupKey = tuple[str, str, str]
-"""Benchmark, answer type and language."""
+GroupKey = tuple[str, str, str, str]
+"""Name of the benchmark, its kind, answer type and language."""
 
 _MAX_CANDIDATES = 20
+_CREDIT_OF_ONE_ANSWER = 0.3
+"""Official score of a reply that one of ten annotators gave."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,49 +41,76 @@ class MajorityBaseline:
     answers: dict[GroupKey, MajorityAnswer]
     scores: np.ndarray
     """Official score per item, in the order of the items."""
+    scores_lmms: np.ndarray
+    """Score of lmms-eval per item; nan if the benchmark has none."""
     scores_aware: np.ndarray
     """Language-aware score per item; nan if the benchmark has none."""
 
 
 def group_key(item: BenchmarkItem) -> GroupKey:
     """Return the group of questions that share one constant reply."""
-    return (item.benchmark, item.answer_type, item.language)
+    return (item.dataset, item.benchmark, item.answer_type, item.language)
 
 
 def majority_baseline(items: Sequence[BenchmarkItem], scorer: Scorer) -> MajorityBaseline:
-    """Find the best constant reply of every group among its most frequent answers.
+    """Find the best constant reply of every group among its most rewarding answers.
 
-    The candidates are the 20 most frequent answers, and the letters for multiple choice. They are
-    scored like replies of a model. Ties are broken by frequency, then by code points.
+    The candidates are the 20 answers with the largest total credit, and the letters for multiple
+    choice. They are scored like replies of a model, and each score has its own best candidate. The
+    maximum over candidates on the same items is generous by design. Ties are broken by credit, then
+    by code points.
     """
     groups: dict[GroupKey, list[int]] = defaultdict(list)
     for at, item in enumerate(items):
         groups[group_key(item)].append(at)
-    scores, aware = np.zeros(len(items)), np.full(len(items), np.nan)
+    found = {name: np.full(len(items), np.nan) for name in ("score", "score_lmms", "score_aware")}
     answers = {}
     for key, members in groups.items():
         group = [items[at] for at in members]
-        best, best_scores = _find_best_constant(group, scorer)
-        scores[members] = best_scores
-        replies = [scorer.score(item, best).score_aware for item in group]
-        aware[members] = [np.nan if value is None else value for value in replies]
-        answers[key] = MajorityAnswer(
-            answer=best, score=float(best_scores.mean()), num_items=len(group)
-        )
-    return MajorityBaseline(answers=answers, scores=scores, scores_aware=aware)
+        scores = {
+            reply: [scorer.score(item, reply) for item in group]
+            for reply in _constant_candidates(group)
+        }
+        for name, column in found.items():
+            best = max(scores, key=lambda reply: _mean_of(scores[reply], name))
+            values = [getattr(score, name) for score in scores[best]]
+            column[members] = [np.nan if value is None else value for value in values]
+            if name == "score":
+                answers[key] = MajorityAnswer(
+                    answer=best, score=_mean_of(scores[best], name), num_items=len(group)
+                )
+    return MajorityBaseline(
+        answers=answers,
+        scores=found["score"],
+        scores_lmms=found["score_lmms"],
+        scores_aware=found["score_aware"],
+    )
 
 
-def _find_best_constant(group: Sequence[BenchmarkItem], scorer: Scorer) -> tuple[str, np.ndarray]:
-    votes = Counter(answer for item in group for answer in item.answers)
-    ranked = sorted(votes, key=lambda answer: (-votes[answer], answer))[:_MAX_CANDIDATES]
+def _mean_of(scores: Sequence[ItemScore], name: str) -> float:
+    values = [getattr(score, name) for score in scores]
+    return -1.0 if None in values else float(np.mean(values))
+
+
+def _constant_candidates(group: Sequence[BenchmarkItem]) -> list[str]:
+    """Return the answers that earn most over a group, in their most frequent spelling.
+
+    The total credit counts, not the number of votes: an answer that four of ten annotators give is
+    fully right, so ten votes for one question earn less than four votes for two questions.
+    """
+    credit: dict[str, float] = defaultdict(float)
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in group:
+        for answer in item.answers:
+            spellings[english.normalise(answer)][answer] += 1
+        for form, votes in Counter(map(english.normalise, item.answers)).items():
+            credit[form] += min(1.0, votes * _CREDIT_OF_ONE_ANSWER)
+    ranked = sorted(credit, key=lambda form: (-credit[form], form))[:_MAX_CANDIDATES]
+    usual = [min(spellings[form].items(), key=lambda pair: (-pair[1], pair[0]))[0]
+             for form in ranked]  # fmt: skip
     num_choices = max(len(item.choices) for item in group)
     # Without reference answers the only candidate is the empty reply, which scores 0.
-    candidates = [*ranked, *string.ascii_uppercase[:num_choices]] or [""]
-    scores = {
-        reply: np.array([scorer.score(item, reply).score for item in group]) for reply in candidates
-    }
-    best = max(candidates, key=lambda reply: float(scores[reply].mean()))
-    return best, scores[best]
+    return [*dict.fromkeys([*usual, *string.ascii_uppercase[:num_choices]])] or [""]
 
 
 def chance_score(item: BenchmarkItem) -> float | None:

@@ -11,7 +11,7 @@ from evaluation.answers.registry import rule_for, rules_for
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.metrics.open_text import anls, chrf, direct_score
-from evaluation.metrics.vqa import aware_score, official_score
+from evaluation.metrics.vqa import aware_score, lmms_score, official_score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,13 @@ class ItemScore:
     """The official score in 0..1; chrF for open text."""
     score_aware: float | None
     """The language-aware score (vqa, da) or ANLS (open)."""
+    score_lmms: float | None = None
+    """The score of lmms-eval (vqa), which always normalises."""
+
+
+def normalised_score(score: ItemScore) -> float:
+    """Return the score that does not depend on capitals or punctuation, if there is one (vqa)."""
+    return score.score if score.score_lmms is None else score.score_lmms
 
 
 class Scorer:
@@ -87,6 +94,7 @@ class Scorer:
             parsed=english.normalise(reply),
             score=official_score(reply, item.answers),
             score_aware=aware_score(reply, item.answers, rule),
+            score_lmms=lmms_score(reply, item.answers),
         )
 
     def _score_choice(self, item: BenchmarkItem, reply: str) -> ItemScore:

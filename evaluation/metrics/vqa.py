@@ -1,4 +1,4 @@
-"""VQA scores of one reply: the official score and a language-aware one.
+"""VQA scores of one reply: the official one, that of lmms-eval, and a language-aware one.
 
 The official VQAv2 score averages min(1, matches among the OTHER nine / 3) over the ten human
 answers. If k humans gave the predicted answer, it is 0, .3, .6, .9, 1 for k = 0, 1, 2, 3, 4+.
@@ -45,10 +45,26 @@ def official_score(prediction: str, answers: Sequence[str]) -> float:
     """
     prediction = english.join_lines(prediction)
     answers = [english.join_lines(answer) for answer in answers]
-    if len(set(answers)) > 1:
+    if not is_unanimous(answers):
         prediction = english.normalise(prediction)
         answers = [english.normalise(answer) for answer in answers]
     return leave_one_out([answer == prediction for answer in answers])
+
+
+def lmms_score(prediction: str, answers: Sequence[str]) -> float:
+    """Return the score (0..1) of lmms-eval, which applies English rules to every reply and answer.
+
+    Unlike the official program it normalises unanimous answers too, so "Bai." is right if all ten
+    answers are "bai". Source: `vqav2_process_results` of EvolvingLMMs-Lab/lmms-eval at 75571cf,
+    which the paper uses; its answers are distinguished by their ids, here by their position.
+    """
+    reply = english.normalise_lmms(prediction)
+    return leave_one_out([english.normalise_lmms(answer) == reply for answer in answers])
+
+
+def is_unanimous(answers: Sequence[str]) -> bool:
+    """Return whether ten (or all) answers are one string, which the official score compares raw."""
+    return len({english.join_lines(answer) for answer in answers}) == 1
 
 
 def aware_score(prediction: str, answers: Sequence[str], rule: AnswerRule) -> float:

@@ -32,6 +32,10 @@ class Score:
     majority: float | None = None
     blind: float | None = None
     chance: float | None = None
+    beats_blind: float | None = None
+    """p-value of the test that the score exceeds the one without the image."""
+    beats_majority: float | None = None
+    """p-value of the test that the score exceeds the best constant reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

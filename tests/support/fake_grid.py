@@ -16,6 +16,7 @@ from core.rng import named_rng
 from datamodules.shards.manifest import Manifest, Modality, ShardEntry, save_manifest
 from datamodules.shards.reader import write_index
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
+from evaluation.canaries import Canaries, check_image_use
 from evaluation.metrics.aggregate import aggregate
 
 LANGUAGES = ("en", "eu")
@@ -194,6 +195,8 @@ def _make_evaluation(folder: Path, axes: dict[str, Any], num_images: int) -> Non
     write_predictions(folder / "predictions.parquet", table)
     metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
     (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+    checks = check_image_use(table, {}, seed=0)
+    Canaries(groups=checks, num_alone=32, num_changed=0).save(folder)
 
 
 def _items(axes: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
@@ -215,19 +218,25 @@ def _row(image: int, number: int, language: str, is_right: bool) -> dict[str, An
              "eu": ("2", "3")}}.get(kind)  # fmt: skip
     right, wrong = words[language] if words else _NOUNS[language][image % 2 :: 2][:2]
     reply, is_vqa = (right if is_right else wrong), benchmark == "vqa"
+    is_faithful = is_right or bool(image % 5)
     question = {"en": "What is in this image?", "eu": "Zer dago argazki honetan?"}[language]
     return {
-        "question_id": f"q{image:04d}-{number}", "benchmark": benchmark, "question_type": "what",
+        "dataset": "benchmark_test", "question_id": f"q{image:04d}-{number}",
+        "benchmark": benchmark, "question_type": "what",
         "answer_type": kind, "language": language, "image_key": _key(image),
         "question": question, "prompt": question, "answers": [right] * (10 if is_vqa else 1),
         "choices": [right, wrong] if benchmark == "mc" else [],
         "expected": None if is_vqa else right, "output": reply, "parsed": reply,
         "score": float(is_right), "score_aware": float(is_right) if is_vqa else None,
-        "language_identified": language if (is_right or image % 5) else "en",
-        "num_tokens": 3, "is_truncated": False, "blind_output": wrong,
+        "score_lmms": float(is_right) if is_vqa else None, "score_any_language": float(is_right),
+        "language_identified": language if is_faithful else "en",
+        "is_in_language": is_faithful or language == "en", "is_refusal": False,
+        "num_tokens": 3, "is_truncated": False, "blind_output": wrong, "blind_parsed": wrong,
         "blind_score": float(image % 4 == 0), "majority_score": base if image % 2 else base / 2,
         "blind_score_aware": float(image % 4 == 0) if is_vqa else None,
+        "blind_score_lmms": float(image % 4 == 0) if is_vqa else None,
         "majority_score_aware": base if is_vqa else None,
+        "majority_score_lmms": base if is_vqa else None,
         "chance_score": 0.5 if benchmark == "capqa" else None,
     }  # fmt: skip
 

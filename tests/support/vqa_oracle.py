@@ -1,4 +1,4 @@
-"""Independent implementation of the official VQA accuracy, for comparison only.
+"""Independent implementation of the official VQA accuracy and lmms-eval's, for comparison only.
 
 It follows the published rules one character or word at a time, without regular expressions and
 without code of `evaluation/`. Both implementations must agree to the last digit.
@@ -50,6 +50,19 @@ def score(prediction: str, answers: list[str]) -> float:
     if not unanimous:
         reply = normal(reply)
         humans = [normal(human) for human in humans]
+    return _leave_one_out(reply, humans)
+
+
+def lmms_score(prediction: str, answers: list[str]) -> float:
+    """Return the accuracy of one item as lmms-eval computes it, which always normalises."""
+    reply, *humans = [
+        _normalise_words(_without_full_stops(_without_marks(_one_line(text), several_commas=True)))
+        for text in (prediction, *answers)
+    ]
+    return _leave_one_out(reply, humans)
+
+
+def _leave_one_out(reply: str, humans: list[str]) -> float:
     total = 0.0
     for left_out in range(len(humans)):
         agreeing = 0
@@ -78,10 +91,12 @@ def _is_digit(letter: str) -> bool:
     return unicodedata.category(letter) == "Nd"
 
 
-def _without_marks(text: str) -> str:
+def _without_marks(text: str, *, several_commas: bool = False) -> str:
     deletes = dict.fromkeys(_MARKS, False)
     previous = beforehand = "x"
     for letter in text:
+        if several_commas and letter == previous == ",":
+            continue
         if previous == "," and _is_digit(beforehand) and _is_digit(letter):
             deletes = dict.fromkeys(_MARKS, True)
         if letter == " " and previous in deletes:

@@ -52,6 +52,8 @@ CONTRACTIONS = {
 CONTRACTIONS["somebody'd"] = "somebodyd"
 
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_DIGIT_COMMAS_DIGIT = re.compile(r"\d,+\d")
+"""The pattern of lmms-eval, which also finds several commas in a row."""
 # The original's look-behind is mistyped as `(?!<=\d)`, which always matches. Only the character
 # after the full stop matters, so the full stop of "5." is removed despite the digit before it.
 _FULL_STOP = re.compile(r"\.(?!\d)")
@@ -62,13 +64,14 @@ def join_lines(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def strip_punctuation(text: str) -> str:
+def strip_punctuation(text: str, *, digit_comma: re.Pattern[str] = _DIGIT_COMMA_DIGIT) -> str:
     """Delete the 21 marks or replace them by spaces, then delete full stops not before a digit.
 
     A mark is deleted everywhere if it is next to a space anywhere in the original text, or if the
-    text contains a comma between two digits. Otherwise each occurrence becomes a space.
+    text contains `digit_comma`, a comma between two digits. Otherwise each occurrence becomes a
+    space.
     """
-    has_digit_comma = _DIGIT_COMMA_DIGIT.search(text) is not None
+    has_digit_comma = digit_comma.search(text) is not None
     stripped = text
     for mark in PUNCTUATION_MARKS:
         is_beside_space = f"{mark} " in text or f" {mark}" in text
@@ -86,6 +89,15 @@ def map_words(text: str) -> str:
 def normalise(text: str) -> str:
     """Apply the complete official normalisation to a prediction or an answer."""
     return map_words(strip_punctuation(join_lines(text)))
+
+
+@lru_cache(maxsize=1 << 16)
+def normalise_lmms(text: str) -> str:
+    """Apply the normalisation of lmms-eval, which differs for several commas between digits only.
+
+    Source: `EvalAIAnswerProcessor` of EvolvingLMMs-Lab/lmms-eval at 75571cf.
+    """
+    return map_words(strip_punctuation(join_lines(text), digit_comma=_DIGIT_COMMAS_DIGIT))
 
 
 _RULE = AnswerRule(normalise=normalise)

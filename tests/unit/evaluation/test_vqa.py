@@ -6,7 +6,7 @@ from core.errors import DataError
 from core.rng import named_rng
 from evaluation.answers.languages import english
 from evaluation.answers.registry import rule_for
-from evaluation.metrics.vqa import aware_score, leave_one_out, official_score
+from evaluation.metrics.vqa import aware_score, leave_one_out, lmms_score, official_score
 from tests.support import vqa_oracle
 
 NUM_RANDOM = 12_000
@@ -14,7 +14,7 @@ _FRAGMENTS = [
     *english.PUNCTUATION_MARKS,
     *vqa_oracle.SPELLING,
     *["a", "an", "the", "The", "A", "none", "zero", "One", "two", "ten", "eleven"],
-    *["1", "2", "10", "3,5", "1,000", "2.5", ".5", "5.", ",", "٣,٤", "²"],
+    *["1", "2", "10", "3,5", "1,,2", "1,000", "2.5", ".5", "5.", ",", "٣,٤", "²"],
     *[".", "..", ":", "'", "%", "$", "~", "\n", "\t", "\r", "\u00a0", "\u3000", " ", "  "],
     *["TB-a", "NATO-ko", "zuri-beltza", "etxe bat", "bi txakur", "gorria", "bai", "Bai.", "EZ!"],
     *["dog", "Dog's", "red", "apple", "café", "cafe\u0301", "ÑU", "İstanbul", "ß", "\U0001f436"],
@@ -49,6 +49,8 @@ def test_scores_agree_with_the_oracle_on_random_and_adversarial_cases():
         prediction, answers = random_case(rng)
         expected = vqa_oracle.score(prediction, answers)
         assert official_score(prediction, answers) == expected, (prediction, answers)
+        by_lmms = vqa_oracle.lmms_score(prediction, answers)
+        assert lmms_score(prediction, answers) == by_lmms, (prediction, answers)
         seen[round(expected, 1)] = seen.get(round(expected, 1), 0) + 1
     # Cases that only score 0 or 1 would make this a weak comparison.
     assert min(seen[value] for value in (0.0, 0.3, 0.6, 0.9, 1.0)) > 100
@@ -61,6 +63,8 @@ def test_scores_agree_with_the_oracle_on_a_hundred_thousand_cases():
         prediction, answers = random_case(rng)
         expected = vqa_oracle.score(prediction, answers)
         assert official_score(prediction, answers) == expected, (prediction, answers)
+        by_lmms = vqa_oracle.lmms_score(prediction, answers)
+        assert lmms_score(prediction, answers) == by_lmms, (prediction, answers)
 
 
 def test_normalisation_agrees_with_the_oracle():
@@ -117,6 +121,15 @@ def test_unanimous_answers_are_compared_without_normalisation():
     assert official_score("bai.", ["Bai"] * 9 + ["bai"]) == 1
     assert official_score(" Bai\n", ["Bai\t"] * 10) == 1
     assert aware_score("bai.", ["Bai"] * 10, rule_for("eu")) == 1
+
+
+def test_the_score_of_lmms_eval_normalises_unanimous_answers_too():
+    assert lmms_score("Bai.", ["bai"] * 10) == 1
+    assert official_score("Bai.", ["bai"] * 10) == 0
+    assert lmms_score("txakurra", ["txakur"] * 10) == 0
+    # Several commas between digits delete every mark for lmms-eval only.
+    assert english.normalise_lmms("1,,2 x-y") == "12 xy"
+    assert english.normalise("1,,2 x-y") == "1 2 x y"
 
 
 def test_equal_answers_are_distinguished_by_position():

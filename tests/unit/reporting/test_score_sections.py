@@ -1,0 +1,201 @@
+"""Score tables: unparsed replies, reply language, sets of best cells, seeds, and image use."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core.config import to_plain
+from core.rng import named_rng
+from evaluation.benchmarks.predictions import SCHEMA, read_predictions, write_predictions
+from evaluation.canaries import Canaries, ImageUse, check_image_use
+from evaluation.metrics.aggregate import aggregate
+from reporting import build, series, tables
+from reporting.best_set import not_below_best
+from reporting.image_use import image_use_table
+from reporting.item_scores import ItemQuery, question_scores, seed_averaged_interval
+from reporting.language_collapse import collapse_sentences, language_collapse
+from reporting.records import GridRecord, load_grid
+from tests.support import fake_grid
+
+_IMAGES = 40
+
+
+def change_rows(root: Path, change) -> tuple[GridRecord, series.View]:
+    """Rewrite the predictions of every cell with a function of a row, and its metrics."""
+    for path in root.glob("store/evaluate/*/result/predictions.parquet"):
+        rows = [{**row, **change(row)} for row in read_predictions(path).to_pylist()]
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        write_predictions(path, table)
+        metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
+        (path.parent / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+        checks = check_image_use(table, {}, seed=0)
+        Canaries(groups=checks, num_alone=32, num_changed=0).save(path.parent)
+    grid = load_grid(root, "mix_ablation", "embedded")
+    return grid, series.view_of(grid)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    cells = [cell for cell in fake_grid.mix_axes() if not cell["text_only"]]
+    fake_grid.make_grid(tmp_path, cells=cells[:3], num_images=_IMAGES)
+    return tmp_path
+
+
+def test_unparsed_replies_stand_beside_closed_scores_and_explain_them(root: Path) -> None:
+    """Finding H5: caption checks below chance because half of the replies can't be read."""
+
+    def change(row: dict) -> dict:
+        if (row["benchmark"], row["language"]) != ("capqa", "en"):
+            return {}
+        at = int(row["image_key"].removeprefix("image-"))
+        is_read = at % 2 == 0
+        parsed = ("yes" if at % 4 == 0 else "no") if is_read else None
+        return {"parsed": parsed, "score": float(parsed == "yes"), "is_refusal": not is_read}
+
+    grid, view = change_rows(root, change)
+    table = tables.score_table(grid, view)
+    names = [(column.title, column.language) for column in table.columns]
+    point = table.rows[0].points[names.index(("Caption verification", "en"))]
+    assert point is not None
+    assert (point.unparsed, point.refusals) == (50, 50)
+    assert table.rows[0].points[names.index(("VQA accuracy", "en"))].unparsed is None
+    (sentence,) = tables.below_chance_sentences(grid, view)
+    text = sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert "3 of 3 scores are below chance (50 %); 50 % of the replies can't be parsed" in text
+    page = build.render_page(grid, view, [])
+    assert "50&nbsp;% unparsed" in page
+    assert "50.0&nbsp;% refusals" in page
+
+
+def test_a_cell_that_replies_in_the_other_language_is_told_from_one_that_forgot(root: Path) -> None:
+    """Finding M6: English at 0.5 %, because the replies are Basque."""
+
+    def change(row: dict) -> dict:
+        if row["language"] != "en" or row["benchmark"] != "vqa":
+            return {}
+        is_asked = row["image_key"] == "image-00000"
+        zero = {"score": 0.0, "score_lmms": 0.0, "score_aware": 0.0}
+        return {**({} if is_asked else zero), "is_in_language": is_asked,
+                "score_any_language": float(row["score"])}  # fmt: skip
+
+    grid, view = change_rows(root, change)
+    found = {(entry.language, entry.share): entry for entry in language_collapse(grid, view)}
+    assert len(found) == 6
+    lost = found["en", 0.2]
+    assert lost.is_collapsed
+    assert lost.fidelity == pytest.approx(100 / _IMAGES)
+    assert lost.accuracy_any_language > 40 > lost.accuracy
+    assert lost.accuracy_in_language is not None
+    assert not found["eu", 0.2].is_collapsed
+    sentences = collapse_sentences(grid, view)
+    assert len(sentences) == 3
+    assert all("language of the replies rather than to forgetting" in text for text in sentences)
+    assert sentences[0] in build.render_page(grid, view, [])
+
+
+def test_knowledge_that_is_lost_in_both_languages_is_not_called_a_language_switch(
+    root: Path,
+) -> None:
+    def change(row: dict) -> dict:
+        zero = {"score": 0.0, "score_lmms": 0.0, "score_aware": 0.0, "score_any_language": 0.0}
+        return {**zero, "is_in_language": False} if row["benchmark"] == "vqa" else {}
+
+    sentences = collapse_sentences(*change_rows(root, change))
+    assert sentences
+    assert all("right in the other language either" in text for text in sentences)
+
+
+def test_the_three_vqa_scores_and_unanimous_questions_are_shown(root: Path) -> None:
+    """Finding C4: the official score is shown next to the one that always normalises."""
+    grid, view = change_rows(root, lambda row: {"score": 0.0} if row["benchmark"] == "vqa" else {})
+    table = tables.vqa_score_table(grid, view)
+    assert [c.title for c in table.columns] == [
+        "official", "official", "lmms-eval", "lmms-eval", "language-aware", "language-aware",
+    ]  # fmt: skip
+    points = table.rows[0].points
+    assert points[0].value == 0 < points[2].value == points[4].value
+    assert tables.unanimity_sentences(grid, view)[0].startswith("In eu, 160 of 160 questions (100")
+
+
+def test_a_score_that_does_not_exceed_its_baselines_is_marked(root: Path) -> None:
+    def change(row: dict) -> dict:
+        is_basque = row["language"] == "eu"
+        return {"blind_score": row["score"], "majority_score": 0.0} if is_basque else {
+            "blind_score": 0.0, "majority_score": 0.0}  # fmt: skip
+
+    table = tables.score_table(*change_rows(root, change))
+    for row in table.rows:
+        for column, point in zip(table.columns, row.points, strict=True):
+            assert point.exceeds_baselines is (column.language == "en")
+
+
+def test_the_set_of_best_cells_is_marked_not_the_highest(root: Path) -> None:
+    """Finding H1: the underlined maximum marks noise."""
+    grid, view = change_rows(root, lambda row: {"score": float(int(row["image_key"][-2:]) % 2)})
+    table = tables.score_table(grid, view)
+    assert all(all(row.may_be_best) for row in table.rows)
+
+
+def test_the_best_set_contains_the_truly_best_and_leaves_out_the_clearly_worse() -> None:
+    images = np.repeat(np.arange(100), 3).astype(str)
+    truth = np.array([0.3, 0.5, 0.5, 0.5])
+    kept = np.zeros(4)
+    num_runs = 150
+    for run in range(num_runs):
+        rng = named_rng(run, "best set test")
+        ease = np.repeat(rng.normal(0, 0.15, 100), 3)
+        scores = (rng.random((4, 300)) < truth[:, None] + ease).astype(float)
+        kept += not_below_best(scores, images)
+    assert (kept[1:] / num_runs > 0.93).all()
+    assert kept[0] / num_runs < 0.1
+    assert not_below_best(np.ones((3, 30)), images[:30]).all()
+
+
+def test_the_interval_of_several_seeds_is_that_of_the_averaged_scores(tmp_path: Path) -> None:
+    """Finding H3: the mean of the ends of single intervals is an interval of nothing."""
+    cells = [cell for cell in fake_grid.mix_axes((0, 1, 2)) if not cell["text_only"]]
+    fake_grid.make_grid(tmp_path, cells=cells, num_images=_IMAGES)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    view = series.view_of(grid)
+    line = series.lines(grid, view, series.MAIN_PANEL)[0]
+    point = line.points[1]
+    assert len(point.cells) == 3
+    query = ItemQuery(kind="vqa", column="score")
+    interval = seed_averaged_interval(point.cells, query, "eu")
+    assert interval is not None
+    assert (point.low, point.high) == (100 * interval.low, 100 * interval.high)
+    assert interval.value == pytest.approx(point.value / 100)
+    single = [cell.evaluation.scores["vqa/eu/accuracy"] for cell in point.cells]
+    mean_width = np.mean([score.ci_high - score.ci_low for score in single])
+    assert point.high - point.low < mean_width
+    scores = question_scores(point.cells, query, "eu")
+    assert scores is not None
+    assert len(scores.by_question) == 4 * _IMAGES
+
+
+def test_image_use_is_reported_per_language_and_answer_type(root: Path) -> None:
+    """Finding H4: Basque yes/no without the image is named although all else uses it."""
+
+    def change(row: dict) -> dict:
+        is_blind = (row["language"], row["answer_type"], row["benchmark"]) == (
+            "eu",
+            "yes/no",
+            "vqa",
+        )
+        value = row["score"] if is_blind else 0.0
+        vqa = {"blind_score_lmms": value, "score_lmms": row["score"]}
+        return {"blind_score": value, **(vqa if row["benchmark"] == "vqa" else {})}
+
+    grid, view = change_rows(root, change)
+    table = image_use_table(grid, view)
+    assert [c.language for c in table.columns] == ["eu"] * 5 + ["en"] * 5
+    at = [c.title for c in table.columns].index("vqa yes/no")
+    for row in table.rows:
+        assert row.groups[at].verdict is ImageUse.NOT_USED
+        assert not row.has_passed
+        assert sum(group.verdict is ImageUse.USED for group in row.groups) == 9
+    assert table.sentences == ("No cell uses the image for vqa yes/no questions in eu.",)
+    assert table.sentences[0] in build.render_page(grid, view, [])
