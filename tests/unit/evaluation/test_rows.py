@@ -145,8 +145,9 @@ def test_an_accuracy_must_exceed_its_blind_and_majority_baselines(items):
 def test_the_one_sided_test_keeps_its_level_with_clusters():
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(40), 5).astype(str)
-    effects = rng.normal(size=(500, 40, 1)) + 0.5 * rng.normal(size=(500, 40, 5))
-    p_values = np.array([one_sided_p_value(values.ravel() / 10, clusters) for values in effects])
+    ease = 0.5 + 0.2 * rng.normal(size=(500, 40, 1))
+    own, blind = ((rng.random((500, 40, 5)) < ease).astype(float) for _ in range(2))
+    p_values = np.array([one_sided_p_value(values.ravel(), clusters) for values in own - blind])
     assert 0.02 < (p_values <= 0.05).mean() < 0.08
     assert one_sided_p_value(np.ones(200), clusters) < 1e-4
     assert one_sided_p_value(np.zeros(200), clusters) == 0.5  # a tie counts half
