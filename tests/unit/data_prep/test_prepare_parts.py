@@ -443,3 +443,21 @@ def test_a_ledger_that_does_not_add_up_is_an_error() -> None:
 def test_translation_settings_are_validated() -> None:
     with pytest.raises(ConfigError, match="at least 1"):
         TranslateConfig(beam_size=0)
+
+
+def test_rows_of_a_shard_have_its_keys_and_its_own_images(tmp_path):
+    tar = tmp_path / "s.tar"
+    record = json.dumps({"image": "coco/1.jpg", "txt": "other", "__key__": "x", "n": 1}).encode()
+    with tarfile.open(tar, "w") as file:
+        for name, content in (
+            ("._d.v1/1.jpg", b"Mac OS X"), ("d.v1/1.jpg", b"pixels"), ("d.v1/1.json", record),
+            ("d.v1/1.txt", "\ufeffkatua".encode()), ("./2.png", b"more"), ("./2.webp", b"more"),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    (part,) = rows.split(str(tar), per_part=10)
+    (_, first), (_, second) = rows.read(part)
+    assert first == {"__key__": "d.v1/1", "image": b"pixels", "txt": "katua", "n": 1}
+    assert isinstance(second, DroppedError)
+    assert second.reason == "two images"
