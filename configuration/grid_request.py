@@ -1,7 +1,10 @@
 """The part of a command line that selects a grid: experiment, profile, overrides, cells, seeds."""
 
 import dataclasses
+import re
 from pathlib import Path
+
+from core.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,23 @@ class GridRequest:
     """Configuration values as KEY=VALUE, applied in order."""
     num_seeds: int = 1
     """Training seeds per cell."""
+    replicate: tuple[str, ...] = ()
+    """Training seeds of selected cells, as SELECTOR=N."""
+    name: str = ""
+    """Name of the grid's folder; empty for EXPERIMENT-PROFILE."""
     root: Path = Path("mlruns")
     """Output folder of all runs."""
     is_dry_run: bool = False
     """Whether the plan is only displayed: missing datasets are then replaced by their estimates."""
+
+    def __post_init__(self) -> None:
+        """Check that the name can be that of a folder."""
+        if self.name and not re.fullmatch(r"\w[\w.=+-]*", self.name):
+            raise ConfigError(
+                f"--name '{self.name}': use letters, digits and any of . _ = + -, without spaces"
+            )
+
+    @property
+    def grid_name(self) -> str:
+        """Name of the grid's folder."""
+        return self.name or f"{self.experiment}-{self.profile}"

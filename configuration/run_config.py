@@ -7,6 +7,7 @@ Users write it in YAML and with `--set`; it is validated before anything starts.
 import dataclasses
 from enum import StrEnum
 
+from configuration.report_config import ReportConfig
 from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
 from core.chat.templates import TEMPLATES
@@ -298,6 +299,8 @@ class RunConfig:
     """Evaluation on the benchmarks."""
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
     """Evaluation of the language model without images."""
+    report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
+    """Report of the grid."""
     trainer: TrainerConfig = dataclasses.field(default_factory=TrainerConfig)
     """Execution settings."""
 

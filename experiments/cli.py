@@ -17,6 +17,7 @@ def add_grid_options(
     experiment: str | None = None,
     profile: str = GridRequest.profile,
     omit: Collection[str] = (),
+    has_name: bool = False,
 ) -> "argparse._ArgumentGroup":
     """Add the options from which `request_of` builds a `GridRequest`.
 
@@ -25,6 +26,7 @@ def add_grid_options(
         experiment: Default of `--exp`; None makes the option mandatory, "" optional.
         profile: Default of `--profile`.
         omit: Options that have no meaning for the command, such as "--only".
+        has_name: Whether the command reads or writes the folder of the grid, which `--name` names.
 
     Returns:
         The option group, for further options of the same kind.
@@ -56,6 +58,14 @@ def add_grid_options(
             "metavar": "N",
             "help": f"training seeds per cell (default: {GridRequest.num_seeds})",
         },
+        "--replicate": {
+            "nargs": "+",
+            "action": "extend",
+            "default": [],
+            "metavar": "SELECTOR=N",
+            "help": "N training seeds for the cells of a selector: a cell id, one of its parts "
+            "(share20) or AXIS=VALUE (text_only=true); the others keep --seeds",
+        },
         "--only": {
             "nargs": "+",
             "action": "extend",
@@ -70,6 +80,13 @@ def add_grid_options(
             "help": f"output folder of all runs (default: {GridRequest.root})",
         },
     }
+    if has_name:
+        options["--name"] = {
+            "default": GridRequest.name,
+            "metavar": "NAME",
+            "help": "name of the grid's folder, to keep variants of an experiment apart "
+            "(default: EXP-PROFILE)",
+        }
     group = parser.add_argument_group("grid options")
     for name, settings in options.items():
         if name in omit:
@@ -78,6 +95,8 @@ def add_grid_options(
         else:
             group.add_argument(name, **settings)
     parser.set_defaults(dry_run=GridRequest.is_dry_run)
+    if not has_name:
+        parser.set_defaults(name=GridRequest.name)
     return group
 
 
@@ -89,6 +108,8 @@ def request_of(args: argparse.Namespace) -> GridRequest:
         only=tuple(args.only),
         overrides=tuple(args.overrides),
         num_seeds=args.seeds,
+        replicate=tuple(args.replicate),
+        name=args.name,
         root=args.root,
         is_dry_run=args.dry_run,
     )

@@ -1,24 +1,21 @@
 """Run of a grid: launch missing stage runs, show progress, track in MLflow, write the report."""
 
 import json
-import os
-import platform
-import subprocess
 import time
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
 from configuration.grid_request import GridRequest
-from core.config import to_plain
 from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
+from experiments.grid_description import check_continues, describe_grid
 from experiments.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
+from pipeline.store.records import read_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
 from reporting.preregistration import register
@@ -29,15 +26,6 @@ from reporting.tracking.sync import sync_grid
 
 _SYNC_INTERVAL_S = 15.0
 """Interval of reading the logs of running stages, which takes CPU time from the training."""
-_RECORDED_PACKAGES = (
-    "torch",
-    "lightning",
-    "transformers",
-    "open_clip_torch",
-    "timm",
-    "mlflow",
-    "numpy",
-)
 
 
 class GridRun:
@@ -70,10 +58,7 @@ class GridRun:
             PreemptedError: If the command was asked to stop; running stages have saved.
         """
         begin = time.monotonic()
-        folder = grid_folder(*self._grid_key)
-        atomic_write_text(folder / "grid.json", json.dumps(self._describe(), indent=1))
-        if self.plan.cells:
-            register(folder)
+        self._write_description()
         try:
             states = self._launch()
         except PreemptedError:
@@ -100,9 +85,20 @@ class GridRun:
                 "same command; finished stages are kept."
             )
 
+    def _write_description(self) -> None:
+        """Register the hypotheses and write grid.json, unless the folder holds another grid."""
+        request, folder = self.request, grid_folder(*self._grid_key)
+        before = read_json(folder / "grid.json", default={})
+        check_continues(folder.name, before, describe_grid(request, self.plan, None))
+        registration = register(folder) if self.plan.cells else None
+        self.store.registration = registration
+        description = describe_grid(request, self.plan, registration)
+        atomic_write_text(folder / "grid.json", json.dumps(description, indent=1))
+
     @property
-    def _grid_key(self) -> tuple[Path, str, str]:
-        return self.request.root, self.request.experiment, self.request.profile
+    def _grid_key(self) -> tuple[Path, str, str, str]:
+        request = self.request
+        return request.root, request.experiment, request.profile, request.name
 
     @cached_property
     def _tracker(self) -> GridTracker:
@@ -156,45 +152,3 @@ class GridRun:
                 "[yellow]The MLflow server was unreachable.[/] Upload the runs once it is back: "
                 f"python -m experiments.sync --root {self.request.root}"
             )
-
-    def _describe(self) -> dict[str, object]:
-        """Return the description of the grid that the report and MLflow read."""
-        return {
-            "experiment": self.request.experiment,
-            "profile": self.request.profile,
-            "title": f"{self.request.experiment} ({self.request.profile})",
-            "created": time.time(),
-            "git_commit": _git("rev-parse", "HEAD"),
-            "git_dirty": bool(_git("status", "--porcelain")),
-            "versions": {name: version(name) for name in _RECORDED_PACKAGES},
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            **self._describe_cells(),
-        }
-
-    def _describe_cells(self) -> dict[str, object]:
-        """Describe all cells: with `--only`, the report keeps the results of the other cells."""
-        if not self.plan.cells:
-            return {"cells": []}
-        first = self.plan.cells[0].config
-        cells = [
-            {
-                "cell_id": cell.cell_id,
-                "axes": cell.axes,
-                "stages": self.plan.full_graph.cells[cell.cell_id],
-            }
-            for cell in self.plan.cells
-        ]
-        return {
-            "languages": to_plain(first.languages),
-            "benchmarks": [f"{first.data.folder}/{name}" for name in first.data.benchmarks],
-            "cells": cells,
-        }
-
-
-def _git(*arguments: str) -> str:
-    """Return the output of a git command; empty without git or outside of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()

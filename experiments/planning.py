@@ -29,9 +29,20 @@ def make_plan(request: GridRequest) -> GridPlan:
     cells = name_cells(_load_configs(request, experiment))
 
     def publish(store: Store) -> Path:
-        from reporting.build import build_report  # matplotlib is slow to import
+        from reporting.build import build_report  # matplotlib and MLflow are slow to import
+        from reporting.tracking.registration import tracked_registration
 
-        return build_report(request.experiment, profile=request.profile, root=store.root)
+        return build_report(
+            request.experiment,
+            profile=request.profile,
+            name=request.name,
+            root=store.root,
+            tracked=tracked_registration(
+                store.root,
+                request.grid_name,
+                experiment_name=f"{request.experiment}-{request.profile}",
+            ),
+        )
 
     full_graph = build_graph(cells, is_plan=request.is_dry_run)
     selected = {cell.cell_id for cell in select(cells, request.only)}
@@ -52,7 +63,7 @@ def _load_configs(request: GridRequest, experiment: ModuleType) -> list[RunConfi
     base = load_config(RunConfig, profiles[request.profile], overrides=request.overrides)
     configs: list[RunConfig] = experiment.cells(base)
     _check_overrides(request, base, configs)
-    return with_seeds(configs, request.num_seeds)
+    return with_seeds(configs, request.num_seeds, request.replicate)
 
 
 def _check_overrides(request: GridRequest, base: RunConfig, configs: list[RunConfig]) -> None:

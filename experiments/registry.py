@@ -2,13 +2,12 @@
 
 import dataclasses
 import importlib
-import itertools
 import pkgutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
-from configuration.axes import GridCell
+from configuration.axes import GridCell, name_cells
 from configuration.run_config import RunConfig
 from core.errors import ConfigError, unknown_name
 from experiments import grids
@@ -48,14 +47,79 @@ def questions() -> dict[str, str]:
     return {name: (module.__doc__ or "").strip().splitlines()[0] for name, module in modules}
 
 
-def with_seeds(cells: Iterable[RunConfig], num_seeds: int) -> list[RunConfig]:
-    """Repeat every cell for `num_seeds` seeds, counted from the cell's own."""
+def with_seeds(
+    cells: Sequence[RunConfig], num_seeds: int, replicate: Sequence[str] = ()
+) -> list[RunConfig]:
+    """Repeat every cell for its number of seeds, counted from the cell's own.
+
+    Args:
+        cells: Configurations of the experiment.
+        num_seeds: Seeds of every cell that `replicate` does not mention.
+        replicate: Seeds of selected cells, as SELECTOR=N (`matches_selector`).
+
+    Raises:
+        ConfigError: If a number is less than 1, a selector matches no cell, or two selectors give
+            a cell different numbers.
+    """
     if num_seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, got {num_seeds}")
+    numbers = [num_seeds] * len(cells)
+    if replicate:
+        numbers = _replications(name_cells(cells), num_seeds, replicate)
     return [
         dataclasses.replace(c, cell=dataclasses.replace(c.cell, seed=c.cell.seed + offset))
-        for c, offset in itertools.product(cells, range(num_seeds))
+        for c, number in zip(cells, numbers, strict=True)
+        for offset in range(number)
     ]
+
+
+def matches_selector(cell: GridCell, selector: str) -> bool:
+    """Return whether a selector of `--replicate` means a cell.
+
+    A selector is a cell id, with or without its seed; AXIS=VALUE; or one or more consecutive parts
+    of a cell id (`share20`, `share20_txt`). Parts match as a whole: share2 is no part of share20.
+    """
+    axis, is_pair, value = selector.partition("=")
+    if is_pair:
+        return any(
+            str(found).lower() == value.lower()
+            for name, found in cell.axes.items()
+            if f".{name}".endswith(f".{axis}")
+        )
+    return f"_{selector}_" in f"_{cell.cell_id}_"
+
+
+def _replications(cells: Sequence[GridCell], num_seeds: int, replicate: Sequence[str]) -> list[int]:
+    """Return the number of seeds of every cell."""
+    numbers = dict.fromkeys((cell.cell_id for cell in cells), 0)
+    for entry in replicate:
+        selector, number = _parse_replication(entry)
+        exact = [c for c in cells if selector in (c.cell_id, _without_seed(c))]
+        matching = exact or [cell for cell in cells if matches_selector(cell, selector)]
+        if not matching:
+            fix = "Select a cell id, its parts (share20), or AXIS=VALUE (text_only=true)."
+            raise ConfigError(unknown_name("selector of --replicate", selector, numbers, fix=fix))
+        for cell in matching:
+            if numbers[cell.cell_id] not in (0, number):
+                raise ConfigError(
+                    f"--replicate {entry}: cell '{cell.cell_id}' already has "
+                    f"{numbers[cell.cell_id]} seeds by another selector; name single cells"
+                )
+            numbers[cell.cell_id] = number
+    return [number or num_seeds for number in numbers.values()]
+
+
+def _parse_replication(entry: str) -> tuple[str, int]:
+    selector, _, number = entry.rpartition("=")
+    if not selector or not number.isdecimal() or int(number) < 1:
+        raise ConfigError(
+            f"--replicate {entry}: expected SELECTOR=N with N of at least 1, e.g. share20=3"
+        )
+    return selector, int(number)
+
+
+def _without_seed(cell: GridCell) -> str:
+    return cell.cell_id.replace(f"_s{cell.config.cell.seed}", "", 1)
 
 
 def select(cells: Sequence[GridCell], patterns: Sequence[str]) -> list[GridCell]:

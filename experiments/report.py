@@ -10,6 +10,7 @@ from rich.console import Console
 from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options
 from reporting.build import build_report
+from reporting.tracking.registration import tracked_registration
 
 _EPILOG = """examples:
   python -m experiments.report --exp mix_ablation
@@ -26,15 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    group = add_grid_options(parser, omit=("--set", "--seeds", "--only"))
+    omit = ("--set", "--seeds", "--replicate", "--only")
+    group = add_grid_options(parser, omit=omit, has_name=True)
     group.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder of the report (default: ROOT/grids/EXP-PROFILE/report)",
+        help="folder of the report (default: ROOT/grids/NAME/report)",
     )
     options = parser.parse_args(arguments)
-    page = build_report(options.exp, profile=options.profile, root=options.root, out=options.out)
+    experiment_name = f"{options.exp}-{options.profile}"
+    page = build_report(
+        options.exp,
+        profile=options.profile,
+        name=options.name,
+        root=options.root,
+        out=options.out,
+        tracked=tracked_registration(
+            options.root, options.name or experiment_name, experiment_name=experiment_name
+        ),
+    )
     Console(stderr=True).print(f"report: {page}", highlight=False, soft_wrap=True)
     return 0
 

@@ -26,7 +26,8 @@ _EPILOG = """examples:
   python -m experiments.run --exp mix_ablation --dry-run
   python -m experiments.run --profile paper --exp full_grid --dry-run --gpu a100-80
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
-  python -m experiments.run --exp mix_ablation --set instruct.num_steps=600
+  python -m experiments.run --exp mix_ablation --replicate share20=3 share100=3
+  python -m experiments.run --exp mix_ablation --name longer --set instruct.num_steps=1800
 
 Rerun the same command to resume an interrupted grid; finished stage runs are never repeated.
 The configuration is configs/PROFILE.yaml with the overrides of --set; configuration/run_config.py
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    grid = add_grid_options(parser, experiment="")
+    grid = add_grid_options(parser, experiment="", has_name=True)
     grid.add_argument(
         "--allow-data-change",
         action="append_const",

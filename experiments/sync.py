@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"no grid under {options.root}; set the output folder with --root")
     for path in paths:
         about = json.loads(path.read_text())
-        tracker = sync_grid(options.root, about["experiment"], about["profile"])
+        tracker = sync_grid(options.root, about["experiment"], about["profile"], path.parent.name)
         result = "[red]upload incomplete" if tracker.is_behind else "[green]uploaded"
         where = escape(without_password(tracker.uri))
         console.print(f"{path.parent.name}: {result}[/] to {where}", highlight=False)

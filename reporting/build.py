@@ -10,13 +10,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from core.io.files import atomic_write_text
+from pipeline.store.registration import Registration
 from reporting import figures, gallery, tables
 from reporting.caveats import caveats
 from reporting.hypotheses import decide_claims
 from reporting.image_use import image_use_table
 from reporting.language_collapse import collapse_sentences
-from reporting.preregistration import load_registered
-from reporting.records import GridRecord, grid_folder, load_grid
+from reporting.preregistration import check_registration, load_registered
+from reporting.records import GridRecord, load_grid
 from reporting.series import View, view_of
 from reporting.sufficiency import sufficiency_tables
 from reporting.summary import key_figures, summary
@@ -29,31 +30,37 @@ def build_report(
     experiment: str,
     *,
     profile: str = "embedded",
+    name: str = "",
     root: Path = Path("mlruns"),
     out: Path | None = None,
+    tracked: Registration | None = None,
 ) -> Path:
     """Write the page, the figures and the CSV file, and return the path of the page.
 
     Args:
         experiment: Name of the experiment.
         profile: Profile of the grid.
+        name: Name of the grid's folder, if it is not EXPERIMENT-PROFILE.
         root: Output folder of the runs.
         out: Folder of the report; defaults to `report/` in the folder of the grid.
+        tracked: Registration of the hypotheses that MLflow has, to be compared with the grid's own.
 
     Raises:
         DataError: If the grid does not exist or one of its files is damaged.
     """
-    grid = load_grid(root, experiment, profile)
+    grid = load_grid(root, experiment, profile, name)
     view = view_of(grid)
-    folder = out or grid_folder(root, experiment, profile) / "report"
+    folder = out or grid.folder / "report"
     files = figures.save_figures(grid, view, folder / "figures")
     atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
     names = [str(path.relative_to(folder)) for path in files]
-    atomic_write_text(folder / PAGE, render_page(grid, view, [*names, "cells.csv"]))
+    atomic_write_text(folder / PAGE, render_page(grid, view, [*names, "cells.csv"], tracked))
     return folder / PAGE
 
 
-def render_page(grid: GridRecord, view: View, files: Sequence[str]) -> str:
+def render_page(
+    grid: GridRecord, view: View, files: Sequence[str], tracked: Registration | None = None
+) -> str:
     """Return the HTML of the page; `files` are the links to its accompanying files."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
@@ -61,11 +68,13 @@ def render_page(grid: GridRecord, view: View, files: Sequence[str]) -> str:
     )  # fmt: skip
     environment.filters["signed"] = _format_signed
     claims = decide_claims(grid, view)
+    registration = check_registration(grid, tracked=tracked)
     groups = [(g.label, figures.page_figures(grid, view, g)) for g in figures.setting_groups(view)]
     return environment.get_template("page.html").render(
         grid=grid,
         view=view,
-        summary=summary(grid, view, claims),
+        summary=summary(grid, view, claims, registration),
+        registration=registration,
         key_figures=key_figures(grid, view),
         groups=[(label, drawn) for label, drawn in groups if drawn],
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],

@@ -15,8 +15,7 @@ from evaluation.statistics.decisions import (
     superiority,
 )
 from evaluation.statistics.multiple_testing import apply_holm
-from reporting.paired_scores import PairedScores, mean_scores, pair, scores_of_cells
-from reporting.preregistration import (
+from reporting.hypotheses_schema import (
     BEST,
     FIRST_NAMED,
     OTHERS,
@@ -24,8 +23,9 @@ from reporting.preregistration import (
     Hypotheses,
     Hypothesis,
     QuestionLanguage,
-    load_registered,
 )
+from reporting.paired_scores import PairedScores, mean_scores, pair, scores_of_cells
+from reporting.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import MAIN_PANEL, View, best_point, lines
 from reporting.settings import (

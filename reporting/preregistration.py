@@ -1,89 +1,85 @@
-"""Pre-registered hypotheses: `reporting/hypotheses.yaml`, copied to each grid when it starts."""
+"""Registration of hypotheses before a grid runs, and the check that nothing was changed since.
+
+When a grid starts, or with `--register`, the hypotheses are copied to its folder. The hash of the
+copy and the time are stored in grid.json, in MLflow, and with every stage run that the grid starts.
+A report is confirmatory only if all of them agree and the registration is older than every
+evaluation that the grid uses, including those that it found in the store.
+"""
 
 import dataclasses
-from enum import StrEnum
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from core.config import load_config
 from core.errors import ConfigError
-from core.io.files import atomic_write_text
-from reporting.settings import SHARE
+from core.io.files import atomic_write_text, sha256_file
+from core.process.log import get_logger
+from pipeline.store.records import StageRecord, read_json
+from pipeline.store.registration import Registration
+from reporting.hypotheses_schema import Hypotheses
+from reporting.records import GridRecord
 
 SHIPPED = Path(__file__).parent / "hypotheses.yaml"
+"""The hypotheses of the project; a grid that starts copies them."""
+PUBLISHED_NAME = "registration.yaml"
+"""File that `--register` writes for publication."""
+
 _COPY_NAME = "hypotheses.yaml"
-BEST = "best"
-OTHERS = "others"
-FIRST_NAMED = "first"
+_LOG = get_logger("registration")
 
 
-class Comparison(StrEnum):
-    """Tests that compare two values of an axis."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RegistrationCheck:
+    """Whether the hypotheses of a grid were fixed before its results."""
 
-    NON_INFERIORITY = "non_inferiority"
-    EQUIVALENCE = "equivalence"
-    SUPERIORITY = "superiority"
+    registration: Registration | None
+    problems: tuple[str, ...]
+    """Reasons why the claims are exploratory, one clause each; empty if they are confirmatory."""
 
-
-class QuestionLanguage(StrEnum):
-    """Language of the questions that decide a hypothesis."""
-
-    TARGET = "target"
-    BASE = "base"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A statement about two values of an axis; the head of the file explains the fields."""
-
-    text: str
-    source: str
-    axis: str
-    first: Any
-    second: Any
-    test: Comparison
-    language: QuestionLanguage = QuestionLanguage.TARGET
-    pool: list[str] = dataclasses.field(default_factory=list)
-    margin: float | None = None
-    """Margin that replaces the one of the file."""
-
-    def __post_init__(self) -> None:
-        """Check that the fields fit together."""
-        if self.second == BEST and self.axis != SHARE:
-            raise ConfigError(f"'{self.text}': second: {BEST} requires axis: {SHARE}")
-        if self.axis in self.pool:
-            raise ConfigError(f"'{self.text}': the compared axis '{self.axis}' can't be pooled")
+    @property
+    def is_confirmatory(self) -> bool:
+        """Whether the hypotheses are shown to be older than the results."""
+        return not self.problems
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hypotheses:
-    """All hypotheses of the file, with their common margin and benchmark."""
+def register(folder: Path) -> Registration:
+    """Register the hypotheses for the grid in a folder, unless it already has a registration.
 
-    margin: float
-    benchmark: str
-    hypotheses: dict[str, Hypothesis]
+    A registration is never replaced, even if its copy is missing or changed: the report then says
+    so. A registration made by `--register` keeps its time.
 
-    def __post_init__(self) -> None:
-        """Check the margins."""
-        margins = [self.margin, *(h.margin for h in self.hypotheses.values() if h.margin)]
-        if not all(0 < margin < 1 for margin in margins):
-            raise ConfigError(f"margins are fractions of accuracy in (0, 1), got {margins}")
+    Raises:
+        ConfigError: If the hypotheses are invalid.
+    """
+    known = read_json(folder / "grid.json", default={}).get("registration")
+    if known:
+        registration = Registration.from_json(known)
+        for problem in _problems_of_copy(folder, registration):
+            _LOG.warning("%s: %s; the report will call its claims exploratory", folder, problem)
+        return registration
+    published = _read_published(folder)
+    return published or write_copy(folder)
 
-    def margin_of(self, hypothesis: Hypothesis) -> float:
-        """Return the margin that applies to a hypothesis."""
-        return self.margin if hypothesis.margin is None else hypothesis.margin
 
+def write_copy(folder: Path, *, now: float | None = None) -> Registration:
+    """Copy the shipped hypotheses to the folder of a grid and return their registration.
 
-def register(folder: Path) -> None:
-    """Copy the hypotheses to the folder of a grid, unless it has a copy from an earlier start."""
+    A copy that is already there is kept.
+    """
     copy = folder / _COPY_NAME
     if not copy.is_file():
         load_config(Hypotheses, SHIPPED)
         atomic_write_text(copy, SHIPPED.read_text(encoding="utf-8"))
+    load_config(Hypotheses, copy)
+    return Registration(sha256=sha256_file(copy), time=time.time() if now is None else now)
 
 
 def load_registered(folder: Path) -> Hypotheses:
-    """Load the hypotheses that were registered for a grid, or the current ones if it has no copy.
+    """Load the hypotheses of a grid; without a copy, the present ones (`check_registration`).
 
     Raises:
         ConfigError: If the file contains unknown fields or tests, or invalid margins.
@@ -92,10 +88,94 @@ def load_registered(folder: Path) -> Hypotheses:
     return load_config(Hypotheses, copy if copy.is_file() else SHIPPED)
 
 
+def check_registration(
+    grid: GridRecord, *, tracked: Registration | None = None
+) -> RegistrationCheck:
+    """Check that the hypotheses of a grid were registered before its results and not changed.
+
+    Args:
+        grid: The grid.
+        tracked: Registration that MLflow has for the grid; None if it is unknown.
+    """
+    registration = grid.registration
+    if registration is None:
+        problems = ["the hypotheses were not registered when the grid started"]
+        if not (grid.folder / _COPY_NAME).is_file():
+            problems.append("the claims are those of the present reporting/hypotheses.yaml")
+        return RegistrationCheck(registration=None, problems=tuple(problems))
+    problems = _problems_of_copy(grid.folder, registration)
+    evaluations = {s.address: s for c in grid.cells if (s := c.evaluation) is not None}
+    problems += _problems_of_results(list(evaluations.values()), registration)
+    if tracked is not None and tracked != registration:
+        problems.append(
+            f"MLflow has another registration of this grid ({tracked.sha256[:12]}, "
+            f"{tracked.time_utc})"
+        )
+    return RegistrationCheck(registration=registration, problems=tuple(problems))
+
+
 def has_changed(folder: Path) -> bool:
     """Return whether the current hypotheses differ from those of a grid in more than wording."""
     return _without_wording(load_registered(folder)) != _without_wording(
         load_config(Hypotheses, SHIPPED)
+    )
+
+
+def _read_published(folder: Path) -> Registration | None:
+    """Return the registration of `--register`, or None if there is none.
+
+    Raises:
+        ConfigError: If the copy of the hypotheses has changed since.
+    """
+    path = folder / PUBLISHED_NAME
+    if not path.is_file():
+        return None
+    raw: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    registration = Registration.from_json(raw["registration"])
+    if problems := _problems_of_copy(folder, registration):
+        raise ConfigError(
+            f"{path}: {problems[0]}; restore {folder / _COPY_NAME}, or register under another "
+            "--name"
+        )
+    return registration
+
+
+def _problems_of_copy(folder: Path, registration: Registration) -> list[str]:
+    copy = folder / _COPY_NAME
+    if not copy.is_file():
+        return [
+            "the registered copy of the hypotheses is missing, so the claims are those of the "
+            "present reporting/hypotheses.yaml"
+        ]
+    if sha256_file(copy) != registration.sha256:
+        return ["the registered copy of the hypotheses has been changed"]
+    return []
+
+
+def _problems_of_results(evaluations: list[StageRecord], registration: Registration) -> list[str]:
+    """Compare the registration with the start of the evaluations and with their own records."""
+    starts = [stage.started for stage in evaluations if stage.started is not None]
+    if starts and min(starts) < registration.time:
+        early = sum(start < registration.time for start in starts)
+        return [
+            f"the hypotheses were registered at {registration.time_utc[:19]} UTC, after "
+            f"{early} of the {len(evaluations)} evaluations had started"
+        ]
+    other = [stage for stage in evaluations if not _was_known(stage, registration)]
+    if not other:
+        return []
+    return [
+        f"{len(other)} of the {len(evaluations)} evaluations do not record this registration "
+        f"(for example {other[0].address})"
+    ]
+
+
+def _was_known(stage: StageRecord, registration: Registration) -> bool:
+    """Return whether an evaluation records the same hypotheses, registered before it started."""
+    started = float("inf") if stage.started is None else stage.started
+    return any(
+        known.sha256 == registration.sha256 and known.time <= started
+        for known in stage.registrations
     )
 
 

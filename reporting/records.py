@@ -11,6 +11,7 @@ from typing import Any
 from configuration.axes import AxisValue
 from core.errors import DataError
 from pipeline.store.records import StageRecord, load_stage, read_json
+from pipeline.store.registration import Registration
 
 _STAGE_ORDER = (
     "tokenizer",
@@ -60,10 +61,15 @@ class GridRecord:
     """Paths of the benchmarks' manifests without suffix, the main one first."""
     cells: tuple[CellRecord, ...]
 
+    deciding_metric: str
+    """Metric on which claims about open questions are decided (`ReportConfig`)."""
+    registration: Registration | None
+    """Registration of the hypotheses; None if the grid has none."""
+
     @property
     def name(self) -> str:
-        """Name of the grid: experiment and profile."""
-        return f"{self.experiment}-{self.profile}"
+        """Name of the grid's folder."""
+        return self.folder.name
 
     def stages(self) -> list[StageRecord]:
         """Return every stage run once, in pipeline order."""
@@ -77,18 +83,24 @@ class GridRecord:
         return [c for c in self.cells if any(s.address == address for s in c.stages.values())]
 
 
-def grid_folder(root: Path, experiment: str, profile: str) -> Path:
+def grid_folder(root: Path, experiment: str, profile: str, name: str = "") -> Path:
     """Return the folder of a grid's description."""
-    return root / "grids" / f"{experiment}-{profile}"
+    return root / "grids" / (name or f"{experiment}-{profile}")
 
 
-def load_grid(root: Path, experiment: str, profile: str) -> GridRecord:
+def load_grid(root: Path, experiment: str, profile: str, name: str = "") -> GridRecord:
     """Read a grid and all its stage runs.
+
+    Args:
+        root: Output folder of all runs.
+        experiment: Name of the experiment.
+        profile: Profile of the grid.
+        name: Name of the grid's folder, if it is not EXPERIMENT-PROFILE.
 
     Raises:
         DataError: If the grid was never run under this root, or its file is damaged.
     """
-    folder = grid_folder(root, experiment, profile)
+    folder = grid_folder(root, experiment, profile, name)
     if not (folder / "grid.json").is_file():
         found = sorted(p.parent.name for p in root.glob("grids/*/grid.json"))
         raise DataError(
@@ -109,6 +121,10 @@ def load_grid(root: Path, experiment: str, profile: str) -> GridRecord:
         base_language=(raw.get("languages") or {}).get("base", "en"),
         target_language=(raw.get("languages") or {}).get("target", "eu"),
         benchmarks=tuple(raw.get("benchmarks") or ()),
+        deciding_metric=raw.get("deciding_metric") or "vqa",
+        registration=Registration.from_json(raw["registration"])
+        if raw.get("registration")
+        else None,
         cells=tuple(_parse_cell(root / "store", cell) for cell in raw["cells"]),
     )
 

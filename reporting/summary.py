@@ -6,6 +6,7 @@ from statistics import fmean
 
 from configuration.axes import AxisValue
 from reporting.hypotheses import Claim
+from reporting.preregistration import RegistrationCheck
 from reporting.records import GridRecord
 from reporting.series import MAIN_PANEL, REFERENCE_SHARE, Line, Point, View, best_point, lines
 from reporting.settings import (
@@ -32,7 +33,9 @@ class KeyFigure:
     detail: str
 
 
-def summary(grid: GridRecord, view: View, claims: Sequence[Claim]) -> list[str]:
+def summary(
+    grid: GridRecord, view: View, claims: Sequence[Claim], registration: RegistrationCheck
+) -> list[str]:
     """Return the sentences of the opening paragraph."""
     found = lines(grid, view, MAIN_PANEL)
     best = best_point(found, view.target)
@@ -44,7 +47,7 @@ def summary(grid: GridRecord, view: View, claims: Sequence[Claim]) -> list[str]:
         sentences = _bar_sentences(found, view, best)
     sentences += _effect_sentences(found, view)
     sentences += _base_language_sentences(found, view)
-    return sentences + _verdict_sentences(claims)
+    return sentences + _verdict_sentences(claims, registration)
 
 
 def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
@@ -177,14 +180,15 @@ def _base_language_sentences(found: Sequence[Line], view: View) -> list[str]:
     ]
 
 
-def _verdict_sentences(claims: Sequence[Claim]) -> list[str]:
+def _verdict_sentences(claims: Sequence[Claim], registration: RegistrationCheck) -> list[str]:
     parts = [
         f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK} is "
         f"{claim.decision.verdict.value}"
         for claim in claims
         if claim.decision is not None
     ]
-    return [f"Of the pre-registered claims, {', '.join(parts)}."] if parts else []
+    kind = "pre-registered" if registration.is_confirmatory else "exploratory"
+    return [f"Of the {kind} claims, {', '.join(parts)}."] if parts else []
 
 
 def _format_point(view: View, setting: Setting, point: Point) -> str:

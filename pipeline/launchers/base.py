@@ -60,7 +60,8 @@ class StageAttempt:
 
     def prepare(self) -> None:
         """Write the description of the stage run, unless it is finished."""
-        self.folder.write_stage(self.node.describe(), self.node.stage)
+        registration = self.store.registration
+        self.folder.write_stage(self.node.describe(), self.node.stage, registration)
 
     def has_failed_input(self, states: Mapping[str, State]) -> bool:
         """Return whether a stage run failed whose result this one needs."""

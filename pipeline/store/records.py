@@ -15,6 +15,7 @@ from core.errors import DataError
 from core.process.log import get_logger
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from evaluation import canaries, retention
+from pipeline.store.registration import Registration
 from pipeline.store.states import State
 
 _LOG = get_logger("store")
@@ -61,6 +62,8 @@ class StageRecord:
     max_rss_mb: float | None = None
     steps: int = 0
     scores: Mapping[str, Score] = field(default_factory=dict)
+    registrations: tuple[Registration, ...] = ()
+    """Registrations of hypotheses under which the stage run was started, oldest first."""
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Source -> fault -> samples that the training skipped (`batches.bad_samples`)."""
 
@@ -101,6 +104,7 @@ def load_stage(folder: Path) -> StageRecord:
         max_rss_mb=status.get("max_rss_mb") or None,
         steps=progress.get("step") or 0,
         scores={name: _parse_score(score) for name, score in metrics.items()},
+        registrations=tuple(map(Registration.from_json, about.get("registrations", ()))),
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
         retention=read_json(folder / "result" / retention.RETENTION_FILE, default={}),
         canaries=read_json(folder / "result" / canaries.CANARIES_FILE, default={}),

@@ -19,6 +19,7 @@ from core.errors import CheckpointError
 from core.io.files import atomic_write_text, locked
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
+from pipeline.store.registration import Registration
 from pipeline.store.retry_policy import NODES_VARIABLE, Failure, Fault, next_attempt_time
 from pipeline.store.states import State
 
@@ -70,16 +71,32 @@ class StageFolder:
         """Folder of checkpoints and partial results; deleted when the stage is done."""
         return self.path / "checkpoints"
 
-    def write_stage(self, description: Mapping[str, object], stage: object) -> None:
+    def write_stage(
+        self,
+        description: Mapping[str, object],
+        stage: object,
+        registration: Registration | None = None,
+    ) -> None:
         """Write stage.json and spec.yaml of an unfinished stage run.
 
         They are rewritten at every start, because settings that are not part of the address (the
-        cached features, the number of workers) may have changed.
+        cached features, the number of workers) may have changed. The registrations under which
+        the stage run was started before are kept.
         """
         if self.result.is_dir():
             return
+        stamps = self._read_stamps()
+        if registration is not None and (stamp := registration.to_json()) not in stamps:
+            stamps.append(stamp)
+        described = {**description, "registrations": stamps}
         atomic_write_text(self.path / "spec.yaml", dump_config(stage))
-        atomic_write_text(self.path / "stage.json", json.dumps(description, indent=1))
+        atomic_write_text(self.path / "stage.json", json.dumps(described, indent=1))
+
+    def _read_stamps(self) -> list[dict[str, str]]:
+        if not (self.path / "stage.json").is_file():
+            return []
+        stamps: list[dict[str, str]] = self.read_stage().get("registrations", [])
+        return stamps
 
     def read_stage(self) -> dict[str, Any]:
         """Read the description that `write_stage` has written."""
@@ -166,8 +183,15 @@ class StageFolder:
 class Store:
     """The stage runs in one output folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, registration: Registration | None = None) -> None:
+        """Open a store.
+
+        Args:
+            root: Output folder of all runs.
+            registration: Registration that stage runs of this command record.
+        """
         self.root = root
+        self.registration = registration
 
     def folder(self, kind: str, address: str) -> StageFolder:
         """Return the folder of a stage run, which may not exist yet."""

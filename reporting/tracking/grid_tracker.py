@@ -14,7 +14,6 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from core.config import fingerprint
 from core.errors import ConfigError
 from core.io.files import locked
 from core.process.log import get_logger, without_password
@@ -23,20 +22,21 @@ from pipeline.store.states import State
 from reporting.records import GridRecord, load_grid
 from reporting.tracking import payload
 from reporting.tracking.client import Metric, MlflowClient, MlflowException, log_batch
+from reporting.tracking.registration import (
+    default_store,
+    find_parent_run,
+    grid_identity,
+    has_registration,
+    registration_params,
+)
 from reporting.tracking.upload_notes import UploadNotes
 
-_TAG = "irudimen"
 _STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.INTERRUPTED: "KILLED"}
 _PAUSE_S = 30.0
 """Pause after a failed request, because every further attempt would wait for the timeout."""
 
 _LOG = get_logger("tracking")
 P = ParamSpec("P")
-
-
-def default_store(root: Path) -> str:
-    """Return the tracking URI under a root; MLflow's own default is the working directory."""
-    return f"sqlite:///{root.resolve()}/mlflow.db"
 
 
 def _warn_on_outage(
@@ -68,7 +68,7 @@ def _warn_on_outage(
 class GridTracker:
     """Uploads the runs of one grid; all methods are idempotent."""
 
-    def __init__(self, root: Path, experiment: str, profile: str) -> None:
+    def __init__(self, root: Path, experiment: str, profile: str, name: str = "") -> None:
         """Connect to MLflow, and create the database and the experiment if they do not exist.
 
         An unreachable server is a warning; the upload is completed later.
@@ -79,6 +79,7 @@ class GridTracker:
         self.root = root
         self.experiment = experiment
         self.profile = profile
+        self.name = name
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
         self.parent_id = ""
         self.is_behind = False
@@ -142,7 +143,7 @@ class GridTracker:
     # --- the grid -------------------------------------------------------------------------------
 
     def _load_grid(self) -> GridRecord:
-        return load_grid(self.root, self.experiment, self.profile)
+        return load_grid(self.root, self.experiment, self.profile, self.name)
 
     @cached_property
     def _experiment_id(self) -> str:
@@ -170,19 +171,18 @@ class GridTracker:
         if self.parent_id:
             return self.parent_id
         grid = self._load_grid()
-        # The root is part of the identity: several users may share one server.
-        root = fingerprint(str(self.root.resolve()))[:16]
-        where = f"tags.{_TAG}.grid = '{grid.name}' and tags.{_TAG}.root = '{root}'"
-        found = self._client.search_runs([self._experiment_id], filter_string=where, max_results=1)
-        if found:
-            self.parent_id = found[0].info.run_id
-            self._client.update_run(self.parent_id, status="RUNNING")
+        tags = grid_identity(self.root, grid.name)
+        run = find_parent_run(self._client, [self._experiment_id], tags)
+        if run is not None:
+            self._client.update_run(run.info.run_id, status="RUNNING")
         else:
-            tags = {f"{_TAG}.grid": grid.name, f"{_TAG}.root": root}
             run = self._client.create_run(
                 self._experiment_id, run_name=f"{grid.name} (grid)", tags=tags
             )
-            self.parent_id = run.info.run_id
+        self.parent_id = str(run.info.run_id)
+        if grid.registration is not None and not has_registration(run.data.params):
+            params = registration_params(grid.registration)
+            log_batch(self._client, self.parent_id, params=params)
         log_batch(self._client, self.parent_id, tags=payload.grid_tags(grid))
         self._client.log_text(self.parent_id, payload.to_json(grid.versions), "versions.json")
         self._client.log_artifact(self.parent_id, str(grid.folder / "grid.json"))

@@ -13,11 +13,11 @@ from reporting.records import load_grid
 from reporting.tracking.grid_tracker import GridTracker
 
 
-def sync_grid(root: Path, experiment: str, profile: str) -> GridTracker:
+def sync_grid(root: Path, experiment: str, profile: str, name: str = "") -> GridTracker:
     """Upload one grid; the returned tracker `is_behind` if the upload is incomplete."""
-    tracker = GridTracker(root, experiment, profile)
+    tracker = GridTracker(root, experiment, profile, name)
     tracker.ensure_parent_run()
-    grid = load_grid(root, experiment, profile)
+    grid = load_grid(root, experiment, profile, name)
     stages = [stage for stage in grid.stages() if stage.attempts]
     for stage in stages:
         tracker.ensure_stage_run(stage.folder)

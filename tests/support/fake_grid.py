@@ -18,6 +18,7 @@ from datamodules.shards.reader import write_index
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
 from evaluation.canaries import Canaries, check_image_use
 from evaluation.metrics.aggregate import aggregate
+from reporting.preregistration import write_copy
 
 LANGUAGES = ("en", "eu")
 _NOUNS = {
@@ -63,8 +64,18 @@ def make_grid(
     cells: list[dict[str, Any]] | None = None,
     num_images: int = 40,
     unfinished: int = 0,
+    is_registered: bool = True,
 ) -> Path:
-    """Write grid, stages, logs, predictions and a benchmark; return the folder of the grid."""
+    """Write grid, stages, logs, predictions and a benchmark; return the folder of the grid.
+
+    Args:
+        root: Output folder of all runs.
+        experiment: Name of the experiment.
+        cells: Axes of every cell.
+        num_images: Images of the benchmark.
+        unfinished: Number of cells at the end that have no result.
+        is_registered: Whether the hypotheses were registered a minute before the first result.
+    """
     axes = mix_axes() if cells is None else cells
     benchmark = root / "data" / "benchmark_test"
     make_benchmark(benchmark.parent, num_images)
@@ -74,16 +85,27 @@ def make_grid(
         described.append(_make_cell(root / "store", cell, num_images, at, is_open=is_open))
     folder = root / "grids" / f"{experiment}-embedded"
     folder.mkdir(parents=True, exist_ok=True)
+    registration = register_before(root, folder) if is_registered else None
     grid = {
         "experiment": experiment, "profile": "embedded", "title": f"{experiment} (embedded)",
         "created": _START, "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "git_dirty": False, "versions": {"torch": "2.13.0", "lightning": "2.6.6"},
         "machine": {"platform": "Linux-6.1-x86_64", "cores": 2},
         "languages": {"base": "en", "target": "eu"}, "benchmarks": [str(benchmark)],
-        "cells": described,
+        "registration": registration, "cells": described,
     }  # fmt: skip
     (folder / "grid.json").write_text(json.dumps(grid))
     return folder
+
+
+def register_before(root: Path, folder: Path) -> dict[str, str]:
+    """Register the hypotheses before all results, as if the grid had started with them."""
+    stamp = write_copy(folder, now=_START - 60).to_json()
+    for path in root.glob("store/*/*/stage.json"):
+        about = json.loads(path.read_text())
+        stamps = [*about.get("registrations", []), stamp]
+        path.write_text(json.dumps({**about, "registrations": stamps}))
+    return stamp
 
 
 def make_benchmark(folder: Path, num_images: int) -> None:

@@ -16,6 +16,7 @@ from reporting.records import load_grid
 from reporting.tracking import payload, server
 from reporting.tracking.client import MlflowClient, MlflowException
 from reporting.tracking.grid_tracker import GridTracker
+from reporting.tracking.registration import tracked_registration
 from reporting.tracking.upload_notes import RUN_FILE
 from tests.support import fake_grid
 
@@ -91,6 +92,19 @@ def test_parent_and_one_child_per_stage(tracked: Path) -> None:
     parent_ids = {run.data.tags["mlflow.parentRunId"] for run in children}
     assert parent_ids == {parents[0].info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_mlflow_keeps_the_first_registration(root: Path) -> None:
+    first = load_grid(root, "mix_ablation", "embedded").registration
+    assert first is not None
+    _track(root)
+    path = root / "grids" / "mix_ablation-embedded" / "grid.json"
+    later = {"sha256": "0" * 64, "time_utc": "2026-01-01T00:00:00.000000+00:00"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "registration": later}))
+    _track(root)
+    name = "mix_ablation-embedded"
+    assert tracked_registration(root, name, experiment_name=name) == first
+    assert tracked_registration(root, "another", experiment_name=name) is None
 
 
 def test_evaluation_carries_axes_scores_and_artifacts(tracked: Path) -> None:

@@ -1,0 +1,128 @@
+"""Description of a grid (`grid.json`), and the check that a command continues the same grid."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from configuration.grid_request import GridRequest
+from core.config import to_plain
+from core.errors import ConfigError
+from pipeline.grid_plan import GridPlan
+from pipeline.store.registration import Registration
+
+_EXECUTION_PREFIX = "trainer."
+"""Overrides of these fields change where and how fast a grid runs, not what it computes."""
+_RECORDED_PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "open_clip_torch",
+    "timm",
+    "mlflow",
+    "numpy",
+)
+_MAX_SHOWN = 4
+
+
+def describe_grid(
+    request: GridRequest, plan: GridPlan, registration: Registration | None
+) -> dict[str, Any]:
+    """Return the description of a grid that the report and MLflow read."""
+    return {
+        "experiment": request.experiment,
+        "profile": request.profile,
+        "overrides": _result_overrides(request),
+        "title": _title(request),
+        "created": time.time(),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
+        "versions": {name: version(name) for name in _RECORDED_PACKAGES},
+        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        "registration": None if registration is None else registration.to_json(),
+        **_describe_cells(plan),
+    }
+
+
+def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a grid does not replace another one in the same folder.
+
+    A grid may gain cells. It may also compute cells again after a change of the code or the data,
+    but not because of other overrides.
+
+    Args:
+        name: Name of the grid's folder.
+        before: Description of the grid in the folder; empty if there is none.
+        now: Description of the grid that is about to start.
+
+    Raises:
+        ConfigError: If the folder belongs to another experiment, to other overrides, or to cells
+            that the command leaves out.
+    """
+    if not before:
+        return
+    fix = "give this grid a folder of its own with --name NAME"
+    for field in ("experiment", "profile"):
+        if before[field] != now[field]:
+            raise ConfigError(
+                f"grid '{name}' belongs to {field} '{before[field]}', not '{now[field]}'; {fix}"
+            )
+    old, new = ({cell["cell_id"]: cell for cell in grid["cells"]} for grid in (before, now))
+    if left_out := [cell for cell in old if cell not in new]:
+        shown = ", ".join(left_out[:_MAX_SHOWN])
+        raise ConfigError(
+            f"grid '{name}' also has {len(left_out)} cells that this command leaves out ({shown}); "
+            f"repeat its --set, --seeds and --replicate (--only runs a part of a grid), or {fix}"
+        )
+    differs = any(old[cell]["stages"] != new[cell]["stages"] for cell in old)
+    if differs and before.get("overrides", []) != now["overrides"]:
+        first, second = (" ".join(x.get("overrides", [])) or "(nothing)" for x in (before, now))
+        raise ConfigError(
+            f"grid '{name}' was run with --set {first}, this command has --set {second}, and their "
+            f"results differ; {fix}"
+        )
+
+
+def git(*arguments: str) -> str:
+    """Return the output of a git command; empty without git or outside of a repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
+
+
+def _result_overrides(request: GridRequest) -> list[str]:
+    return sorted(one for one in request.overrides if not one.startswith(_EXECUTION_PREFIX))
+
+
+def _title(request: GridRequest) -> str:
+    title = f"{request.experiment} ({request.profile})"
+    if request.name:
+        title = f"{request.name}: {title}"
+    overrides = _result_overrides(request)
+    return f"{title} with {', '.join(overrides)}" if overrides else title
+
+
+def _describe_cells(plan: GridPlan) -> dict[str, object]:
+    """Describe all cells: with `--only`, the report keeps the results of the other cells."""
+    if not plan.cells:
+        return {"cells": []}
+    first = plan.cells[0].config
+    cells = [
+        {
+            "cell_id": cell.cell_id,
+            "axes": cell.axes,
+            "stages": plan.full_graph.cells[cell.cell_id],
+        }
+        for cell in plan.cells
+    ]
+    return {
+        "languages": to_plain(first.languages),
+        "benchmarks": [f"{first.data.folder}/{name}" for name in first.data.benchmarks],
+        "deciding_metric": first.report.deciding_metric.value,
+        "cells": cells,
+    }

@@ -1,0 +1,77 @@
+"""Registration of a grid's hypotheses as MLflow has it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.config import fingerprint
+from core.process.log import get_logger
+from pipeline.store.registration import Registration
+from reporting.tracking.client import MlflowClient, MlflowException
+
+GRID_TAG = "irudimen.grid"
+"""Tag of a parent run with the name of the grid."""
+ROOT_TAG = "irudimen.root"
+"""Tag of a parent run that distinguishes output folders: several users may share one server."""
+
+_SHA256, _TIME_UTC = "registration_sha256", "registration_time_utc"
+_LOG = get_logger("tracking")
+
+
+def registration_params(registration: Registration) -> dict[str, str]:
+    """Return the parameters of the parent run. MLflow never changes a parameter."""
+    return {_SHA256: registration.sha256, _TIME_UTC: registration.time_utc}
+
+
+def has_registration(params: Mapping[str, str]) -> bool:
+    """Return whether the parameters of a parent run contain a registration."""
+    return _SHA256 in params
+
+
+def default_store(root: Path) -> str:
+    """Return the tracking URI under a root; MLflow's own default is the working directory."""
+    return f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+def grid_identity(root: Path, grid_name: str) -> dict[str, str]:
+    """Return the tags that identify the parent run of a grid."""
+    return {GRID_TAG: grid_name, ROOT_TAG: fingerprint(str(root.resolve()))[:16]}
+
+
+def find_parent_run(
+    client: MlflowClient, experiment_ids: list[str], identity: Mapping[str, str]
+) -> Any | None:
+    """Return the parent run of a grid, or None."""
+    where = " and ".join(f"tags.{name} = '{value}'" for name, value in identity.items())
+    found = client.search_runs(experiment_ids, filter_string=where, max_results=1)
+    return found[0] if found else None
+
+
+def tracked_registration(
+    root: Path, grid_name: str, *, experiment_name: str
+) -> Registration | None:
+    """Return the registration that MLflow has for a grid; None if it has none.
+
+    Args:
+        root: Output folder of all runs.
+        grid_name: Name of the grid's folder.
+        experiment_name: Name of the MLflow experiment.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and not (root / "mlflow.db").is_file():
+        return None
+    try:
+        client = MlflowClient(tracking_uri=uri or default_store(root))
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is None:
+            return None
+        run = find_parent_run(client, [experiment.experiment_id], grid_identity(root, grid_name))
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:200]
+        _LOG.warning("the registration could not be compared with MLflow: %s", reason)
+        return None
+    if run is None or not has_registration(run.data.params):
+        return None
+    params = run.data.params
+    return Registration.from_json({"sha256": params[_SHA256], "time_utc": params[_TIME_UTC]})
