@@ -75,7 +75,9 @@ def write_copy(folder: Path, *, now: float | None = None) -> Registration:
         load_config(Hypotheses, SHIPPED)
         atomic_write_text(copy, SHIPPED.read_text(encoding="utf-8"))
     load_config(Hypotheses, copy)
-    return Registration(sha256=sha256_file(copy), time=time.time() if now is None else now)
+    # Whole microseconds, so that the time equals the one that is read back from JSON.
+    when = round(time.time() if now is None else now, 6)
+    return Registration(sha256=sha256_file(copy), time=when)
 
 
 def load_registered(folder: Path) -> Hypotheses:
