@@ -33,6 +33,7 @@ from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmarks
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
 from evaluation.runner import blank_image
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
@@ -57,7 +58,9 @@ class Asked:
 
     def questions(self, image: bytes | None = None) -> list[VisualQuestion]:
         """Return all questions, each about its own image or about the given one."""
-        book = load_prompts({item.language for item in self.items})
+        book = load_prompts(
+            {item.language for item in self.items}, limits=ReplyLimits(default=self.limit)
+        )
         return [book.question(item, image=image) for item in self.items]
 
     def prompts(self) -> list[np.ndarray]:
@@ -66,9 +69,7 @@ class Asked:
 
     def ours(self, batch: int, *, image: bytes | None = None) -> list[str]:
         """Answer as an evaluation does, with one image for all questions if it is given."""
-        answerer = VlmAnswerer(
-            self.model, self.chat, self.features, max_new_tokens=self.limit, batch_size=batch
-        )
+        answerer = VlmAnswerer(self.model, self.chat, self.features, batch_size=batch)
         return [reply.text for reply in answerer.answer(self.questions(image))]
 
     def apart(self, batch: int) -> list[str]:

@@ -13,6 +13,8 @@ from core.chat.format import PromptStyle
 from core.chat.templates import TEMPLATES
 from core.errors import ConfigError, unknown_name
 from datamodules.mixture.config import ShareOf
+from evaluation.asking import AskingConfig
+from evaluation.benchmarks.items import Benchmark
 from evaluation.retention import RetentionConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.lowbit import check_combination
@@ -89,6 +91,8 @@ class ExpectedSource:
     """Language -> mean number of loss tokens of a sample."""
     has_images: bool = True
     """Whether samples have images."""
+    questions_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
+    """For a benchmark: kind -> number of questions in one language, which sum to `num_samples`."""
 
     def __post_init__(self) -> None:
         """Validate numeric ranges."""
@@ -97,6 +101,16 @@ class ExpectedSource:
         if unknown := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
             raise ConfigError(
                 f"expected.*.loss_tokens has '{unknown[0]}', but text_tokens does not; add it there"
+            )
+        for kind in self.questions_by_kind:
+            if kind not in set(Benchmark):
+                unknown_kind = unknown_name("kind of benchmark", kind, [k.value for k in Benchmark])
+                raise ConfigError(f"expected.*.questions_by_kind: {unknown_kind}")
+        total = sum(self.questions_by_kind.values())
+        if self.questions_by_kind and total != self.num_samples:
+            raise ConfigError(
+                f"expected.*.questions_by_kind sums to {total}, but num_samples is "
+                f"{self.num_samples}; make them equal"
             )
 
 
@@ -258,11 +272,9 @@ class EvaluationWeights(StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Configuration of the evaluation."""
+class EvaluateConfig(AskingConfig):
+    """Configuration of the evaluation: how questions are asked, and how replies are computed."""
 
-    max_new_tokens: int = 16
-    """Maximum number of tokens of a reply."""
     batch_size: int = 128
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
@@ -272,9 +284,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Reject, before training, values that would fail after it."""
-        for name in ("max_new_tokens", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"evaluate.{name} must be at least 1, got {value}")
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from core.rng import named_rng
 from evaluation.answerers.base import Answerer
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
-from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baseline_tests import one_sided_p_value
 from evaluation.metrics.baselines import GroupKey, group_key
 from evaluation.metrics.scorer import Scorer, normalised_score
@@ -112,7 +111,7 @@ def run_canaries(
         result: The result of the evaluation.
         options: The options of the evaluation.
     """
-    book = load_prompts({item.language for item in items}, style=options.prompt_style)
+    book = options.load_prompts({item.language for item in items})
     scorer = Scorer(
         YesNoParser(book.yes_no_words, policy=options.yes_no_policy),
         choice_words=book.choice_words,

@@ -5,6 +5,7 @@ the same benchmarks, with the same scores, baselines and intervals.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +14,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.config import load_config
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
 from core.process.command import catch_user_errors
-from evaluation.answerers.base import MAX_NEW_TOKENS, Answerer
+from evaluation.answerers.base import Answerer
 from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
+from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import load_benchmark
-from evaluation.benchmarks.prompting import BARE_STYLE
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
 _EPILOG = """examples:
   python -m evaluation.run --model exports/share40 \\
       --benchmark data/embedded/benchmark_test.manifest.json --out results/share40
-  python -m evaluation.run --model llava-hf/llava-1.5-7b-hf --revision main --style instructed \\
+  python -m evaluation.run --model llava-hf/llava-1.5-7b-hf --revision main \\
       --dtype bfloat16 --device cuda --languages eu --benchmark data/paper/benchmarks.manifest.json
   vllm serve exports/share40 &    # or any other OpenAI-compatible server
   python -m evaluation.run --endpoint http://127.0.0.1:8000/v1 --model exports/share40 \\
@@ -65,15 +67,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--languages", nargs="+", help="languages to evaluate (default: all of the benchmark)")
     add(
         "--style",
-        default=BARE_STYLE,
-        help="prompt style from languages/*/prompts.yaml (default: bare)",
+        help="prompt style from languages/*/prompts.yaml: instructed asks as the authors of each "
+        "benchmark do, bare is the question alone (default: as an exported cell was evaluated, "
+        "otherwise instructed)",
     )
     add("--limit", type=int, default=0, metavar="N", help="evaluate the first N questions only")
     add(
         "--max-new-tokens",
         type=int,
-        default=MAX_NEW_TOKENS,
-        help="maximum tokens per reply (default: 32)",
+        metavar="N",
+        help="maximum tokens per reply, for every kind of benchmark (default: as an exported cell "
+        "was evaluated, otherwise 32, but 512 for open and 4096 for wild)",
     )
     add(
         "--batch-size",
@@ -104,13 +108,30 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     """
     if options.out.exists():
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
+    settings = EvaluationOptions.from_config(choose_settings(options), blind=not options.no_blind)
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
     answerer: Answerer = (
         _endpoint_answerer(options) if options.endpoint else _checkpoint_answerer(options)
     )
-    settings = EvaluationOptions(prompt_style=options.style, blind=not options.no_blind)
     return evaluate(answerer, items, settings, output_folder=options.out)
+
+
+def choose_settings(options: argparse.Namespace) -> AskingConfig:
+    """Return how to ask: as the options say, else as an exported cell records, else the default.
+
+    Raises:
+        ConfigError: If the record of the checkpoint or an option is invalid.
+    """
+    recorded = Path(options.model) / ASKING_FILE
+    settings = load_config(AskingConfig, *([recorded] if recorded.is_file() else []))
+    if options.style:
+        settings = dataclasses.replace(settings, prompt_style=options.style)
+    if options.max_new_tokens is not None:
+        settings = dataclasses.replace(
+            settings, max_new_tokens=options.max_new_tokens, max_new_tokens_by_kind={}
+        )
+    return settings
 
 
 def _checkpoint_answerer(options: argparse.Namespace) -> HuggingFaceAnswerer:
@@ -119,7 +140,6 @@ def _checkpoint_answerer(options: argparse.Namespace) -> HuggingFaceAnswerer:
         revision=options.revision,
         dtype=options.dtype,
         device=options.device,
-        max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
     )
 
@@ -131,7 +151,6 @@ def _endpoint_answerer(options: argparse.Namespace) -> EndpointAnswerer:
     cache = options.out.with_name(options.out.name + ".asked")
     return EndpointAnswerer(
         Endpoint(config, cache),
-        max_new_tokens=options.max_new_tokens,
         num_workers=options.batch_size,
     )
 
@@ -156,8 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     console = Console()
     options = build_parser().parse_args(arguments)
-    print_accuracies(console, run(options))
-    console.print(f"Results written to {escape(str(options.out))}", highlight=False)
+    result = run(options)
+    print_accuracies(console, result)
+    style = escape(result.options.prompt_style)
+    console.print(f"Prompt style: {style}. Results: {escape(str(options.out))}", highlight=False)
     return 0
 
 

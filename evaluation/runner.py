@@ -7,8 +7,9 @@ predictions.
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 from PIL import Image
@@ -19,10 +20,12 @@ from core.io.files import atomic_write_text
 from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.answers.refusals import RefusalDetector
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
+from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.benchmarks.predictions import PREDICTIONS_FILE, write_predictions
-from evaluation.benchmarks.prompting import BARE_STYLE, load_prompts
+from evaluation.benchmarks.prompting import BARE_STYLE, PromptBook, load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
 from evaluation.metrics.aggregate import MetricValue, aggregate
 from evaluation.metrics.baselines import GroupKey, MajorityAnswer, majority_baseline
 from evaluation.metrics.reply_language import ReplyLanguage
@@ -41,6 +44,8 @@ class EvaluationOptions:
 
     prompt_style: str = BARE_STYLE
     """Style of the templates in the prompt files."""
+    limits: ReplyLimits = dataclasses.field(default_factory=ReplyLimits)
+    """Maximum lengths of the replies, also of those about a blank or another image."""
     relaxed: bool = True
     """Match definite and bare forms in the language-aware score."""
     yes_no_policy: YesNoPolicy = YesNoPolicy.ASKED_LANGUAGE
@@ -50,11 +55,27 @@ class EvaluationOptions:
     seed: int = 0
     """Seed of the bootstrap."""
 
+    @classmethod
+    def from_config(cls, config: AskingConfig, *, blind: bool) -> Self:
+        """Return the options that a configuration describes."""
+        return cls(
+            prompt_style=config.prompt_style,
+            limits=config.limits,
+            relaxed=config.relaxed,
+            yes_no_policy=config.yes_no_policy,
+            blind=blind,
+        )
+
+    def load_prompts(self, languages: Iterable[str]) -> PromptBook:
+        """Return the prompts of some languages in this style, with these limits."""
+        return load_prompts(languages, style=self.prompt_style, limits=self.limits)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
     """Metrics and predictions of an evaluation."""
 
+    options: EvaluationOptions
     metrics: dict[str, MetricValue]
     predictions: pa.Table
     majority_answers: dict[GroupKey, MajorityAnswer]
@@ -67,7 +88,11 @@ class EvaluationResult:
             "/".join(key[1:] if key[0] == main else key): to_plain(best)
             for key, best in self.majority_answers.items()
         }
-        content = {"metrics": to_plain(self.metrics), "majority_answers": majority}
+        content = {
+            "options": to_plain(self.options),
+            "metrics": to_plain(self.metrics),
+            "majority_answers": majority,
+        }
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
         atomic_write_text(folder / _METRICS_FILE, text + "\n")
 
@@ -95,7 +120,7 @@ def evaluate(
     if not items:
         raise DataError("nothing to evaluate: the benchmark has no items; check the languages")
     languages = sorted({item.language for item in items})
-    book = load_prompts(languages, style=options.prompt_style)
+    book = options.load_prompts(languages)
     parser = YesNoParser(book.yes_no_words, policy=options.yes_no_policy)
     scorer = Scorer(parser, choice_words=book.choice_words, relaxed=options.relaxed)
     # Computed before the model is asked, so that a benchmark that can't be scored fails at once.
@@ -114,6 +139,7 @@ def evaluate(
     prompts = [book.question_text(item) for item in items]
     predictions = rows.build(prompts, replies, blind, baseline)
     result = EvaluationResult(
+        options=options,
         metrics=aggregate(predictions, seed=options.seed),
         predictions=predictions,
         majority_answers=baseline.answers,
@@ -132,12 +158,16 @@ def blank_image() -> bytes:
 
 def _answer(answerer: Answerer, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
     """Ask each distinct question once; with the blank image, many are equal."""
-    # Questions about the same image are adjacent, so the prompt prefix that they share is computed
-    # once. Images keep the order in which they first appear.
+    # Questions of one limit share batches. Among them, questions about the same image are adjacent,
+    # so the prompt prefix that they share is computed once. Images keep the order in which they
+    # first appear.
     image_order: dict[bytes, int] = {}
     for question in questions:
         image_order.setdefault(question.image, len(image_order))
-    distinct = sorted(dict.fromkeys(questions), key=lambda question: image_order[question.image])
+    distinct = sorted(
+        dict.fromkeys(questions),
+        key=lambda question: (question.max_new_tokens, image_order[question.image]),
+    )
     replies = answerer.answer(distinct)
     if len(replies) != len(distinct):
         raise DataError(f"{len(distinct)} questions got {len(replies)} replies; expected one each")

@@ -15,7 +15,6 @@ from rich.markup import escape
 from core.errors import ConfigError
 from core.process.command import catch_user_errors
 from core.samples import Role, Turn
-from evaluation.benchmarks.prompting import BARE_STYLE
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 from serving.cell import TrainedCell, find_cells
@@ -59,9 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--style",
-        default=BARE_STYLE,
+        default="",
         metavar="NAME",
-        help=f"prompt style from languages/*/prompts.yaml (default: {BARE_STYLE})",
+        help="prompt style from languages/*/prompts.yaml (default: that of the cell's evaluation)",
     )
     add(
         "--max-new-tokens",

@@ -156,19 +156,21 @@ def evaluation_cost(
     """Return the cost of asking one model every question, on one GPU."""
     size = _HALF if settings.weights is EvaluationWeights.BFLOAT16 else _FLOAT
     language_model = model.language_model * size
-    at_once = settings.batch_size * (load.document_tokens + settings.max_new_tokens)
+    longest = max(load.num_replies, default=settings.max_new_tokens)
+    at_once = settings.batch_size * (load.document_tokens + longest)
     widths = _EVALUATION_COPIES * model.hidden_size + 3 * model.inner_size
     memory = {
         "frozen weights": (model.tower + model.connector) * size + language_model,
         "activations": at_once * widths * size,
         "keys, values": at_once * model.num_blocks * model.cache_width * size,
     }
-    num_batches = load.num_samples / settings.batch_size
+    # Batches have one limit each; at worst, all of them reach it.
+    steps = sum(limit * number for limit, number in load.num_replies.items()) / settings.batch_size
     images = model.image_flops * load.num_images if has_tower else 0.0
     return Cost(
         flops=sum(_block_flops(model, load)) + images,
         memory=_with_reserve(memory),
-        read_bytes=num_batches * settings.max_new_tokens * language_model,
+        read_bytes=steps * language_model,
     )
 
 

@@ -1,6 +1,7 @@
 """Amount of data that a stage processes: measured where the data exist, otherwise expected."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,11 @@ from datamodules.mixture.config import ComponentConfig
 from datamodules.mixture_datamodule import StreamConfig
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
+from evaluation.benchmarks.items import Benchmark, load_benchmark
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 
-QUESTIONS_PER_IMAGE, TOKENS_PER_QUESTION = 4, 60
-"""Values of the embedded benchmark; profiles with other benchmarks state what they expect."""
+TOKENS_PER_QUESTION = 60
+"""Of the embedded benchmark; profiles with other benchmarks state what they expect."""
 ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
 """Path of a manifest -> the source expected there and its language
 (`configuration.mixture.expected_manifests`)."""
@@ -35,6 +37,8 @@ class Load:
     num_tokens: float = 0.0
     """Tokens, including image tokens."""
     num_loss_tokens: float = 0.0
+    num_replies: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Limit of the length of replies, in tokens -> number of questions with this limit."""
     epochs: str = ""
     is_expected: bool = False
     """Whether some of the numbers are expected, not measured."""
@@ -98,6 +102,7 @@ class Workloads:
     def __init__(self, expected: ExpectedSources, cache_folder: Path) -> None:
         self._expected, self._cache = expected, cache_folder
         self._known: dict[object, _Lengths] = {}
+        self._questions: dict[str, Mapping[Benchmark, int]] = {}
 
     def of_training(self, stage: StreamFields) -> Load:
         """Return the data that a training stage reads."""
@@ -116,22 +121,36 @@ class Workloads:
         """Return the questions in all languages; twice if also asked with a blank image."""
         rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
         num_image_tokens = _count_image_tokens(stage.model.tower)
-        total = Load(is_expected=any(map(self._is_missing, stage.benchmarks)))
+        asked, num_tokens, num_replies = 0.0, 0.0, dict[int, float]()
         for path in stage.benchmarks:
+            text = float(TOKENS_PER_QUESTION)
             if self._is_missing(path):
                 source, language = self._expected[path]
-                questions, text = source.num_samples, source.text_tokens[language]
-            else:
-                images = load_manifest(Path(path)).num_samples
-                questions, text = images * QUESTIONS_PER_IMAGE, float(TOKENS_PER_QUESTION)
-            asked = questions * rounds
-            total = dataclasses.replace(
-                total,
-                num_samples=total.num_samples + asked,
-                num_images=total.num_images + asked,
-                num_tokens=total.num_tokens + asked * (text + num_image_tokens),
-            )
-        return total
+                text = source.text_tokens[language]
+            for kind, questions in self._questions_by_kind(path).items():
+                limit = stage.settings.limits.of_kind(kind)
+                num_replies[limit] = num_replies.get(limit, 0.0) + questions * rounds
+                asked += questions * rounds
+                num_tokens += questions * rounds * (text + num_image_tokens)
+        return Load(
+            num_samples=asked,
+            num_images=asked,
+            num_tokens=num_tokens,
+            num_replies=num_replies,
+            is_expected=any(map(self._is_missing, stage.benchmarks)),
+        )
+
+    def _questions_by_kind(self, path: str) -> Mapping[Benchmark, int]:
+        """Return the number of questions of each kind in one language."""
+        if self._is_missing(path):
+            source, _ = self._expected[path]
+            by_kind = source.questions_by_kind or {Benchmark.VQA.value: source.num_samples}
+            return {Benchmark(kind): number for kind, number in by_kind.items()}
+        if path not in self._questions:
+            language = load_manifest(Path(path)).language.partition(",")[0]
+            items = load_benchmark(Path(path), [language], with_images=False)
+            self._questions[path] = Counter(item.benchmark for item in items)
+        return self._questions[path]
 
     def num_images(self, manifests: tuple[str, ...]) -> int:
         """Return the number of images of several sources."""

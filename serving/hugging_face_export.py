@@ -9,8 +9,10 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import CLIPImageProcessor, LlavaProcessor
 
+from core.config import dump_config
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
+from evaluation.asking import ASKING_FILE, AskingConfig
 from models.export.llava import to_hugging_face
 from models.export.processor import chat_template, generation_config, image_processor_config
 from models.freezing import cast_all
@@ -84,6 +86,7 @@ def write_model(
     limit = cell.evaluation.settings.max_new_tokens
     settings = generation_config(parts.chat, max_new_tokens=limit)
     _write_json(folder / "generation_config.json", settings)
+    atomic_write_text(folder / ASKING_FILE, dump_config(AskingConfig.of(cell.evaluation.settings)))
     write_processor(folder, parts)
     return stock.warnings
 

@@ -34,9 +34,8 @@ class Talker:
         """Wrap a loaded cell; `template` contains the placeholder {question}."""
         self.name = name
         self._template = template
-        self._answerer = VlmAnswerer(
-            parts.model, parts.chat, parts.encode_image, max_new_tokens=max_new_tokens, batch_size=1
-        )
+        self._max_new_tokens = max_new_tokens
+        self._answerer = VlmAnswerer(parts.model, parts.chat, parts.encode_image, batch_size=1)
 
     def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:
         """Answer the last turn, which must be the user's.
@@ -44,7 +43,9 @@ class Talker:
         Raises:
             DataError: If the image can't be decoded, or the turns don't alternate.
         """
-        question = VisualQuestion(turns=tuple(self._with_image(turns)), image=image)
+        question = VisualQuestion(
+            turns=tuple(self._with_image(turns)), image=image, max_new_tokens=self._max_new_tokens
+        )
         begin = time.perf_counter()
         (reply,) = self._answerer.answer([question])
         return ChatAnswer(
@@ -82,14 +83,14 @@ def load_talkers(
     Args:
         cells: Cells of one grid.
         language: Language of the prompt template.
-        style: Prompt style in languages/*/prompts.yaml.
+        style: Prompt style in languages/*/prompts.yaml; empty for that of the cells' evaluation.
         max_new_tokens: Maximum length of an answer.
 
     Raises:
         ConfigError: If the language lacks the prompt style.
         CheckpointError: If a cell has not been trained.
     """
-    book = load_prompts([language], style=style)
+    book = load_prompts([language], style=style or cells[0].config.evaluate.prompt_style)
     template = book.templates[language][Benchmark.VQA]
     device = compute_device(cells[0].config.trainer.accelerator)
     return [

@@ -6,9 +6,6 @@ from typing import Protocol
 
 from evaluation.benchmarks.questions import VisualQuestion
 
-MAX_NEW_TOKENS = 32
-"""Twice the usual 16, at which Basque answers are truncated under Llama 3's tokenizer."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReply:
@@ -31,3 +28,14 @@ class Answerer(Protocol):
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order."""
         ...
+
+
+def group_by_limit(questions: Sequence[VisualQuestion]) -> dict[int, list[int]]:
+    """Return limit -> positions of the questions with this limit, the shortest limit first.
+
+    Questions of different limits never share a batch: the shorter ones would wait for the longer.
+    """
+    groups: dict[int, list[int]] = {}
+    for position, question in enumerate(questions):
+        groups.setdefault(question.max_new_tokens, []).append(position)
+    return dict(sorted(groups.items()))

@@ -81,8 +81,9 @@ def _slice_key(questions: Sequence[VisualQuestion]) -> str:
     """Return a digest of the questions of a slice and their order."""
     digest = hashlib.sha256()
     for question in questions:
-        turns = json.dumps([[turn.role.value, turn.content] for turn in question.turns])
-        for content in (turns.encode("utf-8"), question.image):
+        turns = [[turn.role.value, turn.content] for turn in question.turns]
+        text = json.dumps([turns, question.max_new_tokens])
+        for content in (text.encode("utf-8"), question.image):
             digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 

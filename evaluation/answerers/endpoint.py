@@ -9,25 +9,21 @@ from typing import Any
 
 from core.chat.tokens import IMAGE_MARK
 from core.io.endpoint import Endpoint, image_part
-from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
+from evaluation.answerers.base import ModelReply
 from evaluation.benchmarks.questions import VisualQuestion
 
 
 class EndpointAnswerer:
     """Greedy decoding with a served model."""
 
-    def __init__(
-        self, endpoint: Endpoint, *, max_new_tokens: int = MAX_NEW_TOKENS, num_workers: int = 8
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, *, num_workers: int = 8) -> None:
         """Wrap an endpoint.
 
         Args:
             endpoint: The endpoint; its cache lets an interrupted evaluation resume.
-            max_new_tokens: Maximum number of tokens per reply.
             num_workers: Number of concurrent requests, which the server may batch.
         """
-        self._endpoint, self._max_new_tokens = endpoint, max_new_tokens
-        self._num_workers = num_workers
+        self._endpoint, self._num_workers = endpoint, num_workers
 
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
@@ -46,7 +42,7 @@ class EndpointAnswerer:
         text = turn.content.replace(IMAGE_MARK, "", 1).strip("\n")
         content: list[dict[str, Any]] = [image_part(question.image), {"type": "text", "text": text}]
         completion = self._endpoint.completion(
-            [{"role": "user", "content": content}], max_tokens=self._max_new_tokens
+            [{"role": "user", "content": content}], max_tokens=question.max_new_tokens
         )
         return ModelReply(
             text=completion.text.strip(),

@@ -14,7 +14,7 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import explain_hub_error, hub_arguments
 from core.io.images import decode_image
-from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
+from evaluation.answerers.base import ModelReply, group_by_limit
 from evaluation.benchmarks.questions import VisualQuestion
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +30,6 @@ class HuggingFaceAnswerer:
         revision: str = "",
         dtype: str = "float32",
         device: str = "cpu",
-        max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 8,
     ) -> None:
         """Load a checkpoint.
@@ -40,7 +39,6 @@ class HuggingFaceAnswerer:
             revision: Revision of a checkpoint on the Hub.
             dtype: Data type of the weights: float32, bfloat16 or float16.
             device: Device of the model.
-            max_new_tokens: Maximum number of tokens per reply.
             batch_size: Number of prompts per call of `generate`.
 
         Raises:
@@ -58,7 +56,6 @@ class HuggingFaceAnswerer:
         self._model.eval().to(device)
         self._processor.tokenizer.padding_side = "left"
         self._device, self._batch_size = device, batch_size
-        self._max_new_tokens = max_new_tokens
 
     @torch.no_grad()
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
@@ -67,13 +64,15 @@ class HuggingFaceAnswerer:
         Prompts of similar length share a batch, which keeps the padding small.
         """
         prompts = [self._render(question) for question in questions]
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].encode("utf-8")))
         replies: dict[int, ModelReply] = {}
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            images = [decode_image(questions[index].image) for index in batch]
-            generated = self._generate([prompts[index] for index in batch], images)
-            replies |= zip(batch, map(self._decode, generated), strict=True)
+        for limit, positions in group_by_limit(questions).items():
+            order = sorted(positions, key=lambda index: len(prompts[index].encode("utf-8")))
+            for start in range(0, len(order), self._batch_size):
+                batch = order[start : start + self._batch_size]
+                images = [decode_image(questions[index].image) for index in batch]
+                generated = self._generate([prompts[index] for index in batch], images, limit)
+                decoded = [self._decode(ids, limit) for ids in generated]
+                replies |= zip(batch, decoded, strict=True)
         return [replies[index] for index in range(len(prompts))]
 
     def _render(self, question: VisualQuestion) -> str:
@@ -84,27 +83,25 @@ class HuggingFaceAnswerer:
         prompt: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         return prompt
 
-    def _generate(self, prompts: list[str], images: list[Image.Image]) -> list[list[int]]:
+    def _generate(
+        self, prompts: list[str], images: list[Image.Image], limit: int
+    ) -> list[list[int]]:
         inputs = self._processor(
             images=images, text=prompts, add_special_tokens=False, padding=True, return_tensors="pt"
         ).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        ids_BT = self._model.generate(
-            **inputs, max_new_tokens=self._max_new_tokens, do_sample=False
-        )
+        ids_BT = self._model.generate(**inputs, max_new_tokens=limit, do_sample=False)
         new_ids_BT: list[list[int]] = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
         return new_ids_BT
 
-    def _decode(self, ids: list[int]) -> ModelReply:
+    def _decode(self, ids: list[int], limit: int) -> ModelReply:
         end_ids = self._model.generation_config.eos_token_id
         end_ids = set(end_ids if isinstance(end_ids, list) else [end_ids])
         length = next((at for at, token_id in enumerate(ids) if token_id in end_ids), len(ids))
         text = self._processor.decode(
             ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return ModelReply(
-            text=text.strip(), num_tokens=length, is_truncated=length >= self._max_new_tokens
-        )
+        return ModelReply(text=text.strip(), num_tokens=length, is_truncated=length >= limit)
 
 
 def _load_checkpoint(source: str, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from core.chat.format import ChatFormat
-from evaluation.answerers.base import MAX_NEW_TOKENS, ModelReply
+from evaluation.answerers.base import ModelReply, group_by_limit
 from evaluation.benchmarks.questions import VisualQuestion
 
 _BATCHES_PER_SLICE = 16
@@ -39,7 +39,6 @@ class VlmAnswerer:
         chat_format: ChatFormat,
         features_of: Callable[[bytes], np.ndarray | torch.Tensor],
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int = 64,
     ) -> None:
         """Wrap a model.
@@ -48,13 +47,11 @@ class VlmAnswerer:
             model: The model, in evaluation mode.
             chat_format: The chat format that the model was trained with.
             features_of: Maps an encoded image to tower features (P, E) or pixels (C, H, W).
-            max_new_tokens: Maximum number of tokens per reply.
             batch_size: Number of prompts per forward pass.
         """
         self._model = model
         self._chat_format = chat_format
         self._features_of = features_of
-        self._max_new_tokens = max_new_tokens
         self._batch_size = batch_size
 
     @property
@@ -79,19 +76,21 @@ class VlmAnswerer:
             image: torch.as_tensor(self._features_of(image))
             for image in dict.fromkeys(question.image for question in questions)
         }
-        generated = self._model.generate(
-            [self._chat_format.encode_prompt(question.turns) for question in questions],
-            [features[question.image] for question in questions],
-            max_new_tokens=self._max_new_tokens,
-            end_token_id=self._chat_format.end_token_id,
-            pad_token_id=self._chat_format.pad_token_id,
-            batch_size=self._batch_size,
-        )
-        return [
-            ModelReply(
-                text=self._chat_format.decode(ids),
-                num_tokens=len(ids),
-                is_truncated=len(ids) >= self._max_new_tokens,
+        replies: dict[int, ModelReply] = {}
+        for limit, positions in group_by_limit(questions).items():
+            asked = [questions[position] for position in positions]
+            generated = self._model.generate(
+                [self._chat_format.encode_prompt(question.turns) for question in asked],
+                [features[question.image] for question in asked],
+                max_new_tokens=limit,
+                end_token_id=self._chat_format.end_token_id,
+                pad_token_id=self._chat_format.pad_token_id,
+                batch_size=self._batch_size,
             )
-            for ids in generated
-        ]
+            for position, ids in zip(positions, generated, strict=True):
+                replies[position] = ModelReply(
+                    text=self._chat_format.decode(ids),
+                    num_tokens=len(ids),
+                    is_truncated=len(ids) >= limit,
+                )
+        return [replies[position] for position in range(len(questions))]

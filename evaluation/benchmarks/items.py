@@ -49,6 +49,7 @@ class BenchmarkItem:
     image_key: str
     """Cluster for the statistics, because questions about one image are not independent."""
     image: bytes = dataclasses.field(repr=False)
+    """The encoded image; empty if the benchmark was loaded without images."""
     question: str
     answers: tuple[str, ...]
     """Human answers (ten for vqa), the correct answer (capqa) or the correct choice (mc)."""
@@ -85,7 +86,7 @@ def load_benchmarks(
 
 
 def load_benchmark(
-    manifest_path: Path, languages: Sequence[str] | None = None
+    manifest_path: Path, languages: Sequence[str] | None = None, *, with_images: bool = True
 ) -> list[BenchmarkItem]:
     """Load all questions of a benchmark.
 
@@ -94,6 +95,7 @@ def load_benchmark(
     Args:
         manifest_path: Manifest of the benchmark.
         languages: Languages to load; None for all languages of the benchmark.
+        with_images: Whether to read the images.
 
     Raises:
         DataError: If the manifest is not a benchmark, lacks a language or has an invalid item.
@@ -115,26 +117,26 @@ def load_benchmark(
     for entry in manifest.shards:
         reader = open_shard(manifest_path, entry)
         for row in range(len(reader)):
-            items += _read_sample(reader, row, wanted, manifest.name)
+            items += _read_sample(reader, row, wanted, manifest.name, with_image=with_images)
         reader.close()
     _check_unique(items, manifest.name)
     return items
 
 
 def _read_sample(
-    reader: ShardReader, row: int, languages: Sequence[str], dataset: str
+    reader: ShardReader, row: int, languages: Sequence[str], dataset: str, *, with_image: bool
 ) -> list[BenchmarkItem]:
     key = reader.key(row)
-    content, image = reader.read(row)
+    content, image = reader.read(row, with_image=with_image)
     try:
         raw_items = json.loads(content)["items"]
-        if image is None:
+        if image is None and with_image:
             raise DataError("no image")
         return [
             item
             for raw in raw_items
             for language in languages
-            for item in _parse_item(raw, language, key, image, dataset)
+            for item in _parse_item(raw, language, key, image or b"", dataset)
         ]
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(

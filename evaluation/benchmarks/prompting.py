@@ -15,8 +15,10 @@ from evaluation.answers.phrases import compile_phrases, plain_text
 from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
 
 BARE_STYLE = "bare"
+INSTRUCTED_STYLE = "instructed"
 
 _QUESTION = "{question}"
 _CHOICES = "{choices}"
@@ -62,6 +64,8 @@ class PromptBook:
     """Phrases of replies that decline to answer, by language."""
     choice_words: Mapping[str, ChoiceWords] = dataclasses.field(default_factory=dict)
     """Words for parsing replies to multiple-choice questions, by language."""
+    limits: ReplyLimits = dataclasses.field(default_factory=ReplyLimits)
+    """Lengths of the replies that are asked for."""
 
     def question_text(self, item: BenchmarkItem) -> str:
         """Return the text of the user turn, without the image placeholder."""
@@ -86,11 +90,16 @@ class PromptBook:
         return VisualQuestion(
             turns=(Turn(role=Role.USER, content=content),),
             image=item.image if image is None else image,
+            max_new_tokens=self.limits.of_kind(item.benchmark),
         )
 
 
 def load_prompts(
-    languages: Iterable[str], *, style: str = BARE_STYLE, folder: Path = FOLDER
+    languages: Iterable[str],
+    *,
+    style: str = BARE_STYLE,
+    limits: ReplyLimits | None = None,
+    folder: Path = FOLDER,
 ) -> PromptBook:
     """Load the prompt files of some languages.
 
@@ -100,6 +109,7 @@ def load_prompts(
     Args:
         languages: Language codes.
         style: Style of the templates.
+        limits: Maximum lengths of the replies; None for the default.
         folder: Folder of the language files.
 
     Raises:
@@ -122,6 +132,7 @@ def load_prompts(
         yes_no_words=words,
         refusal_phrases={code: own.refusal_phrases for code, own in choice_words.items()},
         choice_words=choice_words,
+        limits=limits or ReplyLimits(),
     )
 
 

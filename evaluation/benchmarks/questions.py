@@ -4,16 +4,21 @@ import dataclasses
 
 from core.samples import Turn
 
+MAX_NEW_TOKENS = 32
+"""Twice the usual 16, at which Basque answers are truncated under Llama 3's tokenizer."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VisualQuestion:
     """A conversation that ends with a user turn, and its image.
 
-    Two questions are equal if their turns and the bytes of their images are, so a question can
-    serve as the key of its reply.
+    Two questions are equal if their turns, the bytes of their images and their limits are, so a
+    question can serve as the key of its reply.
     """
 
     turns: tuple[Turn, ...]
     """The first user turn contains `core.chat.tokens.IMAGE_MARK` where the image belongs."""
     image: bytes = dataclasses.field(repr=False)
     """The encoded image (webp, jpg, png)."""
+    max_new_tokens: int = MAX_NEW_TOKENS
+    """Maximum number of tokens of the reply."""

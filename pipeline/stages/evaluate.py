@@ -98,7 +98,6 @@ class EvaluateStage(Stage):
                 parts.model,
                 parts.chat,
                 parts.encode_image,
-                max_new_tokens=self.settings.max_new_tokens,
                 batch_size=batch_size,
             )
             for batch_size in (self.settings.batch_size, 1)
@@ -110,7 +109,7 @@ class EvaluateStage(Stage):
             slice_size=together.slice_size,
             on_slice=partial(report_progress, context, "questions"),
         )
-        options = EvaluationOptions(blind=self.settings.blind)
+        options = EvaluationOptions.from_config(self.settings, blind=self.settings.blind)
         result = evaluate(answerer, items, options, output_folder=context.folder.scratch)
         checks = run_canaries(answerer, alone, items, result, options)
         checks.save(context.folder.scratch)

@@ -70,7 +70,12 @@ instruct:
   optim: {lr: 1.0e-3}
   micro_batch_tokens: 192
   row_tokens: 96
-evaluate: {max_new_tokens: 4, batch_size: 16}
+evaluate:
+  prompt_style: bare
+  yes_no_policy: asked_language
+  relaxed: true
+  max_new_tokens: 4
+  batch_size: 16
 trainer: {checkpoint_every_n_steps: 7, log_every_n_steps: 1}
 """
 

@@ -90,15 +90,17 @@ def items(parts: VlmParts) -> list[tuple[str, bytes]]:
 
 def our_answers(parts: VlmParts) -> list[str]:
     """Return the answers of the evaluation, computed in batches."""
-    answerer = VlmAnswerer(
-        parts.model, parts.chat, parts.encode_image, max_new_tokens=NUM_NEW, batch_size=16
-    )
+    answerer = VlmAnswerer(parts.model, parts.chat, parts.encode_image, batch_size=16)
     return [reply.text for reply in answerer.answer(our_questions(parts))]
 
 
 def our_questions(parts: VlmParts) -> list[VisualQuestion]:
     return [
-        VisualQuestion(turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{text}"),), image=image)
+        VisualQuestion(
+            turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n{text}"),),
+            image=image,
+            max_new_tokens=NUM_NEW,
+        )
         for text, image in items(parts)
     ]
 
@@ -268,7 +270,7 @@ def test_an_export_gets_the_scores_of_its_cell(inside: Path) -> None:
     """transformers with the exported template and processor gets the same answers."""
     target, results = inside / "out" / "asked", inside / "results"
     assert main(arguments(target)) == 0
-    words = ["--model", str(target), "--out", str(results), "--max-new-tokens", "4"]
+    words = ["--model", str(target), "--out", str(results)]  # asked as the export records
     words += ["--benchmark", "data/benchmark_test.manifest.json", "--batch-size", "5"]
     assert evaluation_run.main(words) == 0
     cell = find_cell(arguments(target))

@@ -1,9 +1,16 @@
 """Values of the configuration that are rejected before anything runs."""
 
-import pytest
+from pathlib import Path
 
-from configuration.run_config import DataConfig
+import pytest
+import yaml
+
+from configuration.run_config import DataConfig, EvaluateConfig, ExpectedSource
 from core.errors import ConfigError
+from evaluation.benchmarks.items import Benchmark
+from tests.support.small_world import REPOSITORY
+
+PROFILES = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
 
 def test_the_list_of_benchmarks_has_at_least_one_and_none_twice() -> None:
@@ -12,3 +19,54 @@ def test_the_list_of_benchmarks_has_at_least_one_and_none_twice() -> None:
         DataConfig(benchmarks=[])
     with pytest.raises(ConfigError, match="names a benchmark twice: vqa, mine, vqa"):
         DataConfig(benchmarks=["vqa", "mine", "vqa"])
+
+
+def test_each_kind_of_benchmark_has_a_limit_of_its_own() -> None:
+    limits = EvaluateConfig(max_new_tokens=8, max_new_tokens_by_kind={"wild": 4096}).limits
+    assert [limits.of_kind(kind) for kind in (Benchmark.VQA, Benchmark.WILD)] == [8, 4096]
+    assert EvaluateConfig().limits.of_kind(Benchmark.WILD) == 4096
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"max_new_tokens": 0}, r"evaluate\.max_new_tokens must be at least 1, got 0"),
+        ({"max_new_tokens_by_kind": {"wlid": 9}}, "unknown kind of benchmark 'wlid'.*'wild'"),
+        ({"max_new_tokens_by_kind": {"wild": 0}}, r"max_new_tokens_by_kind\.wild must be at least"),
+        ({"prompt_style": ""}, r"evaluate\.prompt_style is empty"),
+        ({"batch_size": 0}, r"evaluate\.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_invalid_settings_of_the_evaluation_are_rejected(
+    fields: dict[str, object], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        EvaluateConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_expected_questions_are_counted_by_kind() -> None:
+    with pytest.raises(ConfigError, match="sums to 3, but num_samples is 4"):
+        ExpectedSource(num_samples=4, text_tokens={}, questions_by_kind={"vqa": 3})
+    with pytest.raises(ConfigError, match="unknown kind of benchmark 'pope'"):
+        ExpectedSource(num_samples=4, text_tokens={}, questions_by_kind={"pope": 4})
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_says_how_it_asks(path: Path) -> None:
+    """A default that fits one model asks another one in a way that its authors did not mean."""
+    stated = yaml.safe_load(path.read_text())["evaluate"]
+    assert stated.keys() >= {
+        "prompt_style",
+        "yes_no_policy",
+        "relaxed",
+        "max_new_tokens",
+        "max_new_tokens_by_kind",
+    }
+    assert stated["max_new_tokens_by_kind"].keys() == {"open", "wild"}
+
+
+def test_the_paper_profile_asks_as_the_benchmarks_authors_do() -> None:
+    (path,) = (path for path in PROFILES if path.stem == "paper")
+    stated = yaml.safe_load(path.read_text())["evaluate"]
+    assert stated["prompt_style"] == "instructed"
+    assert stated["max_new_tokens_by_kind"]["wild"] == 4096

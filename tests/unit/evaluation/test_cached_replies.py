@@ -66,6 +66,8 @@ def test_the_key_covers_roles_and_texts_of_all_turns(tmp_path: Path) -> None:
     for turns in ((user,), (other,), (system,), (user, other), (user,)):
         cached.answer([VisualQuestion(turns=turns, image=b"\x01")])
     assert len(model.sizes) == 4, "the last question is the first one again"
+    cached.answer([VisualQuestion(turns=(user,), image=b"\x01", max_new_tokens=4096)])
+    assert len(model.sizes) == 5, "a reply of another length may differ"
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])

@@ -57,7 +57,7 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(manifest: Path) -> Iterator[tuple[str, type[Server]]]:
-    book = load_prompts(LANGUAGES)
+    book = load_prompts(LANGUAGES, style="instructed")  # the default for a foreign model
     known = {(book.question_text(item), item.image): item.answers[0]
              for item in load_benchmark(manifest)}  # fmt: skip
     handler = type("One", (Server,), {"known": known, "barrier": threading.Barrier(4), "asked": [],
@@ -82,7 +82,9 @@ def test_a_served_model_is_evaluated_with_concurrent_requests(
     assert {(body["model"], body["max_tokens"], body["temperature"]) for body in handler.asked} == {
         ("served", 7, 0)
     }
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["options"]["prompt_style"] == "instructed"
+    metrics = written["metrics"]
     assert metrics["vqa/eu/accuracy"]["value"] == metrics["mc/en/accuracy"]["value"] == 100
     assert (
         metrics["vqa/eu/accuracy"]["blind"] == 0

@@ -17,6 +17,8 @@ from evaluation.answers.yes_no import YesNoPolicy
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA, read_predictions
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
+from evaluation.canaries import run_canaries
 from evaluation.runner import EvaluationOptions, blank_image, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
 from tests.support.evaluation_doubles import Oracle, small_benchmark
@@ -174,10 +176,12 @@ def test_the_vlm_answerer_asks_in_slices_and_looks_up_each_image_once(chat):
         looked_up.append(image)
         return np.full((NUM_IMAGE_TOKENS, 2), len(image), dtype=np.float32)
 
-    answerer = VlmAnswerer(model, chat, features, max_new_tokens=3, batch_size=1)
+    answerer = VlmAnswerer(model, chat, features, batch_size=1)
     turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
     images = [b"x", b"xx", b"xxx", b"xx"] * 5
-    replies = answerer.answer([VisualQuestion(turns=turns, image=image) for image in images])
+    replies = answerer.answer(
+        [VisualQuestion(turns=turns, image=image, max_new_tokens=3) for image in images]
+    )
     assert [reply.text for reply in replies[:4]] == ["e", "et", "etx", "et"]
     assert [reply.is_truncated for reply in replies[:4]] == [False, False, True, False]
     assert replies[2].num_tokens == 3
@@ -185,6 +189,45 @@ def test_the_vlm_answerer_asks_in_slices_and_looks_up_each_image_once(chat):
     assert [call[0] for call in model.calls] == [16, 4]
     assert model.calls[0][1:] == (3, chat.end_token_id, chat.pad_token_id, 1)
     assert looked_up == [b"x", b"xx", b"xxx"] * 2
+
+
+def test_questions_of_different_limits_never_share_a_batch(chat):
+    model = EchoModel(chat)
+
+    def features(image: bytes) -> np.ndarray:
+        return np.full((NUM_IMAGE_TOKENS, 2), len(image), dtype=np.float32)
+
+    answerer = VlmAnswerer(model, chat, features, batch_size=4)
+    turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
+    questions = [
+        VisualQuestion(turns=turns, image=b"x" * length, max_new_tokens=limit)
+        for length, limit in ((3, 4096), (2, 2), (4, 4096), (1, 2))
+    ]
+    replies = answerer.answer(questions)
+    assert [call[:2] for call in model.calls] == [(2, 2), (2, 4096)]
+    assert [reply.num_tokens for reply in replies] == [3, 2, 4, 1]
+    assert [reply.is_truncated for reply in replies] == [False, True, False, False]
+
+
+def test_every_run_of_an_evaluation_uses_the_limits_of_the_kinds(items):
+    """Also the blind run and the sanity checks, whose replies are compared."""
+
+    asked = set()
+
+    class Recorder(Oracle):
+        def answer(self, questions):
+            asked.update(
+                ("choice" in question.turns[0].content, question.max_new_tokens)
+                for question in questions
+            )
+            texts = ["yes"] * len(questions)
+            return [ModelReply(text=text, num_tokens=1, is_truncated=False) for text in texts]
+
+    limits = ReplyLimits(default=5, by_kind={"mc": 9})
+    options = EvaluationOptions(limits=limits)
+    result = evaluate(Recorder(items), items, options)
+    run_canaries(Recorder(items), Recorder(items), items, result, options)
+    assert asked == {(False, 5), (True, 9)}
 
 
 def test_the_blank_image_is_always_the_same():

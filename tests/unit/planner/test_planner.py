@@ -103,6 +103,27 @@ def test_loads_follow_shares_and_expectations(tmp_path: Path) -> None:
     assert load.is_expected
 
 
+def test_long_replies_are_planned_at_their_own_limit(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation")
+    estimator, node = estimator_of(plan, tmp_path), node_of(plan, "evaluate")
+    estimate = node.estimate(estimator)
+    rounds = 2 * 2  # two languages, with the image and without
+    assert estimate.load.num_replies == {32: 12_500 * rounds, 4096: 199 * rounds}
+    assert estimate.cost is not None
+    tokens = (12_500 * 32 + 199 * 4096) * rounds / 64
+    assert estimate.cost.read_bytes == pytest.approx(tokens * 2 * LLAMA_8B, rel=1e-3)
+    cache_of_token = 32 * 2 * 1024 * 2
+    per_prompt = estimate.load.document_tokens + 4096
+    assert estimate.cost.memory["keys, values"] == pytest.approx(64 * per_prompt * cache_of_token)
+
+
+def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> None:
+    plan = plan_of("mix_ablation", profile="embedded")
+    load = node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load
+    assert load.num_samples == 4 * 1480
+    assert load.num_replies == {16: 4 * 1480}
+
+
 def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     """8B in bf16-mixed, sharded by four: 4 + 4 + 8 bytes for a fourth of the weights."""
     plan = plan_of("mix_ablation")
