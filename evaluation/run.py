@@ -23,6 +23,7 @@ from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import load_benchmark
+from evaluation.item_checks import check_items
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
 _EPILOG = """examples:
@@ -101,20 +102,23 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     """Evaluate a checkpoint or a served model and write the results.
 
     Raises:
-        ConfigError: If the output folder exists, or the prompt style or revision is missing.
+        ConfigError: If the output folder exists, the prompt style or revision is missing, or an
+            item can't be asked or scored.
         CheckpointError: If the checkpoint can't be loaded or is incomplete.
         DataError: If the benchmark can't be read or lacks a language.
         EndpointError: If the endpoint refuses a request.
     """
     if options.out.exists():
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
-    settings = EvaluationOptions.from_config(choose_settings(options), blind=not options.no_blind)
+    settings = choose_settings(options)
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
+    check_items(items, settings)
     answerer: Answerer = (
         _endpoint_answerer(options) if options.endpoint else _checkpoint_answerer(options)
     )
-    return evaluate(answerer, items, settings, output_folder=options.out)
+    asked = EvaluationOptions.from_config(settings, blind=not options.no_blind)
+    return evaluate(answerer, items, asked, output_folder=options.out)
 
 
 def choose_settings(options: argparse.Namespace) -> AskingConfig:

@@ -8,14 +8,12 @@ its recipe. Nothing else is part of it.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 
 from configuration.axes import AxisValue, GridCell
-from configuration.mixture import benchmark_manifests, expected_manifests
+from configuration.mixture import expected_manifests
 from configuration.run_config import RunConfig
 from core.config import fingerprint, to_plain
-from core.errors import ConfigError, unknown_name
-from datamodules.shards.manifest import load_manifest
+from pipeline.benchmark_checks import BenchmarkChecks
 from pipeline.content import ContentHashes
 from pipeline.stages.base import InputRole, Stage
 from pipeline.stages.registry import stage_kinds
@@ -106,37 +104,23 @@ def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
         is_plan: Whether expected sources may stand for manifests that don't exist yet.
 
     Raises:
-        ConfigError: If a benchmark lacks a language of the study.
+        ConfigError: If a benchmark lacks a language of the study, or one of its items can't be
+            asked or scored with the settings of the evaluation.
         DataError: If a manifest or shard is missing or damaged.
     """
     nodes: dict[str, StageNode] = {}
     stages: dict[str, dict[str, str]] = {}
     hashes = ContentHashes()
+    checks = BenchmarkChecks(hashes)
     for cell in cells:
         if is_plan:
             hashes.expect(expected_manifests(cell.config))
-        for path in benchmark_manifests(cell.config):
-            if not hashes.is_missing(path):
-                check_languages(cell.config, path)
+        checks.check(cell.config)
         for node in _cell_nodes(cell.config, hashes):
             nodes.setdefault(node.address, node)
             stages.setdefault(cell.cell_id, {})[node.kind] = node.address
     named = _name_nodes(nodes, cells, stages)
     return Graph(nodes=named, cells=stages, missing=tuple(sorted(hashes.missing)))
-
-
-def check_languages(config: RunConfig, benchmark: str) -> None:
-    """Reject, before training, languages that the benchmark at a path does not have.
-
-    Raises:
-        ConfigError: If the benchmark lacks a language.
-    """
-    manifest = load_manifest(Path(benchmark))
-    available = manifest.language.split(",")
-    for language in (config.languages.base, config.languages.target):
-        if language not in available:
-            kind = f"language of benchmark '{manifest.name}'"
-            raise ConfigError(unknown_name(kind, language, available, fix="See data_prep."))
 
 
 def make_node(

@@ -156,8 +156,13 @@ def evaluation_cost(
     """Return the cost of asking one model every question, on one GPU."""
     size = _HALF if settings.weights is EvaluationWeights.BFLOAT16 else _FLOAT
     language_model = model.language_model * size
-    longest = max(load.num_replies, default=settings.max_new_tokens)
-    at_once = settings.batch_size * (load.document_tokens + longest)
+    batch_sizes = {
+        limit: settings.limits.prompts_per_batch(settings.batch_size, limit, model.num_image_tokens)
+        for limit in load.num_replies
+    }
+    at_once = max(
+        (size * (load.document_tokens + limit) for limit, size in batch_sizes.items()), default=0.0
+    )
     widths = _EVALUATION_COPIES * model.hidden_size + 3 * model.inner_size
     memory = {
         "frozen weights": (model.tower + model.connector) * size + language_model,
@@ -165,7 +170,7 @@ def evaluation_cost(
         "keys, values": at_once * model.num_blocks * model.cache_width * size,
     }
     # Batches have one limit each; at worst, all of them reach it.
-    steps = sum(limit * number for limit, number in load.num_replies.items()) / settings.batch_size
+    steps = sum(limit * n / batch_sizes[limit] for limit, n in load.num_replies.items())
     images = model.image_flops * load.num_images if has_tower else 0.0
     return Cost(
         flops=sum(_block_flops(model, load)) + images,

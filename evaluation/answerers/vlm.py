@@ -9,6 +9,7 @@ import torch
 from core.chat.format import ChatFormat
 from evaluation.answerers.base import ModelReply, group_by_limit
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
 
 _BATCHES_PER_SLICE = 16
 
@@ -40,6 +41,7 @@ class VlmAnswerer:
         features_of: Callable[[bytes], np.ndarray | torch.Tensor],
         *,
         batch_size: int = 64,
+        limits: ReplyLimits | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -47,12 +49,14 @@ class VlmAnswerer:
             model: The model, in evaluation mode.
             chat_format: The chat format that the model was trained with.
             features_of: Maps an encoded image to tower features (P, E) or pixels (C, H, W).
-            batch_size: Number of prompts per forward pass.
+            batch_size: Number of prompts per forward pass, for replies of the default limit.
+            limits: Limits of the replies; batches of longer ones are smaller.
         """
         self._model = model
         self._chat_format = chat_format
         self._features_of = features_of
         self._batch_size = batch_size
+        self._limits = limits or ReplyLimits()
 
     @property
     def slice_size(self) -> int:
@@ -85,7 +89,9 @@ class VlmAnswerer:
                 max_new_tokens=limit,
                 end_token_id=self._chat_format.end_token_id,
                 pad_token_id=self._chat_format.pad_token_id,
-                batch_size=self._batch_size,
+                batch_size=self._limits.prompts_per_batch(
+                    self._batch_size, limit, self._chat_format.num_image_tokens
+                ),
             )
             for position, ids in zip(positions, generated, strict=True):
                 replies[position] = ModelReply(

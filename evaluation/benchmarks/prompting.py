@@ -1,6 +1,7 @@
 """Prompt templates of benchmark questions, read from one YAML file per language."""
 
 import dataclasses
+import re
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ INSTRUCTED_STYLE = "instructed"
 
 _QUESTION = "{question}"
 _CHOICES = "{choices}"
+_PLACEHOLDER = re.compile(r"\{\w*\}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,10 +182,22 @@ def _parse_templates(file: PromptFile, style: str, path: Path) -> dict[str, str]
     else:
         message = unknown_name("prompt style", style, {BARE_STYLE, *file.styles})
         raise ConfigError(f"{message} Add it to {path}")
+    known = [kind.value for kind in Benchmark]
+    if unknown := sorted(chosen.keys() - set(known)):
+        raise ConfigError(
+            f"{path}: styles.{style}: {unknown_name('kind of benchmark', unknown[0], known)}"
+        )
     for kind in Benchmark:
-        if chosen.get(kind, "").count(_QUESTION) != 1:
+        template = chosen.get(kind, "")
+        if template.count(_QUESTION) != 1:
             raise ConfigError(
                 f"{path}: template styles.{style}.{kind} is {chosen.get(kind)!r}; "
                 f"it must contain {_QUESTION} once"
+            )
+        usable = {_QUESTION, _CHOICES} if kind is Benchmark.MULTIPLE_CHOICE else {_QUESTION}
+        if others := sorted(set(_PLACEHOLDER.findall(template)) - usable):
+            raise ConfigError(
+                f"{path}: template styles.{style}.{kind} has {others[0]}, which stands for nothing "
+                f"there; it may contain {', '.join(sorted(usable))}"
             )
     return chosen

@@ -32,6 +32,22 @@ class ReplyLimits:
             if limit < 1:
                 raise ConfigError(f"max_new_tokens_by_kind.{kind} must be at least 1, got {limit}")
 
+    def prompts_per_batch(self, batch_size: int, limit: int, num_image_tokens: int) -> int:
+        """Return the number of prompts that share a batch whose replies have a limit.
+
+        Longer replies get smaller batches, so that their keys and values need no more memory than
+        those of a full batch with the default limit. Replies do not depend on it.
+
+        Args:
+            batch_size: Number of prompts for replies of at most the default limit.
+            limit: Limit of the batch.
+            num_image_tokens: Number of tokens of an image, the largest part of most prompts.
+        """
+        if limit <= self.default:
+            return batch_size
+        tokens = batch_size * (num_image_tokens + self.default)
+        return max(1, tokens // (num_image_tokens + limit))
+
     def of_kind(self, kind: Benchmark) -> int:
         """Return the limit of a kind of benchmark."""
         return self.by_kind.get(kind.value, self.default)

@@ -99,6 +99,7 @@ class EvaluateStage(Stage):
                 parts.chat,
                 parts.encode_image,
                 batch_size=batch_size,
+                limits=self.settings.limits,
             )
             for batch_size in (self.settings.batch_size, 1)
         )

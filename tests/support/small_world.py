@@ -260,8 +260,9 @@ def _write_benchmark(data: Path) -> None:
         vqa = {"question_id": f"{i}-vqa", "benchmark": "vqa", "answer_type": "other", **common,
                "answers": {"en": [english] * 10, "eu": [basque] * 10}}  # fmt: skip
         choices = {"en": [english, "b", "c", "d"], "eu": [basque, "e", "f", "g"]}
+        asked = {tag: f"{question[tag]} {', '.join(choices[tag])}" for tag in question}
         choice = {"question_id": f"{i}-mc", "benchmark": "mc", "answer_type": "choice", **common,
-                  "choices": choices, "correct_choice": 0}  # fmt: skip
+                  "question": asked, "choices": choices, "correct_choice": 0}  # fmt: skip
         yes_no = {"question_id": f"{i}-qa", "benchmark": "capqa", "answer_type": "yes/no",
                   **common, "answers": {"en": ["yes"], "eu": ["bai"]}}  # fmt: skip
         items = {"items": [vqa, choice, yes_no]}

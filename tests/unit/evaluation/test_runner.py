@@ -197,7 +197,8 @@ def test_questions_of_different_limits_never_share_a_batch(chat):
     def features(image: bytes) -> np.ndarray:
         return np.full((NUM_IMAGE_TOKENS, 2), len(image), dtype=np.float32)
 
-    answerer = VlmAnswerer(model, chat, features, batch_size=4)
+    limits = ReplyLimits(default=2)
+    answerer = VlmAnswerer(model, chat, features, batch_size=4000, limits=limits)
     turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
     questions = [
         VisualQuestion(turns=turns, image=b"x" * length, max_new_tokens=limit)
@@ -205,6 +206,10 @@ def test_questions_of_different_limits_never_share_a_batch(chat):
     ]
     replies = answerer.answer(questions)
     assert [call[:2] for call in model.calls] == [(2, 2), (2, 4096)]
+    short, long = (call[-1] for call in model.calls)
+    # Long replies get smaller batches, whose keys and values need no more memory.
+    assert short == 4000
+    assert long == 4000 * (NUM_IMAGE_TOKENS + 2) // (NUM_IMAGE_TOKENS + 4096)
     assert [reply.num_tokens for reply in replies] == [3, 2, 4, 1]
     assert [reply.is_truncated for reply in replies] == [False, True, False, False]
 

@@ -110,10 +110,11 @@ def test_long_replies_are_planned_at_their_own_limit(tmp_path: Path) -> None:
     rounds = 2 * 2  # two languages, with the image and without
     assert estimate.load.num_replies == {32: 12_500 * rounds, 4096: 199 * rounds}
     assert estimate.cost is not None
-    tokens = (12_500 * 32 + 199 * 4096) * rounds / 64
+    # 64 prompts of 576 + 32 tokens at once, or 8 of 576 + 4096.
+    tokens = (12_500 * 32 / 64 + 199 * 4096 / 8) * rounds
     assert estimate.cost.read_bytes == pytest.approx(tokens * 2 * LLAMA_8B, rel=1e-3)
     cache_of_token = 32 * 2 * 1024 * 2
-    per_prompt = estimate.load.document_tokens + 4096
+    per_prompt = estimate.load.document_tokens + 32
     assert estimate.cost.memory["keys, values"] == pytest.approx(64 * per_prompt * cache_of_token)
 
 
