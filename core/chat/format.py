@@ -15,7 +15,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 from core.chat.templates import ChatTemplate
 from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
-from core.io.hub import explain_hub_error, hub_arguments
+from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.samples import EncodedSample, Role, Sample, Turn
 
 
@@ -42,7 +42,7 @@ def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokeniz
     arguments = hub_arguments(path, revision, kind="tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **arguments)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         reason = explain_hub_error(error, path, revision)
         raise ConfigError(
             f"no tokenizer at '{path}': {reason}. Set a folder with tokenizer.json"

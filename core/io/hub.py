@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
 from core.errors import ConfigError
 
@@ -42,6 +43,10 @@ def hub_arguments(path: str | Path, revision: str, *, kind: str) -> dict[str, An
             f"(https://huggingface.co/{path}/commits/main), or to main to follow that branch"
         )
     return {"revision": revision}
+
+
+LOADING_ERRORS = (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError)
+"""Errors of Hugging Face libraries for files that are missing, damaged or of another model."""
 
 
 def explain_hub_error(error: BaseException, path: str | Path, revision: str = "") -> str:

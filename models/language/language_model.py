@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain_hub_error, hub_arguments
+from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.precision import Precision
 
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -53,7 +53,7 @@ def load_language_model(
             output_loading_info=True,
             **arguments,
         )
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise _not_found(config, error) from error
     if random := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
         raise CheckpointError(
@@ -79,7 +79,7 @@ def empty_language_model(
     arguments = hub_arguments(config.path, config.revision, kind="language model")
     try:
         shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise _not_found(config, error) from error
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -104,7 +104,7 @@ def weights_folder(config: LanguageModelConfig) -> Path:
     patterns = ["*.safetensors", "*.safetensors.index.json"]
     try:
         return Path(snapshot_download(config.path, allow_patterns=patterns, **arguments))
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         raise _not_found(config, error) from error
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.errors import CheckpointError, ConfigError, unknown_name
-from core.io.hub import explain_hub_error, hub_arguments
+from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from models.towers.image_transform import ImageTransform, ResizeMode
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, register_tower
 
@@ -72,7 +72,7 @@ def _load_model(source: str, revision: str) -> nn.Module:
         identifier = f"hf-hub:{repository}@{revision}"
     try:
         model: nn.Module = timm.create_model(identifier, pretrained=True, num_classes=0)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except LOADING_ERRORS as error:
         reason = explain_hub_error(error, repository, revision)
         raise CheckpointError(f"tower '{source}' can't be loaded: {reason}") from error
     return model

@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.utils import cached_file
 
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain_hub_error, hub_arguments, is_hub_name
+from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments, is_hub_name
 from models.towers.image_transform import CropRule, ImageTransform, ResizeMode
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, register_tower
 
@@ -104,7 +104,7 @@ def _load_model(source: str, revision: str) -> nn.Module:
             output_loading_info=True,
             **arguments,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         reason = explain_hub_error(error, source, revision)
         raise CheckpointError(f"tower '{source}' can't be loaded: {reason}") from error
     finally:
@@ -194,7 +194,7 @@ def _read_json(source: str, revision: str, name: str) -> dict[str, Any]:
         raise CheckpointError(f"tower folder '{source}' has no {name}")
     try:
         path = cached_file(source, name, **arguments)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
         reason = explain_hub_error(error, source, revision)
         raise CheckpointError(f"no {name} of tower '{source}': {reason}") from error
     content: dict[str, Any] = json.loads(Path(str(path)).read_bytes())
