@@ -4,6 +4,8 @@ import dataclasses
 from typing import Self
 
 from configuration.run_config import RunConfig
+from core.chat.templates import TEMPLATES
+from core.config import to_plain
 from models.connector import ConnectorConfig
 from models.language.language_model import LanguageModelConfig
 from models.towers.vision_tower import VisionTowerConfig
@@ -29,6 +31,11 @@ class VlmSpec:
             language_model=LanguageModelConfig(path=backbone.path, revision=backbone.revision),
             template=backbone.template,
         )
+
+    @property
+    def definitions(self) -> dict[str, object]:
+        """The content of the chat template, by name."""
+        return {f"chat template {self.template}": to_plain(TEMPLATES[self.template])}
 
     @property
     def weight_folders(self) -> tuple[str, ...]:

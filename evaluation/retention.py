@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,14 @@ def run_retention(
             if cache is not None:
                 cache.store(task, scores[task], number, len(tasks))
     return {task: scores[task] for task in tasks}
+
+
+def harness_version() -> str:
+    """Return the version of the installed lm-eval; empty if it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return ""
 
 
 def save_retention(scores: Mapping[str, TaskScore], folder: Path) -> None:

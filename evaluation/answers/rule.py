@@ -46,6 +46,9 @@ class AnswerRules:
     strict: AnswerRule
     relaxed: AnswerRule
     """Also matches forms that a reader would not distinguish, such as definite and bare forms."""
+    version: int = 1
+    """Part of the address of every evaluation in the language. Raise it in the rules of a language
+    when a change of their code changes which answers match."""
 
 
 @lru_cache(maxsize=1 << 16)

@@ -98,6 +98,15 @@ class Stage(abc.ABC):
         """Model folders that the stage reads; their content is part of the address."""
         return ()
 
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """Definitions outside of fields, data and weights that determine the result.
+
+        These are language files and chat templates, by name, in JSON types. They are part of the
+        address: who corrects one gets new results, and comments in a file do not matter.
+        """
+        return {}
+
     @abc.abstractmethod
     def run(self, context: StageContext) -> None:
         """Compute the result into `context.folder.scratch`; must be able to resume.

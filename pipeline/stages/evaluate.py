@@ -25,6 +25,7 @@ from evaluation.answerers.cached import CachedAnswerer
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import load_benchmarks
 from evaluation.canaries import run_canaries
+from evaluation.language_content import language_content
 from evaluation.runner import EvaluationOptions, evaluate
 from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
@@ -84,6 +85,12 @@ class EvaluateStage(Stage):
     def weight_folders(self) -> tuple[str, ...]:
         """Folders of the pretrained parts."""
         return self.model.weight_folders
+
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The chat template, and the prompts, words and answer rules of the languages."""
+        language_files = language_content(self.languages, self.settings.prompt_style)
+        return {**self.model.definitions, **language_files}
 
     def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
         """Estimate the generation of all replies on one GPU."""

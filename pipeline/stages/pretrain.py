@@ -1,6 +1,7 @@
 """Stage kind `pretrain`: a small language model trained on text."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
+from core.config import to_plain
 from core.precision import Precision
 from core.rng import seeded
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
@@ -57,6 +59,11 @@ class PretrainStage(Stage):
     def manifests(self) -> tuple[str, ...]:
         """Manifests of all components of the mixture."""
         return mixture_manifests(self.stream.mixture)
+
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The chat template."""
+        return {f"chat template {self.template}": to_plain(TEMPLATES[self.template])}
 
     def run(self, context: StageContext) -> None:
         """Train on text and text-only conversations, and save the model with its tokenizer."""

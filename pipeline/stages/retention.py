@@ -5,6 +5,7 @@ model forgot.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Self
 
@@ -18,6 +19,7 @@ from evaluation.retention import (
     TEXT_PREFIX,
     RetentionConfig,
     ScoreCache,
+    harness_version,
     run_retention,
     save_retention,
 )
@@ -76,6 +78,12 @@ class RetentionBaselineStage(Stage):
         """Folders of the pretrained parts."""
         return self.model.weight_folders
 
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The version of the harness, which determines the prompts and documents of its tasks."""
+        tasks = set(self.settings.tasks) - self.texts.keys()
+        return {"lm-eval": harness_version()} if tasks else {}
+
     def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
         """Estimate the scoring of all tasks on one GPU."""
         del has_tower, count
@@ -119,6 +127,11 @@ class RetentionStage(RetentionBaselineStage):
         if not config.retention.tasks or config.cell.stages is Stages.ALIGN_ONLY:
             return None
         return cls._from_tuning(config, config.instruct.tuning)
+
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The version of the harness and the chat template, whose tokens are in the vocabulary."""
+        return {**super().definitions, **self.model.definitions}
 
     def run(self, context: StageContext) -> None:
         """Score the language model that stage 2 trained."""

@@ -1,7 +1,7 @@
 """Stage kind `tokenizer`: a byte-level BPE trained on text sources."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from core.chat.templates import TEMPLATES, ChatTemplate
+from core.config import to_plain
 from datamodules.shards.source import Source
 from pipeline.stages.base import Stage, StageContext
 
@@ -30,6 +31,11 @@ class TokenizerStage(Stage):
     def manifests(self) -> tuple[str, ...]:
         """Paths of the text sources."""
         return self.sources
+
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The chat template, whose markers become tokens."""
+        return {f"chat template {self.template}": to_plain(TEMPLATES[self.template])}
 
     def run(self, context: StageContext) -> None:
         """Train the tokenizer and save it in Hugging Face format."""

@@ -101,6 +101,11 @@ class TrainingStage(Stage):
         """Folders of the pretrained parts."""
         return self.model.weight_folders
 
+    @property
+    def definitions(self) -> Mapping[str, object]:
+        """The chat template."""
+        return self.model.definitions
+
     def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
         """Estimate the training."""
         return estimator.training(self, has_tower=has_tower, count=count)
