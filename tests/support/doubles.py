@@ -33,20 +33,22 @@ RawSample = tuple[str, dict[str, Any], bytes | None]
 """Key, JSON content and encoded image of a sample."""
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Build a tokenizer with a token per UTF-8 byte and the special tokens of the template."""
+def make_tokenizer(
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+) -> PreTrainedTokenizerFast:
+    """Build a tokenizer with a token per UTF-8 byte and the special tokens of a template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_special_tokens(list(special_tokens))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=EMBEDDED.bos,
         eos_token=EMBEDDED.assistant_suffix,
         pad_token=EMBEDDED.pad_token,
-        additional_special_tokens=list(SPECIAL_TOKENS),
+        additional_special_tokens=list(special_tokens),
     )
 
 

@@ -118,11 +118,11 @@ def test_a_prompt_has_the_image_before_the_question(items, chat):
     assert text == f"<|begin_of_text|><|user|>{images}\nname?<|assistant|>"
 
 
-def test_instructed_prompts_list_the_choices_and_the_language(items):
+def test_instructed_prompts_list_the_choices_and_ask_for_a_short_answer(items):
     book = load_prompts(LANGUAGES, style="instructed")
     choice = next(item for item in items if item.benchmark is Benchmark.MULTIPLE_CHOICE)
     assert book.question_text(choice).startswith("choice?\nA. dog\nB. cat\nC. house\nD. tree\n")
-    assert book.question_text(items[1]).endswith("euskaraz.")
+    assert book.question_text(items[1]).endswith("hitz edo esaldi labur bakar bat erabiliz.")
 
 
 def test_invalid_prompt_files_are_errors(tmp_path):
