@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -108,8 +109,9 @@ def run(options: argparse.Namespace) -> EvaluationResult:
         DataError: If the benchmark can't be read or lacks a language.
         EndpointError: If the endpoint refuses a request.
     """
-    if options.out.exists():
+    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
+    _check_numbers(options)
     settings = choose_settings(options)
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
@@ -117,8 +119,27 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     answerer: Answerer = (
         _endpoint_answerer(options) if options.endpoint else _checkpoint_answerer(options)
     )
+    options.out.mkdir(
+        parents=True, exist_ok=True
+    )  # an unusable folder fails before the model is asked
     asked = EvaluationOptions.from_config(settings, blind=not options.no_blind)
     return evaluate(answerer, items, asked, output_folder=options.out)
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Reject numbers and devices that would fail or be misread later."""
+    smallest = {"batch_size": 1, "limit": 0, "max_new_tokens": 1}
+    for name, least in smallest.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}, expected at least {least}")
+    if options.endpoint:
+        return
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {options.device} can't be used: {reason}") from error
 
 
 def choose_settings(options: argparse.Namespace) -> AskingConfig:

@@ -8,15 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
+from transformers import GenerationConfig
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError
-from core.io.hub import explain_hub_error, hub_arguments
+from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.io.images import decode_image
+from core.process.log import get_logger
+from core.samples import Role, Turn
 from evaluation.answerers.base import ModelReply, group_by_limit
 from evaluation.benchmarks.questions import VisualQuestion
 
+_LOG = get_logger("evaluate")
+_EXAMPLE = VisualQuestion(
+    turns=(Turn(role=Role.USER, content=f"{IMAGE_MARK}\n?"),), image=b"", max_new_tokens=1
+)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,13 +56,16 @@ class HuggingFaceAnswerer:
         arguments = hub_arguments(source, revision, kind="model")
         try:
             self._model, self._processor = _load_checkpoint(source, _DTYPES[dtype], arguments)
-        except (OSError, ValueError) as error:
+        except LOADING_ERRORS as error:
             reason = explain_hub_error(error, source, revision)
             raise CheckpointError(f"model '{source}' can't be loaded: {reason}") from error
         if not getattr(self._processor, "chat_template", None):
             raise ConfigError(f"model '{source}' has no chat template; add chat_template.jinja")
+        self._source = source
         self._model.eval().to(device)
-        self._processor.tokenizer.padding_side = "left"
+        _prepare_padding(self._processor.tokenizer, source)
+        _make_greedy(self._model, self._processor.tokenizer)
+        self._render(_EXAMPLE)
         self._device, self._batch_size = device, batch_size
 
     @torch.no_grad()
@@ -80,14 +91,26 @@ class HuggingFaceAnswerer:
             {"role": turn.role.value, "content": _content_parts(turn.content)}
             for turn in question.turns
         ]
-        prompt: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        try:
+            prompt: str = self._processor.apply_chat_template(messages, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"the chat template of model '{self._source}' can't render a question about an "
+                f"image ({type(error).__name__}: {error}); correct chat_template.jinja"
+            ) from error
         return prompt
 
     def _generate(
         self, prompts: list[str], images: list[Image.Image], limit: int
     ) -> list[list[int]]:
+        # As in transformers: the tokenizer adds BOS where the chat template does not.
+        bos = self._processor.tokenizer.bos_token
         inputs = self._processor(
-            images=images, text=prompts, add_special_tokens=False, padding=True, return_tensors="pt"
+            images=images,
+            text=prompts,
+            add_special_tokens=bos is None or not prompts[0].startswith(bos),
+            padding=True,
+            return_tensors="pt",
         ).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         ids_BT = self._model.generate(**inputs, max_new_tokens=limit, do_sample=False)
@@ -102,6 +125,36 @@ class HuggingFaceAnswerer:
             ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return ModelReply(text=text.strip(), num_tokens=length, is_truncated=length >= limit)
+
+
+def _prepare_padding(tokenizer: Any, source: str) -> None:
+    """Pad on the left; a tokenizer without a padding token pads with the masked end token."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(f"model '{source}' has neither a padding nor an end token; add one")
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _make_greedy(model: Any, tokenizer: Any) -> None:
+    """Keep only the special tokens of the checkpoint's generation settings, and report the rest.
+
+    Beams and repetition penalties would make its answers incomparable with those of other models.
+    """
+    own = model.generation_config
+    kept = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id")}
+    if kept["eos_token_id"] is None:
+        kept["eos_token_id"] = tokenizer.eos_token_id
+    known = {*kept, "pad_token_id", "transformers_version", "_from_model_config", "use_cache"}
+    overruled = {
+        name: value
+        for name, value in own.to_diff_dict().items()
+        if name not in known and not name.startswith(("output_", "return_"))
+    }
+    if overruled:
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(overruled.items()))
+        _LOG.warning("greedy decoding overrules the checkpoint's generation settings: %s", settings)
+    model.generation_config = GenerationConfig(**kept, pad_token_id=tokenizer.pad_token_id)
 
 
 def _load_checkpoint(source: str, dtype: torch.dtype, arguments: dict[str, Any]) -> tuple[Any, Any]:
