@@ -16,8 +16,9 @@ def direct_score(
 ) -> float:
     """Return A-OKVQA's score of direct answers, min(1, number of answers equal to the reply / 3).
 
-    As in evaluation/eval_predictions.py of allenai/aokvqa, nothing is normalised. Unlike VQA
-    accuracy, no answer is left out.
+    As in evaluation/eval_predictions.py of allenai/aokvqa (0438d33), nothing is normalised or
+    stripped; answerers strip white space when they decode a reply. Unlike VQA accuracy, no answer
+    is left out.
 
     Args:
         reply: The reply of the model.

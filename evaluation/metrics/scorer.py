@@ -120,11 +120,10 @@ class Scorer:
 
     def _score_direct(self, item: BenchmarkItem, reply: str) -> ItemScore:
         rule = rule_for(item.language, relaxed=self._relaxed)
-        text = reply.strip()
         return ItemScore(
-            parsed=text,
-            score=direct_score(text, item.answers),
-            score_aware=direct_score(text, item.answers, is_same=rule.matches),
+            parsed=reply,
+            score=direct_score(reply, item.answers),
+            score_aware=direct_score(reply, item.answers, is_same=rule.matches),
         )
 
     def _score_wild(self, item: BenchmarkItem, reply: str) -> ItemScore:

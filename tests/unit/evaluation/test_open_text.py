@@ -7,11 +7,11 @@ import pytest
 
 from core.errors import DataError
 from evaluation.answerers.base import ModelReply
-from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.metrics.open_text import anls, chrf, direct_score
 from evaluation.runner import EvaluationOptions, evaluate
-from tests.support.evaluation_doubles import write_benchmark
+from tests.support.evaluation_doubles import scorer, write_benchmark
 
 
 @pytest.mark.parametrize(("agreeing", "expected"), [(0, 0), (1, 1 / 3), (2, 2 / 3), (3, 1), (9, 1)])
@@ -21,6 +21,18 @@ def test_direct_answers_count_all_equal_answers(agreeing: int, expected: float) 
     assert direct_score("Dog", answers) == 0, "nothing is normalised"
     with pytest.raises(DataError, match="at least one"):
         direct_score("dog", [])
+
+
+def test_the_score_of_direct_answers_strips_nothing_as_the_official_program() -> None:
+    """The answerers strip; the language-aware score ignores white space."""
+    item = BenchmarkItem(
+        dataset="a", question_id="q", benchmark=Benchmark.DIRECT, answer_type="direct",
+        question_type="what", language="eu", image_key="i", image=b"", question="Zer da?",
+        answers=("txakurra",) * 10, choices=(), correct_choice=None,
+    )  # fmt: skip
+    assert scorer().score(item, "txakurra").score == 1
+    assert scorer().score(item, "txakurra ").score == 0
+    assert scorer().score(item, " txakurra\n").score_aware == 1
 
 
 def test_chrf_agrees_with_sacrebleu() -> None:
