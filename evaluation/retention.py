@@ -7,6 +7,7 @@ scored by its own code, and `text:SOURCE`, the bits per byte of a text source of
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RETENTION_FILE = "retention.json"
+ITEMS_FILE = "retention_items.json"
 TEXT_PREFIX = "text:"
-_METRICS = ("acc", "exact_match", "bits_per_byte")
+_BITS_PER_BYTE = "bits_per_byte"
+_METRICS = ("acc", "exact_match", _BITS_PER_BYTE)
 """The first of these metrics that a task provides is reported."""
 
 
@@ -49,6 +52,17 @@ class RetentionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TaskItems:
+    """Values of one model on the documents of one task, in the order of the harness."""
+
+    metric: str
+    values: tuple[float, ...]
+    """Accuracy or bits per byte of every document; empty if the harness reports none."""
+    weights: tuple[float, ...]
+    """Weight of every document in the score of the task: its bytes for bits per byte, else 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TaskScore:
     """Score of one model on one task."""
 
@@ -59,6 +73,8 @@ class TaskScore:
     """Standard error as reported by the harness; None if it reports none."""
     n: int
     num_fewshot: int
+    items: TaskItems
+    """The single documents, for paired comparisons."""
 
 
 class ScoreCache:
@@ -86,7 +102,13 @@ class ScoreCache:
 
 
 def _parse_stored_score(raw: dict[str, Any]) -> tuple[str, TaskScore]:
-    return raw["task"], TaskScore(**raw["score"])
+    score = raw["score"]
+    return raw["task"], TaskScore(**{**score, "items": _parse_items(score["items"])})
+
+
+def _parse_items(raw: Mapping[str, Any]) -> TaskItems:
+    values, weights = (tuple(map(float, raw[name])) for name in ("values", "weights"))
+    return TaskItems(metric=str(raw["metric"]), values=values, weights=weights)
 
 
 def run_retention(
@@ -136,7 +158,7 @@ def run_retention(
                 limit=settings.limit or None,
                 task_manager=known,
                 bootstrap_iters=0,
-                log_samples=False,
+                log_samples=True,
                 verbosity="WARNING",
             )
             scores[task] = _parse_score(results, _harness_name(task))
@@ -154,10 +176,21 @@ def harness_version() -> str:
 
 
 def save_retention(scores: Mapping[str, TaskScore], folder: Path) -> None:
-    """Write retention.json to a folder."""
+    """Write retention.json and retention_items.json to a folder."""
     content = {task: to_plain(score) for task, score in scores.items()}
-    text = json.dumps(content, indent=1, allow_nan=False)
-    atomic_write_text(folder / RETENTION_FILE, text + "\n")
+    items = {task: score.pop("items") for task, score in content.items()}
+    for name, file in ((RETENTION_FILE, content), (ITEMS_FILE, items)):
+        text = json.dumps(file, indent=1 if name == RETENTION_FILE else None, allow_nan=False)
+        atomic_write_text(folder / name, text + "\n")
+
+
+def read_items(folder: Path) -> dict[str, TaskItems]:
+    """Read the items of all tasks that `save_retention` has written; empty without the file."""
+    path = folder / ITEMS_FILE
+    if not path.is_file():
+        return {}
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return {task: _parse_items(items) for task, items in raw.items()}
 
 
 def _define_text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:
@@ -201,7 +234,22 @@ def _parse_score(results: Mapping[str, Any], task: str) -> TaskScore:
                 stderr=float(stderr) if isinstance(stderr, float) else None,
                 n=int(results["n-samples"][task]["effective"]),
                 num_fewshot=int(results["n-shot"].get(task, 0)),
+                items=_read_samples(results, task, metric),
             )
     raise ConfigError(
         f"task '{task}' of lm-eval has none of the metrics {', '.join(_METRICS)}; remove it"
+    )
+
+
+def _read_samples(results: Mapping[str, Any], task: str, metric: str) -> TaskItems:
+    """Return the values of the documents; groups of tasks have none."""
+    samples = results["samples"].get(task, [])
+    values = [s[metric] for s in samples if s["filter"] == "none" and metric in s]
+    if metric != _BITS_PER_BYTE:
+        numbers = tuple(map(float, values))
+        return TaskItems(metric=metric, values=numbers, weights=(1.0,) * len(numbers))
+    return TaskItems(
+        metric=metric,
+        values=tuple(-nats / (math.log(2) * num_bytes) for nats, num_bytes in values),
+        weights=tuple(float(num_bytes) for _, num_bytes in values),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from configuration.axes import AxisValue, flatten
 from configuration.grid_request import GridRequest
 from core.config import to_plain
 from core.errors import ConfigError
@@ -107,6 +108,17 @@ def _title(request: GridRequest) -> str:
     return f"{title} with {', '.join(overrides)}" if overrides else title
 
 
+def _common_fields(plan: GridPlan) -> dict[str, AxisValue]:
+    """Return the configuration fields in which all cells agree."""
+    first, *others = (flatten(cell.config) for cell in plan.cells)
+    return {
+        path: value
+        for path, value in first.items()
+        if not path.startswith(_EXECUTION_PREFIX)
+        and all(path in other and other[path] == value for other in others)
+    }
+
+
 def _describe_cells(plan: GridPlan) -> dict[str, object]:
     """Describe all cells: with `--only`, the report keeps the results of the other cells."""
     if not plan.cells:
@@ -123,6 +135,7 @@ def _describe_cells(plan: GridPlan) -> dict[str, object]:
     return {
         "languages": to_plain(first.languages),
         "benchmarks": [f"{first.data.folder}/{name}" for name in first.data.benchmarks],
+        "common": _common_fields(plan),
         "deciding_metric": first.report.deciding_metric.value,
         "cells": cells,
     }

@@ -55,7 +55,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_launch_options(parser)
     add = parser.add_argument_group("display options (print and exit)").add_argument
     add("--list", action="store_true", help="list the experiments")
-    add("--dry-run", action="store_true", help="print the plan of stage runs with its costs")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print the plan of stage runs with its costs, and what each claim could show",
+    )
+    add(
+        "--register",
+        action="store_true",
+        help="register the hypotheses of the grid before training: write a file to publish, with "
+        "cells, seeds, margins and power (docs/guides/claims.md)",
+    )
     add(
         "--gpu",
         default="h100",
@@ -99,7 +109,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     flag = StopFlag()
     flag.install()
-    is_display = args.list or args.dry_run or not args.exp
+    is_display = args.list or args.dry_run or args.register or not args.exp
     if args.launcher == "local" and not is_display:
         forkserver.start_early()
     from experiments.console import show_experiments  # these modules load torch
@@ -116,10 +126,18 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)
+    from experiments.registering import planned_claims, register_grid
+    from reporting.dry_run.claims import show_claims
+
     if args.dry_run:
         from reporting.dry_run.tables import show_plan
 
         show_plan(console, plan, root=request.root, gpu=args.gpu)
+        if plan.cells:
+            show_claims(console, planned_claims(request, plan))
+        return
+    if args.register:
+        register_grid(request, plan, console)
         return
     from experiments.grid_run import GridRun
     from pipeline.launchers import slurm, torchrun

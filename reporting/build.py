@@ -13,6 +13,7 @@ from core.io.files import atomic_write_text
 from pipeline.store.registration import Registration
 from reporting import figures, gallery, tables
 from reporting.caveats import caveats
+from reporting.claim_rows import claim_rows
 from reporting.hypotheses import decide_claims
 from reporting.image_use import image_use_table
 from reporting.language_collapse import collapse_sentences
@@ -66,19 +67,19 @@ def render_page(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["signed"] = _format_signed
-    claims = decide_claims(grid, view)
+    results = decide_claims(grid, view)
     registration = check_registration(grid, tracked=tracked)
     groups = [(g.label, figures.page_figures(grid, view, g)) for g in figures.setting_groups(view)]
     return environment.get_template("page.html").render(
         grid=grid,
         view=view,
-        summary=summary(grid, view, claims, registration),
+        summary=summary(grid, view, results.claims, registration),
         registration=registration,
         key_figures=key_figures(grid, view),
         groups=[(label, drawn) for label, drawn in groups if drawn],
         legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
-        claims=claims,
+        claims=claim_rows(results),
+        inapplicable=results.inapplicable,
         delta=100 * load_registered(grid.folder).margin,
         sufficiency=sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
@@ -97,8 +98,3 @@ def render_page(
         files=files,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
-
-
-def _format_signed(points: float) -> str:
-    """Format a difference with a typographic minus sign, which is as wide as the plus sign."""
-    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")

@@ -15,7 +15,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
     if missing:
         notes.append(
             f"The grid is unfinished: {len(missing)} of {len(grid.cells)} cells have no result. "
-            "'Best' refers to the cells that have one."
+            "'Highest' and 'best' refer to the cells that have one."
         )
     points = [p for line in lines(grid, view, MAIN_PANEL) for p in line.points]
     if points:
@@ -27,17 +27,21 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
         )
     if len(view.seeds) == 1:
         notes.append(
-            "Each cell was trained with one seed, so the variation between seeds was not "
-            "measured. Run with --seeds 3 before drawing conclusions from a difference."
+            "Each cell was trained with one seed, so the variation between trainings was not "
+            "measured, and no claim about a recipe is decided. Replicate some cells, for example "
+            "with --replicate share20=3 share100=3."
         )
     else:
         notes.append(
-            f"Scores are means over {len(view.seeds)} seeds. Intervals and decisions cover the "
-            "choice of images only; small dots show the individual seeds."
+            "Scores are means over the seeds of a cell; small dots show the single trainings. The "
+            "intervals of scores cover the choice of images only. Claims about recipes also cover "
+            "the variation between trainings, whose size is estimated from the replicated cells "
+            "and assumed to be the same in all cells."
         )
     notes.append(
-        "Comparisons are paired by question, clustered by image and corrected for their number "
-        "(Holm). The majority-answer baseline is chosen with knowledge of the correct answers."
+        "Comparisons are paired by question and clustered by image. The 5 % level holds for all "
+        "claims of a column together; intervals and p-values of other sections are not corrected "
+        "for their number. The majority-answer baseline is chosen with knowledge of the answers."
     )
     if grid.profile == "embedded":
         notes.append(

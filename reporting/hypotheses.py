@@ -1,193 +1,236 @@
-"""Decisions about the pre-registered hypotheses that apply to the cells of a grid.
+"""Decisions about the registered hypotheses that apply to the cells of a grid.
 
-Comparisons are paired by question and clustered by image. The p-values of all hypotheses of a
-report are corrected together (Holm).
+Comparisons are paired by question and clustered by image. The claims of a report are corrected
+together for their number. A verdict is taken back if it does not describe what was pooled.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from configuration.axes import AxisValue
-from evaluation.statistics.decisions import (
-    Decision,
-    equivalence,
-    non_inferiority,
-    superiority,
+from evaluation.statistics.decisions import ALPHA
+from reporting.claim_cells import ClaimCells, select_cells
+from reporting.claim_corrections import correct_claims, take_back
+from reporting.claim_decisions import (
+    Margin,
+    Outcome,
+    decide_enough,
+    decide_pairs,
+    shows_nothing,
 )
-from evaluation.statistics.multiple_testing import apply_holm
+from reporting.claim_texts import (
+    describe_cell,
+    describe_comparison,
+    fill_text,
+)
+from reporting.claims import NOT_RUN, Claim, ClaimPart, ClaimResults, Inapplicable
 from reporting.hypotheses_schema import (
+    BEFORE,
     BEST,
-    FIRST_NAMED,
-    OTHERS,
+    BLIND,
+    ClaimKind,
     Comparison,
-    Hypotheses,
     Hypothesis,
     QuestionLanguage,
 )
-from reporting.paired_scores import PairedScores, mean_scores, pair, scores_of_cells
+from reporting.measures import Measure, Measurements, measure_of
+from reporting.paired_scores import CellScores
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord
-from reporting.series import MAIN_PANEL, View, best_point, lines
-from reporting.settings import (
-    SHARE,
-    Setting,
-    format_value,
-    setting_of,
-    share_of,
-    with_axis,
-)
+from reporting.series import View
+from reporting.settings import SHARE, Setting, setting_of, share_of
 
-_SEED = 0
-_NOT_RUN = "the cells have not run yet"
+_NO_VALUES = "not measured in this grid"
+
+
+def decide_claims(grid: GridRecord, view: View) -> ClaimResults:
+    """Decide all hypotheses that apply to a grid, with one correction for their number."""
+    study = _Study(grid, view)
+    pending, inapplicable = list[_Pending](), list[Inapplicable]()
+    for name, hypothesis in load_registered(grid.folder).hypotheses.items():
+        for kind in hypothesis.kinds:
+            found = study.claims(name, hypothesis, kind)
+            if isinstance(found, str):
+                text = fill_text(hypothesis, hypothesis.first, hypothesis.second)
+                if len(hypothesis.kinds) > 1:
+                    text += f" ({kind})"
+                inapplicable.append(Inapplicable(name=name, text=text, reason=found))
+            else:
+                pending += found
+    num_decided = sum(one.pairs != () for one in pending)
+    claims = [study.decide(one, alpha=ALPHA / max(1, num_decided)) for one in pending]
+    return ClaimResults(
+        claims=tuple(map(take_back, correct_claims(claims))), inapplicable=tuple(inapplicable)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """A hypothesis about specific cells and its decision (None if the cells have not run)."""
+class _Pending:
+    """A claim before its decision, with the cells that have run."""
 
-    text: str
-    detail: str
-    decision: Decision | None
-    language: str
-
-
-def decide_claims(grid: GridRecord, view: View) -> list[Claim]:
-    """Decide all hypotheses that apply to a grid, with one correction for their number."""
-    registered = load_registered(grid.folder)
-    study = _Study(grid, view, registered)
-    claims = [
-        claim for hypothesis in registered.hypotheses.values() for claim in study.claims(hypothesis)
-    ]
-    decided = [claim.decision for claim in claims if claim.decision is not None]
-    corrected = iter(apply_holm(decided) if decided else [])
-    return [
-        c if c.decision is None else dataclasses.replace(c, decision=next(corrected))
-        for c in claims
-    ]
+    claim: Claim
+    hypothesis: Hypothesis
+    second: AxisValue
+    pairs: tuple[tuple[Setting, Setting], ...]
+    firsts: Mapping[Setting, CellScores]
+    seconds: Mapping[Setting, CellScores]
 
 
 class _Study:
-    """Planned cells of a grid and the scores of those that have run.
+    """Planned cells of a grid and the values of those that have run."""
 
-    A cell is identified here by its setting and its share: all axes except the seed.
-    """
-
-    def __init__(self, grid: GridRecord, view: View, registered: Hypotheses) -> None:
-        self._view, self._registered, self._grid = view, registered, grid
+    def __init__(self, grid: GridRecord, view: View) -> None:
+        self._grid, self._view = grid, view
+        self._margin = load_registered(grid.folder).margin
+        self._values = Measurements(grid)
         self._planned = list(
             dict.fromkeys((*setting_of(c), (SHARE, share_of(c))) for c in grid.cells)
         )
-        self._scores: dict[str, dict[Setting, PairedScores]] = {}
 
-    def claims(self, hypothesis: Hypothesis) -> Iterator[Claim]:
-        """Yield a claim per pair of values and per combination of the axes that are not pooled."""
-        if hypothesis.second == BEST and not self._view.is_curve:
-            return
-        axis = hypothesis.axis
-        values = list(dict.fromkeys(dict(c)[axis] for c in self._planned if axis in dict(c)))
-        if not values:
-            return
-        first = values[0] if hypothesis.first == FIRST_NAMED else hypothesis.first
-        is_named = hypothesis.second != OTHERS
-        seconds = [hypothesis.second] if is_named else [v for v in values if v != first]
-        for second in seconds:
-            for pairs in self._group_pairs(hypothesis, first, second):
-                yield self._decide(hypothesis, first, second, pairs)
+    def claims(self, name: str, hypothesis: Hypothesis, kind: ClaimKind) -> list[_Pending] | str:
+        """Return the claims of a hypothesis about one kind, or why it does not apply."""
+        groups = select_cells(hypothesis, self._planned, self._grid.common)
+        if isinstance(groups, str):
+            return groups
+        is_target = hypothesis.language is QuestionLanguage.TARGET
+        language = self._view.target if is_target else self._view.base
+        measures = [measure_of(hypothesis, kind, self._grid, language)]
+        if kind is ClaimKind.RETENTION:
+            measures.append(dataclasses.replace(measures[0], is_bits=True))
+        measured = [m for m in measures if self._values.cells(m)]
+        has_results = any(cell.evaluation is not None for cell in self._grid.cells)
+        if not measured and has_results:
+            return _NO_VALUES
+        return [
+            self._prepare(name, hypothesis, measure, cells)
+            for measure in measured or measures[:1]
+            for cells in groups
+        ]
 
-    def _group_pairs(
-        self, hypothesis: Hypothesis, first: AxisValue, second: AxisValue
-    ) -> list[list[tuple[Setting, Setting]]]:
-        """Pair the planned cells that differ in the compared axis only, by what is not pooled."""
-        groups: dict[Setting, list[tuple[Setting, Setting]]] = {}
-        for cell in self._planned:
-            if dict(cell).get(hypothesis.axis) != first:
-                continue
-            other = self._counterpart(hypothesis, cell, second)
-            if other is not None:
-                apart = (hypothesis.axis, *hypothesis.pool)
-                key = tuple((name, value) for name, value in cell if name not in apart)
-                groups.setdefault(key, []).append((cell, other))
-        return list(groups.values())
-
-    def _counterpart(
-        self, hypothesis: Hypothesis, cell: Setting, second: AxisValue
-    ) -> Setting | None:
-        if hypothesis.second == BEST:
-            best = self._best_share(cell, self._language(hypothesis))
-            return cell if best is None else with_axis(cell, SHARE, value=best)
-        other = with_axis(cell, hypothesis.axis, value=second)
-        return other if other in self._planned else None
-
-    def _best_share(self, cell: Setting, language: str) -> float | None:
-        setting = tuple(axis for axis in cell if axis[0] != SHARE)
-        drawn = lines(self._grid, self._view, MAIN_PANEL)
-        best = best_point([line for line in drawn if line.setting == setting], language)
-        return None if best is None else best[1].share
-
-    def _decide(
-        self,
-        hypothesis: Hypothesis,
-        first: AxisValue,
-        second: AxisValue,
-        pairs: list[tuple[Setting, Setting]],
-    ) -> Claim:
-        language = self._language(hypothesis)
-        scores = self._scores_in(language)
-        ran = [(a, b) for a, b in pairs if a in scores and b in scores]
-        compared = dict(pairs[0][1])[SHARE] if second == BEST else second
-        values = {
-            "first": format_value(hypothesis.axis, first),
-            "second": format_value(hypothesis.axis, compared),
-        }
+    def _prepare(
+        self, name: str, hypothesis: Hypothesis, measure: Measure, cells: ClaimCells
+    ) -> _Pending:
         claim = Claim(
-            text=hypothesis.text.format(**values) + self._suffix(hypothesis, pairs[0][0]),
-            detail=_NOT_RUN,
-            decision=None,
-            language=language,
+            name=name,
+            text=fill_text(hypothesis, cells.first, cells.second)
+            + self._suffix(hypothesis, cells, measure),
+            detail=describe_comparison(hypothesis, cells, measure, self._view),
+            language=measure.language,
+            test=hypothesis.test,
         )
+        firsts = self._values.cells(measure)
+        seconds = firsts
+        if cells.second == BEFORE:
+            seconds = self._values.cells(measure, is_before=True)
+        if cells.second == BLIND:
+            seconds = {
+                cell: values.without_image()
+                for cell, values in firsts.items()
+                if values.blind_KI is not None
+            }
+        ran = tuple((a, b) for a, b in cells.pairs if a in firsts and b in seconds)
+        missing = len(cells.pairs) - len(ran)
+        if not ran:
+            claim = dataclasses.replace(claim, reason=NOT_RUN)
+        elif missing:
+            note = f"{missing} of {len(cells.pairs)} pairs have not run yet"
+            claim = dataclasses.replace(claim, notes=(note,))
+        return _Pending(
+            claim=claim,
+            hypothesis=hypothesis,
+            second=cells.second,
+            pairs=ran,
+            firsts=firsts,
+            seconds=seconds,
+        )
+
+    def decide(self, pending: _Pending, *, alpha: float) -> Claim:
+        """Leave out cells that show nothing, and decide the claim about the others.
+
+        Args:
+            pending: The claim and its cells.
+            alpha: Level of a single claim, for which the needed images and seeds are computed.
+        """
+        claim, hypothesis, ran = pending.claim, pending.hypothesis, pending.pairs
+        firsts, seconds = pending.firsts, pending.seconds
         if not ran:
             return claim
-        a, b = (mean_scores([scores[cells[side]] for cells in ran]) for side in (0, 1))
-        decision = _compare(a, b, hypothesis.test, self._registered.margin_of(hypothesis))
-        title = self._view.titles.get(hypothesis.axis, hypothesis.axis)
-        detail = _describe_comparison(hypothesis, title, values, len(ran), len(pairs))
-        return dataclasses.replace(claim, detail=detail, decision=decision)
+        named = {cell: firsts[cell] for pair in ran for cell in pair if cell in firsts}
+        silent = [] if pending.second == BLIND else [c for c in named if shows_nothing(named[c])]
+        labels = tuple(describe_cell(cell, self._view) for cell in silent)
+        claim = dataclasses.replace(claim, excluded=labels)
+        margin = Margin(
+            absolute=hypothesis.margin or self._margin, relative=hypothesis.relative_margin
+        )
+        replicated = [values for values in firsts.values() if len(values.seeds) > 1]
+        num_seeds = min(len(values.seeds) for values in named.values())
+        if pending.second == BEST:
+            first = ran[0][0]
+            shares = [(float(str(dict(c)[SHARE])), v) for c, v in named.items()]
+            own = float(str(dict(first)[SHARE]))
+            outcome = decide_enough(shares, own, replicated, margin=margin, alpha=alpha)
+            empty = describe_cell(first, self._view) if first in silent else ""
+            return _fill(claim, outcome, num_seeds=num_seeds, empty=empty)
+        kept = list(ran)
+        empty = ""
+        if len(ran) > 1:
+            kept = [pair for pair in ran if not set(pair) & set(silent)]
+            if not kept:
+                reason = "no pooled pair of cells exceeds its blind and majority baselines"
+                return dataclasses.replace(claim, reason=reason)
+        elif silent:
+            is_gain = hypothesis.test is Comparison.SUPERIORITY
+            decisive = ran[0][0 if is_gain else 1]
+            empty = describe_cell(decisive, self._view) if decisive in silent else ""
+            claim = dataclasses.replace(claim, excluded=())
+        outcome = decide_pairs(
+            [firsts[a] for a, _ in kept],
+            [seconds[b] for _, b in kept],
+            replicated,
+            test=hypothesis.test,
+            margin=margin,
+            alpha=alpha,
+        )
+        parts = tuple(_parts(outcome, [describe_cell(a, self._view, (*hypothesis.pool,))
+                                       for a, _ in kept]))  # fmt: skip
+        return _fill(claim, outcome, parts=parts, num_seeds=num_seeds, empty=empty)
 
-    def _language(self, hypothesis: Hypothesis) -> str:
-        is_target = hypothesis.language is QuestionLanguage.TARGET
-        return self._view.target if is_target else self._view.base
-
-    def _scores_in(self, language: str) -> Mapping[Setting, PairedScores]:
-        if language not in self._scores:
-            found = scores_of_cells(self._grid, language, self._registered.benchmark)
-            self._scores[language] = {(*s, (SHARE, share)): p for (s, share), p in found.items()}
-        return self._scores[language]
-
-    def _suffix(self, hypothesis: Hypothesis, cell: Setting) -> str:
-        """Describe the axes that distinguish one group of a hypothesis from its other groups."""
-        label = self._view.label(cell, without=(hypothesis.axis, *hypothesis.pool, SHARE))
-        return f", {label}" if label else ""
+    def _suffix(self, hypothesis: Hypothesis, cells: ClaimCells, measure: Measure) -> str:
+        """Describe what distinguishes one claim of a hypothesis from its others."""
+        label = self._view.label(
+            cells.pairs[0][0], without=(hypothesis.axis, *hypothesis.pool, SHARE)
+        )
+        parts = [label] if label else []
+        if SHARE not in (hypothesis.axis, *hypothesis.pool) and len(self._view.shares) > 1:
+            parts.append(describe_cell(cells.pairs[0][0], self._view, (SHARE,)))
+        if len(hypothesis.kinds) > 1:
+            parts.append(measure.kind.value)
+        return "".join(f", {part}" for part in parts)
 
 
-def _compare(
-    first: PairedScores, second: PairedScores, test: Comparison, margin: float
-) -> Decision:
-    if test is Comparison.SUPERIORITY:
-        return superiority(*pair(first, second), seed=_SEED)
-    decide = equivalence if test is Comparison.EQUIVALENCE else non_inferiority
-    return decide(*pair(first, second), delta=margin, seed=_SEED)
+def _parts(outcome: Outcome, labels: Sequence[str]) -> Iterator[ClaimPart]:
+    effects = () if outcome.heterogeneity is None else outcome.heterogeneity.effects
+    for label, effect in zip(labels, effects, strict=False):
+        yield ClaimPart(label=label, effect=effect)
 
 
-def _describe_comparison(
-    hypothesis: Hypothesis, title: str, values: Mapping[str, str], num_ran: int, num_pairs: int
-) -> str:
-    if hypothesis.second == BEST:
-        if values["first"] == values["second"]:
-            return f"{values['first']} is itself the best share observed"
-        return f"{values['first']} minus the best share observed, {values['second']}"
-    detail = f"{title}: {values['first']} minus {values['second']}"
-    if num_pairs > 1:
-        detail += f", mean over {num_ran} pairs of cells"
-    if num_ran < num_pairs:
-        detail += f" ({num_pairs - num_ran} pairs have not run yet)"
-    return detail
+def _fill(
+    claim: Claim,
+    outcome: Outcome,
+    *,
+    num_seeds: int,
+    empty: str,
+    parts: tuple[ClaimPart, ...] = (),
+) -> Claim:
+    return dataclasses.replace(
+        claim,
+        decision=outcome.decision,
+        recipe=outcome.recipe,
+        parts=parts,
+        heterogeneity=outcome.heterogeneity,
+        notes=(*claim.notes, *outcome.notes),
+        reason=outcome.decision.reason,
+        recipe_reason=outcome.recipe.decision.reason,
+        num_seeds=num_seeds,
+        empty_support=f"{empty} does not exceed its blind and majority baselines" if empty else "",
+    )

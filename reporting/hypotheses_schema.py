@@ -1,15 +1,22 @@
-"""Format of the hypotheses file, `reporting/hypotheses.yaml`."""
+"""Format of the hypotheses file, `reporting/hypotheses.yaml`, whose head explains the fields."""
 
 import dataclasses
 from enum import StrEnum
 from typing import Any
 
-from core.errors import ConfigError
+from core.errors import ConfigError, unknown_name
 from reporting.settings import SHARE
 
 BEST = "best"
+"""Second value: the best of the other shares, whichever it is."""
 OTHERS = "others"
+"""Second value: every other value of the axis, with one claim each."""
+BLIND = "blind"
+"""Second value: the same cell with a blank image."""
+BEFORE = "before_training"
+"""Second value: the language model of the same cell before any training (kind retention)."""
 FIRST_NAMED = "first"
+"""First value: the first value of the axis in the grid."""
 
 
 class Comparison(StrEnum):
@@ -27,6 +34,52 @@ class QuestionLanguage(StrEnum):
     BASE = "base"
 
 
+class ClaimKind(StrEnum):
+    """What is measured: a kind of benchmark, or something else."""
+
+    VQA = "vqa"
+    MULTIPLE_CHOICE = "mc"
+    CAPTION_QA = "capqa"
+    DIRECT = "da"
+    FIDELITY = "fidelity"
+    """Replies in the language of the question."""
+    RETENTION = "retention"
+    """Tasks of the language model without images."""
+    PEOPLE = "people"
+    """Preferences of annotators between two cells."""
+    JUDGE = "judge"
+    """Preferences of a language model between two cells."""
+
+
+BENCHMARK_KINDS = (
+    ClaimKind.VQA, ClaimKind.MULTIPLE_CHOICE, ClaimKind.CAPTION_QA, ClaimKind.DIRECT,
+)  # fmt: skip
+"""Kinds with a score per question and a score of the same model with a blank image."""
+_PAIRWISE_KINDS = (ClaimKind.PEOPLE, ClaimKind.JUDGE)
+
+
+class Quantity(StrEnum):
+    """Value per question on which a hypothesis is decided."""
+
+    SCORE = "score"
+    ATTRIBUTABLE = "attributable"
+    """Score minus the score of the same model with a blank image."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Population:
+    """A part of the questions of a benchmark; empty lists select everything."""
+
+    kinds: list[str] = dataclasses.field(default_factory=list)
+    """Kinds of benchmarks; by default, that of the hypothesis."""
+    answer_types: list[str] = dataclasses.field(default_factory=list)
+    question_types: list[str] = dataclasses.field(default_factory=list)
+
+    def describe(self) -> str:
+        """Describe the selection; empty if it selects everything."""
+        return ", ".join([*self.kinds, *self.answer_types, *self.question_types])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hypothesis:
     """A statement about two values of an axis; the head of the file explains the fields."""
@@ -37,33 +90,81 @@ class Hypothesis:
     first: Any
     second: Any
     test: Comparison
+    kind: Any = ClaimKind.VQA.value
+    """A kind, or a list of kinds with one claim each."""
+    benchmark: str = ""
+    """Name of the benchmark; empty for the main one."""
+    metric: str = ""
+    """Column of the score; empty for the deciding metric of the profile."""
+    quantity: Quantity = Quantity.SCORE
+    population: Population = dataclasses.field(default_factory=Population)
+    contrast: Population | None = None
+    """Questions whose effect is subtracted from that of the population."""
+    tasks: list[str] = dataclasses.field(default_factory=list)
+    """Patterns of retention tasks; {language} is the code of the language."""
     language: QuestionLanguage = QuestionLanguage.TARGET
     pool: list[str] = dataclasses.field(default_factory=list)
+    only_if: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Configuration fields and the values that cells must have."""
     margin: float | None = None
     """Margin that replaces the one of the file."""
+    relative_margin: float | None = None
+    """Margin as a fraction of the second score minus its blind score; replaces `margin`."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        for name in self.kind if isinstance(self.kind, list) else [self.kind]:
+            if name not in list(ClaimKind):
+                raise ConfigError(unknown_name(f"kind in '{self.text}'", str(name), ClaimKind))
+        kinds = self.kinds
         if self.second == BEST and self.axis != SHARE:
             raise ConfigError(f"'{self.text}': second: {BEST} requires axis: {SHARE}")
+        if self.second == BEST and (self.pool or self.contrast or self.test != "non_inferiority"):
+            raise ConfigError(
+                f"'{self.text}': second: {BEST} requires test: non_inferiority, without pool and "
+                "contrast"
+            )
         if self.axis in self.pool:
             raise ConfigError(f"'{self.text}': the compared axis '{self.axis}' can't be pooled")
+        if self.second == BEFORE and kinds != (ClaimKind.RETENTION,):
+            raise ConfigError(f"'{self.text}': second: {BEFORE} requires kind: retention")
+        needs_blind = (
+            self.quantity is Quantity.ATTRIBUTABLE
+            or self.second == BLIND
+            or self.relative_margin is not None
+        )
+        if needs_blind and not set(kinds) <= set(BENCHMARK_KINDS):
+            raise ConfigError(
+                f"'{self.text}': kind {self.kind} has no score without the image; remove quantity, "
+                f"relative_margin and second: {BLIND}"
+            )
+        if ClaimKind.RETENTION in kinds and not self.tasks:
+            raise ConfigError(f"'{self.text}': kind: retention needs tasks")
+        if set(kinds) & set(_PAIRWISE_KINDS) and self.pool:
+            raise ConfigError(f"'{self.text}': preferences between two cells can't be pooled")
+
+    @property
+    def kinds(self) -> tuple[ClaimKind, ...]:
+        """The kinds, with one claim each."""
+        names = self.kind if isinstance(self.kind, list) else [self.kind]
+        return tuple(map(ClaimKind, names))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hypotheses:
-    """All hypotheses of the file, with their common margin and benchmark."""
+    """All hypotheses of the file and their common margin."""
 
     margin: float
-    benchmark: str
     hypotheses: dict[str, Hypothesis]
 
     def __post_init__(self) -> None:
         """Check the margins."""
-        margins = [self.margin, *(h.margin for h in self.hypotheses.values() if h.margin)]
+        own = [h.margin for h in self.hypotheses.values()]
+        relative = [h.relative_margin for h in self.hypotheses.values()]
+        margins = [self.margin, *(m for m in [*own, *relative] if m is not None)]
         if not all(0 < margin < 1 for margin in margins):
             raise ConfigError(f"margins are fractions of accuracy in (0, 1), got {margins}")
 
     def margin_of(self, hypothesis: Hypothesis) -> float:
-        """Return the margin that applies to a hypothesis."""
+        """Return the absolute margin that applies to a hypothesis."""
         return self.margin if hypothesis.margin is None else hypothesis.margin

@@ -55,14 +55,21 @@ def register(folder: Path) -> Registration:
     Raises:
         ConfigError: If the hypotheses are invalid.
     """
-    known = read_json(folder / "grid.json", default={}).get("registration")
-    if known:
-        registration = Registration.from_json(known)
+    registration = _read_started(folder)
+    if registration is not None:
         for problem in _problems_of_copy(folder, registration):
             _LOG.warning("%s: %s; the report will call its claims exploratory", folder, problem)
         return registration
-    published = _read_published(folder)
-    return published or write_copy(folder)
+    return _read_published(folder) or write_copy(folder)
+
+
+def find_registration(folder: Path) -> Registration | None:
+    """Return the registration of a grid that has started or was registered before; else None.
+
+    Raises:
+        ConfigError: If the copy of the hypotheses has changed since `--register`.
+    """
+    return _read_started(folder) or _read_published(folder)
 
 
 def write_copy(folder: Path, *, now: float | None = None) -> Registration:
@@ -121,6 +128,11 @@ def has_changed(folder: Path) -> bool:
     return _without_wording(load_registered(folder)) != _without_wording(
         load_config(Hypotheses, SHIPPED)
     )
+
+
+def _read_started(folder: Path) -> Registration | None:
+    raw = read_json(folder / "grid.json", default={}).get("registration")
+    return Registration.from_json(raw) if raw else None
 
 
 def _read_published(folder: Path) -> Registration | None:

@@ -63,6 +63,8 @@ class GridRecord:
 
     deciding_metric: str
     """Metric on which claims about open questions are decided (`ReportConfig`)."""
+    common: Mapping[str, AxisValue]
+    """Configuration fields in which all cells agree, by dotted path."""
     registration: Registration | None
     """Registration of the hypotheses; None if the grid has none."""
 
@@ -122,6 +124,7 @@ def load_grid(root: Path, experiment: str, profile: str, name: str = "") -> Grid
         target_language=(raw.get("languages") or {}).get("target", "eu"),
         benchmarks=tuple(raw.get("benchmarks") or ()),
         deciding_metric=raw.get("deciding_metric") or "vqa",
+        common=raw.get("common") or {},
         registration=Registration.from_json(raw["registration"])
         if raw.get("registration")
         else None,

@@ -1,4 +1,4 @@
-"""Smallest sufficient share of target-language data per setting, from the cells' paired scores."""
+"""Sufficient shares of target-language data per setting, from the cells' paired scores."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,13 @@ from evaluation.statistics.sufficiency import (
     SufficiencyResult,
     sufficient_shares,
 )
-from reporting.paired_scores import PairedScores, align_questions, scores_of_cells
+from reporting.hypotheses_schema import ClaimKind
+from reporting.measures import Measure, Measurements, deciding_column
+from reporting.paired_scores import CellScores, align_items
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
-from reporting.settings import format_percent
+from reporting.settings import SHARE, format_percent
 
 _SEED = 0
 
@@ -43,23 +45,27 @@ def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
     """Return one table per setting with several shares; none for a grid without a sweep."""
     if not view.is_curve:
         return []
-    registered = load_registered(grid.folder)
-    scores = scores_of_cells(grid, view.target, registered.benchmark)
+    measure = Measure(kind=ClaimKind.VQA, language=view.target, column=deciding_column(grid))
+    cells = Measurements(grid).cells(measure)
+    margin = load_registered(grid.folder).margin
     tables = []
     for setting in view.settings:
-        shares = sorted(share for one, share in scores if one == setting)
+        shares = {
+            float(str(dict(cell)[SHARE])): values
+            for cell, values in cells.items()
+            if tuple(axis for axis in cell if axis[0] != SHARE) == setting
+        }
         if len(shares) > 1:
-            parts = align_questions([scores[setting, share] for share in shares])
-            tables.append(_tabulate_shares(view.label(setting), shares, parts, registered.margin))
+            tables.append(_tabulate_shares(view.label(setting), shares, margin))
     return tables
 
 
-def _tabulate_shares(
-    label: str, shares: list[float], parts: list[PairedScores], delta: float
-) -> SufficiencyTable:
+def _tabulate_shares(label: str, cells: dict[float, CellScores], delta: float) -> SufficiencyTable:
+    shares = sorted(cells)
+    parts = align_items(cells[share] for share in shares)
     found = sufficient_shares(
         shares,
-        np.stack([part.scores for part in parts]),
+        np.stack([part.values for part in parts]),
         parts[0].images,
         delta=delta,
         seed=_SEED,

@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from configuration.axes import AxisValue
-from reporting.hypotheses import Claim
+from evaluation.statistics.decisions import Verdict
+from reporting.claims import NOT_RUN, Claim
 from reporting.preregistration import RegistrationCheck
 from reporting.records import GridRecord
-from reporting.series import MAIN_PANEL, REFERENCE_SHARE, Line, Point, View, best_point, lines
+from reporting.series import (
+    FIDELITY_PANEL,
+    MAIN_PANEL,
+    REFERENCE_SHARE,
+    Line,
+    Panel,
+    Point,
+    View,
+    best_point,
+    lines,
+)
 from reporting.settings import (
     NBSP,
     TEXT_ONLY,
@@ -20,6 +31,8 @@ from reporting.settings import (
 )
 from reporting.tables import format_duration
 
+_FAITHFUL = 90.0
+"""Percentage of replies in the language of the question below which a score is qualified."""
 _MAX_LISTED = 8
 """Cells whose accuracies the summary lists one by one."""
 
@@ -46,7 +59,7 @@ def summary(
     else:
         sentences = _bar_sentences(found, view, best)
     sentences += _effect_sentences(found, view)
-    sentences += _base_language_sentences(found, view)
+    sentences += _base_language_sentences(grid, found, view)
     return sentences + _verdict_sentences(claims, registration)
 
 
@@ -64,14 +77,14 @@ def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
     if best is None:
         return [cost]
     setting, point = best
-    where = _describe_point(view, setting, point) + _format_interval(point)
-    label = f"best accuracy in {view.target}"
+    where = f"{_describe_point(view, setting, point)}; the highest of {_num_points(found, view)}"
+    label = f"highest accuracy in {view.target}"
     figures = [KeyFigure(value=_format_score(point.value), label=label, detail=where)]
     same = (x for x in found if x.setting == setting and x.language == view.target)
     reference = next((line.at(REFERENCE_SHARE) for line in same), None)
     if view.is_curve and reference is not None and reference is not point:
         label = f"accuracy in {view.target} at a share of {format_percent(REFERENCE_SHARE)}"
-        detail = f"{point.value - reference.value:.1f} points below the best"
+        detail = f"{point.value - reference.value:.1f} points below the highest"
         value = _format_score(reference.value)
         figures.append(KeyFigure(value=value, label=label, detail=detail))
     if point.blind is not None:
@@ -90,9 +103,10 @@ def _curve_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Poi
     label = view.label(setting)
     where = f" ({label})" if label else ""
     sentences = [
-        f"On questions in the target language ({view.target}), the best cell{where} answers "
-        f"{_format_score(top.value)} of the open questions correctly{_format_interval(top)}, at a "
-        f"target-language share of {format_percent(top.share)}."
+        f"On questions in the target language ({view.target}), the highest of "
+        f"{_num_points(found, view)} observed accuracies on open questions is "
+        f"{_format_score(top.value)}{where}, at a target-language share of "
+        f"{format_percent(top.share)}; as the maximum of several it is likely to be too high."
     ]
     if reference is not None and reference is not top:
         compared = ""
@@ -103,6 +117,11 @@ def _curve_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Poi
             f"{_format_score(reference.value)}{_format_interval(reference)}{compared}."
         )
     return sentences + _baseline_sentences(top)
+
+
+def _num_points(found: Sequence[Line], view: View) -> int:
+    """Return the number of accuracies in the target language, among which the best is chosen."""
+    return sum(len(line.points) for line in found if line.language == view.target)
 
 
 def _bar_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> list[str]:
@@ -167,28 +186,68 @@ def _name_effect(view: View, axis: str, first: AxisValue, second: AxisValue) -> 
     return f"Using {new} instead of {format_value(axis, first)}"
 
 
-def _base_language_sentences(found: Sequence[Line], view: View) -> list[str]:
+def _base_language_sentences(grid: GridRecord, found: Sequence[Line], view: View) -> list[str]:
+    """Report the accuracy in the base language, and whether its replies are in that language."""
     base = [line for line in found if line.language == view.base and len(line.points) > 1]
     if not view.is_curve or not base:
         return []
     first = fmean(line.points[0].value for line in base)
     last = fmean(line.points[-1].value for line in base)
     low, high = base[0].points[0].share, base[0].points[-1].share
-    return [
+    sentences = [
         f"In the base language ({view.base}), the accuracy changes from {_format_score(first)} at "
         f"a share of {format_percent(low)} to {_format_score(last)} at {format_percent(high)}."
     ]
+    fidelity = _mean_at(grid, view, FIDELITY_PANEL, view.base, high)
+    if fidelity is not None and fidelity < _FAITHFUL:
+        text = (
+            f"There, only {_format_score(fidelity)} of the replies are in {view.base}: the model "
+            "answers in another language, which is not the same as having forgotten the answer."
+        )
+        panel = Panel(key="any", title="", metric="vqa/{language}/accuracy_any_language", note="")
+        either = _mean_at(grid, view, panel, view.base, high)
+        if either is not None:
+            text += (
+                f" If the right answer counts in any language, the accuracy is "
+                f"{_format_score(either)}."
+            )
+        sentences.append(text)
+    return sentences
+
+
+def _mean_at(
+    grid: GridRecord, view: View, panel: Panel, language: str, share: float
+) -> float | None:
+    """Return the mean of a metric over the settings at a share; None if it was not measured."""
+    points = [line.at(share) for line in lines(grid, view, panel) if line.language == language]
+    values = [point.value for point in points if point is not None]
+    return fmean(values) if values else None
 
 
 def _verdict_sentences(claims: Sequence[Claim], registration: RegistrationCheck) -> list[str]:
+    """Name the decided claims with what they are about, and count the others."""
+    kind = "pre-registered" if registration.is_confirmatory else "exploratory"
+    judged = [claim for claim in claims if claim.verdict is not None or claim.reason != NOT_RUN]
+    if not judged:
+        return []
+    decided = [c for c in judged if c.verdict not in (None, Verdict.UNDECIDED)]
     parts = [
         f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK} is "
-        f"{claim.decision.verdict.value}"
-        for claim in claims
-        if claim.decision is not None
+        f"{claim.verdict.value} ({_scope(claim)})"
+        for claim in decided
+        if claim.verdict is not None
     ]
-    kind = "pre-registered" if registration.is_confirmatory else "exploratory"
-    return [f"Of the {kind} claims, {', '.join(parts)}."] if parts else []
+    open_claims = len(judged) - len(decided)
+    if not parts:
+        return [f"None of the {len(judged)} {kind} claims is decided by these data."]
+    rest = f"; {open_claims} of {len(judged)} remain undecided" if open_claims else ""
+    return [f"Of the {kind} claims, {', '.join(parts)}{rest}."]
+
+
+def _scope(claim: Claim) -> str:
+    if claim.is_about_recipe:
+        return "for the recipe"
+    return "for these trained models, not shown for other trainings"
 
 
 def _format_point(view: View, setting: Setting, point: Point) -> str:

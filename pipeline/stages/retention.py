@@ -39,6 +39,7 @@ class RetentionBaselineStage(Stage):
     """The language model as it is before training."""
 
     kind: ClassVar[str] = "backbone"
+    recipe_version: ClassVar[int] = 2
 
     model: VlmSpec
     texts: dict[str, str]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,6 +17,7 @@ from evaluation.retention import (
     RETENTION_FILE,
     RetentionConfig,
     ScoreCache,
+    read_items,
     run_retention,
     save_retention,
 )
@@ -65,6 +67,9 @@ def test_bits_per_byte_agree_with_the_logits(
     assert score.value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
     save_retention(found, tmp_path)
     assert json.loads((tmp_path / RETENTION_FILE).read_text())[task]["n"] == len(TEXTS)
+    items = read_items(tmp_path)[task]
+    assert items.weights == tuple(len(text.encode("utf-8")) for text in TEXTS)
+    assert np.average(items.values, weights=items.weights) == pytest.approx(score.value, rel=1e-6)
     part = RetentionConfig(tasks=[task], limit=2)
     found = run_retention(model, tokenizer, part, texts={task: str(manifest)}, folder=tmp_path)
     assert found[task].n == 2

@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
-from evaluation.statistics.decisions import Verdict
 from experiments import report as report_command
 from pipeline.store.states import State
-from reporting import build, figures, gallery, hypotheses, preregistration, series, tables
+from reporting import build, figures, gallery, preregistration, series, tables
 from reporting.caveats import caveats
-from reporting.paired_scores import PairedScores, pair, scores_of_cells
 from reporting.records import GridRecord, load_grid
 from reporting.summary import summary
 from tests.support import fake_grid
@@ -261,138 +259,3 @@ def test_summary_reports_the_effect_of_every_axis(root: Path) -> None:
     assert "Using connector.kind = mlp2x_gelu instead of linear changes the accuracy" in text
     assert "Using instruct.num_steps = 1200 instead of 300 changes the accuracy" in text
     assert "over 3 pairs of cells" in text
-
-
-def test_hypothesis_on_a_configuration_field_is_decided(tmp_path: Path) -> None:
-    cells = fake_grid.connector_axes()
-    folder = fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=_SMALL)
-    (folder / "hypotheses.yaml").write_text(_CONNECTOR_HYPOTHESES, encoding="utf-8")
-    claims = hypotheses.decide_claims(*_load(tmp_path, "connector"))
-    assert [claim.text for claim in claims] == [
-        "mlp2x_gelu is better than linear",
-        "600 steps are better than 300, connector.kind = linear",
-        "600 steps are better than 300, connector.kind = mlp2x_gelu",
-        "1200 steps are better than 300, connector.kind = linear",
-        "1200 steps are better than 300, connector.kind = mlp2x_gelu",
-    ]
-    assert claims[0].detail == "connector.kind: mlp2x_gelu minus linear, mean over 3 pairs of cells"
-    assert all(claim.decision is not None for claim in claims)
-
-
-def test_hypothesis_on_an_axis_that_a_grid_does_not_vary_is_left_out(tmp_path: Path) -> None:
-    folder = fake_grid.make_grid(tmp_path, cells=fake_grid.mix_axes()[:2], num_images=_SMALL)
-    (folder / "hypotheses.yaml").write_text(_CONNECTOR_HYPOTHESES, encoding="utf-8")
-    assert hypotheses.decide_claims(*_load(tmp_path, "mix_ablation")) == []
-
-
-_CONNECTOR_HYPOTHESES = """
-margin: 0.03
-benchmark: vqa
-hypotheses:
-  connector:
-    text: "{first} is better than {second}"
-    source: test
-    axis: model.connector.kind
-    first: mlp2x_gelu
-    second: linear
-    pool: [instruct.num_steps]
-    test: superiority
-  steps:
-    text: "{second} steps are better than {first}"
-    source: test
-    axis: instruct.num_steps
-    first: first
-    second: others
-    test: non_inferiority
-"""
-
-
-# --- claims ---------------------------------------------------------------------------------------
-
-
-def _claims(root: Path, name: str) -> dict[str, Verdict]:
-    claims = hypotheses.decide_claims(*_load(root, name))
-    return {claim.text: claim.decision.verdict for claim in claims if claim.decision}
-
-
-def test_stage_claims_of_a_clear_case(root: Path) -> None:
-    verdicts = _claims(root, "stage_ablation")
-    assert verdicts["Instruction tuning (stage 2) improves the accuracy"] is Verdict.SUPPORTED
-
-
-def test_every_kind_of_claim_is_decided(root: Path) -> None:
-    mixture, backbone = _claims(root, "mix_ablation"), _claims(root, "backbone_ablation")
-    assert sum("is sufficient" in text for text in mixture) == 2
-    assert "Text-only data in the target language improves the accuracy" in mixture
-    assert "The general backbone is not inferior to the adapted backbone" in backbone
-    assert "The general and the adapted backbone are equivalent" in backbone
-
-
-def test_superiority_has_no_margin() -> None:
-    images = tuple(str(at) for at in range(200))
-    better, worse = np.tile([1.0, 1.0, 0.0, 1.0], 50), np.tile([1.0, 1.0, 0.0, 0.0], 50)
-    first = PairedScores(questions=images, images=images, scores=better)
-    second = PairedScores(questions=images, images=images, scores=worse)
-    test = preregistration.Comparison.SUPERIORITY
-    gain, loss, same = (
-        hypotheses._compare(a, b, test, 0.03)
-        for a, b in ((first, second), (second, first), (first, first))
-    )
-    assert gain.difference.value == pytest.approx(0.25)
-    assert (gain.verdict, loss.verdict) == (Verdict.SUPPORTED, Verdict.REFUTED)
-    assert same.difference.value == pytest.approx(0.0)
-    assert same.verdict is Verdict.UNDECIDED
-
-
-def test_cells_are_paired_by_question_whatever_their_order() -> None:
-    a = PairedScores(questions=("1", "2", "3"), images=("x", "x", "y"),
-                          scores=np.array([0.1, 0.2, 0.3]))  # fmt: skip
-    b = PairedScores(questions=("3", "1"), images=("y", "x"), scores=np.array([3.0, 1.0]))
-    first, second, images = pair(a, b)
-    assert first.tolist() == [0.1, 0.3]
-    assert second.tolist() == [1.0, 3.0]
-    assert images == ("x", "y")
-
-
-def test_the_cost_in_the_base_language_is_decided_on_its_questions(root: Path) -> None:
-    claims = hypotheses.decide_claims(*_load(root, "mix_ablation"))
-    (price,) = [claim for claim in claims if "base language" in claim.text]
-    assert price.language == "en"
-    detail = price.detail.replace("\N{NO-BREAK SPACE}", " ")
-    assert detail == "target-language share: 20 % minus 0 %, mean over 2 pairs of cells"
-    grid, view = _load(root, "mix_ablation")
-    scores = scores_of_cells(grid, "en", "vqa")
-    gains = [
-        scores[setting, 0.2].scores.mean() - scores[setting, 0.0].scores.mean()
-        for setting in view.settings
-    ]
-    assert price.decision is not None
-    assert price.decision.difference.value == pytest.approx(np.mean(gains))
-
-
-def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
-    fake_grid.make_grid(tmp_path, unfinished=6, num_images=_SMALL)
-    claims = {c.text: c for c in hypotheses.decide_claims(*_load(tmp_path, "mix_ablation"))}
-    text_only = claims["Text-only data in the target language improves the accuracy"]
-    assert text_only.decision is None
-    assert text_only.detail == "the cells have not run yet"
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("margin: 0.03", "margin: 3", "fractions of accuracy"),
-        ("test: superiority", "test: better", "better"),
-        ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
-        ("second: false", "second: best", "requires axis: target_share"),
-        ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
-    ],
-)
-def test_an_inconsistent_hypothesis_is_rejected(
-    tmp_path: Path, old: str, new: str, message: str
-) -> None:
-    text = preregistration.SHIPPED.read_text("utf-8")
-    assert old in text
-    (tmp_path / "hypotheses.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        preregistration.load_registered(tmp_path)

@@ -1,0 +1,120 @@
+"""The cells that a hypothesis compares in a grid, found by their axes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from configuration.axes import AxisValue
+from reporting.hypotheses_schema import (
+    BEFORE,
+    BEST,
+    BLIND,
+    FIRST_NAMED,
+    OTHERS,
+    Hypothesis,
+)
+from reporting.settings import SHARE, Setting, with_axis
+
+_MIN_SHARES = 3
+"""Number of shares from which it makes sense to ask which of them suffices."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimCells:
+    """The pairs of cells of one claim."""
+
+    first: AxisValue
+    second: AxisValue
+    """A value of the axis, or one of the special names of the second value."""
+    pairs: tuple[tuple[Setting, Setting], ...]
+    """First and second cell of every pooled pair. For `best`, the first cell with every other share
+    of its setting; for `blind` and `before_training`, a cell with itself."""
+
+
+def select_cells(
+    hypothesis: Hypothesis,
+    planned: Sequence[Setting],
+    common: Mapping[str, AxisValue],
+) -> list[ClaimCells] | str:
+    """Find the claims of a hypothesis, or say why it does not apply.
+
+    Args:
+        hypothesis: The hypothesis.
+        planned: Axes of every cell of the grid except the seed.
+        common: Configuration fields that all cells share.
+    """
+    axis = hypothesis.axis
+    kept, reason = _filter_cells(hypothesis, planned, common)
+    if reason:
+        return reason
+    values = list(dict.fromkeys(dict(cell)[axis] for cell in kept if axis in dict(cell)))
+    if not values:
+        return f"no cell has the axis {axis}"
+    first = values[0] if hypothesis.first == FIRST_NAMED else hypothesis.first
+    if first not in values:
+        return f"no cell has {axis} = {first}"
+    if hypothesis.second in (BLIND, BEFORE):
+        cells = [cell for cell in kept if dict(cell)[axis] == first]
+        return _group(hypothesis, first, hypothesis.second, [(cell, cell) for cell in cells])
+    if hypothesis.second == BEST:
+        return _against_best(kept, first)
+    if len(values) == 1:
+        return f"all cells have {axis} = {values[0]}"
+    seconds = [v for v in values if v != first]
+    if hypothesis.second != OTHERS:
+        if hypothesis.second not in seconds:
+            return f"no cell has {axis} = {hypothesis.second}"
+        seconds = [hypothesis.second]
+    claims = []
+    for second in seconds:
+        pairs = [
+            (cell, other)
+            for cell in kept
+            if dict(cell)[axis] == first and (other := with_axis(cell, axis, value=second)) in kept
+        ]
+        claims += _group(hypothesis, first, second, pairs)
+    return claims or f"no two cells differ in {axis} alone"
+
+
+def _filter_cells(
+    hypothesis: Hypothesis, planned: Sequence[Setting], common: Mapping[str, AxisValue]
+) -> tuple[list[Setting], str]:
+    """Return the cells that fulfil `only_if`, and the reason if there are none."""
+    kept = list(planned)
+    for field, wanted in hypothesis.only_if.items():
+        unknown = common.get(field, "not recorded")
+        found = {cell: dict(cell).get(field, unknown) for cell in kept}
+        kept = [cell for cell in kept if found[cell] == wanted]
+        if not kept:
+            values = ", ".join(sorted({str(value) for value in found.values()}))
+            return [], f"requires {field} = {wanted}, but here it is {values}"
+    return kept, ""
+
+
+def _group(
+    hypothesis: Hypothesis,
+    first: AxisValue,
+    second: AxisValue,
+    pairs: Sequence[tuple[Setting, Setting]],
+) -> list[ClaimCells]:
+    """Return one claim per combination of the axes that are not pooled."""
+    apart = (hypothesis.axis, *hypothesis.pool)
+    groups: dict[Setting, list[tuple[Setting, Setting]]] = {}
+    for cell, other in pairs:
+        key = tuple((name, value) for name, value in cell if name not in apart)
+        groups.setdefault(key, []).append((cell, other))
+    return [ClaimCells(first=first, second=second, pairs=tuple(group)) for group in groups.values()]
+
+
+def _against_best(kept: Sequence[Setting], first: AxisValue) -> list[ClaimCells] | str:
+    """Return one claim per setting: its cell with the first share against all its others."""
+    settings: dict[Setting, list[Setting]] = {}
+    for cell in kept:
+        key = tuple((name, value) for name, value in cell if name != SHARE)
+        settings.setdefault(key, []).append(cell)
+    claims = []
+    for cells in settings.values():
+        firsts = [cell for cell in cells if dict(cell)[SHARE] == first]
+        if firsts and len(cells) >= _MIN_SHARES:
+            others = [(firsts[0], cell) for cell in cells if cell != firsts[0]]
+            claims.append(ClaimCells(first=first, second=BEST, pairs=tuple(others)))
+    return claims or f"no setting has {_MIN_SHARES} shares or more"

@@ -1,0 +1,249 @@
+"""Decision about one claim from the values per item of the cells that it compares.
+
+Every claim is decided twice: for these trained models (images vary) and for their recipes (images
+and trainings vary).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from evaluation.metrics.baseline_tests import one_sided_p_value
+from evaluation.statistics.decisions import (
+    ALPHA,
+    Bounds,
+    Decision,
+    RelativeMargin,
+    equivalence,
+    judge,
+    non_inferiority,
+    superiority,
+)
+from evaluation.statistics.heterogeneity import Heterogeneity, heterogeneity
+from evaluation.statistics.recipes import RecipeDecision, recipe_decision
+from evaluation.statistics.sufficiency import enough_decision, sufficient_shares
+from evaluation.statistics.training_variance import TrainingVariance, training_variance
+from reporting.hypotheses_schema import Comparison
+from reporting.paired_scores import CellScores, align_items
+from reporting.settings import format_percent
+
+_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Margin:
+    """An absolute margin, or a fraction of what the image contributes to the second cell."""
+
+    absolute: float
+    relative: float | None = None
+
+    def apply(self, seconds: Sequence[CellScores]) -> float | RelativeMargin:
+        """Return the margin for comparisons with some cells."""
+        if self.relative is None:
+            return self.absolute
+        blind = np.mean([cell.reference for cell in seconds], axis=0)
+        return RelativeMargin(fraction=self.relative, blind=blind)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Decisions about one claim, not yet corrected for the number of claims."""
+
+    decision: Decision
+    """About these trained models."""
+    recipe: RecipeDecision
+    """About their recipes."""
+    heterogeneity: Heterogeneity | None = None
+    """Whether the pooled pairs differ; None for a single pair."""
+    notes: tuple[str, ...] = ()
+    """What else the comparison shows."""
+
+
+def shows_nothing(cell: CellScores) -> bool:
+    """Return whether a cell does not exceed its blind and majority baselines.
+
+    Both paired one-sided tests must reject at the 5 % level. A cell without such baselines, as in
+    retention tasks, is never said to show nothing.
+    """
+    if cell.blind_KI is None or cell.groups_I is not None:
+        return False
+    baselines = [cell.blind_KI, *([] if cell.majority_KI is None else [cell.majority_KI])]
+    differences = [(cell.scores_KI - baseline).mean(axis=0) for baseline in baselines]
+    return any(one_sided_p_value(values, cell.images) > ALPHA for values in differences)
+
+
+def decide_pairs(
+    firsts: Sequence[CellScores],
+    seconds: Sequence[CellScores],
+    replicated: Sequence[CellScores],
+    *,
+    test: Comparison,
+    margin: Margin,
+    alpha: float = ALPHA,
+) -> Outcome:
+    """Decide a claim about the mean difference of pairs of cells.
+
+    Args:
+        firsts: First cell of every pair.
+        seconds: Second cell of every pair, in the same order.
+        replicated: Cells with several trainings, from which the training variance is estimated.
+        test: The test. Superiority has no margin.
+        margin: The margin of the other tests.
+        alpha: Level for which the needed images and seeds are computed.
+    """
+    num_pairs = len(firsts)
+    same = align_items([*firsts, *seconds, *replicated])
+    firsts, seconds = same[:num_pairs], same[num_pairs : 2 * num_pairs]
+    delta = 0.0 if test is Comparison.SUPERIORITY else margin.apply(seconds)
+    images = same[0].images
+    differences_PI = np.array([a.values - b.values for a, b in zip(firsts, seconds, strict=True)])
+    first, second = (np.mean([cell.values for cell in side], axis=0) for side in (firsts, seconds))
+    return Outcome(
+        decision=_compare(first, second, images, test=test, delta=delta, alpha=alpha),
+        recipe=recipe_decision(
+            [cell.to_seed_scores() for cell in firsts],
+            [cell.to_seed_scores() for cell in seconds],
+            _variance(same[2 * num_pairs :]),
+            test=test.value,
+            delta=delta,
+            alpha=alpha,
+        ),
+        heterogeneity=heterogeneity(differences_PI, images) if num_pairs > 1 else None,
+    )
+
+
+def decide_enough(
+    cells: Sequence[tuple[float, CellScores]],
+    share: float,
+    replicated: Sequence[CellScores],
+    *,
+    margin: Margin,
+    alpha: float = ALPHA,
+) -> Outcome:
+    """Decide whether a share is within the margin of the best share, whichever that is.
+
+    Args:
+        cells: Share and values of all cells of one setting.
+        share: The share of the claim.
+        replicated: Cells with several trainings.
+        margin: The margin.
+        alpha: Level for which the needed images and seeds are computed.
+    """
+    ordered = sorted(cells, key=lambda pair: pair[0])
+    same = align_items([*(cell for _, cell in ordered), *replicated])
+    shares = [share for share, _ in ordered]
+    own, more = same[: len(shares)], same[len(shares) :]
+    # Image contributions lie in -1..1, scores in 0..1, which the functions below require.
+    is_halved = own[0].is_attributable
+    scores_SI = np.array([_halve(cell.values) if is_halved else cell.values for cell in own])
+    result = sufficient_shares(
+        shares,
+        scores_SI,
+        own[0].images,
+        delta=_share_margin(own, margin, is_halved=is_halved),
+        seed=_SEED,
+    )
+    decision = enough_decision(result, share, alpha=alpha)
+    notes = tuple(
+        f"not monotone: the value at {format_percent(drop.larger)} is "
+        f"{-100 * (2 if is_halved else 1) * drop.difference:.1f} points below that at "
+        f"{format_percent(drop.smaller)}"
+        for drop in result.drops
+    )
+    return Outcome(
+        decision=_double(decision) if is_halved else decision,
+        recipe=_enough_recipe(own, shares.index(share), _variance(more), margin, alpha),
+        notes=notes,
+    )
+
+
+def _compare(
+    first: np.ndarray,
+    second: np.ndarray,
+    images: Sequence[str],
+    *,
+    test: Comparison,
+    delta: float | RelativeMargin,
+    alpha: float,
+) -> Decision:
+    if test is Comparison.SUPERIORITY:
+        return superiority(first, second, images, seed=_SEED, alpha=alpha)
+    decide = equivalence if test is Comparison.EQUIVALENCE else non_inferiority
+    return decide(first, second, images, delta=delta, seed=_SEED, alpha=alpha)
+
+
+def _variance(replicated: Sequence[CellScores]) -> TrainingVariance | None:
+    return training_variance([cell.to_seed_scores() for cell in replicated])
+
+
+def _enough_recipe(
+    cells: Sequence[CellScores],
+    at: int,
+    variance: TrainingVariance | None,
+    margin: Margin,
+    alpha: float,
+) -> RecipeDecision:
+    """Compare the recipe of one share with that of every other share.
+
+    The claim is supported if it holds against each of them (intersection-union test, without a
+    correction), and refuted if it fails against one of them (Bonferroni).
+    """
+    others = [cell for number, cell in enumerate(cells) if number != at]
+    found = [
+        recipe_decision(
+            [cells[at].to_seed_scores()],
+            [other.to_seed_scores()],
+            variance,
+            test=Comparison.NON_INFERIORITY.value,
+            delta=margin.apply([other]),
+            alpha=alpha,
+        )
+        for other in others
+    ]
+    hardest = max(found, key=lambda one: one.decision.p_supported)
+    p_refuted = min(1.0, len(found) * min(one.decision.p_refuted for one in found))
+    p_supported = hardest.decision.p_supported
+    decision = dataclasses.replace(
+        hardest.decision, p_refuted=p_refuted, verdict=judge(p_supported, p_refuted, alpha)
+    )
+    return dataclasses.replace(hardest, decision=decision)
+
+
+def _share_margin(
+    cells: Sequence[CellScores], margin: Margin, *, is_halved: bool
+) -> float | RelativeMargin:
+    if margin.relative is None:
+        return margin.absolute / 2 if is_halved else margin.absolute
+    blind_SI = np.array([cell.reference for cell in cells])
+    return RelativeMargin(
+        fraction=margin.relative, blind=_halve(blind_SI) if is_halved else blind_SI
+    )
+
+
+def _halve(values: np.ndarray) -> np.ndarray:
+    """Map -1..1 to 0..1, which halves differences."""
+    halved: np.ndarray = (values + 1) / 2
+    return halved
+
+
+def _double(decision: Decision) -> Decision:
+    """Undo `_halve` in a decision."""
+    inner = decision.bounds_at
+
+    def bounds_at(confidence: float) -> Bounds:
+        return (None, None) if inner is None else _scale(inner(confidence))
+
+    difference = decision.difference
+    low, high = _scale((difference.low, difference.high))
+    return dataclasses.replace(
+        decision,
+        delta=2 * decision.delta,
+        difference=dataclasses.replace(difference, value=2 * difference.value, low=low, high=high),
+        bounds_at=None if inner is None else bounds_at,
+    )
+
+
+def _scale(bounds: Bounds) -> Bounds:
+    low, high = (None if bound is None else 2 * bound for bound in bounds)
+    return low, high

@@ -1,0 +1,107 @@
+"""Rows of the table of claims: every verdict with what it is about and what would decide it."""
+
+from dataclasses import dataclass
+
+from evaluation.statistics.decisions import Decision, Verdict
+from evaluation.statistics.intervals import Interval
+from reporting.claim_texts import describe_parts
+from reporting.claims import NOT_RUN, Claim, ClaimResults
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimRow:
+    """One claim as text."""
+
+    text: str
+    notes: tuple[str, ...]
+    """What is compared, the pooled pairs, and what was left out."""
+    models: str
+    """Verdict about these trained models; `open` if the cells have not run."""
+    models_note: str
+    recipe: str
+    """Verdict about the recipes of these models."""
+    recipe_note: str
+    difference: str
+    interval: str
+    p_value: str
+    needed: str
+    """What would decide the claim about the trained models."""
+
+
+def claim_rows(results: ClaimResults) -> list[ClaimRow]:
+    """Return one row per claim."""
+    return [_row(claim) for claim in results.claims]
+
+
+def _row(claim: Claim) -> ClaimRow:
+    seeds = "one training" if claim.num_seeds == 1 else f"{claim.num_seeds} trainings"
+    if claim.decision is None or claim.recipe is None:
+        state = "open" if claim.reason == NOT_RUN else Verdict.UNDECIDED.value
+        return ClaimRow(
+            text=claim.text, notes=_notes(claim), models=state, models_note=claim.reason,
+            recipe=state, recipe_note="", difference="", interval="", p_value="", needed="",
+        )  # fmt: skip
+    decision = claim.decision
+    return ClaimRow(
+        text=claim.text,
+        notes=_notes(claim),
+        models=decision.verdict.value,
+        models_note=claim.reason or f"{seeds} per cell",
+        recipe=claim.recipe.decision.verdict.value,
+        recipe_note=_recipe_note(claim),
+        difference=signed(100 * decision.difference.value),
+        interval=_interval(decision.difference, decision),
+        p_value=f"{min(decision.p_supported, decision.p_refuted):.3f}",
+        needed=_needed(decision),
+    )
+
+
+def signed(points: float) -> str:
+    """Format a difference with a typographic minus sign, which is as wide as the plus sign."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _notes(claim: Claim) -> tuple[str, ...]:
+    notes = [f"questions in {claim.language}; {claim.detail}", *claim.notes]
+    if claim.excluded:
+        notes.append(
+            "left out, because they do not exceed their blind and majority baselines: "
+            + "; ".join(claim.excluded)
+        )
+    if claim.parts:
+        notes.append(f"single pairs: {describe_parts(claim.parts)}")
+    if claim.heterogeneity is not None and claim.heterogeneity.p_value is not None:
+        found = claim.heterogeneity
+        notes.append(f"equal effects in all pairs: p = {found.p_value:.3f} (Q, {found.df} df)")
+    return tuple(notes)
+
+
+def _interval(difference: Interval, decision: Decision) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
+    low, high = signed(100 * difference.low), signed(100 * difference.high)
+    return f"{low} to {high} ({100 * decision.confidence:.3g} %)"
+
+
+def _needed(decision: Decision) -> str:
+    if decision.verdict is not Verdict.UNDECIDED or decision.reason:
+        return ""
+    if decision.clusters_needed is None:
+        return "at this difference, no number of images would support it"
+    number = f"{decision.clusters_needed:,}"
+    return f"about {number} images (now {decision.difference.num_clusters})"
+
+
+def _recipe_note(claim: Claim) -> str:
+    """Say why the recipes are undecided, or how many more seeds or images would decide it."""
+    recipe = claim.recipe
+    if recipe is None or claim.recipe_reason:
+        return claim.recipe_reason
+    if recipe.decision.verdict is not Verdict.UNDECIDED:
+        return f"{claim.num_seeds} trainings per cell or more, t with {recipe.df:.1f} df"
+    ways = []
+    if recipe.more_seeds:
+        ways.append(f"about {recipe.more_seeds} more seeds per cell")
+    if recipe.more_images:
+        ways.append(f"about {recipe.more_images:,} more images")
+    return " or ".join(ways) if ways else "neither more seeds nor more images would decide it"

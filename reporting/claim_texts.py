@@ -1,0 +1,78 @@
+"""Wording of claims: what is compared, in which cells, and what a verdict is about."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from configuration.axes import AxisValue
+from evaluation.statistics.intervals import Interval
+from reporting.claim_cells import ClaimCells
+from reporting.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Hypothesis
+from reporting.measures import Measure
+from reporting.series import View
+from reporting.settings import SHARE, Setting, format_axis, format_percent, format_value
+
+_MAX_PARTS = 8
+"""Pooled pairs that a sentence lists."""
+_SECOND_NAMES = {
+    OTHERS: "other",
+    BEST: "the best of the other shares",
+    BLIND: "the same model with a blank image",
+    BEFORE: "the language model before training",
+}
+
+
+class _Part(Protocol):
+    """A labelled effect (`reporting.hypotheses.ClaimPart`)."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def effect(self) -> Interval: ...
+
+
+def fill_text(hypothesis: Hypothesis, first: AxisValue, second: AxisValue) -> str:
+    """Insert the values into the text of a hypothesis."""
+    return hypothesis.text.format(
+        first=format_value(hypothesis.axis, first),
+        second=_SECOND_NAMES.get(str(second), format_value(hypothesis.axis, second)),
+    )
+
+
+def describe_comparison(
+    hypothesis: Hypothesis, cells: ClaimCells, measure: Measure, view: View
+) -> str:
+    """Describe what is compared, and on which values."""
+    title = view.titles.get(hypothesis.axis, hypothesis.axis)
+    first = format_value(hypothesis.axis, cells.first)
+    named = _SECOND_NAMES.get(str(cells.second), format_value(hypothesis.axis, cells.second))
+    detail = f"{title}: {first} minus {named}"
+    if len(cells.pairs) > 1 and cells.second != BEST:
+        detail += f", mean over {len(cells.pairs)} pairs of cells"
+    return f"{measure.describe()}; {detail}"
+
+
+def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
+    """Describe a cell by the axes that vary in the grid, or by some of them."""
+    values = dict(cell)
+    varying = [name for name in values if name in view.varying or name == SHARE]
+    shown = [name for name in axes if name in values] or varying
+    parts = [
+        format_percent(float(str(values[name])))
+        if name == SHARE
+        else format_axis(name, values[name], view.titles.get(name, name))
+        for name in shown
+    ]
+    return ", ".join(parts)
+
+
+def describe_parts(parts: Sequence[_Part]) -> str:
+    """List the effects of the pooled pairs in points."""
+    listed = [
+        f"{100 * part.effect.value:+.1f} at {part.label}".replace("-", "\N{MINUS SIGN}", 1)
+        if part.effect.value < 0
+        else f"{100 * part.effect.value:+.1f} at {part.label}"
+        for part in parts[:_MAX_PARTS]
+    ]
+    more = len(parts) - len(listed)
+    return "; ".join(listed) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""Claims: registered hypotheses about specific cells of a grid, with their decisions."""
+
+import dataclasses
+
+from evaluation.statistics.decisions import Decision, Verdict
+from evaluation.statistics.heterogeneity import Heterogeneity
+from evaluation.statistics.intervals import Interval
+from evaluation.statistics.recipes import RecipeDecision
+from reporting.hypotheses_schema import Comparison
+
+NOT_RUN = "the cells have not run yet"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimPart:
+    """One of the pairs of cells that a claim pools."""
+
+    label: str
+    effect: Interval
+    """Difference of the pair with its own 95 % interval."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A hypothesis about specific cells and its decisions."""
+
+    name: str
+    """Name of the hypothesis in the file."""
+    text: str
+    detail: str
+    """What is compared, on which values."""
+    language: str
+    test: Comparison
+    decision: Decision | None = None
+    """About these trained models; None if there is nothing to decide, for the reason given."""
+    recipe: RecipeDecision | None = None
+    """About the recipes of these models."""
+    parts: tuple[ClaimPart, ...] = ()
+    """The pooled pairs; empty for a single pair."""
+    heterogeneity: Heterogeneity | None = None
+    excluded: tuple[str, ...] = ()
+    """Cells that do not exceed their blind and majority baselines and were left out."""
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    """Why there is no verdict, or why it was taken back."""
+    recipe_reason: str = ""
+    """The same for the verdict about the recipes."""
+    num_seeds: int = 1
+    """Smallest number of trainings of a compared cell."""
+    empty_support: str = ""
+    """Why support would show nothing; empty if it would show something."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Verdict about the recipes if trainings were repeated, else about the trained models."""
+        if self.recipe is not None and self.recipe.df is not None:
+            return self.recipe.decision.verdict
+        return None if self.decision is None else self.decision.verdict
+
+    @property
+    def is_about_recipe(self) -> bool:
+        """Whether `verdict` is about the recipes."""
+        return self.recipe is not None and self.recipe.df is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inapplicable:
+    """A registered hypothesis that says nothing about a grid."""
+
+    name: str
+    text: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimResults:
+    """All registered hypotheses of a grid."""
+
+    claims: tuple[Claim, ...]
+    inapplicable: tuple[Inapplicable, ...]

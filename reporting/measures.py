@@ -1,0 +1,223 @@
+"""Values per item of all cells of a grid, for whatever a hypothesis is about."""
+
+import dataclasses
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from configuration.report_config import DecidingMetric
+from evaluation.benchmarks.predictions import read_predictions
+from evaluation.retention import read_items
+from pipeline.store.records import StageRecord
+from reporting.hypotheses_schema import (
+    BENCHMARK_KINDS,
+    ClaimKind,
+    Hypothesis,
+    Population,
+    Quantity,
+)
+from reporting.paired_scores import CellScores, stack_seeds
+from reporting.records import CellRecord, GridRecord
+from reporting.settings import SEED, SHARE, Setting, setting_of, share_of
+
+_COLUMNS = {
+    DecidingMetric.OFFICIAL: "score",
+    DecidingMetric.LMMS: "score_lmms",
+    DecidingMetric.AWARE: "score_aware",
+}
+_BITS = "bits_per_byte"
+_Columns = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """What is measured for a claim: which rows of an evaluation, and which of their columns."""
+
+    kind: ClaimKind
+    language: str
+    benchmark: str = ""
+    """Name of the benchmark; empty for the main one."""
+    column: str = "score"
+    """Column of the score; rows without it have the column `score`."""
+    is_attributable: bool = False
+    population: Population = dataclasses.field(default_factory=Population)
+    contrast: Population | None = None
+    tasks: tuple[str, ...] = ()
+    is_bits: bool = False
+    """Whether the retention tasks are measured in bits per byte, otherwise in accuracy."""
+
+    def describe(self) -> str:
+        """Describe the measure in a few words."""
+        names = {"score": "", "score_lmms": ", lmms-eval's score", "score_aware": ", aware score"}
+        if self.kind is ClaimKind.RETENTION:
+            return "negative bits per byte" if self.is_bits else "accuracy without images"
+        if self.kind is ClaimKind.FIDELITY:
+            text = "share of replies in the language"
+        else:
+            text = f"{self.kind.value}{names.get(self.column, f', {self.column}')}"
+        if self.is_attributable:
+            text += ", minus the score without the image"
+        if self.contrast is not None:
+            text += f", {self.population.describe()} minus {self.contrast.describe()}"
+        elif selected := self.population.describe():
+            text += f" ({selected})"
+        return f"{self.benchmark}: {text}" if self.benchmark else text
+
+
+def deciding_column(grid: GridRecord) -> str:
+    """Return the score column of open questions on which claims of a grid are decided."""
+    return _COLUMNS[DecidingMetric(grid.deciding_metric)]
+
+
+def measure_of(hypothesis: Hypothesis, kind: ClaimKind, grid: GridRecord, language: str) -> Measure:
+    """Return what a hypothesis measures in a grid."""
+    return Measure(
+        kind=kind,
+        language=language,
+        benchmark=hypothesis.benchmark,
+        column=hypothesis.metric or (deciding_column(grid) if kind is ClaimKind.VQA else "score"),
+        is_attributable=hypothesis.quantity is Quantity.ATTRIBUTABLE,
+        population=hypothesis.population,
+        contrast=hypothesis.contrast,
+        tasks=tuple(task.format(language=language) for task in hypothesis.tasks),
+    )
+
+
+class Measurements:
+    """The values of a grid's cells, read once per measure.
+
+    A cell is identified by its setting and its share: all axes except the seed.
+    """
+
+    def __init__(self, grid: GridRecord) -> None:
+        self._grid = grid
+        self._known: dict[str, dict[Setting, CellScores]] = {}
+        self._tables: dict[str, _Columns] = {}
+
+    def cells(self, measure: Measure, *, is_before: bool = False) -> Mapping[Setting, CellScores]:
+        """Return the values of all cells that have them.
+
+        Args:
+            measure: What is measured.
+            is_before: Whether to measure the language model before any training (retention).
+        """
+        key = f"{measure!r} {is_before}"
+        if key not in self._known:
+            trainings: dict[Setting, list[tuple[int, CellScores]]] = {}
+            for cell in self._grid.cells:
+                values = self._read(cell, measure, is_before=is_before)
+                if values is not None:
+                    setting = (*setting_of(cell), (SHARE, share_of(cell)))
+                    seed = int(cell.axes.get(SEED) or 0)
+                    trainings.setdefault(setting, []).append((seed, values))
+            self._known[key] = {cell: stack_seeds(parts) for cell, parts in trainings.items()}
+        return self._known[key]
+
+    def _read(self, cell: CellRecord, measure: Measure, *, is_before: bool) -> CellScores | None:
+        if measure.kind is ClaimKind.RETENTION:
+            stage = cell.stages.get("backbone" if is_before else "retention")
+            return None if stage is None else _read_retention(stage, measure)
+        stage = cell.evaluation
+        if stage is None or not stage.predictions.is_file():
+            return None
+        if stage.address not in self._tables:
+            self._tables[stage.address] = _read_columns(stage)
+        return _read_answers(self._tables[stage.address], measure)
+
+
+def _read_columns(stage: StageRecord) -> _Columns:
+    table = read_predictions(stage.predictions)
+    columns = {}
+    for name in table.column_names:
+        values = table[name].to_pylist()
+        is_number = "score" in name
+        columns[name] = np.array(values, dtype=np.float64 if is_number else object)
+    return columns
+
+
+def _read_answers(columns: _Columns, measure: Measure) -> CellScores | None:
+    """Return the values of the rows that a measure selects; None if there are none."""
+    in_population = _select(columns, measure, measure.population)
+    selected = in_population
+    if measure.contrast is not None:
+        in_contrast = _select(columns, measure, measure.contrast) & ~in_population
+        if not in_contrast.any():
+            return None
+        selected = in_population | in_contrast
+    if not in_population.any():
+        return None
+    rows = np.flatnonzero(selected)
+    names = [f"{columns['benchmark'][at]} {columns['question_id'][at]}" for at in rows]
+    rows = rows[np.argsort(names, kind="stable")]
+    questions = tuple(sorted(names))
+    images = tuple(str(columns["image_key"][at]) for at in rows)
+    if measure.kind is ClaimKind.FIDELITY:
+        values = columns["is_in_language"][rows].astype(np.float64)
+        return CellScores(questions=questions, images=images, seeds=(0,), scores_KI=values[None])
+    scores, blind, majority = (
+        _scores(columns, rows, prefix, measure.column) for prefix in ("", "blind_", "majority_")
+    )
+    groups = None if measure.contrast is None else (~in_population[rows]).astype(int)
+    return CellScores(
+        questions=questions,
+        images=images,
+        seeds=(0,),
+        scores_KI=scores[None],
+        blind_KI=None if np.isnan(blind).any() else blind[None],
+        majority_KI=None if np.isnan(majority).any() else majority[None],
+        groups_I=groups,
+        coefficients=(1.0,) if groups is None else (1.0, -1.0),
+        is_attributable=measure.is_attributable,
+    )
+
+
+def _select(columns: _Columns, measure: Measure, population: Population) -> np.ndarray:
+    """Return a mask of the rows of a population."""
+    dataset = measure.benchmark or columns["dataset"][0]
+    mask = (columns["dataset"] == dataset) & (columns["language"] == measure.language)
+    kinds = population.kinds
+    if not kinds and measure.kind in BENCHMARK_KINDS:
+        kinds = [measure.kind.value]
+    for name, wanted in (
+        ("benchmark", kinds),
+        ("answer_type", population.answer_types),
+        ("question_type", population.question_types),
+    ):
+        if wanted:
+            mask &= np.isin(columns[name].astype(str), wanted)
+    return np.asarray(mask, dtype=bool)
+
+
+def _scores(columns: _Columns, rows: np.ndarray, prefix: str, column: str) -> np.ndarray:
+    """Return a score column; rows without it have the one of the plain score."""
+    own, plain = columns[f"{prefix}{column}"][rows], columns[f"{prefix}score"][rows]
+    scores: np.ndarray = np.where(np.isnan(own), plain, own)
+    return scores
+
+
+def _read_retention(stage: StageRecord, measure: Measure) -> CellScores | None:
+    """Join the items of all tasks of one metric; every task has the same weight."""
+    tasks = {
+        name: items
+        for name, items in read_items(stage.folder / "result").items()
+        if any(fnmatchcase(name, pattern) for pattern in measure.tasks)
+        and (items.metric == _BITS) is measure.is_bits
+    }
+    if not tasks:
+        return None
+    names, values, weights, groups = list[str](), list[float](), list[float](), list[int]()
+    for number, (task, items) in enumerate(sorted(tasks.items())):
+        names += [f"{task} {at:06d}" for at in range(len(items.values))]
+        values += [-value for value in items.values] if measure.is_bits else items.values
+        weights += items.weights
+        groups += [number] * len(items.values)
+    return CellScores(
+        questions=tuple(names),
+        images=tuple(names),
+        seeds=(0,),
+        scores_KI=np.array([values]),
+        groups_I=np.array(groups),
+        coefficients=(1 / len(tasks),) * len(tasks),
+        weights_I=np.array(weights),
+    )

@@ -1,0 +1,212 @@
+"""What the claims of a planned grid could show: their power before anything is trained.
+
+The assumptions are those of `evaluation.statistics.power`; this module adds the numbers of images
+and seeds of the plan. The mean over P pooled pairs of cells is treated as P times the seeds.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from configuration.axes import AxisValue, GridCell, flatten
+from evaluation.benchmarks.items import BenchmarkItem
+from evaluation.statistics.power import ClaimPlan, PowerSummary, describe_power
+from evaluation.statistics.power_assumptions import SD_ITEM_DIFFERENCE, TRAINING_SD
+from reporting.claim_cells import ClaimCells, select_cells
+from reporting.claim_texts import fill_text
+from reporting.hypotheses_schema import (
+    BENCHMARK_KINDS,
+    BEST,
+    ClaimKind,
+    Comparison,
+    Hypotheses,
+    Hypothesis,
+    Population,
+    Quantity,
+    QuestionLanguage,
+)
+from reporting.settings import SEED, SHARE, Setting
+
+ATTRIBUTABLE_SD = 0.57
+"""Standard deviation over questions of the difference of two cells in score minus blind score;
+measured on `mix_ablation` (embedded, 1,000 questions, median over pairs of cells)."""
+IMAGE_CONTRIBUTION = 0.3
+"""Assumed score minus blind score of the best cell, for margins relative to it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkSize:
+    """Number of questions and images about which a claim is made."""
+
+    num_questions: int
+    num_images: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedClaim:
+    """A claim of a planned grid and its power."""
+
+    name: str
+    text: str
+    size: BenchmarkSize | None
+    """None if the number of questions is not known before the grid runs."""
+    num_pairs: int
+    num_seeds: int
+    """Smallest number of trainings of a compared cell."""
+    models: PowerSummary | None
+    """For these trained models."""
+    recipe: PowerSummary | None
+    """For their recipes."""
+    reason: str = ""
+    """Why there is no power, or why the hypothesis does not apply."""
+
+    @property
+    def seeds_per_cell(self) -> int | None:
+        """Trainings of each cell in the cheapest design with 80 % power for the recipes."""
+        if self.recipe is None or self.recipe.cheapest is None:
+            return None
+        return math.ceil(self.recipe.cheapest.num_seeds / self.num_pairs)
+
+
+class BenchmarkSizes:
+    """Questions of the benchmarks of a planned grid."""
+
+    def __init__(self, items: Iterable[BenchmarkItem], expected_questions: int = 0) -> None:
+        """Count the questions.
+
+        Args:
+            items: Items of all benchmarks, the main one first.
+            expected_questions: Questions of a benchmark that does not exist yet; each is assumed to
+                have an image of its own, and to belong to every kind in equal parts.
+        """
+        self._items = [
+            (i.dataset, i.benchmark.value, i.language, i.answer_type, i.question_type, i.image_key)
+            for i in items
+        ]
+        self._expected = expected_questions
+
+    def of(self, hypothesis: Hypothesis, kind: ClaimKind, language: str) -> BenchmarkSize | None:
+        """Return the size of what a hypothesis is about; None if it is unknown or empty."""
+        if kind not in (*BENCHMARK_KINDS, ClaimKind.FIDELITY):
+            return None
+        if self._expected:
+            number = self._expected // 3
+            return BenchmarkSize(num_questions=number, num_images=number)
+        if not self._items:
+            return None
+        dataset = hypothesis.benchmark or self._items[0][0]
+        parts = [hypothesis.population, *([hypothesis.contrast] if hypothesis.contrast else [])]
+        found = [
+            image
+            for name, item_kind, item_language, answer_type, question_type, image in self._items
+            if name == dataset
+            and item_language == language
+            and any(_selects(p, kind, item_kind, answer_type, question_type) for p in parts)
+        ]
+        if not found:
+            return None
+        return BenchmarkSize(num_questions=len(found), num_images=len(set(found)))
+
+
+def plan_claims(
+    cells: Sequence[GridCell], hypotheses: Hypotheses, sizes: BenchmarkSizes
+) -> list[PlannedClaim]:
+    """Return the claims of a planned grid with their power, and hypotheses that do not apply."""
+    seeds: dict[Setting, int] = {}
+    for cell in cells:
+        setting = _setting(cell.axes)
+        seeds[setting] = seeds.get(setting, 0) + 1
+    flat = [flatten(cell.config) for cell in cells]
+    common = {
+        path: value
+        for path, value in flat[0].items()
+        if all(path in other and other[path] == value for other in flat)
+    }
+    languages = {
+        QuestionLanguage.TARGET: cells[0].config.languages.target,
+        QuestionLanguage.BASE: cells[0].config.languages.base,
+    }
+    planned = list[PlannedClaim]()
+    for name, hypothesis in hypotheses.hypotheses.items():
+        found = select_cells(hypothesis, list(seeds), common)
+        for kind in hypothesis.kinds:
+            size = sizes.of(hypothesis, kind, languages[hypothesis.language])
+            planned += _claims(name, hypothesis, kind, found, size, seeds)
+    counted = [claim for claim in planned if not claim.reason]
+    df = sum(number - 1 for number in seeds.values())
+    return [
+        _with_power(claim, hypotheses, df, num_claims=len(counted)) if not claim.reason else claim
+        for claim in planned
+    ]
+
+
+def _claims(
+    name: str,
+    hypothesis: Hypothesis,
+    kind: ClaimKind,
+    found: list[ClaimCells] | str,
+    size: BenchmarkSize | None,
+    seeds: Mapping[Setting, int],
+) -> list[PlannedClaim]:
+    """Return the claims of a hypothesis about one kind, still without power."""
+    suffix = f" ({kind.value})" if len(hypothesis.kinds) > 1 else ""
+    if isinstance(found, str) or size is None:
+        reason = found if isinstance(found, str) else "number of questions not known beforehand"
+        text = fill_text(hypothesis, hypothesis.first, hypothesis.second) + suffix
+        return [PlannedClaim(name=name, text=text, size=size, num_pairs=0, num_seeds=0,
+                             models=None, recipe=None, reason=reason)]  # fmt: skip
+    return [
+        PlannedClaim(
+            name=name,
+            text=fill_text(hypothesis, cells.first, cells.second) + suffix,
+            size=size,
+            num_pairs=1 if hypothesis.second == BEST else len(cells.pairs),
+            num_seeds=min(seeds[cell] for pair in cells.pairs for cell in pair),
+            models=None,
+            recipe=None,
+        )
+        for cells in found
+    ]
+
+
+def _with_power(
+    claim: PlannedClaim, hypotheses: Hypotheses, df: int, *, num_claims: int
+) -> PlannedClaim:
+    if claim.size is None:
+        return claim
+    hypothesis = hypotheses.hypotheses[claim.name]
+    is_gain = hypothesis.test is Comparison.SUPERIORITY
+    margin = hypotheses.margin_of(hypothesis)
+    if hypothesis.relative_margin is not None:
+        margin = hypothesis.relative_margin * IMAGE_CONTRIBUTION
+    is_attributable = hypothesis.quantity is Quantity.ATTRIBUTABLE
+    models = ClaimPlan(
+        num_images=claim.size.num_images,
+        items_per_image=claim.size.num_questions / claim.size.num_images,
+        num_seeds=claim.num_seeds * claim.num_pairs,
+        test=hypothesis.test.value,
+        delta=0.0 if is_gain else margin,
+        true_difference=margin if is_gain else 0.0,
+        sd_item_difference=ATTRIBUTABLE_SD if is_attributable else SD_ITEM_DIFFERENCE,
+        training_sd=None,
+        num_claims=num_claims,
+    )
+    recipe = dataclasses.replace(models, training_sd=TRAINING_SD, training_df=df)
+    return dataclasses.replace(claim, models=describe_power(models), recipe=describe_power(recipe))
+
+
+def _selects(
+    population: Population, kind: ClaimKind, item_kind: str, answer_type: str, question_type: str
+) -> bool:
+    kinds = population.kinds or ([kind.value] if kind in BENCHMARK_KINDS else [])
+    return (
+        (not kinds or item_kind in kinds)
+        and (not population.answer_types or answer_type in population.answer_types)
+        and (not population.question_types or question_type in population.question_types)
+    )
+
+
+def _setting(axes: Mapping[str, AxisValue]) -> Setting:
+    """Return all axes except the seed, the share last, as in the report."""
+    others = tuple((name, value) for name, value in axes.items() if name not in (SHARE, SEED))
+    return (*others, (SHARE, float(str(axes.get(SHARE) or 0.0))))

@@ -1,0 +1,453 @@
+"""Claims: decided on what they are about, for the models and for the recipes, or not at all."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from core.errors import ConfigError
+from evaluation.benchmarks.predictions import read_predictions, write_predictions
+from evaluation.retention import TaskItems, TaskScore, save_retention
+from evaluation.statistics.decisions import Verdict
+from reporting import build, figures, hypotheses, preregistration
+from reporting.claim_rows import claim_rows
+from reporting.claims import Claim, ClaimResults
+from reporting.paired_scores import CellScores, align_items, stack_seeds
+from reporting.preregistration import check_registration
+from reporting.records import GridRecord, load_grid
+from reporting.series import View, view_of
+from reporting.summary import key_figures, summary
+from tests.support import fake_grid
+
+_IMAGES = 60
+_SHARES = (0.0, 0.2, 1.0)
+_TEXT_ONLY = "Text-only data in the target language improves what the model sees"
+
+Scorer = Callable[[dict[str, Any], dict[str, Any], np.random.Generator], tuple[float, float]]
+"""Axes of a cell, a row, and randomness -> score and blind score."""
+
+
+def _axes(seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
+    return [axes for axes in fake_grid.mix_axes(seeds) if axes["target_share"] in _SHARES]
+
+
+def _grid(
+    root: Path, scorer: Scorer | None = None, *, cells: list[dict[str, Any]] | None = None,
+    **fields: object,
+) -> tuple[GridRecord, View]:  # fmt: skip
+    """Make a grid whose cells have the given scores and a majority score of 0.2."""
+    folder = fake_grid.make_grid(root, cells=cells or _axes(), num_images=_IMAGES)
+    about = {**json.loads((folder / "grid.json").read_text()), **fields}
+    (folder / "grid.json").write_text(json.dumps(about))
+    for number, cell in enumerate(about["cells"] if scorer else ()):
+        path = root / "store" / "evaluate" / cell["stages"]["evaluate"] / "result"
+        _rescore(path / "predictions.parquet", scorer, cell["axes"], number)
+    grid = load_grid(root, "mix_ablation", "embedded")
+    return grid, view_of(grid)
+
+
+def _rescore(path: Path, scorer: Any, axes: dict[str, Any], number: int) -> None:
+    table, rng = read_predictions(path), np.random.default_rng(number)
+    pairs = [scorer(axes, row, rng) for row in table.to_pylist()]
+    for prefix, at in (("", 0), ("blind_", 1)):
+        for column in ("score", "score_lmms", "score_aware"):
+            name = f"{prefix}{column}"
+            field = table.schema.field(name)
+            values = pa.array([pair[at] for pair in pairs], field.type)
+            table = table.set_column(table.schema.get_field_index(name), field, values)
+    field = table.schema.field("majority_score")
+    majority = pa.array([0.2] * table.num_rows, field.type)
+    table = table.set_column(table.schema.get_field_index("majority_score"), field, majority)
+    write_predictions(path, table)
+
+
+def _claim(results: ClaimResults, name: str, text: str = "") -> Claim:
+    return next(c for c in results.claims if c.name == name and text in c.text)
+
+
+def _sees(share: float, blind: float) -> Scorer:
+    """Every cell answers a share of the questions from the image and another one without it."""
+    return lambda axes, row, rng: (float(rng.random() < share), float(rng.random() < blind))
+
+
+# --- C2: what a claim is about --------------------------------------------------------------------
+
+
+def test_a_cell_that_guesses_better_supports_nothing(tmp_path: Path) -> None:
+    """The only supported claim of the review: one cell learnt the most frequent answers."""
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        if axes["target_share"] > 0:
+            return _sees(0.6, 0.2)(axes, row, rng)
+        guesses = float(rng.random() < (0.25 if axes["text_only"] else 0.0))
+        return guesses, guesses
+
+    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "text_only", ", vqa")
+    assert claim.decision is not None
+    assert claim.decision.verdict is not Verdict.SUPPORTED
+    assert any("with text-only data, 0" in cell for cell in claim.excluded)
+    assert [part.label for part in claim.parts] == [
+        "20\N{NO-BREAK SPACE}%",
+        "100\N{NO-BREAK SPACE}%",
+    ]
+
+
+def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> None:
+    gains = {0.0: 0.35, 0.2: 0.0, 1.0: -0.1}
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        share = 0.6 + axes["text_only"] * gains[axes["target_share"]]
+        return _sees(share, 0.1)(axes, row, rng)
+
+    results = hypotheses.decide_claims(*_grid(tmp_path, scorer))
+    claim = _claim(results, "text_only", ", vqa")
+    assert claim.heterogeneity is not None
+    assert claim.heterogeneity.p_value is not None
+    assert claim.heterogeneity.p_value < 0.001
+    assert claim.decision is not None
+    assert claim.decision.p_supported < 0.05  # the mean alone would support it
+    assert claim.decision.verdict is Verdict.UNDECIDED
+    assert "depends on the pooled cells" in claim.reason
+    row = next(row for row in claim_rows(results) if row.text == claim.text)
+    assert any(note.startswith("single pairs: +") for note in row.notes)
+
+
+def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        return _sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
+
+    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "text_only", ", vqa")
+    assert claim.decision is not None
+    assert claim.decision.verdict is Verdict.SUPPORTED
+    assert not claim.is_about_recipe
+    assert "trained with one seed" in claim.recipe_reason
+
+
+def test_replicated_cells_decide_about_the_recipe(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        return _sees(0.8 if axes["text_only"] else 0.4, 0.1)(axes, row, rng)
+
+    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, cells=_axes((0, 1, 2))))
+    claim = _claim(results, "text_only", ", vqa")
+    assert claim.is_about_recipe
+    assert claim.verdict is Verdict.SUPPORTED
+    assert claim.num_seeds == 3
+    row = next(row for row in claim_rows(results) if row.text == claim.text)
+    assert "3 trainings per cell or more" in row.recipe_note
+
+
+def test_support_by_a_cell_that_shows_nothing_is_taken_back(tmp_path: Path) -> None:
+    """A cell that beats a useless one by guessing has not learnt to see."""
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        is_both = axes["stages"] == "both"
+        return (float(rng.random() < 0.2), 0.0) if is_both else (0.0, 0.0)
+
+    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, cells=fake_grid.stage_axes()))
+    claim = _claim(results, "alignment")
+    assert claim.decision is not None
+    assert claim.decision.p_supported < 0.05
+    assert claim.decision.verdict is Verdict.UNDECIDED
+    assert "does not exceed its blind and majority baselines" in claim.reason
+
+
+# --- H1: the best share ---------------------------------------------------------------------------
+
+
+def test_a_share_is_never_compared_with_itself(tmp_path: Path) -> None:
+    """20 % is the best share observed by luck: nothing is supported with certainty."""
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        share = 0.56 if axes["target_share"] == 0.2 else 0.5
+        return _sees(share, 0.1)(axes, row, rng)
+
+    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "enough", ", vqa")
+    assert claim.decision is not None
+    assert claim.decision.difference.value != 0
+    assert claim.decision.p_supported > 0.001
+    assert "the best of the other shares" in claim.detail
+
+
+def test_a_curve_that_falls_is_reported(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        share = {0.0: 0.3, 0.2: 0.9, 1.0: 0.5}[axes["target_share"]]
+        return _sees(share, 0.05)(axes, row, rng)
+
+    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "enough", ", vqa")
+    assert claim.decision is not None
+    assert claim.decision.verdict is Verdict.SUPPORTED
+    assert any("not monotone" in note for note in claim.notes)
+
+
+def test_a_relative_margin_needs_an_image_that_contributes(tmp_path: Path) -> None:
+    results = hypotheses.decide_claims(*_grid(tmp_path, lambda a, r, g: (0.5, 0.5)))
+    claim = _claim(results, "enough", ", vqa")
+    assert claim.decision is not None
+    assert claim.decision.verdict is Verdict.UNDECIDED
+    assert "blind score" in claim.reason
+
+
+# --- H8: any benchmark, metric, population and quantity -------------------------------------------
+
+
+def test_the_deciding_metric_of_the_profile_decides(tmp_path: Path) -> None:
+    _, view = _grid(tmp_path, _sees(0.5, 0.1))
+    for path in tmp_path.glob("store/evaluate/*/result/predictions.parquet"):
+        table = read_predictions(path)
+        at = table.schema.get_field_index("score_lmms")
+        ones = pa.array([1.0] * table.num_rows, table.schema.field(at).type)
+        write_predictions(path, table.set_column(at, table.schema.field(at), ones))
+    folder = tmp_path / "grids" / "mix_ablation-embedded"
+    values = {}
+    for metric in ("vqa", "vqa_lmms"):
+        about = {**json.loads((folder / "grid.json").read_text()), "deciding_metric": metric}
+        (folder / "grid.json").write_text(json.dumps(about))
+        grid = load_grid(tmp_path, "mix_ablation", "embedded")
+        claim = _claim(hypotheses.decide_claims(grid, view), "enough", ", vqa")
+        assert claim.decision is not None
+        values[metric] = claim.decision.difference.value
+    assert values["vqa"] != values["vqa_lmms"]
+
+
+def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        is_open = row["benchmark"] == "vqa" and row["answer_type"] != "yes/no"
+        gain = 0.4 if is_open and axes["target_share"] == 1.0 else 0.0
+        return float(rng.random() < 0.4 + gain), 0.0
+
+    results = hypotheses.decide_claims(*_grid(tmp_path, scorer))
+    claim = _claim(results, "open_and_closed_alike")
+    assert claim.decision is not None
+    assert claim.decision.difference.value == pytest.approx(-0.4, abs=0.15), claim
+    assert claim.decision.verdict is Verdict.REFUTED
+
+
+def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
+    grid, _ = _grid(tmp_path)
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    for cell in grid.cells:
+        gain = 0.3 * bool(cell.axes["text_only"])
+        for kind, shift in (("retention", gain), ("backbone", 0.0)):
+            values = tuple(map(float, base + 1.0 - shift + 0.05 * rng.random(200)))
+            _write_retention(tmp_path, grid, cell.cell_id, kind, values)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    results = hypotheses.decide_claims(grid, view_of(grid))
+    helped = _claim(results, "text_only_text")
+    assert helped.decision is not None
+    assert helped.decision.verdict is Verdict.SUPPORTED
+    assert helped.decision.difference.value == pytest.approx(0.3, abs=0.02)
+    kept = _claim(results, "multimodal_training_text")
+    assert kept.decision is not None
+    assert kept.decision.verdict is Verdict.SUPPORTED
+    assert "minus the language model before training" in kept.detail
+
+
+def _write_retention(
+    root: Path, grid: GridRecord, cell_id: str, kind: str, values: tuple[float, ...]
+) -> None:
+    folder = root / "store" / kind / f"{kind}{cell_id}"
+    items = TaskItems(metric="bits_per_byte", values=values, weights=(10.0,) * len(values))
+    score = TaskScore(metric="bits_per_byte", value=float(np.mean(values)), stderr=None,
+                      n=len(values), num_fewshot=0, items=items)  # fmt: skip
+    (folder / "result").mkdir(parents=True)
+    save_retention({"text:text_eu": score}, folder / "result")
+    path = grid.folder / "grid.json"
+    about = json.loads(path.read_text())
+    for cell in about["cells"]:
+        if cell["cell_id"] == cell_id:
+            cell["stages"][kind] = folder.name
+    path.write_text(json.dumps(about))
+
+
+def test_zero_target_images_in_both_stages_is_a_claim(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        return _sees(0.3 + 0.5 * (axes["target_share"] > 0), 0.02)(axes, row, rng)
+
+    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, common={"align.target_share": 0.0}))
+    assert _claim(results, "zero_sees").verdict is Verdict.SUPPORTED
+    assert _claim(results, "zero_enough").verdict is Verdict.REFUTED
+
+
+def test_hypotheses_that_do_not_apply_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, view = _grid(tmp_path)
+    reasons = {one.name: one.reason for one in hypotheses.decide_claims(grid, view).inapplicable}
+    assert reasons["alignment"] == "all cells have stages = both"
+    assert "requires align.target_share = 0.0" in reasons["zero_enough"]
+    assert reasons["text_only_text"] == "not measured in this grid"
+    monkeypatch.setattr(figures, "page_figures", lambda *args: [])
+    page = build.render_page(grid, view, [])
+    assert "registered claims do not apply to this grid" in page
+    assert "probability that any verdict is wrong" in page
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("margin: 0.03", "margin: 3", "fractions of accuracy"),
+        ("test: superiority", "test: better", "better"),
+        ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
+        ("second: false", "second: best", "requires axis: target_share"),
+        ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
+        ("kind: [vqa, mc, capqa]", "kind: vqaa", "Did you mean 'vqa'"),
+        ("kind: fidelity", "kind: fidelity\n    quantity: attributable", "without the image"),
+        ("second: best", "second: best\n    pool: [text_only]", "without pool"),
+        ('tasks: ["text:*_{language}", "*_{language}", "eus_*", "*_eus_Latn"]', "", "needs tasks"),
+    ],
+)
+def test_an_inconsistent_hypothesis_is_rejected(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = preregistration.SHIPPED.read_text("utf-8")
+    assert old in text
+    (tmp_path / "hypotheses.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        preregistration.load_registered(tmp_path)
+
+
+def test_hypothesis_on_a_configuration_field_is_decided(tmp_path: Path) -> None:
+    cells = fake_grid.connector_axes()
+    folder = fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=12)
+    (folder / "hypotheses.yaml").write_text(_CONNECTOR_HYPOTHESES, encoding="utf-8")
+    grid = load_grid(tmp_path, "connector", "embedded")
+    results = hypotheses.decide_claims(grid, view_of(grid))
+    assert [claim.text for claim in results.claims] == [
+        "mlp2x_gelu is better than linear",
+        "600 steps are better than 300, connector.kind = linear",
+        "600 steps are better than 300, connector.kind = mlp2x_gelu",
+        "1200 steps are better than 300, connector.kind = linear",
+        "1200 steps are better than 300, connector.kind = mlp2x_gelu",
+    ]
+    detail = "vqa; connector.kind: mlp2x_gelu minus linear, mean over 3 pairs of cells"
+    assert results.claims[0].detail == detail
+    assert all(claim.decision is not None for claim in results.claims)
+
+
+_CONNECTOR_HYPOTHESES = """
+margin: 0.03
+hypotheses:
+  connector:
+    text: "{first} is better than {second}"
+    source: test
+    axis: model.connector.kind
+    first: mlp2x_gelu
+    second: linear
+    pool: [instruct.num_steps]
+    test: superiority
+  steps:
+    text: "{second} steps are better than {first}"
+    source: test
+    axis: instruct.num_steps
+    first: first
+    second: others
+    test: non_inferiority
+"""
+
+
+def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, unfinished=6, num_images=12)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    claim = _claim(hypotheses.decide_claims(grid, view_of(grid)), "text_only", ", vqa")
+    assert claim.decision is None
+    assert claim.reason == "the cells have not run yet"
+
+
+def test_every_verdict_of_a_column_shares_one_error_level(tmp_path: Path) -> None:
+    """p-values are those of a single claim times the number of claims."""
+    grid, view = _grid(tmp_path, _sees(0.5, 0.1))
+    many = [c for c in hypotheses.decide_claims(grid, view).claims if c.decision is not None]
+    text = preregistration.SHIPPED.read_text("utf-8")
+    only = text[text.index("  base_language_kept:") :]
+    (grid.folder / "hypotheses.yaml").write_text(f"margin: 0.03\nhypotheses:\n{only}")
+    (alone,) = hypotheses.decide_claims(grid, view).claims
+    among = next(claim for claim in many if claim.name == "base_language_kept")
+    assert alone.decision is not None
+    assert among.decision is not None
+    corrected = min(1.0, len(many) * alone.decision.p_supported)
+    assert among.decision.p_supported == pytest.approx(corrected)
+    assert among.decision.confidence == pytest.approx(1 - 0.1 / len(many))
+
+
+# --- values per item ------------------------------------------------------------------------------
+
+
+def _values(**fields: Any) -> CellScores:
+    names = ("1", "2", "3", "4")
+    scores_KI = np.array([[1.0, 0.0, 1.0, 0.5]])
+    return CellScores(questions=names, images=names, seeds=(0,), scores_KI=scores_KI, **fields)
+
+
+def test_a_contrast_is_the_difference_of_two_means() -> None:
+    cell = _values(groups_I=np.array([0, 0, 0, 1]), coefficients=(1.0, -1.0))
+    assert cell.values.mean() == pytest.approx(2 / 3 - 0.5)
+
+
+def test_weights_make_a_ratio_of_sums() -> None:
+    cell = _values(weights_I=np.array([1.0, 1.0, 2.0, 4.0]))
+    assert cell.values.mean() == pytest.approx((1 + 0 + 2 + 2) / 8)
+
+
+def test_an_attributable_value_is_the_score_minus_the_blind_score() -> None:
+    blind_KI = np.array([[1.0, 0.0, 0.0, 0.0]])
+    cell = _values(blind_KI=blind_KI, is_attributable=True)
+    assert cell.values.tolist() == [0.0, 0.0, 1.0, 0.5]
+    assert cell.reference.tolist() == [0.0] * 4
+
+
+def test_cells_are_paired_by_question_whatever_their_order() -> None:
+    first = _values()
+    second = dataclasses.replace(first.select(("3", "1")), seeds=(1,))
+    a, b = align_items([first, second])
+    assert a.questions == b.questions == ("1", "3")
+    assert a.scores_KI.tolist() == b.scores_KI.tolist() == [[1.0, 1.0]]
+    both = stack_seeds([(0, first), (1, second)])
+    assert both.seeds == (0, 1)
+    assert both.scores_KI.shape == (2, 2)
+
+
+# --- summary --------------------------------------------------------------------------------------
+
+
+def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: Path) -> None:
+    grid, view = _grid(tmp_path)
+    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    assert "the highest of 6 observed accuracies" in text
+    assert "likely to be too high" in text
+    figure = key_figures(grid, view)[0]
+    assert figure.label == "highest accuracy in eu"
+    assert "[" not in figure.detail
+
+
+def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
+    grid, view = _grid(tmp_path)
+    for cell in grid.cells:
+        assert cell.evaluation is not None
+        path = cell.evaluation.folder / "result" / "metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["metrics"]["fidelity/en"] = {"value": 2.1}
+        metrics["metrics"]["vqa/en/accuracy_any_language"] = {"value": 58.0}
+        path.write_text(json.dumps(metrics))
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    assert "only 2.1\N{NO-BREAK SPACE}% of the replies are in en" in text
+    assert "not the same as having forgotten" in text
+    assert "in any language, the accuracy is 58.0\N{NO-BREAK SPACE}%" in text
+
+
+def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        return _sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
+
+    grid, view = _grid(tmp_path, scorer)
+    results = hypotheses.decide_claims(grid, view)
+    text = " ".join(summary(grid, view, results.claims, check_registration(grid)))
+    assert f"{_TEXT_ONLY}, vqa" in text
+    assert "supported (for these trained models, not shown for other trainings)" in text
+    assert "remain undecided" in text
