@@ -40,6 +40,9 @@ class BenchmarkSize:
 
     num_questions: int
     num_images: int
+    spread: float = 1.0
+    """Standard error relative to that of one mean over all questions; larger for the difference
+    between two parts of them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,21 +94,29 @@ class BenchmarkSizes:
             return None
         if self._expected:
             number = self._expected // 3
-            return BenchmarkSize(num_questions=number, num_images=number)
+            spread = 1.0 if hypothesis.contrast is None else 2.0
+            return BenchmarkSize(num_questions=number, num_images=number, spread=spread)
         if not self._items:
             return None
         dataset = hypothesis.benchmark or self._items[0][0]
         parts = [hypothesis.population, *([hypothesis.contrast] if hypothesis.contrast else [])]
         found = [
-            image
-            for name, item_kind, item_language, answer_type, question_type, image in self._items
-            if name == dataset
-            and item_language == language
-            and any(_selects(p, kind, item_kind, answer_type, question_type) for p in parts)
+            [
+                image
+                for name, item_kind, item_language, answer_type, question_type, image in self._items
+                if (name, item_language) == (dataset, language)
+                and _selects(part, kind, item_kind, answer_type, question_type)
+            ]
+            for part in parts
         ]
-        if not found:
+        if not all(found):
             return None
-        return BenchmarkSize(num_questions=len(found), num_images=len(set(found)))
+        total = sum(map(len, found))
+        return BenchmarkSize(
+            num_questions=total,
+            num_images=len({image for images in found for image in images}),
+            spread=math.sqrt(total * sum(1 / len(images) for images in found)),
+        )
 
 
 def plan_claims(
@@ -187,7 +198,8 @@ def _with_power(
         test=hypothesis.test.value,
         delta=0.0 if is_gain else margin,
         true_difference=margin if is_gain else 0.0,
-        sd_item_difference=ATTRIBUTABLE_SD if is_attributable else SD_ITEM_DIFFERENCE,
+        sd_item_difference=claim.size.spread
+        * (ATTRIBUTABLE_SD if is_attributable else SD_ITEM_DIFFERENCE),
         training_sd=None,
         num_claims=num_claims,
     )

@@ -1,0 +1,63 @@
+"""Power of claims before training, and the published registration."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from configuration.grid_request import GridRequest
+from core.errors import ConfigError
+from experiments.planning import make_plan
+from experiments.registering import planned_claims, register_grid
+from reporting import preregistration
+from reporting.power_plan import PlannedClaim
+
+_NAME = "registered"
+
+
+def _claims(root: Path, *replicate: str) -> dict[str, PlannedClaim]:
+    request = GridRequest(
+        experiment="mix_ablation", replicate=replicate, root=root, is_dry_run=True, name=_NAME
+    )
+    return {claim.name: claim for claim in planned_claims(request, make_plan(request))}
+
+
+def test_power_grows_with_seeds_and_needs_them_for_recipes(tmp_path: Path) -> None:
+    alone = _claims(tmp_path)["text_only"]
+    repeated = _claims(tmp_path, "text_only=true=3", "text_only=false=3")["text_only"]
+    assert alone.models is not None
+    assert repeated.models is not None
+    assert alone.recipe is not None
+    assert repeated.recipe is not None
+    assert alone.recipe.power == 0.0  # nothing is known about other trainings
+    assert repeated.recipe.power > 0.05
+    assert repeated.models.power > alone.models.power
+    assert (alone.num_seeds, repeated.num_seeds, alone.num_pairs) == (1, 3, 6)
+
+
+def test_claims_that_do_not_apply_have_a_reason(tmp_path: Path) -> None:
+    claims = _claims(tmp_path)
+    assert "it is 0.2" in claims["zero_enough"].reason
+    assert claims["alignment"].models is None
+    contrast = claims["open_and_closed_alike"]
+    assert contrast.size is not None
+    assert contrast.size.spread > 1.9  # a difference of two means
+
+
+def test_a_registration_is_published_once_and_used_by_the_grid(tmp_path: Path) -> None:
+    request = GridRequest(
+        experiment="mix_ablation", replicate=("share20=3",), root=tmp_path, name=_NAME
+    )
+    console = Console(width=200, record=True)
+    path = register_grid(request, make_plan(request), console)
+    published = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(published["cells"]) == 12 + 4
+    assert published["benchmarks"]
+    assert published["hypotheses"]["enough"]["relative_margin"] == 0.1
+    assert any(claim.get("power_models") for claim in published["power"])
+    assert "What each claim could show" in console.export_text()
+    registration = preregistration.register(path.parent)  # the start of the grid
+    assert registration.to_json() == published["registration"]
+    with pytest.raises(ConfigError, match="never replaced"):
+        register_grid(request, make_plan(request), console)
