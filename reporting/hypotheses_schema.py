@@ -55,7 +55,8 @@ BENCHMARK_KINDS = (
     ClaimKind.VQA, ClaimKind.MULTIPLE_CHOICE, ClaimKind.CAPTION_QA, ClaimKind.DIRECT,
 )  # fmt: skip
 """Kinds with a score per question and a score of the same model with a blank image."""
-_PAIRWISE_KINDS = (ClaimKind.PEOPLE, ClaimKind.JUDGE)
+PAIRWISE_KINDS = (ClaimKind.PEOPLE, ClaimKind.JUDGE)
+"""Kinds with preferences between two cells instead of a score per cell."""
 
 
 class Quantity(StrEnum):
@@ -140,7 +141,7 @@ class Hypothesis:
             )
         if ClaimKind.RETENTION in kinds and not self.tasks:
             raise ConfigError(f"'{self.text}': kind: retention needs tasks")
-        if set(kinds) & set(_PAIRWISE_KINDS) and self.pool:
+        if set(kinds) & set(PAIRWISE_KINDS) and self.pool:
             raise ConfigError(f"'{self.text}': preferences between two cells can't be pooled")
 
     @property

@@ -12,6 +12,7 @@ from evaluation.retention import read_items
 from pipeline.store.records import StageRecord
 from reporting.hypotheses_schema import (
     BENCHMARK_KINDS,
+    PAIRWISE_KINDS,
     ClaimKind,
     Hypothesis,
     Population,
@@ -118,6 +119,8 @@ class Measurements:
         if measure.kind is ClaimKind.RETENTION:
             stage = cell.stages.get("backbone" if is_before else "retention")
             return None if stage is None else _read_retention(stage, measure)
+        if measure.kind in PAIRWISE_KINDS:
+            return None  # preferences concern two cells, not one
         stage = cell.evaluation
         if stage is None or not stage.predictions.is_file():
             return None

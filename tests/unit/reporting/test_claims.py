@@ -288,6 +288,13 @@ def test_hypotheses_that_do_not_apply_are_listed(
     assert "probability that any verdict is wrong" in page
 
 
+def test_preferences_are_not_decided_on_scores(tmp_path: Path) -> None:
+    results = hypotheses.decide_claims(*_grid(tmp_path, cells=fake_grid.backbone_axes()))
+    assert "backbones_alike" in {claim.name for claim in results.claims}
+    reasons = {one.name: one.reason for one in results.inapplicable}
+    assert reasons["backbones_preferred_alike"] == "not measured in this grid"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
