@@ -1,6 +1,7 @@
 """Evaluation of a served model: concurrent requests, and a resume that repeats none of them."""
 
 import base64
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.run import main
-from tests.support.evaluation_doubles import LANGUAGES, small_benchmark
+from tests.support.evaluation_doubles import LANGUAGES, raw_items, write_benchmark
 
 
 class Server(BaseHTTPRequestHandler):
@@ -52,7 +54,15 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    return small_benchmark(tmp_path / "data")
+    samples = [(f"p{at:02d}", {"items": raw_items(at)}, png(at)) for at in range(12)]
+    return write_benchmark(tmp_path / "data", samples)
+
+
+def png(at: int) -> bytes:
+    """Return a small image, which is sent to the server as it is."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (at, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -105,7 +115,7 @@ def test_a_resumed_evaluation_repeats_no_request(
     message = " ".join(capsys.readouterr().err.split())
     assert "HTTP 400" in message
     assert "limit reached" in message
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
     assert len(handler.asked) < 60  # queued requests are cancelled
     handler.max_requests = 10_000
     assert evaluate(url, manifest, tmp_path / "out") == 0
