@@ -5,7 +5,6 @@ The command can be repeated at any time; data that is already on the server is s
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.markup import escape
 from core.errors import DataError
 from core.process.command import catch_user_errors
 from core.process.log import without_password
+from pipeline.store.records import read_json
 from reporting.tracking.sync import sync_grid
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not paths:
         raise DataError(f"no grid under {options.root}; set the output folder with --root")
     for path in paths:
-        about = json.loads(path.read_text())
+        about = read_json(path)
         tracker = sync_grid(options.root, about["experiment"], about["profile"], path.parent.name)
         result = "[red]upload incomplete" if tracker.is_behind else "[green]uploaded"
         where = escape(without_password(tracker.uri))

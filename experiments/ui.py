@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from core.process.command import catch_user_errors
 from core.process.log import without_password
+from reporting.tracking.local_store import relocate_artifacts
 from reporting.tracking.server import SERVER_HOST, server_command
 
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     command = server_command(options.root, options.port)
+    relocate_artifacts(options.root)
     if remote := os.environ.get("MLFLOW_TRACKING_URI"):
         shown = escape(without_password(remote))
         console.print(f"note: runs are tracked in MLFLOW_TRACKING_URI={shown}, not this database")

@@ -7,6 +7,7 @@ should import this module.
 
 import logging
 import os
+import sqlite3
 from collections.abc import Sequence
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -18,8 +19,12 @@ for _name in ("alembic", "mlflow.store.db.utils"):
 from mlflow import MlflowClient  # noqa: E402  (reads the variables above)
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-__all__ = ["Metric", "MlflowClient", "MlflowException", "log_batch"]
+__all__ = ["TRACKING_ERRORS", "Metric", "MlflowClient", "MlflowException", "log_batch"]
+
+TRACKING_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
+"""Errors of the view of the results; they never stop a training."""
 
 # MLflow's limits for one call of log_batch.
 _MAX_METRICS = 1000

@@ -21,9 +21,20 @@ from pipeline.store.records import StageRecord, load_stage
 from pipeline.store.states import State
 from reporting.records import GridRecord, load_grid
 from reporting.tracking import payload
-from reporting.tracking.client import Metric, MlflowClient, MlflowException, log_batch
-from reporting.tracking.registration import (
+from reporting.tracking.client import (
+    TRACKING_ERRORS,
+    Metric,
+    MlflowClient,
+    MlflowException,
+    log_batch,
+)
+from reporting.tracking.local_store import (
+    artifact_location,
     default_store,
+    relocate_artifacts,
+    root_identity,
+)
+from reporting.tracking.registration import (
     find_parent_run,
     grid_identity,
     has_registration,
@@ -55,7 +66,7 @@ def _warn_on_outage(
         try:
             with locked(self.root / ".mlflow.lock"):
                 method(self, *args, **kwargs)
-        except MlflowException as error:
+        except TRACKING_ERRORS as error:
             first_line = str(error).splitlines()[0][:200]
             _LOG.warning("MLflow: %s failed and will be retried: %s",
                          method.__name__, first_line)  # fmt: skip
@@ -89,20 +100,30 @@ class GridTracker:
         root.mkdir(parents=True, exist_ok=True)
         try:
             with locked(root / ".mlflow.lock"):
-                self._client = MlflowClient(tracking_uri=self.uri)
-                self._notes = UploadNotes(self._client, self.uri)
+                if self._is_local:
+                    relocate_artifacts(root)
                 _ = self._experiment_id
-        except MlflowException as error:
-            reason, shown = str(error).splitlines()[0][:200], without_password(self.uri)
-            if not self.uri.startswith(("http://", "https://")):
-                raise ConfigError(
-                    f"MLflow store {shown} can't be opened: {reason}; start the server, or unset "
-                    "MLFLOW_TRACKING_URI to use the local database"
-                ) from error
-            _LOG.warning("MLflow server %s is unreachable (%s); results are kept under %s and "
-                         "uploaded later", shown, reason, root)  # fmt: skip
-            self.is_behind = True
-            self.silent_until = time.monotonic() + _PAUSE_S
+        except TRACKING_ERRORS as error:
+            self._report_unusable(error)
+
+    def _report_unusable(self, error: Exception) -> None:
+        """Warn about a server or database that can't be used now; an invalid address is an error.
+
+        Raises:
+            ConfigError: If the address is that of neither.
+        """
+        reason, shown = str(error).splitlines()[0][:200], without_password(self.uri)
+        is_server = self.uri.startswith(("http://", "https://"))
+        if not is_server and not self._is_local:
+            raise ConfigError(
+                f"MLflow store {shown} can't be opened: {reason}; start the server, or unset "
+                "MLFLOW_TRACKING_URI to use the local database"
+            ) from error
+        fix = "" if is_server else "; if it is damaged, move it away and run experiments.sync"
+        _LOG.warning("MLflow store %s can't be used (%s); results are kept under %s and uploaded "
+                     "later%s", shown, reason, self.root, fix)  # fmt: skip
+        self.is_behind = True
+        self.silent_until = time.monotonic() + _PAUSE_S
 
     @_warn_on_outage
     def ensure_parent_run(self) -> None:
@@ -145,6 +166,20 @@ class GridTracker:
     def _load_grid(self) -> GridRecord:
         return load_grid(self.root, self.experiment, self.profile, self.name)
 
+    @property
+    def _is_local(self) -> bool:
+        return self.uri == default_store(self.root)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.uri)
+
+    @cached_property
+    def _notes(self) -> UploadNotes:
+        # The local database moves with its folder.
+        server = root_identity(self.root) if self._is_local else self.uri
+        return UploadNotes(self._client, server)
+
     @cached_property
     def _experiment_id(self) -> str:
         return self._ensure_experiment(f"{self.experiment}-{self.profile}")
@@ -152,8 +187,7 @@ class GridTracker:
     def _ensure_experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            is_local = self.uri == default_store(self.root)
-            folder = (self.root.resolve() / "artifacts" / name).as_uri() if is_local else None
+            folder = artifact_location(self.root, name) if self._is_local else None
             tags = {"mlflow.experimentKind": "custom_model_development"}  # instead of GenAI
             try:
                 made = self._client.create_experiment(name, artifact_location=folder, tags=tags)

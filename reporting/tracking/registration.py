@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.config import fingerprint
 from core.process.log import get_logger
 from pipeline.store.registration import Registration
-from reporting.tracking.client import MlflowClient, MlflowException
+from reporting.tracking.client import TRACKING_ERRORS, MlflowClient
+from reporting.tracking.local_store import default_store, root_identity
 
 GRID_TAG = "irudimen.grid"
 """Tag of a parent run with the name of the grid."""
@@ -29,14 +29,9 @@ def has_registration(params: Mapping[str, str]) -> bool:
     return _SHA256 in params
 
 
-def default_store(root: Path) -> str:
-    """Return the tracking URI under a root; MLflow's own default is the working directory."""
-    return f"sqlite:///{root.resolve()}/mlflow.db"
-
-
 def grid_identity(root: Path, grid_name: str) -> dict[str, str]:
     """Return the tags that identify the parent run of a grid."""
-    return {GRID_TAG: grid_name, ROOT_TAG: fingerprint(str(root.resolve()))[:16]}
+    return {GRID_TAG: grid_name, ROOT_TAG: root_identity(root)}
 
 
 def find_parent_run(
@@ -67,7 +62,7 @@ def tracked_registration(
         if experiment is None:
             return None
         run = find_parent_run(client, [experiment.experiment_id], grid_identity(root, grid_name))
-    except MlflowException as error:
+    except TRACKING_ERRORS as error:
         reason = str(error).splitlines()[0][:200]
         _LOG.warning("the registration could not be compared with MLflow: %s", reason)
         return None

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from experiments import ui
 from pipeline.store.records import load_stage
 from pipeline.store.states import State
 from reporting.records import load_grid
-from reporting.tracking import payload, server
+from reporting.tracking import local_store, payload, server
 from reporting.tracking.client import MlflowClient, MlflowException
 from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.registration import tracked_registration
@@ -294,3 +296,45 @@ def _set_state(folder: Path, status: dict[str, Any], state: str) -> None:
 
 def _unreachable(*args: Any, **kwargs: Any) -> None:
     raise MlflowException("connection refused")
+
+
+def test_a_moved_folder_continues_its_runs_and_artifacts(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _track(root)
+    before = {run.info.run_id for run in _runs(root)}
+    moved = tmp_path_factory.mktemp("moved") / "mlruns"
+    shutil.move(root, moved)
+    assert local_store.relocate_artifacts(moved) > len(before)
+    # A command of its own: MLflow remembers the artifact folders of a process.
+    command = ["-m", "experiments.sync", "--root", str(moved)]
+    subprocess.run([sys.executable, *command], check=True)
+    runs = _runs(moved)
+    assert {run.info.run_id for run in runs} == before
+    assert all(run.info.artifact_uri.startswith(moved.as_uri()) for run in runs)
+    assert not root.exists(), sorted(root.rglob("*"))
+    assert local_store.relocate_artifacts(moved) == 0
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 999, b""])
+def test_a_damaged_database_is_a_warning(
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+) -> None:
+    (root / "mlflow.db").write_bytes(content)
+    tracker = _track(root)
+    assert tracker.is_behind == bool(content)
+    assert ("move it away and run experiments.sync" in caplog.text) == bool(content)
+    # MLflow keeps a connection per path and process; a later command is a process of its own.
+    later = tmp_path_factory.mktemp("later") / "mlruns"
+    shutil.copytree(root, later, ignore=shutil.ignore_patterns("mlflow.db"))
+    tracker = _track(later)
+    assert not tracker.is_behind
+    assert len(_runs(later)) == 1 + len(_stages(later))
+
+
+def test_a_folder_that_can_not_be_part_of_an_address_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"what\?: '\?' would end the address"):
+        GridTracker(tmp_path / "what?", "mix_ablation", "embedded")

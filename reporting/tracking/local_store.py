@@ -1,0 +1,92 @@
+"""The local MLflow database of an output folder, which may be moved or copied as a whole."""
+
+import contextlib
+import json
+import secrets
+import sqlite3
+from pathlib import Path
+
+from core.config import fingerprint
+from core.errors import ConfigError
+from core.io.files import atomic_write_text
+from core.process.log import get_logger
+
+_DATABASE, _ARTIFACTS, _IDENTITY = "mlflow.db", "artifacts", "root.json"
+_LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+"""Table and column of every place where MLflow stores absolute paths of artifacts."""
+_LOG = get_logger("tracking")
+
+
+def default_store(root: Path) -> str:
+    """Return the tracking URI under a root; MLflow's own default is the working directory.
+
+    Raises:
+        ConfigError: If the path can't be part of a database address.
+    """
+    path = str(root.resolve())
+    if "?" in path:
+        raise ConfigError(f"--root {root}: '?' would end the address of the database; rename it")
+    return f"sqlite:///{path}/{_DATABASE}"
+
+
+def artifact_location(root: Path, experiment: str) -> str:
+    """Return the folder of an experiment's artifacts as a URI."""
+    return (root.resolve() / _ARTIFACTS / experiment).as_uri()
+
+
+def root_identity(root: Path) -> str:
+    """Return the identity of an output folder, which it keeps when it is moved."""
+    path = root / _IDENTITY
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text())["id"])
+    identity = secrets.token_hex(8)
+    try:
+        atomic_write_text(path, json.dumps({"id": identity}) + "\n")
+    except OSError:  # a folder that is only read
+        return fingerprint(str(root.resolve()))[:16]
+    return identity
+
+
+def relocate_artifacts(root: Path) -> int:
+    """Correct the artifact paths in the database of a folder that was moved.
+
+    MLflow stores absolute paths and offers no way to change them; it would write to the old folder.
+
+    Returns:
+        Number of corrected paths.
+
+    Raises:
+        sqlite3.Error: If the database is damaged or locked.
+    """
+    database = root.resolve() / _DATABASE
+    if not database.is_file():
+        return 0
+    here = (root.resolve() / _ARTIFACTS).as_uri()
+    num_changed = 0
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if not {table for table, _ in _LOCATIONS} <= tables:
+            return 0
+        for old in _foreign_locations(connection, here):
+            for table, column in _LOCATIONS:
+                # Names of tables and columns are constants of this module.
+                statement = (
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?"
+                )
+                size = len(old)
+                changed = connection.execute(statement, (here, size + 1, size + 1, f"{old}/"))
+                num_changed += changed.rowcount
+    if num_changed:
+        _LOG.info("the output folder was moved: corrected %d artifact paths of MLflow", num_changed)
+    return num_changed
+
+
+def _foreign_locations(connection: sqlite3.Connection, here: str) -> set[str]:
+    """Return the artifact folders of earlier places of this output folder."""
+    rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+    return {
+        location[: -len(name) - 1]
+        for name, location in rows
+        if location and location.endswith(f"/{_ARTIFACTS}/{name}") and location != f"{here}/{name}"
+    }
