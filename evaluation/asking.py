@@ -18,7 +18,7 @@ ASKING_FILE = "evaluation.yaml"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskingConfig:
-    """How questions are asked and how replies are scored."""
+    """Settings of asking questions and scoring replies."""
 
     prompt_style: str = INSTRUCTED_STYLE
     """Style of the prompts in languages/*/prompts.yaml: `bare` is the question alone, `instructed`

@@ -34,25 +34,25 @@ def language_content(languages: Iterable[str], style: str) -> dict[str, object]:
     # Official scores apply the English rules to answers in any language.
     content: dict[str, object] = {"official answer rules": english.RULES.version}
     for language in languages:
-        prompts = _load(PROMPTS, language)
+        prompts = _file_content(PROMPTS, language)
         prompts["styles"] = prompts["styles"].get(style, {})
-        answers = _load(ANSWERS, language)
+        answers = _file_content(ANSWERS, language)
         version = rules_for(language, folder=FOLDER).version
         content[f"languages/{language}/{PROMPTS}"] = prompts
         content[f"languages/{language}/{ANSWERS}"] = answers | {"version": version}
     return content
 
 
-def _load(name: str, language: str) -> dict[str, Any]:
+def _file_content(name: str, language: str) -> dict[str, Any]:
     """Return the content of a file, or of an empty one where it is missing."""
     path = language_file(language, name, FOLDER)
     if not path.is_file():
         return dict(to_plain(_SCHEMAS[name]()))
-    return dict(_read(name, path, path.read_bytes()))
+    return dict(_parse_file(name, path, path.read_bytes()))
 
 
 @lru_cache(maxsize=64)
-def _read(name: str, path: Path, content: bytes) -> Any:
+def _parse_file(name: str, path: Path, content: bytes) -> Any:
     """Parse a file; `content` is the key under which every cell of a grid finds it again."""
     del content
     return to_plain(load_config(_SCHEMAS[name], path))
