@@ -1,86 +1,43 @@
 """Command that compares open answers with a language model as judge: `python -m evaluation.judge`.
 
-The judge chooses one of the five labels of WildVision-Bench. Every pair is judged in both orders,
+The judge chooses one of the five labels of WildVision-Bench, by a prompt of this project
+(`evaluation.judge_summary` lists what else differs). Every pair is judged in both orders,
 because judges prefer the answer that they read first. If a reply has no label, the judge is asked
-once more. A second reply without a label counts as unreadable, never as a tie.
+once more. A second reply without a label counts as unreadable, never as a tie. Equal replies are
+ties: they are not sent to the judge, but they count.
 """
 
 import argparse
 import dataclasses
 import json
-import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
-from core.errors import ConfigError
+from core.errors import DataError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text
 from core.process.command import catch_user_errors
 from evaluation.benchmarks.images import ImageLookup, open_images
-from evaluation.people.tasks import Task, compare_tasks
-from evaluation.statistics.resampling import bootstrap_means
+from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarize
+from evaluation.people.comparison import compare_systems
+from evaluation.people.preferences import save_preferences
+from evaluation.people.tasks import Task
 
-REWARDS = {"A>>B": 1.0, "A>B": 0.5, "A=B": 0.0, "B>A": -0.5, "B>>A": -1.0}
 _LABEL = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")
-_STRONG_WEIGHT = 3
-"""Weight of a strong preference in the Elo difference, as in WildVision-Bench."""
 _MAX_TOKENS = 1024
-_ELO_SCALE, _PSEUDO_COUNT = 400.0, 0.5
 SYSTEM = (
     "You compare two assistants' answers to a question about an image. Judge what is true of the "
     "image, how helpful the answer is, and whether it is in the language of the question. Give "
     "your reasons in a few sentences and end with one of [[A>>B]], [[A>B]], [[A=B]], [[B>A]], "
     "[[B>>A]], where >> means much better. Which answer comes first means nothing, nor does length."
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeVerdict:
-    """The judge's verdict on one question in one order."""
-
-    task_id: str
-    image_key: str
-    first: str
-    """Name of the system shown as A."""
-    label: str
-    """One of the five labels; empty if the reply has none."""
-    reply: str
-
-    def reward(self, system: str) -> float | None:
-        """Return the reward of a system in -1..1, or None if the verdict is unreadable."""
-        if not self.label:
-            return None
-        value = REWARDS[self.label]
-        return value if self.first == system else -value
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class JudgeReport:
-    """Result of judging `first` against `second`."""
-
-    first: str
-    second: str
-    num_questions: int
-    num_unreadable: int
-    num_inconsistent: int
-    """Questions whose two orders prefer different systems."""
-    reward: float
-    """Mean reward of `first` in -100..100, as in WildVision-Bench."""
-    reward_low: float
-    reward_high: float
-    win_rate: float
-    """Percentage of questions with a positive reward; ties are not wins."""
-    elo: float
-    """Bradley-Terry Elo difference, with strong preferences counted three times."""
-    first_position: float
-    """Percentage of decided verdicts for the system shown first; an unbiased judge has 50 %."""
 
 
 def judge_pair(endpoint: Endpoint, task: Task, image: bytes | None) -> list[JudgeVerdict]:
@@ -115,58 +72,6 @@ def read_label(reply: str) -> str:
     """Return the last label of a reply, or an empty string if it has none."""
     labels = _LABEL.findall(reply)
     return str(labels[-1]) if labels else ""
-
-
-def summarize(
-    verdicts: Sequence[JudgeVerdict], names: tuple[str, str], *, seed: int = 0
-) -> JudgeReport:
-    """Summarize all verdicts.
-
-    Questions without a readable verdict are excluded from the scores, and counted.
-
-    Args:
-        verdicts: Verdicts on any number of questions, in both orders.
-        names: Names of the two systems; rewards are those of the first.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        ConfigError: If no verdict is readable.
-    """
-    by_task: dict[str, list[JudgeVerdict]] = {}
-    for verdict in verdicts:
-        by_task.setdefault(verdict.task_id, []).append(verdict)
-    rewards: dict[str, list[float]] = {
-        task: [r for verdict in pair if (r := verdict.reward(names[0])) is not None]
-        for task, pair in by_task.items()
-    }
-    readable = {task: values for task, values in rewards.items() if values}
-    if not readable:
-        raise ConfigError("no verdict of the judge is readable; see verdicts.jsonl")
-    means = np.array([float(np.mean(values)) for values in readable.values()])
-    clusters = [by_task[task][0].image_key or task for task in readable]
-    resampled = bootstrap_means(means, clusters, seed=seed, names=("judge",))
-    low, high = (100 * float(x) for x in np.quantile(resampled, [0.025, 0.975]))
-    every = [r for values in readable.values() for r in values]
-    wins, losses = (
-        sum((_STRONG_WEIGHT if abs(r) == 1 else 1) for r in every if r * sign > 0) + ties / 2
-        for sign, ties in ((1, every.count(0.0)), (-1, every.count(0.0)))
-    )
-    decided = [v for v in verdicts if v.label not in ("", "A=B")]
-    return JudgeReport(
-        first=names[0],
-        second=names[1],
-        num_questions=len(by_task),
-        num_unreadable=sum(not verdict.label for verdict in verdicts),
-        num_inconsistent=sum(
-            len(values) == len(names) and values[0] * values[1] < 0 for values in rewards.values()
-        ),
-        reward=100 * float(means.mean()),
-        reward_low=low,
-        reward_high=high,
-        win_rate=100 * float((means > 0).mean()),
-        elo=_ELO_SCALE * math.log10((wins + _PSEUDO_COUNT) / (losses + _PSEUDO_COUNT)),
-        first_position=100 * sum(v.label[0] == "A" for v in decided) / max(1, len(decided)),
-    )
 
 
 def _build_messages(
@@ -204,12 +109,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MANIFEST",
         help="manifest of the images (default: judge without images)",
     )
-    add("--language", default="eu", help="language of the questions (default: eu)")
+    add(
+        "--language",
+        nargs="+",
+        default=["eu"],
+        help="languages of the questions, each reported on its own (default: eu)",
+    )
+    add(
+        "--dataset",
+        nargs="+",
+        default=[],
+        help="benchmarks of the questions, such as wildvision (default: all)",
+    )
     add(
         "--most",
         type=int,
         default=0,
-        help="judge a random sample of this size (default: all questions)",
+        help="judge a random sample of this size per language (default: all questions)",
     )
     add("--endpoint", required=True, help="OpenAI-compatible URL, such as http://127.0.0.1:8000/v1")
     add("--model", required=True, help="model name of the judge at the endpoint")
@@ -221,11 +137,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--price-in", type=float, default=0.0, help="price per million input tokens")
     add("--price-out", type=float, default=0.0, help="price per million output tokens")
     add("--out", type=Path, required=True, help="output folder for verdicts, report and cache")
+    add(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="store the preferences per question, as in mlruns/grids/GRID/preferences",
+    )
     return parser
 
 
-def run(options: argparse.Namespace, console: Console) -> JudgeReport:
-    """Judge all pairs and write verdicts.jsonl and report.json.
+def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
+    """Judge all pairs and write verdicts.jsonl, report.json and, with --save, the preferences.
 
     An interrupted run resumes from the cache of the endpoint.
 
@@ -237,13 +159,18 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
     (first, _, first_path), (second, _, second_path) = (
         pair.partition("=") for pair in options.pairs
     )
-    tasks = compare_tasks(
-        Path(first_path),
-        Path(second_path),
+    comparison, tasks = compare_systems(
+        (Path(first_path), Path(second_path)),
         (first, second),
-        language=options.language,
+        languages=options.language,
+        datasets=options.dataset,
         most=options.most,
     )
+    if not tasks:
+        raise DataError(
+            f"all {len(comparison.questions)} replies of the two systems are equal; there is "
+            "nothing to judge"
+        )
     config = EndpointConfig(
         url=options.endpoint,
         model=options.model,
@@ -258,15 +185,20 @@ def run(options: argparse.Namespace, console: Console) -> JudgeReport:
         verdicts += judge_pair(endpoint, task, images(task.image_key))
     lines = [json.dumps(dataclasses.asdict(v), ensure_ascii=False) for v in verdicts]
     atomic_write_text(options.out / "verdicts.jsonl", "\n".join(lines) + "\n")
-    summary = summarize(verdicts, (first, second))
+    record = judge_record(verdicts, comparison, config.model)
+    reports = summarize(verdicts, record)
     content = {
-        "report": dataclasses.asdict(summary),
+        "protocol": PROTOCOL,
+        "reports": [dataclasses.asdict(report) for report in reports],
         "bill": dataclasses.asdict(endpoint.bill),
         "judge": {"url": config.url, "model": config.model},
     }
     atomic_write_text(options.out / "report.json", json.dumps(content, indent=1) + "\n")
     console.print_json(json.dumps(content))
-    return summary
+    if options.save:
+        path = save_preferences(options.save, record)
+        console.print(f"Preferences written to {escape(str(path))}", highlight=False)
+    return reports
 
 
 @catch_user_errors

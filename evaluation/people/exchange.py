@@ -1,14 +1,23 @@
-"""Export and import of judgements: JSON of Label Studio, records of Argilla, and CSV."""
+"""Export and import of judgements: JSON of Label Studio, records of Argilla, and CSV.
+
+The formats of the annotation programs are as blind as the annotation page: the replies are called
+left and right, in an order that is random per task, and system names do not occur. The CSV table
+is for analysis and contains the names.
+"""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterable
 from typing import Any
 
 from core.errors import DataError
-from evaluation.people.store import AnnotationStore, Judgement
-from evaluation.people.tasks import Task
+from evaluation.people.store import JUDGED_ASPECTS, SKIP, AnnotationStore, Judgement
+from evaluation.people.tasks import Task, TaskKind
+
+_EXPORT_SIDES = ""
+"""Name that selects the sides of exported tasks; annotators can't have an empty name."""
 
 
 def to_label_studio(store: AnnotationStore) -> str:
@@ -18,7 +27,7 @@ def to_label_studio(store: AnnotationStore) -> str:
         by_task.setdefault(judgement.task_id, []).append(judgement)
     tasks = [
         {
-            "data": _task_fields(task),
+            "data": _task_fields(store, task),
             "annotations": [
                 {
                     "completed_by": {"email": judgement.annotator},
@@ -31,7 +40,7 @@ def to_label_studio(store: AnnotationStore) -> str:
                             if name == "text"
                             else {"choices": [answer]},
                         }
-                        for name, answer in sorted(judgement.answers.items())
+                        for name, answer in sorted(_hide(store, judgement).items())
                     ],
                 }
                 for judgement in by_task.get(task.task_id, [])
@@ -43,7 +52,7 @@ def to_label_studio(store: AnnotationStore) -> str:
 
 
 def from_label_studio(text: str) -> list[Judgement]:
-    """Parse the annotations of a Label Studio export.
+    """Parse the annotations of a Label Studio export; cancelled annotations are skipped tasks.
 
     Raises:
         DataError: If the text is not an export of annotation tasks.
@@ -60,11 +69,12 @@ def from_label_studio(text: str) -> list[Judgement]:
                     )[0]
                     for part in annotation["result"]
                 }
+                if annotation.get("was_cancelled"):
+                    aspects = JUDGED_ASPECTS[_kind_of(task["data"])]
+                    answers = dict.fromkeys(aspects, SKIP)
                 author = annotation.get("completed_by")
-                name = author["email"] if isinstance(author, dict) else str(author)
-                found.append(
-                    Judgement(task_id=task["data"]["task_id"], annotator=name, answers=answers)
-                )
+                name = author["email"] if isinstance(author, dict) else author
+                found.append(_judgement(task["data"]["task_id"], name, answers))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"not a Label Studio export of annotation tasks: {error!r}") from error
     return found
@@ -79,10 +89,10 @@ def to_argilla(store: AnnotationStore) -> str:
     for task in store.tasks:
         responses: dict[str, list[dict[str, str]]] = {}
         for judgement in by_task.get(task.task_id, []):
-            for name, answer in judgement.answers.items():
+            for name, answer in _hide(store, judgement).items():
                 entry = {"value": answer, "user_id": judgement.annotator}
                 responses.setdefault(name, []).append(entry)
-        record = {"id": task.task_id, "fields": _task_fields(task), "responses": responses}
+        record = {"id": task.task_id, "fields": _task_fields(store, task), "responses": responses}
         lines.append(json.dumps(record, ensure_ascii=False))
     return "\n".join(lines) + "\n"
 
@@ -100,13 +110,13 @@ def from_argilla(text: str) -> list[Judgement]:
             for name, responses in record["responses"].items():
                 for response in responses:
                     key = (str(record["id"]), str(response["user_id"]))
-                    found.setdefault(key, {})[name] = str(response["value"])
+                    answers = found.setdefault(key, {})
+                    if name in answers:
+                        raise ValueError(f"{key} has two answers to '{name}'")
+                    answers[name] = response["value"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not an Argilla export of annotation tasks: {error!r}") from error
-    return [
-        Judgement(task_id=task, annotator=name, answers=answers)
-        for (task, name), answers in found.items()
-    ]
+    return [_judgement(task, name, answers) for (task, name), answers in found.items()]
 
 
 def to_csv(store: AnnotationStore) -> str:
@@ -125,21 +135,61 @@ def import_judgements(store: AnnotationStore, judgements: Iterable[Judgement]) -
     """Import all judgements, or none of them if one is invalid, and return their number.
 
     Raises:
-        DataError: If a task is unknown, or answers do not match their task.
+        DataError: If a task is unknown or appears twice for an annotator, or answers do not match
+            their task or name a system.
     """
-    checked = list(judgements)
-    for judgement in checked:
-        store.check(judgement)
+    checked = []
+    seen: set[tuple[str, str]] = set()
+    for judgement in judgements:
+        key = (judgement.task_id, judgement.annotator)
+        if key in seen:
+            raise DataError(f"{key} appears twice; expected one judgement per task and annotator")
+        seen.add(key)
+        task = store.task(judgement.task_id)
+        answers = store.reveal(task, _EXPORT_SIDES, judgement.answers)
+        checked.append(dataclasses.replace(judgement, answers=answers))
+        store.check(checked[-1])
     for judgement in checked:
         store.judge(judgement)
     return len(checked)
 
 
-def _task_fields(task: Task) -> dict[str, Any]:
+def _judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> Judgement:
+    """Return a judgement of a foreign file.
+
+    Raises:
+        DataError: If a value is not text.
+    """
+    if not all(isinstance(value, str) for value in (task_id, *answers, *answers.values())):
+        raise DataError(f"the annotation of task {task_id!r} contains values that are not text")
+    if not isinstance(annotator, str | int):
+        raise DataError(f"the annotator of task '{task_id}' is {annotator!r}; expected a name")
+    return Judgement(task_id=task_id, annotator=str(annotator), answers=answers)
+
+
+def _hide(store: AnnotationStore, judgement: Judgement) -> dict[str, str]:
+    """Return the answers of a judgement with system names replaced by left and right."""
+    task = store.task(judgement.task_id)
+    if task.kind is not TaskKind.COMPARE:
+        return judgement.answers
+    left, right = store.sides(task, _EXPORT_SIDES)
+    sides = {left: "left", right: "right"}
+    return {name: sides.get(answer, answer) for name, answer in judgement.answers.items()}
+
+
+def _task_fields(store: AnnotationStore, task: Task) -> dict[str, Any]:
+    content = task.content
+    if task.kind is TaskKind.COMPARE:
+        left, right = store.sides(task, _EXPORT_SIDES)
+        content = {"left": content[left], "right": content[right]}
     return {
         "task_id": task.task_id,
         "language": task.language,
         "image_key": task.image_key,
         "question": task.question,
-        **task.content,
+        **content,
     }
+
+
+def _kind_of(fields: dict[str, Any]) -> TaskKind:
+    return TaskKind.COMPARE if "left" in fields else TaskKind.VALIDATE

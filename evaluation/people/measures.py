@@ -1,44 +1,59 @@
-"""Statistics of human judgements: preferences, acceptance rates and agreement."""
+"""Statistics of human judgements: preferences, acceptance rates and agreement among people."""
 
 import dataclasses
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
 
 import numpy as np
 
 from core.errors import DataError
-from evaluation.people.store import JUDGED_ASPECTS, SKIP, TIE, AnnotationStore, Judgement
+from evaluation.people.estimates import (
+    PopulationEstimates,
+    QuestionPopulation,
+    estimate_population,
+    find_gap,
+    select_judged,
+)
+from evaluation.people.preferences import (
+    ASPECTS,
+    PreferenceRecord,
+    PreferenceSource,
+    people_record,
+)
+from evaluation.people.store import SKIP, AnnotationStore
 from evaluation.people.tasks import TaskKind
-from evaluation.statistics.intervals import wilson_interval
-from evaluation.statistics.resampling import bootstrap_means
-
-_ELO_SCALE = 400.0
-_PSEUDO_COUNT = 0.5
-"""Added to the wins of either side, so that the strength is finite if one side wins everything."""
+from evaluation.statistics.agreement import krippendorff_alpha
+from evaluation.statistics.intervals import Interval, wilson_interval
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Preference:
-    """Preference of the annotators in one question of a comparison."""
+class PreferenceSummary:
+    """Preferences of people or of a judge in one language and one aspect."""
 
+    source: PreferenceSource
+    language: str
+    aspect: str
     first: str
     second: str
-    wins: int
-    losses: int
-    ties: int
-    skipped: int
-    share: float
-    """Share of judgements that prefer `first`, with ties counted half."""
-    low: float
-    high: float
-    """Upper bound of the 95 % interval of the share, resampled by image."""
-    elo: float
-    """Bradley-Terry strength of `first` over `second` in Elo points (400 for odds of 10:1)."""
-    elo_low: float
-    elo_high: float
-    alpha: float | None
-    """Krippendorff's alpha over tasks with several annotators; None if there are no such tasks."""
+    num_questions: int
+    num_identical: int
+    """Questions with equal replies: ties by definition."""
+    num_judged: int
+    """Questions with at least one readable opinion."""
+    num_not_judged: int
+    """Questions with different replies that were not drawn or not judged."""
+    num_wins: int
+    """Opinions that prefer the first system; several people may have judged a question."""
+    num_losses: int
+    num_ties: int
+    num_skipped: int
+    """Opinions that were skipped or are unreadable."""
+    raters: tuple[str, ...]
+    sampling_fault: str
+    """Why the judged questions are not a random sample; empty if they are."""
+    populations: tuple[PopulationEstimates, PopulationEstimates]
+    """Over all questions, and over those with different replies."""
+    alpha: Interval | None
+    """Krippendorff's alpha over questions with several opinions; None without such questions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,22 +69,80 @@ class Acceptance:
     low: float
     high: float
     """Upper bound of Wilson's 95 % interval over tasks, by the first judgement of each."""
-    alpha: float | None
+    alpha: Interval | None
 
 
-def preferences(store: AnnotationStore, *, seed: int = 0) -> dict[str, Preference]:
-    """Return the preferences in every question of a comparison.
+def preferences(store: AnnotationStore) -> tuple[PreferenceSummary, ...]:
+    """Return the preferences in an annotation database, per language and aspect.
 
     Raises:
         DataError: If the tasks are not comparisons, or there are no judgements.
     """
-    if store.kind is not TaskKind.COMPARE:
-        raise DataError(f"{store.path} has tasks of kind {store.kind}, not comparisons")
-    judgements = store.judgements()
-    return {
-        question: _preference(store, judgements, question, seed)
-        for question in JUDGED_ASPECTS[TaskKind.COMPARE]
+    return summarize_record(people_record(store))
+
+
+def summarize_record(record: PreferenceRecord) -> tuple[PreferenceSummary, ...]:
+    """Return the preferences of a record, per language and judged aspect.
+
+    Raises:
+        DataError: If there are no readable opinions.
+    """
+    languages = {question.task_id: question.language for question in record.comparison.questions}
+    judged = {
+        (languages[opinion.task_id], opinion.aspect)
+        for opinion in record.opinions
+        if opinion.preference is not None
     }
+    if not judged:
+        raise DataError("nothing has been judged yet")
+    return tuple(
+        summarize_preferences(record, language=language, aspect=aspect)
+        for language, aspect in sorted(judged, key=lambda pair: (pair[0], ASPECTS.index(pair[1])))
+    )
+
+
+def summarize_preferences(
+    record: PreferenceRecord, *, language: str, aspect: str
+) -> PreferenceSummary:
+    """Return the preferences in one language and one aspect.
+
+    Raises:
+        DataError: If there are no readable opinions.
+    """
+    judged = select_judged(record, language=language, aspect=aspect)
+    own = {question.task_id for question in judged.questions}
+    opinions = [o for o in record.opinions if o.task_id in own and o.aspect == aspect]
+    readable = [o for o in opinions if o.preference is not None]
+    counts = Counter(np.sign(judged.ratings.values_J).tolist())
+    num_identical = sum(question.is_identical for question in judged.questions)
+    ratings = judged.ratings
+    return PreferenceSummary(
+        source=record.source,
+        language=language,
+        aspect=aspect,
+        first=record.comparison.first.name,
+        second=record.comparison.second.name,
+        num_questions=len(judged.questions),
+        num_identical=num_identical,
+        num_judged=len(judged.judged),
+        num_not_judged=len(judged.questions) - num_identical - len(judged.judged),
+        num_wins=counts[1],
+        num_losses=counts[-1],
+        num_ties=counts[0],
+        num_skipped=len(opinions) - len(readable),
+        raters=tuple(sorted({o.rater for o in opinions})),
+        sampling_fault=find_gap(record, language),
+        populations=(
+            estimate_population(judged, QuestionPopulation.ALL),
+            estimate_population(judged, QuestionPopulation.DIFFERING),
+        ),
+        alpha=krippendorff_alpha(
+            [o.task_id for o in readable],
+            [str(o.preference) for o in readable],
+            ratings.clusters_J,
+            [o.rater for o in readable],
+        ),
+    )
 
 
 def acceptance(store: AnnotationStore) -> Acceptance:
@@ -82,14 +155,16 @@ def acceptance(store: AnnotationStore) -> Acceptance:
         raise DataError(f"{store.path} has tasks of kind {store.kind}, not translations")
     verdicts = [(j.task_id, j.annotator, j.answers["verdict"]) for j in store.judgements()]
     count = Counter(verdict for _, _, verdict in verdicts)
+    judged = [entry for entry in verdicts if entry[2] != SKIP]
     first: dict[str, str] = {}
-    for task, _, verdict in verdicts:
-        if verdict != SKIP:
-            first.setdefault(task, verdict)
+    for task, _, verdict in judged:
+        first.setdefault(task, verdict)
     if not first:
         raise DataError("nothing has been judged yet")
     good = sum(verdict == "accept" for verdict in first.values())
     low, high = wilson_interval(good, len(first))
+    tasks, annotators, values = zip(*judged, strict=True)
+    images = [store.task(task).image_key or task for task in tasks]
     return Acceptance(
         accepted=count["accept"],
         fixed=count["fix"],
@@ -98,68 +173,5 @@ def acceptance(store: AnnotationStore) -> Acceptance:
         share=good / len(first),
         low=low,
         high=high,
-        alpha=krippendorff([v for v in verdicts if v[2] != SKIP]),
+        alpha=krippendorff_alpha(tasks, values, images, annotators),
     )
-
-
-def krippendorff(ratings: Sequence[tuple[str, str, str]]) -> float | None:
-    """Return Krippendorff's nominal alpha of (unit, annotator, value) triples.
-
-    Alpha is 1 - observed / expected disagreement (Krippendorff, Content Analysis, 2004, section
-    11.3). The result is None if no unit has two ratings, or if only one value occurs, for which
-    alpha is undefined.
-    """
-    units: dict[str, list[str]] = defaultdict(list)
-    for unit, _, value in ratings:
-        units[unit].append(value)
-    paired = [values for values in units.values() if len(values) > 1]
-    total = Counter(value for values in paired for value in values)
-    n = sum(total.values())
-    expected = n * n - sum(count * count for count in total.values())
-    if not paired or expected == 0:
-        return None
-    observed = 0.0
-    for values in paired:
-        counts = Counter(values)
-        differing = len(values) ** 2 - sum(count * count for count in counts.values())
-        observed += differing / (len(values) - 1)
-    return 1.0 - (n - 1) * observed / expected
-
-
-def _preference(
-    store: AnnotationStore, judgements: Sequence[Judgement], question: str, seed: int
-) -> Preference:
-    first, second = sorted(store.tasks[0].content)
-    answered = [(j.task_id, j.annotator, j.answers[question]) for j in judgements]
-    count = Counter(answer for _, _, answer in answered)
-    judged = [entry for entry in answered if entry[2] != SKIP]
-    if not judged:
-        raise DataError("nothing has been judged yet")
-    value: Mapping[str, float] = {first: 1.0, TIE: 0.5, second: 0.0}
-    scores = np.array([value[answer] for _, _, answer in judged])
-    clusters = [store.task(task).image_key or task for task, _, _ in judged]
-    means = bootstrap_means(scores, clusters, seed=seed, names=("people", question))
-    low, high = (float(x) for x in np.quantile(means, [0.025, 0.975]))
-    size = len(scores)
-    elos = [_elo(mean, size) for mean in (float(scores.mean()), low, high)]
-    return Preference(
-        first=first,
-        second=second,
-        wins=count[first],
-        losses=count[second],
-        ties=count[TIE],
-        skipped=count[SKIP],
-        share=float(scores.mean()),
-        low=low,
-        high=high,
-        elo=elos[0],
-        elo_low=elos[1],
-        elo_high=elos[2],
-        alpha=krippendorff(judged),
-    )
-
-
-def _elo(share: float, size: int) -> float:
-    """Return the Bradley-Terry strength for two systems, with ties split between them."""
-    wins, losses = share * size + _PSEUDO_COUNT, (1 - share) * size + _PSEUDO_COUNT
-    return _ELO_SCALE * math.log10(wins / losses)

@@ -91,7 +91,7 @@ def _add_tasks(app: FastAPI, store: AnnotationStore, images: ImageLookup, langua
 def _add_judgements(app: FastAPI, store: AnnotationStore) -> None:
     @app.post("/api/judge")
     def judge(request: _JudgementRequest) -> dict[str, Any]:
-        answers = _resolve_sides(store, request)
+        answers = store.reveal(store.task(request.task_id), request.annotator, request.answers)
         store.judge(
             Judgement(task_id=request.task_id, annotator=request.annotator, answers=answers)
         )
@@ -101,17 +101,6 @@ def _add_judgements(app: FastAPI, store: AnnotationStore) -> None:
     def undo(request: _AnnotatorRequest) -> dict[str, Any]:
         store.undo(request.annotator)
         return _next_state(store, request.annotator)
-
-
-def _resolve_sides(store: AnnotationStore, request: _JudgementRequest) -> dict[str, str]:
-    """Return the answers with sides replaced by the names of the systems."""
-    task, answers = store.task(request.task_id), request.answers
-    if task.kind is not TaskKind.COMPARE:
-        return answers
-    if revealed := sorted(set(answers.values()) & set(task.content)):
-        raise DataError(f"'{revealed[0]}' is hidden on this page; answer left or right", "answers")
-    sides = dict(zip(("left", "right"), store.sides(task, request.annotator), strict=True))
-    return {name: sides.get(answer, answer) for name, answer in answers.items()}
 
 
 def _next_state(store: AnnotationStore, annotator: str) -> dict[str, Any]:

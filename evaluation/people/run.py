@@ -15,16 +15,19 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
 from core.process.command import catch_user_errors
 from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
+from evaluation.people.comparison import compare_systems
+from evaluation.people.judge_agreement import compare_with_people
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.page import build_app
+from evaluation.people.preferences import people_record, read_preferences, save_preferences
 from evaluation.people.store import AnnotationStore
-from evaluation.people.tasks import TaskKind, compare_tasks, validate_tasks
+from evaluation.people.tasks import TaskKind, validate_tasks
 
 _EXPORTS = {
     "labelstudio": exchange.to_label_studio,
@@ -39,6 +42,9 @@ _EPILOG = """examples:
         --images data/embedded/benchmark_test.manifest.json
   resume:           python -m evaluation.people.run --db people.db --images ...
   print results:    python -m evaluation.people.run --db people.db --results
+  for the report:   python -m evaluation.people.run --db people.db \\
+                        --save mlruns/grids/GRID/preferences
+  compare a judge:  python -m evaluation.people.run --db people.db --judge JUDGE.parquet --out FILE
   review items:     python -m evaluation.people.run --db eu.db --items translated.jsonl
   export:           python -m evaluation.people.run --db people.db --export labelstudio out.json
 The page is served on 127.0.0.1 only. To use it from another host: ssh -L 7870:127.0.0.1:7870 HOST.
@@ -69,11 +75,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--language",
-        default="eu",
-        help="language of the compared questions and of the page (default: eu)",
+        nargs="+",
+        default=["eu"],
+        help="languages of the compared questions; the first one is that of the page (default: eu)",
     )
     add(
-        "--most", type=int, default=0, help="draw a random sample of this many tasks (default: all)"
+        "--dataset",
+        nargs="+",
+        default=[],
+        help="benchmarks of the questions, such as wildvision (default: all)",
+    )
+    add(
+        "--most",
+        type=int,
+        default=0,
+        help="draw a random sample of this many tasks per language (default: all)",
     )
     add(
         "--overlap",
@@ -84,6 +100,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", type=Path, metavar="MANIFEST", help="manifest of the images")
     add("--port", type=int, default=7870, help="port of the page (default: 7870)")
     add("--results", action="store_true", help="print the results as JSON and exit")
+    add(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="store the preferences per question for the report, in mlruns/grids/GRID/preferences",
+    )
+    add(
+        "--judge",
+        type=Path,
+        metavar="PREFERENCES",
+        help="print the agreement with a judge (file of evaluation.judge --save) and the estimate "
+        "that combines both, per language",
+    )
+    add("--out", type=Path, metavar="FILE", help="also write the results or the agreement as JSON")
     add(
         "--export",
         nargs=2,
@@ -119,11 +149,17 @@ def run(options: argparse.Namespace, console: Console) -> None:
         kind, path = options.export
         atomic_write_text(Path(path), _select_format(_EXPORTS, kind)(store))
         console.print(f"Judgements written to {escape(path)}", highlight=False)
-    elif options.results:
-        console.print_json(results_json(store))
+    elif options.save:
+        path = save_preferences(options.save, people_record(store))
+        console.print(f"Preferences written to {escape(str(path))}", highlight=False)
+    elif options.results or options.judge:
+        text = agreement_json(store, options.judge) if options.judge else results_json(store)
+        console.print_json(text)
+        if options.out:
+            atomic_write_text(options.out, text + "\n")
     else:
         images = open_images(options.images) if options.images else lambda _key: None
-        app = build_app(store, images, language=options.language)
+        app = build_app(store, images, language=options.language[0])
         console.print(f"Open http://{loopback.HOST}:{options.port}  (press Ctrl-C to stop)")
         loopback.serve(app, port=options.port)
 
@@ -132,7 +168,22 @@ def results_json(store: AnnotationStore) -> str:
     """Return the results of all judgements as JSON."""
     if store.kind is TaskKind.VALIDATE:
         return json.dumps(dataclasses.asdict(acceptance(store)))
-    return json.dumps({name: dataclasses.asdict(one) for name, one in preferences(store).items()})
+    return json.dumps([dataclasses.asdict(summary) for summary in preferences(store)])
+
+
+def agreement_json(store: AnnotationStore, judge: Path) -> str:
+    """Return the agreement of a judge with the people and their combination, per language, as JSON.
+
+    Raises:
+        DataError: If the judge judged other replies, or the people's sample is not random.
+    """
+    people, verdicts = people_record(store), read_preferences(judge)
+    return json.dumps(
+        [
+            dataclasses.asdict(compare_with_people(people, verdicts, language=language))
+            for language in people.comparison.languages
+        ]
+    )
 
 
 def _create_store(options: argparse.Namespace) -> AnnotationStore:
@@ -143,14 +194,19 @@ def _create_store(options: argparse.Namespace) -> AnnotationStore:
     if not all(name and path for name, _, path in named):
         raise ConfigError(f"--pairs expects NAME=PREDICTIONS twice, got {' '.join(options.pairs)}")
     (first, _, first_path), (second, _, second_path) = named
-    tasks = compare_tasks(
-        Path(first_path),
-        Path(second_path),
+    comparison, tasks = compare_systems(
+        (Path(first_path), Path(second_path)),
         (first, second),
-        language=options.language,
+        languages=options.language,
+        datasets=options.dataset,
         most=options.most,
     )
-    return AnnotationStore.create(options.db, tasks, overlap=options.overlap)
+    if not tasks:
+        raise DataError(
+            f"all {len(comparison.questions)} replies of the two systems are equal; there is "
+            "nothing to judge"
+        )
+    return AnnotationStore.create(options.db, tasks, overlap=options.overlap, comparison=comparison)
 
 
 def _select_format(formats: Mapping[str, Any], kind: str) -> Any:

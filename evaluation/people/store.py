@@ -5,16 +5,19 @@ import dataclasses
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.errors import ConfigError, DataError
 from core.rng import named_rng
+from evaluation.people.comparison import SystemComparison
 from evaluation.people.tasks import Task, TaskKind
 
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
-CREATE TABLE about (format INTEGER NOT NULL, kind TEXT NOT NULL, overlap INTEGER NOT NULL);
+CREATE TABLE about (
+    format INTEGER NOT NULL, kind TEXT NOT NULL, overlap INTEGER NOT NULL,
+    comparison TEXT NOT NULL);
 CREATE TABLE tasks (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content TEXT NOT NULL);
 CREATE TABLE judgements (
@@ -60,7 +63,7 @@ class AnnotationStore:
         self.path = path
         try:
             with self._connect() as connection:
-                (row,) = connection.execute("SELECT format, kind, overlap FROM about").fetchall()
+                (row,) = connection.execute("SELECT * FROM about").fetchall()
         except (sqlite3.DatabaseError, ValueError) as error:
             raise ConfigError(f"{path} is not an annotation database: {error}") from error
         if row[0] != _FORMAT:
@@ -68,11 +71,29 @@ class AnnotationStore:
                 f"{path} has format {row[0]}, expected {_FORMAT}; create the database again"
             )
         self.kind, self.overlap = TaskKind(row[1]), int(row[2])
+        self._comparison = SystemComparison.load(row[3]) if row[3] else None
         self.tasks = self._load_tasks()
         self._by_id = {task.task_id: task for task in self.tasks}
 
+    @property
+    def comparison(self) -> SystemComparison:
+        """The compared systems and all their questions.
+
+        Raises:
+            DataError: If the tasks are not comparisons.
+        """
+        if self._comparison is None:
+            raise DataError(f"{self.path} has tasks of kind {self.kind}, not comparisons")
+        return self._comparison
+
     @staticmethod
-    def create(path: Path, tasks: Sequence[Task], *, overlap: int) -> "AnnotationStore":
+    def create(
+        path: Path,
+        tasks: Sequence[Task],
+        *,
+        overlap: int,
+        comparison: SystemComparison | None = None,
+    ) -> "AnnotationStore":
         """Create a database.
 
         Args:
@@ -80,9 +101,11 @@ class AnnotationStore:
             tasks: Tasks of one kind.
             overlap: Number of tasks, from the first on, that all annotators judge. Every other task
                 goes to one annotator.
+            comparison: The comparison that drew the tasks; only for tasks of kind COMPARE.
 
         Raises:
-            ConfigError: If the file exists, or the tasks are not of one kind.
+            ConfigError: If the file exists, the tasks are not of one kind, or comparisons lack the
+                description of their systems.
         """
         if path.exists():
             raise ConfigError(f"{path} exists and may contain judgements; choose another file")
@@ -91,11 +114,17 @@ class AnnotationStore:
             raise ConfigError(
                 f"got tasks of kinds {sorted(kinds)}; a database has tasks of one kind"
             )
+        if (kinds == {TaskKind.COMPARE}) != (comparison is not None):
+            raise ConfigError(
+                "comparisons need the description of their systems, other tasks have none; create "
+                "comparisons with --pairs"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.executescript(_SCHEMA)
-            about = (_FORMAT, next(iter(kinds)).value, min(overlap, len(tasks)))
-            connection.execute("INSERT INTO about VALUES (?, ?, ?)", about)
+            described = "" if comparison is None else comparison.dump()
+            about = (_FORMAT, next(iter(kinds)).value, min(overlap, len(tasks)), described)
+            connection.execute("INSERT INTO about VALUES (?, ?, ?, ?)", about)
             rows = [(place, task.task_id, task.dump()) for place, task in enumerate(tasks)]
             connection.executemany("INSERT INTO tasks VALUES (?, ?, ?)", rows)
         return AnnotationStore(path)
@@ -118,6 +147,19 @@ class AnnotationStore:
         rng = named_rng(0, "people", "sides", task.task_id, annotator)
         left, right = names if rng.random() < 0.5 else names[::-1]  # noqa: PLR2004 - a fair coin
         return left, right
+
+    def reveal(self, task: Task, annotator: str, answers: Mapping[str, str]) -> dict[str, str]:
+        """Return the answers of an annotator with left and right replaced by the systems.
+
+        Raises:
+            DataError: If an answer is the name of a system, which annotators must not know.
+        """
+        if task.kind is not TaskKind.COMPARE:
+            return dict(answers)
+        if revealed := sorted(set(answers.values()) & set(task.content)):
+            raise DataError(f"'{revealed[0]}' is hidden; answer left or right", "answers")
+        sides = dict(zip(("left", "right"), self.sides(task, annotator), strict=True))
+        return {name: sides.get(answer, answer) for name, answer in answers.items()}
 
     def judge(self, judgement: Judgement) -> None:
         """Store a judgement, which replaces an earlier one by the same annotator on the same task.

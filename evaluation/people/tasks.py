@@ -5,13 +5,9 @@ import json
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.benchmarks.predictions import read_predictions
 
 RESERVED = frozenset({"left", "right", "tie", "skip"})
 """Answers that can't be names of systems."""
@@ -59,56 +55,6 @@ class Task:
             ) from error
 
 
-def compare_tasks(
-    first: Path, second: Path, names: tuple[str, str], *, language: str, most: int, seed: int = 0
-) -> list[Task]:
-    """Create comparisons of two systems from their replies to the same questions.
-
-    Questions with equal replies are left out.
-
-    Args:
-        first: predictions.parquet of the first system.
-        second: predictions.parquet of the second system.
-        names: Names of the two systems.
-        language: Language of the questions.
-        most: Maximum number of tasks, drawn at random; 0 for all.
-        seed: Seed of the draw and of the order of the tasks.
-
-    Raises:
-        DataError: If the names are invalid, the files contain different questions, or all replies
-            are equal.
-    """
-    if names[0] == names[1] or {*names} & RESERVED:
-        raise DataError(
-            f"the systems are called {' and '.join(names)}; use two different names other than "
-            f"{', '.join(sorted(RESERVED))}"
-        )
-    tables = [_read_replies(read_predictions(path), language) for path in (first, second)]
-    if tables[0].keys() != tables[1].keys() or not tables[0]:
-        raise DataError(
-            f"{first} and {second} have {len(tables[0])} and {len(tables[1])} questions in "
-            f"'{language}', which are not the same (or none); compare cells of one benchmark"
-        )
-    pairs = [(key, tables[0][key], tables[1][key]) for key in sorted(tables[0])]
-    tasks = [
-        Task(
-            task_id="/".join(key),
-            kind=TaskKind.COMPARE,
-            language=language,
-            image_key=one["image_key"],
-            question=one["prompt"],
-            content={names[0]: one["output"], names[1]: other["output"]},
-        )
-        for key, one, other in pairs
-        if one["output"].strip() != other["output"].strip()
-    ]
-    if not tasks:
-        raise DataError(
-            f"all {len(pairs)} replies of the two systems are equal; there is nothing to judge"
-        )
-    return _draw_tasks(tasks, most, seed)
-
-
 def validate_tasks(path: Path, *, most: int, seed: int = 0) -> list[Task]:
     """Create reviews of the translated items of a JSON lines file.
 
@@ -151,15 +97,6 @@ def _read_translations(path: Path) -> Iterator[Task]:
                 f"{path}, line {number}: {error!r}; expected JSON with id, language, source, "
                 "translation"
             ) from error
-
-
-def _read_replies(table: pa.Table, language: str) -> dict[tuple[str, str], dict[str, Any]]:
-    columns = ["benchmark", "question_id", "language", "image_key", "prompt", "output"]
-    return {
-        (row["benchmark"], row["question_id"]): row
-        for row in table.select(columns).to_pylist()
-        if row["language"] == language
-    }
 
 
 def _draw_tasks(tasks: Sequence[Task], most: int, seed: int) -> list[Task]:

@@ -20,6 +20,7 @@ from evaluation.people.measures import preferences
 from evaluation.people.page import build_app
 from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import Task, TaskKind
+from tests.support.comparisons import comparison_of
 from tests.support.doubles import write_shard, write_source
 from tests.support.small_world import image
 
@@ -62,7 +63,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, AnnotationStore]]:
     """Address and store of a page that is served over HTTP."""
-    store = AnnotationStore.create(tmp_path / "people.db", tasks(), overlap=3)
+    store = AnnotationStore.create(
+        tmp_path / "people.db", tasks(), overlap=3, comparison=comparison_of(tasks())
+    )
     app = build_app(store, open_images(images), language="eu")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -188,13 +191,13 @@ def test_two_annotators_judge_and_the_results_are_theirs(
         assert second.is_visible("#done"), "the other tasks went to Ane"
         browser.close()
     assert not errors
-    found = preferences(store)
-    assert (found["overall"].losses, found["overall"].wins, found["overall"].skipped) == (6, 0, 3)
-    assert found["overall"].second == "general"
-    assert found["language"].ties == 6
+    _, language, overall = preferences(store)
+    assert (overall.num_wins, overall.num_losses, overall.num_skipped) == (6, 0, 3)
+    assert (overall.first, overall.num_judged) == ("general", 6)
+    assert language.num_ties == 6
     out = tmp_path / "out.json"
     assert run.main(["--db", str(store.path), "--export", "labelstudio", str(out)]) == 0
     assert sum(len(task["annotations"]) for task in json.loads(out.read_text())) == 9
     capsys.readouterr()
     assert run.main(["--db", str(store.path), "--results"]) == 0
-    assert json.loads(capsys.readouterr().out)["overall"]["share"] == 0
+    assert json.loads(capsys.readouterr().out)[2]["populations"][0]["share"]["value"] == 1

@@ -1,8 +1,9 @@
 """A judge behind an unreliable endpoint: both orders, retries, cache and bill."""
 
 import json
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, EndpointError
 from evaluation import judge
+from evaluation.judge_summary import JudgeReport, JudgeVerdict, judge_record, summarize
 from evaluation.people.tasks import Task, TaskKind
+from tests.support.comparisons import comparison_of
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -72,6 +75,11 @@ def task(number: int, first: str, second: str) -> Task:
     )
 
 
+def summary_of(verdicts: Sequence[JudgeVerdict], tasks: Sequence[Task]) -> JudgeReport:
+    (found,) = summarize(verdicts, judge_record(verdicts, comparison_of(tasks), "judge"))
+    return found
+
+
 def endpoint_of(url: str, folder: Path, waits: list[float] | None = None) -> Endpoint:
     config = EndpointConfig(url=url, model="judge", price_in=2.0, price_out=10.0)
     return Endpoint(config, folder, sleep=[].append if waits is None else waits.append)
@@ -93,12 +101,13 @@ def test_both_orders_are_asked_and_the_report_is_right(
     assert handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"].startswith(
         "data:image/png"
     )
-    found = judge.summarize(verdicts, ("one", "two"))
-    assert (found.num_questions, found.num_unreadable, found.num_inconsistent) == (4, 0, 0)
+    found = summary_of(verdicts, tasks)
+    assert found.preferences.num_judged == 4
+    assert (found.num_unreadable, found.num_inconsistent) == (0, 0)
     assert found.reward == pytest.approx(25)
-    assert found.win_rate == 50
-    assert found.reward_low < 25 < found.reward_high
-    assert found.elo > 0
+    assert found.reward_low is None, "four images are too few for an interval"
+    assert found.preferences.populations[0].win_rate.value == 0.5
+    assert found.weighted_elo.value == pytest.approx(400 * math.log10(13 / 7))
     assert found.first_position == 50
     assert endpoint.bill.cost == pytest.approx(8 * (100 * 2 + 10 * 10) / 1e6)
     again = endpoint_of(url, tmp_path)
@@ -107,14 +116,16 @@ def test_both_orders_are_asked_and_the_report_is_right(
 
 
 def test_a_judge_that_always_prefers_the_first_answer_is_detected() -> None:
+    tasks = [task(i, "a", "b") for i in range(10)]
     verdicts = [
-        judge.JudgeVerdict(task_id=str(i), image_key="", first=first, label="A>B", reply="")
-        for i in range(10)
+        JudgeVerdict(task_id=one.task_id, image_key="", first=first, label="A>B", reply="")
+        for one in tasks
         for first in ("one", "two")
     ]
-    found = judge.summarize(verdicts, ("one", "two"))
+    found = summary_of(verdicts, tasks)
     assert (found.num_inconsistent, found.first_position) == (10, 100)
-    assert (found.reward, found.elo, found.win_rate) == (0, 0, 0)
+    assert (found.reward, found.weighted_elo.value) == (0, 0)
+    assert found.preferences.populations[0].win_rate.value == 0
 
 
 def test_server_errors_are_retried_and_refusals_are_raised(
@@ -150,10 +161,11 @@ def test_a_missing_label_is_requested_once_and_then_counts_as_unreadable(
     handler.num_unlabelled = 4
     silent = judge.judge_pair(endpoint, task(1, "a", "bb"), None)
     assert [verdict.label for verdict in silent] == ["", ""]
-    found = judge.summarize([first, second, *silent], ("one", "two"))
-    assert (found.num_questions, found.num_unreadable, found.reward) == (2, 2, -100)
+    tasks = [task(0, "a", "bb"), task(1, "a", "bb")]
+    found = summary_of([first, second, *silent], tasks)
+    assert (found.num_unreadable, found.preferences.num_skipped, found.reward) == (2, 1, -100)
     with pytest.raises(ConfigError, match="no verdict of the judge is readable"):
-        judge.summarize(silent, ("one", "two"))
+        summary_of(silent, tasks)
     assert judge.read_label("[[A>B]] no, rather [[B>A]]") == "B>A"
 
 

@@ -1,17 +1,23 @@
 """Human annotation: distribution of tasks, storage, statistics, export and import."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
 from evaluation.people import exchange, run
-from evaluation.people.measures import acceptance, krippendorff, preferences
+from evaluation.people.comparison import compare_systems, draw_order
+from evaluation.people.measures import acceptance, preferences
 from evaluation.people.store import AnnotationStore, Judgement
-from evaluation.people.tasks import Task, TaskKind, compare_tasks, validate_tasks
+from evaluation.people.tasks import Task, TaskKind, validate_tasks
+from tests.support.comparisons import comparison_of
 
 
 def compare(number: int) -> Task:
@@ -36,10 +42,14 @@ def answer(task: Task | str, annotator: str, *chosen: str) -> Judgement:
     )
 
 
+def compared(path: Path, tasks: Sequence[Task], *, overlap: int) -> AnnotationStore:
+    return AnnotationStore.create(path, tasks, overlap=overlap, comparison=comparison_of(tasks))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> AnnotationStore:
     """Twelve comparisons, four of which all annotators judge."""
-    return AnnotationStore.create(tmp_path / "x.db", [compare(i) for i in range(12)], overlap=4)
+    return compared(tmp_path / "x.db", [compare(i) for i in range(12)], overlap=4)
 
 
 def judge_remaining(
@@ -66,7 +76,7 @@ def test_all_annotators_get_the_overlap_and_one_each_of_the_rest(store: Annotati
 
 
 def test_sides_are_randomised_per_annotator_and_task(tmp_path: Path) -> None:
-    store = AnnotationStore.create(tmp_path / "y.db", [compare(i) for i in range(400)], overlap=0)
+    store = compared(tmp_path / "y.db", [compare(i) for i in range(400)], overlap=0)
     left = [store.sides(task, "ane")[0] for task in store.tasks]
     assert 160 < left.count("general") < 240
     assert left == [store.sides(task, "ane")[0] for task in store.tasks]
@@ -109,34 +119,19 @@ def test_preferences_with_ties_and_agreement(store: AnnotationStore) -> None:
         store.judge(answer(task, "ane", better, "tie", better))
     for task in store.tasks[:4]:
         store.judge(answer(task, "jon", "general", "tie", "general"))
-    found = preferences(store)["overall"]
-    assert (found.first, found.second) == ("adapted", "general")
-    assert (found.wins, found.losses, found.ties, found.skipped) == (2, 10, 2, 2)
-    assert found.share == pytest.approx(3 / 14)
-    assert found.low < found.share < found.high < 0.5
-    assert found.elo_low < found.elo < found.elo_high < 0
-    assert found.alpha is not None
-    language = preferences(store)["language"]
-    assert (language.share, language.elo, language.alpha) == (0.5, 0.0, None)
-
-
-def test_krippendorff_alpha_of_his_own_example() -> None:
-    """Content Analysis (2004), 11.3.4: four observers, twelve units, nominal alpha 0.743."""
-    table = (
-        "1 2 3 3 2 1 4 1 2 . . .",
-        "1 2 3 3 2 2 4 1 2 5 . 3",
-        ". 3 3 3 2 3 4 2 2 5 1 .",
-        "1 2 3 3 2 4 4 1 2 5 1 .",
-    )
-    ratings = [
-        (str(unit), str(observer), value)
-        for observer, row in enumerate(table)
-        for unit, value in enumerate(row.split())
-        if value != "."
-    ]
-    assert krippendorff(ratings) == pytest.approx(0.743, abs=5e-4)
-    assert krippendorff([("1", "a", "x"), ("2", "b", "y")]) is None
-    assert krippendorff([("1", "a", "x"), ("1", "b", "x"), ("2", "a", "y"), ("2", "b", "y")]) == 1
+    content, language, overall = preferences(store)
+    assert (content.aspect, language.aspect, overall.aspect) == ("content", "language", "overall")
+    assert (overall.first, overall.second) == ("general", "adapted")
+    counts = (overall.num_wins, overall.num_losses, overall.num_ties, overall.num_skipped)
+    assert counts == (10, 2, 2, 2)
+    every, differing = overall.populations
+    # Ten questions: five general, one disputed by the two annotators (half), two adapted or tie.
+    assert every.share.value == differing.share.value
+    assert differing.share.value == pytest.approx((6 + 0.5 + 0 + 0.5 + 0.5 + 0) / 10)
+    assert differing.share.low is None, "four images are too few for an interval"
+    assert overall.alpha is not None
+    assert (language.populations[1].share.value, language.populations[1].elo.value) == (0.5, 0.0)
+    assert language.alpha is None
 
 
 def test_acceptance_of_translations(tmp_path: Path) -> None:
@@ -163,12 +158,12 @@ def test_export_and_import_are_lossless(store: AnnotationStore, tmp_path: Path, 
     judge_remaining(store, "jon", "skip", "tie", "tie")
     path = tmp_path / "out.json"
     assert run.main(["--db", str(store.path), "--export", kind, str(path)]) == 0
-    other = AnnotationStore.create(tmp_path / "other.db", store.tasks, overlap=4)
+    other = compared(tmp_path / "other.db", store.tasks, overlap=4)
     assert run.main(["--db", str(other.path), "--import", kind, str(path)]) == 0
     assert other.judgements() == store.judgements()
     assert len(exchange.to_csv(store).splitlines()) == 1 + len(store.judgements())
     path.write_text(path.read_text().replace("vqa/3", "vqa/77"))
-    third = AnnotationStore.create(tmp_path / "third.db", store.tasks, overlap=4)
+    third = compared(tmp_path / "third.db", store.tasks, overlap=4)
     assert run.main(["--db", str(third.path), "--import", kind, str(path)]) == 2
     assert not third.judgements(), "all or none"
     path.write_text("[1, 2]")
@@ -192,19 +187,93 @@ def predictions(path: Path, outputs: list[str]) -> Path:
     return path
 
 
-def test_pairs_of_equal_replies_are_left_out(tmp_path: Path) -> None:
+def test_equal_replies_are_counted_but_not_shown(tmp_path: Path) -> None:
     first = predictions(tmp_path / "a.parquet", ["bat", "bi", "hiru", "lau"])
     second = predictions(tmp_path / "b.parquet", ["bat ", "BI", "hiru!", "bost"])
-    tasks = compare_tasks(first, second, ("a", "b"), language="eu", most=0)
-    assert sorted(task.task_id for task in tasks) == ["x/1", "x/2", "x/3"]
-    assert len(compare_tasks(first, second, ("a", "b"), language="eu", most=2)) == 2
-    with pytest.raises(DataError, match="are equal"):
-        compare_tasks(first, first, ("a", "b"), language="eu", most=0)
+    comparison, tasks = compare_systems((first, second), ("a", "b"), languages=["eu"])
+    assert sorted(task.task_id for task in tasks) == ["eu/x/1", "eu/x/2", "eu/x/3"]
+    assert [question.is_identical for question in comparison.questions] == [True] + [False] * 3
+    two, drawn = compare_systems((first, second), ("a", "b"), languages=["eu"], most=2)
+    assert [task.task_id for task in drawn] == [task.task_id for task in tasks[:2]]
+    assert sum(question.place is not None for question in two.questions) == 2
+    two.check_draw()
+    assert compare_systems((first, first), ("a", "b"), languages=["eu"])[1] == []
     with pytest.raises(DataError, match="two different names"):
-        compare_tasks(first, second, ("a", "left"), language="eu", most=0)
+        compare_systems((first, second), ("a", "left"), languages=["eu"])
+    with pytest.raises(DataError, match="0 and 0 questions in 'eu' of wildvision"):
+        compare_systems((first, second), ("a", "b"), languages=["eu"], datasets=["wildvision"])
     shorter = predictions(tmp_path / "c.parquet", ["bat"])
     with pytest.raises(DataError, match="not the same"):
-        compare_tasks(first, shorter, ("a", "b"), language="eu", most=0)
+        compare_systems((first, shorter), ("a", "b"), languages=["eu"])
+    pairs = ["--pairs", f"a={first}", f"b={first}"]
+    assert run.main(["--db", str(tmp_path / "d.db"), *pairs]) == 2, "all replies are equal"
+
+
+def test_the_draw_depends_on_the_seed_and_the_language_only() -> None:
+    ids = [f"q{i}" for i in range(50)]
+    drawn = draw_order(ids, "eu", most=10, seed=3)
+    assert drawn == draw_order(ids[::-1], "eu", most=10, seed=3)
+    assert drawn == draw_order(ids, "eu", most=0, seed=3)[:10]
+    assert drawn != draw_order(ids, "es", most=10, seed=3)
+    assert drawn != draw_order(ids, "eu", most=10, seed=4)
+
+
+@pytest.mark.parametrize("kind", ["labelstudio", "argilla"])
+def test_exports_for_annotators_are_blind_and_keep_ties(
+    store: AnnotationStore, tmp_path: Path, kind: str
+) -> None:
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=3)
+    judge_remaining(store, "jon", "tie", "skip", "tie", most=3)
+    text = {"labelstudio": exchange.to_label_studio, "argilla": exchange.to_argilla}[kind](store)
+    assert "general" not in text
+    assert "adapted" not in text
+    assert text.count('"tie"') == 3 + 6
+    revealed = re.sub(r'"left"(?!:)', '"general"', text)
+    other = compared(tmp_path / "other.db", store.tasks, overlap=4)
+    parsed = exchange.from_label_studio if kind == "labelstudio" else exchange.from_argilla
+    with pytest.raises(DataError, match="hidden"):
+        exchange.import_judgements(other, parsed(revealed))
+    assert not other.judgements()
+
+
+def test_cancelled_annotations_of_label_studio_are_skipped_tasks(store: AnnotationStore) -> None:
+    tasks = json.loads(exchange.to_label_studio(store))
+    tasks[2]["annotations"] = [
+        {"completed_by": {"email": "a@b"}, "was_cancelled": True, "result": []}
+    ]
+    assert exchange.import_judgements(store, exchange.from_label_studio(json.dumps(tasks))) == 1
+    (judgement,) = store.judgements()
+    assert set(judgement.answers.values()) == {"skip"}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["data", "annotations", "result", "from_name", "value", "choices", "text", "task_id",
+             "completed_by", "email", "was_cancelled", "id", "responses", "user_id"]
+        ),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(JSON_VALUES)
+def test_foreign_judgements_are_read_or_rejected(content: object) -> None:
+    for parse, text in (
+        (exchange.from_label_studio, json.dumps(content)),
+        (exchange.from_label_studio, json.dumps([content])),
+        (exchange.from_argilla, json.dumps(content)),
+        (exchange.from_argilla, str(content)),
+    ):
+        try:
+            found = parse(text)
+        except DataError:
+            continue
+        assert all(isinstance(value, str) for j in found for value in j.answers.values())
 
 
 def test_errors_in_translated_items_report_the_line(tmp_path: Path) -> None:
