@@ -16,6 +16,7 @@ from evaluation import judge
 from evaluation.judge_summary import JudgeReport, JudgeVerdict, judge_record, summarize
 from evaluation.people.tasks import Task, TaskKind
 from tests.support.comparisons import comparison_of
+from tests.support.small_world import image
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -96,10 +97,10 @@ def test_both_orders_are_asked_and_the_report_is_right(
         task(2, "abcdef", "a"),
         task(3, "aa", "bb"),
     ]
-    verdicts = [v for one in tasks for v in judge.judge_pair(endpoint, one, b"\x89PNG image")]
+    verdicts = [v for one in tasks for v in judge.judge_pair(endpoint, one, image(0, size=16))]
     assert len(handler.requests) == 8
     assert handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"].startswith(
-        "data:image/png"
+        "data:image/webp"
     )
     found = summary_of(verdicts, tasks)
     assert found.preferences.num_judged == 4
@@ -111,7 +112,7 @@ def test_both_orders_are_asked_and_the_report_is_right(
     assert found.first_position == 50
     assert endpoint.bill.cost == pytest.approx(8 * (100 * 2 + 10 * 10) / 1e6)
     again = endpoint_of(url, tmp_path)
-    assert [v for one in tasks for v in judge.judge_pair(again, one, b"\x89PNG image")] == verdicts
+    assert [v for one in tasks for v in judge.judge_pair(again, one, image(0, size=16))] == verdicts
     assert (again.bill.asked, again.bill.cached, again.bill.cost) == (0, 8, 0.0)
 
 

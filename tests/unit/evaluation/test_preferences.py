@@ -36,7 +36,7 @@ from evaluation.people.preferences import (
 from evaluation.people.store import AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind
 from evaluation.statistics.decisions import Verdict
-from tests.support.comparisons import comparison_of, record_of, simulated_comparison
+from tests.support.comparisons import record_of, simulated_comparison
 
 EQUIVALENCE = PreferenceClaim(language="eu", test="equivalence", delta=0.1)
 
@@ -306,4 +306,3 @@ def test_the_command_saves_preferences_and_prints_the_agreement(
     (found,) = json.loads(out.read_text())
     assert (found["language"], found["num_common"], found["num_identical"]) == ("eu", 30, 20)
     assert "kappa" in capsys.readouterr().out
-    assert comparison_of(store.tasks).first.name == "general"
