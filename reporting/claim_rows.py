@@ -65,7 +65,7 @@ def _notes(claim: Claim) -> tuple[str, ...]:
     notes = [f"questions in {claim.language}; {claim.detail}", *claim.notes]
     if claim.excluded:
         notes.append(
-            "left out, because they do not exceed their blind and majority baselines: "
+            "cells that do not exceed their blind and majority baselines, which show nothing: "
             + "; ".join(claim.excluded)
         )
     if claim.parts:

@@ -69,9 +69,9 @@ def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
 def describe_parts(parts: Sequence[_Part]) -> str:
     """List the effects of the pooled pairs in points."""
     listed = [
-        f"{100 * part.effect.value:+.1f} at {part.label}".replace("-", "\N{MINUS SIGN}", 1)
+        f"{100 * part.effect.value:+.1f} ({part.label})".replace("-", "\N{MINUS SIGN}", 1)
         if part.effect.value < 0
-        else f"{100 * part.effect.value:+.1f} at {part.label}"
+        else f"{100 * part.effect.value:+.1f} ({part.label})"
         for part in parts[:_MAX_PARTS]
     ]
     more = len(parts) - len(listed)

@@ -39,7 +39,7 @@ class Claim:
     """The pooled pairs; empty for a single pair."""
     heterogeneity: Heterogeneity | None = None
     excluded: tuple[str, ...] = ()
-    """Cells that do not exceed their blind and majority baselines and were left out."""
+    """Cells that do not exceed their blind and majority baselines; pooled claims leave them out."""
     notes: tuple[str, ...] = ()
     reason: str = ""
     """Why there is no verdict, or why it was taken back."""

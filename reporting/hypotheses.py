@@ -178,6 +178,9 @@ class _Study:
             if not kept:
                 reason = "no pooled pair of cells exceeds its blind and majority baselines"
                 return dataclasses.replace(claim, reason=reason)
+            if silent:
+                note = f"decided on the {len(kept)} of {len(ran)} pairs whose cells show something"
+                claim = dataclasses.replace(claim, notes=(*claim.notes, note))
         elif silent:
             is_gain = hypothesis.test is Comparison.SUPERIORITY
             decisive = ran[0][0 if is_gain else 1]
