@@ -241,6 +241,9 @@ def _row(image: int, number: int, language: str, is_right: bool) -> dict[str, An
     right, wrong = words[language] if words else _NOUNS[language][image % 2 :: 2][:2]
     reply, is_vqa = (right if is_right else wrong), benchmark == "vqa"
     is_faithful = is_right or bool(image % 5)
+    expected, parsed = (None if is_vqa else right), reply
+    if benchmark == "capqa":
+        expected, parsed = "yes", "yes" if is_right else "no"
     question = {"en": "What is in this image?", "eu": "Zer dago argazki honetan?"}[language]
     return {
         "dataset": "benchmark_test", "question_id": f"q{image:04d}-{number}",
@@ -248,7 +251,7 @@ def _row(image: int, number: int, language: str, is_right: bool) -> dict[str, An
         "answer_type": kind, "language": language, "image_key": _key(image),
         "question": question, "prompt": question, "answers": [right] * (10 if is_vqa else 1),
         "choices": [right, wrong] if benchmark == "mc" else [],
-        "expected": None if is_vqa else right, "output": reply, "parsed": reply,
+        "expected": expected, "output": reply, "parsed": parsed,
         "score": float(is_right), "score_aware": float(is_right) if is_vqa else None,
         "score_lmms": float(is_right) if is_vqa else None, "score_any_language": float(is_right),
         "language_identified": language if is_faithful else "en",
