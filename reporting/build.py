@@ -17,6 +17,7 @@ from reporting.claim_rows import claim_rows
 from reporting.hypotheses import decide_claims
 from reporting.image_use import image_use_table
 from reporting.language_collapse import collapse_sentences
+from reporting.preference_rows import preference_section
 from reporting.preregistration import check_registration, load_registered
 from reporting.records import GridRecord, load_grid
 from reporting.series import View, view_of
@@ -94,6 +95,7 @@ def render_page(
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
         stages=tables.stage_rows(grid),
+        preferences=preference_section(grid),
         caveats=caveats(grid, view),
         files=files,
         written=time.strftime("%Y-%m-%d %H:%M"),

@@ -11,11 +11,11 @@ freedom, of which few raters leave few.
 import dataclasses
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 
 import numpy as np
 
 from core.errors import DataError
+from evaluation.statistics.claim_tests import ClaimTest
 from evaluation.statistics.decisions import (
     ALPHA,
     Bounds,
@@ -140,14 +140,6 @@ class Linearization:
         )
 
 
-class ClaimKind(StrEnum):
-    """Tests of a difference against a margin."""
-
-    NON_INFERIORITY = "non_inferiority"
-    EQUIVALENCE = "equivalence"
-    SUPERIORITY = "superiority"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClusteredEstimate:
     """An estimate with its standard error and degrees of freedom."""
@@ -190,9 +182,9 @@ class ClusteredEstimate:
             DataError: If the test is unknown, or the margin is negative, or 0 for another test than
                 superiority.
         """
-        if test not in {kind.value for kind in ClaimKind}:
-            raise DataError(f"unknown test '{test}'; choose from {', '.join(ClaimKind)}")
-        if not (delta > 0 or (delta == 0 and test == ClaimKind.SUPERIORITY)):
+        if test not in {known.value for known in ClaimTest}:
+            raise DataError(f"unknown test '{test}'; choose from {', '.join(ClaimTest)}")
+        if not (delta > 0 or (delta == 0 and test == ClaimTest.SUPERIORITY)):
             raise DataError(
                 f"the margin delta is {delta}; expected a positive number such as 0.1 (55 against "
                 "45 %), or 0 for superiority"
@@ -266,13 +258,13 @@ def linearize_share(is_member_N: np.ndarray, clusters: Sequence[str] | np.ndarra
 
 def _test(found: Uncertainty, test: str, delta: float) -> tuple[float, float, float]:
     """Return the p-values of support and refutation and the distance from the limit."""
-    if test == ClaimKind.EQUIVALENCE:
+    if test == ClaimTest.EQUIVALENCE:
         p_supported = max(found.tail_below(-delta), found.tail_above(delta))
         # A value beyond the other end of the margin is as extreme, and part of the p-value.
         tail = found.tail_below if found.value >= 0 else found.tail_above
         p_refuted = min(1.0, tail(delta) + tail(-delta))
         return p_supported, p_refuted, delta - abs(found.value)
-    limit = delta if test == ClaimKind.SUPERIORITY else -delta
+    limit = delta if test == ClaimTest.SUPERIORITY else -delta
     return found.tail_below(limit), found.tail_above(limit), found.value - limit
 
 
