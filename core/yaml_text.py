@@ -187,10 +187,10 @@ def _field_type(schema: Any, name: str, path: str, where: str) -> Any:
     hints = get_type_hints(schema)
     known = [field.name for field in dataclasses.fields(schema)]
     if name not in known:
-        section = path.rpartition(".")[0]
-        kind = f"key in section {section}" if section else "key"
+        section, dot, _ = path.rpartition(".")
         prefix = f"{where}: " if where else ""
-        raise ConfigError(f"{prefix}{unknown_name(kind, name, known)}")
+        paths = [f"{section}{dot}{field}" for field in known]
+        raise ConfigError(f"{prefix}{unknown_name('key', path, paths)}")
     return hints[name]
 
 
