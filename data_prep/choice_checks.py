@@ -15,7 +15,7 @@ from scipy.stats import binom
 
 from core.chat.characters import split_words
 
-ALPHA = 0.05
+REVEALING_LEVEL = 0.05
 """Chance of a warning about a benchmark without any such fault, over all rules."""
 
 _NEIGHBOUR_ROWS = 512
@@ -63,8 +63,8 @@ def text_only_rules(questions: Sequence[ChoiceQuestion]) -> tuple[TextOnlyRule, 
 
 
 def revealing_rules(rules: Sequence[TextOnlyRule]) -> tuple[TextOnlyRule, ...]:
-    """Return the rules that beat guessing at the level `ALPHA`, Bonferroni-corrected."""
-    return tuple(rule for rule in rules if rule.p_value <= ALPHA / len(rules))
+    """Return the rules that beat guessing at the level `REVEALING_LEVEL`, Bonferroni-corrected."""
+    return tuple(rule for rule in rules if rule.p_value <= REVEALING_LEVEL / len(rules))
 
 
 def _same_letter(questions: Sequence[ChoiceQuestion]) -> tuple[float, int]:
@@ -100,7 +100,7 @@ def _odd_ending(questions: Sequence[ChoiceQuestion]) -> tuple[float, int]:
 
 def _words_of_question(questions: Sequence[ChoiceQuestion]) -> tuple[float, int]:
     def shared(one: ChoiceQuestion, option: str) -> int:
-        return len(_words(one.question) & _words(option))
+        return len(_distinct_words(one.question) & _distinct_words(option))
 
     return _highest(questions, shared), 1
 
@@ -126,7 +126,7 @@ def _similar_question(questions: Sequence[ChoiceQuestion]) -> tuple[float, int]:
 
 
 def _nearest_questions(questions: Sequence[ChoiceQuestion]) -> list[int]:
-    texts = [_words(" ".join((one.question, *one.choices))) for one in questions]
+    texts = [_distinct_words(" ".join((one.question, *one.choices))) for one in questions]
     numbers = {word: number for number, word in enumerate(sorted(set().union(*texts)))}
     columns = [numbers[word] for text in texts for word in sorted(text)]
     lengths_N = np.array([len(text) for text in texts])
@@ -155,7 +155,7 @@ def _highest(
     return hits
 
 
-def _words(text: str) -> set[str]:
+def _distinct_words(text: str) -> set[str]:
     return set(split_words(text.casefold()))
 
 

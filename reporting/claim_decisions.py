@@ -47,7 +47,7 @@ class Margin:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class ComparisonOutcome:
     """Decisions about one claim, not yet corrected for the number of claims."""
 
     decision: Decision
@@ -81,7 +81,7 @@ def decide_pairs(
     test: Comparison,
     margin: Margin,
     alpha: float = ALPHA,
-) -> Outcome:
+) -> ComparisonOutcome:
     """Decide a claim about the mean difference of pairs of cells.
 
     Args:
@@ -99,7 +99,7 @@ def decide_pairs(
     images = same[0].images
     differences_PI = np.array([a.values - b.values for a, b in zip(firsts, seconds, strict=True)])
     first, second = (np.mean([cell.values for cell in side], axis=0) for side in (firsts, seconds))
-    return Outcome(
+    return ComparisonOutcome(
         decision=_compare(first, second, images, test=test, delta=delta, alpha=alpha),
         recipe=recipe_decision(
             [cell.to_seed_scores() for cell in firsts],
@@ -120,7 +120,7 @@ def decide_enough(
     *,
     margin: Margin,
     alpha: float = ALPHA,
-) -> Outcome:
+) -> ComparisonOutcome:
     """Decide whether a share is within the margin of the best share, whichever that is.
 
     Args:
@@ -151,7 +151,7 @@ def decide_enough(
         f"{format_percent(drop.smaller)}"
         for drop in result.drops
     )
-    return Outcome(
+    return ComparisonOutcome(
         decision=_double(decision) if is_halved else decision,
         recipe=_enough_recipe(own, shares.index(share), _variance(more), margin, alpha),
         notes=notes,

@@ -59,7 +59,7 @@ class Claim:
 
     @property
     def is_about_recipe(self) -> bool:
-        """Whether `verdict` is about the recipes."""
+        """Return whether `verdict` is about the recipes."""
         return self.recipe is not None and self.recipe.df is not None
 
 

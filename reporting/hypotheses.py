@@ -12,8 +12,8 @@ from evaluation.statistics.decisions import ALPHA
 from reporting.claim_cells import ClaimCells, select_cells
 from reporting.claim_corrections import correct_claims, take_back
 from reporting.claim_decisions import (
+    ComparisonOutcome,
     Margin,
-    Outcome,
     decide_enough,
     decide_pairs,
     shows_nothing,
@@ -211,7 +211,7 @@ class _Study:
         return "".join(f", {part}" for part in parts)
 
 
-def _parts(outcome: Outcome, labels: Sequence[str]) -> Iterator[ClaimPart]:
+def _parts(outcome: ComparisonOutcome, labels: Sequence[str]) -> Iterator[ClaimPart]:
     effects = () if outcome.heterogeneity is None else outcome.heterogeneity.effects
     for label, effect in zip(labels, effects, strict=False):
         yield ClaimPart(label=label, effect=effect)
@@ -219,7 +219,7 @@ def _parts(outcome: Outcome, labels: Sequence[str]) -> Iterator[ClaimPart]:
 
 def _fill(
     claim: Claim,
-    outcome: Outcome,
+    outcome: ComparisonOutcome,
     *,
     num_seeds: int,
     empty: str,

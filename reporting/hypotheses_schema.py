@@ -35,7 +35,7 @@ class QuestionLanguage(StrEnum):
 
 
 class ClaimKind(StrEnum):
-    """What is measured: a kind of benchmark, or something else."""
+    """Kinds of measurements that a claim is about: a kind of benchmark, or something else."""
 
     VQA = "vqa"
     MULTIPLE_CHOICE = "mc"

@@ -33,7 +33,7 @@ _Columns = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """What is measured for a claim: which rows of an evaluation, and which of their columns."""
+    """Measurement for a claim: rows of an evaluation, and one of their columns."""
 
     kind: ClaimKind
     language: str
@@ -107,7 +107,7 @@ class Measurements:
         if key not in self._known:
             trainings: dict[Setting, list[tuple[int, CellScores]]] = {}
             for cell in self._grid.cells:
-                values = self._read(cell, measure, is_before=is_before)
+                values = self._read_cell(cell, measure, is_before=is_before)
                 if values is not None:
                     setting = (*setting_of(cell), (SHARE, share_of(cell)))
                     seed = int(cell.axes.get(SEED) or 0)
@@ -115,7 +115,9 @@ class Measurements:
             self._known[key] = {cell: stack_seeds(parts) for cell, parts in trainings.items()}
         return self._known[key]
 
-    def _read(self, cell: CellRecord, measure: Measure, *, is_before: bool) -> CellScores | None:
+    def _read_cell(
+        self, cell: CellRecord, measure: Measure, *, is_before: bool
+    ) -> CellScores | None:
         if measure.kind is ClaimKind.RETENTION:
             stage = cell.stages.get("backbone" if is_before else "retention")
             return None if stage is None else _read_retention(stage, measure)

@@ -1,4 +1,4 @@
-"""What the claims of a planned grid could show: their power before anything is trained.
+"""Power of the claims of a planned grid, before anything is trained.
 
 The assumptions are those of `evaluation.statistics.power`; this module adds the numbers of images
 and seeds of the plan. The mean over P pooled pairs of cells is treated as P times the seeds.

@@ -34,7 +34,7 @@ _LOG = get_logger("registration")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RegistrationCheck:
-    """Whether the hypotheses of a grid were fixed before its results."""
+    """Evidence that the hypotheses of a grid were fixed before its results."""
 
     registration: Registration | None
     problems: tuple[str, ...]
@@ -42,7 +42,7 @@ class RegistrationCheck:
 
     @property
     def is_confirmatory(self) -> bool:
-        """Whether the hypotheses are shown to be older than the results."""
+        """Return whether the hypotheses are shown to be older than the results."""
         return not self.problems
 
 

@@ -29,7 +29,7 @@ class SaturatingCurve:
 
     @property
     def is_adequate(self) -> bool:
-        """Whether the data do not contradict the shape of the curve."""
+        """Return whether the data agree with the shape of the curve."""
         return self.p_lack_of_fit > _LACK_OF_FIT_ALPHA
 
 

@@ -240,7 +240,7 @@ def _images_needed(plan: ClaimPlan, power: float) -> int | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PowerSummary:
-    """What a planned experiment can show about a claim."""
+    """Power of a planned experiment for one claim."""
 
     plan: ClaimPlan
     detectable: float | None

@@ -1,4 +1,4 @@
-"""What is known about a mean: tail probabilities and bounds, by the method that fits the data.
+"""Tail probabilities and bounds of a mean, by the method that fits the data.
 
 A mean over 35 clusters or more is resampled. Few clusters or few changes have the cluster-robust
 t, and values without any spread a bound that the equality of all clusters alone implies.

@@ -85,7 +85,10 @@ def test_null_is_no_value_where_a_field_is_optional(text: str) -> None:
         ("section: [3]", "section is a list; expected a section"),
         ("section:\n  count: 1\n  count: 2", "'section.count' appears again in line 3"),
         ("by_word: {no: much}", "by_word.no is 'much'; expected a number"),
-        ("sections: {no: {rat: 1}}", "unknown key 'sections.no.rat'. Did you mean 'sections.no.rate'"),
+        (
+            "sections: {no: {rat: 1}}",
+            "unknown key 'sections.no.rat'. Did you mean 'sections.no.rate'",
+        ),
     ],
 )
 def test_errors_in_files_name_the_file(tmp_path: Path, text: str, message: str) -> None:
