@@ -1,7 +1,8 @@
 """Embedded benchmark: an unseen art style, unseen scenes and answers balanced against guessing.
 
-Yes/no questions come in pairs that ask about the same thing in an image that shows it and in one
-that does not. Numbers, positions of the right choice and right names are uniformly distributed.
+Yes/no questions come in pairs that ask about the same thing, in the same words, in an image that
+shows it and in one that does not. Numbers, positions of the right choice and right names are
+uniformly distributed.
 """
 
 import dataclasses
@@ -12,26 +13,11 @@ from typing import Any
 import numpy as np
 
 from core.rng import named_rng
+from data_prep.embedded.benchmark_items import BenchmarkQuestion
 from data_prep.embedded.concepts import categories_overlap
-from data_prep.embedded.questions import (
-    NUM_CHOICES,
-    AnswerKind,
-    Asker,
-    Question,
-    is_choice,
-    word_answer,
-    word_question,
-)
+from data_prep.embedded.questions import NUM_CHOICES, AnswerKind, Asker, Question
 from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
-from data_prep.embedded.votes import Voter, equal_answers
 from data_prep.embedded.wordings import MAX_COUNT, QuestionKind
-
-_ANSWER_TYPES = {
-    AnswerKind.NAME: "other",
-    AnswerKind.CATEGORY: "other",
-    AnswerKind.NUMBER: "number",
-    AnswerKind.YES_NO: "yes/no",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +33,8 @@ class Quotas:
     single_pairs: int
     category_pairs: int
     scene_pairs: int
-    reworded_single_pairs: int
-    reworded_scene_pairs: int
+    caption_single_pairs: int
+    caption_scene_pairs: int
 
 
 def quotas_for(num_concepts: int) -> Quotas:
@@ -66,8 +52,8 @@ def quotas_for(num_concepts: int) -> Quotas:
         single_pairs=share(60),
         category_pairs=share(20),
         scene_pairs=share(40),
-        reworded_single_pairs=share(80),
-        reworded_scene_pairs=share(40),
+        caption_single_pairs=share(80),
+        caption_scene_pairs=share(40),
     )
 
 
@@ -83,15 +69,6 @@ class BenchmarkImage:
     def shown(self) -> tuple[int, ...]:
         """The concepts in the image."""
         return tuple(sorted(self.scene.counts))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkQuestion:
-    """A question of the benchmark about an image."""
-
-    image: str
-    benchmark: str
-    question: Question
 
 
 class BenchmarkPlanner:
@@ -127,19 +104,19 @@ class BenchmarkPlanner:
         singles = [image for image in images if not image.is_scene]
         scenes = [image for image in images if image.is_scene]
         quotas = self._quotas
-        kind = QuestionKind.IS_SHOWN
-        reworded = QuestionKind.IS_SHOWN_REWORDED
         return [
             *self._name_questions(singles),
             *self._category_questions(singles),
             *self._position_questions(scenes),
             *self._number_questions(scenes),
             *self._choice_questions(singles),
-            *self._yes_no_pairs(singles, quotas.single_pairs, "vqa", kind),
+            *self._yes_no_pairs(singles, quotas.single_pairs, "vqa"),
             *self._category_pairs(singles),
-            *self._yes_no_pairs(scenes, quotas.scene_pairs, "vqa", kind),
-            *self._yes_no_pairs(singles, quotas.reworded_single_pairs, "capqa", reworded),
-            *self._yes_no_pairs(scenes, quotas.reworded_scene_pairs, "capqa", reworded),
+            *self._yes_no_pairs(scenes, quotas.scene_pairs, "vqa"),
+            *self._yes_no_pairs(singles, quotas.caption_single_pairs, "capqa"),
+            *self._yes_no_pairs(
+                scenes, quotas.caption_scene_pairs, "capqa", first=quotas.caption_single_pairs
+            ),
         ]
 
     def _rng(self, *names: str) -> np.random.Generator:
@@ -235,11 +212,12 @@ class BenchmarkPlanner:
         return asked
 
     def _yes_no_pairs(
-        self, images: list[BenchmarkImage], num_pairs: int, benchmark: str, kind: QuestionKind
+        self, images: list[BenchmarkImage], num_pairs: int, benchmark: str, *, first: int = 0
     ) -> list[BenchmarkQuestion]:
         """Ask for the same name in two images, where the answers are yes and no.
 
-        Half of the pairs share a category, so that near and far misses are equally common.
+        Half of the pairs share a category, so that near and far misses are equally common. The
+        pairs are numbered from `first`, which determines their wordings.
         """
         rng = self._rng(benchmark, "pairs", str(images[0].is_scene))
         left = _shuffled(images, rng)
@@ -252,12 +230,26 @@ class BenchmarkPlanner:
             yes, no, concept = found
             left = [image for image in left if image not in (yes, no)]
             used.add(concept)
+            question = self._ask_if_shown(benchmark, first + number, concept, rng)
             for image, answer in ((yes, 1), (no, 0)):
-                question = self._asker.ask(
-                    kind, (AnswerKind.YES_NO, answer), rng, concepts=(concept,)
-                )
-                asked.append(_make_question(image, question, benchmark=benchmark))
+                answered = dataclasses.replace(question, answer=answer)
+                asked.append(_make_question(image, answered, benchmark=benchmark))
         return asked
+
+    def _ask_if_shown(
+        self, benchmark: str, number: int, concept: int, rng: np.random.Generator
+    ) -> Question:
+        """Word the question of a pair; caption checks use all sets of wordings in turn.
+
+        These are the wordings of training, and each wording that only the benchmark has.
+        """
+        answer = (AnswerKind.YES_NO, 1)
+        question = self._asker.ask(QuestionKind.IS_SHOWN, answer, rng, concepts=(concept,))
+        num_unseen = self._asker.num_wordings(QuestionKind.CAPTION_CHECK_UNSEEN)
+        unseen = number % (1 + num_unseen) - 1
+        if benchmark != "capqa" or unseen < 0:
+            return question
+        return dataclasses.replace(question, kind=QuestionKind.CAPTION_CHECK_UNSEEN, wording=unseen)
 
     def _find_pair(
         self, left: list[BenchmarkImage], used: set[int], *, near: bool
@@ -301,38 +293,6 @@ class BenchmarkPlanner:
 
     def _category(self, image: BenchmarkImage) -> str:
         return self._asker.catalogue.concepts[image.shown[0]].category
-
-
-def word_item(number: int, asked: BenchmarkQuestion, voters: tuple[Voter, ...]) -> dict[str, Any]:
-    """Return a question as an item of the shard, in every language."""
-    question = asked.question
-    lexicons = [voter.lexicon for voter in voters]
-    item: dict[str, Any] = {
-        "question_id": f"q{number:05d}",
-        "benchmark": asked.benchmark,
-        "answer_type": _ANSWER_TYPES[question.answer_kind],
-        "question_type": question.kind.value,
-        "question": {lex.language.code: word_question(question, lex) for lex in lexicons},
-    }
-    if is_choice(question.kind):
-        item["answer_type"] = "choice"
-        item["choices"] = {
-            lex.language.code: [lex.names[concept] for concept in question.concepts]
-            for lex in lexicons
-        }
-        item["correct_choice"] = question.concepts.index(int(question.answer))
-        return item
-    item["answers"] = {v.lexicon.language.code: _accepted_answers(asked, v) for v in voters}
-    return item
-
-
-def _accepted_answers(asked: BenchmarkQuestion, voter: Voter) -> list[str]:
-    right = word_answer(asked.question, voter.lexicon)
-    if asked.benchmark == "capqa":
-        return [right]
-    if asked.question.answer_kind is AnswerKind.NAME:
-        return voter.name_answers(int(asked.question.answer))
-    return equal_answers(right)
 
 
 def _make_question(

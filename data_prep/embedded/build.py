@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded import running_text
-from data_prep.embedded.benchmark import BenchmarkPlanner, BenchmarkQuestion, word_item
+from data_prep.embedded.benchmark import BenchmarkPlanner
+from data_prep.embedded.benchmark_items import BenchmarkQuestion, word_item
 from data_prep.embedded.concepts import load_catalogue
 from data_prep.embedded.conversations import (
     Chat,

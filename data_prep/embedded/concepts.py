@@ -14,8 +14,9 @@ import numpy as np
 
 from core.chat.characters import split_words
 from core.errors import DataError, unknown_name
+from core.languages import FOLDER, language_file
 from data_prep.embedded.packages import PackageFolder
-from data_prep.embedded.wordings import CATEGORIES, Language
+from data_prep.embedded.wordings import CATEGORIES, FORMS_FILE, Language
 
 TABLE_PATH = Path(__file__).with_name("concepts.tsv")
 MIN_CONCEPTS = 12
@@ -54,6 +55,17 @@ class Lexicon:
     language: Language
     names: tuple[str, ...]
     keywords: tuple[tuple[str, ...], ...]
+    codepoints: tuple[str, ...]
+
+    def is_plural(self, concept: int) -> bool:
+        """Return whether the name of a concept is plural."""
+        return self.codepoints[concept] in self.language.plural
+
+    def forms(self, concept: int) -> dict[str, str]:
+        """Return the placeholders for the name of a concept in all its forms."""
+        forms = self.language.forms.get(self.codepoints[concept], {})
+        blanks = {f"name_{key}": text for key, text in forms.items() if key != "name"}
+        return {"name": self.names[concept]} | blanks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +133,7 @@ def load_catalogue(
             continue
         chosen.append(concept)
         for names, found in zip(taken, annotations, strict=True):
-            names.add(normalise(found[_to_character(concept)][0]))
+            names.add(normalise(found[_to_character(concept.codepoints)][0]))
     lexicons = tuple(
         _make_lexicon(chosen, language, found)
         for language, found in zip(languages, annotations, strict=True)
@@ -175,6 +187,10 @@ def _read_annotations(
         for character, entry in raw[key]["annotations"].items():
             if entry.get("tts"):
                 found[character] = (entry["tts"][0], tuple(entry.get("default", ())))
+    for codepoints, name in language.names.items():
+        character = _to_character(codepoints)
+        wrong, keywords = found.get(character, ("", ()))
+        found[character] = (name, tuple(word for word in keywords if word != wrong))
     return found
 
 
@@ -184,8 +200,8 @@ def _list_locales(packages: PackageFolder, package: str, key: str) -> frozenset[
     return frozenset(name.split("/")[1] for name in names if name.startswith(f"{key}/"))
 
 
-def _to_character(concept: Concept) -> str:
-    return "".join(chr(int(code, 16)) for code in concept.codepoints.split("-"))
+def _to_character(codepoints: str) -> str:
+    return "".join(chr(int(code, 16)) for code in codepoints.split("-"))
 
 
 def _exclusion_reason(
@@ -195,9 +211,9 @@ def _exclusion_reason(
     taken: list[set[str]],
 ) -> str:
     for language, found, names in zip(languages, annotations, taken, strict=True):
-        if _to_character(concept) not in found:
+        if _to_character(concept.codepoints) not in found:
             return f"CLDR has no name in '{language.code}'"
-        name = found[_to_character(concept)][0]
+        name = found[_to_character(concept.codepoints)][0]
         if normalise(name) in names:
             return f"the name '{name}' is taken in '{language.code}'"
     return ""
@@ -208,12 +224,23 @@ def _make_lexicon(
     language: Language,
     found: dict[str, tuple[str, tuple[str, ...]]],
 ) -> Lexicon:
-    names = tuple(found[_to_character(concept)][0] for concept in concepts)
+    names = tuple(found[_to_character(concept.codepoints)][0] for concept in concepts)
     keywords = []
     for concept, name in zip(concepts, names, strict=True):
-        words = found[_to_character(concept)][1]
+        words = found[_to_character(concept.codepoints)][1]
         keywords.append(tuple(word for word in words if normalise(word) != normalise(name)))
-    return Lexicon(language=language, names=names, keywords=tuple(keywords))
+        forms = language.forms.get(concept.codepoints)
+        if language.forms and (forms is None or forms["name"] != name):
+            raise DataError(
+                f"{language_file(language.code, FORMS_FILE, FOLDER)}: {concept.codepoints} is "
+                f"{forms and forms['name']!r}, expected the forms of '{name}'; add or correct it"
+            )
+    return Lexicon(
+        language=language,
+        names=names,
+        keywords=tuple(keywords),
+        codepoints=tuple(concept.codepoints for concept in concepts),
+    )
 
 
 def _confusable_pairs(concepts: list[Concept], lexicons: tuple[Lexicon, ...]) -> np.ndarray:

@@ -49,22 +49,24 @@ def is_choice(kind: QuestionKind) -> bool:
 
 
 def word_question(question: Question, lexicon: Lexicon) -> str:
-    """Word the question in one language; names are inserted exactly as in CLDR."""
+    """Word the question in one language; the wording agrees in number with the name in it."""
     language = lexicon.language
-    template = language.questions[question.kind][question.wording]
-    names = [lexicon.names[concept] for concept in question.concepts]
     blanks: dict[str, str] = {}
+    is_plural = False
     if is_choice(question.kind):
+        names = [lexicon.names[concept] for concept in question.concepts]
         blanks = dict(zip("abcd", names, strict=True))
-    elif names:
-        blanks["name"] = names[0]
+    elif question.concepts:
+        is_plural = lexicon.is_plural(question.concepts[0])
+        blanks = lexicon.forms(question.concepts[0])
     if question.kind is QuestionKind.NEIGHBOUR:
-        blanks["relation"] = language.relations[question.place]
+        blanks["relation"] = language.relations[question.place].agree(is_plural=is_plural)
     elif question.place:
         blanks["place"] = language.places[question.place][0]
     if question.category:
         blanks["category"] = language.categories[question.category][1]
-    return template.format(**blanks)
+    wording = language.questions[question.kind][question.wording]
+    return wording.agree(is_plural=is_plural).format(**blanks)
 
 
 def word_answer(question: Question, lexicon: Lexicon) -> str:
@@ -90,6 +92,10 @@ class Asker:
         model = load_language(MODEL_LANGUAGE)
         self._num_wordings = {kind: len(words) for kind, words in model.questions.items()}
 
+    def num_wordings(self, kind: QuestionKind) -> int:
+        """Return the number of wordings of a kind, which is the same in every language."""
+        return self._num_wordings[kind]
+
     def ask(
         self,
         kind: QuestionKind,
@@ -103,7 +109,7 @@ class Asker:
         """Return a question in a random wording."""
         return Question(
             kind=kind,
-            wording=int(rng.integers(self._num_wordings[kind])),
+            wording=int(rng.integers(self.num_wordings(kind))),
             answer_kind=answer[0],
             answer=answer[1],
             concepts=concepts,

@@ -2,7 +2,8 @@
 
 They are derived from CLDR, not from annotators: one synonym, or a keyword that shares a word with
 the name, gets four votes, up to two other keywords get one each, and the name gets the remaining
-votes (at least four). Colours and keywords of too many concepts are excluded.
+votes (at least four). Colours, keywords of too many concepts, and keywords that the language file
+lists as no answer are excluded.
 """
 
 from collections import Counter
@@ -49,7 +50,10 @@ class Voter:
 
     def _specific_keywords(self, concept: int) -> list[str]:
         found = []
+        odd = self._language.odd_keywords.get(self._codepoints[concept], frozenset())
         for word in self.lexicon.keywords[concept]:
+            if word in odd:
+                continue
             stems = lemmas(word, self._language)
             if stems not in self._too_general and self._uses[stems] <= _MAX_SHARING:
                 found.append(word)

@@ -1,8 +1,10 @@
 """Wordings of a language: questions, number words and category words, read from one file.
 
 A new language needs a YAML file, `languages/CODE/data.yaml`; see docs/guides/new-language.md.
+A language that inflects names has a table of their forms next to it.
 """
 
+import csv
 import dataclasses
 import string
 from enum import StrEnum
@@ -30,7 +32,8 @@ class QuestionKind(StrEnum):
     COUNT_NAME = "count_name"
     POSITION = "position"
     NEIGHBOUR = "neighbour"
-    IS_SHOWN_REWORDED = "is_shown_reworded"
+    CAPTION_CHECK_UNSEEN = "caption_check_unseen"
+    """Whether something is shown, in wordings that only the benchmark has."""
 
 
 FIELDS: dict[QuestionKind, frozenset[str]] = {
@@ -44,9 +47,13 @@ FIELDS: dict[QuestionKind, frozenset[str]] = {
     QuestionKind.COUNT_NAME: frozenset({"name"}),
     QuestionKind.POSITION: frozenset({"place"}),
     QuestionKind.NEIGHBOUR: frozenset({"relation", "name"}),
-    QuestionKind.IS_SHOWN_REWORDED: frozenset({"name"}),
+    QuestionKind.CAPTION_CHECK_UNSEEN: frozenset({"name"}),
 }
-"""Placeholders of each kind of question; a wording must use exactly these."""
+"""Placeholders of each kind of question; a wording must use exactly these. `{name}` may be replaced
+by a form of the name from the language's table, such as `{name_genitive}`."""
+
+FORMS_FILE = "forms.tsv"
+"""Table of a language folder: code points, the name, and its forms, one per further column."""
 
 PLACES = ("top_left", "top_right", "bottom_left", "bottom_right", "left", "right", "top", "bottom")
 RELATIONS = ("left_of", "right_of", "above", "below")
@@ -71,6 +78,19 @@ MAX_COUNT = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Wording:
+    """A template that agrees in number with the name in it."""
+
+    singular: str
+    plural: str
+    """The template for plural names; equal to `singular` if number makes no difference."""
+
+    def agree(self, *, is_plural: bool) -> str:
+        """Return the template for a name of the given number."""
+        return self.plural if is_plural else self.singular
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
     """A validated language file."""
 
@@ -90,10 +110,18 @@ class Language:
     """Key -> (answer, phrase inside a question)."""
     places: dict[str, tuple[str, str]]
     """Key -> (phrase inside a question, label in a list)."""
-    relations: dict[str, str]
-    questions: dict[QuestionKind, tuple[str, ...]]
+    relations: dict[str, Wording]
+    questions: dict[QuestionKind, tuple[Wording, ...]]
     not_answers: frozenset[str]
     synonyms: dict[str, tuple[str, ...]]
+    plural: frozenset[str] = frozenset()
+    """Code points of the concepts whose name is plural."""
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Code points -> name that replaces a wrong one in CLDR."""
+    odd_keywords: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    """Code points -> keywords that are no answer for this concept."""
+    forms: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    """Code points -> column of the table of forms -> text; the column `name` is the name itself."""
 
 
 def load_language(code: str) -> Language:
@@ -109,7 +137,11 @@ def load_language(code: str) -> Language:
             f"{language_file('eu', DATA, FOLDER)} and translate its values)"
         )
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    reader = _LanguageFileReader(path=path, raw=raw if isinstance(raw, dict) else {})
+    reader = _LanguageFileReader(
+        path=path,
+        raw=raw if isinstance(raw, dict) else {},
+        forms=_read_forms(path.with_name(FORMS_FILE)),
+    )
     help_pages = reader.get("help")
     language = Language(
         code=code,
@@ -123,10 +155,16 @@ def load_language(code: str) -> Language:
         numbers=tuple(reader.get("numbers")),
         categories=reader.pairs("categories", CATEGORIES),
         places=reader.pairs("places", PLACES),
-        relations={key: str(reader.get("relations", key)) for key in RELATIONS},
+        relations={key: reader.agreeing(reader.get("relations", key)) for key in RELATIONS},
         questions={kind: reader.wordings(kind) for kind in QuestionKind},
         not_answers=frozenset(str(word).casefold() for word in reader.get("not_answers")),
         synonyms={str(key): tuple(words) for key, words in reader.get("synonyms").items()},
+        plural=frozenset(str(key) for key in reader.raw.get("plural", ())),
+        names={str(key): str(name) for key, name in reader.raw.get("names", {}).items()},
+        odd_keywords={
+            str(key): frozenset(words) for key, words in reader.raw.get("odd_keywords", {}).items()
+        },
+        forms=reader.forms,
     )
     if len(language.numbers) != MAX_COUNT:
         raise DataError(f"{path}: numbers {language.numbers}, expected {MAX_COUNT} words")
@@ -153,10 +191,22 @@ def load_languages(codes: list[str]) -> tuple[Language, ...]:
     return languages
 
 
+def _read_forms(path: Path) -> dict[str, dict[str, str]]:
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    for number, row in enumerate(rows, start=2):
+        if not all(row.values()) or None in row:
+            raise DataError(f"{path}, line {number}: {row}, expected a text in every column")
+    return {row.pop("codepoints"): row for row in rows}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _LanguageFileReader:
     path: Path
     raw: dict[str, Any]
+    forms: dict[str, dict[str, str]]
 
     def get(self, *keys: str) -> Any:
         node: Any = self.raw
@@ -184,21 +234,40 @@ class _LanguageFileReader:
                 raise DataError(f"{self.path}: {unknown_name(key, str(name), known)}")
         return {name: self._read_pair(key, name) for name in known}
 
-    def wordings(self, kind: QuestionKind) -> tuple[str, ...]:
-        wordings = tuple(self.get("questions", kind.value))
+    def agreeing(self, value: Any) -> Wording:
+        match value:
+            case str():
+                return Wording(singular=value, plural=value)
+            case [str() as singular, str() as plural]:
+                return Wording(singular=singular, plural=plural)
+        raise DataError(
+            f"{self.path}: {value!r}, expected a phrase, or a list of its singular and its plural"
+        )
+
+    def wordings(self, kind: QuestionKind) -> tuple[Wording, ...]:
+        wordings = tuple(self.agreeing(value) for value in self.get("questions", kind.value))
         for wording in wordings:
-            blanks = frozenset(name for _, name, _, _ in string.Formatter().parse(wording) if name)
-            if blanks != FIELDS[kind]:
-                raise DataError(
-                    f"{self.path}: '{wording}' ({kind}) has the placeholders {sorted(blanks)}, "
-                    f"expected {sorted(FIELDS[kind])}"
-                )
+            for template in (wording.singular, wording.plural):
+                self._check_placeholders(kind, template)
         if not wordings:
             raise DataError(
                 f"{self.path}: '{kind}' has no wordings; translate those of "
                 f"{language_file(MODEL_LANGUAGE, DATA, FOLDER)}"
             )
         return wordings
+
+    def _check_placeholders(self, kind: QuestionKind, template: str) -> None:
+        columns = set(next(iter(self.forms.values()), {}))
+        blanks = frozenset(
+            "name" if name.removeprefix("name_") in columns else name
+            for _, name, _, _ in string.Formatter().parse(template)
+            if name
+        )
+        if blanks != FIELDS[kind]:
+            raise DataError(
+                f"{self.path}: '{template}' ({kind}) has the placeholders {sorted(blanks)}, "
+                f"expected {sorted(FIELDS[kind])}; forms of names need {FORMS_FILE}"
+            )
 
     def _read_pair(self, key: str, name: str) -> tuple[str, str]:
         match value := self.get(key, name):

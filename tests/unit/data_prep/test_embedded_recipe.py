@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import shutil
 import tarfile
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from core.rng import named_rng
 from data_prep.embedded import __main__ as embedded
 from data_prep.embedded import running_text
 from data_prep.embedded import wordings as languages
-from data_prep.embedded.benchmark import BenchmarkPlanner, word_item
+from data_prep.embedded.benchmark import BenchmarkPlanner
+from data_prep.embedded.benchmark_items import word_item
 from data_prep.embedded.concepts import (
     Catalogue,
     Lexicon,
@@ -37,7 +40,13 @@ from data_prep.embedded.drawings import (
     StyledIcon,
 )
 from data_prep.embedded.packages import NpmLock, PackageFolder, read_lock
-from data_prep.embedded.questions import Asker, word_answer, word_question
+from data_prep.embedded.questions import (
+    AnswerKind,
+    Asker,
+    Question,
+    word_answer,
+    word_question,
+)
 from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import QuestionKind, load_language, load_languages
@@ -47,7 +56,10 @@ SVG = '<rect width="16" height="16" fill="{}"/>'
 
 
 class FakePackages(PackageFolder):
-    """Packages with an invented name for every concept and a square for every icon."""
+    """Packages with an invented name for every concept and a square for every icon.
+
+    Basque has its real names, because its table of forms is checked against them.
+    """
 
     def __init__(self, tmp_path):
         super().__init__(tmp_path)
@@ -72,6 +84,8 @@ def character(concept):
 
 def entry(concept, code):
     name = f"{code}x{concept.codepoints.replace('-', '')}"
+    if code == "eu":
+        name = load_language("eu").forms[concept.codepoints]["name"]
     return {"tts": [name], "default": [name, f"kw1{name}", f"kw2{name}", f"kw3{name}"]}
 
 
@@ -117,7 +131,7 @@ def test_a_language_file_has_wordings_for_every_kind(code, packages):
             kinds.add(question.kind)
             assert "{" not in word_question(question, lexicon)
             assert word_answer(question, lexicon)
-    assert kinds == set(QuestionKind) - {QuestionKind.IS_SHOWN_REWORDED}
+    assert kinds == set(QuestionKind) - {QuestionKind.CAPTION_CHECK_UNSEEN}
 
 
 def test_the_error_for_a_missing_language_file_names_the_file():
@@ -139,6 +153,8 @@ def test_a_language_that_cldr_lacks_is_an_error(packages):
         ("Zer dago {place}?", "Zer dago {where}?", r"has the placeholders \['where'\]"),
         ("  tool: [tresna, tresna]\n", "", "'categories.tool' is missing"),
         ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected a list of two phrases"),
+        ("{name_partitive}", "{name_ergative}", r"'name_ergative'.*need forms\.tsv"),
+        ("  above: gainean\n", "  above: [gainean]\n", "its singular and its plural"),
     ],
 )
 def test_an_invalid_language_file_is_an_error(tmp_path, monkeypatch, old, new, message):
@@ -146,9 +162,87 @@ def test_an_invalid_language_file_is_an_error(tmp_path, monkeypatch, old, new, m
     assert old in text
     (tmp_path / "eu").mkdir()
     (tmp_path / "eu" / "data.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    shutil.copy(languages.FOLDER / "eu" / "forms.tsv", tmp_path / "eu")
     monkeypatch.setattr(languages, "FOLDER", tmp_path)
     with pytest.raises(DataError, match=message):
         load_language("eu")
+
+
+# --- names in sentences ---
+
+# Heads whose final -a belongs to the stem, and which therefore keep it in every form.
+STEM_IN_A = """
+aingura koroa fabrika gitarra muxika arrosa xiringa gaileta tulipa dutxa karpa koala noria linterna
+poltsa panda kopa bola anbulantzia telebista sorta mandarina maluta tronpeta dortoka kamera giltza
+makina eliza pizza kandela banana gaztaina eskola gorbata txita bonbilla alberjinia txintxeta
+hirusta piruleta balea hanburgesa brotxa armiarma motozikleta anana labana sandia kanoa tarta
+txokolatina laranja arrautza sofa koilara pinpilinpauxa tresnak
+"""
+
+
+def basque_forms(name, *, is_plural):
+    """Decline a definite name by rule: (genitive, partitive)."""
+    in_a = name.replace("-", " ").split()[-1] in STEM_IN_A.split()
+    genitive = name.removesuffix("ak") + "en" if is_plural else name + "ren"
+    stem = name.removesuffix("k") if is_plural else name
+    stem = stem if in_a else stem.removesuffix("a")
+    return genitive, stem + ("rik" if stem[-1] in "aeiou" else "ik")
+
+
+def test_basque_forms_follow_the_rule():
+    language = load_language("eu")
+    assert len(language.forms) == 240
+    for codepoints, forms in language.forms.items():
+        is_plural = codepoints in language.plural
+        assert forms["name"].endswith("ak" if is_plural else "a")
+        expected = basque_forms(forms["name"], is_plural=is_plural)
+        assert (forms["genitive"], forms["partitive"]) == expected
+        assert language.names.get(codepoints, forms["name"]) == forms["name"]
+
+
+def question_texts(asker, codepoints, kind, wording, **more):
+    (number,) = (n for n, c in enumerate(asker.catalogue.concepts) if c.codepoints == codepoints)
+    question = Question(
+        kind=kind,
+        wording=wording,
+        answer_kind=AnswerKind.YES_NO,
+        answer=1,
+        concepts=(number,),
+        **more,
+    )
+    return tuple(word_question(question, lexicon) for lexicon in asker.catalogue.lexicons)
+
+
+@pytest.mark.parametrize(
+    ("asked", "basque", "english"),
+    [
+        (("2702", "is_shown", 0, ""), "Ageri al dira guraizeak irudian?", "Are these in"),
+        (("1f34e", "is_shown", 0, ""), "Ageri al da sagar gorria irudian?", "Is this in"),
+        (("2702", "is_shown", 1, ""), "Ba al dago guraizerik irudian?", "Are these there in"),
+        (("1f4da", "caption_check_unseen", 0, ""), "Irudian ageri al dira liburuak?", "do these"),
+        (("1f3e5", "count_name", 1, ""), "Zenbat aldiz ikusten da ospitalea irudian?", "can this"),
+        (("1f4da", "count_name", 0, ""), "Zenbat aldiz ageri dira liburuak irudian?", "do these"),
+        (("1f33f", "neighbour", 0, "left_of"), "Zer dago belarraren ezkerrean?", "left of this: "),
+        (("1f453", "neighbour", 1, "above"), "Zer ageri da betaurrekoen gainean?", "above these: "),
+    ],
+)  # fmt: skip
+def test_questions_agree_with_the_number_of_the_name(asker, asked, basque, english):
+    codepoints, kind, wording, place = asked
+    texts = question_texts(asker, codepoints, QuestionKind(kind), wording, place=place)
+    assert texts[1] == basque
+    assert english in texts[0]
+
+
+def test_a_table_of_forms_that_differs_from_the_names_is_an_error(packages, monkeypatch):
+    eu = load_language("eu")
+    wrong = dataclasses.replace(eu, forms=eu.forms | {"1f34e": {"name": "sagarra"}})
+    with pytest.raises(DataError, match=r"forms\.tsv: 1f34e is 'sagarra'.*'sagar gorria'"):
+        load_catalogue(packages, (wrong,), 240)
+
+
+def test_no_basque_name_is_a_coordination():
+    """A name with "eta" is ambiguous in a list with "ala"."""
+    assert not [f["name"] for f in load_language("eu").forms.values() if " eta " in f["name"]]
 
 
 # --- questions ---
@@ -237,8 +331,56 @@ def test_benchmark_scenes_are_new_and_answers_balanced(packages, num_concepts):
     items = [word_item(n, asked, voters) for n, asked in enumerate(planner.questions(images))]
     yes_no = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "yes/no"]
     assert yes_no.count("bai") == yes_no.count("ez") > 0
+    by_question = defaultdict(list)
+    for item in items:
+        if item["answer_type"] == "yes/no" and item["question_type"] != "is_category":
+            by_question[item["benchmark"], item["question"]["eu"]].append(item["answers"]["eu"][0])
+    assert all(answers.count("bai") == answers.count("ez") for answers in by_question.values())
     numbers = [item["answers"]["eu"][0] for item in items if item["answer_type"] == "number"]
     assert len({numbers.count(word) for word in ("bat", "bi", "hiru", "lau")}) == 1
+
+
+def test_every_unseen_wording_of_the_caption_check_is_a_question_type(packages):
+    catalogue = load_catalogue(packages, load_languages(["en", "eu"]), 240)
+    planner = BenchmarkPlanner(Asker(catalogue), set(), "test")
+    asked = [q for q in planner.questions(planner.images(0)) if q.benchmark == "capqa"]
+    voters = tuple(Voter(catalogue, lexicon) for lexicon in catalogue.lexicons)
+    items = [word_item(n, question, voters) for n, question in enumerate(asked)]
+    starts = defaultdict(set)
+    for item in items:
+        starts[item["question_type"]].add(
+            item["question"]["en"].split(" this")[0].split(" these")[0]
+        )
+    assert Counter(item["question_type"] for item in items) == {
+        "caption_check": 80,
+        "caption_check_unseen_1": 80,
+        "caption_check_unseen_2": 80,
+    }
+    assert starts["caption_check_unseen_1"] <= {"In the picture, does", "In the picture, do"}
+    assert starts["caption_check_unseen_2"] == {"In the picture, can you see"}
+    assert not any(start.startswith("In the picture") for start in starts["caption_check"])
+
+
+def test_associated_words_get_no_votes(packages):
+    """Words such as "eye" for glasses are keywords of CLDR, but they do not name the thing."""
+    eu = load_language("eu")
+    concepts = tuple(c for c in read_table() if c.codepoints in ("1f453", "1f382", "2693"))
+    keywords = {"1f453": ("begi",), "1f382": ("ospakizun", "pastel"), "2693": ("ontzi",)}
+    lexicon = Lexicon(
+        language=eu,
+        names=tuple(eu.forms[c.codepoints]["name"] for c in concepts),
+        keywords=tuple(keywords[c.codepoints] for c in concepts),
+        codepoints=tuple(c.codepoints for c in concepts),
+    )
+    none = np.zeros((3, 3), dtype=bool)
+    catalogue = Catalogue(concepts=concepts, lexicons=(lexicon,), confusable=none, left_out=())
+    voter = Voter(catalogue, lexicon)
+    answers = {c.codepoints: set(voter.name_answers(n)) for n, c in enumerate(concepts)}
+    assert answers == {
+        "1f453": {"betaurrekoak"},
+        "1f382": {"urtebetetze-tarta", "pastel"},
+        "2693": {"aingura"},
+    }
 
 
 def test_votes_prefer_synonym_then_shared_word_then_others():
@@ -252,13 +394,14 @@ def test_votes_prefer_synonym_then_shared_word_then_others():
         language=eu,
         names=tuple(words[c.codepoints][0] for c in concepts),
         keywords=tuple(words[c.codepoints][1] for c in concepts),
+        codepoints=tuple(c.codepoints for c in concepts),
     )
     none = np.zeros((2, 2), dtype=bool)
     catalogue = Catalogue(concepts=concepts, lexicons=(lexicon,), confusable=none, left_out=())
     voter = Voter(catalogue, lexicon)
     answers = {c.codepoints: voter.name_answers(n) for n, c in enumerate(concepts)}
     assert answers["1f34e"] == ["sagar gorria"] * 6 + ["sagar"] * 4
-    assert answers["1f98b"] == ["pinpilinpauxa"] * 4 + ["tximeleta"] * 4 + ["intsektu", "polit"]
+    assert answers["1f98b"] == ["pinpilinpauxa"] * 4 + ["tximeleta"] * 4 + ["intsektu", "hegodun"]
 
 
 # --- images, packages, shards ---

@@ -126,25 +126,34 @@ def test_languages_are_parallel(kind):
             assert all(contents)
 
 
-def patterns(code, names):
-    """Return a regular expression per wording, which matches names exactly as in CLDR."""
-    language = load_language(code)
-    blanks = dict.fromkeys("abcd", names) | {"name": names}
+def blanks_of(language, names):
+    """Return the texts that may fill each placeholder, for the given names."""
+    forms = list(language.forms.values()) or [{"name": name} for name in names]
+    forms = [row for row in forms if row["name"] in names]
+    assert {row["name"] for row in forms} == names
+    blanks = {f"name_{column}": {row[column] for row in forms} for column in forms[0]}
+    blanks |= dict.fromkeys("abcd", names) | {"name": names}
     blanks["category"] = {phrase for _, phrase in language.categories.values()}
     blanks["place"] = {phrase for phrase, _ in language.places.values()}
-    blanks["relation"] = set(language.relations.values())
-    found = {}
-    for kind in QuestionKind:
-        for wording in language.questions[kind]:
-            parts = re.split(r"\{(\w+)\}", wording)
-            regex = "".join(
-                f"({'|'.join(map(re.escape, sorted(blanks[part], key=len, reverse=True)))})"
-                if number % 2
-                else re.escape(part)
-                for number, part in enumerate(parts)
-            )
-            found[wording] = re.compile(regex)
-    return found
+    relations = language.relations.values()
+    return blanks | {"relation": {phrase for r in relations for phrase in (r.singular, r.plural)}}
+
+
+def pattern(template, blanks):
+    """Return a regular expression for a template, which matches names exactly as in the data."""
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile(
+        "".join(
+            f"({'|'.join(map(re.escape, sorted(blanks[part], key=len, reverse=True)))})"
+            if number % 2
+            else re.escape(part)
+            for number, part in enumerate(parts)
+        )
+    )
+
+
+def wordings(language):
+    return [wording for kind in QuestionKind for wording in language.questions[kind]]
 
 
 def questions(code, train, items):
@@ -160,16 +169,20 @@ def questions(code, train, items):
 
 @pytest.mark.parametrize("code", LANGUAGES)
 def test_every_question_has_a_documented_wording(code, names, train, items):
-    regexes = patterns(code, names[code])
+    language = load_language(code)
+    blanks = blanks_of(language, names[code])
+    templates = {t for wording in wordings(language) for t in (wording.singular, wording.plural)}
+    regexes = {template: pattern(template, blanks) for template in sorted(templates)}
     seen = Counter()
     for question in questions(code, train, items):
-        matches = [wording for wording, regex in regexes.items() if regex.fullmatch(question)]
+        matches = [template for template, regex in regexes.items() if regex.fullmatch(question)]
         assert matches, question
-        seen[matches[0]] += 1
+        seen.update(matches)
     documented = (ROOT / "docs" / "results" / "data-cards.md").read_text(encoding="utf-8")
-    for wording in regexes:
-        assert seen[wording] > 0
-        assert wording in documented
+    for wording in wordings(language):
+        assert seen[wording.singular] > 0
+        assert wording.singular in documented
+        assert wording.plural in documented
 
 
 @pytest.mark.parametrize("code", LANGUAGES)
@@ -184,12 +197,34 @@ def test_no_common_answer_scores_well(code, items):
         assert max(answers.values()) / answers.total() <= limits[answer_type]
 
 
-def test_yes_and_no_are_equally_frequent_for_each_concept(items):
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_wordings_agree_with_the_number_of_the_name(code, names, train, items):
+    language = load_language(code)
+    plural = {
+        sample["caption"][code]["messages"][1]["content"]
+        for sample, _ in train
+        if not sample["id"].startswith("scene-")
+        and sample["id"].rsplit("-", 1)[1] in language.plural
+    }
+    assert {"eu": "guraizeak", "en": "scissors"}[code] in plural
+    asked = list(questions(code, train, items))
+    with_number = [wording for wording in wordings(language) if wording.singular != wording.plural]
+    for wording in with_number:
+        for template, wrong in (
+            (wording.singular, plural),
+            (wording.plural, names[code] - plural),
+        ):
+            regex = pattern(template, blanks_of(language, wrong))
+            assert not [question for question in asked if regex.fullmatch(question)]
+    regexes = [pattern(wording.plural, blanks_of(language, plural)) for wording in with_number]
+    assert sum(any(regex.fullmatch(question) for regex in regexes) for question in asked) > 20
+
+
+def test_yes_and_no_are_equally_frequent_for_each_question(items):
     answers = defaultdict(Counter)
     for item in items:
-        if item["question_type"] in ("is_shown", "is_shown_reworded"):
-            name = item["question"]["eu"].split(": ")[-1]
-            answers[item["question_type"], name][item["answers"]["eu"][0]] += 1
+        if item["question_type"].startswith(("is_shown", "caption_check")):
+            answers[item["question_type"], item["question"]["eu"]][item["answers"]["eu"][0]] += 1
     assert len(answers) > 150
     assert all(counts["bai"] == counts["ez"] for counts in answers.values())
 
