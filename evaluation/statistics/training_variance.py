@@ -29,7 +29,8 @@ from evaluation.statistics.small_samples import clustered_covariance
 
 MIN_TRAINING_DF = 2
 """Degrees of freedom of the training variance from which a claim about recipes is decided. With
-one (a single cell with two trainings), nominal 95 % intervals cover between 91 and 97 %."""
+one (a single cell with two trainings), nominal 95 % intervals cover 93.5 to 98.3 % and are
+too wide to decide anything."""
 
 _EXPONENT_DF = 3.0
 """Constant of the exponent in `difference_df`. It was chosen by numerical integration over the
