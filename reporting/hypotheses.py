@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from configuration.axes import AxisValue
+from evaluation.people.preferences import PreferenceRecord
 from evaluation.statistics.decisions import ALPHA
 from reporting.claim_cells import ClaimCells, select_cells
 from reporting.claim_corrections import correct_claims, take_back
@@ -28,6 +29,7 @@ from reporting.hypotheses_schema import (
     BEFORE,
     BEST,
     BLIND,
+    PAIRWISE_KINDS,
     ClaimKind,
     Comparison,
     Hypothesis,
@@ -35,6 +37,7 @@ from reporting.hypotheses_schema import (
 )
 from reporting.measures import Measure, Measurements, measure_of
 from reporting.paired_scores import CellScores
+from reporting.preference_claims import GridPreferences, decide_preference
 from reporting.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
@@ -72,8 +75,10 @@ class _Pending:
     hypothesis: Hypothesis
     second: AxisValue
     pairs: tuple[tuple[Setting, Setting], ...]
-    firsts: Mapping[Setting, CellScores]
-    seconds: Mapping[Setting, CellScores]
+    firsts: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
+    seconds: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
+    record: PreferenceRecord | None = None
+    """Preferences between the two cells, for claims about people or judges."""
 
 
 class _Study:
@@ -83,6 +88,7 @@ class _Study:
         self._grid, self._view = grid, view
         self._margin = load_registered(grid.folder).margin
         self._values = Measurements(grid)
+        self._preferences = GridPreferences(grid)
         self._planned = list(
             dict.fromkeys((*setting_of(c), (SHARE, share_of(c))) for c in grid.cells)
         )
@@ -95,6 +101,13 @@ class _Study:
         is_target = hypothesis.language is QuestionLanguage.TARGET
         language = self._view.target if is_target else self._view.base
         measures = [measure_of(hypothesis, kind, self._grid, language)]
+        if kind in PAIRWISE_KINDS:
+            judged = [
+                self._prepare(name, hypothesis, measures[0], cells, record)
+                for cells in groups
+                if (record := self._preferences.find(kind, cells.pairs[0], language)) is not None
+            ]
+            return judged or _NO_VALUES
         if kind is ClaimKind.RETENTION:
             measures.append(dataclasses.replace(measures[0], is_bits=True))
         measured = [m for m in measures if self._values.cells(m)]
@@ -108,7 +121,12 @@ class _Study:
         ]
 
     def _prepare(
-        self, name: str, hypothesis: Hypothesis, measure: Measure, cells: ClaimCells
+        self,
+        name: str,
+        hypothesis: Hypothesis,
+        measure: Measure,
+        cells: ClaimCells,
+        record: PreferenceRecord | None = None,
     ) -> _Pending:
         claim = Claim(
             name=name,
@@ -118,6 +136,9 @@ class _Study:
             language=measure.language,
             test=hypothesis.test,
         )
+        if record is not None:
+            return _Pending(claim=claim, hypothesis=hypothesis, second=cells.second,
+                            pairs=cells.pairs, record=record)  # fmt: skip
         firsts = self._values.cells(measure)
         seconds = firsts
         if cells.second == BEFORE:
@@ -155,6 +176,15 @@ class _Study:
         firsts, seconds = pending.firsts, pending.seconds
         if not ran:
             return claim
+        if pending.record is not None:
+            outcome = decide_preference(
+                pending.record,
+                claim.language,
+                test=hypothesis.test,
+                margin=hypothesis.margin or self._margin,
+                alpha=alpha,
+            )
+            return _fill(claim, outcome, num_seeds=1, empty="")
         named = {cell: firsts[cell] for pair in ran for cell in pair if cell in firsts}
         silent = [] if pending.second == BLIND else [c for c in named if shows_nothing(named[c])]
         labels = tuple(describe_cell(cell, self._view) for cell in silent)

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 from core.errors import ConfigError
+from core.io.files import sha256_file
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
+from evaluation.people.comparison import ComparedSystem
+from evaluation.people.preferences import PreferenceSource, save_preferences
 from evaluation.retention import TaskItems, TaskScore, save_retention
 from evaluation.statistics.decisions import Verdict
 from reporting import build, figures, hypotheses, preregistration
@@ -23,6 +26,7 @@ from reporting.records import GridRecord, load_grid
 from reporting.series import View, view_of
 from reporting.summary import key_figures, summary
 from tests.support import fake_grid
+from tests.support.comparisons import record_of, simulated_comparison
 
 _IMAGES = 60
 _SHARES = (0.0, 0.2, 1.0)
@@ -293,6 +297,32 @@ def test_preferences_are_not_decided_on_scores(tmp_path: Path) -> None:
     assert "backbones_alike" in {claim.name for claim in results.claims}
     reasons = {one.name: one.reason for one in results.inapplicable}
     assert reasons["backbones_preferred_alike"] == "not measured in this grid"
+
+
+def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
+    grid, view = _grid(tmp_path, cells=fake_grid.backbone_axes())
+    general, adapted = (
+        next(c for c in grid.cells if c.axes["backbone"] == name and c.axes["target_share"] == 0.2)
+        for name in ("general", "adapted")
+    )
+    systems = [
+        ComparedSystem(name=cell.cell_id, predictions="x",
+                       sha256=sha256_file(cell.stages["evaluate"].predictions))
+        for cell in (adapted, general)
+    ]  # fmt: skip
+    comparison = dataclasses.replace(
+        simulated_comparison(80, 20, most=0), first=systems[0], second=systems[1]
+    )
+    people = record_of(comparison, np.ones(80), source=PreferenceSource.PEOPLE, raters=("ane",))
+    save_preferences(grid.folder / "preferences", people)
+    results = hypotheses.decide_claims(grid, view)
+    claim = _claim(results, "backbones_preferred_alike")
+    assert claim.decision is not None
+    assert claim.decision.difference.value == pytest.approx(-0.8)  # 80 of 100 prefer the adapted
+    assert claim.decision.verdict is Verdict.REFUTED
+    assert not claim.is_about_recipe
+    reasons = [one.text for one in results.inapplicable if one.name == claim.name]
+    assert len(reasons) == 1  # no judge
 
 
 @pytest.mark.parametrize(
