@@ -77,7 +77,7 @@ def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
 
     The names are {vqa,vqa_lmms,vqa_aware,mc,capqa,da}/LANGUAGE/accuracy, open/LANGUAGE/{chrf,anls}
     and wild/LANGUAGE/answered. In addition there are the answer types (vqa, vqa_lmms, vqa_aware),
-    type/QUESTION_TYPE and unanimous (vqa), accuracy_aware (da), unparsed (mc, capqa), and f1,
+    type/QUESTION_TYPE (vqa, capqa), unanimous (vqa), accuracy_aware (da), unparsed (mc, capqa), f1,
     precision, recall and yes_ratio (capqa). Every kind has refusals and fidelity, and the kinds
     with reference answers attributable, accuracy_in_language and accuracy_any_language.
     fidelity/LANGUAGE and truncated/LANGUAGE cover all kinds.
@@ -118,7 +118,7 @@ def _kind_metrics(part: _Part) -> dict[str, MetricValue]:
     if part.kind is Benchmark.MULTIPLE_CHOICE:
         return _multiple_choice_metrics(part)
     if part.kind is Benchmark.CAPTION_QA:
-        return _yes_no_metrics(part)
+        return _yes_no_metrics(part) | _question_type_metrics(part)
     return {
         part.name(name): _score_metric(part, part.mask, suffix=suffix)
         for name, suffix in _SCORE_SUFFIXES[part.kind].items()
@@ -178,13 +178,8 @@ def _vqa_metrics(part: _Part) -> dict[str, MetricValue]:
     metrics: dict[str, MetricValue] = {}
     for suffix in _VQA_SUFFIXES:
         metrics |= _answer_type_metrics(part, suffix)
+    metrics |= _question_type_metrics(part)
     columns, mask = part.columns, part.mask
-    for question_type in sorted(set(columns["question_type"][mask])):
-        # MLflow restricts the characters of metric names.
-        cleaned = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
-        name = part.name(f"type/{cleaned}")
-        selected = mask & (columns["question_type"] == question_type)
-        metrics[name] = _score_metric(part, selected)
     unanimous = np.array([is_unanimous(answers) for answers in columns["answers"][mask]])
     metrics[part.name("unanimous")] = MetricValue(
         value=mean_percent(unanimous),
@@ -193,6 +188,18 @@ def _vqa_metrics(part: _Part) -> dict[str, MetricValue]:
         n=int(mask.sum()),
         num_images=len(set(columns["image_key"][mask])),
     )
+    return metrics
+
+
+def _question_type_metrics(part: _Part) -> dict[str, MetricValue]:
+    metrics: dict[str, MetricValue] = {}
+    columns, mask = part.columns, part.mask
+    for question_type in sorted(set(columns["question_type"][mask])):
+        # MLflow restricts the characters of metric names.
+        cleaned = re.sub(r"[^\w.-]+", "_", question_type, flags=re.ASCII)
+        name = part.name(f"type/{cleaned}")
+        selected = mask & (columns["question_type"] == question_type)
+        metrics[name] = _score_metric(part, selected)
     return metrics
 
 

@@ -52,6 +52,9 @@ def test_a_perfect_model_scores_100_and_half_when_blind(items, tmp_path):
     assert accuracy.blind == 0
     assert result.metrics["vqa/en/yes_no"].blind == 50
     assert result.metrics["capqa/en/accuracy"].blind == 50
+    types = [name for name in result.metrics if name.startswith("capqa/en/type/")]
+    total = sum(result.metrics[name].n for name in types)
+    assert total == result.metrics["capqa/en/accuracy"].n
     assert result.metrics["mc/eu/accuracy"].chance == 25
     assert result.metrics["vqa/en/accuracy"].chance is None
     assert result.metrics["capqa/eu/yes_ratio"].value == 50
