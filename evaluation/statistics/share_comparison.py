@@ -83,6 +83,7 @@ class ShareComparison:
         self._means_M = self._totals.means
         self._covariance_MM = clustered_covariance(self._totals)
         self._item_covariance_MM = np.cov(rows, bias=True)
+        self._surpluses: dict[tuple[int, int], Uncertainty] = {}
 
     @property
     def num_clusters(self) -> int:
@@ -110,8 +111,10 @@ class ShareComparison:
 
     def surplus(self, first: int, second: int) -> Uncertainty:
         """Return what is known about accuracy(first) - accuracy(second) + margin."""
-        weights_M = self._difference(first, second) + self._margins_SM[second]
-        return self._describe(weights_M, self._constant)
+        if (first, second) not in self._surpluses:
+            weights_M = self._difference(first, second) + self._margins_SM[second]
+            self._surpluses[first, second] = self._describe(weights_M, self._constant)
+        return self._surpluses[first, second]
 
     def p_sufficient(self, share: int) -> float:
         """Return the p-value of "worse than the best by the margin or more"."""

@@ -1,6 +1,6 @@
 """Tail probabilities and bounds of a mean, by the method that fits the data.
 
-A mean over 35 clusters or more is resampled. Few clusters or few changes have the cluster-robust
+A mean over many clusters is resampled. Few clusters or few changes have the cluster-robust
 t, and values without any spread a bound that the equality of all clusters alone implies.
 """
 
@@ -25,8 +25,11 @@ from evaluation.statistics.small_samples import (
 
 MIN_CLUSTERS = 10
 """Number of clusters below which no interval is given and no claim is decided."""
-FEW_CLUSTERS = 35
-"""Number of clusters below which resampling is replaced by a small-sample method."""
+FEW_CLUSTERS = 100
+"""Number of clusters below which resampling is replaced by a small-sample method.
+
+With 35 clusters, percentile bootstrap tests of the level 5 % err in 6.9 % of simulated grids.
+"""
 POWER = 0.8
 """Power that an estimated number of clusters provides."""
 _FEW_CHANGES = 20

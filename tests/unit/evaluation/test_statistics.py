@@ -185,19 +185,3 @@ def test_invalid_input_is_an_error():
         superiority(np.ones(3), np.ones(3), images(3), delta=-1, seed=0)
     with pytest.raises(DataError, match="delta is 0"):
         equivalence(np.ones(3), np.ones(3), images(3), delta=0, seed=0)
-
-
-@pytest.mark.slow
-def test_error_rates_on_simulated_grids_are_as_promised():
-    """A short run of benchmarks/statistics_simulation.py (full run: docs/reference/metrics.md)."""
-    from benchmarks.statistics_simulation import run
-
-    rates = run(200, num_images=150, per_image=4, seed=10_000)["rates"]
-    coverage = [rates[name]["interval"] for name in rates if "interval" in name]
-    assert len(coverage) == 2
-    assert all(low <= 0.97 and high >= 0.93 for low, high in coverage)
-    wrong = {name: rate["interval"][0] for name, rate in rates.items() if "false" in name}
-    without = wrong.pop("six claims, uncorrected: a false support")
-    assert without > 0.05, "that is what Holm is for"
-    assert len(wrong) == 3
-    assert max(wrong.values()) <= 0.05

@@ -1,0 +1,1 @@
+"""Groups of rows of the simulation of the statistics."""
