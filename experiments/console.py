@@ -17,16 +17,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from configuration.report_config import DecidingMetric
 from core.errors import CheckpointError
 from pipeline.graph import Graph
 from pipeline.store.states import State
 from pipeline.store.store import Store
 
 _COLUMNS = {
-    "VQA": "vqa/{}/accuracy",
-    "other": "vqa/{}/other",
-    "yes/no": "vqa/{}/yes_no",
-    "number": "vqa/{}/number",
+    "VQA": "{metric}/{}/accuracy",
+    "other": "{metric}/{}/other",
+    "yes/no": "{metric}/{}/yes_no",
+    "number": "{metric}/{}/number",
     "choice": "mc/{}/accuracy",
     "capqa": "capqa/{}/accuracy",
     "in language": "fidelity/{}",
@@ -44,8 +45,15 @@ def show_experiments(console: Console, questions: Mapping[str, str]) -> None:
     console.print("Start with: python -m experiments.run --exp smoke", highlight=False)
 
 
-def show_results(console: Console, graph: Graph, store: Store) -> None:
-    """Print the scores of all cells in both languages, in percent."""
+def show_results(console: Console, graph: Graph, store: Store, metric: DecidingMetric) -> None:
+    """Print the scores of all cells in both languages, in percent.
+
+    Args:
+        console: Where to print.
+        graph: Stage runs of the grid.
+        store: Their results.
+        metric: VQA score of the open questions.
+    """
     rows = {cell: _read_scores(store, stages) for cell, stages in graph.cells.items()}
     languages = sorted({lang for scores in rows.values() for lang in _scored_languages(scores)})
     for language in reversed(languages):
@@ -54,7 +62,7 @@ def show_results(console: Console, graph: Graph, store: Store) -> None:
         for title in _COLUMNS:
             table.add_column(title, justify="right")
         for cell, scores in rows.items():
-            names = [pattern.format(language) for pattern in _COLUMNS.values()]
+            names = [pattern.format(language, metric=metric) for pattern in _COLUMNS.values()]
             table.add_row(cell, *(_format_score(scores.get(name)) for name in names))
         console.print(table)
 

@@ -66,7 +66,9 @@ class GridRun:
             self._tracker.finish(state=State.INTERRUPTED)
             raise
         failed = [address for address, state in states.items() if state is not State.DONE]
-        show_results(self.console, self.graph, self.store)
+        if self.plan.cells:
+            metric = self.plan.cells[0].config.report.deciding_metric
+            show_results(self.console, self.graph, self.store, metric)
         # The grid's MLflow run must end even if the report can't be written.
         artifacts, grid_state = list[Path](), State.FAILED
         try:

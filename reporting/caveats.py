@@ -5,7 +5,7 @@ from collections import Counter
 from reporting.leakage import leakage_notes
 from reporting.preregistration import has_changed
 from reporting.records import GridRecord
-from reporting.series import MAIN_PANEL, View, lines
+from reporting.series import View, lines, main_panel
 
 
 def caveats(grid: GridRecord, view: View) -> list[str]:
@@ -17,7 +17,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             f"The grid is unfinished: {len(missing)} of {len(grid.cells)} cells have no result. "
             "'Highest' and 'best' refer to the cells that have one."
         )
-    points = [p for line in lines(grid, view, MAIN_PANEL) for p in line.points]
+    points = [p for line in lines(grid, view, main_panel(grid)) for p in line.points]
     if points:
         half = max((p.high or p.value) - (p.low or p.value) for p in points) / 2
         notes.append(

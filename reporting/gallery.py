@@ -18,7 +18,7 @@ from core.rng import named_rng
 from datamodules.shards.manifest import SUFFIX, load_manifest, open_shard
 from evaluation.benchmarks.predictions import read_predictions
 from reporting.records import CellRecord, GridRecord
-from reporting.series import MAIN_PANEL, REFERENCE_SHARE, View, best_point, lines
+from reporting.series import REFERENCE_SHARE, View, best_point, lines, main_panel
 from reporting.settings import SEED, format_percent, setting_of, share_of
 
 NUM_IMAGES = 24
@@ -97,7 +97,7 @@ def select_cells(grid: GridRecord, view: View) -> list[tuple[str, CellRecord]]:
     """
     done = [c for c in grid.cells if c.evaluation and c.evaluation.predictions.is_file()]
     done = [cell for cell in done if cell.axes.get(SEED) == done[0].axes.get(SEED)]
-    best = best_point(lines(grid, view, MAIN_PANEL), view.target)
+    best = best_point(lines(grid, view, main_panel(grid)), view.target)
     of_best = {share_of(cell): cell for cell in done if best and setting_of(cell) == best[0]}
     if view.is_curve and of_best:
         shares = sorted(of_best)

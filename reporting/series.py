@@ -224,6 +224,12 @@ def lines(grid: GridRecord, view: View, panel: Panel) -> list[Line]:
     return found
 
 
+def main_panel(grid: GridRecord) -> Panel:
+    """Return the panel of the VQA score that decides the claims of a grid."""
+    prefix = f"{grid.deciding_metric}/"
+    return next((panel for panel in VQA_PANELS if panel.metric.startswith(prefix)), MAIN_PANEL)
+
+
 def best_point(found: Sequence[Line], language: str) -> tuple[Setting, Point] | None:
     """Return the highest point of a language and its setting."""
     points = [(line.setting, p) for line in found if line.language == language for p in line.points]

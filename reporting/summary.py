@@ -11,7 +11,6 @@ from reporting.preregistration import RegistrationCheck
 from reporting.records import GridRecord
 from reporting.series import (
     FIDELITY_PANEL,
-    MAIN_PANEL,
     REFERENCE_SHARE,
     Line,
     Panel,
@@ -19,6 +18,7 @@ from reporting.series import (
     View,
     best_point,
     lines,
+    main_panel,
 )
 from reporting.settings import (
     NBSP,
@@ -50,7 +50,7 @@ def summary(
     grid: GridRecord, view: View, claims: Sequence[Claim], registration: RegistrationCheck
 ) -> list[str]:
     """Return the sentences of the opening paragraph."""
-    found = lines(grid, view, MAIN_PANEL)
+    found = lines(grid, view, main_panel(grid))
     best = best_point(found, view.target)
     if best is None:
         return [f"None of the {len(grid.cells)} cells has a result yet."]
@@ -65,7 +65,7 @@ def summary(
 
 def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
     """Return the key figures: best accuracy, reference share, blind baseline and compute time."""
-    found = lines(grid, view, MAIN_PANEL)
+    found = lines(grid, view, main_panel(grid))
     best = best_point(found, view.target)
     stages = grid.stages()
     done = sum(cell.evaluation is not None for cell in grid.cells)
