@@ -8,13 +8,14 @@ import pyarrow as pa
 
 from evaluation.answerers.base import ModelReply
 from evaluation.answers.refusals import RefusalDetector
-from evaluation.benchmarks.items import BenchmarkItem
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.predictions import SCHEMA
 from evaluation.metrics.baselines import MajorityBaseline, chance_score
 from evaluation.metrics.reply_language import ReplyLanguage, is_in_language
 from evaluation.metrics.scorer import ItemScore, Scorer, normalised_score
 
 _Columns = dict[str, list[object]]
+_CLOSED = (Benchmark.MULTIPLE_CHOICE, Benchmark.CAPTION_QA)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +79,18 @@ class RowBuilder:
             "language_identified": list(identified),
             "is_in_language": [is_in_language(found, item.language) for item, found in pairs],
             "is_refusal": [
-                self.refusals.is_refusal(reply.text, item.language)
-                for item, reply in zip(self.items, replies, strict=True)
+                self._is_refusal(item, reply, score)
+                for item, reply, score in zip(self.items, replies, scores, strict=True)
             ],
             "num_tokens": [reply.num_tokens for reply in replies],
             "is_truncated": [reply.is_truncated for reply in replies],
         }
+
+    def _is_refusal(self, item: BenchmarkItem, reply: ModelReply, score: ItemScore) -> bool:
+        """Return whether a reply declines to answer; a parsed answer may still express doubt."""
+        if item.benchmark in _CLOSED and score.parsed is not None:
+            return False
+        return self.refusals.is_refusal(reply.text, item.language)
 
     def _blind_columns(self, blind: Sequence[ModelReply] | None) -> _Columns:
         names = ("output", "parsed", "score", "score_lmms", "score_aware")

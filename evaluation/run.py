@@ -95,7 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--device", default="cpu", help="device, such as cpu or cuda (default: cpu)")
     add("--no-blind", action="store_true", help="skip the baseline with a blank image")
-    add("--out", type=Path, required=True, help="output folder, which must be empty or not exist yet")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder, which must be empty or not exist yet",
+    )
     return parser
 
 

@@ -101,20 +101,29 @@ def test_rows_say_whether_a_reply_is_in_the_language_of_the_question(items):
 
 def test_refusals_are_counted_and_are_neither_yes_nor_no(items):
     """Finding H6: "I don't know" is reported as a refusal and not read as no."""
-    words = {"en": "I don't know.", "eu": "Ez dakit."}
-    book = load_prompts(LANGUAGES)
-    language_of = {book.question(item): item.language for item in items}
-
-    class Refusing:
-        def answer(self, questions):
-            texts = [words[language_of.get(question, "en")] for question in questions]
-            return [ModelReply(text=text, num_tokens=3, is_truncated=False) for text in texts]
-
-    metrics = evaluate(Refusing(), items, EvaluationOptions()).metrics
+    metrics = replied_everywhere(items, {"en": "I don't know.", "eu": "Ez dakit."})
     for language in LANGUAGES:
         for kind in ("vqa", "mc", "capqa"):
             assert metrics[f"{kind}/{language}/refusals"].value == 100
         assert metrics[f"capqa/{language}/unparsed"].value == 100
+
+
+def test_an_answer_that_expresses_doubt_is_no_refusal(items):
+    metrics = replied_everywhere(items, {"en": "Yes, but I'm not sure which.", "eu": "Bai."})
+    assert metrics["capqa/en/unparsed"].value == metrics["capqa/en/refusals"].value == 0
+
+
+def replied_everywhere(items, words):
+    """Return the metrics of a model that gives one reply per language."""
+    book = load_prompts(LANGUAGES)
+    language_of = {book.question(item): item.language for item in items}
+
+    class Constant:
+        def answer(self, questions):
+            texts = [words[language_of.get(question, "en")] for question in questions]
+            return [ModelReply(text=text, num_tokens=3, is_truncated=False) for text in texts]
+
+    return evaluate(Constant(), items, EvaluationOptions()).metrics
 
 
 def test_further_benchmarks_have_a_prefix(items):
