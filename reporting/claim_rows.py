@@ -98,7 +98,12 @@ def _recipe_note(claim: Claim) -> str:
     if recipe is None or claim.recipe_reason:
         return claim.recipe_reason
     if recipe.decision.verdict is not Verdict.UNDECIDED:
-        return f"{claim.num_seeds} trainings per cell or more, t with {recipe.df:.1f} df"
+        trainings = (
+            f"at least {claim.num_seeds} trainings per cell"
+            if claim.num_seeds > 1
+            else "some cells have one training and the variance of the replicated cells"
+        )
+        return f"{trainings}, t with {recipe.df:.1f} df"
     ways = []
     if recipe.more_seeds:
         ways.append(f"about {recipe.more_seeds} more seeds per cell")

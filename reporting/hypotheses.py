@@ -151,11 +151,11 @@ class _Study:
             }
         ran = tuple((a, b) for a, b in cells.pairs if a in firsts and b in seconds)
         missing = len(cells.pairs) - len(ran)
-        if not ran:
-            claim = dataclasses.replace(claim, reason=NOT_RUN)
-        elif missing:
-            note = f"{missing} of {len(cells.pairs)} pairs have not run yet"
-            claim = dataclasses.replace(claim, notes=(note,))
+        if missing:
+            # A decision on a part would be another claim, at another error level.
+            some = f"{missing} of {len(cells.pairs)} pairs of cells have not run yet"
+            claim = dataclasses.replace(claim, reason=some if ran else NOT_RUN)
+            ran = ()
         return _Pending(
             claim=claim,
             hypothesis=hypothesis,

@@ -52,7 +52,11 @@ class Measure:
         """Describe the measure in a few words."""
         names = {"score": "", "score_lmms": ", lmms-eval's score", "score_aware": ", aware score"}
         if self.kind is ClaimKind.RETENTION:
-            return "negative bits per byte" if self.is_bits else "accuracy without images"
+            return (
+                "negative bits per byte (100 points are 1 bit)"
+                if self.is_bits
+                else "accuracy without images"
+            )
         if self.kind is ClaimKind.FIDELITY:
             text = "share of replies in the language"
         else:

@@ -169,8 +169,8 @@ def recipe_decision(
     reason = claim.lower.why_undecidable(variance)
     if isinstance(delta, RelativeMargin) and claim.size <= 0:
         reason = (
-            f"the second cells exceed their blind scores by {100 * claim.size:+.1f} points of "
-            "margin, so a margin relative to it does not exist"
+            "the second cells do not exceed their blind scores, so a margin relative to that does "
+            "not exist"
         )
     if variance is None or reason:
         return claim.refuse(reason)
