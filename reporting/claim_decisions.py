@@ -45,6 +45,12 @@ class Margin:
         blind = np.mean([cell.reference for cell in seconds], axis=0)
         return RelativeMargin(fraction=self.relative, blind=blind)
 
+    def exists_for(self, second: CellScores) -> bool:
+        """Return whether the image contributes to a cell, so that a fraction of it is a margin."""
+        if self.relative is None:
+            return True
+        return float((second.values - second.reference).mean()) > 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonOutcome:
@@ -187,9 +193,11 @@ def _enough_recipe(
     """Compare the recipe of one share with that of every other share.
 
     The claim is supported if it holds against each of them (intersection-union test, without a
-    correction), and refuted if it fails against one of them (Bonferroni).
+    correction), and refuted if it fails against one of them (Bonferroni). A share at which the
+    image contributes nothing has no relative margin; it is not the best where another one gains.
     """
-    others = [cell for number, cell in enumerate(cells) if number != at]
+    every = [cell for number, cell in enumerate(cells) if number != at]
+    others = [cell for cell in every if margin.exists_for(cell)] or every
     found = [
         recipe_decision(
             [cells[at].to_seed_scores()],
@@ -202,7 +210,7 @@ def _enough_recipe(
         for other in others
     ]
     hardest = max(found, key=lambda one: one.decision.p_supported)
-    p_refuted = min(1.0, len(found) * min(one.decision.p_refuted for one in found))
+    p_refuted = min(1.0, len(every) * min(one.decision.p_refuted for one in found))
     p_supported = hardest.decision.p_supported
     decision = dataclasses.replace(
         hardest.decision, p_refuted=p_refuted, verdict=judge(p_supported, p_refuted, alpha)

@@ -18,6 +18,7 @@ from evaluation.people.preferences import PreferenceSource, save_preferences
 from evaluation.retention import TaskItems, TaskScore, save_retention
 from evaluation.statistics.decisions import Verdict
 from reporting import build, figures, hypotheses, preregistration
+from reporting.claim_decisions import Margin, decide_enough
 from reporting.claim_rows import claim_rows
 from reporting.claims import Claim, ClaimResults
 from reporting.paired_scores import CellScores, align_items, stack_seeds
@@ -194,6 +195,30 @@ def test_a_relative_margin_needs_an_image_that_contributes(tmp_path: Path) -> No
     assert claim.decision is not None
     assert claim.decision.verdict is Verdict.UNDECIDED
     assert "blind score" in claim.reason
+
+
+def test_a_share_without_a_contribution_of_the_image_hides_no_recipe() -> None:
+    """It has no relative margin, but it is not the best where others gain."""
+    rng = np.random.default_rng(0)
+    images = tuple(f"i{number // 3}" for number in range(900))
+
+    def cell(accuracy: float, blind: float) -> CellScores:
+        draws = rng.random((3, len(images)))
+        return CellScores(
+            questions=tuple(map(str, range(len(images)))),
+            images=images,
+            seeds=(0, 1, 2),
+            scores_KI=(draws < accuracy).astype(float),
+            blind_KI=np.full((3, len(images)), blind),
+            is_attributable=True,
+        )
+
+    cells = [(0.0, cell(0.2, 0.25)), (0.2, cell(0.8, 0.25)), (1.0, cell(0.8, 0.25))]
+    outcome = decide_enough(
+        cells, 0.2, [one for _, one in cells], margin=Margin(absolute=0.03, relative=0.1)
+    )
+    assert outcome.recipe.decision.reason == ""
+    assert outcome.recipe.df is not None
 
 
 # --- H8: any benchmark, metric, population and quantity -------------------------------------------
