@@ -152,21 +152,34 @@ def _effect_sentences(found: Sequence[Line], view: View) -> list[str]:
     for axis, values in view.varying.items():
         for value in values[1:]:
             first, second = (False, True) if axis == TEXT_ONLY else (values[0], value)
-            changes = list(_paired_changes(found, view, axis, first, second))
-            if len(changes) > 1:
-                spread = f"{min(changes):+.1f} to {max(changes):+.1f}"
+            pairs = list(_paired_points(found, view, axis, first, second))
+            seeing = [b.value - a.value for a, b in pairs if _shows_something(a, b)]
+            if len(seeing) > 1:
+                spread = f"{_format_change(min(seeing))} to {_format_change(max(seeing))}"
+                left_out = len(pairs) - len(seeing)
+                note = f"; {left_out} left out, which show nothing" if left_out else ""
                 sentences.append(
                     f"{_name_effect(view, axis, first, second)} changes the accuracy in the target "
-                    f"language by {fmean(changes):+.1f} points on average ({spread} over "
-                    f"{len(changes)} pairs of cells)."
+                    f"language by {_format_change(fmean(seeing))} points on average ({spread} over "
+                    f"{len(seeing)} pairs of cells that exceed their baselines{note})."
                 )
     return sentences
 
 
-def _paired_changes(
+def _shows_something(first: Point, second: Point) -> bool:
+    """Return whether neither point is known to stay at its blind and majority baselines."""
+    return first.exceeds_baselines is not False and second.exceeds_baselines is not False
+
+
+def _format_change(points: float) -> str:
+    """Format a difference with a typographic minus sign, as in the tables."""
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _paired_points(
     found: Sequence[Line], view: View, axis: str, first: AxisValue, second: AxisValue
-) -> Iterator[float]:
-    """Yield the change of each point when one axis goes from its first to its second value."""
+) -> Iterator[tuple[Point, Point]]:
+    """Yield the points that differ in one axis only, with its first and its second value."""
     target = {line.setting: line for line in found if line.language == view.target}
     for line in target.values():
         if dict(line.setting).get(axis) != first:
@@ -175,7 +188,7 @@ def _paired_changes(
         for point in line.points:
             counterpart = other.at(point.share) if other else None
             if counterpart is not None:
-                yield counterpart.value - point.value
+                yield point, counterpart
 
 
 def _name_effect(view: View, axis: str, first: AxisValue, second: AxisValue) -> str:
