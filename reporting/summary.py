@@ -157,7 +157,8 @@ def _effect_sentences(found: Sequence[Line], view: View) -> list[str]:
             if len(seeing) > 1:
                 spread = f"{_format_change(min(seeing))} to {_format_change(max(seeing))}"
                 left_out = len(pairs) - len(seeing)
-                note = f"; {left_out} left out, which show nothing" if left_out else ""
+                others = "other pair is" if left_out == 1 else "other pairs are"
+                note = f"; {left_out} {others} left out" if left_out else ""
                 sentences.append(
                     f"{_name_effect(view, axis, first, second)} changes the accuracy in the target "
                     f"language by {_format_change(fmean(seeing))} points on average ({spread} over "
