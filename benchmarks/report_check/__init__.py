@@ -1,0 +1,1 @@
+"""Recomputation of a finished report from its data, without code of the report."""

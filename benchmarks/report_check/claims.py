@@ -1,0 +1,350 @@
+"""Check of the table of claims: differences, intervals, p-values, verdicts and left-out cells."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report_check import own_statistics as own
+from benchmarks.report_check.data import Checks, Grid, Setting, Training
+from benchmarks.report_check.page import Cell, numbers
+
+_LEVEL, _BEFORE, _BEST = 0.05, "before_training", "best"
+Pair = tuple[Setting, Setting | None]
+"""First and second cell; the second is None for the language model before training."""
+
+
+@dataclass
+class Measured:
+    """Values of all cells for one claim (a row per training), and gaps to blind and majority."""
+
+    items: own.Items
+    values: dict[Setting, np.ndarray]
+    image_part: dict[Setting, np.ndarray]
+    gaps: dict[Setting, list[np.ndarray]]
+    before: np.ndarray | None = None
+
+    def mean(self, setting: Setting | None) -> np.ndarray:
+        """Return the values of a cell, averaged over its trainings."""
+        if setting is None:
+            assert self.before is not None
+            return self.before
+        mean: np.ndarray = self.values[setting].mean(axis=0)
+        return mean
+
+    def shows_nothing(self, setting: Setting) -> bool:
+        """Return whether a cell does not exceed its blind or its majority baseline."""
+        found = [self.items.estimate(gap).p_above() for gap in self.gaps.get(setting, [])]
+        return any(p > _LEVEL for p in found)
+
+
+@dataclass
+class Expected:
+    """One claim as it should be printed."""
+
+    words: list[str]
+    test: str
+    margin: float
+    relative: float | None
+    pairs: list[Pair]
+    measured: Measured
+    is_best: bool
+    silent: list[Setting] = field(default_factory=list)
+    kept: list[Pair] = field(default_factory=list)
+    models: list[own.Estimate] = field(default_factory=list)
+    """Differences less the lower limit of the claim; one for each other share with `best`."""
+    cautious: list[own.Estimate] = field(default_factory=list)
+    """The same with an error that allows for few changes."""
+    recipes: list[own.Estimate] = field(default_factory=list)
+    differences: list[own.Estimate] = field(default_factory=list)
+
+
+def check_claims(grid: Grid, checks: Checks) -> None:
+    """Compare all rows with the claims that follow from the registered hypotheses."""
+    expected = [claim for name in grid.hypotheses["hypotheses"] for claim in _claims(grid, name)]
+    rows = grid.sections["claims"].tables[0].rows[1:]
+    checks.same("number of claims", len(rows), len(expected))
+    number = sum(bool(claim.kept) for claim in expected)
+    for claim, row in zip(expected, rows, strict=False):
+        if claim.kept:
+            _check_row(checks, claim, row, number)
+        else:
+            name = f"claim “{', '.join(claim.words)}” without cells that show something"
+            checks.same(name, [row[at].text.split()[0] for at in (1, 2)], ["undecided"] * 2)
+
+
+def _claims(grid: Grid, name: str) -> Iterator[Expected]:  # noqa: C901
+    """Yield the claims of one hypothesis that apply to a grid of shares and text-only data."""
+    known = grid.hypotheses["hypotheses"][name]
+    axes = {"target_share": 0, "text_only": 1}
+    common = grid.record.get("common", {})
+    if known["axis"] not in axes or any(
+        common.get(field) not in values if isinstance(values, list) else common.get(field) != values
+        for field, values in known.get("only_if", {}).items()
+    ):
+        return
+    at, pool = axes[known["axis"]], known.get("pool", [])
+    kinds = known.get("kind", "vqa")
+    language = grid.languages[0 if known.get("language", "target") == "target" else 1]
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        measured = _measure(grid, known, kind, language)
+        if measured is None:
+            continue
+        pairs: dict[object, list[Pair]] = {}
+        for setting in grid.settings:
+            if setting[at] != known["first"]:
+                continue
+            other = setting[1 - at]
+            group = "" if ("text_only", "target_share")[at] in pool else other
+            second: list[Setting | None] = [None]
+            if known["second"] == _BEST:
+                second = [s for s in grid.settings if s[1] == setting[1] and s != setting]
+            elif known["second"] != _BEFORE:
+                second = [(known["second"], other) if at == 0 else (other, known["second"])]
+            pairs.setdefault(group, []).extend((setting, one) for one in second)
+        for group, found in pairs.items():
+            words = [_fill(known)]
+            if group is not None and group != "":
+                words.append(f"with{'' if group else 'out'} text-only data")
+            if isinstance(kinds, list):
+                words.append(kind)
+            yield _decide(
+                Expected(words=words, test=known["test"], relative=known.get("relative_margin"),
+                         margin=known.get("margin", grid.hypotheses["margin"]), pairs=found,
+                         measured=measured, is_best=known["second"] == _BEST)
+            )  # fmt: skip
+
+
+def _fill(known: dict[str, Any]) -> str:
+    def name(value: object) -> str:
+        is_share = isinstance(value, float) and known["axis"] == "target_share"
+        return f"{100 * float(str(value)):.0f} %" if is_share else str(value)
+
+    text: str = known["text"].format(first=name(known["first"]), second=name(known["second"]))
+    return text
+
+
+def _measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Measured | None:
+    if kind == "retention":
+        return _measure_retention(grid, known["tasks"], language)
+    if kind in ("people", "judge"):
+        return None
+    first = grid.trainings[0]
+    mask = first.rows(language, "" if kind == "fidelity" or "contrast" in known else kind)
+    groups = np.zeros(len(mask), dtype=int)
+    coefficients: tuple[float, ...] = (1.0,)
+    if "contrast" in known:
+        inside, outside = (_population(first, known[n]) for n in ("population", "contrast"))
+        groups, coefficients = np.where(inside, 0, 1), (1.0, -1.0)
+        mask &= inside | outside
+    items = own.Items(first.columns["image_key"][mask], groups[mask], coefficients)
+    values, parts, gaps = {}, {}, {}
+    for setting, trainings in grid.settings.items():
+        blind, majority, score, own_values = [], [], [], []
+        for training in trainings:
+            columns = training.columns
+            assert (columns["question_id"] == first.columns["question_id"]).all()
+            plain = columns[grid.score_column]
+            is_open = ~np.isnan(plain)
+            scores = np.where(is_open, plain, columns["score"])[mask]
+            for prefix, into in (("blind_", blind), ("majority_", majority)):
+                column = columns[f"{prefix}{grid.score_column}"]
+                into.append(np.where(is_open, column, columns[f"{prefix}score"])[mask])
+            score.append(scores)
+            if kind == "fidelity":
+                own_values.append(columns["is_in_language"][mask].astype(float))
+            elif known.get("quantity") == "attributable":
+                own_values.append(scores - blind[-1])
+            else:
+                own_values.append(scores)
+        values[setting] = np.array(own_values)
+        parts[setting] = np.mean(score, axis=0) - np.mean(blind, axis=0)
+        if kind != "fidelity" and "contrast" not in known:
+            majority_gap = np.mean(score, axis=0) - np.mean(majority, axis=0)
+            gaps[setting] = [parts[setting], majority_gap]
+    return Measured(items, values, parts, gaps)
+
+
+def _population(training: Training, wanted: dict[str, list[str]]) -> np.ndarray:
+    columns = training.columns
+    mask = np.isin(columns["benchmark"].astype(str), wanted["kinds"])
+    return np.asarray(mask & np.isin(columns["answer_type"].astype(str), wanted["answer_types"]))
+
+
+def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measured | None:
+    wanted = [pattern.format(language=language) for pattern in patterns]
+
+    def read(training: Training, kind: str) -> tuple[np.ndarray, ...] | None:
+        if kind not in training.stages:
+            return None
+        stored = training.read_json(kind, "retention_items.json")
+        tasks = [n for n in sorted(stored) if any(fnmatchcase(n, p) for p in wanted)]
+        if not tasks:
+            return None
+        columns = []
+        for number, task in enumerate(tasks):
+            sign = -1 if stored[task]["metric"] == "bits_per_byte" else 1
+            one = np.array(stored[task]["values"], dtype=float)
+            weights = stored[task].get("weights") or np.ones(len(one))
+            columns.append((sign * one, np.array(weights, float), np.full(len(one), number)))
+        return tuple(np.concatenate(parts) for parts in zip(*columns, strict=True))
+
+    first = read(grid.trainings[0], "retention")
+    if first is None:
+        return None
+    number = int(first[2].max()) + 1
+    items = own.Items(np.arange(len(first[0])), first[2], (1 / number,) * number, first[1])
+    values: dict[Setting, np.ndarray] = {}
+    for setting, trainings in grid.settings.items():
+        rows = [read(training, "retention") for training in trainings]
+        values[setting] = np.array([row[0] for row in rows if row is not None])
+    before = read(grid.trainings[0], "backbone")
+    return Measured(items, values, {}, {}, None if before is None else before[0])
+
+
+def _decide(claim: Expected) -> Expected:
+    """Estimate the difference of a claim, less the lower limit of the claim."""
+    measured = claim.measured
+    cells = dict.fromkeys(cell for pair in claim.pairs for cell in pair if cell is not None)
+    claim.silent = [cell for cell in cells if measured.shows_nothing(cell)]
+    claim.kept = list(claim.pairs)
+    if not claim.is_best and len(claim.pairs) > 1:
+        claim.kept = [pair for pair in claim.pairs if not set(pair) & set(claim.silent)]
+    if not claim.kept:
+        return claim
+    spread = own.training_spread(list(measured.values.values()), measured.items)
+    for group in [[pair] for pair in claim.kept] if claim.is_best else [claim.kept]:
+        gap = np.mean([measured.mean(a) - measured.mean(b) for a, b in group], axis=0)
+        limit = np.full(len(gap), 0.0 if claim.test == "superiority" else claim.margin)
+        if claim.relative is not None:
+            second = [measured.image_part[b] for _, b in group if b is not None]
+            limit = claim.relative * np.mean(second, axis=0)
+        if len(measured.items.coefficients) > 1 and claim.relative is None:
+            estimate = measured.items.estimate(gap)
+            shifted = own.Estimate(estimate.value + float(limit[0]), estimate.se, estimate.df)
+        else:
+            shifted = measured.items.estimate(gap + limit)
+        claim.differences.append(measured.items.estimate(gap))
+        claim.models.append(shifted)
+        error = max(shifted.se, measured.items.cautious(gap).se)
+        claim.cautious.append(own.Estimate(shifted.value, error, shifted.df))
+        if spread is not None:
+            weights = _squared_weights(claim, group)
+            claim.recipes.append(own.recipe_estimate(shifted, spread, weights))
+    return claim
+
+
+def _squared_weights(claim: Expected, group: list[Pair]) -> float:
+    """Return the sum of squared weights of trainings in a mean over pairs."""
+    total: dict[Setting, float] = {}
+    for first, second in group:
+        total[first] = total.get(first, 0.0) + 1 / len(group)
+        if second is not None:
+            total[second] = total.get(second, 0.0) - 1 / len(group)
+    return sum(w**2 / len(claim.measured.values[cell]) for cell, w in total.items())
+
+
+def _p_values(claim: Expected, found: list[own.Estimate]) -> tuple[float, float]:
+    """Return the p-values of support and refutation, not corrected for the number of claims."""
+    if claim.is_best:
+        refuted = min(1.0, len(found) * min(one.p_below() for one in found))
+        return max(one.p_above() for one in found), refuted
+    lower = found[0]
+    if claim.test != "equivalence":
+        return lower.p_above(), lower.p_below()
+    upper = own.Estimate(lower.value - 2 * claim.margin, lower.se, lower.df)
+    return max(lower.p_above(), upper.p_below()), min(lower.p_below(), upper.p_above())
+
+
+def _verdict(claim: Expected, supported: float, refuted: float, disagreement: float | None) -> str:
+    verdict = "undecided"
+    if min(supported, refuted) <= _LEVEL:
+        verdict = "supported" if supported <= refuted else "refuted"
+    if disagreement is not None and disagreement <= _LEVEL and verdict != "undecided":
+        limit = -(0.0 if claim.test == "superiority" else claim.margin)
+        parts = [_part(claim, pair) for pair in claim.kept]
+        true = [p > limit and (claim.test != "equivalence" or p < -limit) for p in parts]
+        if any(one is not (verdict == "supported") for one in true):
+            return "undecided"
+    if verdict == "supported" and claim.is_best and claim.pairs[0][0] in claim.silent:
+        return "undecided"
+    return verdict
+
+
+def _part(claim: Expected, pair: Pair) -> float:
+    measured = claim.measured
+    return measured.items.influence(measured.mean(pair[0]) - measured.mean(pair[1]))[0]
+
+
+def _check_row(checks: Checks, claim: Expected, row: list[Cell], number: int) -> None:
+    text = row[0].text
+    name = f"claim “{', '.join(claim.words)}”"
+    checks.same(f"{name} text", [w for w in claim.words if w not in text], [])
+    lines = [line.strip() for line in row[3].text.split("\n") if line.strip()]
+    gaps = [100 * one.value for one in claim.differences]
+    checks.number(f"{name} difference", numbers(lines[0])[0], min(gaps), 0.0501)
+    confidence = 1 - 2 * _LEVEL / number
+    ends = numbers(lines[1])
+    bounds = [one.bounds(confidence) for one in claim.differences]
+    highs = [one.bounds(1 - 2 * _LEVEL / number / len(bounds))[1] for one in claim.differences]
+    low, high = 100 * min(one[0] for one in bounds), 100 * min(highs)
+    slack = (0.25 if claim.is_best else 0.1) * (high - low) + 0.05
+    checks.number(f"{name} confidence", ends[2], 100 * confidence, 0.051)
+    checks.number(f"{name} low", ends[0], low, slack)
+    checks.number(f"{name} high", ends[1], high, slack)
+    supported, refuted = (min(1.0, number * p) for p in _p_values(claim, claim.models))
+    careful = min(min(1.0, number * p) for p in _p_values(claim, claim.cautious))
+    checks.p_value(f"{name} p", numbers(row[4].text)[0], min(supported, refuted), careful)
+    disagreement = _check_parts(checks, name, claim, text)
+    clear = all(not 0.03 < p < 0.08 for p in (supported, refuted))
+    if clear:
+        verdict = _verdict(claim, supported, refuted, disagreement)
+        checks.same(f"{name} models", row[1].text.split()[0], verdict)
+    own_p = (1.0, 1.0)
+    if claim.recipes:
+        found = _p_values(claim, claim.recipes)
+        own_p = max(number * found[0], supported), max(number * found[1], refuted)
+    if all(not 0.025 < p < 0.1 for p in own_p):
+        verdict = _verdict(claim, *own_p, disagreement)
+        checks.same(f"{name} recipe", row[2].text.split()[0], verdict)
+    _check_recipe_interval(checks, name, claim, row[2].text, confidence)
+
+
+def _check_recipe_interval(
+    checks: Checks, name: str, claim: Expected, text: str, confidence: float
+) -> None:
+    """Check a printed interval of the recipe: its ends within 15 % of the width."""
+    found = re.search(r"([-+][\d.]+) to ([-+][\d.]+)", text)
+    if found is None or not claim.recipes or claim.is_best:
+        return
+    shift = claim.differences[0].value - claim.models[0].value
+    low, high = (100 * (end + shift) for end in claim.recipes[0].bounds(confidence))
+    for which, printed, end in (("low", found[1], low), ("high", found[2], high)):
+        checks.number(f"{name} recipe {which}", float(printed), end, 0.15 * (high - low) + 0.05)
+
+
+def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float | None:
+    """Check the pooled pairs, the test of their equality, and the cells that were left out."""
+    left_out = re.search(r"which show nothing: (.*)", text)
+    listed = left_out[1].split(";") if left_out else []
+    shown = [cell for cell in claim.silent if claim.is_best or len(claim.pairs) > 1]
+    names = [f"with{'' if cell[1] else 'out'} text-only data, {cell[0]:.0%}" for cell in shown]
+    checks.same(f"{name} cells that show nothing", sorted(one.strip().replace(" %", "%")
+                for one in listed), sorted(names))  # fmt: skip
+    if claim.is_best or len(claim.kept) < 2:
+        return None
+    found = re.search(r"single pairs: (.*)", text)
+    values = [float(v) for v in re.findall(r"([-+][\d.]+) \(", found[1])] if found else []
+    parts = [100 * _part(claim, pair) for pair in claim.kept]
+    checks.same(f"{name} number of pairs", len(values), len(parts))
+    for at, (printed, part) in enumerate(zip(sorted(values), sorted(parts), strict=False)):
+        checks.number(f"{name} pair {at}", printed, part, 0.0501)
+    measured = claim.measured
+    rows = np.array([measured.mean(a) - measured.mean(b) for a, b in claim.kept])
+    p = own.heterogeneity(rows, measured.items)
+    printed_p = re.search(r"all pairs: p = ([\d.]+)", text)
+    checks.p_value(f"{name} equal effects", float(printed_p[1]) if printed_p else 2.0, p)
+    return p

@@ -1,0 +1,186 @@
+"""Items of all cells of a finished grid, and the list of checks."""
+
+import csv
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from scipy.special import ndtri
+
+from benchmarks.report_check.page import Section, read_page
+
+Setting = tuple[float, bool]
+"""Share and text-only data of a cell."""
+
+
+@dataclass
+class Checks:
+    """Lines of the check."""
+
+    num_equal: int = 0
+    differing: list[str] = field(default_factory=list)
+    is_quiet: bool = False
+
+    def number(self, name: str, printed: float | None, own: float | None, tolerance: float) -> None:
+        """Compare two numbers."""
+        if printed is None or own is None:
+            self.same(name, printed, own)
+            return
+        is_equal = math.isfinite(own) and abs(printed - own) <= tolerance
+        self._add(name, f"{printed:.6g}", f"{own:.6g} (tolerance {tolerance:.2g})", is_equal)
+
+    def within(self, name: str, printed: float | None, own: list[float], tolerance: float) -> None:
+        """Compare a number with the range of those of equally defensible methods."""
+        nearest = min(max(printed or 0.0, min(own)), max(own))
+        self.number(name, printed, nearest, tolerance)
+
+    def same(self, name: str, printed: object, own: object) -> None:
+        """Compare two values that must be equal."""
+        self._add(name, str(printed), str(own), printed == own)
+
+    def p_value(self, name: str, printed: float, *own: float) -> None:
+        """Compare p-values of different tests of one hypothesis, as normal deviates.
+
+        Several own values are those of equally defensible tests; the printed one has to lie within
+        their range.
+        """
+        low, high = 0.0015, 0.9985
+        a, *others = (_deviate(min(max(p, low), high)) for p in (printed, *own))
+        is_equal = min(others) - 0.15 <= a <= max(others) + 0.15
+        is_equal = is_equal or any(abs(printed - p) <= 0.0015 for p in own)
+        shown = " .. ".join(f"{p:.4f}" for p in sorted(own))
+        self._add(name, f"{printed:.4f}", shown, is_equal)
+
+    def _add(self, name: str, printed: str, own: str, is_equal: object) -> None:
+        if is_equal:
+            self.num_equal += 1
+            if not self.is_quiet:
+                print(f"ok       {name}: {printed}")
+        else:
+            line = f"DIFFERS  {name}: the report has {printed}, recomputed {own}"
+            self.differing.append(line)
+            print(line)
+
+
+def _deviate(p: float) -> float:
+
+    return float(ndtri(p))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One trained cell: its axes, files and items."""
+
+    cell_id: str
+    setting: Setting
+    seed: int
+    stages: dict[str, str]
+    store: Path
+
+    def result(self, kind: str) -> Path:
+        """Return the result folder of a stage."""
+        return self.store / kind / self.stages[kind] / "result"
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the columns of the predictions, sorted by question."""
+        table = pq.read_table(self.result("evaluate") / "predictions.parquet")
+        columns = {name: np.array(table[name].to_pylist(), dtype=object)
+                   for name in table.column_names}  # fmt: skip
+        for name in columns:
+            if "score" in name:
+                columns[name] = columns[name].astype(float)
+        order = np.lexsort([columns[name].astype(str) for name in
+                            ("language", "question_id", "benchmark")])  # fmt: skip
+        return {name: values[order] for name, values in columns.items()}
+
+    def rows(self, language: str, kind: str = "", answers: tuple[str, ...] = ()) -> np.ndarray:
+        """Return a mask of the questions of a language, kind and answer type."""
+        columns = self.columns
+        mask = columns["language"] == language
+        if kind:
+            mask &= columns["benchmark"] == kind
+        if answers:
+            mask &= np.isin(columns["answer_type"].astype(str), answers)
+        return np.asarray(mask, dtype=bool)
+
+    def read_json(self, kind: str, name: str) -> Any:
+        """Return a JSON file of a result."""
+        return json.loads((self.result(kind) / name).read_text())
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A finished grid with its report."""
+
+    root: Path
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Return grid.json."""
+        record: dict[str, Any] = json.loads((self.folder / "grid.json").read_text())
+        return record
+
+    @cached_property
+    def trainings(self) -> list[Training]:
+        """Return all trained cells."""
+        return [
+            Training(
+                cell["cell_id"],
+                (float(cell["axes"]["target_share"]), bool(cell["axes"]["text_only"])),
+                int(cell["axes"]["seed"]),
+                cell["stages"],
+                self.root / "store",
+            )
+            for cell in self.record["cells"]
+        ]
+
+    @cached_property
+    def settings(self) -> dict[Setting, list[Training]]:
+        """Return the trainings of every setting, in the order of their seeds."""
+        found: dict[Setting, list[Training]] = {}
+        for training in sorted(self.trainings, key=lambda one: (one.setting[::-1], one.seed)):
+            found.setdefault(training.setting, []).append(training)
+        return found
+
+    @cached_property
+    def hypotheses(self) -> dict[str, Any]:
+        """Return the registered hypotheses."""
+        known: dict[str, Any] = yaml.safe_load((self.folder / "hypotheses.yaml").read_text())
+        return known
+
+    @cached_property
+    def hypotheses_hash(self) -> str:
+        """Return the SHA-256 of the registered hypotheses."""
+        return hashlib.sha256((self.folder / "hypotheses.yaml").read_bytes()).hexdigest()
+
+    @cached_property
+    def sections(self) -> dict[str, Section]:
+        """Return the sections of the page."""
+        return read_page((self.folder / "report" / "report.html").read_text())
+
+    @cached_property
+    def table(self) -> list[dict[str, str]]:
+        """Return the rows of cells.csv."""
+        with (self.folder / "report" / "cells.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Return the target and the base language."""
+        known = self.record["languages"]
+        return known["target"], known["base"]
+
+    @property
+    def score_column(self) -> str:
+        """Return the column of the deciding score of open questions."""
+        names = {"vqa": "score", "vqa_lmms": "score_lmms", "vqa_aware": "score_aware"}
+        return names[self.record.get("deciding_metric", "vqa")]

@@ -1,0 +1,209 @@
+"""Check of the sentences of a report: registration, summary, sufficient shares and limitations."""
+
+import re
+from datetime import datetime
+
+import numpy as np
+
+from benchmarks.report_check import own_statistics as own
+from benchmarks.report_check.cells import check_interval, largest_p
+from benchmarks.report_check.data import Checks, Grid, Setting
+from benchmarks.report_check.page import numbers
+
+_PRINTED, _MARGIN, _LEVEL = 0.0501, 0.03, 0.05
+
+
+def check_registration(grid: Grid, checks: Checks) -> None:
+    """Check from hashes and times whether the claims may be called pre-registered."""
+    stamp = grid.record.get("registration") or {}
+    reasons = []
+    if stamp.get("sha256") != grid.hypotheses_hash:
+        reasons.append("the hypotheses were changed or not registered")
+    registered = datetime.fromisoformat(stamp["time_utc"]).timestamp() if stamp else np.inf
+    for training in grid.trainings:
+        folder = training.result("evaluate").parent
+        status = training.read_json("evaluate", "../status.json")
+        if status["started"] < registered:
+            reasons.append(f"{training.cell_id} was evaluated before the registration")
+        if stamp not in training.read_json("evaluate", "../stage.json").get("registrations", []):
+            reasons.append(f"{folder.name} has no record of the registration")
+    words = " ".join(grid.sections["head"].texts)
+    claimed = " ".join(grid.sections["claims"].texts)
+    is_confirmatory = not reasons
+    checks.same("headline calls the claims exploratory", "exploratory" in words,
+                not is_confirmatory)  # fmt: skip
+    checks.same("section says registered before the first evaluation",
+                "before the first evaluation started" in claimed, is_confirmatory)  # fmt: skip
+    if is_confirmatory:
+        checks.same("hash on the page", "" if grid.hypotheses_hash[:16] in claimed else claimed, "")
+        time = datetime.fromisoformat(stamp["time_utc"]).strftime("%Y-%m-%d %H:%M:%S UTC")
+        checks.same("time on the page", "" if time in claimed else claimed, "")
+
+
+def _mean(grid: Grid, setting: Setting, language: str, column: str = "score") -> float:
+    """Return the accuracy on open questions in percent, averaged over seeds."""
+    column = grid.score_column.replace("score", column)
+    found = [t.columns[column][t.rows(language, "vqa")].mean() for t in grid.settings[setting]]
+    return 100 * float(np.mean(found))
+
+
+def check_summary(grid: Grid, checks: Checks) -> None:
+    """Check every number of the opening paragraph."""
+    lead = next(text for text in grid.sections["head"].texts if text.startswith("On questions"))
+    target, base = grid.languages
+    scores = {setting: _mean(grid, setting, target) for setting in grid.settings}
+    top = max(scores, key=lambda one: scores[one])
+
+    def take(pattern: str) -> list[float]:
+        found = re.search(pattern, lead)
+        return [float(group) for group in found.groups() if group] if found else [-1.0] * 9
+
+    found = take(r"highest of (\d+) observed accuracies on open questions is ([\d.]+) %")
+    checks.number("summary: number of accuracies", found[0], len(scores), 0)
+    checks.number("summary: highest accuracy", found[1], scores[top], _PRINTED)
+    checks.number("summary: its share", take(r"target-language share of (\d+) %")[0],
+                  100 * top[0], 0)  # fmt: skip
+    checks.same("summary: its text-only data", "(with text-only data)" in lead, top[1])
+    if top[0] != 0.2 and (0.2, top[1]) in scores:
+        found = take(r"share of 20 % reaches ([\d.]+) % \[([\d.]+), ([\d.]+)\]")
+        checks.number("summary: accuracy at 20 %", found[0], scores[0.2, top[1]], _PRINTED)
+        trainings = grid.settings[0.2, top[1]]
+        rows = trainings[0].rows(target, "vqa")
+        values = np.mean([t.columns[grid.score_column][rows] for t in trainings], axis=0)
+        images = trainings[0].columns["image_key"][rows]
+        check_interval(checks, "summary: interval at 20 %", (found[1], found[2]), values, images,
+                       _PRINTED)  # fmt: skip
+        zero = take(r"compared with ([\d.]+) % at a share of zero")[0]
+        checks.number("summary: accuracy at 0 %", zero, scores[0.0, top[1]], _PRINTED)
+    for what, pattern in (("majority_score", r"majority-answer baseline reaches ([\d.]+) %"),
+                          ("blind_score", r"without the image ([\d.]+) %")):  # fmt: skip
+        checks.number(f"summary: {what}", take(pattern)[0], _mean(grid, top, target, what),
+                      _PRINTED)  # fmt: skip
+    _check_effect(grid, checks, lead, scores)
+    shares = sorted({share for share, _ in scores})
+    found = take(r"accuracy changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
+    for printed, share in zip(found, (shares[0], shares[-1]), strict=False):
+        both = [_mean(grid, s, base) for s in grid.settings if s[0] == share]
+        checks.number(f"summary: {base} at {share:.0%}", printed, float(np.mean(both)), _PRINTED)
+    _check_replies(grid, checks, lead, shares[-1])
+    _check_counts(grid, checks, lead)
+
+
+def _check_effect(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
+    """Check the effect of text-only data, averaged over pairs of cells that show something."""
+    rows = grid.trainings[0].rows(grid.languages[0], "vqa")
+    suffix = grid.score_column.removeprefix("score")
+    seeing = {s for s, found in grid.settings.items() if largest_p(found, rows, suffix) <= _LEVEL}
+    effects = [scores[share, True] - scores[share, False] for share, text in scores
+               if text and {(share, True), (share, False)} <= seeing]  # fmt: skip
+    number = r"([-+][\d.]+)"
+    found = re.search(
+        rf"by {number} points on average \({number} to {number} over (\d+) pairs", lead
+    )
+    checks.same("summary: states the effect of text", found is not None, len(effects) > 1)
+    if found:
+        own_values = (np.mean(effects), min(effects), max(effects), len(effects))
+        for name, printed, value in zip(("mean", "lowest", "highest", "pairs of the"),
+                                        found.groups(), own_values, strict=True):  # fmt: skip
+            checks.number(f"summary: {name} effect of text", float(printed), float(value), _PRINTED)
+
+
+def _check_replies(grid: Grid, checks: Checks, lead: str, share: float) -> None:
+    """Check the sentence about replies in another language at the largest share."""
+    base = grid.languages[1]
+    values: dict[str, list[float]] = {"is_in_language": [], "score_any_language": []}
+    for setting in (one for one in grid.settings if one[0] == share):
+        for name, kind in (("is_in_language", ""), ("score_any_language", "vqa")):
+            means = [t.columns[name][t.rows(base, kind)].astype(float).mean()
+                     for t in grid.settings[setting]]  # fmt: skip
+            values[name].append(100 * float(np.mean(means)))
+    faithful, either = (float(np.mean(one)) for one in values.values())
+    found = re.search(r"only ([\d.]+) % of the replies", lead)
+    checks.same("summary: says that replies change language", found is not None, faithful < 90)
+    if found:
+        checks.number("summary: replies in the language", float(found[1]), faithful, _PRINTED)
+        either_text = re.search(r"in any language, the accuracy is ([\d.]+) %", lead)
+        checks.number("summary: accuracy in any language",
+                      float(either_text[1]) if either_text else None, either, _PRINTED)  # fmt: skip
+
+
+def _check_counts(grid: Grid, checks: Checks, lead: str) -> None:
+    """Check the decided claims of the summary against the table of claims."""
+    rows = grid.sections["claims"].tables[0].rows[1:]
+    has_seeds = any(len(trainings) > 1 for trainings in grid.settings.values())
+    column = 2 if has_seeds else 1
+    verdicts = {" ".join(row[0].text.split("\n")[0].split()): row[column].text.split()[0]
+                for row in rows}  # fmt: skip
+    decided = {text: v for text, v in verdicts.items() if v in ("supported", "refuted")}
+    named = dict(re.findall(r"“([^”]*)” is (supported|refuted)", lead))
+    checks.same("summary: decided claims", named, decided)
+    found = re.search(r"(\d+) of (\d+) remain undecided", lead)
+    if found:
+        checks.number("summary: undecided claims", float(found[1]), len(rows) - len(decided), 0)
+        checks.number("summary: claims", float(found[2]), len(rows), 0)
+    scopes = re.findall(r"is (?:supported|refuted) \(([^)]*)\)", lead)
+    checks.same("summary: every verdict has a scope", len(scopes), len(decided))
+    texts = grid.sections["canaries"].texts
+    for text in texts:
+        found = re.match(
+            r"(\d+) of (\d+) cells do(?:es)? not use the image for (\S+) (\S+) questions in (\w+)",
+            text,
+        )
+        if found:
+            key = (found[3], found[4], found[5])
+            own_number = sum(
+                any((g["kind"], g["answer_type"], g["language"]) == key
+                    and g["verdict"] == "does not use the image" for g in
+                    t.read_json("evaluate", "canaries.json")["groups"]) for t in grid.trainings
+            )  # fmt: skip
+            checks.number(f"sentence: {' '.join(key)} without the image", float(found[1]),
+                          own_number, 0)  # fmt: skip
+
+
+def check_shares(grid: Grid, checks: Checks) -> None:
+    """Check the tables of sufficient shares and their sentences."""
+    target = grid.languages[0]
+    section = grid.sections["sufficiency"]
+    for table in section.tables:
+        text = table.heading.startswith("with ")
+        settings = sorted(setting for setting in grid.settings if setting[1] == text)
+        trainings = {setting: grid.settings[setting] for setting in settings}
+        first = next(iter(trainings.values()))[0]
+        rows = first.rows(target, "vqa")
+        items = own.plain(first.columns["image_key"][rows])
+        values = {s[0]: np.mean([t.columns[grid.score_column][rows] for t in found], axis=0)
+                  for s, found in trainings.items()}  # fmt: skip
+        within = {}
+        for row in table.rows[1:]:
+            share = numbers(row[0].text)[0] / 100
+            name = f"sufficiency {table.heading}, {share:.0%}"
+            accuracy = numbers(row[1].text)
+            checks.number(f"{name} accuracy", accuracy[0], 100 * values[share].mean(), _PRINTED)
+            check_interval(checks, name, (accuracy[1], accuracy[2]), values[share], items.images,
+                           _PRINTED)  # fmt: skip
+            gaps = [items.estimate(values[share] - other) for key, other in values.items()
+                    if key != share]  # fmt: skip
+            within[share] = max(gap.p_above(-_MARGIN) for gap in gaps)
+            checks.p_value(f"{name} within", numbers(row[2].text)[0], within[share])
+            p_outside = min(1.0, len(gaps) * min(gap.p_below(-_MARGIN) for gap in gaps))
+            printed = numbers(row[3].text)[0]
+            name = f"{name} not within, verdict"
+            if not 0.02 < p_outside < 0.12:
+                checks.same(name, printed <= 0.05, p_outside <= 0.05)
+        _check_set(grid, checks, table.heading, within)
+
+
+def _check_set(grid: Grid, checks: Checks, heading: str, within: dict[float, float]) -> None:
+    """Check the sentence that names the shares within the margin of the best."""
+    texts = grid.sections["sufficiency"].texts
+    sentence = texts[texts.index(heading) + 1]
+    corrected = dict(zip(within, own.holm(list(within.values())), strict=True))
+    certain = {share for share, p in corrected.items() if p < 0.04}
+    possible = {share for share, p in within.items() if p < 0.06}
+    first = sentence.split(". ")[0]
+    named = set() if first.startswith("No share") else {
+        float(number) / 100 for number in re.findall(r"(\d+) %", first.split("of the best")[-1])
+    }  # fmt: skip
+    name = f"sufficiency {heading}: named shares"
+    checks.same(f"{name} include the certain ones", sorted(certain - named), [])
+    checks.same(f"{name} include no others", sorted(named - possible), [])
