@@ -163,6 +163,6 @@ def _undecodable(image_bytes: bytes, error: Exception) -> DataError:
     reason = f"{type(error).__name__}: {_IN_MEMORY.sub('the bytes', str(error))}"
     formats = ", ".join(IMAGE_FORMATS)
     return DataError(
-        f"image of {len(image_bytes)} bytes can't be decoded as one of {formats}: {reason}",
+        f"image of {len(image_bytes)} bytes can't be decoded: {reason} (formats: {formats})",
         UNDECODABLE,
     )
