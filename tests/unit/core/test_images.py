@@ -147,7 +147,7 @@ def test_other_formats_are_rejected_and_start_no_program(
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32)).save(buffer, kind)
     for check in (decode_image, image_size, portable_image):
-        with pytest.raises(DataError, match="can't be decoded: .*formats: JPEG"):
+        with pytest.raises(DataError, match=r"can't be decoded: .*formats: JPEG"):
             check(buffer.getvalue())
 
 
