@@ -15,6 +15,7 @@ from evaluation.statistics.decisions import (
     Bounds,
     Decision,
     RelativeMargin,
+    Verdict,
     equivalence,
     judge,
     non_inferiority,
@@ -198,23 +199,26 @@ def _enough_recipe(
     """
     every = [cell for number, cell in enumerate(cells) if number != at]
     others = [cell for cell in every if margin.exists_for(cell)] or every
-    found = [
-        recipe_decision(
+
+    def compare(other: CellScores, level: float) -> RecipeDecision:
+        return recipe_decision(
             [cells[at].to_seed_scores()],
             [other.to_seed_scores()],
             variance,
             test=Comparison.NON_INFERIORITY.value,
             delta=margin.apply([other]),
-            alpha=alpha,
+            alpha=level,
         )
-        for other in others
-    ]
+
+    found = [compare(other, alpha) for other in others]
     hardest = max(found, key=lambda one: one.decision.p_supported)
     p_refuted = min(1.0, len(every) * min(one.decision.p_refuted for one in found))
     p_supported = hardest.decision.p_supported
-    decision = dataclasses.replace(
-        hardest.decision, p_refuted=p_refuted, verdict=judge(p_supported, p_refuted, alpha)
-    )
+    verdict = judge(p_supported, p_refuted, alpha)
+    if verdict is Verdict.UNDECIDED and hardest.decision.verdict is Verdict.REFUTED:
+        # This pair alone would refute the claim, but not among so many: more data would.
+        hardest = compare(others[found.index(hardest)], alpha / len(every))
+    decision = dataclasses.replace(hardest.decision, p_refuted=p_refuted, verdict=verdict)
     return dataclasses.replace(hardest, decision=decision)
 
 

@@ -7,6 +7,9 @@ from evaluation.statistics.intervals import Interval
 from reporting.claim_texts import describe_parts
 from reporting.claims import NOT_RUN, Claim, ClaimResults
 
+_TIE = 1e-9
+"""Difference in points / 100 below which two differences are the same."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRow:
@@ -52,7 +55,7 @@ def _row(claim: Claim) -> ClaimRow:
         difference=signed(100 * decision.difference.value),
         interval=_interval(decision.difference, decision),
         p_value=f"{min(decision.p_supported, decision.p_refuted):.3f}",
-        needed=_needed(decision),
+        needed="" if claim.reason else _needed(decision),
     )
 
 
@@ -103,10 +106,24 @@ def _recipe_note(claim: Claim) -> str:
             if claim.num_seeds > 1
             else "some cells have one training and the variance of the replicated cells"
         )
-        return f"{trainings}, t with {recipe.df:.1f} df"
+        return f"{trainings}, t with {recipe.df:.1f} df{_recipe_interval(claim)}"
+    if claim.reason:
+        return ""  # more data would not settle what the pooled cells disagree about
     ways = []
     if recipe.more_seeds:
         ways.append(f"about {recipe.more_seeds} more seeds per cell")
     if recipe.more_images:
         ways.append(f"about {recipe.more_images:,} more images")
-    return " or ".join(ways) if ways else "neither more seeds nor more images would decide it"
+    needed = " or ".join(ways) or "neither more seeds nor more images alone would decide it"
+    return f"{needed}{_recipe_interval(claim)}"
+
+
+def _recipe_interval(claim: Claim) -> str:
+    """Return the interval for the recipe if it is about the difference that the row prints."""
+    if claim.recipe is None or claim.decision is None:
+        return ""
+    decision = claim.recipe.decision
+    if abs(decision.difference.value - claim.decision.difference.value) > _TIE:
+        return ""
+    interval = _interval(decision.difference, decision)
+    return f"; {interval}" if interval else ""

@@ -86,7 +86,7 @@ def _describe(language: str, share: float, entries: Sequence[LanguageCollapse]) 
     )
     is_language = any_language - accuracy >= _CLEAR_GAIN
     conclusion = (
-        "the low score is due to the language of the replies rather than to forgetting"
+        "a part of what is missing is due to the language of the replies rather than to forgetting"
         if is_language
         else "few of the replies are right in the other language either"
     )

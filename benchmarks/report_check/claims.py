@@ -54,10 +54,9 @@ class Expected:
     is_best: bool
     silent: list[Setting] = field(default_factory=list)
     kept: list[Pair] = field(default_factory=list)
+    # Differences less the lower limit of the claim; one for each other share with `best`.
     models: list[own.Estimate] = field(default_factory=list)
-    """Differences less the lower limit of the claim; one for each other share with `best`."""
     cautious: list[own.Estimate] = field(default_factory=list)
-    """The same with an error that allows for few changes."""
     recipes: list[own.Estimate] = field(default_factory=list)
     differences: list[own.Estimate] = field(default_factory=list)
 
@@ -137,7 +136,7 @@ def _measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Mea
     groups = np.zeros(len(mask), dtype=int)
     coefficients: tuple[float, ...] = (1.0,)
     if "contrast" in known:
-        inside, outside = (_population(first, known[n]) for n in ("population", "contrast"))
+        inside, outside = (first.population(known[n]) for n in ("population", "contrast"))
         groups, coefficients = np.where(inside, 0, 1), (1.0, -1.0)
         mask &= inside | outside
     items = own.Items(first.columns["image_key"][mask], groups[mask], coefficients)
@@ -166,12 +165,6 @@ def _measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Mea
             majority_gap = np.mean(score, axis=0) - np.mean(majority, axis=0)
             gaps[setting] = [parts[setting], majority_gap]
     return Measured(items, values, parts, gaps)
-
-
-def _population(training: Training, wanted: dict[str, list[str]]) -> np.ndarray:
-    columns = training.columns
-    mask = np.isin(columns["benchmark"].astype(str), wanted["kinds"])
-    return np.asarray(mask & np.isin(columns["answer_type"].astype(str), wanted["answer_types"]))
 
 
 def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measured | None:
@@ -238,13 +231,18 @@ def _decide(claim: Expected) -> Expected:
 
 
 def _squared_weights(claim: Expected, group: list[Pair]) -> float:
-    """Return the sum of squared weights of trainings in a mean over pairs."""
+    """Return squared weights of trainings, with the least favourable correlation of seeds."""
     total: dict[Setting, float] = {}
+    trainings = {cell: len(rows) for cell, rows in claim.measured.values.items()}
     for first, second in group:
         total[first] = total.get(first, 0.0) + 1 / len(group)
         if second is not None:
             total[second] = total.get(second, 0.0) - 1 / len(group)
-    return sum(w**2 / len(claim.measured.values[cell]) for cell, w in total.items())
+    per_seed = np.zeros(max(trainings.values()))
+    for cell, weight in total.items():
+        per_seed[: trainings[cell]] += weight / trainings[cell]
+    apart = sum(weight**2 / trainings[cell] for cell, weight in total.items())
+    return max(apart, float((per_seed**2).sum()))
 
 
 def _p_values(claim: Expected, found: list[own.Estimate]) -> tuple[float, float]:

@@ -120,6 +120,7 @@ def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> Non
     assert "depends on the pooled cells" in claim.reason
     row = next(row for row in claim_rows(results) if row.text == claim.text)
     assert any(note.startswith("single pairs: +") for note in row.notes)
+    assert row.needed == ""  # more images would not settle the disagreement
 
 
 def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
