@@ -190,7 +190,7 @@ def test_a_stopped_evaluation_resumes_with_the_missing_questions(
         files[root.name] = {path.name: path.read_bytes() for path in folder.scratch.iterdir()}
     assert attempts == 1 + 4
     assert sizes["stopped"] == sizes["calm"]
-    assert sizes["calm"][:3] == [4, 4, 2]
+    assert sizes["calm"][:3] == [4, 4, 4]
     assert len(files["calm"]) >= 3
     assert files["stopped"] == files["calm"]
 
