@@ -123,7 +123,7 @@ def _check_baselines(
     checks.number(f"{name} chance", _value(row["chance"]), expected, _EXACT)
 
 
-def _rows(table: Table) -> Iterator[tuple[Setting, list[tuple[str, str, int]]]]:
+def _rows_of_table(table: Table) -> Iterator[tuple[Setting, list[tuple[str, str, int]]]]:
     """Yield the setting of every row, and (column title, language, position) of its columns."""
     header = table.header
     for row in table.rows[1:]:
@@ -138,7 +138,7 @@ def check_tables(grid: Grid, checks: Checks) -> None:
     for section in ("cells", "language"):
         for table in grid.sections[section].tables:
             if "text-only data" in table.header:
-                for at, (setting, columns) in enumerate(_rows(table)):
+                for at, (setting, columns) in enumerate(_rows_of_table(table)):
                     for title, language, column in columns:
                         cell = table.rows[at + 1][column]
                         metric = _page_metric(title, language)
