@@ -18,7 +18,7 @@ _SPREAD, _OWN = 0.12, 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """How often something happened in simulated grids."""
+    """Frequency of an event in simulated grids."""
 
     group: str
     case: str
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def has_passed(self) -> bool:
-        """Whether the observed rate lies within the bar."""
+        """Return whether the observed rate lies within the bar."""
         return self.bar is None or self.bar[0] <= self.rate <= self.bar[1]
 
     def to_json(self) -> dict[str, object]:
