@@ -111,7 +111,9 @@ def _recipe_note(claim: Claim) -> str:
         return ""  # more data would not settle what the pooled cells disagree about
     ways = []
     if recipe.more_seeds:
-        ways.append(f"about {recipe.more_seeds} more seeds per cell")
+        ways.append(
+            f"about {recipe.more_seeds} more seed{'s' if recipe.more_seeds > 1 else ''} per cell"
+        )
     if recipe.more_images:
         ways.append(f"about {recipe.more_images:,} more images")
     needed = " or ".join(ways) or "neither more seeds nor more images alone would decide it"

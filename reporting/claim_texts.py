@@ -6,7 +6,7 @@ from typing import Protocol
 from configuration.axes import AxisValue
 from evaluation.statistics.intervals import Interval
 from reporting.claim_cells import ClaimCells
-from reporting.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Hypothesis
+from reporting.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comparison, Hypothesis
 from reporting.measures import Measure
 from reporting.series import View
 from reporting.settings import SHARE, Setting, format_axis, format_percent, format_value
@@ -40,16 +40,33 @@ def fill_text(hypothesis: Hypothesis, first: AxisValue, second: AxisValue) -> st
 
 
 def describe_comparison(
-    hypothesis: Hypothesis, cells: ClaimCells, measure: Measure, view: View
+    hypothesis: Hypothesis, cells: ClaimCells, measure: Measure, view: View, *, margin: float
 ) -> str:
-    """Describe what is compared, and on which values."""
+    """Describe what is compared, on which values, and by which margin.
+
+    Args:
+        hypothesis: The hypothesis.
+        cells: The compared cells.
+        measure: The values that are compared.
+        view: The grid.
+        margin: Margin of hypotheses that have none of their own, as a fraction.
+    """
     title = view.titles.get(hypothesis.axis, hypothesis.axis)
     first = format_value(hypothesis.axis, cells.first)
     named = _SECOND_NAMES.get(str(cells.second), format_value(hypothesis.axis, cells.second))
     detail = f"{title}: {first} minus {named}"
     if len(cells.pairs) > 1 and cells.second != BEST:
         detail += f", mean over {len(cells.pairs)} pairs of cells"
-    return f"{measure.describe()}; {detail}"
+    return f"{measure.describe()}; {detail}{_describe_margin(hypothesis, margin)}"
+
+
+def _describe_margin(hypothesis: Hypothesis, margin: float) -> str:
+    if hypothesis.test is Comparison.SUPERIORITY:
+        return ""
+    if hypothesis.relative_margin is not None:
+        share = format_percent(hypothesis.relative_margin)
+        return f"; margin: {share} of what the image contributes"
+    return f"; margin: {100 * (hypothesis.margin or margin):g} points"
 
 
 def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:

@@ -132,7 +132,7 @@ class _Study:
             name=name,
             text=fill_text(hypothesis, cells.first, cells.second)
             + self._suffix(hypothesis, cells, measure),
-            detail=describe_comparison(hypothesis, cells, measure, self._view),
+            detail=describe_comparison(hypothesis, cells, measure, self._view, margin=self._margin),
             language=measure.language,
             test=hypothesis.test,
         )

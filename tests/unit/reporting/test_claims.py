@@ -422,6 +422,14 @@ def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
     assert claim.reason == "the cells have not run yet"
 
 
+def test_a_claim_states_its_margin(tmp_path: Path) -> None:
+    results = hypotheses.decide_claims(*_grid(tmp_path, _sees(0.5, 0.1)))
+    details = {c.name: c.detail.replace("\N{NO-BREAK SPACE}", " ") for c in results.claims}
+    assert details["enough"].endswith("; margin: 10 % of what the image contributes")
+    assert details["base_language_kept"].endswith("; margin: 3 points")
+    assert "margin" not in details["text_only"]
+
+
 def test_a_claim_is_not_decided_before_all_its_cells_have_run(tmp_path: Path) -> None:
     """The best share can't be known, and a second look would need a level of its own."""
     fake_grid.make_grid(tmp_path, unfinished=1, num_images=12)
