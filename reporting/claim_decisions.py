@@ -106,16 +106,18 @@ def decide_pairs(
     images = same[0].images
     differences_PI = np.array([a.values - b.values for a, b in zip(firsts, seconds, strict=True)])
     first, second = (np.mean([cell.values for cell in side], axis=0) for side in (firsts, seconds))
+    decision = _compare(first, second, images, test=test, delta=delta, alpha=alpha)
+    recipe = recipe_decision(
+        [cell.to_seed_scores() for cell in firsts],
+        [cell.to_seed_scores() for cell in seconds],
+        _variance(same[2 * num_pairs :]),
+        test=test.value,
+        delta=delta,
+        alpha=alpha,
+    )
     return ComparisonOutcome(
-        decision=_compare(first, second, images, test=test, delta=delta, alpha=alpha),
-        recipe=recipe_decision(
-            [cell.to_seed_scores() for cell in firsts],
-            [cell.to_seed_scores() for cell in seconds],
-            _variance(same[2 * num_pairs :]),
-            test=test.value,
-            delta=delta,
-            alpha=alpha,
-        ),
+        decision=decision,
+        recipe=_limit_certainty(recipe, decision, alpha),
         heterogeneity=heterogeneity(differences_PI, images) if num_pairs > 1 else None,
     )
 
@@ -158,11 +160,28 @@ def decide_enough(
         f"{format_percent(drop.smaller)}"
         for drop in result.drops
     )
+    recipe = _enough_recipe(own, shares.index(share), _variance(more), margin, alpha)
     return ComparisonOutcome(
         decision=_double(decision) if is_halved else decision,
-        recipe=_enough_recipe(own, shares.index(share), _variance(more), margin, alpha),
+        recipe=_limit_certainty(recipe, decision, alpha),
         notes=notes,
     )
+
+
+def _limit_certainty(recipe: RecipeDecision, models: Decision, alpha: float) -> RecipeDecision:
+    """Make the verdict about a recipe no surer than that about its trained models.
+
+    The two use different approximations for few images.
+    """
+    p_supported = max(recipe.decision.p_supported, models.p_supported)
+    p_refuted = max(recipe.decision.p_refuted, models.p_refuted)
+    decision = dataclasses.replace(
+        recipe.decision,
+        p_supported=p_supported,
+        p_refuted=p_refuted,
+        verdict=judge(p_supported, p_refuted, alpha),
+    )
+    return dataclasses.replace(recipe, decision=decision)
 
 
 def _compare(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from core.io.files import sha256_file
@@ -18,9 +20,10 @@ from evaluation.people.preferences import PreferenceSource, save_preferences
 from evaluation.retention import TaskItems, TaskScore, save_retention
 from evaluation.statistics.decisions import Verdict
 from reporting import build, figures, hypotheses, preregistration
-from reporting.claim_decisions import Margin, decide_enough
+from reporting.claim_decisions import Margin, decide_enough, decide_pairs
 from reporting.claim_rows import claim_rows
 from reporting.claims import Claim, ClaimResults
+from reporting.hypotheses_schema import Comparison
 from reporting.paired_scores import CellScores, align_items, stack_seeds
 from reporting.preregistration import check_registration
 from reporting.records import GridRecord, load_grid
@@ -420,6 +423,26 @@ def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
     claim = _claim(hypotheses.decide_claims(grid, view_of(grid)), "text_only", ", vqa")
     assert claim.decision is None
     assert claim.reason == "the cells have not run yet"
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_recipe_is_never_surer_than_its_trained_models(seed: int) -> None:
+    """Found with 40 images and pooled pairs, where the approximations differ."""
+    rng = np.random.default_rng(seed)
+    images = tuple(f"i{number}" for number in range(40))
+
+    def cell(accuracy: float) -> CellScores:
+        scores = (rng.random((3, len(images))) < accuracy).astype(float)
+        questions = tuple(map(str, range(len(images))))
+        return CellScores(questions=questions, images=images, seeds=(0, 1, 2), scores_KI=scores)
+
+    firsts, seconds = ([cell(accuracy) for _ in range(5)] for accuracy in (0.95, 0.9))
+    outcome = decide_pairs(
+        firsts, seconds, firsts, test=Comparison.SUPERIORITY, margin=Margin(absolute=0.03)
+    )
+    assert outcome.recipe.decision.p_supported >= outcome.decision.p_supported
+    assert outcome.recipe.decision.p_refuted >= outcome.decision.p_refuted
 
 
 def test_a_claim_states_its_margin(tmp_path: Path) -> None:
