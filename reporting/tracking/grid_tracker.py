@@ -119,9 +119,10 @@ class GridTracker:
                 f"MLflow store {shown} can't be opened: {reason}; start the server, or unset "
                 "MLFLOW_TRACKING_URI to use the local database"
             ) from error
+        state = "is unreachable" if is_server else "can't be used"
         fix = "" if is_server else "; if it is damaged, move it away and run experiments.sync"
-        _LOG.warning("MLflow store %s can't be used (%s); results are kept under %s and uploaded "
-                     "later%s", shown, reason, self.root, fix)  # fmt: skip
+        _LOG.warning("MLflow store %s %s (%s); results are kept under %s and uploaded later%s",
+                     shown, state, reason, self.root, fix)  # fmt: skip
         self.is_behind = True
         self.silent_until = time.monotonic() + _PAUSE_S
 
