@@ -34,7 +34,7 @@ class VlmSpec:
 
     @property
     def definitions(self) -> dict[str, object]:
-        """The content of the chat template, by name."""
+        """Content of the chat template under its name."""
         return {f"chat template {self.template}": to_plain(TEMPLATES[self.template])}
 
     @property

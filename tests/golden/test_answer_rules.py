@@ -63,7 +63,7 @@ def test_rules_match_as_recorded_for_their_version(language: str) -> None:
     if behaviour(language) != recorded["behaviour"]:
         assert version > recorded["version"], (
             f"the rules of '{language}' match other answers than before; raise their version, "
-            "which makes finished evaluations run again, and record them anew"
+            "which makes finished evaluations run again, and record them again"
         )
     assert (version, behaviour(language)) == (recorded["version"], recorded["behaviour"]), (
         "run python -m tests.golden.test_answer_rules"

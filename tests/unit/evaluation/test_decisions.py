@@ -120,7 +120,7 @@ def test_a_few_equal_images_do_not_prove_equivalence():
 
 
 def test_refutation_of_equivalence_counts_both_sides():
-    """With an error far beyond the margin, either side would be refuted by chance."""
+    """An error far beyond the margin refutes neither side by chance."""
     rng = named_rng(1, "wide")
     first, second = rng.random(40), rng.random(40)
     decision = equivalence(first, second, images(40), delta=1e-6, seed=0)

@@ -49,7 +49,7 @@ def test_equal_replies_are_ties_over_all_questions_and_left_out_of_the_differing
 
 
 def test_elo_is_the_maximum_likelihood_estimate_without_pseudo_counts() -> None:
-    """As `compute_mle_elo` of WildVision-Bench: games with weights, a tie is half a win each."""
+    """Reference: `compute_mle_elo` of WildVision-Bench, where a tie is half a win for each."""
     comparison = simulated_comparison(30)
     labels = random_labels(30)
     verdicts = verdicts_on(comparison, labels)

@@ -1,4 +1,4 @@
-"""What an evaluation reads about its languages is part of its address."""
+"""The language files that an evaluation reads are part of its address."""
 
 import dataclasses
 import shutil

@@ -80,7 +80,7 @@ def test_training_variance_is_unbiased():
 
 
 def test_noise_of_items_is_counted_once():
-    """With no training variance, the interval has the standard error over images."""
+    """The interval without training variance has the standard error over images."""
     first, second = cell("a"), cell("b")
     pairs = RecipePairs(first=[first], second=[second])
     exact = training_variance([first, second])

@@ -1,4 +1,4 @@
-"""How `python -m evaluation.run` asks: options, else the record of an export, else the default."""
+"""Settings of `python -m evaluation.run`: options, the record of an export, or the default."""
 
 from pathlib import Path
 

@@ -75,7 +75,7 @@ def test_equal_clusters_are_drawn_together(monkeypatch):
 
 
 def test_interval_ends_do_not_depend_on_the_seed_in_the_printed_digit():
-    """With 2,000 resamples, ends differed by up to half a point between seeds."""
+    """Interval ends of 2,000 resamples differed by up to half a point between seeds."""
     values = (named_rng(1, "noise").random(1_500) < 0.4) * 1.0
     ends = [mean_interval(values, images(1_500, 4), seed=seed).low for seed in range(10)]
     assert np.std(ends) < 0.0006
