@@ -18,7 +18,7 @@ from pipeline.grid_plan import GridPlan
 from pipeline.store.records import read_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
-from reporting.preregistration import register
+from reporting.claims.preregistration import register
 from reporting.records import grid_folder
 from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.server import ui_command

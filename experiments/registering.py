@@ -16,16 +16,16 @@ from evaluation.benchmarks.items import load_benchmark
 from experiments.grid_description import describe_grid
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
-from reporting.dry_run.claims import describe_cheapest, show_claims
-from reporting.hypotheses_schema import Hypotheses
-from reporting.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
-from reporting.preregistration import (
+from reporting.claims.hypotheses_schema import Hypotheses
+from reporting.claims.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
+from reporting.claims.preregistration import (
     PUBLISHED_NAME,
     SHIPPED,
     find_registration,
     load_registered,
     write_copy,
 )
+from reporting.dry_run.claims import describe_cheapest, show_claims
 from reporting.records import grid_folder
 
 

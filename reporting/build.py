@@ -11,17 +11,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from core.io.files import atomic_write_text
 from pipeline.store.registration import Registration
-from reporting import figures, gallery, tables
-from reporting.caveats import caveats
-from reporting.claim_rows import claim_rows
-from reporting.hypotheses import decide_claims
-from reporting.image_use import image_use_table
-from reporting.language_collapse import collapse_sentences
-from reporting.preference_rows import preference_section
-from reporting.preregistration import check_registration, load_registered
+from reporting.claims.claim_rows import claim_rows
+from reporting.claims.hypotheses import decide_claims
+from reporting.claims.preregistration import check_registration, load_registered
+from reporting.claims.sufficiency import sufficiency_tables
 from reporting.records import GridRecord, load_grid
+from reporting.sections import figures, gallery, tables
+from reporting.sections.caveats import caveats
+from reporting.sections.image_use import image_use_table
+from reporting.sections.language_collapse import collapse_sentences
+from reporting.sections.preference_rows import preference_section
 from reporting.series import View, view_of
-from reporting.sufficiency import sufficiency_tables
 from reporting.summary import key_figures, summary
 
 PAGE = "report.html"

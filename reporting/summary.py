@@ -6,9 +6,10 @@ from statistics import fmean
 
 from configuration.axes import AxisValue
 from evaluation.statistics.decisions import Verdict
-from reporting.claims import NOT_RUN, Claim
-from reporting.preregistration import RegistrationCheck
+from reporting.claims.claim import NOT_RUN, Claim
+from reporting.claims.preregistration import RegistrationCheck
 from reporting.records import GridRecord
+from reporting.sections.tables import format_duration
 from reporting.series import (
     FIDELITY_PANEL,
     REFERENCE_SHARE,
@@ -29,7 +30,6 @@ from reporting.settings import (
     format_value,
     with_axis,
 )
-from reporting.tables import format_duration
 
 _FAITHFUL = 90.0
 """Percentage of replies in the language of the question below which a score is qualified."""

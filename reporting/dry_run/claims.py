@@ -11,7 +11,7 @@ from evaluation.statistics.power_assumptions import (
     SD_ITEM_DIFFERENCE,
     TRAINING_SD,
 )
-from reporting.power_plan import ATTRIBUTABLE_SD, IMAGE_CONTRIBUTION, PlannedClaim
+from reporting.claims.power_plan import ATTRIBUTABLE_SD, IMAGE_CONTRIBUTION, PlannedClaim
 
 _COLUMNS = ("claim", "questions", "images", "pairs", "seeds", "detectable, points",
             "power, models", "power, recipe", "cheapest for 80 %")  # fmt: skip

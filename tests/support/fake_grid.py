@@ -18,7 +18,7 @@ from datamodules.shards.reader import write_index
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
 from evaluation.canaries import Canaries, check_image_use
 from evaluation.metrics.aggregate import aggregate
-from reporting.preregistration import write_copy
+from reporting.claims.preregistration import write_copy
 
 LANGUAGES = ("en", "eu")
 _NOUNS = {

@@ -19,14 +19,16 @@ from evaluation.people.comparison import ComparedSystem
 from evaluation.people.preferences import PreferenceSource, save_preferences
 from evaluation.retention import TaskItems, TaskScore, save_retention
 from evaluation.statistics.decisions import Verdict
-from reporting import build, figures, hypotheses, preregistration
-from reporting.claim_decisions import Margin, decide_enough, decide_pairs
-from reporting.claim_rows import claim_rows
-from reporting.claims import Claim, ClaimResults
-from reporting.hypotheses_schema import Comparison
-from reporting.paired_scores import CellScores, align_items, stack_seeds
-from reporting.preregistration import check_registration
+from reporting import build
+from reporting.claims import hypotheses, preregistration
+from reporting.claims.claim import Claim, ClaimResults
+from reporting.claims.claim_decisions import Margin, decide_enough, decide_pairs
+from reporting.claims.claim_rows import claim_rows
+from reporting.claims.hypotheses_schema import Comparison
+from reporting.claims.paired_scores import CellScores, align_items, stack_seeds
+from reporting.claims.preregistration import check_registration
 from reporting.records import GridRecord, load_grid
+from reporting.sections import figures
 from reporting.series import View, view_of
 from reporting.summary import key_figures, summary
 from tests.support import fake_grid

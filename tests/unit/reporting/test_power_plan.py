@@ -10,8 +10,8 @@ from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from experiments.planning import make_plan
 from experiments.registering import planned_claims, register_grid
-from reporting import preregistration
-from reporting.power_plan import PlannedClaim
+from reporting.claims import preregistration
+from reporting.claims.power_plan import PlannedClaim
 
 _NAME = "registered"
 

@@ -9,8 +9,8 @@ from core.io.files import sha256_file
 from evaluation.people.comparison import ComparedSystem
 from evaluation.people.preferences import PreferenceRecord, PreferenceSource, save_preferences
 from reporting import build
-from reporting.preference_rows import preference_section
 from reporting.records import load_grid
+from reporting.sections.preference_rows import preference_section
 from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
 

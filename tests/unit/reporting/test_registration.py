@@ -11,10 +11,12 @@ import pytest
 from core.errors import ConfigError
 from pipeline.store.registration import Registration
 from pipeline.store.store import StageFolder
-from reporting import build, figures, preregistration
-from reporting.caveats import caveats
-from reporting.preregistration import check_registration, register
+from reporting import build
+from reporting.claims import preregistration
+from reporting.claims.preregistration import check_registration, register
 from reporting.records import GridRecord, load_grid
+from reporting.sections import figures
+from reporting.sections.caveats import caveats
 from reporting.series import view_of
 from tests.support import fake_grid
 

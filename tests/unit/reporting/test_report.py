@@ -13,9 +13,11 @@ from core.errors import DataError
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
 from experiments import report as report_command
 from pipeline.store.states import State
-from reporting import build, figures, gallery, preregistration, series, tables
-from reporting.caveats import caveats
+from reporting import build, series
+from reporting.claims import preregistration
 from reporting.records import GridRecord, load_grid
+from reporting.sections import figures, gallery, tables
+from reporting.sections.caveats import caveats
 from reporting.summary import summary
 from tests.support import fake_grid
 

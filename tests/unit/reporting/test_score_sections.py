@@ -12,12 +12,13 @@ from core.rng import named_rng
 from evaluation.benchmarks.predictions import SCHEMA, read_predictions, write_predictions
 from evaluation.canaries import Canaries, ImageUse, check_image_use
 from evaluation.metrics.aggregate import aggregate
-from reporting import build, series, tables
+from reporting import build, series
 from reporting.best_set import not_below_best
-from reporting.image_use import image_use_table
 from reporting.item_scores import ItemQuery, question_scores, seed_averaged_interval
-from reporting.language_collapse import collapse_sentences, language_collapse
 from reporting.records import GridRecord, load_grid
+from reporting.sections import tables
+from reporting.sections.image_use import image_use_table
+from reporting.sections.language_collapse import collapse_sentences, language_collapse
 from tests.support import fake_grid
 
 _IMAGES = 40

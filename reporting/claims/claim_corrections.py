@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from evaluation.statistics.decisions import ALPHA, Decision, Verdict
 from evaluation.statistics.multiple_testing import apply_holm
-from reporting.claim_texts import describe_parts
-from reporting.claims import Claim
-from reporting.hypotheses_schema import Comparison
+from reporting.claims.claim import Claim
+from reporting.claims.claim_texts import describe_parts
+from reporting.claims.hypotheses_schema import Comparison
 
 
 def correct_claims(claims: Sequence[Claim]) -> list[Claim]:

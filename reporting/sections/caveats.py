@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from reporting.leakage import leakage_notes
-from reporting.preregistration import has_changed
+from reporting.claims.preregistration import has_changed
 from reporting.records import GridRecord
+from reporting.sections.leakage import leakage_notes
 from reporting.series import View, lines, main_panel
 
 

@@ -10,22 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from configuration.axes import AxisValue
 from evaluation.people.preferences import PreferenceRecord
 from evaluation.statistics.decisions import ALPHA
-from reporting.claim_cells import ClaimCells, select_cells
-from reporting.claim_corrections import correct_claims, take_back
-from reporting.claim_decisions import (
+from reporting.claims.claim import NOT_RUN, Claim, ClaimPart, ClaimResults, Inapplicable
+from reporting.claims.claim_cells import ClaimCells, select_cells
+from reporting.claims.claim_corrections import correct_claims, take_back
+from reporting.claims.claim_decisions import (
     ComparisonOutcome,
     Margin,
     decide_enough,
     decide_pairs,
     shows_nothing,
 )
-from reporting.claim_texts import (
+from reporting.claims.claim_texts import (
     describe_cell,
     describe_comparison,
     fill_text,
 )
-from reporting.claims import NOT_RUN, Claim, ClaimPart, ClaimResults, Inapplicable
-from reporting.hypotheses_schema import (
+from reporting.claims.hypotheses_schema import (
     BEFORE,
     BEST,
     BLIND,
@@ -35,10 +35,10 @@ from reporting.hypotheses_schema import (
     Hypothesis,
     QuestionLanguage,
 )
-from reporting.measures import Measure, Measurements, measure_of
-from reporting.paired_scores import CellScores
-from reporting.preference_claims import GridPreferences, decide_preference
-from reporting.preregistration import load_registered
+from reporting.claims.measures import Measure, Measurements, measure_of
+from reporting.claims.paired_scores import CellScores
+from reporting.claims.preference_claims import GridPreferences, decide_preference
+from reporting.claims.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
 from reporting.settings import SHARE, Setting, setting_of, share_of

@@ -5,9 +5,9 @@ from typing import Protocol
 
 from configuration.axes import AxisValue
 from evaluation.statistics.intervals import Interval
-from reporting.claim_cells import ClaimCells
-from reporting.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comparison, Hypothesis
-from reporting.measures import Measure
+from reporting.claims.claim_cells import ClaimCells
+from reporting.claims.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comparison, Hypothesis
+from reporting.claims.measures import Measure
 from reporting.series import View
 from reporting.settings import SHARE, Setting, format_axis, format_percent, format_value
 
@@ -22,7 +22,7 @@ _SECOND_NAMES = {
 
 
 class _Part(Protocol):
-    """A labelled effect (`reporting.hypotheses.ClaimPart`)."""
+    """A labelled effect (`reporting.claims.hypotheses.ClaimPart`)."""
 
     @property
     def label(self) -> str: ...

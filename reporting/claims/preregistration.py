@@ -20,10 +20,10 @@ from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
 from pipeline.store.records import StageRecord, read_json
 from pipeline.store.registration import Registration
-from reporting.hypotheses_schema import Hypotheses
+from reporting.claims.hypotheses_schema import Hypotheses
 from reporting.records import GridRecord
 
-SHIPPED = Path(__file__).parent / "hypotheses.yaml"
+SHIPPED = Path(__file__).parents[1] / "hypotheses.yaml"
 """The hypotheses of the project; a grid that starts copies them."""
 PUBLISHED_NAME = "registration.yaml"
 """File that `--register` writes for publication."""

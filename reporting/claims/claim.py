@@ -6,7 +6,7 @@ from evaluation.statistics.decisions import Decision, Verdict
 from evaluation.statistics.heterogeneity import Heterogeneity
 from evaluation.statistics.intervals import Interval
 from evaluation.statistics.recipes import RecipeDecision
-from reporting.hypotheses_schema import Comparison
+from reporting.claims.hypotheses_schema import Comparison
 
 NOT_RUN = "the cells have not run yet"
 

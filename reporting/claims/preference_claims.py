@@ -13,8 +13,8 @@ from evaluation.people.preferences import (
 )
 from evaluation.statistics.decisions import Decision, Verdict
 from evaluation.statistics.recipes import RecipeDecision
-from reporting.claim_decisions import ComparisonOutcome
-from reporting.hypotheses_schema import ClaimKind, Comparison
+from reporting.claims.claim_decisions import ComparisonOutcome
+from reporting.claims.hypotheses_schema import ClaimKind, Comparison
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import SHARE, Setting, setting_of, share_of
 

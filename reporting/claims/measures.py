@@ -10,7 +10,7 @@ from configuration.report_config import DecidingMetric
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.retention import read_items
 from pipeline.store.records import StageRecord
-from reporting.hypotheses_schema import (
+from reporting.claims.hypotheses_schema import (
     BENCHMARK_KINDS,
     PAIRWISE_KINDS,
     ClaimKind,
@@ -18,7 +18,7 @@ from reporting.hypotheses_schema import (
     Population,
     Quantity,
 )
-from reporting.paired_scores import CellScores, stack_seeds
+from reporting.claims.paired_scores import CellScores, stack_seeds
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import SEED, SHARE, Setting, setting_of, share_of
 

@@ -9,10 +9,10 @@ from evaluation.statistics.sufficiency import (
     SufficiencyResult,
     sufficient_shares,
 )
-from reporting.hypotheses_schema import ClaimKind
-from reporting.measures import Measure, Measurements, deciding_column
-from reporting.paired_scores import CellScores, align_items
-from reporting.preregistration import load_registered
+from reporting.claims.hypotheses_schema import ClaimKind
+from reporting.claims.measures import Measure, Measurements, deciding_column
+from reporting.claims.paired_scores import CellScores, align_items
+from reporting.claims.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
 from reporting.settings import SHARE, format_percent

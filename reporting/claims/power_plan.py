@@ -12,9 +12,9 @@ from configuration.axes import AxisValue, GridCell, flatten
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.statistics.power import ClaimPlan, PowerSummary, describe_power
 from evaluation.statistics.power_assumptions import SD_ITEM_DIFFERENCE, TRAINING_SD
-from reporting.claim_cells import ClaimCells, select_cells
-from reporting.claim_texts import fill_text
-from reporting.hypotheses_schema import (
+from reporting.claims.claim_cells import ClaimCells, select_cells
+from reporting.claims.claim_texts import fill_text
+from reporting.claims.hypotheses_schema import (
     BENCHMARK_KINDS,
     BEST,
     ClaimKind,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from configuration.axes import AxisValue
-from reporting.hypotheses_schema import (
+from reporting.claims.hypotheses_schema import (
     BEFORE,
     BEST,
     BLIND,

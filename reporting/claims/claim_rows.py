@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from evaluation.statistics.decisions import Decision, Verdict
 from evaluation.statistics.intervals import Interval
-from reporting.claim_texts import describe_parts
-from reporting.claims import NOT_RUN, Claim, ClaimResults
+from reporting.claims.claim import NOT_RUN, Claim, ClaimResults
+from reporting.claims.claim_texts import describe_parts
 
 _TIE = 1e-9
 """Difference in points / 100 below which two differences are the same."""

@@ -1,0 +1,1 @@
+"""Registered hypotheses, their cells and their decisions."""
