@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError, DataError
+from core.io.reading import reading
 from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
@@ -172,8 +173,9 @@ def _rewrite(
     samples, is_changed = list[ShardSample](), False
     for at in range(entry.num_samples):
         content, image = reader.read(at)
-        raw = json.loads(content)
-        key = raw.pop("id")
+        with reading(f"{manifest}, sample {reader.key(at)}", fix="prepare the data again"):
+            raw = json.loads(content)
+            key = raw.pop("id")
         for name in [name for name in _fix_names(key, raw) if name in fixes]:
             is_changed = True
             _apply_to_sample(raw, name, fixes.pop(name), language, counts)

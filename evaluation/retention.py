@@ -17,6 +17,7 @@ from core.config import to_plain
 from core.errors import ConfigError, unknown_name
 from core.io.files import atomic_write_text
 from core.io.jsonl import append_jsonl, recover_jsonl
+from core.io.reading import reading
 from core.samples import Role
 from datamodules.shards.source import Source
 
@@ -189,8 +190,9 @@ def read_items(folder: Path) -> dict[str, TaskItems]:
     path = folder / ITEMS_FILE
     if not path.is_file():
         return {}
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    return {task: _parse_items(items) for task, items in raw.items()}
+    with reading(path, fix="delete the result folder to run the stage again"):
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {task: _parse_items(items) for task, items in raw.items()}
 
 
 def _define_text_task(task: str, manifest: str, folder: Path) -> dict[str, Any]:

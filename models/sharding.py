@@ -17,11 +17,13 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from core.errors import CheckpointError
+from core.io.reading import reading
 from core.precision import Precision
 from models.language.blocks import decoder_blocks
 from models.vlm import VisionLanguageModel
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_RESTORE = "restore the file"
 
 
 def sharding_policy(precision: str) -> MixedPrecisionPolicy:
@@ -99,7 +101,10 @@ def load_pretrained(language_model: nn.Module, folder: Path) -> None:
             "they would stay random"
         )
     for file in sorted({files[name] for name in expected}):
-        with safe_open(file, framework="pt") as weights:
+        with (
+            reading(file, fix=_RESTORE, error_class=CheckpointError),
+            safe_open(file, framework="pt") as weights,
+        ):
             for name in (name for name in expected if files[name] == file):
                 view = weights.get_slice(name)
                 if tuple(view.get_shape()) != tuple(expected[name].shape):
@@ -117,9 +122,13 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
     """Map each weight name to its file."""
     index, single = folder / _INDEX, folder / _SINGLE
     if index.is_file():
-        names = json.loads(index.read_bytes())["weight_map"]
-        return {name: folder / file for name, file in names.items()}
+        with reading(index, fix=_RESTORE, error_class=CheckpointError):
+            names = json.loads(index.read_bytes())["weight_map"]
+            return {name: folder / file for name, file in names.items()}
     if not single.is_file():
         raise CheckpointError(f"{folder} has neither {_SINGLE} nor {_INDEX}")
-    with safe_open(single, framework="pt") as weights:
+    with (
+        reading(single, fix=_RESTORE, error_class=CheckpointError),
+        safe_open(single, framework="pt") as weights,
+    ):
         return dict.fromkeys(weights.keys(), single)

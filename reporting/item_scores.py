@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from core.io.reading import reading
 from evaluation.statistics.intervals import Interval, mean_interval
 from reporting.records import CellRecord
 
@@ -118,5 +119,6 @@ def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> Qu
 @lru_cache(maxsize=64)
 def _read_columns(path: Path, modified_ns: int) -> dict[str, list[Any]]:
     del modified_ns  # part of the key of the cache
-    table = pq.read_table(path, columns=list(_COLUMNS))
+    with reading(path, fix="delete the result folder to run the evaluate stage again"):
+        table = pq.read_table(path, columns=list(_COLUMNS))
     return {name: table[name].to_pylist() for name in _COLUMNS}

@@ -5,6 +5,7 @@ dependencies.
 """
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -135,9 +136,11 @@ class Endpoint:
         digest = hashlib.sha256(f"{self.config.url}\n{text}".encode()).hexdigest()
         path = self._cache / digest[:2] / f"{digest}.json" if self._cache else None
         if path is not None and path.is_file():
-            with self._lock:
-                self.bill.cached += 1
-            return _parse_completion(json.loads(path.read_text(encoding="utf-8")))
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                stored = _parse_completion(json.loads(path.read_text(encoding="utf-8")))
+                with self._lock:
+                    self.bill.cached += 1
+                return stored  # a damaged file is asked again and replaced
         answer = self._send(text.encode("utf-8"))
         try:
             choice = answer["choices"][0]

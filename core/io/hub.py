@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -13,7 +14,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 
 from core.errors import ConfigError
 
@@ -45,8 +45,11 @@ def hub_arguments(path: str | Path, revision: str, *, kind: str) -> dict[str, An
     return {"revision": revision}
 
 
-LOADING_ERRORS = (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError)
-"""Errors of Hugging Face libraries for files that are missing, damaged or of another model."""
+LOADING_ERRORS: tuple[type[Exception], ...] = (Exception,)
+"""Errors of libraries that load models, for files that are missing, damaged or of another model.
+
+They raise anything: `tokenizers` raises `Exception` itself, and a damaged configuration leads to
+attribute, index and assertion errors inside the models."""
 
 
 def explain_hub_error(error: BaseException, path: str | Path, revision: str = "") -> str:
@@ -76,6 +79,12 @@ def explain_hub_error(error: BaseException, path: str | Path, revision: str = ""
         f"it is not in the cache and {reason}; run `{get}` on a machine with network access first "
         "(same HF_HOME)"
     )
+
+
+def hub_commit(name: str, revision: str) -> str:
+    """Return the commit of a model of which files have been downloaded; else the revision."""
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else revision
 
 
 def is_offline() -> bool:

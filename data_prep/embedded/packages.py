@@ -18,6 +18,7 @@ from typing import Any
 
 from core.errors import DataError, unknown_name
 from core.io.files import sha256_file
+from core.io.reading import reading
 
 LOCK_PATH = Path(__file__).with_name("packages.lock.json")
 DEFAULT_FOLDER = Path("~/.cache/irudimen/packages")
@@ -44,8 +45,9 @@ class NpmLock:
 @functools.cache
 def read_lock() -> dict[str, NpmLock]:
     """Read the lock file: npm package name -> archive."""
-    raw = json.loads(LOCK_PATH.read_text(encoding="utf-8"))
-    return {name: NpmLock(name=name, **entry) for name, entry in raw["npm"].items()}
+    with reading(LOCK_PATH, fix="restore the file"):
+        raw = json.loads(LOCK_PATH.read_text(encoding="utf-8"))
+        return {name: NpmLock(name=name, **entry) for name, entry in raw["npm"].items()}
 
 
 class PackageFolder:

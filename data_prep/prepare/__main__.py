@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from core.errors import ConfigError
+from core.io.reading import read_json_file
 from core.process.command import catch_user_errors
 from data_prep.prepare import planning
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
@@ -223,7 +224,7 @@ class _ProgressWatcher:
 
 def show_report(console: Console, plan: WorkPlan) -> None:
     """Print how many rows each step received, wrote and left out, with the reasons."""
-    report = json.loads((plan.out / REPORT).read_text(encoding="utf-8"))
+    report = read_json_file(plan.out / REPORT, fix="run the command again")
     table = Table(title="Rows per step")
     for name in ("source", "step", "in", "out", "left out"):
         table.add_column(name, justify="right" if name in ("in", "out") else "left")

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.files import atomic_write_text
+from core.io.reading import reading
 from datamodules.shards.manifest import SUFFIX, Manifest, load_manifest
 
 CARD_NAME = "README.md"
@@ -23,7 +24,10 @@ def write_card(folder: Path) -> Path:
     if not manifests:
         raise DataError(f"no manifests in {folder}; name a folder that data_prep.prepare wrote")
     report = folder / _REPORT
-    steps = json.loads(report.read_text(encoding="utf-8"))["sources"] if report.is_file() else {}
+    steps = {}
+    if report.is_file():
+        with reading(report, fix="run data_prep.prepare again, which writes it"):
+            steps = json.loads(report.read_text(encoding="utf-8"))["sources"]
     languages = sorted({code for m in manifests for code in m.language.split(",")})
     lines = ["---", "language:", *(f"- {code}" for code in languages), "---", ""]
     lines += [f"# {folder.name}", "", *_source_rows(manifests), "", *_provenance_lines(manifests)]

@@ -1,10 +1,13 @@
 """Rows that are left out: every one is counted by its reason, with examples."""
 
 import dataclasses
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from core.errors import IrudimenError
+from core.io.reading import reading
 
 _EXAMPLES = 5
 
@@ -71,3 +74,13 @@ class Ledger:
     def load(raw: dict[str, Any]) -> "Ledger":
         """Return the ledger that `dump` wrote."""
         return Ledger(**{**raw, "dropped": Counter(raw["dropped"])})
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Read a ledger from the folder of a task.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    with reading(path, fix=f"remove {path.parent} and run the command again"):
+        return Ledger.load(json.loads(path.read_text(encoding="utf-8")))

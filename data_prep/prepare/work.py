@@ -9,6 +9,7 @@ from typing import Any
 from core.config import load_config, to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
+from core.io.reading import read_json_file, reading
 from data_prep.prepare.recipe import Kind, PrepareConfig, SourceRecipe
 from data_prep.prepare.rows import Part
 
@@ -97,8 +98,10 @@ class WorkPlan:
         """
         path = self.work / PLAN
         new = to_plain(self._to_saved())
-        if path.is_file() and (old := json.loads(path.read_text(encoding="utf-8"))) != new:
-            changed = sorted(set(_differing_fields(old, new)))
+        fix = f"remove {self.work}, or choose another --out"
+        if path.is_file() and (old := read_json_file(path, fix=fix)) != new:
+            with reading(path, fix=fix):
+                changed = sorted(set(_differing_fields(old, new)))
             raise ConfigError(
                 f"{self.out} was started with other settings ({', '.join(changed[:6])}); use "
                 "those, or choose another --out"

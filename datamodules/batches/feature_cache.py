@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from core.errors import UNDECODABLE, DataError
+from core.io.reading import reading
 
 Encoder = Callable[[list[bytes]], np.ndarray]
 """Maps encoded images to float32 features of shape (len(images), P, E)."""
@@ -234,5 +235,8 @@ def _load_array(path: Path) -> np.ndarray:
 
 
 def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as part:
+    with (
+        reading(path, fix="delete it to encode its images again"),
+        np.load(path, allow_pickle=False) as part,
+    ):
         return part["keys"], part["features"]

@@ -56,6 +56,8 @@ class HuggingFaceAnswerer:
         arguments = hub_arguments(source, revision, kind="model")
         try:
             self._model, self._processor = _load_checkpoint(source, _DTYPES[dtype], arguments)
+        except CheckpointError:
+            raise
         except LOADING_ERRORS as error:
             reason = explain_hub_error(error, source, revision)
             raise CheckpointError(f"model '{source}' can't be loaded: {reason}") from error

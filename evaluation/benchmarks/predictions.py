@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from core.errors import DataError
 from core.io.files import atomic_write_bytes
+from core.io.reading import reading
 
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -73,7 +74,8 @@ def read_predictions(path: Path) -> pa.Table:
     """
     if not path.is_file():
         raise DataError(f"predictions {path} do not exist; run the evaluate stage of this cell")
-    table = pq.read_table(path)
+    with reading(path, fix="delete the result folder to run the evaluate stage again"):
+        table = pq.read_table(path)
     if not table.schema.equals(SCHEMA):
         raise DataError(f"predictions {path} have other columns; run the evaluate stage again")
     return table

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from core.errors import ConfigError, unknown_name
+from core.errors import CheckpointError, ConfigError, unknown_name
+from core.io.reading import reading
 from models.connector import ConnectorConfig, ConnectorKind, LinearConnector, MlpConnector
 from models.language.language_model import LanguageModelConfig
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, empty_vision_tower
 from models.vlm import VisionLanguageModel
 
+_RESTORE = "restore config.json"
 _LLAMA_31_8B = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -94,9 +96,13 @@ def empty_shaped_model(config: LanguageModelConfig) -> PreTrainedModel:
 
     Raises:
         ConfigError: If the shape is unknown.
+        CheckpointError: If the configuration in the folder is damaged.
     """
     shape = _find_shape(config)
-    with torch.device("meta"):
+    with (
+        reading(config.path, fix=_RESTORE, error_class=CheckpointError),
+        torch.device("meta"),
+    ):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             shape, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
         )
@@ -112,7 +118,8 @@ def block_linears(language_model: nn.Module) -> list[nn.Linear]:
 
 def _find_shape(config: LanguageModelConfig) -> Any:
     if Path(config.path, "config.json").is_file():
-        return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
+        with reading(config.path, fix=_RESTORE, error_class=CheckpointError):
+            return AutoConfig.from_pretrained(config.path, trust_remote_code=False)
     name = Path(config.path).name
     known = {known.lower(): shape for known, shape in KNOWN_SHAPES.items()}
     if name.lower() in known:

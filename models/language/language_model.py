@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
+from core.io.reading import reading
 from core.precision import Precision
 
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -81,7 +82,10 @@ def empty_language_model(
         shape = AutoConfig.from_pretrained(config.path, trust_remote_code=False, **arguments)
     except LOADING_ERRORS as error:
         raise _not_found(config, error) from error
-    with init_empty_weights(include_buffers=False):
+    with (
+        reading(config.path, fix="restore config.json", error_class=CheckpointError),
+        init_empty_weights(include_buffers=False),
+    ):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             shape, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )

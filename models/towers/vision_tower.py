@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -20,9 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from core.errors import ConfigError, unknown_name
+from core.errors import CheckpointError, ConfigError, unknown_name
+from core.io.reading import reading
 from models.towers import libraries
 from models.towers.image_transform import TRANSFORM_VERSION, CropRule, ImageTransform
+
+_RESTORE = "restore the files of the tower"
 
 
 class TowerFeature(StrEnum):
@@ -202,7 +206,8 @@ def load_vision_tower(config: VisionTowerConfig) -> VisionTower:
             the requested features.
         CheckpointError: If the weights are missing, inaccessible or do not fit.
     """
-    return get_tower_class(config.library).load(config)
+    with _loading(config):
+        return get_tower_class(config.library).load(config)
 
 
 def empty_vision_tower(config: VisionTowerConfig) -> VisionTower:
@@ -211,7 +216,8 @@ def empty_vision_tower(config: VisionTowerConfig) -> VisionTower:
     Raises:
         ConfigError, CheckpointError: See `load_vision_tower`.
     """
-    return get_tower_class(config.library).empty(config)
+    with _loading(config):
+        return get_tower_class(config.library).empty(config)
 
 
 def count_image_tokens(config: VisionTowerConfig) -> int:
@@ -222,7 +228,13 @@ def count_image_tokens(config: VisionTowerConfig) -> int:
     """
     if config.feature is TowerFeature.POOLED_GRID:
         return sum(size * size for size in config.grids)
-    return get_tower_class(config.library).count_image_tokens(config)
+    with _loading(config):
+        return get_tower_class(config.library).count_image_tokens(config)
+
+
+def _loading(config: VisionTowerConfig) -> AbstractContextManager[None]:
+    """Report what the libraries raise for damaged files as errors of the tower."""
+    return reading(config.source, fix=_RESTORE, error_class=CheckpointError)
 
 
 _TOWER_CLASSES: dict[str, type[VisionTower]] = {}

@@ -31,6 +31,7 @@ from pipeline.launchers.slurm_jobs import (
     run_slurm_command,
     submit,
 )
+from pipeline.store.records import read_note
 from pipeline.store.retry_policy import find_bad_nodes
 from pipeline.store.states import State
 from pipeline.store.store import Store
@@ -248,7 +249,7 @@ class SlurmLauncher:
     def _read_job_id(self, attempt: StageAttempt) -> str:
         """Return the id of the last job of a stage run; empty if there is none."""
         path = attempt.folder.path / _JOB_FILE
-        return str(json.loads(path.read_text())["job_id"]) if path.is_file() else ""
+        return str(read_note(path).get("job_id", ""))
 
     def _write_job_id(self, attempt: StageAttempt, job_id: str) -> None:
         atomic_write_text(attempt.folder.path / _JOB_FILE, json.dumps({"job_id": job_id}))

@@ -34,6 +34,7 @@ from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
 from pipeline.launchers.execution import read_execution
 from pipeline.stages.base import StageContext
 from pipeline.stages.registry import stage_class
+from pipeline.store.records import read_note
 from pipeline.store.retry_policy import Fault, fault_of
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store, timed_attempt
@@ -116,9 +117,9 @@ def _diagnose(folder: StageFolder, error: Exception) -> tuple[Fault, str]:
     if fault is not Fault.PEER:
         return fault, _format_error(error)
     time.sleep(_FOLLOWER_ERROR_WAIT_S)
-    if not path.is_file():
+    report = read_note(path)
+    if not report:
         return fault, _format_error(error)
-    report = json.loads(path.read_text())
     return Fault(report["fault"]), f"on another rank: {report['error']}"
 
 

@@ -93,9 +93,14 @@ class StageFolder:
         atomic_write_text(self.path / "stage.json", json.dumps(described, indent=1))
 
     def _read_stamps(self) -> list[dict[str, str]]:
-        if not (self.path / "stage.json").is_file():
+        path = self.path / "stage.json"
+        if not path.is_file():
             return []
-        stamps: list[dict[str, str]] = self.read_stage().get("registrations", [])
+        try:
+            stamps: list[dict[str, str]] = self.read_stage().get("registrations", [])
+        except (ValueError, AttributeError) as error:
+            _LOG.warning("%s is damaged (%s); it is written again", path, error)
+            return []
         return stamps
 
     def read_stage(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from core.errors import DataError
 from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
 from core.io.images import decode_image
 from core.io.jsonl import JsonlWriter, recover_jsonl
+from core.io.reading import reading
 from data_prep.prepare import rows
-from data_prep.prepare.faults import DroppedError, Ledger
+from data_prep.prepare.faults import DroppedError, Ledger, read_ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
 from data_prep.prepare.rows import Part
@@ -43,7 +44,9 @@ def read_items(folder: Path) -> Iterator[Collected]:
     """Yield the items of a finished task in the order of its rows."""
     with (folder / ITEMS).open(encoding="utf-8") as lines:
         for line in lines:
-            yield Collected(**json.loads(line))
+            with reading(folder / ITEMS, fix=f"remove {folder} and run the command again"):
+                item = Collected(**json.loads(line))
+            yield item
 
 
 def join(plan: WorkPlan, source: SourcePlan) -> None:
@@ -95,7 +98,7 @@ def collect(
     """Convert a part to items and fetch their images; resume if an earlier call was killed."""
     folder = plan.folder(source, number)
     if (folder / COLLECTED).is_file():
-        return Ledger.load(json.loads((folder / COLLECTED).read_text(encoding="utf-8")))
+        return read_ledger(folder / COLLECTED)
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     ledger = Ledger()
     items = list(_read_rows(plan, source, source.parts[number], folder, ledger))

@@ -8,7 +8,7 @@ from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
 from data_prep.prepare.data_card import write_card
-from data_prep.prepare.faults import Ledger
+from data_prep.prepare.faults import Ledger, read_ledger
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.steps.produce import RECORDS, Produced
 from data_prep.prepare.work import COLLECTED, JOINED, PRODUCED, SourcePlan, WorkPlan
@@ -72,12 +72,11 @@ def _merge_parts(
     shards, chosen = list[ShardEntry](), list[dict[str, str]]()
     joined = (plan.work / source.name / JOINED).with_suffix(".json")
     if source.is_joined:
-        found = Ledger.load(json.loads(joined.read_text(encoding="utf-8")))
+        found = read_ledger(joined)
         steps = {"published translation": found, **steps}
     for part in range(len(source.parts)):
         folder = plan.folder(source, part)
-        collected = json.loads((folder / COLLECTED).read_text(encoding="utf-8"))
-        steps["collect"].merge(Ledger.load(collected))
+        steps["collect"].merge(read_ledger(folder / COLLECTED))
         produced = Produced.load(folder / PRODUCED)
         steps["produce"].merge(produced.ledger)
         shards += produced.shards

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.files import atomic_write_text, sha256_bytes
+from core.io.reading import read_json_file, reading
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.items import Record, texts_of, with_texts
 from data_prep.prepare.recipe import Kind
@@ -47,10 +48,11 @@ class Produced:
     @staticmethod
     def load(path: Path) -> "Produced":
         """Load the result that `dump` wrote."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        shards = [ShardEntry(**entry) for entry in raw["shards"]]
-        ledger = Ledger.load(raw["ledger"])
-        return Produced(ledger=ledger, shards=shards, chosen=raw["chosen"])
+        with reading(path, fix=f"remove {path.parent} and run the command again"):
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            shards = [ShardEntry(**entry) for entry in raw["shards"]]
+            ledger = Ledger.load(raw["ledger"])
+            return Produced(ledger=ledger, shards=shards, chosen=raw["chosen"])
 
 
 def produce(
@@ -100,8 +102,9 @@ class _SampleProducer:
         self._on_progress = on_progress
         self.chosen: list[dict[str, str]] = []
         self._memory = self._make_memory() if source.is_translated else None
-        left_out = (plan.work / source.name / DUPLICATES).read_text(encoding="utf-8")
-        self._left_out: dict[str, str] = json.loads(left_out)
+        left_out = plan.work / source.name / DUPLICATES
+        fix = f"remove {left_out.parent} and run the command again"
+        self._left_out: dict[str, str] = read_json_file(left_out, fix=fix)
 
     def __iter__(self) -> Iterator[ShardSample]:
         items = self._accepted_items()

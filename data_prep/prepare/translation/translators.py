@@ -12,6 +12,7 @@ from core.config import fingerprint
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, TruncatedReplyError
 from core.io.files import sha256_file
+from core.io.reading import reading
 from data_prep.prepare.translation import segments
 from data_prep.prepare.translation.prompts import TranslationPrompt
 from data_prep.prepare.translation.quality import CUT_OFF
@@ -149,17 +150,21 @@ class MarianTranslator:
         except ImportError as error:
             raise ConfigError("ctranslate2 is not installed: pip install '.[prepare]'") from error
         _, _, *pieces = _model_files(config)
-        self._source, self._target = (
-            sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in pieces
-        )
+        fix = "convert the model again (see --help)"
+        with reading(config.model, fix=fix, error_class=ConfigError):
+            self._source, self._target = (
+                sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in pieces
+            )
         self._config = config
         # Models converted from transformers expect the caller to add the end-of-sequence token.
-        model_config = json.loads((Path(config.model) / "config.json").read_text(encoding="utf-8"))
-        adds_eos = model_config.get("add_source_eos")
-        self._end = [] if adds_eos else [model_config.get("eos_token", "</s>")]
-        self._model = ctranslate2.Translator(
-            config.model, device=config.device, inter_threads=1, intra_threads=config.threads
-        )
+        with reading(config.model, fix=fix, error_class=ConfigError):
+            settings = (Path(config.model) / "config.json").read_text(encoding="utf-8")
+            model_config = json.loads(settings)
+            adds_eos = model_config.get("add_source_eos")
+            self._end = [] if adds_eos else [model_config.get("eos_token", "</s>")]
+            self._model = ctranslate2.Translator(
+                config.model, device=config.device, inter_threads=1, intra_threads=config.threads
+            )
         self._tokens = 0.0
 
     def batches(self, requests: Sequence[Request]) -> list[list[int]]:

@@ -1,0 +1,43 @@
+"""Errors of files that can't be read or parsed: one message with the file and a fix."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, IrudimenError
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path | str, *, fix: str, error_class: type[IrudimenError] = DataError
+) -> Iterator[None]:
+    """Report any error of the block, which reads and parses a file, with the file and a fix.
+
+    Args:
+        path: The file, or a folder of files that belong together.
+        fix: What the user can do, such as "delete it".
+        error_class: Class of the error.
+
+    Raises:
+        DataError: Or `error_class`, if the block raises any error; those of this project pass.
+    """
+    try:
+        yield
+    except IrudimenError:
+        raise
+    except Exception as error:  # parsers of damaged files raise anything
+        reason = " ".join(str(error).split()) or "no content"
+        kind = type(error).__name__
+        raise error_class(f"{path} can't be read ({kind}: {reason}); {fix}") from error
+
+
+def read_json_file(path: Path, *, fix: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    with reading(path, fix=fix):
+        return json.loads(path.read_text(encoding="utf-8"))
