@@ -1,29 +1,43 @@
 """Command that evaluates LLaVA-style checkpoints: `python -m evaluation.run --model FOLDER ...`.
 
 The grid evaluates its own cells. This command evaluates exported cells and third-party models on
-the same benchmarks, with the same scores, baselines and intervals.
+the same benchmarks, with the same scores, baselines and intervals. Replies are stored while the
+model is asked, so that the same command resumes an interrupted evaluation.
 """
 
 import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+import transformers
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from core.config import load_config
+from core.config import fingerprint, load_config
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
+from core.io.files import check_writable
+from core.io.hub import hub_commit
+from core.io.model_files import hash_model_folder
 from core.process.command import catch_user_errors
-from evaluation.answerers.base import Answerer
+from evaluation.answerers.cached import BATCHES_PER_SLICE, CachedAnswerer
 from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.asking import ASKING_FILE, AskingConfig
-from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.item_checks import check_items
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
@@ -36,6 +50,7 @@ _EPILOG = """examples:
   python -m evaluation.run --endpoint http://127.0.0.1:8000/v1 --model exports/share40 \\
       --batch-size 64 --benchmark data/embedded/benchmark_test.manifest.json --out results/vllm
 """
+_KEY_LENGTH = 16
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="",
         metavar="URL",
         help="OpenAI-compatible address of a served model, to which questions and images are sent; "
-        "replies are cached in OUT.asked, from which an interrupted evaluation resumes",
+        "replies are stored in OUT.asked, which later evaluations of the same model may share",
     )
     add(
         "--key-variable",
@@ -99,7 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         required=True,
-        help="output folder, which must be empty or not exist yet",
+        help="output folder, which must be empty or not exist yet; replies are stored in "
+        "OUT.asked, from which the same command resumes an interrupted evaluation",
     )
     return parser
 
@@ -107,12 +123,15 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> EvaluationResult:
     """Evaluate a checkpoint or a served model and write the results.
 
+    Everything that can be checked is checked before the model is loaded.
+
     Raises:
         ConfigError: If the output folder exists, the prompt style or revision is missing, or an
             item can't be asked or scored.
         CheckpointError: If the checkpoint can't be loaded or is incomplete.
         DataError: If the benchmark can't be read or lacks a language.
         EndpointError: If the endpoint refuses a request.
+        OSError: If the output folder can't be written.
     """
     if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
@@ -121,14 +140,11 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
     check_items(items, settings)
-    answerer: Answerer = (
-        _endpoint_answerer(options) if options.endpoint else _checkpoint_answerer(options)
-    )
-    options.out.mkdir(
-        parents=True, exist_ok=True
-    )  # an unusable folder fails before the model is asked
+    check_writable(options.out)
     asked = EvaluationOptions.from_config(settings, blind=not options.no_blind)
-    return evaluate(answerer, items, asked, output_folder=options.out)
+    if options.endpoint:
+        return _evaluate_endpoint(options, items, asked)
+    return _evaluate_checkpoint(options, items, asked)
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -164,25 +180,73 @@ def choose_settings(options: argparse.Namespace) -> AskingConfig:
     return settings
 
 
-def _checkpoint_answerer(options: argparse.Namespace) -> HuggingFaceAnswerer:
-    return HuggingFaceAnswerer(
+def _stored_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the replies of an unfinished evaluation."""
+    out: Path = options.out
+    return out.with_name(f"{out.name}.asked")
+
+
+def _evaluate_checkpoint(
+    options: argparse.Namespace, items: Sequence[BenchmarkItem], asked: EvaluationOptions
+) -> EvaluationResult:
+    """Evaluate a local checkpoint; its replies are stored slice by slice, as those of a grid."""
+    model = HuggingFaceAnswerer(
         options.model,
         revision=options.revision,
         dtype=options.dtype,
         device=options.device,
         batch_size=options.batch_size,
     )
+    path = _stored_folder(options) / f"{_replies_key(options)}.jsonl"
+    check_writable(path.parent)
+    console = Console(stderr=True)
+    columns = (TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        answerer = CachedAnswerer(
+            model,
+            path,
+            slice_size=options.batch_size * BATCHES_PER_SLICE,
+            on_slice=partial(_show_progress, progress, task),
+        )
+        if answerer.num_stored:
+            shown = escape(f"{answerer.num_stored} replies are already in {path}")
+            progress.console.print(shown, highlight=False, soft_wrap=True)
+        result = evaluate(answerer, items, asked, output_folder=options.out)
+    path.unlink(missing_ok=True)
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return result
 
 
-def _endpoint_answerer(options: argparse.Namespace) -> EndpointAnswerer:
+def _show_progress(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+def _replies_key(options: argparse.Namespace) -> str:
+    """Return a digest of everything besides a question that determines a reply."""
+    folder = Path(options.model)
+    if folder.is_dir():
+        files = hash_model_folder(folder)
+        content = {str(Path(name).relative_to(folder)): files[name] for name in files}
+    else:
+        content = {"commit": hub_commit(options.model, options.revision)}
+    settings = [options.dtype, options.device, options.batch_size]
+    versions = [torch.__version__, transformers.__version__]
+    return fingerprint([content, settings, versions])[:_KEY_LENGTH]
+
+
+def _evaluate_endpoint(
+    options: argparse.Namespace, items: Sequence[BenchmarkItem], asked: EvaluationOptions
+) -> EvaluationResult:
+    """Evaluate a served model; the endpoint stores every reply, because it may cost money."""
     config = EndpointConfig(
         url=options.endpoint, model=options.model, key_variable=options.key_variable
     )
-    cache = options.out.with_name(options.out.name + ".asked")
-    return EndpointAnswerer(
-        Endpoint(config, cache),
-        num_workers=options.batch_size,
-    )
+    folder = _stored_folder(options)
+    check_writable(folder)
+    answerer = EndpointAnswerer(Endpoint(config, folder), num_workers=options.batch_size)
+    return evaluate(answerer, items, asked, output_folder=options.out)
 
 
 def print_accuracies(console: Console, result: EvaluationResult) -> None:

@@ -1,24 +1,20 @@
 """Hashes of the data, weights and definitions that stages read."""
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 from core.config import fingerprint
-from core.io.files import sha256_file
+from core.io.model_files import hash_model_folder
 from datamodules.shards.manifest import load_manifest, verify
 from pipeline.stages.base import Stage
 
-_MODEL_SUFFIXES = frozenset({".safetensors", ".bin", ".json", ".model", ".tiktoken", ".jinja"})
-_MODEL_FILES = frozenset({"merges.txt", "vocab.txt"})
-"""Files of a model folder that determine weights, tokenizer or image processing."""
 _DEEP_VERIFY_BYTES = 1 << 30
 """Sources up to this size are read and hashed before anything starts; larger ones are checked by
 their file sizes only."""
 
 
 class ContentHashes:
-    """Hashes of manifests and weights; each file is read once per graph."""
+    """Hashes of manifests and weights; each file is read once per command."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -39,7 +35,7 @@ class ContentHashes:
         """Return path or name -> hash of everything that a stage reads besides its fields."""
         content = {path: self._hash_manifest(path) for path in stage.manifests}
         for folder in stage.weight_folders:
-            content |= self._hash_weights(folder)
+            content |= _hash_weights(folder)
         definitions = {name: fingerprint(value) for name, value in stage.definitions.items()}
         return content | definitions
 
@@ -58,21 +54,8 @@ class ContentHashes:
             self._known[path] = manifest.fingerprint()
         return self._known[path]
 
-    def _hash_weights(self, path: str) -> dict[str, str]:
-        """Return the hashes of a local model folder; a hub name is pinned by its revision."""
-        folder = Path(path)
-        if not path or not folder.is_dir():
-            return {}
-        files = sorted(filter(partial(_is_of_model, folder), folder.rglob("*")))
-        for name in map(str, files):
-            if name not in self._known:
-                self._known[name] = sha256_file(Path(name))
-        return {str(file): self._known[str(file)] for file in files}
 
-
-def _is_of_model(folder: Path, path: Path) -> bool:
-    """Return whether a file of a model folder can change what is loaded from it."""
-    if any(part.startswith(".") for part in path.relative_to(folder).parts):
-        return False  # download caches and version control
-    is_named = path.suffix in _MODEL_SUFFIXES or path.name in _MODEL_FILES
-    return is_named and path.is_file()
+def _hash_weights(path: str) -> dict[str, str]:
+    """Return the hashes of a local model folder; a hub name is pinned by its revision."""
+    folder = Path(path)
+    return hash_model_folder(folder) if path and folder.is_dir() else {}

@@ -13,6 +13,8 @@ from core.errors import DataError, PreemptedError
 
 _CHUNK_BYTES = 1 << 20
 _LOCK_POLL_S = 0.1
+_KNOWN_SHA256: dict[tuple[int, ...], str] = {}
+"""Identity of a file that this process has read -> its sha256."""
 
 
 @contextlib.contextmanager
@@ -56,6 +58,19 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
+def check_writable(folder: Path) -> None:
+    """Create a folder if it is missing, and write and delete a file in it.
+
+    Commands call this before work whose results would otherwise be lost.
+
+    Raises:
+        OSError: If the folder can't be created or written; it names the path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(folder / ".probe", b"0")
+    (folder / ".probe").unlink()
+
+
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write a file through `atomic_file`."""
     with atomic_file(path) as file:
@@ -79,6 +94,25 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """Return the sha256 of a file, which is read again only if it has changed since the last call.
+
+    A plan asks for the weights of a backbone once per cell and stage. A file counts as unchanged
+    while its inode, size and times are the same, whatever path leads to it.
+    """
+    status = path.stat()
+    identity = (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    if identity not in _KNOWN_SHA256:
+        _KNOWN_SHA256[identity] = sha256_file(path)
+    return _KNOWN_SHA256[identity]
 
 
 def safe_join(folder: Path, relative: str) -> Path:

@@ -11,6 +11,9 @@ from core.io.jsonl import append_jsonl, recover_jsonl
 from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.benchmarks.questions import VisualQuestion
 
+BATCHES_PER_SLICE = 16
+"""Batches of questions between two writes: an interrupted evaluation loses at most this many."""
+
 
 class CachedAnswerer:
     """An answerer that stores the replies of another one and asks only questions not yet stored.
@@ -46,6 +49,11 @@ class CachedAnswerer:
         self._stored: dict[str, list[ModelReply]] = dict(
             recover_jsonl(path, _parse_stored_slice, fix=fix)
         )
+
+    @property
+    def num_stored(self) -> int:
+        """Number of stored replies."""
+        return sum(map(len, self._stored.values()))
 
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.

@@ -8,10 +8,9 @@ import torch
 
 from core.chat.format import ChatFormat
 from evaluation.answerers.base import ModelReply, group_by_limit
+from evaluation.answerers.cached import BATCHES_PER_SLICE
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.benchmarks.reply_limits import ReplyLimits
-
-_BATCHES_PER_SLICE = 16
 
 
 class GeneratingModel(Protocol):
@@ -61,7 +60,7 @@ class VlmAnswerer:
     @property
     def slice_size(self) -> int:
         """Number of questions that are passed to the model in one call."""
-        return self._batch_size * _BATCHES_PER_SLICE
+        return self._batch_size * BATCHES_PER_SLICE
 
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.

@@ -167,7 +167,7 @@ def test_a_stopped_evaluation_resumes_with_the_missing_questions(
         return generate(self, prompts, *more, **named)
 
     monkeypatch.setattr(VisionLanguageModel, "generate", watched)
-    monkeypatch.setattr("evaluation.answerers.vlm._BATCHES_PER_SLICE", 4)
+    monkeypatch.setattr("evaluation.answerers.vlm.BATCHES_PER_SLICE", 4)
     files, attempts, sizes = dict[str, dict[str, bytes]](), 0, dict[str, list[int]]()
     for root in (tmp_path / "calm", tmp_path / "stopped"):
         folder = prepare(reference, "evaluate", root)

@@ -1,11 +1,13 @@
 """Atomic writes, checksums and safe paths."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from core.errors import DataError, PreemptedError, unknown_name
+from core.io import files
 from core.io.files import (
     atomic_write_bytes,
     atomic_write_text,
@@ -13,6 +15,7 @@ from core.io.files import (
     safe_join,
     sha256_bytes,
     sha256_file,
+    sha256_once,
 )
 
 
@@ -37,6 +40,22 @@ def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(content)
     assert sha256_file(tmp_path / "f") == sha256_bytes(content)
     assert sha256_bytes(content) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_hashed_again_only_after_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link, hashed = tmp_path / "f", tmp_path / "link", list[Path]()
+    path.write_bytes(b"one")
+    link.symlink_to(path)
+    monkeypatch.setattr(files, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    assert sha256_once(path) == sha256_once(path) == sha256_once(link) == sha256_bytes(b"one")
+    assert hashed == [path]
+    atomic_write_bytes(path, b"two")
+    assert sha256_once(path) == sha256_bytes(b"two")
+    os.utime(path, ns=(0, 0))
+    assert sha256_once(path) == sha256_bytes(b"two")
+    assert hashed == [path] * 3
 
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x"])

@@ -13,7 +13,6 @@ from core.config import load_config
 from core.languages import FOLDER
 from evaluation.answers.languages import basque
 from evaluation.language_content import language_content
-from pipeline.content import ContentHashes
 from pipeline.graph import build_graph
 from tests.support import small_world
 
@@ -101,20 +100,3 @@ def test_a_chat_template_is_part_of_every_stage_that_uses_it(
         "instruct",
         "evaluate",
     }
-
-
-def test_every_file_of_a_model_that_can_change_it_counts(tmp_path: Path) -> None:
-    """Sentencepiece models and merges were left out, as were folders inside."""
-    for name in ("model.safetensors", "tokenizer.model", "merges.txt", "sub/config.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    for name in ("README.md", ".cache/state.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    found = ContentHashes()._hash_weights(str(tmp_path))
-    assert sorted(Path(name).relative_to(tmp_path).as_posix() for name in found) == [
-        "merges.txt",
-        "model.safetensors",
-        "sub/config.json",
-        "tokenizer.model",
-    ]
