@@ -5,27 +5,18 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 from configuration.axes import AxisValue, flatten
 from configuration.grid_request import GridRequest
 from core.config import to_plain
 from core.errors import ConfigError
+from core.packages import package_versions
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
 
 _EXECUTION_PREFIX = "trainer."
 """Overrides of these fields change where and how fast a grid runs, not what it computes."""
-_RECORDED_PACKAGES = (
-    "torch",
-    "lightning",
-    "transformers",
-    "open_clip_torch",
-    "timm",
-    "mlflow",
-    "numpy",
-)
 _MAX_SHOWN = 4
 
 
@@ -41,7 +32,7 @@ def describe_grid(
         "created": time.time(),
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": bool(git("status", "--porcelain")),
-        "versions": {name: version(name) for name in _RECORDED_PACKAGES},
+        "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "registration": None if registration is None else registration.to_json(),
         **_describe_cells(plan),

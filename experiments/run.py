@@ -27,6 +27,7 @@ _EPILOG = """examples:
   python -m experiments.run --profile paper --exp full_grid --dry-run --gpu a100-80
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
   python -m experiments.run --exp mix_ablation --replicate share20=3 share100=3
+  python -m experiments.run --exp mix_ablation --why share20_s0
   python -m experiments.run --exp mix_ablation --name longer --set instruct.num_steps=1800
 
 Rerun the same command to resume an interrupted grid; finished stage runs are never repeated.
@@ -59,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--dry-run",
         action="store_true",
         help="print the plan of stage runs with its costs, and what each claim could show",
+    )
+    add(
+        "--why",
+        default="",
+        metavar="CELL",
+        help="print which stage runs of a cell (id or part of it) are finished, and which input of "
+        "the others differs from the nearest finished one",
     )
     add(
         "--register",
@@ -109,7 +117,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """
     flag = StopFlag()
     flag.install()
-    is_display = args.list or args.dry_run or args.register or not args.exp
+    is_display = args.list or args.dry_run or args.why or args.register or not args.exp
     if args.launcher == "local" and not is_display:
         forkserver.start_early()
     from experiments.console import show_experiments  # these modules load torch
@@ -126,6 +134,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)
+    if args.why:
+        from experiments.why import explain_cells
+
+        explain_cells(console, plan.full_graph, store, args.why)
+        return
     from experiments.registering import planned_claims, register_grid
     from reporting.dry_run.claims import show_claims
 

@@ -13,13 +13,17 @@ from configuration.axes import AxisValue, GridCell
 from configuration.mixture import expected_manifests
 from configuration.run_config import RunConfig
 from core.config import fingerprint, to_plain
+from core.packages import package_versions
 from pipeline.benchmark_checks import BenchmarkChecks
+from pipeline.code_digest import code_digest
 from pipeline.content import ContentHashes
 from pipeline.stages.base import InputRole, Stage
 from pipeline.stages.registry import stage_kinds
 from planner.estimator import Estimator, StageEstimate
 
 _ADDRESS_LENGTH = 16
+RECORD_ONLY = frozenset({"recipe_version", "code", "versions"})
+"""Fields of stage.json about how a result was computed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,10 +64,17 @@ class StageNode:
         return self.stage.estimate(estimator, has_tower=has_tower, count=count)
 
     def describe(self) -> dict[str, object]:
-        """Return the content of stage.json."""
+        """Return the content of stage.json.
+
+        Code and package versions are recorded only: the recipe version stands for them in the
+        address, and tests/golden keeps it up to date with the code.
+        """
         return {
             "kind": self.kind,
             "address": self.address,
+            "recipe_version": self.stage.recipe_version,
+            "code": code_digest(type(self.stage)).digest,
+            "versions": package_versions(),
             "title": self.title,
             "config": to_plain(self.stage),
             "params": self.params,

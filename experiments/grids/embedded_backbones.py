@@ -18,10 +18,11 @@ from datamodules.mixture_datamodule import StreamConfig
 from lightning_modules.contrastive.module import TowerRecipe
 from lightning_modules.optim import OptimConfig
 from pipeline.content import ContentHashes
-from pipeline.graph import Graph, StageNode, make_node
+from pipeline.graph import RECORD_ONLY, Graph, StageNode, make_node
 from pipeline.stages.pretrain import LlamaShape, PretrainStage
 from pipeline.stages.tokenizer import TokenizerStage
 from pipeline.stages.tower import TowerStage
+from pipeline.store.records import read_json
 from pipeline.store.store import Store
 
 CONFIG = Path("configs/recipes/embedded_backbones.yaml")
@@ -123,8 +124,10 @@ def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
         for file in source.result.iterdir():
             if file.name not in (SEAL_FILE, "freeze_report.txt"):
                 shutil.copyfile(file, target / file.name)
-        stage = json.loads((source.path / "stage.json").read_text())
-        (target / "recipe.json").write_text(json.dumps(stage, indent=1) + "\n")
+        stage = read_json(source.path / "stage.json")
+        # The file is part of the addresses of grids: it changes only with the model.
+        recipe = {name: value for name, value in stage.items() if name not in RECORD_ONLY}
+        (target / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     return Path(config.models)
 
 
