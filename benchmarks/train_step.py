@@ -237,9 +237,9 @@ def our_model(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> VisionL
 class PackedSteps(IterableDataset[StepBatch]):
     """Dataset that plans, packs and collates every step as the data modules do."""
 
-    def __init__(self, steps: Sequence[Sequence[ReadySample]], pad_token_id: int) -> None:
+    def __init__(self, steps: Sequence[Sequence[ReadySample]], chat: ChatFormat) -> None:
         super().__init__()
-        self.steps, self.pad_token_id = steps, pad_token_id
+        self.steps, self.chat = steps, chat
         self.num_positions = 0
 
     def __iter__(self) -> Iterator[StepBatch]:
@@ -250,7 +250,8 @@ class PackedSteps(IterableDataset[StepBatch]):
             micro_batches = tuple(
                 collate_micro_batch(
                     [[samples[i] for i in row] for row in rows],
-                    pad_token_id=self.pad_token_id,
+                    pad_token_id=self.chat.pad_token_id,
+                    image_token_id=self.chat.image_token_id,
                     is_features=True,
                 )
                 for rows in plan
@@ -277,7 +278,7 @@ def run_ours(
     module = VlmModule(
         our_model(llava, chat), policy=INSTRUCT_POLICY, optim=optim, num_steps=len(steps)
     )
-    data, clock = PackedSteps(steps, chat.pad_token_id), OurClock()
+    data, clock = PackedSteps(steps, chat), OurClock()
     trainer = lightning.Trainer(
         max_steps=len(steps),
         max_epochs=-1,

@@ -11,7 +11,6 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from core.chat.tokens import PADDING_DOCUMENT
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule
 from lightning_modules.vlm_module import VlmModule
@@ -48,9 +47,8 @@ class StreamMonitor(Callback):
         """Count the tokens of the batch, and log every `every_n_steps` steps."""
         del outputs, batch_idx
         for micro_batch in batch.micro_batches:
-            documents = micro_batch.document_ids_BT
-            self._tokens += int((documents != PADDING_DOCUMENT).sum())
-            self._positions += documents.numel()
+            self._tokens += micro_batch.num_tokens
+            self._positions += micro_batch.input_ids_BT.numel()
         if trainer.global_step % self.every_n_steps == 0:
             self._log_metrics(trainer, module)
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from core.chat.tokens import IGNORE_INDEX
+
 
 class Role(StrEnum):
     """Speaker of a turn."""
@@ -108,7 +110,12 @@ class BadSample:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """Packed rows of one forward pass."""
+    """Packed rows of one forward pass, built by `MicroBatch.of_rows`.
+
+    Everything that the forward pass must know about the content of its rows is counted on the CPU
+    and stored next to them: asking a tensor on a GPU would stop the host until the GPU is idle.
+    Positions and offsets refer to the rows laid one after the other.
+    """
 
     input_ids_BT: torch.Tensor
     """int64; placeholder ids at visual tokens, the pad id after the last document."""
@@ -126,6 +133,63 @@ class MicroBatch:
     features_NPE: torch.Tensor | None
     """float32 features in the same order if they come from the cache, else None."""
     samples: tuple[SampleRef, ...]
+    loss_positions_K: torch.Tensor
+    """int64; positions of the labels that count in the loss. A label in the first column of a row
+    does not, because no position predicts it."""
+    image_positions_M: torch.Tensor
+    """int64; positions of the placeholders."""
+    document_starts: torch.Tensor
+    """int32 offsets (documents + 1,) of the documents; the padding of a row is one of them."""
+    longest_document: int
+    """Length of the longest document in tokens, padding included."""
+    num_segments: int
+    """Number of stretches of equal document and branch."""
+    has_branches: bool
+    """Whether any document has branches."""
+
+    @classmethod
+    def of_rows(  # noqa: PLR0913 - one argument per tensor
+        cls,
+        *,
+        input_ids_BT: torch.Tensor,
+        labels_BT: torch.Tensor,
+        position_ids_BT: torch.Tensor,
+        document_ids_BT: torch.Tensor,
+        branch_ids_BT: torch.Tensor,
+        image_token_id: int,
+        pixels_NCHW: torch.Tensor | None = None,
+        features_NPE: torch.Tensor | None = None,
+        samples: tuple[SampleRef, ...] = (),
+    ) -> Self:
+        """Build a micro-batch from rows on the CPU, and count what the forward pass must know."""
+        is_label_BT = labels_BT.numpy() != IGNORE_INDEX
+        is_label_BT[:, 0] = False
+        documents_BT, branches_BT = document_ids_BT.numpy(), branch_ids_BT.numpy()
+        starts_BT = np.ones(documents_BT.shape, dtype=bool)
+        starts_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+        offsets = np.append(np.flatnonzero(starts_BT), documents_BT.size)
+        starts_BT[:, 1:] |= branches_BT[:, 1:] != branches_BT[:, :-1]
+        return cls(
+            input_ids_BT=input_ids_BT,
+            labels_BT=labels_BT,
+            position_ids_BT=position_ids_BT,
+            document_ids_BT=document_ids_BT,
+            branch_ids_BT=branch_ids_BT,
+            pixels_NCHW=pixels_NCHW,
+            features_NPE=features_NPE,
+            samples=samples,
+            loss_positions_K=torch.from_numpy(np.flatnonzero(is_label_BT)),
+            image_positions_M=find_placeholders(input_ids_BT, image_token_id),
+            document_starts=torch.from_numpy(offsets.astype(np.int32)),
+            longest_document=int(np.diff(offsets).max()),
+            num_segments=int(starts_BT.sum()),
+            has_branches=bool(branches_BT.any()),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of positions without padding."""
+        return sum(ref.num_tokens for ref in self.samples)
 
     @property
     def num_images(self) -> int:
@@ -141,6 +205,14 @@ class MicroBatch:
             if isinstance(value := getattr(self, field.name), torch.Tensor)
         }
         return dataclasses.replace(self, **moved)
+
+
+def find_placeholders(input_ids_BT: torch.Tensor, image_token_id: int) -> torch.Tensor:
+    """Return the positions (int64) of the placeholders in the rows laid one after the other.
+
+    On a GPU this waits until the GPU is idle; a training step takes them from its micro-batch.
+    """
+    return (input_ids_BT.flatten() == image_token_id).nonzero().flatten()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

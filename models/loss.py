@@ -7,8 +7,6 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from core.chat.tokens import IGNORE_INDEX
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LossSum:
@@ -16,18 +14,19 @@ class LossSum:
 
     loss_sum: torch.Tensor
     """float32 scalar with gradient."""
-    num_loss_tokens: torch.Tensor
-    """int64 scalar on the same device."""
+    num_loss_tokens: int
+    """Number of positions whose loss was summed."""
 
 
 def summed_cross_entropy(
     hidden_BTD: torch.Tensor,
     labels_BT: torch.Tensor,
+    loss_positions_K: torch.Tensor,
     output_layer: Callable[[torch.Tensor], torch.Tensor],
     *,
     chunk: int = 0,
 ) -> LossSum:
-    """Sum -log p(label at t | hidden at t-1) over all positions with a label.
+    """Sum -log p(label at t | hidden at t-1) over the positions of labels, counted along all rows.
 
     States are gathered BEFORE the output layer, which is most of the work with a large vocabulary
     and is not needed for prompts, images and padding. Without any label the sum is zero, and every
@@ -39,12 +38,10 @@ def summed_cross_entropy(
     CONTRACT: the first token of a document has no label, because the token before it belongs to
     another document.
     """
-    next_labels_BT = labels_BT[:, 1:]
-    has_loss_BT = next_labels_BT != IGNORE_INDEX
-    hidden_KD = hidden_BTD[:, :-1][has_loss_BT]
-    labels_K = next_labels_BT[has_loss_BT]
-    num_loss_tokens = has_loss_BT.sum()
-    if not 0 < chunk < labels_K.numel():
+    hidden_KD = hidden_BTD.flatten(0, 1).index_select(0, loss_positions_K - 1)
+    labels_K = labels_BT.flatten().index_select(0, loss_positions_K)
+    num_loss_tokens = labels_K.numel()
+    if not 0 < chunk < num_loss_tokens:
         return LossSum(
             loss_sum=_cross_entropy(hidden_KD, labels_K, output_layer),
             num_loss_tokens=num_loss_tokens,

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from core.errors import ConfigError, DataError
-from core.samples import MicroBatch
+from core.samples import MicroBatch, find_placeholders
 from models.connector import Connector
 from models.fusion import fuse
 from models.language.attention import AttentionKind, attention_inputs
@@ -83,7 +83,11 @@ class VisionLanguageModel(nn.Module):
         hidden_BTD = self.hidden_states(micro_batch)
         output_layer = decoder_and_output_layer(self.language_model)[1]
         return summed_cross_entropy(
-            hidden_BTD, micro_batch.labels_BT, output_layer, chunk=self.loss_chunk
+            hidden_BTD,
+            micro_batch.labels_BT,
+            micro_batch.loss_positions_K,
+            output_layer,
+            chunk=self.loss_chunk,
         )
 
     def logits(self, micro_batch: MicroBatch) -> torch.Tensor:
@@ -100,7 +104,9 @@ class VisionLanguageModel(nn.Module):
         cache, documents silently attend to each other.
         """
         features_NPE = self._features(micro_batch)
-        embeds_BTD = self.embed(micro_batch.input_ids_BT, features_NPE)
+        embeds_BTD = self.embed(
+            micro_batch.input_ids_BT, features_NPE, micro_batch.image_positions_M
+        )
         hidden_BTD: torch.Tensor = decoder_and_output_layer(self.language_model)[0](
             inputs_embeds=embeds_BTD,
             position_ids=micro_batch.position_ids_BT,
@@ -109,16 +115,28 @@ class VisionLanguageModel(nn.Module):
         ).last_hidden_state
         return hidden_BTD
 
-    def embed(self, input_ids_BT: torch.Tensor, features_NPE: torch.Tensor | None) -> torch.Tensor:
-        """Return the token embeddings, with the projected features in place of the placeholders."""
+    def embed(
+        self,
+        input_ids_BT: torch.Tensor,
+        features_NPE: torch.Tensor | None,
+        image_positions_M: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the token embeddings, with the projected features in place of the placeholders.
+
+        Args:
+            input_ids_BT: Token ids with placeholders.
+            features_NPE: Features of the images, in the order of their placeholders.
+            image_positions_M: Positions of the placeholders; None searches for them in the ids.
+        """
+        if image_positions_M is None:
+            image_positions_M = find_placeholders(input_ids_BT, self.image_token_id)
         embeds_BTD: torch.Tensor = self.language_model.get_input_embeddings()(input_ids_BT)
         if features_NPE is not None:
             # The features must match the compute dtype of the connector under mixed precision.
             projected_NPD = self.connector(features_NPE.to(next(self.connector.parameters()).dtype))
-            return fuse(embeds_BTD, projected_NPD, input_ids_BT, self.image_token_id)
-        if bool((input_ids_BT == self.image_token_id).any()):
-            number = int((input_ids_BT == self.image_token_id).sum())
-            raise DataError(f"{number} placeholders in the tokens, 0 images in the batch")
+            return fuse(embeds_BTD, projected_NPD, image_positions_M)
+        if num_placeholders := image_positions_M.numel():
+            raise DataError(f"{num_placeholders} placeholders in the tokens, 0 images in the batch")
         if torch.is_grad_enabled():
             embeds_BTD = embeds_BTD + self._idle_connector(embeds_BTD.dtype)
         return embeds_BTD
@@ -194,8 +212,9 @@ class VisionLanguageModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the left-padded embeddings (B, T, D) and a mask of the tokens (B, T)."""
         ids, is_token = left_padded(rows, limits.pad_token_id)
-        input_ids_BT = torch.from_numpy(ids).to(self.device)
-        embeds_BTD = self.embed(input_ids_BT, self._stack(images))
+        input_ids_BT = torch.from_numpy(ids)
+        positions_M = find_placeholders(input_ids_BT, self.image_token_id).to(self.device)
+        embeds_BTD = self.embed(input_ids_BT.to(self.device), self._stack(images), positions_M)
         return embeds_BTD, torch.from_numpy(is_token).to(self.device)
 
     @torch.no_grad()

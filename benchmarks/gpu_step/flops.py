@@ -63,7 +63,9 @@ def work_of(batches: Sequence[MicroBatch]) -> Work:
     total = Work()
     for batch in batches:
         is_token_BT = batch.document_ids_BT != PADDING_DOCUMENT
-        seen_BTT = document_mask(batch.document_ids_BT, batch.branch_ids_BT)[:, 0]
+        seen_BTT = document_mask(
+            batch.document_ids_BT, batch.branch_ids_BT, has_branches=batch.has_branches
+        )[:, 0]
         total += Work(
             tokens=int(is_token_BT.sum()),
             loss_tokens=int((batch.labels_BT[:, 1:] != IGNORE_INDEX).sum()),

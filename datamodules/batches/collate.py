@@ -21,7 +21,11 @@ class ReadySample:
 
 
 def collate_micro_batch(
-    rows: Sequence[Sequence[ReadySample]], *, pad_token_id: int, is_features: bool
+    rows: Sequence[Sequence[ReadySample]],
+    *,
+    pad_token_id: int,
+    image_token_id: int,
+    is_features: bool,
 ) -> MicroBatch:
     """Pack the samples of each row one after the other, as separate documents.
 
@@ -32,6 +36,7 @@ def collate_micro_batch(
     Args:
         rows: The samples of each row.
         pad_token_id: Token id of padding positions.
+        image_token_id: Token id of placeholders.
         is_features: Whether images are features of the frozen vision tower instead of pixels.
     """
     rows = [row for row in rows if row]
@@ -55,12 +60,13 @@ def collate_micro_batch(
             start = span.stop
     images = [sample.image for row in rows for sample in row if sample.image is not None]
     stacked = torch.stack(images) if images else None
-    return MicroBatch(
+    return MicroBatch.of_rows(
         input_ids_BT=torch.from_numpy(input_ids_BT),
         labels_BT=torch.from_numpy(labels_BT),
         position_ids_BT=torch.from_numpy(position_ids_BT),
         document_ids_BT=torch.from_numpy(document_ids_BT),
         branch_ids_BT=torch.from_numpy(branch_ids_BT),
+        image_token_id=image_token_id,
         pixels_NCHW=None if is_features else stacked,
         features_NPE=stacked if is_features else None,
         samples=tuple(sample.ref for row in rows for sample in row),

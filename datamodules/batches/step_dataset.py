@@ -167,6 +167,7 @@ class StepDataset(IterableDataset[StepBatch]):
         return collate_micro_batch(
             rows,
             pad_token_id=self.data.chat.pad_token_id,
+            image_token_id=self.data.chat.image_token_id,
             is_features=self.data.features is not None,
         )
 

@@ -59,13 +59,20 @@ def attention_inputs(
 ) -> dict[str, Any]:
     """Return decoder arguments that separate the documents (and branches) of packed rows."""
     device = micro_batch.document_ids_BT.device
-    kind = choose_kernel(kind, device, dtype, has_branches=bool(micro_batch.branch_ids_BT.any()))
+    kind = choose_kernel(kind, device, dtype, has_branches=micro_batch.has_branches)
     if kind is AttentionKind.VARLEN:
-        starts, longest = document_starts(micro_batch.document_ids_BT)
-        return {"attention_mask": None, "cu_seqlens": starts, "max_seqlen": longest}
+        return {
+            "attention_mask": None,
+            "cu_seqlens": micro_batch.document_starts,
+            "max_seqlen": micro_batch.longest_document,
+        }
     if kind is AttentionKind.FLEX:
         return {"attention_mask": block_mask(micro_batch)}
-    mask = document_mask(micro_batch.document_ids_BT, micro_batch.branch_ids_BT)
+    mask = document_mask(
+        micro_batch.document_ids_BT,
+        micro_batch.branch_ids_BT,
+        has_branches=micro_batch.has_branches,
+    )
     # An additive mask: every layer would convert a boolean one again (a tenth of a CPU step).
     return {"attention_mask": additive_mask(mask, dtype)}
 
@@ -102,7 +109,12 @@ def packed_attention(
     attention_mask: "torch.Tensor | BlockMask | None",
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention function for the Hugging Face registry; the result has shape (B, T, H, C)."""
+    """Attention function for the Hugging Face registry; the result has shape (B, T, H, C).
+
+    Under autocast with float32 weights, the rotary embedding leaves queries and keys in float32
+    while values are 16-bit. The kernels take one type only and have no autocast rule of their own.
+    """
+    query_BHTC, key_BGTC = query_BHTC.to(value_BGTC.dtype), key_BGTC.to(value_BGTC.dtype)
     starts, longest = kwargs.pop("cu_seqlens", None), kwargs.pop("max_seqlen", 0)
     if starts is not None:
         return varlen_attention(
@@ -153,19 +165,6 @@ def varlen_attention(
     return out_NHC.view(num_rows, num_tokens, num_heads, width)
 
 
-def document_starts(document_ids_BT: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return the int32 offsets (documents + 1,) in the concatenated rows and the maximum length.
-
-    Padding counts as a document of its own.
-    """
-    is_start_BT = torch.ones_like(document_ids_BT, dtype=torch.bool)
-    is_start_BT[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
-    starts = is_start_BT.flatten().nonzero().flatten()
-    ends = torch.tensor([document_ids_BT.numel()], device=starts.device)
-    offsets = torch.cat([starts, ends])
-    return offsets.int(), int(offsets.diff().max())
-
-
 def block_mask(micro_batch: MicroBatch) -> "BlockMask":
     """Return the mask of `document_mask` in the format of flex attention."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -190,14 +189,16 @@ def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
-def document_mask(document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor) -> torch.Tensor:
+def document_mask(
+    document_ids_BT: torch.Tensor, branch_ids_BT: torch.Tensor, *, has_branches: bool
+) -> torch.Tensor:
     """Return the boolean mask (B, 1, T, T) of causal attention within documents.
 
     In a document with branches, a query attends to the shared part (branch 0) and to its own
     branch. Padding has a document id of its own, so it never attends to data.
     """
     same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    if bool(branch_ids_BT.any()):
+    if has_branches:
         key_branch_BT = branch_ids_BT[:, None, :]
         same_BTT &= (key_branch_BT == 0) | (key_branch_BT == branch_ids_BT[:, :, None])
     return same_BTT.tril()[:, None]

@@ -156,15 +156,14 @@ def pack(rows: Sequence[Sequence[Document]]) -> MicroBatch:
             positions[b, place], owners[b, place] = torch.arange(size), number
             start += size
     pixels = [d.pixels_CHW for row in rows for d in row if d.pixels_CHW is not None]
-    return MicroBatch(
+    return MicroBatch.of_rows(
         input_ids_BT=ids,
         labels_BT=labels,
         position_ids_BT=positions,
         document_ids_BT=owners,
         branch_ids_BT=torch.zeros_like(owners),
+        image_token_id=IMAGE,
         pixels_NCHW=torch.stack(pixels) if pixels else None,
-        features_NPE=None,
-        samples=(),
     )
 
 

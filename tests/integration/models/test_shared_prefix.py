@@ -69,7 +69,12 @@ def loss_and_gradients(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
     """Of the mean over targets; the last number is how many tokens went through the model."""
     model = build_model()
-    batch = collate_micro_batch(rows, pad_token_id=CHAT.pad_token_id, is_features=True)
+    batch = collate_micro_batch(
+        rows,
+        pad_token_id=CHAT.pad_token_id,
+        image_token_id=CHAT.image_token_id,
+        is_features=True,
+    )
     loss = model(batch)
     mean = loss.loss_sum / loss.num_loss_tokens
     mean.backward()

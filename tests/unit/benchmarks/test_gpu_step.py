@@ -81,15 +81,13 @@ def test_work_counts_what_may_be_seen() -> None:
     documents = torch.tensor([[1, 1, 1, 1, 2, 2, PADDING_DOCUMENT]])
     work = work_of(
         [
-            MicroBatch(
+            MicroBatch.of_rows(
                 input_ids_BT=torch.zeros_like(documents),
                 labels_BT=torch.tensor([[-100, -100, 5, 5, -100, 5, -100]]),
                 position_ids_BT=torch.zeros_like(documents),
                 document_ids_BT=documents,
                 branch_ids_BT=torch.tensor([[0, 0, 1, 2, 0, 0, 0]]),
-                pixels_NCHW=None,
-                features_NPE=None,
-                samples=(),
+                image_token_id=7,
             )
         ]
     )

@@ -1,5 +1,7 @@
 """Packing: labels, positions, documents and images against a naive reference."""
 
+from itertools import groupby, pairwise
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from core.samples import EncodedSample, SampleRef
 from datamodules.batches.collate import ReadySample, collate_micro_batch
 
 PAD = 999
+IMAGE = 12
+"""An id that `ready` gives to the third token of its second sample."""
 
 
 def ready(number, num_tokens, num_context, image=None, branches=None):
@@ -67,35 +71,65 @@ def test_collation_equals_the_naive_reference(shape):
         for num_tokens, num_context in row:
             rows[-1].append(ready(number, num_tokens, min(num_context, num_tokens - 1)))
             number += 1
-    batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+    batch = collate_micro_batch(rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True)
     ids, labels, positions, documents = naive(rows)
     assert batch.input_ids_BT.tolist() == ids
     assert batch.labels_BT.tolist() == labels
     assert batch.position_ids_BT.tolist() == positions
     assert batch.document_ids_BT.tolist() == documents
     assert [ref.position for ref in batch.samples] == list(range(number))
+    check_counts(batch)
+
+
+def check_counts(batch):
+    """Compare what was counted on the CPU with the tensors, position by position."""
+    labels, documents = batch.labels_BT.tolist(), batch.document_ids_BT.tolist()
+    branches, width = batch.branch_ids_BT.tolist(), len(labels[0])
+    places = [(b, t) for b in range(len(labels)) for t in range(width)]
+    has_loss = [b * width + t for b, t in places if labels[b][t] != IGNORE_INDEX]
+    assert batch.loss_positions_K.tolist() == has_loss
+    placeholders = [i for i, token in enumerate(batch.input_ids_BT.flatten()) if token == IMAGE]
+    assert batch.image_positions_M.tolist() == placeholders
+    starts = [b * width + t for b, t in places if not t or documents[b][t] != documents[b][t - 1]]
+    starts.append(len(places))
+    assert batch.document_starts.tolist() == starts
+    assert batch.document_starts.dtype is torch.int32
+    assert batch.longest_document == max(b - a for a, b in pairwise(starts))
+    parts = [list(zip(*rows, strict=True)) for rows in zip(documents, branches, strict=True)]
+    assert batch.num_segments == sum(len(list(groupby(row))) for row in parts)
+    assert batch.has_branches is any(map(any, branches))
+    num_tokens = sum(document != PADDING_DOCUMENT for row in documents for document in row)
+    assert batch.num_tokens == num_tokens
 
 
 def test_positions_of_branches_restart_after_the_shared_prefix():
     branches = np.array([0, 0, 1, 1, 1, 2, 2])
     batch = collate_micro_batch(
-        [[ready(0, 2, 1), ready(1, 7, 4, branches=branches)]], pad_token_id=PAD, is_features=True
+        [[ready(0, 2, 1), ready(1, 7, 4, branches=branches)]],
+        pad_token_id=PAD,
+        image_token_id=IMAGE,
+        is_features=True,
     )
     assert batch.position_ids_BT.tolist() == [[0, 1, 0, 1, 2, 3, 4, 2, 3]]
     assert batch.branch_ids_BT.tolist() == [[0, 0, 0, 0, 1, 1, 1, 2, 2]]
     assert batch.document_ids_BT.tolist() == [[1, 1, 2, 2, 2, 2, 2, 2, 2]]
+    assert batch.num_segments == 4
+    check_counts(batch)
 
 
 def test_images_follow_their_placeholders():
     images = {i: torch.full((2, 4), float(i)) for i in (0, 2, 3)}
     rows = [[ready(0, 4, 2, images[0]), ready(1, 4, 2)], [ready(2, 4, 2, images[2])], []]
     rows[2] = [ready(3, 4, 2, images[3])]
-    batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+    batch = collate_micro_batch(rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True)
     assert batch.pixels_NCHW is None
     assert batch.features_NPE[:, 0, 0].tolist() == [0.0, 2.0, 3.0]
     assert batch.num_images == 3
     pixels = collate_micro_batch(
-        [[ready(0, 4, 2, torch.zeros(3, 2, 2))]], pad_token_id=PAD, is_features=False
+        [[ready(0, 4, 2, torch.zeros(3, 2, 2))]],
+        pad_token_id=PAD,
+        image_token_id=IMAGE,
+        is_features=False,
     )
     assert pixels.features_NPE is None
     assert pixels.pixels_NCHW.shape == (1, 3, 2, 2)
@@ -103,9 +137,10 @@ def test_images_follow_their_placeholders():
 
 def test_without_samples_there_is_one_padding_position():
     for rows in ([], [[], []]):
-        batch = collate_micro_batch(rows, pad_token_id=PAD, is_features=True)
+        batch = collate_micro_batch(rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True)
         assert batch.input_ids_BT.tolist() == [[PAD]]
         assert batch.labels_BT.tolist() == [[IGNORE_INDEX]]
         assert batch.document_ids_BT.tolist() == [[PADDING_DOCUMENT]]
         assert batch.num_images == 0
         assert batch.samples == ()
+        check_counts(batch)

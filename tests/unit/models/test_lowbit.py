@@ -1,6 +1,5 @@
 """Adapters, 4-bit weights and the 8-bit optimizer on a small Llama, and their combinations."""
 
-import dataclasses
 import io
 import itertools
 from pathlib import Path
@@ -55,19 +54,20 @@ def tuned(kind: TuningKind, *, dropout: float = 0.0, seed: int = 0) -> VisionLan
     return model
 
 
-def micro_batch() -> MicroBatch:
+def micro_batch(*, with_image: bool = False) -> MicroBatch:
     generator = torch.Generator().manual_seed(1)
     ids_BT = torch.randint(10, VOCABULARY, (2, 12), generator=generator)
     zeros_BT = torch.zeros_like(ids_BT)
-    return MicroBatch(
+    if with_image:
+        ids_BT[0, 1:3] = 5
+    return MicroBatch.of_rows(
         input_ids_BT=ids_BT,
         labels_BT=ids_BT.clone(),
         position_ids_BT=torch.arange(12).expand(2, 12),
         document_ids_BT=zeros_BT + 1,
         branch_ids_BT=zeros_BT,
-        pixels_NCHW=None,
-        features_NPE=None,
-        samples=(),
+        image_token_id=5,
+        features_NPE=torch.ones(1, 2, 16) if with_image else None,
     )
 
 
@@ -194,10 +194,7 @@ def test_a_frozen_language_model_can_be_quantised() -> None:
     report = apply_freeze(model, FreezePolicy())
     assert not adapter_names(model.language_model)
     assert report.num_trainable == sum(p.numel() for p in model.connector.parameters())
-    batch = micro_batch()
-    batch.input_ids_BT[0, 1:3] = model.image_token_id
-    batch = dataclasses.replace(batch, features_NPE=torch.ones(1, 2, 16))
-    model(batch).loss_sum.backward()
+    model(micro_batch(with_image=True)).loss_sum.backward()
     gradient = next(model.connector.parameters()).grad
     assert gradient is not None
     assert gradient.abs().max() > 0

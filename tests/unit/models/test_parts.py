@@ -8,6 +8,7 @@ from torch import nn
 
 from core.chat.tokens import IGNORE_INDEX
 from core.errors import CheckpointError, DataError
+from core.samples import MicroBatch, find_placeholders
 from models.connector import ConnectorConfig, ConnectorKind, build_connector
 from models.fusion import fuse
 from models.loss import summed_cross_entropy
@@ -50,26 +51,69 @@ def test_fuse_fills_placeholders_in_row_major_order() -> None:
     input_ids_BT = torch.tensor([[1, IMAGE, IMAGE, 2], [IMAGE, IMAGE, 3, 4]])
     token_embeds_BTD = torch.zeros(2, 4, 3)
     image_embeds_NPD = torch.arange(1.0, 13.0).view(2, 2, 3)
-    fused = fuse(token_embeds_BTD, image_embeds_NPD, input_ids_BT, IMAGE)
+    positions_M = find_placeholders(input_ids_BT, IMAGE)
+    fused = fuse(token_embeds_BTD, image_embeds_NPD, positions_M)
     assert torch.equal(fused[0, 1:3], image_embeds_NPD[0])
     assert torch.equal(fused[1, 0:2], image_embeds_NPD[1])
     assert fused[0, 0].abs().sum() == fused[1, 2:].abs().sum() == 0
     assert token_embeds_BTD.abs().sum() == 0
 
 
+def test_fusion_and_loss_equal_boolean_indexing_bitwise() -> None:
+    """Positions that are counted on the CPU replaced masks; no value or gradient may change."""
+    torch.manual_seed(3)
+    input_ids_BT = torch.randint(0, 9, (3, 8))
+    input_ids_BT[0, 2:4] = input_ids_BT[2, 5:7] = IMAGE
+    labels_BT = torch.randint(0, 11, (3, 8)).masked_fill(torch.rand(3, 8) < 0.4, IGNORE_INDEX)
+    images_NPD, layer = torch.randn(2, 2, 4), nn.Linear(4, 11)
+    found = []
+    for is_counted in (True, False):
+        embed, visual = nn.Embedding(10, 4), images_NPD.clone().requires_grad_()
+        nn.init.constant_(embed.weight, 0.1)
+        layer.zero_grad()
+        if is_counted:
+            fused = fuse(embed(input_ids_BT), visual, find_placeholders(input_ids_BT, IMAGE))
+            loss = summed_cross_entropy(fused, labels_BT, positions_of(labels_BT), layer).loss_sum
+        else:
+            is_image_BT1 = (input_ids_BT == IMAGE).unsqueeze(-1)
+            fused = embed(input_ids_BT).masked_scatter(is_image_BT1, visual)
+            has_loss_BT = labels_BT[:, 1:] != IGNORE_INDEX
+            logits_KV = layer(fused[:, :-1][has_loss_BT])
+            loss = nn.functional.cross_entropy(
+                logits_KV, labels_BT[:, 1:][has_loss_BT], reduction="sum"
+            )
+        loss.backward()
+        found.append([fused, loss, visual.grad, embed.weight.grad, layer.weight.grad])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours is not None
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("num_images", [0, 1, 3])
 def test_fuse_reports_both_counts_of_a_mismatch(num_images: int) -> None:
-    input_ids_BT = torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE]])
+    positions_M = find_placeholders(torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE]]), IMAGE)
     with pytest.raises(DataError, match=rf"4 placeholders.*{2 * num_images} visual tokens"):
-        fuse(torch.zeros(1, 5, 3), torch.zeros(num_images, 2, 3), input_ids_BT, IMAGE)
+        fuse(torch.zeros(1, 5, 3), torch.zeros(num_images, 2, 3), positions_M)
 
 
 def test_fuse_rejects_different_widths() -> None:
     with pytest.raises(ValueError, match="width 3, visual embeddings 4"):
-        fuse(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4), torch.tensor([[1, IMAGE]]), IMAGE)
+        fuse(torch.zeros(1, 2, 3), torch.zeros(1, 1, 4), torch.tensor([1]))
 
 
 # --- loss ---
+
+
+def positions_of(labels_BT: torch.Tensor) -> torch.Tensor:
+    rows = torch.zeros_like(labels_BT)
+    return MicroBatch.of_rows(
+        input_ids_BT=rows,
+        labels_BT=labels_BT,
+        position_ids_BT=rows,
+        document_ids_BT=rows,
+        branch_ids_BT=rows,
+        image_token_id=IMAGE,
+    ).loss_positions_K
 
 
 def test_loss_equals_cross_entropy_over_all_positions() -> None:
@@ -77,7 +121,7 @@ def test_loss_equals_cross_entropy_over_all_positions() -> None:
     hidden_BTD, layer = torch.randn(3, 7, 4), nn.Linear(4, 11)
     labels_BT = torch.randint(0, 11, (3, 7))
     labels_BT[torch.rand(3, 7) < 0.5] = IGNORE_INDEX
-    ours = summed_cross_entropy(hidden_BTD, labels_BT, layer)
+    ours = summed_cross_entropy(hidden_BTD, labels_BT, positions_of(labels_BT), layer)
     full = layer(hidden_BTD)[:, :-1].flatten(0, 1)
     expected = nn.functional.cross_entropy(full, labels_BT[:, 1:].flatten(), reduction="sum")
     assert torch.allclose(ours.loss_sum, expected, rtol=1e-6)
@@ -93,13 +137,14 @@ def test_logits_are_computed_at_labels_only() -> None:
 
     labels_BT = torch.full((2, 50), IGNORE_INDEX)
     labels_BT[0, 3], labels_BT[1, 40] = 1, 2
-    summed_cross_entropy(torch.randn(2, 50, 4), labels_BT, layer)
+    summed_cross_entropy(torch.randn(2, 50, 4), labels_BT, positions_of(labels_BT), layer)
     assert rows == [2]
 
 
 def test_no_labels_give_zero_loss_and_zero_gradients() -> None:
     layer, hidden_BTD = nn.Linear(4, 11), torch.randn(2, 3, 4, requires_grad=True)
-    loss = summed_cross_entropy(hidden_BTD, torch.full((2, 3), IGNORE_INDEX), layer)
+    no_labels_BT, nowhere_K = torch.full((2, 3), IGNORE_INDEX), torch.zeros(0, dtype=torch.long)
+    loss = summed_cross_entropy(hidden_BTD, no_labels_BT, nowhere_K, layer)
     loss.loss_sum.backward()
     assert (loss.loss_sum, loss.num_loss_tokens) == (0.0, 0)
     assert hidden_BTD.grad is not None

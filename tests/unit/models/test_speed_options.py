@@ -51,15 +51,13 @@ def packed(*, with_branches: bool) -> MicroBatch:
     labels_BT[:, 0] = IGNORE_INDEX
     labels_BT[:, 1:][~starts] = IGNORE_INDEX
     labels_BT[documents_BT == PADDING_DOCUMENT] = IGNORE_INDEX
-    return MicroBatch(
+    return MicroBatch.of_rows(
         input_ids_BT=ids_BT,
         labels_BT=labels_BT,
         position_ids_BT=torch.arange(24).expand(2, 24) % 20,
         document_ids_BT=documents_BT,
         branch_ids_BT=torch.from_numpy(branches),
-        pixels_NCHW=None,
-        features_NPE=None,
-        samples=(),
+        image_token_id=IMAGE,
     )
 
 
@@ -151,9 +149,9 @@ def test_the_kernel_depends_on_device_dtype_and_batch() -> None:
 
 
 def test_documents_start_at_id_changes_and_row_starts() -> None:
-    starts, longest = attention.document_starts(packed(with_branches=False).document_ids_BT)
-    assert starts.tolist() == [0, 7, 19, 22, 24, 44, 48]
-    assert longest == 20
+    batch = packed(with_branches=False)
+    assert batch.document_starts.tolist() == [0, 7, 19, 22, 24, 44, 48]
+    assert batch.longest_document == 20
 
 
 def test_a_model_with_sliding_windows_needs_the_mask() -> None:
@@ -218,11 +216,13 @@ def test_a_chunked_loss_equals_the_whole_loss(chunk: int) -> None:
     torch.manual_seed(1)
     hidden_BTD = torch.randn(2, 24, 32, requires_grad=True)
     layer = torch.nn.Linear(32, VOCABULARY, bias=False)
-    labels_BT = packed(with_branches=False).labels_BT
+    batch = packed(with_branches=False)
     results = []
     for size in (0, chunk):
         hidden_BTD.grad = layer.weight.grad = None
-        loss = summed_cross_entropy(hidden_BTD, labels_BT, layer, chunk=size)
+        loss = summed_cross_entropy(
+            hidden_BTD, batch.labels_BT, batch.loss_positions_K, layer, chunk=size
+        )
         loss.loss_sum.backward()
         assert hidden_BTD.grad is not None
         assert layer.weight.grad is not None
@@ -239,8 +239,11 @@ def test_a_chunked_loss_never_stores_all_logits() -> None:
         return hidden_KD @ torch.ones(32, VOCABULARY)
 
     hidden_BTD = torch.randn(2, 24, 32, requires_grad=True)
-    labels_BT = packed(with_branches=False).labels_BT
-    summed_cross_entropy(hidden_BTD, labels_BT, output_layer, chunk=5).loss_sum.backward()
+    batch = packed(with_branches=False)
+    loss = summed_cross_entropy(
+        hidden_BTD, batch.labels_BT, batch.loss_positions_K, output_layer, chunk=5
+    )
+    loss.loss_sum.backward()
     assert largest == 5
 
 

@@ -45,7 +45,7 @@ def build_model(*, seed: int = 0, tied: bool = True) -> VisionLanguageModel:
 
 def row(ids: list[int], *, labels: list[int] | None = None) -> MicroBatch:
     input_ids_BT = torch.tensor([ids])
-    return MicroBatch(
+    return MicroBatch.of_rows(
         input_ids_BT=input_ids_BT,
         labels_BT=torch.full_like(input_ids_BT, IGNORE_INDEX)
         if labels is None
@@ -53,9 +53,7 @@ def row(ids: list[int], *, labels: list[int] | None = None) -> MicroBatch:
         position_ids_BT=torch.arange(len(ids))[None],
         document_ids_BT=torch.ones_like(input_ids_BT),
         branch_ids_BT=torch.zeros_like(input_ids_BT),
-        pixels_NCHW=None,
-        features_NPE=None,
-        samples=(),
+        image_token_id=IMAGE,
     )
 
 
@@ -77,7 +75,7 @@ def prompts_and_images(count: int) -> tuple[list[np.ndarray], list[torch.Tensor 
 
 def test_document_mask_is_causal_inside_documents_and_never_empty() -> None:
     documents = torch.tensor([[1, 1, 2, 2, 0, 0]])
-    mask = document_mask(documents, torch.zeros_like(documents))[0, 0]
+    mask = document_mask(documents, torch.zeros_like(documents), has_branches=False)[0, 0]
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],
@@ -93,7 +91,7 @@ def test_document_mask_is_causal_inside_documents_and_never_empty() -> None:
 
 def test_document_mask_keeps_branches_apart() -> None:
     documents, branches = torch.tensor([[1, 1, 1, 1, 2]]), torch.tensor([[0, 1, 1, 2, 0]])
-    mask = document_mask(documents, branches)[0, 0]
+    mask = document_mask(documents, branches, has_branches=True)[0, 0]
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0],
