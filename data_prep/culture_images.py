@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.io.files import atomic_write_bytes
+from core.io.reading import reading
 from core.process.command import catch_user_errors
 from core.rng import named_rng
 from data_prep.embedded.drawings import Painter, Style, StyledIcon
@@ -25,7 +26,11 @@ def draw_images(folder: Path, packages: PackageFolder) -> int:
         The number of images drawn.
     """
     painter = Painter(packages)
-    with (folder / "en.csv").open(encoding="utf-8", newline="") as file:
+    table = folder / "en.csv"
+    with (
+        reading(table, fix="restore the file"),
+        table.open(encoding="utf-8", newline="") as file,
+    ):
         names = sorted({row["image"] for row in csv.DictReader(file)})
     for name in names:
         icon = StyledIcon(style=Style.NOTO, icon=Path(name).stem)

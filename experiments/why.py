@@ -4,9 +4,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError, unknown_name
+from pipeline.code_digest import code_digest
 from pipeline.differences import StageDifferences
 from pipeline.graph import Graph, StageNode
-from pipeline.store.store import Store
+from pipeline.store.records import read_json
+from pipeline.store.store import StageFolder, Store
 
 
 def explain_cells(console: Console, graph: Graph, store: Store, name: str) -> None:
@@ -43,7 +45,7 @@ def _explain_stage(node: StageNode, store: Store, differences: StageDifferences)
     folder = store.folder(node.kind, node.address)
     name = f"  {node.kind} {node.address}"
     if folder.result.is_dir():
-        return [f"{name}: finished"]
+        return [f"{name}: finished{_changed_code(node, folder)}"]
     status = folder.read_status()
     if status.attempts:
         saved = folder.safe_step()
@@ -57,3 +59,12 @@ def _explain_stage(node: StageNode, store: Store, differences: StageDifferences)
         f"{name}: has to run; it differs from the nearest finished one, {nearest.address}{title}:",
         *(f"    {cause}" for cause in nearest.causes),
     ]
+
+
+def _changed_code(node: StageNode, folder: StageFolder) -> str:
+    """Return a remark about a result of other code, which the recipe version declares as equal."""
+    recorded = read_json(folder.path / "stage.json", default={}).get("code")
+    now = code_digest(type(node.stage)).digest
+    if recorded in (None, now):
+        return ""
+    return f", by code {recorded}; it is now {now} and declared to compute the same results"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from configuration.axes import AxisValue, short_names
 from core.config import dump_config
 from core.io.jsonl import read_jsonl_from
+from core.io.reading import reading
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
@@ -119,8 +120,9 @@ def stage_files(stage: StageRecord) -> list[tuple[Path, str]]:
 
 def items_table(predictions: Path) -> tuple[dict[str, list[Any]], str]:
     """Return the per-item table and its file name, which states where the table was truncated."""
-    present = pq.read_schema(predictions).names
-    table = pq.read_table(predictions, columns=[c for c in _TABLE_COLUMNS if c in present])
+    with reading(predictions, fix="delete the result folder to run the evaluate stage again"):
+        present = pq.read_schema(predictions).names
+        table = pq.read_table(predictions, columns=[c for c in _TABLE_COLUMNS if c in present])
     columns = table.slice(0, MAX_TABLE_ROWS).to_pydict()
     plain = {name: [_flatten_cell(v) for v in values] for name, values in columns.items()}
     cut = f"-first-{MAX_TABLE_ROWS}" if table.num_rows > MAX_TABLE_ROWS else ""

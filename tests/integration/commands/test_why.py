@@ -1,5 +1,6 @@
 """`--why` names the input that makes a stage run differ from the nearest finished one."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,12 @@ def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, li
 
 def test_an_unchanged_cell_is_finished(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(capsys) == {kind: ["finished"] for kind in KINDS}
+
+
+def test_a_result_of_other_code_is_marked(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = Path("results/store/align").glob("*/stage.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0123456789abcdef"}))
+    assert explain(capsys)["align"] == ["finished, by code 0123456789abcdef"]
 
 
 def test_a_changed_field_is_named_with_both_values(
