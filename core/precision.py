@@ -1,6 +1,10 @@
 """Numeric precisions of a training stage, under Lightning's names."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from enum import StrEnum
+
+import torch
 
 
 class Precision(StrEnum):
@@ -12,3 +16,10 @@ class Precision(StrEnum):
     """Float32 weights, matrix products in bfloat16."""
     BF16_TRUE = "bf16-true"
     """Weights and computation in bfloat16."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which operations on a device have the types of their inputs."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -15,6 +15,7 @@ from core.errors import CheckpointError, ConfigError, DataError
 from core.process.log import get_logger
 from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
+from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import LONGER, SourceLengths, measure_lengths, skip_longer
 from datamodules.batches.packing import check_lengths
@@ -74,13 +75,14 @@ class MixtureDataModule(LightningDataModule):
         cache_dir: Path,
         features: FeatureCache | None = None,
         transform: Transform | None = None,
+        layout: RowLayout = PADDED_ROWS,
         allow_data_change: bool = False,
         ledger_dir: Path | None = None,
     ) -> None:
         super().__init__()
         self.config, self.chat, self.num_steps = config, chat, num_steps
         self.prompt_style = config.prompt_style
-        self.features, self.transform = features, transform
+        self.features, self.transform, self.layout = features, transform, layout
         self.allow_data_change = allow_data_change
         """Load a checkpoint of a different data stream with a warning instead of an error."""
         self._ledger_dir = ledger_dir
@@ -137,6 +139,7 @@ class MixtureDataModule(LightningDataModule):
             features=self.features,
             transform=self.transform,
             feature_noise_std=self.config.feature_noise_std,
+            layout=self.layout,
         )
 
     @property

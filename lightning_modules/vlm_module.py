@@ -21,8 +21,9 @@ from core.process.distributed import all_reduce_sum
 from core.rng import torch_seed
 from core.samples import MicroBatch, StepBatch
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
+from lightning_modules.precision import check_rotary_frequencies
 from lightning_modules.strategy import ShardedStrategy
-from models.freezing import FreezePolicy, FreezeReport, apply_freeze
+from models.freezing import FreezePolicy, FreezeReport, apply_freeze, cast_all
 from models.sharding import gather_tensor, materialise, shard_model, sharding_policy
 from models.vlm import VisionLanguageModel
 
@@ -67,10 +68,17 @@ class VlmModule(lightning.LightningModule):
         if self.device_mesh is None or self.sharding is None:
             return
         sharding, self.sharding = self.sharding, None
+        if sharding.precision is Precision.BF16_TRUE:
+            # Before sharding: FSDP2 keeps the type that parameters had then, whatever is assigned.
+            cast_all(self.model, torch.bfloat16)
         mesh = cast(ShardedStrategy, self.trainer.strategy).sharding_mesh
         shard_model(self.model, mesh, sharding_policy(sharding.precision))
         materialise(self.model, self.trainer.strategy.root_device)
         sharding.load(self.model)
+
+    def on_fit_start(self) -> None:
+        """Check that neither strategy nor precision rounded the rotary frequencies."""
+        check_rotary_frequencies(self.model)
 
     def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Return the summed loss over the loss tokens of a micro-batch."""
@@ -146,7 +154,8 @@ class VlmModule(lightning.LightningModule):
     def _clip_gradients(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
-        norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        # Without `foreach`, torch clips sharded gradients one by one.
+        norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
         if not math.isfinite(norm):  # before the step, which would spoil the weights
             raise NotFiniteError(
                 f"step {self.trainer.global_step}: the loss is {float(loss):g}, its gradient norm "

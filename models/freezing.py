@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from core.errors import ConfigError
 from models.language.adapters import learnable_names, num_weights
@@ -74,8 +75,8 @@ def cast_frozen(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
     _cast_parameters((p for p in model.parameters() if not p.requires_grad), dtype)
 
 
-def cast_all(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
-    """Cast all weights to a smaller type, for inference; buffers are not cast."""
+def cast_all(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast all weights to a smaller type; buffers are not cast."""
     _cast_parameters(model.parameters(), dtype)
 
 

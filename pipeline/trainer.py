@@ -21,11 +21,16 @@ from callbacks.watchdog import Watchdog
 from configuration.trainer import Accelerator, TrainerConfig
 from core.precision import Precision
 from core.process.stop import StopFlag
+from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from lightning_modules.compute import ComputeConfig, StrategyName
+from lightning_modules.precision import trainer_arguments
 from lightning_modules.strategy import build_strategy
 from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks
 from models.vlm import VisionLanguageModel
+
+GPU_ROW_MULTIPLE = 128
+"""Positions; also the block size of flex attention."""
 
 
 def apply_compute(
@@ -41,6 +46,16 @@ def apply_compute(
     checkpoint_activations(model.language_model, every=config.checkpoint_blocks)
     if config.compile_blocks:
         compile_blocks(model.language_model)
+
+
+def row_layout(attention: AttentionKind, *, is_gpu: bool) -> RowLayout:
+    """Return the arrangement of rows that suits a kernel: on a GPU one row without padding.
+
+    The cost of an explicit mask grows with the square of a row, so its rows stay apart.
+    """
+    if not is_gpu:
+        return PADDED_ROWS
+    return RowLayout(is_end_to_end=attention is not AttentionKind.MASK, multiple=GPU_ROW_MULTIPLE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +107,7 @@ def build_trainer(
             name=strategy,
             timeout_s=config.hung_after_s,
         ),
-        plugins=_cluster(),
-        precision=stage.precision.value,
+        **trainer_arguments(stage.precision, _cluster()),
         max_steps=stage.num_steps,
         max_epochs=-1,
         logger=JsonlLogger(folder, total_steps=stage.num_steps),

@@ -12,6 +12,7 @@ from benchmarks.gpu_step.data import Sources, mixture_of
 from benchmarks.gpu_step.flops import Work, flop_model, work_of
 from benchmarks.gpu_step.model import Shape, build_ours, make_transform
 from configuration.run_config import ALIGN_POLICY, INSTRUCT_POLICY
+from configuration.trainer import Accelerator
 from core.chat.format import ChatFormat, PromptStyle
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
@@ -19,7 +20,7 @@ from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName
 from lightning_modules.vlm_module import VlmModule
 from models.language.attention import AttentionKind
-from pipeline.trainer import apply_compute
+from pipeline.trainer import apply_compute, row_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +174,7 @@ def run_ours(lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: 
     optim = OptimConfig(lr=1e-5, optimizer=lever.optimizer)
     policy = ALIGN_POLICY if plan.stage == 1 else INSTRUCT_POLICY
     module = VlmModule(model, policy=policy, optim=optim, num_steps=plan.num_steps)
-    apply_compute(model, config, "cpu" if plan.device.type == "cpu" else "gpu")
+    apply_compute(model, config, _accelerator(plan))
     clock = StepClock(plan.device)
     trainer = _trainer(plan, clock)
     trainer.fit(module, datamodule=_data(lever, plan, shape, chat, sources))
@@ -210,7 +211,12 @@ def _data(
         num_steps=plan.num_steps,
         cache_dir=plan.cache,
         transform=make_transform(shape),
+        layout=row_layout(lever.attention, is_gpu=plan.device.type != "cpu"),
     )
+
+
+def _accelerator(plan: Plan) -> Accelerator:
+    return Accelerator.CPU if plan.device.type == "cpu" else Accelerator.GPU
 
 
 def _trainer(plan: Plan, clock: StepClock) -> lightning.Trainer:
@@ -218,7 +224,7 @@ def _trainer(plan: Plan, clock: StepClock) -> lightning.Trainer:
     return lightning.Trainer(
         max_steps=plan.num_steps,
         max_epochs=-1,
-        accelerator="cpu" if plan.device.type == "cpu" else "gpu",
+        accelerator=_accelerator(plan),
         devices=1,
         callbacks=[clock],
         logger=False,

@@ -20,12 +20,28 @@ class ReadySample:
     """float32: features (P, E) from the feature cache, or pixels (C, H, W)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RowLayout:
+    """Arrangement of the rows of a micro-batch, which changes the result by rounding at most."""
+
+    is_end_to_end: bool = False
+    """Lay all rows one after the other, as one row without padding between them. Suits kernels
+    whose cost does not grow with the length of a row."""
+    multiple: int = 1
+    """Pad the rows to a multiple of this length: a GPU's allocator reuses memory of equal sizes."""
+
+
+PADDED_ROWS = RowLayout()
+"""Rows of equal length; the arrangement of a CPU."""
+
+
 def collate_micro_batch(
     rows: Sequence[Sequence[ReadySample]],
     *,
     pad_token_id: int,
     image_token_id: int,
     is_features: bool,
+    layout: RowLayout = PADDED_ROWS,
 ) -> MicroBatch:
     """Pack the samples of each row one after the other, as separate documents.
 
@@ -38,9 +54,13 @@ def collate_micro_batch(
         pad_token_id: Token id of padding positions.
         image_token_id: Token id of placeholders.
         is_features: Whether images are features of the frozen vision tower instead of pixels.
+        layout: Arrangement of the rows.
     """
     rows = [row for row in rows if row]
-    width = max((sum(s.encoded.num_tokens for s in row) for row in rows), default=1)
+    if layout.is_end_to_end:
+        rows = [[sample for row in rows for sample in row]]
+    longest = max((sum(s.encoded.num_tokens for s in row) for row in rows), default=0)
+    width = -(-max(longest, 1) // layout.multiple) * layout.multiple
     shape = (max(1, len(rows)), width)
     input_ids_BT = np.full(shape, pad_token_id, dtype=np.int64)
     labels_BT = np.full(shape, IGNORE_INDEX, dtype=np.int64)

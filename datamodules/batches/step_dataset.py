@@ -16,7 +16,7 @@ from core.chat.format import ChatFormat, PromptStyle
 from core.errors import DataError
 from core.rng import named_rng
 from core.samples import BadSample, EncodedSample, MicroBatch, Sample, SampleRef, StepBatch
-from datamodules.batches.collate import ReadySample, collate_micro_batch
+from datamodules.batches.collate import PADDED_ROWS, ReadySample, RowLayout, collate_micro_batch
 from datamodules.batches.encode import encode_sample
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths
@@ -50,6 +50,7 @@ class StepData:
     transform: Transform | None
     """Image transform, used only if there is no feature cache."""
     feature_noise_std: float = 0.0
+    layout: RowLayout = PADDED_ROWS
     encoded: dict[tuple[str, int], EncodedSample] = dataclasses.field(default_factory=dict)
     """Memoised samples of small sources, keyed by source name and sample index."""
 
@@ -169,6 +170,7 @@ class StepDataset(IterableDataset[StepBatch]):
             pad_token_id=self.data.chat.pad_token_id,
             image_token_id=self.data.chat.image_token_id,
             is_features=self.data.features is not None,
+            layout=self.data.layout,
         )
 
 

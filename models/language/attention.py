@@ -13,6 +13,7 @@ import torch
 
 from core.errors import ConfigError
 from core.samples import MicroBatch
+from models.language.block_mask import block_mask
 
 if TYPE_CHECKING:  # slow imports that most runs do not need
     from torch.nn.attention.flex_attention import BlockMask
@@ -163,25 +164,6 @@ def varlen_attention(
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query_BHTC, key_BGTC, value_BGTC)]
     out_NHC: torch.Tensor = varlen_attn(*flat, starts, starts, longest, longest, **options)
     return out_NHC.view(num_rows, num_tokens, num_heads, width)
-
-
-def block_mask(micro_batch: MicroBatch) -> "BlockMask":
-    """Return the mask of `document_mask` in the format of flex attention."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    documents_BT, branches_BT = micro_batch.document_ids_BT, micro_batch.branch_ids_BT
-
-    def may_attend(
-        b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor
-    ) -> torch.Tensor:
-        del h
-        same = (documents_BT[b, q] == documents_BT[b, k]) & (q >= k)
-        return same & ((branches_BT[b, k] == 0) | (branches_BT[b, k] == branches_BT[b, q]))
-
-    num_rows, num_tokens = documents_BT.shape
-    return create_block_mask(
-        may_attend, num_rows, None, num_tokens, num_tokens, device=str(documents_BT.device)
-    )
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -45,6 +46,11 @@ def checkpoint_activations(language_model: nn.Module, *, every: int) -> int:
 
 
 def compile_blocks(language_model: nn.Module) -> None:
-    """Compile each block in place; equal blocks share one compilation."""
+    """Compile each block in place; equal blocks share one compilation.
+
+    DDP's own optimizer is disabled for the whole process: it would split every block with trained
+    weights at its buckets, and compile once more.
+    """
+    torch._dynamo.config.optimize_ddp = False
     for block in decoder_blocks(language_model):
         block.compile(dynamic=None)

@@ -27,8 +27,9 @@ from models.language.adapters import TuningConfig, adapter_names
 from models.language.language_model import loading_dtype
 from models.weights import save_weights
 from pipeline.assemble import WEIGHTS, assemble, feature_folder
+from pipeline.device import uses_gpu
 from pipeline.stages.base import InputRole, Stage, StageContext
-from pipeline.trainer import Supervision, TrainingRun, apply_compute, build_trainer
+from pipeline.trainer import Supervision, TrainingRun, apply_compute, build_trainer, row_layout
 from planner.estimator import Estimator, StageEstimate
 
 _LOG = get_logger("training")
@@ -139,6 +140,7 @@ class TrainingStage(Stage):
             cache_dir=context.cache,
             features=parts.features,
             transform=None if parts.model.tower is None else parts.model.tower.transform,
+            layout=row_layout(self.compute.attention, is_gpu=uses_gpu(context.trainer.accelerator)),
             allow_data_change=context.trainer.allow_data_change,
             ledger_dir=context.folder.path / LEDGER_FOLDER,
         )

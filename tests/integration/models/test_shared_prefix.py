@@ -5,12 +5,13 @@ loss and every gradient must be those of the single questions.
 """
 
 import numpy as np
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.chat.format import PromptStyle
 from core.samples import Role, Sample, SampleRef, Turn
-from datamodules.batches.collate import ReadySample, collate_micro_batch
+from datamodules.batches.collate import PADDED_ROWS, ReadySample, RowLayout, collate_micro_batch
 from datamodules.batches.encode import encode_sample
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
@@ -66,6 +67,7 @@ def ready(pairs: tuple[tuple[str, str], ...], image: int, style: PromptStyle) ->
 
 def loss_and_gradients(
     rows: list[list[ReadySample]],
+    layout: RowLayout = PADDED_ROWS,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
     """Of the mean over targets; the last number is how many tokens went through the model."""
     model = build_model()
@@ -74,6 +76,7 @@ def loss_and_gradients(
         pad_token_id=CHAT.pad_token_id,
         image_token_id=CHAT.image_token_id,
         is_features=True,
+        layout=layout,
     )
     loss = model(batch)
     mean = loss.loss_sum / loss.num_loss_tokens
@@ -99,6 +102,19 @@ def test_shared_prefix_equals_single_questions() -> None:
     # Saved: the start token, the user token and the image of every further question.
     num_shared_away = len(alone) - len(shared)
     assert num_alone - num_shared == num_shared_away * (2 + NUM_IMAGE_TOKENS)
+
+
+@pytest.mark.parametrize("style", [PromptStyle.SHARED_PREFIX, PromptStyle.CHAT])
+def test_rows_laid_end_to_end_give_the_same_gradients(style: PromptStyle) -> None:
+    """The arrangement for GPUs: one row without padding between documents."""
+    samples = [ready(pairs, i, style) for i, pairs in enumerate(CONVERSATIONS)]
+    rows = [samples[:1], samples[1:]]
+    expected, expected_gradients, _ = loss_and_gradients(rows)
+    layout = RowLayout(is_end_to_end=True, multiple=128)
+    loss, gradients, _ = loss_and_gradients(rows, layout)
+    assert abs(loss / expected - 1) <= 1e-6
+    for name, value in expected_gradients.items():
+        assert (gradients[name] - value).norm() <= 1e-5 * value.norm(), name
 
 
 def test_a_conversation_is_not_the_same_as_single_questions() -> None:

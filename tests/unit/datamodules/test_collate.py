@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.samples import EncodedSample, SampleRef
-from datamodules.batches.collate import ReadySample, collate_micro_batch
+from datamodules.batches.collate import (
+    PADDED_ROWS,
+    ReadySample,
+    RowLayout,
+    collate_micro_batch,
+)
+from models.language.attention import AttentionKind
+from pipeline.trainer import row_layout
 
 PAD = 999
 IMAGE = 12
@@ -100,6 +107,36 @@ def check_counts(batch):
     assert batch.has_branches is any(map(any, branches))
     num_tokens = sum(document != PADDING_DOCUMENT for row in documents for document in row)
     assert batch.num_tokens == num_tokens
+
+
+def test_rows_end_to_end_are_one_row_of_a_round_length():
+    rows = [[ready(0, 4, 2), ready(1, 9, 2)], [], [ready(2, 6, 1)]]
+    layout = RowLayout(is_end_to_end=True, multiple=16)
+    batch = collate_micro_batch(
+        rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True, layout=layout
+    )
+    padding = [PADDING_DOCUMENT] * 13
+    assert batch.document_ids_BT.tolist() == [[1] * 4 + [2] * 9 + [3] * 6 + padding]
+    assert batch.document_starts.tolist() == [0, 4, 13, 19, 32]
+    expected = collate_micro_batch(rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True)
+    for name in ("input_ids_BT", "labels_BT", "position_ids_BT"):
+        padded_BT = getattr(expected, name)
+        kept = padded_BT[expected.document_ids_BT != PADDING_DOCUMENT]
+        assert getattr(batch, name)[0, :19].tolist() == kept.tolist()
+    assert batch.samples == expected.samples
+    check_counts(batch)
+    nothing = collate_micro_batch(
+        [[]], pad_token_id=PAD, image_token_id=IMAGE, is_features=True, layout=layout
+    )
+    assert nothing.input_ids_BT.tolist() == [[PAD] * 16]
+    check_counts(nothing)
+
+
+def test_gpus_get_one_row_and_other_devices_padded_ones():
+    assert row_layout(AttentionKind.AUTO, is_gpu=False) == PADDED_ROWS
+    assert row_layout(AttentionKind.MASK, is_gpu=True) == RowLayout(multiple=128)
+    for kind in (AttentionKind.AUTO, AttentionKind.VARLEN, AttentionKind.FLEX):
+        assert row_layout(kind, is_gpu=True) == RowLayout(is_end_to_end=True, multiple=128)
 
 
 def test_positions_of_branches_restart_after_the_shared_prefix():

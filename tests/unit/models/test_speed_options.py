@@ -3,107 +3,30 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.errors import ConfigError
-from core.samples import MicroBatch
-from models.connector import ConnectorConfig, build_connector
 from models.language import attention
 from models.language.attention import AttentionKind, attention_inputs, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks, decoder_blocks
 from models.loss import summed_cross_entropy
-from models.vlm import VisionLanguageModel
-
-IMAGE, VOCABULARY = 5, 61
-
-
-def build_model(*, num_layers: int = 3) -> VisionLanguageModel:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        num_hidden_layers=num_layers,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=VOCABULARY,
-        initializer_range=0.3,
-    )
-    connector = build_connector(ConnectorConfig(), vision_width=16, model_width=32, seed=0)
-    language_model = LlamaForCausalLM(config).eval()
-    return VisionLanguageModel(None, connector, language_model, image_token_id=IMAGE)
-
-
-def packed(*, with_branches: bool) -> MicroBatch:
-    """Build two rows of documents of different lengths, with padding at the end of the first."""
-    documents = [[1] * 7 + [2] * 12 + [3] * 3 + [PADDING_DOCUMENT] * 2, [1] * 20 + [2] * 4]
-    branches = np.zeros((2, 24), dtype=np.int64)
-    if with_branches:
-        branches[1, 6:12], branches[1, 12:20] = 1, 2
-    documents_BT = torch.tensor(documents)
-    ids_BT = torch.from_numpy(np.random.default_rng(1).integers(10, VOCABULARY, (2, 24)))
-    starts = documents_BT[:, 1:] == documents_BT[:, :-1]
-    labels_BT = ids_BT.clone()
-    labels_BT[:, 0] = IGNORE_INDEX
-    labels_BT[:, 1:][~starts] = IGNORE_INDEX
-    labels_BT[documents_BT == PADDING_DOCUMENT] = IGNORE_INDEX
-    return MicroBatch.of_rows(
-        input_ids_BT=ids_BT,
-        labels_BT=labels_BT,
-        position_ids_BT=torch.arange(24).expand(2, 24) % 20,
-        document_ids_BT=documents_BT,
-        branch_ids_BT=torch.from_numpy(branches),
-        image_token_id=IMAGE,
-    )
-
-
-def loss_and_gradients(model: VisionLanguageModel, batch: MicroBatch) -> list[torch.Tensor]:
-    model.zero_grad()
-    loss = model(batch).loss_sum
-    loss.backward()
-    found = [p.grad for p in model.language_model.parameters()]
-    return [loss.detach(), *(g.clone() for g in found if g is not None)]
-
-
-def varlen_on_cpu(  # noqa: PLR0917 - the kernel's own signature
-    query_NHC: torch.Tensor,
-    key_NGC: torch.Tensor,
-    value_NGC: torch.Tensor,
-    starts_q: torch.Tensor,
-    starts_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """Reference of torch's CUDA kernel, document by document."""
-    assert window_size == (-1, 0)
-    assert max_q == max_k == int(starts_q.diff().max())
-    assert starts_k is starts_q
-    assert starts_q.dtype == torch.int32
-    parts = []
-    for begin, end in zip(starts_q[:-1].tolist(), starts_q[1:].tolist(), strict=True):
-        q, k, v = (x[begin:end].transpose(0, 1)[None] for x in (query_NHC, key_NGC, value_NGC))
-        out = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=scale, enable_gqa=enable_gqa
-        )
-        parts.append(out[0].transpose(0, 1))
-    return torch.cat(parts)
+from tests.support.tiny_vlm import (
+    VOCABULARY,
+    build_model,
+    loss_and_gradients,
+    packed,
+    use_varlen_on_cpu,
+)
 
 
 def test_varlen_attention_equals_masked_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compares losses and gradients; a reference replaces the kernel, which needs a GPU."""
+    """Compares losses and gradients; a reference takes the place of the operator's kernel."""
+    use_varlen_on_cpu()
     batch = packed(with_branches=False)
     expected = loss_and_gradients(build_model(), batch)
     model = build_model()
     use_packed_attention(model.language_model, AttentionKind.VARLEN)
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
     monkeypatch.setattr(attention, "choose_kernel", lambda *_, **__: AttentionKind.VARLEN)
     model.attention = AttentionKind.VARLEN
     torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
