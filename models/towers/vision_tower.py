@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from core.errors import CheckpointError, ConfigError, unknown_name
 from core.io.reading import reading
+from core.precision import without_autocast
 from models.towers import libraries
 from models.towers.image_transform import TRANSFORM_VERSION, CropRule, ImageTransform
 
@@ -140,8 +141,13 @@ class VisionTower(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return the features, of shape (N, P, E), in the precision of the weights."""
-        return self._extract(pixels_NCHW.to(next(self.visual.parameters()).dtype))
+        """Return the features, of shape (N, P, E), in the precision of the weights.
+
+        Autocast is off: on a GPU it would compute norms and the residual stream in float32 during
+        training only, and an evaluation would see other features.
+        """
+        with without_autocast(pixels_NCHW.device):
+            return self._extract(pixels_NCHW.to(next(self.visual.parameters()).dtype))
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
         """Stay in evaluation mode: batch norm and dropout of a frozen tower must not change."""

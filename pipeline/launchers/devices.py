@@ -1,6 +1,7 @@
 """Assignment of the GPUs of this node to stage runs."""
 
 import dataclasses
+import itertools
 import os
 
 import torch
@@ -52,7 +53,17 @@ NO_GPUS = GpuSlots(gpus=())
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
-    if given := os.environ.get(CUDA_VISIBLE_DEVICES):
-        return [name.strip() for name in given.split(",") if name.strip()]
+    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES.
+
+    CUDA sees the devices before the first invalid name: "", "-1" and SLURM's "NoDevFiles" hide all.
+    """
+    given = os.environ.get(CUDA_VISIBLE_DEVICES)
+    if given is not None:
+        names = [name.strip() for name in given.split(",")]
+        return list(itertools.takewhile(_is_device, names))
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _is_device(name: str) -> bool:
+    """Return whether a name is an index or the identifier of a GPU or of a part of one."""
+    return name.isdecimal() or name.startswith(("GPU-", "MIG-"))

@@ -7,21 +7,26 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from benchmarks.gpu_step.data import Sources, mixture_of, write_sources
 from benchmarks.gpu_step.model import TINY, build_ours, make_chat, make_transform
 from callbacks.checkpoint_interval import EverySteps
 from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from configuration.run_config import INSTRUCT_POLICY
+from configuration.trainer import Accelerator
 from core.chat.format import PromptStyle
+from core.precision import Precision
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName, build_optimizer
+from lightning_modules.precision import trainer_arguments
 from lightning_modules.vlm_module import VlmModule
+from models.freezing import cast_all, cast_frozen
 from models.language.attention import AttentionKind
 from models.vlm import VisionLanguageModel
-from pipeline.trainer import apply_compute
+from pipeline.trainer import apply_compute, row_layout
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,6 +63,7 @@ def data_of(sources: Sources, folder: Path, style: PromptStyle) -> MixtureDataMo
         num_steps=NUM_STEPS,
         cache_dir=folder / "cache",
         transform=make_transform(TINY),
+        layout=row_layout(AttentionKind.AUTO, is_gpu=True),
     )
 
 
@@ -71,8 +77,10 @@ def step(
 
 
 def model_on(device: torch.device, dtype: torch.dtype) -> VisionLanguageModel:
-    """Build the model with the same weights on every device."""
-    return build_ours(TINY, make_chat(TINY), CPU).to(device, dtype)
+    """Build the model with the same weights on every device; buffers keep their type."""
+    model = build_ours(TINY, make_chat(TINY), CPU).to(device)
+    cast_all(model, dtype)
+    return model
 
 
 def loss_and_gradients(
@@ -82,7 +90,7 @@ def loss_and_gradients(
     torch.compiler.reset()
     device = model.device
     module = VlmModule(model, policy=INSTRUCT_POLICY, optim=OptimConfig(lr=1e-3), num_steps=1)
-    apply_compute(model, config, device.type)
+    apply_compute(model, config, Accelerator(device.type))
     loss = torch.zeros((), device=device)
     for micro_batch in step.to(device).micro_batches:
         part = module(micro_batch) / step.num_loss_tokens
@@ -129,12 +137,87 @@ def test_recomputing_needs_less_memory(step: StepBatch) -> None:
     assert peaks[1] < peaks[0]
 
 
+class Losses(lightning.Callback):
+    """Records the loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_: object) -> None:  # type: ignore[no-untyped-def, override]
+        del trainer
+        self.values.append(float(pl_module.step_metrics["train/loss"]))
+
+
+@pytest.mark.parametrize("compile_blocks", [False, True])
+@pytest.mark.parametrize("style", [PromptStyle.SHARED_PREFIX, PromptStyle.CHAT])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_every_precision_trains_on_the_card(
+    sources: Sources,
+    tmp_path: Path,
+    precision: Precision,
+    style: PromptStyle,
+    *,
+    compile_blocks: bool,
+) -> None:
+    """As a stage does: under Lightning's autocast, with the fastest kernel and its layout.
+
+    In mixed precision the weights are in fp32, so that queries and keys reach varlen in fp32.
+    """
+    torch.compiler.reset()
+    losses = {}
+    for device in (CPU, CUDA):
+        model = model_on(CPU, torch.float32)
+        module = VlmModule(
+            model, policy=INSTRUCT_POLICY, optim=OptimConfig(lr=1e-3), num_steps=NUM_STEPS
+        )
+        used = precision if device is CUDA else Precision.FLOAT32
+        if used is not Precision.FLOAT32:
+            cast_frozen(model, torch.bfloat16)
+        compute = ComputeConfig(compile_blocks=compile_blocks and device is CUDA)
+        apply_compute(model, compute, Accelerator(device.type))
+        recorded = Losses()
+        trainer = lightning.Trainer(
+            max_steps=NUM_STEPS,
+            max_epochs=-1,
+            accelerator=device.type,
+            devices=1,
+            logger=False,
+            callbacks=[recorded],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **trainer_arguments(used, LightningEnvironment()),
+        )
+        trainer.fit(module, datamodule=data_of(sources, tmp_path, style))
+        losses[device.type] = recorded.values
+    assert len(losses["cuda"]) == NUM_STEPS
+    assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=2e-2)
+    assert losses["cuda"][-1] == pytest.approx(losses["cpu"][-1], rel=5e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_micro_batch_does_not_stop_the_host(step: StepBatch, dtype: torch.dtype) -> None:
+    """After a first pass, which may set up kernels, any synchronisation raises."""
+    model = model_on(CUDA, dtype)
+    module = VlmModule(model, policy=INSTRUCT_POLICY, optim=OptimConfig(lr=1e-3), num_steps=1)
+    apply_compute(model, ComputeConfig(loss_chunk=64), Accelerator.CUDA)
+    micro_batches = step.to(CUDA).micro_batches
+    module(micro_batches[0]).backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for micro_batch in micro_batches:
+            module(micro_batch).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def _optimise(
     model: VisionLanguageModel, step: StepBatch, name: OptimizerName, num_steps: int
 ) -> list[float]:
     config = OptimConfig(lr=1e-3, optimizer=name)
     module = VlmModule(model, policy=INSTRUCT_POLICY, optim=config, num_steps=num_steps)
-    apply_compute(model, MASK, CUDA.type)
+    apply_compute(model, MASK, Accelerator.CUDA)
     optimizer, losses = build_optimizer(module.parameters(), config), []
     moved = step.to(model.device)
     for _ in range(num_steps):
@@ -176,7 +259,7 @@ def test_a_killed_run_resumes_at_its_checkpoint(sources: Sources, tmp_path: Path
             optim=OptimConfig(lr=1e-3),
             num_steps=NUM_STEPS,
         )
-        apply_compute(module.model, MASK, CUDA.type)
+        apply_compute(module.model, MASK, Accelerator.CUDA)
         newest = latest_checkpoint(folder)
         trainer = lightning.Trainer(
             max_steps=num_steps,

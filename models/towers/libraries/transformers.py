@@ -86,9 +86,12 @@ class ClipTower(VisionTower):
         return _count_patches(visual.config), visual.config.hidden_size
 
     def _extract(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
-        states = self.visual(pixel_values=pixels_NCHW, output_hidden_states=True).hidden_states
-        features_NPE: torch.Tensor = states[-2][:, 1:]
-        return features_NPE
+        # Until transformers 5.1 the modules are one level deeper.
+        visual: Any = getattr(self.visual, "vision_model", self.visual)
+        states_NPE: torch.Tensor = visual.pre_layrnorm(visual.embeddings(pixels_NCHW))
+        for block in visual.encoder.layers[:-1]:  # the result of the last one is not used
+            states_NPE = block(states_NPE, None)
+        return states_NPE[:, 1:]
 
 
 def _load_model(source: str, revision: str) -> nn.Module:

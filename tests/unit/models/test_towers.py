@@ -152,6 +152,35 @@ def test_hugging_face_weights_give_the_features_of_open_clip(
     assert not any(p.requires_grad for p in towers[0].parameters())
 
 
+def test_the_block_after_the_features_does_not_run(tmp_path: Path) -> None:
+    write_hf(tmp_path)
+    tower = load_vision_tower(hf_config(tmp_path))
+    num_calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal num_calls
+        num_calls += 1
+
+    for name, module in tower.visual.named_modules():
+        if name.rpartition(".")[0].endswith("encoder.layers"):
+            module.register_forward_hook(count)
+    tower(torch.randn(1, 3, 16, 16))
+    assert num_calls == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_and_evaluation_see_the_same_features(tmp_path: Path, dtype: torch.dtype) -> None:
+    """A training in mixed precision calls the tower under autocast, an evaluation does not."""
+    write_hf(tmp_path)
+    tower = load_vision_tower(hf_config(tmp_path)).to(dtype)
+    pixels_NCHW = torch.randn(2, 3, 16, 16)
+    expected = tower(pixels_NCHW)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tower(pixels_NCHW)
+    assert found.dtype is dtype
+    assert torch.equal(found, expected)
+
+
 def test_open_clip_weights_give_the_same_features_in_hugging_face(tmp_path: Path) -> None:
     write_open_clip(tmp_path / "oc", quick=True, visual=None)
     tower = load_vision_tower(VisionTowerConfig(path=str(tmp_path / "oc")))

@@ -8,7 +8,7 @@ import torch
 from configuration.trainer import Accelerator, TrainerConfig
 from core.errors import ConfigError
 from pipeline.device import compute_device, uses_gpu
-from pipeline.launchers.devices import GpuSlots
+from pipeline.launchers.devices import GpuSlots, visible_gpus
 
 FOUR = TrainerConfig(accelerator=Accelerator.GPU)
 
@@ -30,6 +30,30 @@ def test_a_slot_is_assigned_once(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.append(place)
     assert taken == ["0", "1", "0", "1"]
     assert slots.find_free(taken[1:]) == "0"
+
+
+@pytest.mark.parametrize("value", ["", " ", "-1", "NoDevFiles", "-1,0"])
+def test_a_variable_without_devices_hides_all_gpus(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == []
+    with pytest.raises(ConfigError, match="only 0 GPUs are visible"):
+        GpuSlots.of(FOUR)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_gpus() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [("0, 1,", ["0", "1"]), ("3,-1,2", ["3"]), ("GPU-7a,MIG-3b", ["GPU-7a", "MIG-3b"])],
+)
+def test_devices_before_the_first_invalid_name_are_visible(
+    value: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == names
 
 
 def test_too_few_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
