@@ -2,7 +2,8 @@
 
 MLflow's own logger does not fit: every rank would open one SQLite file, an unreachable tracking
 server would stop a training run, and steps repeated after a crash would be logged twice. A file has
-one writer, needs no server, and can be truncated to the step of a resumed run.
+one writer, needs no server, and can be truncated to the step of a resumed run. A file that can't be
+written, as on a full disk, is a warning: no result depends on it.
 
 Steps are logged as the caller numbers them (Lightning: optimizer steps done before this one). The
 first step of an attempt replaces everything that earlier attempts logged from there on.
@@ -20,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from typing_extensions import override
 
-from core.io.files import atomic_write_text
+from core.io.files import atomic_write_text, warning_if_unwritten
 from core.io.jsonl import JsonlWriter, format_jsonl, read_jsonl
 
 METRICS_FILE = "metrics.jsonl"
@@ -71,10 +72,11 @@ class JsonlLogger(Logger):
         """Append a line; it survives a kill of the process."""
         values = {name: _json_number(value) for name, value in metrics.items()}
         self._step = self._step if step is None else step
-        if self._file is None:
-            self._file = self._open(self._step, set(values))
         line = {"step": self._step, "time": round(time.time(), 3), "metrics": values}
-        self._file.write(line)
+        with warning_if_unwritten(self.folder / METRICS_FILE):
+            if self._file is None:
+                self._file = self._open(self._step, set(values))
+            self._file.write(line)
         self._latest.update(values)
         if time.monotonic() - self._progress_time >= _PROGRESS_INTERVAL_S:
             self._write_progress()
@@ -90,7 +92,8 @@ class JsonlLogger(Logger):
         """Write the final progress and close the file."""
         if self._file is not None:
             self._write_progress()
-            self._file.close()
+            with warning_if_unwritten(self.folder / METRICS_FILE):
+                self._file.close()
             self._file = None
 
     def _open(self, first_step: int, names: set[str]) -> JsonlWriter:
@@ -114,8 +117,9 @@ def write_progress(
     progress = {"step": step, "total": total, "metrics": dict(metrics)}
     temporary = folder / f".{PROGRESS_FILE}.tmp"
     # No fsync, unlike core.io.files: five per second would cost more than a lost progress bar.
-    temporary.write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
-    temporary.replace(folder / PROGRESS_FILE)
+    with warning_if_unwritten(folder / PROGRESS_FILE):
+        temporary.write_text(json.dumps(progress, allow_nan=False), encoding="utf-8")
+        temporary.replace(folder / PROGRESS_FILE)
 
 
 def _is_kept(line: dict[str, Any], first_step: int, names: set[str]) -> bool:

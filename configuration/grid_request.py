@@ -30,10 +30,15 @@ class GridRequest:
     """Whether the plan is only displayed: missing datasets are then replaced by their estimates."""
 
     def __post_init__(self) -> None:
-        """Check that the name can be that of a folder."""
+        """Check that the names can be those of folders."""
         if self.name and not re.fullmatch(r"\w[\w.=+-]*", self.name):
             raise ConfigError(
                 f"--name '{self.name}': use letters, digits and any of . _ = + -, without spaces"
+            )
+        if re.search(r"[\x00-\x1f\x7f]", str(self.root)):
+            raise ConfigError(
+                f"--root {str(self.root)!r}: line feeds and other control characters are not "
+                "supported; rename it"
             )
 
     @property

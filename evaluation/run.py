@@ -5,6 +5,8 @@ the same benchmarks, with the same scores, baselines and intervals. Replies are 
 model is asked, so that the same command resumes an interrupted evaluation.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import sys
@@ -29,10 +31,9 @@ from rich.table import Table
 from core.config import fingerprint, load_config
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
-from core.io.files import check_writable
+from core.io.files import check_writable, sole_writer
 from core.io.hub import hub_commit
 from core.io.model_files import hash_model_folder
-from core.process.command import catch_user_errors
 from evaluation.answerers.cached import BATCHES_PER_SLICE, CachedAnswerer
 from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
@@ -126,13 +127,18 @@ def run(options: argparse.Namespace) -> EvaluationResult:
     Everything that can be checked is checked before the model is loaded.
 
     Raises:
-        ConfigError: If the output folder exists, the prompt style or revision is missing, or an
-            item can't be asked or scored.
+        ConfigError: If the output folder exists or another command writes it, the prompt style or
+            revision is missing, or an item can't be asked or scored.
         CheckpointError: If the checkpoint can't be loaded or is incomplete.
         DataError: If the benchmark can't be read or lacks a language.
         EndpointError: If the endpoint refuses a request.
         OSError: If the output folder can't be written.
     """
+    with sole_writer(options.out):
+        return _run_alone(options)
+
+
+def _run_alone(options: argparse.Namespace) -> EvaluationResult:
     if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
     _check_numbers(options)

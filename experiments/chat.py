@@ -3,6 +3,8 @@
 python -m experiments.chat --run CELL --image FILE --ask "Zer da hau?"
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
-from core.process.command import catch_user_errors
 from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan

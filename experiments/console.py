@@ -20,6 +20,7 @@ from rich.table import Table
 from configuration.report_config import DecidingMetric
 from core.errors import CheckpointError
 from pipeline.graph import Graph
+from pipeline.store.records import read_note
 from pipeline.store.states import State
 from pipeline.store.store import Store
 
@@ -72,7 +73,9 @@ def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence
     for address in failed:
         node = graph.nodes[address]
         folder = store.folder(node.kind, address)
-        reason = folder.read_status().error or "not run: an earlier stage failed"
+        status = folder.read_status()
+        unknown = f"no reason recorded; see {folder.path / 'log.txt'}" if status.attempts else ""
+        reason = status.error or unknown or "not run: an earlier stage failed"
         where = escape(f"({folder.path}): {reason}")
         console.print(f"[red]{node.title}[/] {where}", soft_wrap=True)
 
@@ -121,8 +124,8 @@ class GridProgress:
         if address not in self._tasks:
             self._tasks[address] = self._progress.add_task(node.title, total=None, note="")
         file = self._store.folder(node.kind, address).path / "progress.json"
-        if file.exists():
-            now = json.loads(file.read_text())
+        now = read_note(file)
+        if now:
             loss = now["metrics"].get("train/loss")
             note = "" if loss is None else f"loss {loss:.3f}"
             self._progress.update(

@@ -3,6 +3,8 @@
 python -m experiments.export --run CELL --to hf FOLDER
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
-from core.process.command import catch_user_errors
+from core.io.files import sole_writer
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 from serving.cell import find_cells
@@ -82,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if folder.exists():  # before the grid is loaded
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
     request = request_of(args)
-    (cell,) = find_cells(make_plan(request), [args.run], root=request.root)
-    result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
+    with sole_writer(folder):
+        (cell,) = find_cells(make_plan(request), [args.run], root=request.root)
+        result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
     _print_result(Console(stderr=True), result)
     return 0
 

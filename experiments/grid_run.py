@@ -1,6 +1,7 @@
 """Run of a grid: launch missing stage runs, show progress, track in MLflow, write the report."""
 
 import json
+import os
 import time
 from functools import cached_property
 from pathlib import Path
@@ -9,18 +10,20 @@ from rich.console import Console
 
 from configuration.grid_request import GridRequest
 from core.errors import PreemptedError, StageFailedError
-from core.io.files import atomic_write_text
+from core.io.files import atomic_write_text, locked
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.grid_description import check_continues, describe_grid
 from experiments.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
+from pipeline.launchers.base import PREEMPTED_MESSAGE
 from pipeline.store.records import read_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
 from reporting.claims.preregistration import register
 from reporting.records import grid_folder
 from reporting.tracking.grid_tracker import GridTracker
+from reporting.tracking.local_store import default_store
 from reporting.tracking.server import ui_command
 from reporting.tracking.sync import sync_grid
 
@@ -58,6 +61,8 @@ class GridRun:
             PreemptedError: If the command was asked to stop; running stages have saved.
         """
         begin = time.monotonic()
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            default_store(self.request.root)  # an unusable name is an error before training
         self._write_description()
         try:
             states = self._launch()
@@ -90,6 +95,10 @@ class GridRun:
     def _write_description(self) -> None:
         """Register the hypotheses and write grid.json, unless the folder holds another grid."""
         request, folder = self.request, grid_folder(*self._grid_key)
+        with locked(folder / ".lock"):  # another command may start the same grid now
+            self._write_description_alone(request, folder)
+
+    def _write_description_alone(self, request: GridRequest, folder: Path) -> None:
         before = read_json(folder / "grid.json", default={})
         check_continues(folder.name, before, describe_grid(request, self.plan, None))
         registration = register(folder) if self.plan.cells else None
@@ -117,7 +126,10 @@ class GridRun:
                 progress.update(states)
                 self._track(states)
 
-            states = launcher.run(on_tick)
+            with self.flag.listening():
+                states = launcher.run(on_tick)
+            if self.flag.is_set:  # by a signal while the last stage run ended
+                raise PreemptedError(PREEMPTED_MESSAGE)
         self._track(states)
         return states
 

@@ -7,6 +7,8 @@ datamodules/. It uses the sources, lengths and batch plan of the real run; it lo
 computes no features.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import sys
@@ -20,7 +22,6 @@ from rich.table import Table
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError, unknown_name
-from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options, request_of
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """Builds the report of a grid: `python -m experiments.report --exp mix_ablation`."""
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -7,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options
 from reporting.build import build_report
 from reporting.tracking.registration import tracked_registration

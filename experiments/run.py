@@ -3,6 +3,8 @@
 python -m experiments.run --exp mix_ablation
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -11,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import PreemptedError, StageFailedError
-from core.process.command import catch_user_errors
-from core.process.stop import EXIT_PREEMPTED, StopFlag
+from core.process.interrupts import end_work_on
+from core.process.stop import STOP_SIGNALS, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
 
@@ -107,19 +109,23 @@ def _add_launch_options(parser: argparse.ArgumentParser) -> None:
     add("--cancel", action="store_true", help="cancel the SLURM jobs of the grid and exit")
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
+def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     """Execute the parsed command line.
+
+    Args:
+        args: The options of `build_parser`.
+        console: Where to print.
+        flag: Set by a signal that arrives while stage runs train.
 
     Raises:
         ConfigError: If an option is invalid.
         StageFailedError: If stage runs failed; the others are finished.
         PreemptedError: If the command was asked to stop; running stages have saved.
     """
-    flag = StopFlag()
-    flag.install()
+    end_work_on(STOP_SIGNALS)
     is_display = args.list or args.dry_run or args.why or args.register or not args.exp
     if args.launcher == "local" and not is_display:
-        forkserver.start_early()
+        forkserver.get_context()  # loads the libraries while this process plans
     from experiments.console import show_experiments  # these modules load torch
     from experiments.launching import LauncherName, LaunchOptions, make_slurm_launcher
     from experiments.planning import make_plan
@@ -163,19 +169,20 @@ def run(args: argparse.Namespace, console: Console) -> None:
             slurm.show_status(console, launcher)
         return
     if options.launcher is LauncherName.TORCHRUN and torchrun.is_follower():
-        sys.exit(torchrun.follow(store, flag))
+        with flag.listening():
+            sys.exit(torchrun.follow(store, flag))
     GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
 
 
 @catch_user_errors
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status distinguishes preempted runs, failed stages and misuse."""
-    console = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH)
+    console, flag = Console(width=None if sys.stdout.isatty() else _TABLE_WIDTH), StopFlag()
     try:
-        run(build_parser().parse_args(argv), console)
+        run(build_parser().parse_args(argv), console, flag)
     except PreemptedError as error:
         console.print(f"[yellow]{error}[/]")
-        return EXIT_PREEMPTED
+        return flag.exit_status
     except StageFailedError as error:
         console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1

@@ -5,6 +5,8 @@ python -m experiments.skypilot --exp full_grid --profile paper --bucket s3://my-
 sky jobs launch full_grid.yaml
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import re
@@ -20,7 +22,6 @@ from rich.console import Console
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
-from core.process.command import catch_user_errors
 from experiments.cli import add_grid_options, request_of
 from experiments.planning import make_plan
 

@@ -4,6 +4,8 @@ Use it after running while the tracking server was unreachable, or on machines w
 The command can be repeated at any time; data that is already on the server is skipped.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import DataError
-from core.process.command import catch_user_errors
 from core.process.log import without_password
 from pipeline.store.records import read_json
 from reporting.tracking.sync import sync_grid

@@ -3,6 +3,8 @@
 A plain `mlflow ui` would open a new, empty database in the working directory instead.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import os
 import shlex
@@ -15,7 +17,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.io.reading import reading
-from core.process.command import catch_user_errors
 from core.process.log import without_password
 from reporting.tracking.local_store import relocate_artifacts
 from reporting.tracking.server import SERVER_HOST, server_command

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, LlavaProcessor
 
 from core.config import dump_config
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.io.files import atomic_write_text
 from evaluation.asking import ASKING_FILE, AskingConfig
 from models.export.llava import to_hugging_face
@@ -81,7 +82,10 @@ def write_model(
         cast_all(parts.model, dtype)
         cast_all(parts.model, torch.float32)
     stock = to_hugging_face(parts.model, parts.chat, dtype=dtype)
-    save_torch_state_dict(stock.state, folder, max_shard_size=max_shard)
+    try:
+        save_torch_state_dict(stock.state, folder, max_shard_size=max_shard)
+    except SafetensorError as error:  # its only error for a full disk
+        raise CheckpointError(f"{folder}: the weights can't be written ({error})") from error
     _write_json(folder / "config.json", stock.config)
     limit = cell.evaluation.settings.max_new_tokens
     settings = generation_config(parts.chat, max_new_tokens=limit)

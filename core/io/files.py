@@ -1,52 +1,138 @@
 """Atomic writes, file locks, checksums and safe paths."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import math
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from core.errors import DataError, PreemptedError
+from core.errors import ConfigError, DataError, PreemptedError
+from core.process.log import get_logger
 
 _CHUNK_BYTES = 1 << 20
 _LOCK_POLL_S = 0.1
 _KNOWN_SHA256: dict[tuple[int, ...], str] = {}
 """Identity of a file that this process has read -> its sha256."""
+_UNWRITTEN: set[Path] = set()
+_LOG = get_logger("files")
+_WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file next to `path`, which replaces it after a flush to disk."""
+    """Open a temporary file next to `path`, which replaces it after a flush to disk.
+
+    Raises:
+        OSError: With the name of the file, if it can't be written; nothing is left of it then.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = temporary_path(path)
+    with naming_file(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the path of a hidden file next to `path` that no other writer uses.
+
+    Process ids do not suffice: those of two containers that share a folder are often equal.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, is_stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def naming_file(path: Path) -> Iterator[None]:
+    """Add the name of a file to errors of the system without one, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WRITE_ERRNOS or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextlib.contextmanager
+def warning_if_unwritten(path: Path) -> Iterator[None]:
+    """Turn an error of the system into a warning, for files on which no result depends.
+
+    Of each file only the first error is reported: the next ones follow within milliseconds.
+    """
+    try:
+        yield
+    except OSError as error:
+        if path not in _UNWRITTEN:
+            _UNWRITTEN.add(path)
+            reason = "unknown error" if error.errno is None else os.strerror(error.errno)
+            _LOG.warning("%s can't be written (%s); no result depends on it", path, reason)
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    timeout_s: float = math.inf,
+) -> Iterator[None]:
     """Hold a lock file; other processes wait, and the lock of a process that dies is released.
 
     Args:
         path: The lock file.
         is_stopped: Asked while waiting; True gives up. A waiting `flock` would resume after a
             signal and could only be killed.
+        timeout_s: Longest time to wait.
 
     Raises:
         PreemptedError: If `is_stopped` returned True before the lock was free.
+        TimeoutError: If another process held the lock for too long.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_s
     with path.open("w") as file:
         while not _try_lock(file):
             if is_stopped():
                 raise PreemptedError(f"stopped while another process held {path}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", str(path))
             time.sleep(_LOCK_POLL_S)
+        yield
+
+
+@contextlib.contextmanager
+def sole_writer(target: Path) -> Iterator[None]:
+    """Keep other commands from writing a file or folder at the same time.
+
+    A lock file next to it exists as long as the context.
+
+    Raises:
+        ConfigError: If another command is writing it.
+    """
+    target = target.absolute()
+    path = target.with_name(f".{target.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("w"))
+            if not _try_lock(file):
+                raise ConfigError(
+                    f"another command is writing {target}; wait until it has ended, or choose "
+                    "another output"
+                )
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                break  # otherwise its last holder has just removed it
+        stack.callback(path.unlink, missing_ok=True)
         yield
 
 

@@ -39,6 +39,8 @@ def seal_folder(folder: Path, **metadata: Any) -> None:
         folder: Folder with all its files.
         **metadata: JSON values to store in the seal.
     """
+    for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
     entries = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb+") as file:

@@ -1,21 +1,34 @@
-"""Error handling shared by all commands."""
+"""Error handling shared by all commands, which import this module first.
 
+It also handles Ctrl-C while a command imports its other modules (`core.process.interrupts`).
+"""
+
+import contextlib
+import errno
 import functools
+import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from rich.console import Console
-from rich.markup import escape
-
 from core.errors import IrudimenError
+from core.process import interrupts
+from core.process.stop import EXIT_PREEMPTED
+
+interrupts.install_handler()
 
 USER_ERROR = 2
 """Exit status of a user error, the same as argparse's for an invalid argument."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _P = ParamSpec("_P")
 
 
 def _report(message: str) -> int:
+    from rich.console import Console  # slow to import, and only needed here
+    from rich.markup import escape
+
     console = Console(stderr=True)
     console.print(f"[red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     return USER_ERROR
@@ -24,16 +37,25 @@ def _report(message: str) -> int:
 def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
     """Make a command report errors of the user without a traceback and return `USER_ERROR`.
 
-    These are every `IrudimenError`, and errors of the system about a file or folder.
+    These are every `IrudimenError`, and errors of the system about a file or folder. A command that
+    is stopped by Ctrl-C says so and returns `interrupts.EXIT_INTERRUPTED`.
     """
 
     @functools.wraps(main)
     def command(*arguments: _P.args, **named: _P.kwargs) -> int:
         try:
+            interrupts.begin_work()
             return main(*arguments, **named)
+        except interrupts.CommandStopped as stop:
+            return _report_stop(stop.number)
         except IrudimenError as error:
             return _report(str(error))
         except OSError as error:
+            if error.errno in _FULL:
+                where = error.filename or "a file that the command writes"
+                return _report(
+                    f"{where}: {error.strerror}; free space and give the same command again"
+                )
             if error.filename is None:  # not about a file that the user named
                 raise
             return _report(
@@ -41,3 +63,10 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
             )
 
     return command
+
+
+def _report_stop(number: int) -> int:
+    with contextlib.suppress(OSError, ValueError):  # the reader of the output may be gone
+        sys.stdout.flush()
+        os.write(2, interrupts.notice(number))
+    return interrupts.EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED

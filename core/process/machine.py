@@ -2,11 +2,15 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from multiprocessing import util
 from pathlib import Path
+from typing import Any
 
-_CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
-_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+from core.errors import ConfigError
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _SLURM_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 _MAX_SOCKET_FOLDER_BYTES = 64
 """A Unix socket has at most 107 bytes, of which multiprocessing uses about 40 for its names."""
@@ -16,42 +20,75 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use.
 
-    It is the smallest of the affinity of the process, the quota of its cgroup (containers) and the
-    allocation of its SLURM job.
+    It is the smallest of the affinity of the process, the quotas of its cgroups (containers,
+    services) and the allocation of its SLURM job.
     """
-    limits = [float(len(os.sched_getaffinity(0)))]
-    if (quota := _cgroup_quota()) is not None:
-        limits.append(quota)
+    limits = [float(len(os.sched_getaffinity(0))), *_cgroup_quotas()]
     allocated = next((os.environ[name] for name in _SLURM_CORES if os.environ.get(name)), "")
     if allocated.isdigit():
         limits.append(float(allocated))
     return max(1, int(min(limits)))
 
 
-def _cgroup_quota() -> float | None:
-    """Return the CPU quota in cores, or None if there is none."""
+def _cgroup_quotas() -> Iterator[float]:
+    """Yield the CPU quotas in cores of the cgroups of this process and of those around them."""
     try:
-        if _CGROUP_V2.is_file():
-            quota, period = _CGROUP_V2.read_text().split()
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        lines = ["0::/", "1:cpu:/"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = _CGROUPS / "cpu" if controllers else _CGROUPS
+        # A container may see the path that its cgroup has outside; its own is then the root.
+        for folder in (base / path.lstrip("/"), *(base / path.lstrip("/")).parents):
+            if folder.is_relative_to(base):
+                yield from _quota_of(folder)
+
+
+def _quota_of(folder: Path) -> Iterator[float]:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
         else:
             quota, period = (
-                (_CGROUP_V1 / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+                (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
             )
-        return float(quota) / float(period) if quota != "max" and float(quota) > 0 else None
+        if quota != "max" and float(quota) > 0:
+            yield float(quota) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
-        return None
+        return
 
 
-def use_short_socket_folder() -> None:
+def use_short_socket_folder(library: Any = util) -> None:
     """Make multiprocessing create its sockets in a short folder if TMPDIR is long.
 
     Batch systems set TMPDIR to paths in which a Unix socket does not fit.
+
+    Args:
+        library: The module `util` of multiprocessing, or of a library that copies it.
+
+    Raises:
+        ConfigError: If no folder for temporary files can be written, or only ones that are too
+            long.
     """
-    if len(os.fsencode(tempfile.gettempdir())) <= _MAX_SOCKET_FOLDER_BYTES:
-        return
-    before = tempfile.tempdir
-    tempfile.tempdir = next((name for name in _SHORT_FOLDERS if os.access(name, os.W_OK)), before)
     try:
-        util.get_temp_dir()  # multiprocessing keeps the folder that its first call chooses
+        folder = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{error.strerror}; set TMPDIR to a folder that can be written"
+        ) from error
+    if len(os.fsencode(folder)) <= _MAX_SOCKET_FOLDER_BYTES:
+        return
+    short = next((name for name in _SHORT_FOLDERS if os.access(name, os.W_OK)), None)
+    if short is None:
+        raise ConfigError(
+            f"the folder for temporary files {folder} is too long for a Unix socket; set TMPDIR to "
+            f"one of at most {_MAX_SOCKET_FOLDER_BYTES} bytes"
+        )
+    before, tempfile.tempdir = tempfile.tempdir, short
+    try:
+        library.get_temp_dir()  # multiprocessing keeps the folder that its first call chooses
     finally:
         tempfile.tempdir = before

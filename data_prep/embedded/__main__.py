@@ -3,6 +3,8 @@
 Example: `python -m data_prep.embedded --languages en eu --out data/embedded`.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 import tempfile
@@ -15,8 +17,7 @@ from rich.console import Console
 from rich.progress import track as rich_track
 
 from core.errors import DataError
-from core.io.files import sha256_file
-from core.process.command import catch_user_errors
+from core.io.files import sha256_file, sole_writer
 from data_prep.embedded.build import Builder, BuildPlan
 from data_prep.embedded.corpus import build_corpus
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
@@ -46,9 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         _compare_with_build(builder, options.out)
     elif options.corpus is not None:
-        build_corpus(builder, options.corpus)
+        with sole_writer(options.corpus):
+            build_corpus(builder, options.corpus)
     else:
-        _build(builder, options.out, with_dev=options.with_dev)
+        with sole_writer(options.out):
+            _build(builder, options.out, with_dev=options.with_dev)
     _console.log(f"done in {time.perf_counter() - started:.0f} s")
     return 0
 

@@ -3,6 +3,8 @@
 Example: `python -m data_prep.index 'cc3m/{00000..00331}.tar' --name cc3m_en --language en`.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import sys
 import time
@@ -15,11 +17,11 @@ from rich.table import Table
 
 from core.chat.format import PromptStyle
 from core.errors import ConfigError
-from core.process.command import catch_user_errors
+from core.io.files import sole_writer
 from data_prep.index.inputs import expand_shards, local_path
 from data_prep.index.lengths import LengthsPlan
 from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
-from datamodules.shards.manifest import Modality
+from datamodules.shards.manifest import SUFFIX, Modality
 from datamodules.storage.remote import RetryConfig, redact_url
 
 _DESCRIPTION = """\
@@ -66,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(arguments)
     started = time.perf_counter()
     plan = _make_plan(options)
-    report = _build_with_progress(plan)
+    with sole_writer(plan.out / f"{plan.name}{SUFFIX}"):
+        report = _build_with_progress(plan)
     _print_report(report, time.perf_counter() - started)
     return 0
 

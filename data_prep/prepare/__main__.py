@@ -1,6 +1,9 @@
 """Command that prepares the data of a language; see `python -m data_prep.prepare --help`."""
 
+from core.process.command import catch_user_errors
+
 import argparse
+import contextlib
 import json
 import sys
 import threading
@@ -15,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from core.errors import ConfigError
+from core.io.files import sole_writer
 from core.io.reading import read_json_file
-from core.process.command import catch_user_errors
 from data_prep.prepare import planning
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
 from data_prep.prepare.steps.finish import REPORT
@@ -251,14 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console()
     out = options.out or Path("data/prepared") / options.language
-    try:
-        config, recipes = load_recipe(options.recipe, options.overrides)
-        order = planning.PreparationRequest(
-            recipe=Path(options.recipe).stem,
-            language=options.language,
-            out=out,
-            limit=options.limit,
-        )
+    config, recipes = load_recipe(options.recipe, options.overrides)
+    order = planning.PreparationRequest(
+        recipe=Path(options.recipe).stem,
+        language=options.language,
+        out=out,
+        limit=options.limit,
+    )
+    with contextlib.nullcontext() if options.dry_run else sole_writer(out):
         plan = planning.make_plan(order, config, recipes, only_look=options.dry_run)
         show_plan(console, plan)
         if options.dry_run:
@@ -269,9 +272,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         run_here(console, plan, options.workers)
         show_report(console, plan)
-    except KeyboardInterrupt:
-        console.print("stopped; rerun the same command to resume")
-        return 130
     return 0
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, locked
+from core.process.interrupts import without_interrupts
+from core.process.machine import use_short_socket_folder
 from data_prep.prepare.faults import Ledger
 from data_prep.prepare.steps.collect import collect, join
 from data_prep.prepare.steps.finish import finish
@@ -25,6 +27,8 @@ from data_prep.prepare.work import SourcePlan, WorkPlan, load_plan
 
 os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
 try:
+    import multiprocess.forkserver
+    import multiprocess.util
     from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
     from loguru import logger
@@ -130,6 +134,9 @@ def num_tasks(plan: WorkPlan, step: Step) -> int:
 def run_local(plan: WorkPlan, step: Step, workers: int) -> None:
     """Run a step on this machine."""
     tasks = num_tasks(plan, step)
+    use_short_socket_folder(multiprocess.util)
+    with without_interrupts():  # the command ends its tasks
+        multiprocess.forkserver.ensure_running()
     logger.remove()
     _LocalExecutor(
         pipeline=[PrepareStep(str(plan.out), step)],

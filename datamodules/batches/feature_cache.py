@@ -5,7 +5,6 @@ each encoded image). The features themselves are computed by the caller.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from core.errors import UNDECODABLE, DataError
+from core.io.files import atomic_file
 from core.io.reading import reading
 
 Encoder = Callable[[list[bytes]], np.ndarray]
@@ -199,29 +199,19 @@ def _next_part(parts: Path) -> int:
     return int(files[-1].stem) + 1 if files else 0
 
 
-def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _save_part(path: Path, keys: np.ndarray, features: np.ndarray) -> None:
-    temporary = _temporary_path(path)
-    with temporary.open("wb") as file:
+    with atomic_file(path) as file:
         np.savez(file, keys=keys, features=features)
-    temporary.replace(path)
 
 
 def _save_array(path: Path, pieces: list[np.ndarray]) -> None:
     """Concatenate arrays on disk, without holding the result in memory."""
     shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
-    temporary = _temporary_path(path)
-    with temporary.open("wb") as file:
+    with atomic_file(path) as file:
         header = {"descr": pieces[0].dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(file, header)
         for piece in pieces:
             file.write(np.ascontiguousarray(piece).data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _load_array(path: Path) -> np.ndarray:

@@ -4,6 +4,8 @@ Creates the annotation database, serves the annotation page on the local host, p
 exports and imports judgements.
 """
 
+from core.process.command import catch_user_errors
+
 import argparse
 import dataclasses
 import json
@@ -18,7 +20,6 @@ from rich.markup import escape
 from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
-from core.process.command import catch_user_errors
 from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.comparison import compare_systems

@@ -8,20 +8,21 @@ import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
+from core.process.interrupts import without_interrupts
 from core.process.machine import use_short_socket_folder
 
 _PRELOADED_MODULES = ["pipeline.launchers.worker"]
 
 
 def get_context() -> ForkServerContext:
-    """Return the multiprocessing context whose processes are forked from the server."""
+    """Return the multiprocessing context whose processes are forked from the server.
+
+    The server is started without waiting for it, and ends with this process. Ctrl-C does not reach
+    the server and the processes: the launcher asks them to save.
+    """
     use_short_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED_MODULES)
+    with without_interrupts():
+        forkserver.ensure_running()
     return context
-
-
-def start_early() -> None:
-    """Start the server without waiting for it; it ends with this process."""
-    get_context()
-    forkserver.ensure_running()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configuration.trainer import TrainerConfig
 from core.errors import PreemptedError
+from core.process.interrupts import end_children, without_interrupts
 from core.process.log import get_logger
 from core.process.stop import PARENT, StopFlag
 from pipeline.graph import Graph, StageNode
@@ -50,15 +51,18 @@ class LocalLauncher:
         """
         states = self._initial_states()
         running: dict[str, StageProcess] = {}
-        while True:
-            if self.flag.is_set:
-                self._stop(running)
-            self._collect(running, states)
-            self._start_ready(running, states)
-            on_tick(states)
-            if not running and State.WAITING not in states.values():
-                return states
-            time.sleep(_POLL_S)
+        try:
+            while True:
+                if self.flag.is_set:
+                    raise PreemptedError(PREEMPTED_MESSAGE)
+                self._collect(running, states)
+                self._start_ready(running, states)
+                on_tick(states)
+                if not running and State.WAITING not in states.values():
+                    return states
+                time.sleep(_POLL_S)
+        finally:  # also after an error of this process, such as that of a full disk
+            self._stop(running)
 
     def _attempt(self, node: StageNode) -> StageAttempt:
         return StageAttempt(store=self.store, node=node, trainer=self.trainer)
@@ -108,15 +112,20 @@ class LocalLauncher:
             states[address] = attempt.resolve(attempt.collect(exit_code, death=death))
 
     def _stop(self, running: dict[str, "StageProcess"]) -> None:
+        """Let the running stages save and wait for their end."""
         for process in running.values():
             process.terminate()
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         while any(process.exit_code() is None for process in running.values()):
             if time.monotonic() > deadline:
-                _LOG.warning("some stage runs did not stop within %.0f s", _STOP_TIMEOUT_S)
+                _LOG.warning(
+                    "stage runs that did not stop within %.0f s are killed; they resume from their "
+                    "last checkpoint",
+                    _STOP_TIMEOUT_S,
+                )
+                end_children()
                 break
             time.sleep(_POLL_S)
-        raise PreemptedError(PREEMPTED_MESSAGE)
 
 
 class StageProcess:
@@ -151,7 +160,7 @@ def start_command(path: Path, environment: dict[str, str]) -> "subprocess.Popen[
     """Start the worker of a stage run as a command; its output is appended to log.txt."""
     environment = {**environment, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "pipeline.launchers.worker", str(path)]
-    with (path / "log.txt").open("ab") as log:
+    with (path / "log.txt").open("ab") as log, without_interrupts():
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 

@@ -5,6 +5,7 @@ error is in status.json).
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -137,7 +138,8 @@ def _run_attempt(folder: StageFolder, flag: StopFlag) -> int:
             status.state, status.error = State.INTERRUPTED, str(error)
             return EXIT_PREEMPTED
         except Exception as error:  # noqa: BLE001  # boundary of the process: report and exit 1
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # log.txt may be on the full disk that is the error
+                traceback.print_exc()
             status.fail(folder.failure(*_diagnose(folder, error)))
             return 1
         finally:

@@ -52,6 +52,7 @@ _STORAGE_ERRNOS = frozenset(
         errno.EIO,
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EROFS,
         errno.ESTALE,
         errno.ENOTCONN,

@@ -16,7 +16,7 @@ from typing import Any
 
 from core.config import dump_config, to_plain
 from core.errors import CheckpointError
-from core.io.files import atomic_write_text, locked
+from core.io.files import atomic_write_text, locked, warning_if_unwritten
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
 from pipeline.store.registration import Registration
@@ -125,8 +125,10 @@ class StageFolder:
             return Status()
 
     def write_status(self, status: Status) -> None:
-        """Replace the status atomically."""
-        atomic_write_text(self.path / "status.json", json.dumps(to_plain(status)))
+        """Replace the status atomically; a full disk is a warning, as no result depends on it."""
+        path = self.path / "status.json"
+        with warning_if_unwritten(path):
+            atomic_write_text(path, json.dumps(to_plain(status)))
 
     def safe_step(self) -> int:
         """Return the saved progress: the step of the newest checkpoint or the number of parts.

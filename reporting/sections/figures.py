@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from core.io.files import atomic_file
 from reporting.records import GridRecord
 from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
 from reporting.settings import DESCRIPTIVE_AXES, Setting, format_axis, format_value
@@ -120,7 +121,10 @@ def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
             for kind in ("png", "svg"):
                 path = folder / f"accuracy{suffix}.{kind}"
                 matplotlib.rcParams["svg.fonttype"] = "path"
-                figure.savefig(path, dpi=160, facecolor=PAPER, metadata=_file_metadata(kind))
+                with atomic_file(path) as file:
+                    figure.savefig(
+                        file, format=kind, dpi=160, facecolor=PAPER, metadata=_file_metadata(kind)
+                    )
                 paths.append(path)
     return paths
 

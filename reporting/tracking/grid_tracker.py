@@ -32,13 +32,13 @@ from reporting.tracking.local_store import (
     artifact_location,
     default_store,
     relocate_artifacts,
-    root_identity,
 )
 from reporting.tracking.registration import (
     find_parent_run,
     grid_identity,
     has_registration,
     registration_params,
+    tracked_identity,
 )
 from reporting.tracking.upload_notes import UploadNotes
 
@@ -46,6 +46,8 @@ _STATUS = {State.DONE: "FINISHED", State.FAILED: "FAILED", State.INTERRUPTED: "K
 _PAUSE_S = 30.0
 """Pause after a failed request, because every further attempt would wait for the timeout."""
 
+_LOCK_TIMEOUT_S = 60.0
+"""Longest wait for another command that uploads; the upload is then completed later."""
 _LOG = get_logger("tracking")
 P = ParamSpec("P")
 
@@ -64,7 +66,7 @@ def _warn_on_outage(
             self.is_behind = True
             return
         try:
-            with locked(self.root / ".mlflow.lock"):
+            with locked(self.root / ".mlflow.lock", timeout_s=_LOCK_TIMEOUT_S):
                 method(self, *args, **kwargs)
         except TRACKING_ERRORS as error:
             first_line = str(error).splitlines()[0][:200]
@@ -99,7 +101,7 @@ class GridTracker:
         """Monotonic time before which the server is not contacted again after a failure."""
         root.mkdir(parents=True, exist_ok=True)
         try:
-            with locked(root / ".mlflow.lock"):
+            with locked(root / ".mlflow.lock", timeout_s=_LOCK_TIMEOUT_S):
                 if self._is_local:
                     relocate_artifacts(root)
                 _ = self._experiment_id
@@ -177,9 +179,9 @@ class GridTracker:
 
     @cached_property
     def _notes(self) -> UploadNotes:
+        identity = tracked_identity(self.root, self.uri)
         # The local database moves with its folder.
-        server = root_identity(self.root) if self._is_local else self.uri
-        return UploadNotes(self._client, server)
+        return UploadNotes(self._client, identity if self._is_local else self.uri, identity)
 
     @cached_property
     def _experiment_id(self) -> str:
@@ -206,7 +208,7 @@ class GridTracker:
         if self.parent_id:
             return self.parent_id
         grid = self._load_grid()
-        tags = grid_identity(self.root, grid.name)
+        tags = grid_identity(self.root, grid.name, self.uri)
         run = find_parent_run(self._client, [self._experiment_id], tags)
         if run is not None:
             self._client.update_run(run.info.run_id, status="RUNNING")

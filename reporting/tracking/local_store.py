@@ -1,10 +1,12 @@
 """The local MLflow database of an output folder, which may be moved or copied as a whole."""
 
 import contextlib
+import dataclasses
 import json
 import secrets
 import sqlite3
 from pathlib import Path
+from typing import Self
 
 from core.config import fingerprint
 from core.errors import ConfigError
@@ -34,17 +36,56 @@ def artifact_location(root: Path, experiment: str) -> str:
     return (root.resolve() / _ARTIFACTS / experiment).as_uri()
 
 
-def root_identity(root: Path) -> str:
-    """Return the identity of an output folder, which it keeps when it is moved."""
-    path = root / _IDENTITY
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text())["id"])
-    identity = secrets.token_hex(8)
-    try:
-        atomic_write_text(path, json.dumps({"id": identity}) + "\n")
-    except OSError:  # a folder that is only read
-        return fingerprint(str(root.resolve()))[:16]
-    return identity
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RootIdentity:
+    """Identity of an output folder, which it keeps when it is moved."""
+
+    server: str
+    """For a tracking server, which several folders may share; every copy has its own."""
+    database: str
+    """For the local database, which is copied along with the folder."""
+
+    @classmethod
+    def of(cls, root: Path) -> Self:
+        """Read the identity of a folder, and write it where it is new.
+
+        A copy gets an identity of its own where it can be told from a folder that was moved: the
+        folder from which it was copied still exists on this machine.
+        """
+        here, known = str(root.resolve()), _read_identity(root)
+        server, place = known.get("id", ""), known.get("path", "")
+        database = known.get("database", server)
+        if not (server and place == here):
+            if server and _is_copy(root, server, Path(place or here)):
+                _LOG.info("%s is a copy of %s; MLflow keeps their runs apart", here, place)
+                server = ""
+            server = server or secrets.token_hex(8)
+            database = database or server
+            content = {"id": server, "path": here, "database": database}
+            try:
+                atomic_write_text(root / _IDENTITY, json.dumps(content) + "\n")
+            except OSError:  # a folder that is only read
+                server = database = known.get("id", "") or fingerprint(here)[:16]
+        return cls(server=server, database=database)
+
+
+def _read_identity(root: Path) -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        content = json.loads((root / _IDENTITY).read_text(encoding="utf-8"))
+        return {name: str(value) for name, value in content.items()}
+    return {}
+
+
+def _is_copy(root: Path, identity: str, other: Path) -> bool:
+    """Return whether the folder in which an identity was written is another one that still has it.
+
+    A mount or a link may show one folder under two names.
+    """
+    if _read_identity(other).get("id") != identity:
+        return False
+    with contextlib.suppress(OSError):
+        return not root.samefile(other)
+    return False
 
 
 def relocate_artifacts(root: Path) -> int:

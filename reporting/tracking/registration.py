@@ -8,7 +8,7 @@ from typing import Any
 from core.process.log import get_logger
 from pipeline.store.registration import Registration
 from reporting.tracking.client import TRACKING_ERRORS, MlflowClient
-from reporting.tracking.local_store import default_store, root_identity
+from reporting.tracking.local_store import RootIdentity, default_store
 
 GRID_TAG = "irudimen.grid"
 """Tag of a parent run with the name of the grid."""
@@ -29,9 +29,15 @@ def has_registration(params: Mapping[str, str]) -> bool:
     return _SHA256 in params
 
 
-def grid_identity(root: Path, grid_name: str) -> dict[str, str]:
-    """Return the tags that identify the parent run of a grid."""
-    return {GRID_TAG: grid_name, ROOT_TAG: root_identity(root)}
+def grid_identity(root: Path, grid_name: str, uri: str) -> dict[str, str]:
+    """Return the tags that identify the parent run of a grid at a tracking address."""
+    return {GRID_TAG: grid_name, ROOT_TAG: tracked_identity(root, uri)}
+
+
+def tracked_identity(root: Path, uri: str) -> str:
+    """Return the identity of an output folder at a tracking address."""
+    identity = RootIdentity.of(root)
+    return identity.database if uri == default_store(root) else identity.server
 
 
 def find_parent_run(
@@ -53,15 +59,17 @@ def tracked_registration(
         grid_name: Name of the grid's folder.
         experiment_name: Name of the MLflow experiment.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri and not (root / "mlflow.db").is_file():
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
+    if uri == default_store(root) and not (root / "mlflow.db").is_file():
         return None
     try:
-        client = MlflowClient(tracking_uri=uri or default_store(root))
+        client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:
             return None
-        run = find_parent_run(client, [experiment.experiment_id], grid_identity(root, grid_name))
+        run = find_parent_run(
+            client, [experiment.experiment_id], grid_identity(root, grid_name, uri)
+        )
     except TRACKING_ERRORS as error:
         reason = str(error).splitlines()[0][:200]
         _LOG.warning("the registration could not be compared with MLflow: %s", reason)

@@ -23,19 +23,24 @@ class UploadNotes:
     last step of each metric, and the end time of the result that was uploaded.
     """
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
-        """Use the notes of the server at an address."""
+    def __init__(self, client: MlflowClient, uri: str, root: str) -> None:
+        """Use the notes of the server at an address, and of the output folder with an identity.
+
+        The notes of a copied folder refer to runs of the original.
+        """
         self._client = client
+        self._root = root
         self._uri = without_password(uri)
 
     def read(self, stage_dir: Path) -> dict[str, Any]:
-        """Read a note; one that refers to another server or a deleted run is replaced."""
+        """Read a note; one of another server or folder, or of a deleted run, is replaced."""
         note = read_note(stage_dir / RUN_FILE)
-        if note.get("uri") == self._uri and self._is_active(note["owner"]):
+        is_ours = note.get("uri") == self._uri and note.get("root") == self._root
+        if is_ours and self._is_active(note["owner"]):
             note["runs"] = {p: r for p, r in note["runs"].items() if self._is_active(r)}
             return note
         return {
-            "uri": self._uri, "owner": "", "runs": {},
+            "uri": self._uri, "root": self._root, "owner": "", "runs": {},
             "position": {"inode": 0, "offset": 0}, "last_step": {}, "finished": None,
         }  # fmt: skip
 

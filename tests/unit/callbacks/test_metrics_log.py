@@ -1,6 +1,9 @@
 """Metrics log: one writer, flushed lines, and no step twice after a resume."""
 
+import contextlib
 import json
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -119,3 +122,30 @@ def test_lightning_logs_each_step_once(tmp_path: Path) -> None:
     trainer.fit(_Line(), torch.utils.data.DataLoader(torch.ones(8, 1), batch_size=2))
     assert [step for step, _ in _steps(logger.folder)] == [0, 1, 2, 3]
     assert (logger.name, logger.version) == ("align", "abc")
+
+
+@contextlib.contextmanager
+def _file_size_limit(num_bytes: int) -> Iterator[None]:
+    """Let writes beyond a size fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_does_not_stop_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = JsonlLogger(tmp_path, total_steps=2)
+    with _file_size_limit(4096):
+        for step in range(100):
+            logger.log_metrics({"train/loss": 1.0}, step=step)
+    logger.log_metrics({"train/loss": 2.0}, step=100)
+    logger.finalize("success")
+    steps = [step for step, _ in _steps(tmp_path)]
+    assert steps == list(range(101)), "what was not written waits until there is room"
+    assert json.loads((tmp_path / "progress.json").read_text())["step"] == 100
+    (record,) = caplog.records
+    assert "metrics.jsonl can't be written (File too large)" in record.getMessage()

@@ -1,5 +1,7 @@
 """User errors print one message; bugs print a traceback."""
 
+from core.process.command import USER_ERROR, catch_user_errors
+
 import importlib
 import re
 from pathlib import Path
@@ -7,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from core.process.command import USER_ERROR, catch_user_errors
 
 REPOSITORY = Path(__file__).parents[3]
 ROOMS = ("data_prep", "evaluation", "experiments", "pipeline")

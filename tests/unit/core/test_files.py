@@ -1,14 +1,17 @@
 """Atomic writes, checksums and safe paths."""
 
+import errno
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from core.errors import DataError, PreemptedError, unknown_name
+from core.errors import ConfigError, DataError, PreemptedError, unknown_name
 from core.io import files
 from core.io.files import (
+    atomic_file,
     atomic_write_bytes,
     atomic_write_text,
     locked,
@@ -16,6 +19,9 @@ from core.io.files import (
     sha256_bytes,
     sha256_file,
     sha256_once,
+    sole_writer,
+    temporary_path,
+    warning_if_unwritten,
 )
 
 
@@ -91,3 +97,70 @@ def test_waiting_for_a_lock_ends_when_asked_to_stop(tmp_path: Path) -> None:
     assert list(replies) == []
     with locked(lock, is_stopped=lambda: True):
         pass
+
+
+def test_a_lock_that_is_held_for_too_long_is_an_error(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(TimeoutError, match=r"another process holds the lock: .*lock"),
+        locked(tmp_path / "lock", timeout_s=0.0),
+    ):
+        pytest.fail("the lock is held")
+
+
+def test_a_second_writer_is_refused_and_a_later_one_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out"
+    with (
+        sole_writer(target),
+        pytest.raises(ConfigError, match=r"another command is writing .*/new/out; wait"),
+        sole_writer(target.parent / "." / "out"),
+    ):
+        pytest.fail("the folder is being written")
+    for _ in range(2):
+        with sole_writer(target):
+            assert [path.name for path in target.parent.iterdir()] == [".out.lock"]
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    atomic_write_text(path, "old")
+
+    def write() -> None:
+        with atomic_file(path) as file:
+            file.write(b"a part")
+            file.flush()
+            raise OSError(errno.ENOSPC, "the system names no file")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*/file'") as failure:
+        write()
+    assert failure.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"], "the space is free again"
+
+
+def test_a_note_that_can_not_be_written_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        with warning_if_unwritten(tmp_path / "note"):
+            raise OSError(errno.ENOSPC, "")
+    (record,) = caplog.records
+    assert "note can't be written (No space left on device)" in record.getMessage()
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_files_have_the_permissions_that_the_umask_leaves(
+    tmp_path: Path, mask: int, expected: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        atomic_write_text(tmp_path / "file", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == expected
+
+
+def test_writers_with_the_same_process_id_use_different_files(tmp_path: Path) -> None:
+    """The process ids of two containers that share a folder may be equal."""
+    assert temporary_path(tmp_path / "file") != temporary_path(tmp_path / "file")

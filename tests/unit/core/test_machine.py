@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from core.errors import ConfigError
 from core.process import machine
 
 
@@ -24,15 +26,59 @@ def test_cores_follow_the_affinity_of_the_process() -> None:
     ("quota", "allocated", "expected"),
     [("150000 100000", "", 1), ("max 100000", "3", 3), ("400000 100000", "6", 4), ("?", "", 8)],
 )
+@pytest.mark.parametrize(
+    "where", [("0::/\n", ""), ("0::/a/b\n", "a"), ("0::/outside/the/container\n", ""), ("", "")]
+)
 def test_cores_follow_the_quota_and_the_allocation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, allocated: str, expected: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quota: str,
+    allocated: str,
+    expected: int,
+    where: tuple[str, str],
 ) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(machine, "_CGROUP_V2", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    own, place = where
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "cpu.max").write_text(quota)
+    _use_cgroups(tmp_path, monkeypatch, own)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", allocated)
-    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     assert machine.available_cores() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("200000", 2), ("-1", 8)])
+def test_cores_follow_the_quota_of_the_first_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    folder = tmp_path / "cpu" / "docker" / "1"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text(quota)
+    (folder / "cpu.cfs_period_us").write_text("100000")
+    _use_cgroups(tmp_path, monkeypatch, "5:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n0::/\n")
+    assert machine.available_cores() == expected
+
+
+def _use_cgroups(folder: Path, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    (folder / "own").write_text(own or "0::/\n")
+    monkeypatch.setattr(machine, "_CGROUPS", folder)
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", folder / ("own" if own else "missing"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_a_usable_temporary_folder_there_is_one_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    with pytest.raises(ConfigError, match=r"No usable temporary directory .*; set TMPDIR"):
+        machine.use_short_socket_folder()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "x" * 100)
+    monkeypatch.setattr(machine, "_SHORT_FOLDERS", ())
+    with pytest.raises(ConfigError, match="set TMPDIR to one of at most 64 bytes"):
+        machine.use_short_socket_folder()
 
 
 def test_a_forked_process_starts_with_a_long_temporary_folder(tmp_path: Path) -> None:

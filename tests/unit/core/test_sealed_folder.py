@@ -55,3 +55,11 @@ def test_a_missing_or_empty_seal_is_found(folder: Path, tmp_path: Path) -> None:
     assert find_damage(empty) == "complete.json lists no files"
     (folder / SEAL_FILE).unlink()
     assert find_damage(folder) == "complete.json: No such file or directory"
+
+
+def test_leftovers_of_a_killed_writer_are_no_part_of_a_result(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"aaaa")
+    (tmp_path / ".weights.safetensors.77-0a1b2c3d.tmp").write_bytes(b"half")
+    seal_folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", SEAL_FILE]
+    assert set(read_seal(tmp_path).files) == {"a.bin"}

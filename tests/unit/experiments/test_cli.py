@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from configuration.grid_request import GridRequest
+from core.errors import ConfigError
 from experiments import chat, export, inspect_stream, run, skypilot
 from experiments.cli import add_grid_options, request_of
 
@@ -45,3 +46,10 @@ def test_omitted_options_are_rejected_and_take_their_defaults() -> None:
     assert request == GridRequest(experiment="smoke", profile="small", root=Path("mlruns"))
     _, unknown = parser.parse_known_args(["--only", "a"])
     assert unknown == ["--only", "a"]
+
+
+@pytest.mark.parametrize("root", ["two\nlines", "a\x00b"])
+def test_a_root_with_control_characters_is_rejected(root: str) -> None:
+    with pytest.raises(ConfigError, match="line feeds and other control characters"):
+        GridRequest(experiment="smoke", root=Path(root))
+    GridRequest(experiment="smoke", root=Path("o\u02bbn \u00a0#%'\"ñ"))

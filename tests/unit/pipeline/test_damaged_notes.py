@@ -38,5 +38,5 @@ def test_a_damaged_note_of_an_upload_is_replaced(tmp_path: Path, content: str) -
     class Unused:
         """Client of a server that is not asked."""
 
-    note = UploadNotes(Unused(), "sqlite:///x").read(tmp_path)  # type: ignore[arg-type]
+    note = UploadNotes(Unused(), "sqlite:///x", "id").read(tmp_path)  # type: ignore[arg-type]
     assert (note["owner"], note["runs"]) == ("", {})

@@ -316,6 +316,44 @@ def test_a_moved_folder_continues_its_runs_and_artifacts(
     assert local_store.relocate_artifacts(moved) == 0
 
 
+def test_a_copied_folder_has_runs_of_its_own(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server that both share; in their own databases both continue the same runs."""
+    folder = tmp_path_factory.mktemp("shared")
+    shutil.copy(root / "mlflow.db", folder / "server.db")
+    monkeypatch.chdir(folder)
+    local = _track(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/server.db")
+    original = _track(root)
+    copied = folder / "copy"
+    shutil.copytree(root, copied)
+    copy = _track(copied)
+    assert original.parent_id != copy.parent_id
+    pairs = zip(_stages(root), _stages(copied), strict=True)
+    assert all(_owner(one) != _owner(other) for one, other in pairs)
+    assert _track(root).parent_id == original.parent_id
+    assert _track(copied).parent_id == copy.parent_id
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert _track(copied).parent_id == local.parent_id
+
+
+def test_identity_of_moved_copied_and_linked_folders(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    identity = local_store.RootIdentity.of(first)
+    (tmp_path / "link").symlink_to(first)
+    assert local_store.RootIdentity.of(tmp_path / "link") == identity
+    copied = Path(shutil.copytree(first, tmp_path / "copied"))
+    copy = local_store.RootIdentity.of(copied)
+    assert (copy.server == identity.server, copy.database == identity.database) == (False, True)
+    moved = first.rename(tmp_path / "moved")
+    assert local_store.RootIdentity.of(moved) == identity
+    assert local_store.RootIdentity.of(copied) == copy
+    (moved / "root.json").write_text("{")
+    assert local_store.RootIdentity.of(moved).server not in (identity.server, copy.server)
+
+
 @pytest.mark.parametrize("content", [b"garbage" * 999, b""])
 def test_a_damaged_database_is_a_warning(
     root: Path,

@@ -1,0 +1,153 @@
+"""Signals of a command: Ctrl-C ends it at any moment with one line and exit status 130.
+
+The effect depends on what the command does:
+
+* While it imports its libraries, it ends at once.
+* In its main function, the first signal ends its child processes and raises `CommandStopped`, which
+  closes files and pools on its way; another one, or a delay, ends the process at once.
+* While stage runs train (`core.process.stop.StopFlag.listening`), the first signal lets them save.
+
+A terminal sends Ctrl-C to child processes as well; those that Python forks leave it to the parent.
+"""
+
+import contextlib
+import enum
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Exit status of a command that Ctrl-C ended (130), as of a shell."""
+_COMMAND_PACKAGES = ("data_prep", "evaluation", "experiments")
+_SHOW_CURSOR = b"\x1b[?25h"
+_HELPER = "resource_tracker"
+"""Process of Python that removes what the others leave behind; it ends by itself."""
+_CLEANUP_S = 10.0
+"""Time in which a stopped command may close its files and threads."""
+_MAX_ROUNDS = 3
+"""A pool may replace a worker that was just killed."""
+
+
+class CommandStopped(KeyboardInterrupt):
+    """Request to end the command, raised wherever it is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        """The signal."""
+
+
+class _Phase(enum.Enum):
+    IMPORTING = enum.auto()
+    WORKING = enum.auto()
+    ENDING = enum.auto()
+
+
+class _CommandState:
+    """Phase of the command; `process_id` is 0 in processes that are no command."""
+
+    def __init__(self) -> None:
+        self.phase = _Phase.IMPORTING
+        self.process_id = 0
+
+
+_STATE = _CommandState()
+
+
+def install_handler() -> None:
+    """Handle Ctrl-C if this process runs a command, as opposed to a test or a worker."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    is_command = spec is not None and spec.name.partition(".")[0] in _COMMAND_PACKAGES
+    if is_command and _STATE.process_id != os.getpid():
+        _STATE.process_id, _STATE.phase = os.getpid(), _Phase.IMPORTING
+        signal.signal(signal.SIGINT, stop_command)
+
+
+def begin_work() -> None:
+    """Enter the main function of a command, if this process runs one."""
+    install_handler()
+    if _STATE.process_id == os.getpid():
+        _STATE.phase = _Phase.WORKING
+        sys.unraisablehook = _end_if_swallowed
+
+
+def end_work_on(numbers: Iterable[int]) -> None:
+    """Let further signals end this process like Ctrl-C, if it runs a command."""
+    if _STATE.process_id == os.getpid():
+        for number in numbers:
+            signal.signal(number, stop_command)
+
+
+def stop_command(number: int, frame: FrameType | None = None) -> None:
+    """Handle a signal that ends the command.
+
+    Raises:
+        CommandStopped: The first time in the main function.
+    """
+    del frame
+    if _STATE.process_id not in (0, os.getpid()):
+        return  # forked by the command, which ends this process
+    if _STATE.process_id and _STATE.phase is not _Phase.WORKING:
+        end_at_once(number)
+    _STATE.phase = _Phase.ENDING
+    if _STATE.process_id:
+        deadline = threading.Timer(_CLEANUP_S, end_at_once, [number])
+        deadline.daemon = True
+        deadline.start()
+    end_children()
+    raise CommandStopped(number)
+
+
+def notice(number: int) -> bytes:
+    """Return the line that says which signal ended a command."""
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return f"stopped by {name}\n".encode()
+
+
+def end_at_once(number: int = signal.SIGINT) -> NoReturn:
+    """End this process and its children without any cleanup."""
+    end_children()
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.isatty(descriptor):  # a progress display hides it
+                os.write(descriptor, _SHOW_CURSOR)
+    with contextlib.suppress(OSError):
+        os.write(2, notice(number))
+    os._exit(128 + number)
+
+
+def end_children() -> None:
+    """Kill all processes that this one has started, and theirs."""
+    import psutil  # only needed here: this module is imported first in every command
+
+    for _ in range(_MAX_ROUNDS):
+        children = psutil.Process().children(recursive=True)
+        found = False
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                if _HELPER not in " ".join(child.cmdline()):
+                    child.kill()
+                    found = found or child.status() != psutil.STATUS_ZOMBIE
+        if not found:
+            return
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Start processes that never receive Ctrl-C from the terminal; this one receives it later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_if_swallowed(event: "sys.UnraisableHookArgs") -> None:
+    """End the command if the exception was raised in a destructor, which ignores it."""
+    if isinstance(event.exc_value, KeyboardInterrupt):
+        end_at_once()
+    sys.__unraisablehook__(event)

@@ -1,0 +1,68 @@
+"""A full disk during a training: views are warnings, results one error, and the rerun resumes."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.retry_policy import Fault
+from pipeline.store.store import StageFolder
+from tests.support import small_world as worlds
+
+_SHORT = ("--set", "instruct.num_steps=60", "align.num_steps=30", "trainer.retries=0")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.build_world(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def disk(world: Path) -> Iterator[Path]:
+    """A small disk of its own at `mlruns` in the world."""
+    folder = world / "mlruns"
+    folder.mkdir(exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path, *, free_bytes: int) -> Path:
+    """Write a file that leaves only some bytes of the disk."""
+    path = disk / "filler"
+    size = shutil.disk_usage(disk).free - free_bytes
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    return path
+
+
+def test_a_full_disk_during_training(world: Path, disk: Path) -> None:
+    arguments = worlds.grid_arguments("mlruns", *_SHORT)
+    code, output = worlds.run(world, worlds.grid_arguments("calm", *_SHORT))
+    assert code == 0, output
+    process = worlds.start(world, *arguments)
+    while not list(disk.glob("store/instruct/*/checkpoints/step=*")):
+        assert process.poll() is None, process.communicate()
+    filler = fill(disk, free_bytes=0)
+    code, output = worlds.finish(process)
+    assert code == 1, output
+    folder = StageFolder(worlds.stage_folder(disk, "instruct"))
+    assert "No space left on device" in output
+    assert "Traceback" not in output
+    saved = folder.safe_step()
+    assert saved > 0
+    filler.unlink()
+    code, output = worlds.run(world, arguments)
+    assert code == 0, output
+    calm = worlds.stage_folder(world / "calm", "instruct")
+    assert worlds.series(folder.path) == worlds.series(calm)
+    seals = [(path / "result" / "complete.json").read_text() for path in (folder.path, calm)]
+    assert seals[0] == seals[1]
+    assert all(failure.fault is Fault.STORAGE for failure in folder.read_status().failures)

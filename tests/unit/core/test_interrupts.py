@@ -1,0 +1,122 @@
+"""Ctrl-C in a command: one line, exit status 130, no traceback and no process left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core.process import interrupts
+
+_COMMAND = """
+from core.process.command import catch_user_errors
+
+import subprocess, sys, time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+
+def say(text):
+    print(text, flush=True)
+    time.sleep(60)
+
+
+class Careless:
+    def __del__(self):
+        say("ready")
+
+
+@catch_user_errors
+def main():
+    phase = sys.argv[1]
+    if phase == "working":
+        say("ready")
+    elif phase == "cleaning":
+        try:
+            say("ready")
+        finally:
+            say("cleaning")
+    elif phase == "processes":
+        subprocess.Popen(["sleep", "60"])
+        with ProcessPoolExecutor(2) as pool:
+            for _ in range(8):
+                pool.submit(time.sleep, 60)
+            say("ready")
+    elif phase == "threads":
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(time.sleep, 60)
+            say("ready")
+    elif phase == "destructor":
+        Careless()
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "importing":
+        say("ready")
+    sys.exit(main())
+"""
+_REPOSITORY = Path(__file__).parents[3]
+
+
+def start(folder: Path, phase: str) -> "subprocess.Popen[str]":
+    """Start a command of a package `evaluation` of its own, and wait until it is in the phase."""
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "__init__.py").touch()
+    (folder / "evaluation" / "example.py").write_text(_COMMAND)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evaluation.example", phase],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{_REPOSITORY}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def interrupt_group(process: "subprocess.Popen[str]") -> None:
+    """Press Ctrl-C: a terminal sends the signal to the whole group of processes."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    interrupt_group(process)
+    _, errors = process.communicate(timeout=timeout_s)
+    assert (process.returncode, errors) == (interrupts.EXIT_INTERRUPTED, "stopped by Ctrl-C\n")
+    _, alive = psutil.wait_procs(children, timeout=2)
+    assert not alive
+
+
+@pytest.mark.parametrize("phase", ["importing", "working", "processes", "destructor"])
+def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path, phase: str) -> None:
+    check_ended(start(tmp_path, phase))
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_cleanup(tmp_path: Path) -> None:
+    process = start(tmp_path, "cleaning")
+    interrupt_group(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "cleaning\n"
+    check_ended(process)
+
+
+@pytest.mark.slow
+def test_a_cleanup_that_hangs_is_ended(tmp_path: Path) -> None:
+    """A pool of threads waits for its tasks, such as requests without a reply."""
+    began = time.monotonic()
+    check_ended(start(tmp_path, "threads"), timeout_s=20)
+    assert time.monotonic() - began > 5
+
+
+def test_other_processes_keep_the_default_handler() -> None:
+    interrupts.install_handler()
+    interrupts.begin_work()
+    assert signal.getsignal(signal.SIGINT) is not interrupts.stop_command
