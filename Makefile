@@ -36,7 +36,7 @@ test-fast: env  ## run the tests that take seconds
 	$(BIN)/python tools/run_tests.py -m "not slow"
 
 gpu:  ## on a machine with a GPU: run the GPU tests, the step benchmark and the small study
-	PYTHON=$(PYTHON) bash benchmarks/gpu_step/session.sh
+	$(PYTHON) -m benchmarks.gpu_session
 
 check: env  ## check lint, format, types and import layers
 	$(BIN)/ruff check .

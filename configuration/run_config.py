@@ -12,6 +12,7 @@ from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
 from core.chat.templates import TEMPLATES
 from core.errors import ConfigError, unknown_name
+from core.precision import EvaluationWeights
 from datamodules.mixture.config import ShareOf
 from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import Benchmark
@@ -260,15 +261,6 @@ class TrainConfig:
                 f"text_only_as={self.text_only_as.value}, but `text_only` has no lines; add one or "
                 "remove text_only_as"
             )
-
-
-class EvaluationWeights(StrEnum):
-    """Type of the weights during evaluation; it can change replies."""
-
-    FLOAT32 = "float32"
-    """The type in which the embedded profile trains."""
-    BFLOAT16 = "bfloat16"
-    """Half the memory: an 8B model fits on one GPU."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Numeric precisions of a training stage, under Lightning's names."""
+"""Numeric precisions of training, under Lightning's names, and of weights in evaluation."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -23,3 +23,22 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device.type):  # the meta device
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+class EvaluationWeights(StrEnum):
+    """Type of the weights while a model is evaluated; it can change replies and scores."""
+
+    FLOAT32 = "float32"
+    """The type in which the embedded profile trains."""
+    BFLOAT16 = "bfloat16"
+    """Half the memory, and matrix products in 16 bits: the type of 8B checkpoints."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type as torch names it."""
+        return torch.bfloat16 if self is EvaluationWeights.BFLOAT16 else torch.float32
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of a weight in bytes."""
+        return self.dtype.itemsize

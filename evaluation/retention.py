@@ -18,6 +18,7 @@ from core.errors import ConfigError, unknown_name
 from core.io.files import atomic_write_text
 from core.io.jsonl import append_jsonl, recover_jsonl
 from core.io.reading import reading
+from core.precision import EvaluationWeights
 from core.samples import Role
 from datamodules.shards.source import Source
 
@@ -42,6 +43,8 @@ class RetentionConfig:
     """Maximum number of documents per task; 0 for all."""
     batch_size: int = 16
     """Number of documents per batch."""
+    weights: EvaluationWeights = EvaluationWeights.FLOAT32
+    """Type of the weights."""
 
     def __post_init__(self) -> None:
         """Check the ranges of the numbers."""

@@ -10,7 +10,7 @@ from core.process.stop import StopFlag
 from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import Launcher
-from pipeline.launchers.devices import GpuSlots
+from pipeline.launchers.devices import GpuPool
 from pipeline.launchers.local import LocalLauncher
 from pipeline.launchers.slurm import EstimateResources, JobResources, SlurmLauncher, load_slurm
 from pipeline.launchers.torchrun import TorchrunLauncher, ranks_here
@@ -72,7 +72,7 @@ def make_launcher(plan: GridPlan, options: LaunchOptions, store: Store, flag: St
         trainer=trainer,
         flag=flag,
         num_cores=num_cores,
-        slots=GpuSlots.of(trainer),
+        pool=GpuPool.of(trainer),
     )
 
 

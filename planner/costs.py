@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from configuration.run_config import EvaluateConfig, EvaluationWeights
+from configuration.run_config import EvaluateConfig
 from configuration.vlm_spec import VlmSpec
 from core.precision import Precision
 from datamodules.mixture_datamodule import StreamConfig
@@ -154,7 +154,7 @@ def evaluation_cost(
     settings: EvaluateConfig, model: Footprint, load: Load, *, has_tower: bool
 ) -> Cost:
     """Return the cost of asking one model every question, on one GPU."""
-    size = _HALF if settings.weights is EvaluationWeights.BFLOAT16 else _FLOAT
+    size = settings.weights.num_bytes
     language_model = model.language_model * size
     batch_sizes = {
         limit: settings.limits.prompts_per_batch(settings.batch_size, limit, model.num_image_tokens)
@@ -194,7 +194,7 @@ def retention_cost(settings: RetentionConfig, model: Footprint) -> Cost:
     load = Load(num_samples=len(settings.tasks) * documents, num_tokens=tokens)
     at_once = settings.batch_size * _DOCUMENT_TOKENS
     logits = at_once * model.vocab_size * _FLOAT * 2
-    memory = {"frozen weights": model.language_model * _FLOAT, "logits": logits}
+    memory = {"frozen weights": model.language_model * settings.weights.num_bytes, "logits": logits}
     head = 2.0 * tokens * model.vocab_size * model.hidden_size
     return Cost(flops=sum(_block_flops(model, load)) + head, memory=_with_reserve(memory))
 

@@ -85,8 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"stage {stage}, {name}: {results[name]['status']}", flush=True)
                 report.save(path, content)
             print(f"\nstage {stage} on {content['device']}\n{report.table(results)}")
-    for stage in options.stages:
-        print("\n".join(report.verdict(stage, content["stages"][str(stage)])))
+    content["verdicts"] = {
+        str(stage): report.verdict(stage, content["stages"][str(stage)]) for stage in options.stages
+    }
+    report.save(path, content)
+    print("\n".join(line for lines in content["verdicts"].values() for line in lines))
     print(f"written: {path}")
     return int(has_failed(content))
 

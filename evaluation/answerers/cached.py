@@ -29,6 +29,7 @@ class CachedAnswerer:
         *,
         slice_size: int,
         on_slice: Callable[[int, int], None] | None = None,
+        prefetch: Callable[[Sequence[VisualQuestion]], None] | None = None,
     ) -> None:
         """Load the stored replies, ignoring a partially written last line.
 
@@ -39,12 +40,14 @@ class CachedAnswerer:
             on_slice: Called after every slice with the number of questions answered and the total
                 of this call. An exception that it raises stops the evaluation; the replies up to
                 then stay stored.
+            prefetch: Called with the questions of the next slice before the model answers one.
 
         Raises:
             DataError: If the file is damaged.
         """
         self._answerer, self._path = answerer, path
         self._slice_size, self._on_slice = slice_size, on_slice
+        self._prefetch = prefetch
         fix = "delete the file to ask its questions again"
         self._stored: dict[str, list[ModelReply]] = dict(
             recover_jsonl(path, _parse_stored_slice, fix=fix)
@@ -63,10 +66,16 @@ class CachedAnswerer:
         """
         replies: list[ModelReply] = []
         for start in range(0, len(questions), self._slice_size):
-            replies += self._answer_slice(questions[start : start + self._slice_size])
+            end = start + self._slice_size
+            self._announce(questions[end : end + self._slice_size])
+            replies += self._answer_slice(questions[start:end])
             if self._on_slice is not None:
                 self._on_slice(len(replies), len(questions))
         return replies
+
+    def _announce(self, questions: Sequence[VisualQuestion]) -> None:
+        if self._prefetch is not None and questions and _slice_key(questions) not in self._stored:
+            self._prefetch(questions)
 
     def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         key = _slice_key(questions)

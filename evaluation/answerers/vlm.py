@@ -9,6 +9,7 @@ import torch
 from core.chat.format import ChatFormat
 from evaluation.answerers.base import ModelReply, group_by_limit
 from evaluation.answerers.cached import BATCHES_PER_SLICE
+from evaluation.answerers.image_loader import ImageLoader
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.benchmarks.reply_limits import ReplyLimits
 
@@ -41,6 +42,7 @@ class VlmAnswerer:
         *,
         batch_size: int = 64,
         limits: ReplyLimits | None = None,
+        num_threads: int = 0,
     ) -> None:
         """Wrap a model.
 
@@ -50,10 +52,12 @@ class VlmAnswerer:
             features_of: Maps an encoded image to tower features (P, E) or pixels (C, H, W).
             batch_size: Number of prompts per forward pass, for replies of the default limit.
             limits: Limits of the replies; batches of longer ones are smaller.
+            num_threads: Threads that decode images, so that a GPU does not wait for them; 0 decodes
+                in the calling thread.
         """
         self._model = model
         self._chat_format = chat_format
-        self._features_of = features_of
+        self._images = ImageLoader(features_of, num_threads=num_threads)
         self._batch_size = batch_size
         self._limits = limits or ReplyLimits()
 
@@ -61,6 +65,10 @@ class VlmAnswerer:
     def slice_size(self) -> int:
         """Number of questions that are passed to the model in one call."""
         return self._batch_size * BATCHES_PER_SLICE
+
+    def prefetch(self, questions: Sequence[VisualQuestion]) -> None:
+        """Start decoding the images of the questions that are asked next."""
+        self._images.prefetch(question.image for question in questions)
 
     def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         """Return one reply per question, in their order.
@@ -74,11 +82,7 @@ class VlmAnswerer:
         return replies
 
     def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
-        # In order of appearance: a lookup that logs or caches must not depend on hashing.
-        features = {
-            image: torch.as_tensor(self._features_of(image))
-            for image in dict.fromkeys(question.image for question in questions)
-        }
+        features = self._images.load(question.image for question in questions)
         replies: dict[int, ModelReply] = {}
         for limit, positions in group_by_limit(questions).items():
             asked = [questions[position] for position in positions]

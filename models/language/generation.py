@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from models.language.key_value_cache import preallocate
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationLimits:
@@ -52,10 +54,12 @@ def greedy_decode(
     inputs = {"inputs_embeds": prompts.tails_BTD, "position_ids": positions_BS[:, -num_tail:]}
     finished_B = torch.zeros_like(prompts.is_tail_BT[:, 0])
     new_ids: list[torch.Tensor] = []
-    for _ in range(limits.max_new_tokens):
+    for step in range(limits.max_new_tokens):
         states_BTD = decoder(
             **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
         ).last_hidden_state
+        if step == 0:  # the cache now holds the prompts; all later tokens go behind them
+            preallocate(cache, limits.max_new_tokens - 1)
         next_B = output_layer(states_BTD[:, -1]).argmax(dim=-1)
         next_B = next_B.masked_fill(finished_B, limits.end_token_id)
         new_ids.append(next_B)

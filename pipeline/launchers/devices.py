@@ -1,8 +1,10 @@
-"""Assignment of the GPUs of this node to stage runs."""
+"""Assignment of the GPUs of this node to stage runs, each of which gets as many as it needs."""
 
 import dataclasses
 import itertools
 import os
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -10,18 +12,23 @@ from configuration.trainer import TrainerConfig
 from core.errors import ConfigError
 from pipeline.device import uses_gpu
 from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
+from pipeline.stages.base import Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GpuSlots:
-    """The slots for stage runs on the GPUs of this node."""
+class GpuPool:
+    """The GPUs of this node, in groups of those that train a stage together."""
 
     gpus: tuple[str, ...]
-    """Value of CUDA_VISIBLE_DEVICES in each slot; empty if stage runs compute on CPUs."""
+    """Names as in CUDA_VISIBLE_DEVICES; empty if stage runs compute on CPUs."""
+    group_size: int = 1
+    """GPUs of a distributed stage run; other stage runs use one GPU."""
+    runs_per_gpu: int = 1
+    """Stage runs that may share a GPU."""
 
     @classmethod
-    def of(cls, config: TrainerConfig) -> "GpuSlots":
-        """Divide the visible GPUs into slots of `config.devices` GPUs.
+    def of(cls, config: TrainerConfig) -> "GpuPool":
+        """Return the visible GPUs, in groups of `config.devices`.
 
         Raises:
             ConfigError: If fewer GPUs are visible than one stage run needs.
@@ -33,23 +40,40 @@ class GpuSlots:
             raise ConfigError(
                 f"trainer.devices={config.devices}, but only {len(names)} GPUs are visible"
             )
-        num_groups = len(names) // config.devices
-        groups = [
-            ",".join(names[i * config.devices : (i + 1) * config.devices])
-            for i in range(num_groups)
-        ]
-        return cls(gpus=tuple(groups * config.runs_per_gpu))
+        return cls(gpus=tuple(names), group_size=config.devices, runs_per_gpu=config.runs_per_gpu)
 
-    def find_free(self, occupied: list[str]) -> str | None:
-        """Return the GPUs of a free slot; None if all slots are occupied or there are none."""
-        free = list(self.gpus)
-        for gpus in occupied:
-            if gpus in free:
-                free.remove(gpus)
-        return free[0] if free else None
+    def num_needed(self, stage: Stage) -> int:
+        """Return the number of GPUs that a stage run uses."""
+        return self.group_size if stage.is_distributed else 1
+
+    def assign(self, stage: Stage, occupied: Sequence[str]) -> str | None:
+        """Return the GPUs of a stage run as CUDA_VISIBLE_DEVICES, or None if too few are free.
+
+        A distributed stage run gets the least occupied group. Any other gets the least occupied
+        GPU, preferably of a group that is in use already, so that groups stay free for training.
+
+        Args:
+            stage: Stage of the run.
+            occupied: GPUs of every running stage run, as returned by this method.
+        """
+        runs = Counter(name for gpus in occupied for name in gpus.split(","))
+        size = self.group_size
+        groups = [self.gpus[i : i + size] for i in range(0, len(self.gpus), size)]
+        if self.num_needed(stage) == size:
+            candidates = [group for group in groups if len(group) == size]
+            chosen = min(candidates, key=lambda group: max(runs[name] for name in group))
+        else:
+            ranked = [
+                (runs[name], len(group) == size and not any(runs[other] for other in group), name)
+                for group in groups
+                for name in group
+            ]
+            chosen = (min(ranked, key=lambda entry: entry[:2])[2],)
+        is_free = all(runs[name] < self.runs_per_gpu for name in chosen)
+        return ",".join(chosen) if is_free else None
 
 
-NO_GPUS = GpuSlots(gpus=())
+NO_GPUS = GpuPool(gpus=())
 
 
 def visible_gpus() -> list[str]:

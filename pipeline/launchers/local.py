@@ -2,7 +2,7 @@
 
 Workers are forked from a server process that has imported the heavy libraries once. A stage run on
 several devices is started as a command, because Lightning starts its other ranks by running the
-command again.
+command again. A stage run that can't be distributed takes one GPU, and several run side by side.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from core.process.stop import PARENT, StopFlag
 from pipeline.graph import Graph, StageNode
 from pipeline.launchers import forkserver
 from pipeline.launchers.base import PREEMPTED_MESSAGE, OnTick, StageAttempt, choose_num_threads
-from pipeline.launchers.devices import NO_GPUS, GpuSlots
+from pipeline.launchers.devices import NO_GPUS, GpuPool
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 
@@ -40,8 +41,8 @@ class LocalLauncher:
     num_cores: int
     """Cores to use; a stage run takes one of them or all."""
     flag: StopFlag
-    slots: GpuSlots = NO_GPUS
-    """GPU slots; without any, the cores alone limit how many stage runs run at once."""
+    pool: GpuPool = NO_GPUS
+    """GPUs; without any, the cores alone limit how many stage runs run at once."""
 
     def run(self, on_tick: OnTick) -> dict[str, State]:
         """Run until every stage run is done or has failed, and return their final states.
@@ -76,27 +77,37 @@ class LocalLauncher:
         return states
 
     def _start_ready(self, running: dict[str, "StageProcess"], states: dict[str, State]) -> None:
+        for node in by_priority(self._find_ready(states), self.pool.group_size):
+            num_threads = choose_num_threads(node.stage, self.num_cores)
+            attempt = self._attempt(node)
+            if self._count_busy(running) + num_threads > self.num_cores or not attempt.can_start():
+                continue
+            gpus = ""
+            if self.pool.gpus:
+                occupied = [process.gpus for process in running.values()]
+                assigned = self.pool.assign(node.stage, occupied)
+                if assigned is None:
+                    return
+                gpus = assigned
+            attempt.begin(num_threads=num_threads, gpus=gpus)
+            as_command = node.stage.is_distributed and self.trainer.devices > 1
+            running[node.address] = StageProcess.start(
+                attempt.folder, as_command=as_command, gpus=gpus
+            )
+            states[node.address] = State.RUNNING
+
+    def _find_ready(self, states: dict[str, State]) -> list[StageNode]:
+        """Return the waiting stage runs with all inputs; those with a failed input fail."""
+        ready = []
         for address, node in self.graph.nodes.items():
             if states[address] is not State.WAITING:
                 continue
             attempt = self._attempt(node)
             if attempt.has_failed_input(states):
                 states[address] = State.FAILED
-                continue
-            num_threads = choose_num_threads(node.stage, self.num_cores)
-            gpus = self.slots.find_free([process.gpus for process in running.values()])
-            if self.slots.gpus and gpus is None:
-                return
-            if (
-                self._count_busy(running) + num_threads <= self.num_cores
-                and attempt.has_all_inputs(states)
-                and attempt.can_start()
-            ):
-                attempt.begin(num_threads=num_threads, gpus=gpus or "")
-                running[address] = StageProcess.start(
-                    attempt.folder, as_command=self.trainer.devices > 1, gpus=gpus or ""
-                )
-                states[address] = State.RUNNING
+            elif attempt.has_all_inputs(states):
+                ready.append(node)
+        return ready
 
     def _count_busy(self, running: dict[str, "StageProcess"]) -> int:
         stages = (self.graph.nodes[address].stage for address in running)
@@ -126,6 +137,18 @@ class LocalLauncher:
                 end_children()
                 break
             time.sleep(_POLL_S)
+
+
+def by_priority(ready: Sequence[StageNode], group_size: int) -> list[StageNode]:
+    """Return stage runs in the order in which they should start.
+
+    Fewer stage runs with one GPU each than a group has GPUs would leave the others idle, so
+    training goes first until there are enough to fill a group; otherwise the order of the graph.
+    """
+    num_single = sum(not node.stage.is_distributed for node in ready)
+    if num_single >= group_size:
+        return sorted(ready, key=lambda node: group_size > 1 and node.stage.is_distributed)
+    return sorted(ready, key=lambda node: not node.stage.is_distributed)
 
 
 class StageProcess:

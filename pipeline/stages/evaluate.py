@@ -14,13 +14,13 @@ from configuration.run_config import (
     ALIGN_POLICY,
     INSTRUCT_POLICY,
     EvaluateConfig,
-    EvaluationWeights,
     RunConfig,
     Stages,
 )
 from configuration.vlm_spec import VlmSpec
 from core.errors import PreemptedError
 from core.process.log import get_logger
+from core.process.machine import available_cores
 from evaluation.answerers.cached import CachedAnswerer
 from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import load_benchmarks
@@ -100,6 +100,8 @@ class EvaluateStage(Stage):
     def run(self, context: StageContext) -> None:
         """Ask the trained model every question of the benchmarks."""
         parts = self._load_model(context)
+        # A GPU would wait for images to be decoded; on a CPU, threads would slow each other down.
+        is_waiting = parts.features is None and parts.model.device.type != "cpu"
         together, alone = (
             VlmAnswerer(
                 parts.model,
@@ -107,6 +109,7 @@ class EvaluateStage(Stage):
                 parts.encode_image,
                 batch_size=batch_size,
                 limits=self.settings.limits,
+                num_threads=available_cores() if is_waiting else 0,
             )
             for batch_size in (self.settings.batch_size, 1)
         )
@@ -116,6 +119,7 @@ class EvaluateStage(Stage):
             context.folder.checkpoints / PARTIAL_RESULTS,
             slice_size=together.slice_size,
             on_slice=partial(report_progress, context, "questions"),
+            prefetch=together.prefetch,
         )
         options = EvaluationOptions.from_config(self.settings, blind=self.settings.blind)
         result = evaluate(answerer, items, options, output_folder=context.folder.scratch)
@@ -128,17 +132,17 @@ class EvaluateStage(Stage):
             )
 
     def _load_model(self, context: StageContext) -> VlmParts:
-        is_half = self.settings.weights is EvaluationWeights.BFLOAT16
+        dtype = self.settings.weights.dtype
         parts = assemble(
             self.model,
             features=cached_features(context),
             tuning=self.tuning,
             trains_language_model=self.policy.language_model,
-            dtype=torch.bfloat16 if is_half else torch.float32,
+            dtype=dtype,
             trained=initial_weights(context),
         )
-        if is_half:
-            cast_all(parts.model, torch.bfloat16)
+        if dtype is not torch.float32:
+            cast_all(parts.model, dtype)
         parts.model.eval().to(compute_device(context.trainer.accelerator))
         return parts
 

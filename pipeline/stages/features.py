@@ -29,8 +29,8 @@ from planner.estimator import Estimator, StageEstimate
 
 _LOG = get_logger("features")
 _BATCH_IMAGES = 64
-_CHUNK_IMAGES = 2
-"""Images encoded at once by a thread: their feature maps stay in the cache of a core."""
+_CPU_CHUNK_IMAGES = 2
+"""Images encoded at once by a thread on a CPU: their feature maps stay in the cache of a core."""
 _CONV_DIMS = 4
 
 
@@ -140,21 +140,25 @@ class _BatchEncoder:
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(num_threads)
+        self._decode = partial(_decode, tower)
         self._encode = partial(_encode_chunk, tower, device)
+        self._chunk = _CPU_CHUNK_IMAGES if device.type == "cpu" else _BATCH_IMAGES
         self._flag = context.flag
 
     def __call__(self, images: list[bytes]) -> np.ndarray:
         if self._flag.is_set:
             raise PreemptedError("stopped between two batches of images")
-        chunks = [images[i : i + _CHUNK_IMAGES] for i in range(0, len(images), _CHUNK_IMAGES)]
+        pixels = list(self._pool.map(self._decode, images))
+        chunks = [pixels[i : i + self._chunk] for i in range(0, len(images), self._chunk)]
         return np.concatenate(list(self._pool.map(self._encode, chunks)))
 
 
 @torch.inference_mode()
-def _encode_chunk(tower: VisionTower, device: torch.device, images: list[bytes]) -> np.ndarray:
-    """Return features (N, P, E); BROKEN_IMAGE where an image can't be decoded."""
-    pixels = [_decode(tower, image) for image in images]
-    shape = (len(images), tower.num_image_tokens, tower.width)
+def _encode_chunk(
+    tower: VisionTower, device: torch.device, pixels: list[torch.Tensor | None]
+) -> np.ndarray:
+    """Return features (N, P, E); BROKEN_IMAGE where an image could not be decoded."""
+    shape = (len(pixels), tower.num_image_tokens, tower.width)
     features_NPE = np.full(shape, BROKEN_IMAGE, dtype=np.float32)
     whole = [i for i, pixels_CHW in enumerate(pixels) if pixels_CHW is not None]
     if whole:

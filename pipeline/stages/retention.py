@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar, Self
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configuration.mixture import manifest_path
@@ -23,6 +24,7 @@ from evaluation.retention import (
     run_retention,
     save_retention,
 )
+from models.freezing import cast_all
 from models.language.adapters import TuningConfig
 from models.language.language_model import load_language_model
 from pipeline.assemble import assemble
@@ -94,7 +96,8 @@ class RetentionBaselineStage(Stage):
         """Score the pretrained language model."""
         path = self.model.language_model
         tokenizer = load_tokenizer(path.path, revision=path.revision)
-        self._score(context, load_language_model(path), tokenizer)
+        language_model = load_language_model(path, dtype=self.settings.weights.dtype)
+        self._score(context, language_model, tokenizer)
 
     def _score(
         self,
@@ -136,11 +139,15 @@ class RetentionStage(RetentionBaselineStage):
 
     def run(self, context: StageContext) -> None:
         """Score the language model that stage 2 trained."""
+        dtype = self.settings.weights.dtype
         parts = assemble(
             self.model,
             features=cached_features(context),
             tuning=self.tuning,
             trains_language_model=INSTRUCT_POLICY.language_model,
+            dtype=dtype,
             trained=[context.inputs[InputRole.INSTRUCT]],
         )
+        if dtype is not torch.float32:
+            cast_all(parts.model, dtype)
         self._score(context, parts.model.language_model, parts.chat.tokenizer)

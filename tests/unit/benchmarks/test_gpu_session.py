@@ -1,57 +1,83 @@
-"""The one command for a lent card: parts that fail or take too long don't stop the rest."""
+"""The one command for a machine with a GPU: a part that fails does not stop the others."""
 
-import os
-import subprocess
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "gpu_step" / "session.sh"
+from benchmarks import gpu_session
+from benchmarks.gpu_session import __main__ as command
+from benchmarks.gpu_session.parts import Part, Session, all_parts, chosen
+from benchmarks.gpu_session.summary import Outcome, markdown
 
 
-def session(tmp_path: Path, python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the script with a stand-in for Python that sees what it is asked for."""
-    stand_in = tmp_path / "python"
-    stand_in.write_text(f"#!/bin/bash\n{python}\n")
-    stand_in.chmod(0o755)
-    variables = {"PYTHON": str(stand_in), "OUT": str(tmp_path / "out"), "SKIP_INSTALL": "1"}
-    return subprocess.run(
-        ["bash", str(SCRIPT), *arguments],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def session_of(folder: Path, num_gpus: int) -> Session:
+    return Session(work=folder, out=folder, num_gpus=num_gpus)
 
 
-def test_all_parts_run_and_are_reported(tmp_path: Path) -> None:
-    done = session(tmp_path, "exit 0", "--cpu-check")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for part in ("tests", "benchmark", "models", "training"):
-        assert f"{part}: ok" in done.stdout
+def python(name: str, code: str, *, seconds: int = 60) -> Part:
+    return Part(name=name, command=(sys.executable, "-c", code), seconds=seconds)
+
+
+def test_two_ranks_need_two_gpus_and_parts_fit_into_25_minutes(tmp_path: Path) -> None:
+    names = {n: [p.name for p in all_parts(session_of(tmp_path, n))] for n in (0, 1, 2)}
+    assert "two ranks" in names[0]
+    assert "two ranks" not in names[1]
+    assert "two ranks" in names[2]
+    assert names[2][:3] == ["smoke 32-true", "smoke bf16-mixed", "smoke bf16-true"]
+    assert sum(part.seconds for part in all_parts(session_of(tmp_path, 1))) <= 25 * 60
+
+
+def test_a_check_on_the_cpu_asks_for_no_gpu(tmp_path: Path) -> None:
+    words = [word for part in all_parts(session_of(tmp_path, 0)) for word in part.command]
+    assert not [word for word in words if "gpu" in word and "accelerator" in word]
+    assert "--dry-run" in words
 
 
 @pytest.mark.parametrize(
-    ("module", "part"), [("pytest", "tests"), ("benchmarks.gpu_step", "benchmark")]
+    ("code", "seconds", "failure"),
+    [
+        ("print('well')", 60, ""),
+        ("raise SystemExit(3)", 60, "FAILED (exit code 3)"),
+        ("import time; time.sleep(60)", 1, "FAILED (stopped after 1 s)"),
+    ],
 )
-def test_a_failure_is_named_and_the_rest_goes_on(tmp_path: Path, module: str, part: str) -> None:
-    python = f'case "$*" in *"-m {module}"*) exit 3;; esac'
-    done = session(tmp_path, python, "--cpu-check")
-    assert done.returncode == 1
-    assert f"{part}: FAILED (exit code 3)" in done.stdout
-    assert "training: ok" in done.stdout
+def test_the_outcome_of_a_part(tmp_path: Path, code: str, seconds: int, failure: str) -> None:
+    outcome = command.run_part(python("a part", code, seconds=seconds), tmp_path)
+    assert outcome.failure.startswith(failure)
+    assert bool(outcome.failure) == bool(failure)
+    assert (tmp_path / "a_part.log").read_text() == ("well\n" if not failure else "")
 
 
-def test_a_part_that_hangs_is_ended_at_its_budget(tmp_path: Path) -> None:
-    python = 'case "$*" in *"-m pytest"*) exec sleep 50;; esac'
-    done = session(tmp_path, python, "--cpu-check", "--budget", "tests=1")
-    assert done.returncode == 1
-    assert "tests: FAILED (stopped after 1 s)" in done.stdout
-    assert "benchmark: ok" in done.stdout
+def test_the_rest_runs_after_a_failure_and_the_report_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [python("first", "raise SystemExit(2)"), python("second", "pass")]
+    monkeypatch.setattr(gpu_session.__main__, "all_parts", lambda _: parts)
+    code = command.main(["--cpu-check", "--work", str(tmp_path)])
+    assert code == 1
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "1 of 2 parts passed" in report
+    assert "| second | passed |" in report
+    assert '--only "first"' in capsys.readouterr().out
 
 
-def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
-    done = session(tmp_path, "exit 0", "--fast")
-    assert done.returncode == 2
-    assert "unknown option" in done.stderr
+def test_an_unknown_part_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown parts"):
+        chosen(all_parts(session_of(tmp_path, 1)), ["fast"])
+
+
+def test_targets_of_the_step_benchmark_are_in_the_report(tmp_path: Path) -> None:
+    result = {"status": "ok", "samples_per_second": 26.1, "tokens_per_second": 9000.0,
+              "mfu": 0.41, "peak_memory_gib": None}  # fmt: skip
+    stage = {"best": result, "other": {"status": "out of memory"}}
+    verdict = "stage 1: samples_per_second 26.1 (required 25.0): met"
+    content = {"shape": "8b", "device": "H100", "versions": {"torch": "2.13"}, "commit": "abc",
+               "stages": {"1": stage}, "verdicts": {"1": [verdict]}}  # fmt: skip
+    path = tmp_path / "gpu_step_h100.json"
+    path.write_text(json.dumps(content))
+    text = markdown("H100", [Outcome(name="benchmark", seconds=3.0)], [path])
+    assert "| 1 | best | 26.1 | 9,000.0 | 0.41 |  | ok |" in text
+    assert "| 1 | other |  |  |  |  | out of memory |" in text
+    assert "* stage 1: samples_per_second 26.1 (required 25.0): met" in text

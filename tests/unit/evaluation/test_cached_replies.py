@@ -105,3 +105,17 @@ def test_replies_survive_the_round_trip(tmp_path: Path) -> None:
     first = CachedAnswerer(EchoAnswerer(), path, slice_size=100).answer(QUESTIONS)
     assert CachedAnswerer(EchoAnswerer(), path, slice_size=100).answer(QUESTIONS) == first
     assert json.loads(path.read_text())["replies"][9] == ["0 ñ\n09", 9, True]
+
+
+def test_the_next_slice_is_announced_unless_its_replies_are_stored(tmp_path: Path) -> None:
+    announced: list[list[int]] = []
+
+    def announce(questions: Sequence[VisualQuestion]) -> None:
+        announced.append([question.image[0] for question in questions])
+
+    for _ in range(2):
+        answerer = CachedAnswerer(
+            EchoAnswerer(), tmp_path / "replies.jsonl", slice_size=4, prefetch=announce
+        )
+        answerer.answer(QUESTIONS)
+    assert announced == [[4, 5, 6, 7], [8, 9]], "nothing the second time"
