@@ -7,6 +7,7 @@ facebookresearch/lingua, lingua/args.py (BSD-3).
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from enum import Enum
 from functools import partial
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from core.errors import ConfigError
 from core.yaml_text import parse_yaml, read_yaml, type_at
 
 ConfigT = TypeVar("ConfigT")
+_DOLLAR = re.compile(r"(\\*)\$\{")
 
 
 @overload
@@ -36,11 +38,15 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     layers = [_read_section(path, kind) for path in yamls]
     layers += [_parse_override(override, kind) for override in overrides]
     try:
+        layers = [_escape_dollars(layer) for layer in layers]
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         inputs = ", ".join([*map(str, yamls), *overrides])
         raise ConfigError(f"configuration can't be read ({inputs}): {reason}") from error
+    except MissingMandatoryValue as error:
+        inputs = ", ".join([*map(str, yamls), *overrides]) or "no file"
+        raise ConfigError(f"'{error.full_key}' has no value ({inputs}); set it") from error
     except OmegaConfBaseException as error:
         key = f"'{error.full_key}': " if error.full_key else ""
         raise ConfigError(f"configuration: {key}{str(error).splitlines()[0]}") from error
@@ -65,6 +71,15 @@ def _parse_override(override: str, schema: type) -> dict[str, Any]:
         value = {key: value}
     section: dict[str, Any] = value
     return section
+
+
+def _escape_dollars(value: Any) -> Any:
+    """Escape what OmegaConf would replace: `${` has no meaning in a configuration."""
+    if isinstance(value, dict):
+        return {key: _escape_dollars(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape_dollars(inner) for inner in value]
+    return _DOLLAR.sub(r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 EXECUTION_ONLY = {"execution_only": True}

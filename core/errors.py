@@ -57,7 +57,8 @@ class PreemptedError(IrudimenError):
 def unknown_name(kind: str, value: str, known: Iterable[str], *, fix: str = "") -> str:
     """Return an error message for an unknown name that suggests the nearest known one."""
     names = sorted(known)
-    near = get_close_matches(value, names, n=1, cutoff=0.5)
+    near = [name for name in names if name.casefold() == value.casefold()]
+    near = near or get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = names
     if len(names) > _MAX_NAMES:

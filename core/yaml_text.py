@@ -6,6 +6,7 @@ field, or the core schema of YAML 1.2, says so: `no` in a list of texts is the t
 """
 
 import dataclasses
+import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,11 @@ from core.errors import ConfigError, unknown_name
 _BOOLEANS = {"true": True, "false": False, "True": True, "False": False}
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
-_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*[.]?[0-9]*|[.][0-9]+)(?:[eE][-+]?[0-9]+)?")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*[.]?[0-9]*|[.][0-9]+)(?:[eE][-+]?[0-9]+)?")
+_MAX_SHOWN = 40
+_MAX_DIGITS = 4000
+"""Python converts no longer numbers."""
 _SPECIAL_FLOATS = {".inf": "inf", "-.inf": "-inf", "+.inf": "inf", ".nan": "nan"}
-_INTERPOLATION = "${"
 
 
 def read_yaml(path: Path, schema: Any = Any) -> Any:
@@ -69,17 +72,20 @@ def type_at(schema: Any, path: Sequence[str]) -> Any:
     """Return the type at a dotted path of a dataclass; Any where the path is not typed.
 
     Raises:
-        ConfigError: If a dataclass on the path has no such field.
+        ConfigError: If a dataclass on the path has no such field, or a value has no keys.
     """
     found = schema
     for number, name in enumerate(path):
-        found = _without_none(found)
+        found = _option_of(found, is_list=False)
         if dataclasses.is_dataclass(found) and isinstance(found, type):
             found = _field_type(found, name, ".".join(path[: number + 1]), "")
         elif get_origin(found) in (dict, Mapping):
             found = get_args(found)[1]
-        else:
+        elif found is Any:
             return Any
+        else:
+            inside = ".".join(path[:number])
+            raise ConfigError(f"'{'.'.join(path)}' does not exist: '{inside}' has no keys")
     return found
 
 
@@ -91,7 +97,7 @@ class _Converter:
         """Return the plain value of a node."""
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, schema, key)
-        schema = _without_none(schema)
+        schema = _option_of(schema, is_list=isinstance(node, yaml.SequenceNode))
         origin = get_origin(schema)
         if isinstance(node, yaml.SequenceNode):
             if schema is not Any and origin not in (list, tuple, Sequence):
@@ -123,33 +129,34 @@ class _Converter:
         return content
 
     def _scalar(self, node: Any, schema: Any, key: str) -> Any:
-        text, bare = node.value, _without_none(schema)
-        if node.style is None and text in _NULLS and (bare is not schema or bare is Any):
+        text, bare = node.value, _option_of(schema, is_list=False)
+        is_optional = schema is Any or type(None) in get_args(schema)
+        if node.style is None and text in _NULLS and is_optional:
             return None
         if bare is str:
             return text
-        if node.style is None and text == "":
-            return None
         if bare is Any:
             return text if node.style is not None else _core_schema(text)
-        if _INTERPOLATION in text:
-            return text
         return self._typed(text, bare, key)
 
     def _typed(self, text: str, schema: Any, key: str) -> Any:
         if schema is bool and text in _BOOLEANS:
             return _BOOLEANS[text]
-        if schema is int and _INTEGER.fullmatch(text):
+        if schema is int and _INTEGER.fullmatch(text) and len(text) <= _MAX_DIGITS:
             return int(text)
         if schema is float and (number := _parse_float(text)) is not None:
             return number
+        shown = f"'{text[:_MAX_SHOWN]}'" if text else "empty"
         if isinstance(schema, type) and issubclass(schema, Enum):
+            known = [str(member.value) for member in schema]
+            if text not in known and text not in schema.__members__:
+                raise ConfigError(f"{self._place(key)}: {unknown_name('value', text, known)}")
             return text
         if schema in (bool, int, float):
             expected = {bool: "true or false", int: "a whole number", float: "a number"}[schema]
-            raise ConfigError(f"{self._place(key)} is '{text}'; expected {expected}")
+            raise ConfigError(f"{self._place(key)} is {shown}; expected {expected}")
         if dataclasses.is_dataclass(schema) or get_origin(schema) is not None:
-            raise self._mismatch(key, f"'{text}'", schema)
+            raise self._mismatch(key, shown, schema)
         return text
 
     def _mismatch(self, key: str, found: str, schema: Any) -> ConfigError:
@@ -171,7 +178,7 @@ def _core_schema(text: str) -> Any:
         return None
     if text in _BOOLEANS:
         return _BOOLEANS[text]
-    if re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text):
+    if re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text) and len(text) <= _MAX_DIGITS:
         return int(text)
     number = _parse_float(text) if re.match(r"[-+]?(?:0?[.]|[1-9]|0(?![0-9]))", text) else None
     return text if number is None else number
@@ -180,7 +187,8 @@ def _core_schema(text: str) -> Any:
 def _parse_float(text: str) -> float | None:
     if text.lower() in _SPECIAL_FLOATS:
         return float(_SPECIAL_FLOATS[text.lower()])
-    return float(text) if _FLOAT.fullmatch(text) else None
+    number = float(text) if _FLOAT.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
 
 
 def _field_type(schema: Any, name: str, path: str, where: str) -> Any:
@@ -194,9 +202,11 @@ def _field_type(schema: Any, name: str, path: str, where: str) -> Any:
     return hints[name]
 
 
-def _without_none(schema: Any) -> Any:
-    """Return X for `X | None`; Any for other unions."""
+def _option_of(schema: Any, *, is_list: bool) -> Any:
+    """Return the option of a union that a value may have, other than None; Any if it is open."""
     if get_origin(schema) not in (Union, types.UnionType):
         return schema
     options = [option for option in get_args(schema) if option is not type(None)]
+    if len(options) > 1:
+        options = [o for o in options if (get_origin(o) in (list, tuple, Sequence)) == is_list]
     return options[0] if len(options) == 1 else Any

@@ -11,10 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from core.errors import DataError, unknown_name
+from core.errors import ConfigError, DataError, unknown_name
 from core.languages import DATA, FOLDER, language_file
+from core.yaml_text import read_yaml
 
 MODEL_LANGUAGE = "en"
 
@@ -90,6 +89,33 @@ class Wording:
         return self.plural if is_plural else self.singular
 
 
+_OPTIONAL_KEY = "help"
+_Phrase = str | list[str]
+"""A phrase, or its variants for singular and plural names."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _WordingFile:
+    """Types of the keys of `languages/CODE/data.yaml`, so that every word in it stays a text."""
+
+    name: str
+    cldr: str
+    help: dict[str, str] | None
+    article_endings: list[str]
+    yes: str
+    no: str
+    numbers: list[str]
+    categories: dict[str, list[str]]
+    places: dict[str, list[str]]
+    relations: dict[str, _Phrase]
+    questions: dict[str, list[_Phrase]]
+    not_answers: list[str]
+    synonyms: dict[str, list[str]]
+    plural: list[str]
+    names: dict[str, str]
+    odd_keywords: dict[str, list[str]]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
     """A validated language file."""
@@ -136,33 +162,36 @@ def load_language(code: str) -> Language:
             f"no wordings for language '{code}'; write {path} (copy "
             f"{language_file('eu', DATA, FOLDER)} and translate its values)"
         )
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        raw = read_yaml(path, _WordingFile)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
     reader = _LanguageFileReader(
         path=path,
-        raw=raw if isinstance(raw, dict) else {},
+        raw=raw or {},
         forms=_read_forms(path.with_name(FORMS_FILE)),
     )
-    help_pages = reader.get("help")
+    help_pages = reader.get(_OPTIONAL_KEY)
     language = Language(
         code=code,
-        name=str(reader.get("name")),
-        cldr=str(reader.get("cldr")),
+        name=reader.get("name"),
+        cldr=reader.get("cldr"),
         help_package=help_pages["package"] if help_pages else None,
         help_folder=help_pages["folder"] if help_pages else "",
         article_endings=tuple(reader.get("article_endings")),
-        yes=reader.text("yes"),
-        no=reader.text("no"),
+        yes=reader.get("yes"),
+        no=reader.get("no"),
         numbers=tuple(reader.get("numbers")),
         categories=reader.pairs("categories", CATEGORIES),
         places=reader.pairs("places", PLACES),
         relations={key: reader.agreeing(reader.get("relations", key)) for key in RELATIONS},
         questions={kind: reader.wordings(kind) for kind in QuestionKind},
-        not_answers=frozenset(str(word).casefold() for word in reader.get("not_answers")),
-        synonyms={str(key): tuple(words) for key, words in reader.get("synonyms").items()},
-        plural=frozenset(str(key) for key in reader.raw.get("plural", ())),
-        names={str(key): str(name) for key, name in reader.raw.get("names", {}).items()},
+        not_answers=frozenset(word.casefold() for word in reader.get("not_answers")),
+        synonyms={key: tuple(words) for key, words in reader.get("synonyms").items()},
+        plural=frozenset(reader.raw.get("plural") or ()),
+        names=dict(reader.raw.get("names") or {}),
         odd_keywords={
-            str(key): frozenset(words) for key, words in reader.raw.get("odd_keywords", {}).items()
+            key: frozenset(words) for key, words in (reader.raw.get("odd_keywords") or {}).items()
         },
         forms=reader.forms,
     )
@@ -218,14 +247,9 @@ class _LanguageFileReader:
                     f"{language_file(MODEL_LANGUAGE, DATA, FOLDER)} and translate it"
                 )
             node = node[key]
+        if node is None and keys != (_OPTIONAL_KEY,):
+            raise DataError(f"{self.path}: '{'.'.join(keys)}' is empty; give it a value")
         return node
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str):
-            # Bare yes and no are booleans in YAML.
-            raise DataError(f"{self.path}: '{key}' is {value!r}; quote the word")
-        return value
 
     def pairs(self, key: str, known: tuple[str, ...]) -> dict[str, tuple[str, str]]:
         found = self.get(key)
@@ -272,5 +296,5 @@ class _LanguageFileReader:
     def _read_pair(self, key: str, name: str) -> tuple[str, str]:
         match value := self.get(key, name):
             case [answer, phrase]:
-                return str(answer), str(phrase)
+                return answer, phrase
         raise DataError(f"{self.path}: {key}.{name} is {value!r}, expected a list of two phrases")

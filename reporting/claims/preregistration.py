@@ -8,16 +8,14 @@ evaluation that the grid uses, including those that it found in the store.
 
 import dataclasses
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from core.config import load_config
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
+from core.yaml_text import read_yaml
 from pipeline.store.records import StageRecord, read_json
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses
@@ -144,7 +142,7 @@ def _read_published(folder: Path) -> Registration | None:
     path = folder / PUBLISHED_NAME
     if not path.is_file():
         return None
-    raw: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read_yaml(path, dict[str, Any])
     registration = Registration.from_json(raw["registration"])
     if problems := _problems_of_copy(folder, registration):
         raise ConfigError(

@@ -50,7 +50,7 @@ def test_layers_and_overrides_win_in_order(tmp_path: Path) -> None:
         (["name=x", "parts.a.widht=3"], "widht"),
         (["name=x", "parts.a.width=wide"], "parts.a.width is .wide.; expected a whole number"),
         (["name"], "has no '='"),
-        ([], "missing mandatory value: name"),
+        ([], ".name. has no value"),
     ],
 )
 def test_invalid_values_are_reported(overrides: list[str], message: str) -> None:

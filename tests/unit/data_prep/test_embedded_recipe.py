@@ -148,11 +148,15 @@ def test_a_language_that_cldr_lacks_is_an_error(packages):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"yes": bai', "yes: bai", "'yes' is missing"),
+        ('"yes": bai\n', "", "'yes' is missing"),
+        ('"yes": bai\n', '"yes":\n"yes": bai\n', "'yes' appears again"),
+        ("numbers: [bat, bi, hiru, lau]", "numbers:", "numbers is empty; expected a list"),
+        ("cldr: eu", "cdlr: eu", "unknown key 'cdlr'. Did you mean 'cldr'"),
         ("numbers: [bat, bi, hiru, lau]", "numbers: [bat]", "expected 4 words"),
         ("Zer dago {place}?", "Zer dago {where}?", r"has the placeholders \['where'\]"),
         ("  tool: [tresna, tresna]\n", "", "'categories.tool' is missing"),
-        ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected a list of two phrases"),
+        ("  tool: [tresna, tresna]\n", "  tool: tresna\n", "expected a list"),
+        ("  tool: [tresna, tresna]\n", "  tool: [tresna]\n", "expected a list of two phrases"),
         ("{name_partitive}", "{name_ergative}", r"'name_ergative'.*need forms\.tsv"),
         ("  above: gainean\n", "  above: [gainean]\n", "its singular and its plural"),
     ],
@@ -166,6 +170,29 @@ def test_an_invalid_language_file_is_an_error(tmp_path, monkeypatch, old, new, m
     monkeypatch.setattr(languages, "FOLDER", tmp_path)
     with pytest.raises(DataError, match=message):
         load_language("eu")
+
+
+def test_words_without_quotes_stay_words(tmp_path, monkeypatch):
+    text = (languages.FOLDER / "eu" / "data.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ('"yes": bai', "yes: on"),
+        ('"no": ez', "no: no"),
+        ("cldr: eu", "cldr: no"),
+        ("numbers: [bat, bi, hiru, lau]", "numbers: [en, to, null, 1e3]"),
+        ("  tool: [tresna, tresna]\n", "  tool: [off, ~]\n"),
+        ("  above: gainean\n", "  above: [y, n]\n"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "eu").mkdir()
+    (tmp_path / "eu" / "data.yaml").write_text(text, encoding="utf-8")
+    shutil.copy(languages.FOLDER / "eu" / "forms.tsv", tmp_path / "eu")
+    monkeypatch.setattr(languages, "FOLDER", tmp_path)
+    language = load_language("eu")
+    assert (language.yes, language.no, language.cldr) == ("on", "no", "no")
+    assert language.numbers == ("en", "to", "null", "1e3")
+    assert language.categories["tool"] == ("off", "~")
+    assert language.relations["above"] == languages.Wording(singular="y", plural="n")
 
 
 # --- names in sentences ---
