@@ -20,14 +20,17 @@ _ENDING = "*"
 _NOTHING = re.compile(r"(?!)")
 _ANY_ENDING = r"\S*"
 _UP_TO_THREE_WORDS = r"(?: \S+){0,3}"
-_KEPT_MARKS = frozenset("'\u2019\u2018%$\u20ac\u00a3&+\u00b0")
+_KEPT_MARKS = frozenset("'\u2019\u2018\u2032\u00b4`%$\u20ac\u00a3&+\u00b0")
 _NUMBER_MARKS = frozenset(".,")
 _HYPHENS = frozenset("-\u2010\u2011")
 
 
 def plain_text(text: str) -> str:
-    """Return the words of a text in lower case, without punctuation and apostrophes."""
-    return normalise_neutral(text).replace("'", "")
+    """Return the words of a text in lower case, without punctuation and apostrophes.
+
+    The dotless \u0131 becomes i, because its capital letter is that of i in other languages.
+    """
+    return normalise_neutral(text).replace("'", "").replace("\u0131", "i")
 
 
 def split_clauses(text: str) -> list[tuple[str, str]]:

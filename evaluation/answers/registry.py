@@ -20,13 +20,17 @@ from core.languages import ANSWERS, FOLDER, language_file
 from evaluation.answers import languages
 from evaluation.answers.rule import (
     NEUTRAL_RULES,
+    WORD_RULES_VERSION,
     AnswerRule,
     AnswerRules,
     normalise_neutral,
     unify_numbers,
+    with_dotless_i,
 )
 
 _MAX_FORMS = 256
+_DOTLESS_I = frozenset({"az", "crh", "gag", "kaa", "tr", "tt"})
+"""Languages in Latin script whose lower case of I is \u0131."""
 _AFTER_LOST_INITIAL = frozenset("aeiouwy\u00e2\u00ea\u00ee\u00f4\u00fblnr")
 
 
@@ -77,7 +81,11 @@ def coded_rules() -> dict[str, AnswerRules]:
 @lru_cache(maxsize=64)
 def rules_for(language: str, *, folder: Path = FOLDER) -> AnswerRules:
     """Return both rules of a language; see `rule_for`."""
-    path = language_file(language, ANSWERS, folder)
+    rules = _rules_of_file(language_file(language, ANSWERS, folder))
+    return with_dotless_i(rules) if language.partition("-")[0] in _DOTLESS_I else rules
+
+
+def _rules_of_file(path: Path) -> AnswerRules:
     if not path.is_file():
         return NEUTRAL_RULES
     file = load_config(AnswerFile, path)
@@ -121,6 +129,7 @@ def _rules_of_word_lists(file: AnswerFile) -> AnswerRules:
     return AnswerRules(
         strict=AnswerRule(normalise=normalise),
         relaxed=AnswerRule(normalise=normalise, forms=forms),
+        version=WORD_RULES_VERSION,
     )
 
 

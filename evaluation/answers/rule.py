@@ -10,9 +10,13 @@ from core.chat.characters import ASCII_NUMBERS, INVISIBLE, is_in_word
 
 _INNER_MARKS = frozenset("'-")
 _DECIMAL_MARKS = frozenset(".,")
-_SYMBOLS = frozenset("=+<>`")
+_SYMBOLS = frozenset("=+<>")
+_APOSTROPHES = "\u2018\u2019\u201b\u2032\u00b4`\u02b9\u02bb\u02bc\u02bd\ua78c\uff07"
+"""Quotation marks, accents and letters that stand for an apostrophe: Uzbek o\u02bbn, Breton
+c\u02bchoar and Ukrainian are typed with any of them."""
 _CANONICAL_CHARACTERS = (
-    str.maketrans({"\u2019": "'", "\u2018": "'", "\u2010": "-", "\u2011": "-"})
+    dict.fromkeys(map(ord, _APOSTROPHES), "'")
+    | str.maketrans({"\u2010": "-", "\u2011": "-", "\u0130": "i"})
     | ASCII_NUMBERS
     | INVISIBLE
 )
@@ -101,5 +105,19 @@ def _normalise_with_numbers(text: str) -> str:
     return unify_numbers(normalise_neutral(text))
 
 
+def with_dotless_i(rules: AnswerRules) -> AnswerRules:
+    """Return rules whose lower case of I is \u0131, as in Turkish and Azerbaijani."""
+
+    def dotless(rule: AnswerRule) -> AnswerRule:
+        def normalise(text: str) -> str:
+            return rule.normalise(unicodedata.normalize("NFC", text).replace("I", "\u0131"))
+
+        return dataclasses.replace(rule, normalise=normalise)
+
+    return dataclasses.replace(rules, strict=dotless(rules.strict), relaxed=dotless(rules.relaxed))
+
+
 _NEUTRAL_RULE = AnswerRule(normalise=_normalise_with_numbers)
-NEUTRAL_RULES = AnswerRules(strict=_NEUTRAL_RULE, relaxed=_NEUTRAL_RULE)
+WORD_RULES_VERSION = 2
+"""Version of the neutral rules and of those of word lists."""
+NEUTRAL_RULES = AnswerRules(strict=_NEUTRAL_RULE, relaxed=_NEUTRAL_RULE, version=WORD_RULES_VERSION)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from evaluation.answers.languages import basque
+from evaluation.answers.phrases import plain_text
 from evaluation.answers.registry import coded_rules, rule_for
 from evaluation.answers.rule import normalise_neutral
 from evaluation.metrics.vqa import aware_score
@@ -39,6 +40,39 @@ from evaluation.metrics.vqa import aware_score
 def test_neutral_normalisation(text, expected):
     assert normalise_neutral(text) == expected
     assert normalise_neutral(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "mark", "'\u2018\u2019\u201b\u2032\u00b4`\u02b9\u02bb\u02bc\u02bd\ua78c\uff07"
+)
+@pytest.mark.parametrize("word", ["o{}n", "c{}hoar", "п{}ять", "Hawai{}i", "l{}home"])
+def test_every_apostrophe_is_the_same_letter(word, mark):
+    """Uzbek, Breton, Ukrainian, Hawaiian and Catalan are typed with different apostrophes."""
+    for language in ("uz", "br", "ca", "eu"):
+        assert rule_for(language).matches(word.format(mark), word.format("'"))
+    assert not rule_for("uz").matches(word.format(mark), word.format(""))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "same"),
+    [
+        ("tr", "IŞIK", "\u0131ş\u0131k"),
+        ("tr", "İKİ", "iki"),
+        ("tr", "I\u0307ki", "iki"),
+        ("az", "QIZIL", "q\u0131z\u0131l"),
+        ("tr-TR", "ISPANAK", "\u0131spanak"),
+        ("de", "İstanbul", "istanbul"),
+    ],
+)
+def test_the_turkish_i_has_its_own_lower_case(language, text, same):
+    assert rule_for(language).matches(text, same)
+    assert rule_for(language, relaxed=False).matches(text, same)
+
+
+def test_the_dotless_i_is_another_letter_in_turkish_only():
+    assert not rule_for("tr").matches("IŞIK", "işik")
+    assert rule_for("es").matches("IRIS", "iris")
+    assert plain_text("HAYIR") == plain_text("hay\u0131r")
 
 
 @pytest.mark.parametrize(
