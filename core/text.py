@@ -19,7 +19,9 @@ _KEPT_CONTROLS = frozenset("\t\n")
 _CONTROLS = {
     code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS
 }
-_REMOVED = INVISIBLE | _CONTROLS
+_FILLERS = dict.fromkeys([0x180E, 0x3164, 0xFFA0, 0xFFFC, *range(0xFFF9, 0xFFFC), 0xFFFE, 0xFFFF])
+"""Fillers and annotation marks that show nothing, the trace of an object, and noncharacters."""
+_REMOVED = INVISIBLE | _CONTROLS | _FILLERS
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -24,6 +24,12 @@ MAX_PIXELS = 64_000_000
 MAX_ASPECT_RATIO = 64
 """Maximum ratio of the sides; beyond it the resized image would be huge."""
 
+MAX_SCANS = 100
+"""Largest number of scans of a JPEG; each takes time in proportion to the pixels, even if it is
+empty. Progressive images have about ten."""
+
+_JPEG_FORMATS = frozenset({"JPEG", "MPO"})
+_SCAN_MARK = b"\xff\xda"
 _IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
 _METADATA = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 """Keys of `Image.info` that may hold an orientation."""
@@ -39,7 +45,7 @@ _TRANSPOSITIONS = {
 """Orientation in Exif -> transposition that turns the stored pixels upright."""
 _FIRST_SWAPPED = 5
 """Orientation from which width and height are exchanged."""
-_MAX_16_BIT = 65535
+_MAX_16_BIT, _WHITE = 65535, 255
 
 
 def image_size(image_bytes: bytes) -> tuple[int, int]:
@@ -87,22 +93,27 @@ def decode_image(image_bytes: bytes) -> Image.Image:
 def portable_image(image_bytes: bytes) -> tuple[bytes, str]:
     """Return an image and its media type in a form that browsers and servers show alike.
 
-    JPEG, PNG and WebP images without an orientation are returned unchanged; others become PNG.
+    Still JPEG, PNG and WebP images without an orientation are returned unchanged; others become PNG
+    as they are decoded, an animation as its first frame.
 
     Raises:
         DataError: If the image can't be decoded.
     """
     media_type = image_type(image_bytes)
-    if media_type is not None and not _is_turned(image_bytes):
+    if media_type is not None and _is_shown_as_decoded(image_bytes):
         return image_bytes, media_type
     buffer = io.BytesIO()
     decode_image(image_bytes).save(buffer, "PNG")
     return buffer.getvalue(), "image/png"
 
 
-def _is_turned(image_bytes: bytes) -> bool:
+def _is_shown_as_decoded(image_bytes: bytes) -> bool:
     try:
-        return _read_orientation(_open_image(image_bytes), image_bytes) in _TRANSPOSITIONS
+        image = _open_image(image_bytes)
+        is_turned = _read_orientation(image, image_bytes) in _TRANSPOSITIONS
+        return not is_turned and not getattr(image, "is_animated", False)
+    except DataError:
+        raise
     except Exception as error:  # see decode_image
         raise _undecodable(image_bytes, error) from error
 
@@ -114,6 +125,10 @@ def _open_image(image_bytes: bytes) -> Image.Image:
         warnings.simplefilter("ignore")
         image: Image.Image = Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS)
     _check_size(*image.size)
+    # Entropy-coded data never contains the mark, so few others are counted than those of scans.
+    if image.format in _JPEG_FORMATS and image_bytes.count(_SCAN_MARK) > MAX_SCANS:
+        message = f"image has more than {MAX_SCANS} scans, which take long to decode; save it again"
+        raise DataError(message, UNDECODABLE)
     return image
 
 
@@ -140,6 +155,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             message = "image has gray values of more than 16 bits; convert it to 8 bits"
             raise DataError(message, UNDECODABLE)
         scaled_HW = (gray_HW * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT
+        if isinstance(transparent := image.info.get("transparency"), int):
+            scaled_HW[gray_HW == transparent] = _WHITE
         return Image.fromarray(scaled_HW.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

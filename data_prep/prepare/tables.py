@@ -3,9 +3,13 @@
 import codecs
 import csv
 import io
+import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from core.errors import DataError
+from core.text import clean_text
 
 _MAX_CELL_CHARACTERS = 64 << 20
 _DELIMITERS = (",", ";", "\t")
@@ -29,21 +33,43 @@ def read_table(content: bytes, name: str) -> list[dict[Any, Any]]:
         DataError: If the file is in another encoding, or is not a table.
     """
     text = _decode(content, name)
-    first, _, rest = text.partition("\n")
+    first, rest = _split_line(text)
     delimiter = ""
     if first.strip().lower().startswith(_SEPARATOR_LINE):
         delimiter, text = first.strip()[len(_SEPARATOR_LINE) :], rest
-        first = text.partition("\n")[0]
+        first, _ = _split_line(text)
     if delimiter not in _DELIMITERS:
         delimiter = max(_DELIMITERS, key=first.count)
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        reader.fieldnames = parse_head(reader.fieldnames or (), name)
+        rows = list(reader)
     except csv.Error as error:
         raise DataError(f"{name} is not a table ({error}); {_ADVICE}", "damaged") from error
     while rows and not any(_has_content(value) for value in rows[-1].values()):
         rows.pop()
     return rows
+
+
+def parse_head(cells: Iterable[str], name: str) -> list[str]:
+    """Return the names of columns without invisible marks and surrounding white space.
+
+    Raises:
+        DataError: If two columns have the same name; the later one would replace the other.
+    """
+    names = [clean_text(cell).strip() for cell in cells]
+    if repeated := [column for column, count in Counter(names).items() if count > 1 and column]:
+        raise DataError(
+            f"{name} has two columns '{repeated[0]}'; rename or remove one of them", "damaged"
+        )
+    return names
+
+
+def _split_line(text: str) -> tuple[str, str]:
+    """Return the first line, which a line feed or a carriage return ends, and the rest."""
+    end = re.search(r"\r\n?|\n", text)
+    return (text[: end.start()], text[end.end() :]) if end else (text, "")
 
 
 def _decode(content: bytes, name: str) -> str:

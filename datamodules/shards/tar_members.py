@@ -33,6 +33,8 @@ _EXTENDED_HEADERS = frozenset(
     }
 )
 _META_NAME = re.compile(r"__[^/]*__")
+_HEADER_NAME = re.compile(r"PaxHeaders?(?:\.[^/]+)?")
+"""Folder into which old programs extract the extended headers of a tar."""
 _MACOS_PREFIX = "._"
 
 
@@ -193,6 +195,8 @@ def _reason_to_ignore(name: str) -> str:
         return "metadata of macOS (._NAME)"
     if any(map(_META_NAME.fullmatch, parts)):
         return "metadata (__NAME__)"
+    if any(map(_HEADER_NAME.fullmatch, parts[:-1])):
+        return "extended headers (PaxHeader)"
     if any(part.startswith(".") and part.strip(".") for part in parts):
         return "hidden files"
     return "" if "." in parts[-1] else "files without an extension"

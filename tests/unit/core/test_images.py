@@ -15,6 +15,7 @@ from core.errors import DataError
 from core.io.images import (
     IMAGE_FORMATS,
     MAX_PIXELS,
+    MAX_SCANS,
     decode_image,
     image_size,
     portable_image,
@@ -42,6 +43,13 @@ def turned(orientation: int, kind: str) -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return encode(pixels, kind, exif=exif)
+
+
+def animation(kind: str) -> bytes:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], lossless=True)
+    return buffer.getvalue()
 
 
 def test_transparent_pixels_become_white_and_grey_becomes_rgb() -> None:
@@ -129,11 +137,24 @@ def test_colors_of_print_and_palettes_decode() -> None:
 
 
 def test_an_animation_is_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
-        buffer = io.BytesIO()
-        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], lossless=True)
-        assert np.asarray(decode_image(buffer.getvalue()))[0, 0].tolist() == [255, 0, 0]
+        assert np.asarray(decode_image(animation(kind)))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_transparent_gray_value_of_16_bits_becomes_white() -> None:
+    gray = np.array([[0, 1000], [2000, 65535]], dtype=np.uint16)
+    decoded = np.asarray(decode_image(encode(gray, transparency=1000)))
+    assert decoded[..., 0].tolist() == [[0, 255], [8, 255]]
+
+
+def test_a_jpeg_of_many_empty_scans_is_rejected_before_decoding() -> None:
+    content = encode(noise(64, 64), "jpeg", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    bomb = content[:last] + content[last:-2] * (MAX_SCANS + 1) + content[-2:]
+    assert decode_image(content).size == (64, 64)
+    for check in (decode_image, image_size, portable_image):
+        with pytest.raises(DataError, match="more than 100 scans"):
+            check(bomb)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "TIFF", "PPM", "TGA", "ICO", "SGI"])
@@ -154,7 +175,8 @@ def test_other_formats_are_rejected_and_start_no_program(
 def test_portable_images_are_kept_and_others_become_png() -> None:
     plain = encode(noise(8, 8), "jpeg")
     assert portable_image(plain) == (plain, "image/jpeg")
-    for content in (turned(6, "jpeg"), encode(noise(8, 8), "bmp")):
+    turned_or_old = (turned(6, "jpeg"), encode(noise(8, 8), "bmp"))
+    for content in (*turned_or_old, animation("WEBP"), animation("PNG")):
         converted, media_type = portable_image(content)
         assert media_type == "image/png"
         assert decode_image(converted).tobytes() == decode_image(content).tobytes()

@@ -17,6 +17,7 @@ from core.text import clean_text
         (" a\n", " a\n"),
         ("\ufefftxakurra", "txakurra"),
         ("\u200b\u2060", ""),
+        ("\u3164\ufffc\ufffe\u180e", ""),
         ("a\0b\x1b[0m", "ab[0m"),
         ("bat\r\nbi\rhiru\u2028lau", "bat\nbi\nhiru\nlau"),
         ("e\u0301", "\u00e9"),

@@ -28,6 +28,9 @@ SEMICOLONS = TABLE.replace('"bat, bi"', "'").replace(",", ";").replace("'", '"ba
         ("sep=;\r\n" + SEMICOLONS).encode(),
         (TABLE + ",\r\n , \r\n\r\n").encode(),
         TABLE.replace("\r\n", "\n").encode(),
+        TABLE.replace("\r\n", "\r").encode(),
+        ("sep=;\r" + SEMICOLONS.replace("\r\n", "\r")).encode(),
+        TABLE.replace("question_id,", " \u200bquestion_id ,").encode(),
     ],
 )
 def test_tables_of_spreadsheets_are_read(content: bytes) -> None:
@@ -42,6 +45,12 @@ def test_long_cells_are_read() -> None:
 def test_other_encodings_are_rejected_with_advice(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^form.csv .*CSV UTF-8"):
         read_table(content, "form.csv")
+
+
+@pytest.mark.parametrize("head", ["a,a", "a, a", "a,b,\ufeffa"])
+def test_columns_of_one_name_are_rejected(head: str) -> None:
+    with pytest.raises(DataError, match="has two columns 'a'"):
+        read_table(f"{head}\n1,2,3\n".encode(), "form.csv")
 
 
 @given(st.binary(max_size=300))

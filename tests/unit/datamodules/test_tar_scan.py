@@ -123,6 +123,8 @@ def test_members_that_are_no_samples_are_ignored_and_counted(tmp_path):
         ("._y.jpg", b"Mac OS X"),
         (".gitkeep", b""),
         ("d/.hidden/a.txt", b"x"),
+        ("PaxHeaders.123/y.jpg", b"30 mtime=1.5"),
+        ("d/PaxHeader/y.txt", b"30 mtime=1.5"),
         *img2dataset("y", "bai"),
         ("._y.txt", b"Mac OS X"),
     ]
@@ -134,6 +136,7 @@ def test_members_that_are_no_samples_are_ignored_and_counted(tmp_path):
         "metadata (__NAME__)": 1,
         "metadata of macOS (._NAME)": 2,
         "hidden files": 2,
+        "extended headers (PaxHeader)": 2,
         ".json": 1,
     }
 
