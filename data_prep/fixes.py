@@ -6,7 +6,6 @@ python -m data_prep.fixes --data data/prepared/eu --judgements fixes.csv --out d
 from core.process.command import catch_user_errors
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -21,12 +20,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.io.files import sole_writer
 from core.io.reading import reading
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
+from data_prep.prepare.tables import read_table
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import (
     SUFFIX,
@@ -37,6 +38,8 @@ from datamodules.shards.manifest import (
     save_manifest,
 )
 from datamodules.shards.reader import index_path
+from evaluation.benchmarks.gate import ItemGate
+from evaluation.benchmarks.item_texts import parse_text
 
 _EPILOG = """`evaluation.people.run --db people.db --export csv fixes.csv` writes the CSV.
 If several annotators judged a text, the majority counts. A text without a majority, or with two
@@ -64,26 +67,15 @@ def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str
     Raises:
         DataError: If the file is not such an export.
     """
-    judgements: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} can't be read as CSV: {error}", "no judgements") from error
-    for row in rows:
-        if not row.get("task") or row.get("verdict") not in ("accept", "fix", "reject", "skip"):
-            raise DataError(
-                f"{path}: a row has no task or no known verdict: {row}; export it with "
-                "evaluation.people.run",
-                "no judgements",
-            )
-        if row["verdict"] != "skip":
-            judgements[row["task"]].append((row["verdict"], row.get("text") or ""))
+    judgements = _read_judgements(path)
     fixes: dict[str, list[Fix]] = defaultdict(list)
     counts, open_tasks = Counter[str](), []
-    for task, answers in judgements.items():
+    for task, by_annotator in judgements.items():
+        answers = [(one, text) for one, text in by_annotator.values() if one != "skip"]
+        if not answers:
+            continue
         verdict = _find_majority([one for one, _ in answers])
-        texts = {text.strip() for one, text in answers if one == "fix"}
+        texts = {text for one, text in answers if one == "fix"}
         if verdict is None or (verdict == "fix" and len(texts) != 1):
             open_tasks.append(task)
             continue
@@ -100,6 +92,34 @@ def read_fixes(path: Path) -> tuple[dict[str, list[Fix]], Counter[str], list[str
     return dict(fixes), counts, sorted(open_tasks)
 
 
+def _read_judgements(path: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return task -> annotator -> verdict and corrected text."""
+    judgements: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    try:
+        rows = read_table(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}", "no judgements") from error
+    for number, row in enumerate(rows, start=2):
+        task, verdict, text = (row.get(name) or "" for name in ("task", "verdict", "text"))
+        annotator = row.get("annotator") or ""
+        if not task or verdict not in ("accept", "fix", "reject", "skip"):
+            raise DataError(
+                f"{path}: a row has no task or no known verdict: {row}; export it with "
+                "evaluation.people.run",
+                "no judgements",
+            )
+        if annotator in judgements[task]:
+            raise DataError(
+                f"{path}, line {number}: '{annotator}' judged task '{task}' before; keep one of "
+                "the rows",
+                "no judgements",
+            )
+        if verdict == "fix":
+            text = parse_text(text, f"{path}, line {number}, text", is_asked=False)
+        judgements[task][annotator] = (verdict, text)
+    return judgements
+
+
 def _find_majority(verdicts: Sequence[str]) -> str | None:
     """Return the most frequent verdict, or None if there is a tie."""
     (first, most), *rest = Counter(verdicts).most_common()
@@ -111,7 +131,8 @@ def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: st
 
     Raises:
         ConfigError: If the output folder exists.
-        DataError: If a fix names a sample or a text that does not exist.
+        DataError: If a fix names a sample or a text that does not exist, or a corrected question
+            can't be asked or scored.
     """
     if out.exists():
         raise ConfigError(f"{out} exists and is never overwritten; choose another --out")
@@ -219,6 +240,18 @@ def _apply_to_sample(
         else:
             raw[RECORDS] = {}
         return
+    record = _correct(record, name, fixes)
+    counts["changed"] += len(fixes)
+    if QUESTION_ITEMS not in raw:
+        raw[RECORDS][language] = record
+    for part in parts:
+        item[part][language] = record[part]
+    if parts:
+        ItemGate(str(item["benchmark"]), item["question"]).check(item, "corrected data")
+
+
+def _correct(record: Any, name: str, fixes: Sequence[Fix]) -> Any:
+    """Return a record with its corrected texts."""
     texts = texts_of(record)
     for fix in fixes:
         if fix.at >= len(texts):
@@ -226,13 +259,13 @@ def _apply_to_sample(
                 f"'{name}' has {len(texts)} texts, no text {fix.at}; export the judgements of "
                 "this version of the data"
             )
+        if texts[fix.at].count(IMAGE_MARK) != str(fix.text).count(IMAGE_MARK):
+            raise DataError(
+                f"the correction of '{name}', text {fix.at}, adds or lacks '{IMAGE_MARK}', the "
+                "place of the image; keep it as it is in the text"
+            )
         texts[fix.at] = str(fix.text)
-        counts["changed"] += 1
-    record = with_texts(record, texts)
-    if QUESTION_ITEMS not in raw:
-        raw[RECORDS][language] = record
-    for part in parts:
-        item[part][language] = record[part]
+    return with_texts(record, texts)
 
 
 def _link_or_copy(source: Path, destination: Path) -> None:

@@ -10,9 +10,9 @@ from core.errors import ConfigError
 from evaluation.answers.rule import normalise_neutral
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.asking import AskingConfig
+from evaluation.benchmarks.item_texts import check_truth
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.metrics.scorer import Scorer
 
 
 def check_items(items: Sequence[BenchmarkItem], settings: AskingConfig) -> None:
@@ -25,17 +25,22 @@ def check_items(items: Sequence[BenchmarkItem], settings: AskingConfig) -> None:
     Raises:
         ConfigError: If a language lacks the prompt style or words for yes and no, a template is
             invalid, or a multiple-choice item is asked without its options.
-        DataError: If the answer to a yes/no item is neither yes nor no.
+        DataError: If the answer to a yes/no item is neither yes nor no, or differs between
+            languages.
     """
     book = load_prompts({item.language for item in items}, style=settings.prompt_style)
-    scorer = Scorer(YesNoParser(book.yes_no_words, policy=settings.yes_no_policy))
+    parser = YesNoParser(book.yes_no_words, policy=settings.yes_no_policy)
+    answers: dict[str, dict[str, tuple[str, ...]]] = {}
     hidden: list[tuple[BenchmarkItem, str]] = []
     for item in items:
         if item.benchmark is Benchmark.CAPTION_QA:
-            scorer.is_yes(item)
+            where = f"benchmark '{item.dataset}', question '{item.question_id}'"
+            answers.setdefault(where, {})[item.language] = item.answers
         elif item.benchmark is Benchmark.MULTIPLE_CHOICE:
             missing = _missing_choice(item, book.question_text(item))
             hidden += [(item, missing)] if missing is not None else []
+    for where, by_language in answers.items():
+        check_truth(by_language, parser, where)
     if hidden:
         item, choice = hidden[0]
         others = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""

@@ -148,7 +148,7 @@ class ChatFormat:
         for turn in turns:
             prefix, suffix = marks[turn.role]
             has_loss = turn.role in (Role.ASSISTANT, Role.TEXT)
-            self._check_content(turn.content)
+            self.check_content(turn.content)
             if has_loss and not turn.content.strip():
                 raise DataError("empty answer", "empty answer")
             if pieces[-1][1] and template.separator:
@@ -185,12 +185,16 @@ class ChatFormat:
         if not answers or not answers[0].strip():
             raise DataError("empty caption", "empty caption")
         image = IMAGE_MARK if sample.image is not None else ""
-        self._check_content(answers[0])
+        self.check_content(answers[0])
         caption = answers[0] + self.template.assistant_suffix
         return [(self.template.bos + image, False), (caption, True)]
 
-    def _check_content(self, content: str) -> None:
-        """Reject text that contains reserved tokens, which could forge turns."""
+    def check_content(self, content: str) -> None:
+        """Reject text that contains reserved tokens, which could forge turns.
+
+        Raises:
+            DataError: If it does.
+        """
         if mark := self._reserved.search(content):
             fault = f"the text contains the reserved token '{mark.group()}'"
             raise DataError(f"{fault}; remove it", fault)

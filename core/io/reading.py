@@ -41,3 +41,13 @@ def read_json_file(path: Path, *, fix: str) -> Any:
     """
     with reading(path, fix=fix):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_text_file(path: Path) -> str:
+    """Return the text of a UTF-8 file without its byte order mark, as other programs write it.
+
+    Raises:
+        DataError: If the file is missing or in another encoding.
+    """
+    with reading(path, fix="check the path, and save it as UTF-8"):
+        return path.read_text(encoding="utf-8-sig")

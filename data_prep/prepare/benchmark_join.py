@@ -6,9 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from core.errors import ConfigError, DataError
 from core.io.hub import hub_arguments
 from core.io.images import decode_image
@@ -20,13 +17,12 @@ from data_prep.prepare.benchmark_recipe import (
     read_item,
 )
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.same_image import ImageDigest
 from data_prep.shards.writer import ShardSample
+from evaluation.benchmarks.gate import ItemGate
 
 _HUB = "hub:"
 _ROWS_PER_PART = 1 << 40
-_THUMBNAIL = (16, 16)
-_SAME_IMAGE = 8.0
-"""Largest mean difference, of 255, between thumbnails of one image in two encodings."""
 
 
 def read_rows(place: str) -> Iterator[dict[str, Any]]:
@@ -103,7 +99,7 @@ def build(
         DataError: If a row lacks a column of the recipe, an id appears twice in a language, too
             many rows can't be used, or no question is in all languages.
     """
-    reader = _RowReader(recipe)
+    reader, gate = _RowReader(recipe), ItemGate(recipe.benchmark, sources)
     by_language = {language: reader.read(language, place) for language, place in sources.items()}
     first, *others = sources
     for language in others:
@@ -117,8 +113,10 @@ def build(
             reader.count(f"{missing[0]}: missing", len(present))
             continue
         questions = {language: by_language[language][key] for language in sources}
+        item = _merge_languages(recipe, key, questions)
         try:
             _check_correspondence(key, questions)
+            gate.check(item, questions[first].where)
         except DataError as error:
             reader.leave_out("all languages", error, len(questions))
             continue
@@ -128,8 +126,8 @@ def build(
         image = questions[first].image
         name = hashlib.sha256(image).hexdigest()[:16]
         sample = samples.setdefault(name, ShardSample(key=name, content={"items": []}, image=image))
-        joined.append(_merge_languages(recipe, key, questions))
-        sample.content["items"].append(joined[-1])
+        joined.append(item)
+        sample.content["items"].append(item)
     reader.check(max_unusable, num_used=len(joined) * len(sources))
     if not samples:
         raise DataError(
@@ -210,7 +208,10 @@ def _check_correspondence(key: str, questions: Mapping[str, _Question]) -> None:
     """Check that the question has the same image and options in every language."""
     first = next(iter(questions.values()))
     for question in questions.values():
-        if question.image != first.image and not _is_same_image(question.image, first.image):
+        is_same = question.image == first.image or ImageDigest.of(question.image).is_same_image(
+            ImageDigest.of(first.image)
+        )
+        if not is_same:
             raise DataError(
                 f"question '{key}' has different images in {first.where} and {question.where}; "
                 "the rows do not belong together",
@@ -227,15 +228,6 @@ def _check_correspondence(key: str, questions: Mapping[str, _Question]) -> None:
             "options in the same order in every language",
             "choices differ",
         )
-
-
-def _is_same_image(first: bytes, second: bytes) -> bool:
-    """Return whether two files show the same image, possibly in other encodings and sizes."""
-    one, other = (
-        np.asarray(decode_image(image).resize(_THUMBNAIL, Image.Resampling.BOX), dtype=np.float64)
-        for image in (first, second)
-    )
-    return float(np.abs(one - other).mean()) <= _SAME_IMAGE
 
 
 def _merge_languages(

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import io
 import itertools
-import math
+import json
 import re
 import string
 import tokenize
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.chat.characters import split_words
 from core.errors import DataError, unknown_name
-from core.text import clean_text
+from evaluation.answers.rule import normalise_neutral
+from evaluation.benchmarks.item_texts import check_choices, parse_text
 
 BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
 
@@ -24,9 +24,6 @@ _ANSWER_FIELDS = ("answer", "text")
 _CHOICE_FIELDS = ("text", "choice")
 _LABEL_FIELD = "label"
 _ANY_TYPE = "any"
-_MIN_CHOICES = 2
-_RESERVED = re.compile(r"<image(?: ?\d+)?>|<\|[^|<>]{1,60}\|>")
-"""Placeholders of images and special tokens of chat templates."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,12 +67,12 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
     for name in filter(None, dataclasses.astuple(names)):
         if name not in row:
             raise DataError(f"{where}: {unknown_name('column', name, row)}", NO_COLUMN)
-    question = _parse_text(row[names.question], f"{where}, {names.question}")
+    question = parse_text(row[names.question], f"{where}, {names.question}")
     item: dict[str, Any] = {"question": question}
     if names.choices:
         place = f"{where}, {names.choices}"
         choices = _parse_texts(row[names.choices], place, recipe.separator, _CHOICE_FIELDS)
-        _check_choices(choices, place)
+        check_choices(choices, place)
         item["choices"] = choices
         item["correct_choice"] = _parse_correct_choice(
             row[names.correct_choice],
@@ -90,7 +87,7 @@ def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> di
         ("answer_type", names.answer_type, recipe.answer_type),
         ("question_type", names.question_type, _ANY_TYPE),
     ):
-        item[name] = _parse_text(row[column], f"{where}, {column}") if column else default
+        item[name] = parse_text(row[column], f"{where}, {column}") if column else default
     return item
 
 
@@ -101,28 +98,7 @@ def parse_id(value: Any, where: str) -> str:
         DataError: If it is missing.
     """
     is_whole = isinstance(value, float) and value.is_integer()
-    return _parse_text(int(value) if is_whole else value, where)
-
-
-def _parse_text(value: Any, where: str) -> str:
-    """Return a cleaned text that a model can be asked or compared with."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")
-    if isinstance(value, bool | bytes | list | dict):
-        raise DataError(f"{where}: {value!r:.80} is no text", "not a text")
-    try:
-        text = clean_text(str(value)).strip()
-    except DataError as error:
-        raise DataError(f"{where}: {error}", error.fault) from error
-    if not text:
-        raise DataError(f"{where}: the text is empty", "empty text")
-    if found := _RESERVED.search(text):
-        raise DataError(
-            f"{where}: the text contains '{found[0]}', which is reserved for images and chat "
-            "templates; remove it",
-            "reserved token",
-        )
-    return text
+    return parse_text(int(value) if is_whole else value, where)
 
 
 def _parse_texts(value: Any, where: str, separator: str, fields: Sequence[str]) -> list[str]:
@@ -148,7 +124,7 @@ def _parse_texts(value: Any, where: str, separator: str, fields: Sequence[str]) 
     if not value:
         raise DataError(f"{where}: the list is empty", "empty list")
     return [
-        _parse_text(one[_field_of(one, fields, where)] if isinstance(one, Mapping) else one, where)
+        parse_text(one[_field_of(one, fields, where)] if isinstance(one, Mapping) else one, where)
         for one in value
     ]
 
@@ -168,6 +144,11 @@ def _labels(value: Any) -> list[str]:
 
 
 def _parse_literal(text: str, where: str) -> Any:
+    """Parse a list or an object that is written as text, in JSON or in Python."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
     try:
         if _lacks_commas(text):
             message = f"{where}: {text[:80]!r} has no commas between its texts; write a list"
@@ -184,20 +165,6 @@ def _lacks_commas(text: str) -> bool:
     return any(pair == (tokenize.STRING, tokenize.STRING) for pair in itertools.pairwise(kinds))
 
 
-def _check_choices(choices: Sequence[str], where: str) -> None:
-    if len(choices) < _MIN_CHOICES:
-        raise DataError(f"{where}: {choices[0]!r} is the only choice", "a single choice")
-    seen: dict[str, str] = {}
-    for choice in choices:
-        plain = " ".join(split_words(choice.casefold())) or choice
-        if plain in seen:
-            raise DataError(
-                f"{where}: the choices {seen[plain]!r} and {choice!r} can't be told apart",
-                "equal choices",
-            )
-        seen[plain] = choice
-
-
 def _parse_correct_choice(
     value: Any, choices: Sequence[str], labels: Sequence[str], where: str
 ) -> int:
@@ -205,7 +172,7 @@ def _parse_correct_choice(
 
     A number that is written as text is an index if there is such a choice.
     """
-    text = _parse_text(value, where)
+    text = parse_text(value, where)
     is_index = re.fullmatch(r"-?\d+([.]0+)?", text)
     if text in labels:
         index = labels.index(text)
@@ -213,6 +180,8 @@ def _parse_correct_choice(
         index = int(float(text))
     elif text in choices:
         index = choices.index(text)
+    elif (plain := normalise_neutral(text)) in (same := [*map(normalise_neutral, choices)]):
+        index = same.index(plain)
     elif len(text) == 1 and text.upper() in string.ascii_uppercase:
         index = string.ascii_uppercase.index(text.upper())
     else:

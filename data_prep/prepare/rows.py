@@ -17,7 +17,7 @@ from core.io.files import safe_join
 from core.io.hub import explain_hub_error
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.tables import read_table
+from data_prep.prepare.tables import parse_head, read_table
 from datamodules.shards.tar_members import (
     IMAGE_EXTENSIONS,
     HashingStream,
@@ -223,7 +223,8 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     names: list[str] | None = None
     if part.has_head:
         with fsspec.open(part.file, "rb") as file:
-            names = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
+            head = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
+        names = parse_head(head.split("\t"), part.file)
     for number, line in _read_lines(part):
         try:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")

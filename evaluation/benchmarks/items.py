@@ -6,7 +6,7 @@ image and the questions about it, each in every language.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,13 @@ from typing import Any
 from core.errors import DataError
 from datamodules.shards.manifest import Modality, load_manifest, open_shard
 from datamodules.shards.reader import ShardReader
+from evaluation.benchmarks.item_texts import (
+    check_choices,
+    check_index,
+    check_text,
+    check_texts,
+    parse_text,
+)
 
 
 class Benchmark(StrEnum):
@@ -123,57 +130,101 @@ def load_benchmark(
     return items
 
 
+def check_item(item: Mapping[str, Any], languages: Collection[str], where: str) -> None:
+    """Check an item as a shard stores it, with its texts by language.
+
+    Args:
+        item: The item.
+        languages: Languages in which it is asked.
+        where: Name of the benchmark for error messages.
+
+    Raises:
+        DataError: If it can't be asked or scored in a language, or its choices differ between
+            languages. The message names the question.
+    """
+    place = f"{where}, question '{item.get('question_id')}'"
+    kind = item.get("benchmark")
+    if kind not in list(Benchmark):
+        known = ", ".join(Benchmark)
+        raise DataError(f"{place}: {kind!r} is no kind of benchmark ({known})", "unknown kind")
+    parse_text(item.get("question_id"), f"{where}, question_id")
+    for name in ("answer_type", "question_type"):
+        check_text(item.get(name), f"{place}, {name}")
+    numbers: dict[str, int] = {}
+    for language in languages:
+        inside = f"{place} in '{language}'"
+        check_text(_in_language(item, "question", language), f"{inside}, question")
+        if kind == Benchmark.MULTIPLE_CHOICE:
+            choices = check_texts(_in_language(item, "choices", language), f"{inside}, choices")
+            check_choices(choices, f"{inside}, choices")
+            check_index(item.get("correct_choice"), choices, f"{inside}, correct_choice")
+            numbers[language] = len(choices)
+        elif kind != Benchmark.WILD:
+            check_texts(_in_language(item, "answers", language), f"{inside}, answers")
+    if len(set(numbers.values())) > 1:
+        raise DataError(f"{place}: the numbers of choices differ: {numbers}", "choices differ")
+
+
+def _in_language(item: Mapping[str, Any], name: str, language: str) -> Any:
+    texts = item.get(name)
+    return texts.get(language) if isinstance(texts, Mapping) else None
+
+
 def _read_sample(
     reader: ShardReader, row: int, languages: Sequence[str], dataset: str, *, with_image: bool
 ) -> list[BenchmarkItem]:
     key = reader.key(row)
     content, image = reader.read(row, with_image=with_image)
     try:
-        raw_items = json.loads(content)["items"]
         if image is None and with_image:
             raise DataError("no image")
         return [
             item
-            for raw in raw_items
-            for language in languages
-            for item in _parse_item(raw, language, key, image or b"", dataset)
+            for raw in _raw_items(content)
+            for item in _parse_item(raw, languages, key, image or b"", dataset)
         ]
-    except (ValueError, KeyError, TypeError, DataError) as error:
+    except (ValueError, DataError) as error:
         raise DataError(
-            f"benchmark sample '{key}' in {reader.name}: {error!r}; prepare the data again"
+            f"benchmark sample '{key}' in {reader.name}: {error}; correct or prepare the data again"
         ) from error
 
 
+def _raw_items(content: bytes) -> list[dict[str, Any]]:
+    raw = json.loads(content)
+    items = raw.get("items") if isinstance(raw, dict) else None
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise DataError("the JSON has no list of objects 'items'")
+    return items
+
+
 def _parse_item(
-    raw: dict[str, Any], language: str, key: str, image: bytes, dataset: str
+    raw: dict[str, Any], languages: Sequence[str], key: str, image: bytes, dataset: str
 ) -> Iterator[BenchmarkItem]:
+    check_item(raw, languages, f"benchmark '{dataset}'")
     benchmark = Benchmark(raw["benchmark"])
     is_choice = benchmark is Benchmark.MULTIPLE_CHOICE
-    choices = tuple(raw["choices"][language]) if is_choice else ()
-    correct = int(raw["correct_choice"]) if is_choice else None
-    if correct is not None and not 0 <= correct < len(choices):
-        raise DataError(f"correct_choice={correct} outside {len(choices)} choices")
-    answers: tuple[str, ...] = ()
-    if correct is not None:
-        answers = (choices[correct],)
-    elif benchmark is not Benchmark.WILD:
-        answers = tuple(raw["answers"][language])
-    if not answers and benchmark is not Benchmark.WILD:
-        raise DataError(f"no answers in '{language}'")
-    yield BenchmarkItem(
-        dataset=dataset,
-        question_id=str(raw["question_id"]),
-        benchmark=benchmark,
-        answer_type=raw["answer_type"],
-        question_type=raw["question_type"],
-        language=language,
-        image_key=key,
-        image=image,
-        question=raw["question"][language],
-        answers=answers,
-        choices=choices,
-        correct_choice=correct,
-    )
+    correct = raw["correct_choice"] if is_choice else None
+    for language in languages:
+        choices = tuple(raw["choices"][language]) if is_choice else ()
+        answers: tuple[str, ...] = ()
+        if correct is not None:
+            answers = (choices[correct],)
+        elif benchmark is not Benchmark.WILD:
+            answers = tuple(raw["answers"][language])
+        yield BenchmarkItem(
+            dataset=dataset,
+            question_id=str(raw["question_id"]),
+            benchmark=benchmark,
+            answer_type=raw["answer_type"],
+            question_type=raw["question_type"],
+            language=language,
+            image_key=key,
+            image=image,
+            question=raw["question"][language],
+            answers=answers,
+            choices=choices,
+            correct_choice=correct,
+        )
 
 
 def _check_unique(items: Sequence[BenchmarkItem], name: str) -> None:

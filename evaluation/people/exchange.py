@@ -105,7 +105,8 @@ def from_argilla(text: str) -> list[Judgement]:
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     try:
-        for line in text.splitlines():
+        # Not splitlines: a text may contain other line separators, such as U+2028.
+        for line in filter(str.strip, text.split("\n")):
             record = json.loads(line)
             for name, responses in record["responses"].items():
                 for response in responses:

@@ -20,6 +20,7 @@ from rich.markup import escape
 from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
+from core.io.reading import read_text_file
 from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.comparison import compare_systems
@@ -143,7 +144,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
     if options.import_from:
         kind, path = options.import_from
-        judgements = _select_format(_IMPORTS, kind)(Path(path).read_text(encoding="utf-8"))
+        judgements = _select_format(_IMPORTS, kind)(read_text_file(Path(path)))
         count = exchange.import_judgements(store, judgements)
         console.print(f"Imported {count} judgements", highlight=False)
     elif options.export:

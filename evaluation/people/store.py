@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.errors import ConfigError, DataError
 from core.rng import named_rng
+from core.text import clean_text
 from evaluation.people.comparison import SystemComparison
 from evaluation.people.tasks import Task, TaskKind
 
@@ -262,7 +263,7 @@ def _check_answers(task: Task, answers: dict[str, str]) -> None:
     else:
         allowed, expected = set(VERDICTS), {"verdict"}
         if answers.get("verdict") == "fix":
-            text = answers.get("text", "")
+            text = clean_text(answers.get("text", ""))
             if not text.strip() or len(text) > MAX_TEXT:
                 raise DataError(
                     f"a fix needs a text of 1 to {MAX_TEXT} characters, got {len(text)}", "text"

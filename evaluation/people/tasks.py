@@ -7,7 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from core.errors import DataError
+from core.io.reading import read_text_file
 from core.rng import named_rng
+from evaluation.benchmarks.item_texts import parse_text
 
 RESERVED = frozenset({"left", "right", "tie", "skip"})
 """Answers that can't be names of systems."""
@@ -79,24 +81,31 @@ def validate_tasks(path: Path, *, most: int, seed: int = 0) -> list[Task]:
 
 
 def _read_translations(path: Path) -> Iterator[Task]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text_file(path).split("\n"), start=1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             raw = json.loads(line)
-            yield Task(
-                task_id=str(raw["id"]),
-                kind=TaskKind.VALIDATE,
-                language=str(raw["language"]),
-                image_key=str(raw.get("image_key", "")),
-                question=str(raw.get("question", "")),
-                content={name: str(raw[name]) for name in ("source", "translation")},
-            )
+            fields = {name: raw[name] for name in ("id", "language", "source", "translation")}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}, line {number}: {error!r}; expected JSON with id, language, source, "
-                "translation"
+                f"{where}: {error!r}; expected JSON with id, language, source, translation"
             ) from error
+        # Both are optional: a text may have no image and no question.
+        fields |= {name: raw[name] for name in ("image_key", "question") if raw.get(name)}
+        texts = {
+            name: parse_text(value, f"{where}, {name}", is_asked=False)
+            for name, value in fields.items()
+        }
+        yield Task(
+            task_id=texts["id"],
+            kind=TaskKind.VALIDATE,
+            language=texts["language"],
+            image_key=texts.get("image_key", ""),
+            question=texts.get("question", ""),
+            content={name: texts[name] for name in ("source", "translation")},
+        )
 
 
 def _draw_tasks(tasks: Sequence[Task], most: int, seed: int) -> list[Task]:

@@ -16,10 +16,17 @@ from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError, Ledger, read_ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
+from data_prep.prepare.recipe import Kind, SourceRecipe
 from data_prep.prepare.rows import Part
+from data_prep.prepare.same_image import ImageDigest
 from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan, WorkPlan
 
+REPEATED_KEY = "key occurs twice"
 _FETCHES = "fetched.jsonl"
+_JOIN_TABLE = (
+    "CREATE TABLE texts (key TEXT PRIMARY KEY, record TEXT NOT NULL, sha256 BLOB, thumbnail BLOB)"
+)
+"""Record of each row of a published translation, and its image if rows are matched by number."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -61,25 +68,56 @@ def join(plan: WorkPlan, source: SourcePlan) -> None:
     fresh.unlink(missing_ok=True)
     ledger = Ledger()
     with sqlite3.connect(fresh) as table:
-        table.execute("CREATE TABLE texts (key TEXT PRIMARY KEY, record TEXT NOT NULL)")
+        table.execute(_JOIN_TABLE)
         for part in rows.split(published.place, per_part=1 << 40, has_head=recipe.has_head):
             for number, row in rows.read(part):
                 ledger.num_in += 1
                 try:
                     key, record = _make_translation(recipe, row, published.leave_out, source)
+                    image = None
                     if published.by_place:
-                        key = str(number)
+                        key, image = str(number), _digest_of_row(recipe, row)
                     if not key:
                         raise DroppedError("no key")
-                    table.execute("INSERT INTO texts VALUES (?, ?)", (key, json.dumps(record)))
+                    shown = (image.sha256, image.thumbnail) if image else (None, None)
+                    table.execute(
+                        "INSERT INTO texts VALUES (?, ?, ?, ?)", (key, json.dumps(record), *shown)
+                    )
                     ledger.num_out += 1
                 except sqlite3.IntegrityError:
-                    ledger.drop(f"row {number}", DroppedError("key occurs twice"))
+                    _drop_all_rows(table, key, f"row {number}", ledger)
                 except DroppedError as error:
                     ledger.drop(f"row {number}", error)
     table.close()
     atomic_write_text(path.with_suffix(".json"), json.dumps(ledger.dump(), ensure_ascii=False))
     fresh.replace(path)
+
+
+def _digest_of_row(recipe: SourceRecipe, row: Any) -> ImageDigest | None:
+    """Return the digest of the image in a row, or None if the row has none."""
+    column = recipe.columns.get("image", "")
+    if recipe.kind is Kind.BENCHMARK:
+        column = recipe.benchmark_recipe.columns.image
+    value = row.get(column)
+    image = value.get("bytes") if isinstance(value, dict) else value
+    return _digest(image) if isinstance(image, bytes) and image else None
+
+
+def _digest(image: bytes) -> ImageDigest:
+    try:
+        return ImageDigest.of(image)
+    except DataError as error:
+        raise DroppedError(f"image: {Outcome.NOT_AN_IMAGE}", str(error)) from error
+
+
+def _drop_all_rows(table: sqlite3.Connection, key: str, where: str, ledger: Ledger) -> None:
+    """Drop all rows with a key that occurs twice: any of them may be another row's translation."""
+    if table.execute(
+        "UPDATE texts SET record = '' WHERE key = ? AND record <> ''", (key,)
+    ).rowcount:
+        ledger.num_out -= 1
+        ledger.drop(f"first row with the key {key}", DroppedError(REPEATED_KEY))
+    ledger.drop(where, DroppedError(REPEATED_KEY, key))
 
 
 def _make_translation(
@@ -124,7 +162,9 @@ def _read_rows(
             item = make_item(source.recipe, row, key, base=source.language, target=source.target)
             if texts is not None:
                 by_place = source.recipe.published[source.target].by_place
-                item.records[source.target] = texts.find(str(number) if by_place else item.join_key)
+                item.records[source.target] = texts.find(
+                    str(number) if by_place else item.join_key, item.image
+                )
             yield _save_item(item, folder)
         except DroppedError as error:
             ledger.drop(key, error)
@@ -169,11 +209,20 @@ class _JoinedTexts:
     def __init__(self, path: Path) -> None:
         self._table = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
-    def find(self, key: str) -> Record:
-        found = self._table.execute("SELECT record FROM texts WHERE key = ?", (key,)).fetchone()
+    def find(self, key: str, image: bytes | None) -> Record:
+        """Return the record with a key, whose image, if there is one, is that of the item."""
+        query = "SELECT record, sha256, thumbnail FROM texts WHERE key = ?"
+        found = self._table.execute(query, (key,)).fetchone()
         if found is None:
             raise DroppedError("not in the published translation", key)
-        return json.loads(found[0])
+        record, sha256, thumbnail = found
+        if not record:
+            raise DroppedError(REPEATED_KEY, key)
+        if sha256 and image:
+            shown = ImageDigest(sha256=sha256, thumbnail=thumbnail)
+            if not _digest(image).is_same_image(shown):
+                raise DroppedError("the published translation shows another image", key)
+        return json.loads(record)
 
 
 # --- images from the web ------------------------------------------------------------------------

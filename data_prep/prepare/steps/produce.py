@@ -21,6 +21,7 @@ from data_prep.prepare.translation.translators import Request, identity_of, make
 from data_prep.prepare.work import DUPLICATES, IMAGES, PRODUCED, SourcePlan, WorkPlan
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import ShardEntry
+from evaluation.benchmarks.gate import ItemGate
 
 RECORDS = "records"
 QUESTION_ITEMS = "items"
@@ -102,6 +103,11 @@ class _SampleProducer:
         self._on_progress = on_progress
         self.chosen: list[dict[str, str]] = []
         self._memory = self._make_memory() if source.is_translated else None
+        self._gate = (
+            ItemGate(source.recipe.benchmark_recipe.benchmark, source.languages)
+            if self._is_benchmark
+            else None
+        )
         left_out = plan.work / source.name / DUPLICATES
         fix = f"remove {left_out.parent} and run the command again"
         self._left_out: dict[str, str] = read_json_file(left_out, fix=fix)
@@ -148,6 +154,8 @@ class _SampleProducer:
         for item in block:
             try:
                 figures = self._check_translation(item)
+                if self._gate is not None:
+                    _check_question(self._gate, self._source, item)
             except DroppedError as error:
                 self._ledger.drop(item.key, error)
                 continue
@@ -269,6 +277,23 @@ class _SampleProducer:
         costs = self._memory.costs() if self._memory else {}
         translated = self._memory.num_translated if self._memory else 0
         self._on_progress({"items": self._ledger.num_in, "translated": translated, **costs})
+
+
+def _check_question(gate: ItemGate, source: SourcePlan, item: Collected) -> None:
+    """Check that a question can be asked and scored in every language.
+
+    Translation may make two choices equal, and a published translation may list other choices.
+
+    Raises:
+        DroppedError: If it can't.
+    """
+    correct = {code: r["correct_choice"] for code, r in item.records.items() if "choices" in r}
+    if len(set(correct.values())) > 1:
+        raise DroppedError("choices differ", f"the correct choices are {correct}")
+    try:
+        gate.check(_to_benchmark_item(source, item, {}), source.name)
+    except DataError as error:
+        raise DroppedError(error.fault, str(error)) from error
 
 
 def _to_benchmark_item(

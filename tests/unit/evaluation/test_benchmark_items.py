@@ -61,19 +61,51 @@ def raw_item(**changes):
     return {**raw_items(0)[0], **changes}
 
 
+def choice_item(**changes):
+    return {**raw_items(0)[3], "correct_choice": 0, **changes}
+
+
 @pytest.mark.parametrize(
     ("item", "image", "match"),
     [
-        (raw_item(benchmark="pope"), b"x", "'pope' is not a valid Benchmark"),
-        (raw_item(answers=both([], [])), b"x", "no answers"),
-        (raw_item(question={"en": "?"}), b"x", "KeyError"),
-        ({**raw_items(0)[3], "correct_choice": 4}, b"x", "outside 4 choices"),
+        (raw_item(benchmark="pope"), b"x", "'pope' is no kind of benchmark"),
+        (raw_item(answers=both([], [])), b"x", "in 'en', answers: the list is empty"),
+        (raw_item(answers=None), b"x", "in 'en', answers: None is no list"),
+        (raw_item(answers=both(["a", None], ["b"])), b"x", "answers: None is no text"),
+        (raw_item(answers=both("a", "b")), b"x", "answers: 'a' is no list"),
+        (raw_item(answers=both([float("nan")], ["b"])), b"x", "answers: nan is no text"),
+        (raw_item(question={"en": "?"}), b"x", "in 'eu', question: None is no text"),
+        (raw_item(question="zer?"), b"x", "question: None is no text"),
+        (raw_item(question=both("<image> what?", "zer?")), b"x", "contains '<image>'"),
+        (raw_item(question=both("what?", "zer <image 2>?")), b"x", "in 'eu', .*'<image 2>'"),
+        (raw_item(question=both("what?", "zer?<|eot_id|>")), b"x", r"contains '<\|eot_id\|>'"),
+        (raw_item(question=both(" ", "zer?")), b"x", "the text is empty"),
+        (raw_item(question=both("\ud83d", "zer?")), b"x", "surrogate"),
+        (raw_item(question_id=None), b"x", "question_id: there is no value"),
+        (raw_item(answer_type=None), b"x", "answer_type: None is no text"),
+        (choice_item(correct_choice=4), b"x", "4 is none of the 4 choices"),
+        (choice_item(correct_choice=-1), b"x", "-1 is none of the 4 choices"),
+        (choice_item(correct_choice="1"), b"x", "'1' is none of the 4 choices"),
+        (choice_item(correct_choice=True), b"x", "True is none of the 4 choices"),
+        (choice_item(choices=both(["a", "A."], ["b", "c"])), b"x", "can't be told apart"),
+        (choice_item(choices=both(["a"], ["b"])), b"x", "has 1 choices"),
+        (choice_item(choices=both(["a", "b"], ["c", "d", "e"])), b"x", "numbers of choices differ"),
+        (choice_item(choices=both("ab", "cd")), b"x", "choices: 'ab' is no list"),
         (raw_item(), None, "no image"),
     ],
 )
 def test_an_invalid_item_is_reported_with_its_sample(tmp_path, item, image, match):
     manifest = write_benchmark(tmp_path, [("bad", {"items": [item]}, image)])
-    with pytest.raises(DataError, match=f"sample 'bad'.*{match}"):
+    with pytest.raises(DataError, match=f"sample 'bad'.*{match}") as raised:
+        load_benchmark(manifest)
+    is_named = f"question '{item['question_id']}'" in str(raised.value)
+    assert is_named or item["question_id"] is None or image is None
+
+
+@pytest.mark.parametrize("content", [{"items": None}, {"items": ["q"]}, {"item": []}])
+def test_a_sample_without_items_is_reported(tmp_path, content):
+    manifest = write_benchmark(tmp_path, [("bad", content, b"x")])
+    with pytest.raises(DataError, match=r"sample 'bad'.*no list of objects 'items'"):
         load_benchmark(manifest)
 
 

@@ -55,7 +55,16 @@ def test_a_yes_no_item_needs_words_and_an_answer_that_is_one(tmp_path, items):
         check_items([dataclasses.replace(yes_no[0], language="ga")], BARE)
     raw = {**raw_items(0)[4], "answers": {"en": ["maybe"], "eu": ["agian"]}}
     manifest = write_benchmark(tmp_path, [("p", {"items": [raw]}, b"x")])
-    with pytest.raises(DataError, match="item 'q0-4': the answer 'maybe' is neither yes nor no"):
+    with pytest.raises(
+        DataError, match="question 'q0-4': the answer 'maybe' is neither yes nor no"
+    ):
+        check_items(load_benchmark(manifest), BARE)
+
+
+def test_answers_that_differ_between_languages_are_rejected(tmp_path):
+    raw = {**raw_items(0)[4], "answers": {"en": ["yes"], "eu": ["ez"]}}
+    manifest = write_benchmark(tmp_path, [("p", {"items": [raw]}, b"x")])
+    with pytest.raises(DataError, match="question 'q0-4': the answer 'ez' in 'eu' contradicts"):
         check_items(load_benchmark(manifest), BARE)
 
 

@@ -1,9 +1,11 @@
 """Human annotation: distribution of tasks, storage, statistics, export and import."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -287,3 +289,42 @@ def test_errors_in_translated_items_report_the_line(tmp_path: Path) -> None:
     path.write_text(json.dumps(good) + '\n{"id": 3}')
     with pytest.raises(DataError, match="line 2"):
         validate_tasks(path, most=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": None}, "line 1, source: there is no value"),
+        ({"translation": float("nan")}, "line 1, translation: there is no value"),
+        ({"translation": " \u200b"}, "line 1, translation: the text is empty"),
+        ({"id": None}, "line 1, id: there is no value"),
+        ({"id": ["a"]}, "line 1, id: .* is no text"),
+        ({"translation": "katu \ud83d"}, "line 1, translation: .* surrogate"),
+    ],
+)
+def test_translated_items_without_a_text_are_rejected(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "items.jsonl"
+    good = {"id": 1, "language": "eu", "source": "<image>\ndog", "translation": "<image>\ntxakur"}
+    path.write_text("\ufeff" + json.dumps(good | {"source": "a\u2028b"}, ensure_ascii=False))
+    (task,) = validate_tasks(path, most=0)
+    assert task.content == {"source": "a\nb", "translation": "<image>\ntxakur"}
+    path.write_text(json.dumps(good | changes))
+    with pytest.raises(DataError, match=message):
+        validate_tasks(path, most=0)
+    path.write_bytes(json.dumps(good | {"source": "ñ"}, ensure_ascii=False).encode("cp1252"))
+    with pytest.raises(DataError, match=r"can't be read .* save it as UTF-8"):
+        validate_tasks(path, most=0)
+
+
+def test_replies_with_any_line_separator_survive_export_and_import(tmp_path: Path) -> None:
+    tasks = [
+        dataclasses.replace(task, content={n: f"a\u2028b\x85{n}" for n in task.content})
+        for task in map(compare, range(3))
+    ]
+    store = compared(tmp_path / "a.db", tasks, overlap=1)
+    judge_remaining(store, "ane", "general", "tie", "adapted")
+    again = compared(tmp_path / "b.db", tasks, overlap=1)
+    found = exchange.from_argilla(exchange.to_argilla(store))
+    assert exchange.import_judgements(again, found) == len(store.judgements()) > 0
