@@ -21,6 +21,7 @@ from core.rng import named_rng
 from evaluation.answerers.base import Answerer
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
+from evaluation.benchmarks.reasked import NUM_ALONE, shuffled_per_group
 from evaluation.metrics.baseline_tests import one_sided_p_value
 from evaluation.metrics.baselines import GroupKey, group_key
 from evaluation.metrics.scorer import Scorer, normalised_score
@@ -31,8 +32,6 @@ from evaluation.statistics.multiple_testing import holm
 from evaluation.statistics.uncertainty import MIN_CLUSTERS
 
 CANARIES_FILE = "canaries.json"
-_MAX_SHUFFLED, _MIN_SHUFFLED_OF_GROUP = 640, 20
-_MAX_UNBATCHED = 32
 _MIN_IMAGES_TO_SWAP = 2
 
 
@@ -118,7 +117,7 @@ def run_canaries(
         relaxed=options.relaxed,
     )
     order = named_rng(options.seed, "canaries").permutation(len(items))
-    repeated = sorted(order[:_MAX_UNBATCHED].tolist())
+    repeated = sorted(order[:NUM_ALONE].tolist())
     answers = alone.answer([book.question(items[at]) for at in repeated])
     outputs = result.predictions["output"]
     changed = sum(
@@ -152,7 +151,7 @@ def swap_images(items: Sequence[BenchmarkItem], seed: int) -> dict[int, int]:
     for at, item in enumerate(items):
         if item.benchmark is not Benchmark.WILD:
             groups.setdefault(group_key(item), []).append(at)
-    size = max(_MIN_SHUFFLED_OF_GROUP, _MAX_SHUFFLED // max(1, len(groups)))
+    size = shuffled_per_group(len(groups))
     swaps: dict[int, int] = {}
     for key, members in groups.items():
         rng = named_rng(seed, "canaries", *key)

@@ -171,6 +171,7 @@ def evaluation_cost(
     }
     # Batches have one limit each; at worst, all of them reach it.
     steps = sum(limit * n / batch_sizes[limit] for limit, n in load.num_replies.items())
+    steps += sum(limit * n for limit, n in load.num_alone.items())
     images = model.image_flops * load.num_images if has_tower else 0.0
     return Cost(
         flops=sum(_block_flops(model, load)) + images,

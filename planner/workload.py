@@ -18,6 +18,7 @@ from datamodules.mixture_datamodule import StreamConfig
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
 from evaluation.benchmarks.items import Benchmark, load_benchmark
+from evaluation.benchmarks.reasked import NUM_ALONE, shuffled_per_group
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 
 TOKENS_PER_QUESTION = 60
@@ -25,6 +26,8 @@ TOKENS_PER_QUESTION = 60
 ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
 """Path of a manifest -> the source expected there and its language
 (`configuration.mixture.expected_manifests`)."""
+_Group = tuple[Benchmark, str]
+"""Kind and answer type of questions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +41,10 @@ class Load:
     """Tokens, including image tokens."""
     num_loss_tokens: float = 0.0
     num_replies: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    """Limit of the length of replies, in tokens -> number of questions with this limit."""
+    """Limit of the length of replies, in tokens -> number of questions with this limit, asked in
+    batches."""
+    num_alone: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """The same for questions that the sanity checks ask one at a time."""
     epochs: str = ""
     is_expected: bool = False
     """Whether some of the numbers are expected, not measured."""
@@ -102,7 +108,7 @@ class Workloads:
     def __init__(self, expected: ExpectedSources, cache_folder: Path) -> None:
         self._expected, self._cache = expected, cache_folder
         self._known: dict[object, _Lengths] = {}
-        self._questions: dict[str, Mapping[Benchmark, int]] = {}
+        self._questions: dict[str, Mapping[_Group, int]] = {}
 
     def of_training(self, stage: StreamFields) -> Load:
         """Return the data that a training stage reads."""
@@ -118,38 +124,54 @@ class Workloads:
         return dataclasses.replace(total, epochs=", ".join(epochs))
 
     def of_evaluation(self, stage: EvaluationFields) -> Load:
-        """Return the questions in all languages; twice if also asked with a blank image."""
+        """Return the questions in all languages, with a blank image, and of the sanity checks."""
         rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
         num_image_tokens = _count_image_tokens(stage.model.tower)
-        asked, num_tokens, num_replies = 0.0, 0.0, dict[int, float]()
-        for path in stage.benchmarks:
+        groups = {path: self._questions_by_group(path) for path in stage.benchmarks}
+        scored = sum(
+            kind is not Benchmark.WILD for of_path in groups.values() for kind, _ in of_path
+        )
+        most_shuffled = shuffled_per_group(scored * len(stage.languages))
+        total = sum(sum(of_path.values()) for of_path in groups.values())
+        share_alone = min(NUM_ALONE, total * len(stage.languages)) / max(1, total)
+        asked, num_tokens = 0.0, 0.0
+        num_replies, num_alone = dict[int, float](), dict[int, float]()
+        for path, of_path in groups.items():
             text = float(TOKENS_PER_QUESTION)
             if self._is_missing(path):
                 source, language = self._expected[path]
                 text = source.text_tokens[language]
-            for kind, questions in self._questions_by_kind(path).items():
+            for (kind, _), questions in of_path.items():
                 limit = stage.settings.limits.of_kind(kind)
-                num_replies[limit] = num_replies.get(limit, 0.0) + questions * rounds
-                asked += questions * rounds
-                num_tokens += questions * rounds * (text + num_image_tokens)
+                shuffled = 0 if kind is Benchmark.WILD else min(questions, most_shuffled)
+                batched = questions * rounds + shuffled * len(stage.languages)
+                alone = questions * share_alone
+                num_replies[limit] = num_replies.get(limit, 0.0) + batched
+                num_alone[limit] = num_alone.get(limit, 0.0) + alone
+                asked += batched + alone
+                num_tokens += (batched + alone) * (text + num_image_tokens)
         return Load(
             num_samples=asked,
             num_images=asked,
             num_tokens=num_tokens,
             num_replies=num_replies,
+            num_alone=num_alone,
             is_expected=any(map(self._is_missing, stage.benchmarks)),
         )
 
-    def _questions_by_kind(self, path: str) -> Mapping[Benchmark, int]:
-        """Return the number of questions of each kind in one language."""
+    def _questions_by_group(self, path: str) -> Mapping[_Group, int]:
+        """Return the number of questions of each kind and answer type in one language.
+
+        The answer types of a benchmark that does not exist yet are unknown and counted as one.
+        """
         if self._is_missing(path):
             source, _ = self._expected[path]
             by_kind = source.questions_by_kind or {Benchmark.VQA.value: source.num_samples}
-            return {Benchmark(kind): number for kind, number in by_kind.items()}
+            return {(Benchmark(kind), ""): number for kind, number in by_kind.items()}
         if path not in self._questions:
             language = load_manifest(Path(path)).language.partition(",")[0]
             items = load_benchmark(Path(path), [language], with_images=False)
-            self._questions[path] = Counter(item.benchmark for item in items)
+            self._questions[path] = Counter((item.benchmark, item.answer_type) for item in items)
         return self._questions[path]
 
     def num_images(self, manifests: tuple[str, ...]) -> int:

@@ -108,10 +108,13 @@ def test_long_replies_are_planned_at_their_own_limit(tmp_path: Path) -> None:
     estimator, node = estimator_of(plan, tmp_path), node_of(plan, "evaluate")
     estimate = node.estimate(estimator)
     rounds = 2 * 2  # two languages, with the image and without
-    assert estimate.load.num_replies == {32: 12_500 * rounds, 4096: 199 * rounds}
+    shuffled = 6 * 106  # of each kind with answers, in each language
+    assert estimate.load.num_replies == {32: 12_500 * rounds + shuffled, 4096: 199 * rounds}
+    assert sum(estimate.load.num_alone.values()) == pytest.approx(32)
     assert estimate.cost is not None
     # 64 prompts of 576 + 32 tokens at once, or 8 of 576 + 4096.
-    tokens = (12_500 * 32 / 64 + 199 * 4096 / 8) * rounds
+    tokens = (12_500 * 32 / 64 + 199 * 4096 / 8) * rounds + shuffled * 32 / 64
+    tokens += 32 / 12_699 * (12_500 * 32 + 199 * 4096)  # one at a time
     assert estimate.cost.read_bytes == pytest.approx(tokens * 2 * LLAMA_8B, rel=1e-3)
     cache_of_token = 32 * 2 * 1024 * 2
     per_prompt = estimate.load.document_tokens + 32
@@ -121,8 +124,10 @@ def test_long_replies_are_planned_at_their_own_limit(tmp_path: Path) -> None:
 def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", profile="embedded")
     load = node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load
-    assert load.num_samples == 4 * 1480
-    assert load.num_replies == {16: 4 * 1480}
+    shuffled = 10 * 64  # of each kind, answer type and language
+    assert load.num_replies == {16: 4 * 1480 + shuffled}
+    assert load.num_alone == {16: pytest.approx(32)}
+    assert load.num_samples == pytest.approx(4 * 1480 + shuffled + 32)
 
 
 def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
