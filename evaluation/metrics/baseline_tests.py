@@ -1,65 +1,13 @@
 """Tests of scores against their baselines: an accuracy that exceeds neither shows nothing."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 
 from evaluation.metrics.columns import PredictionColumns
-from evaluation.statistics.decisions import ALPHA
 from evaluation.statistics.uncertainty import describe_mean
 
 _SEED = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreGroup:
-    """Rows of a predictions table and the score that is compared."""
-
-    kind: str
-    """Kind of benchmark, a value of `evaluation.benchmarks.items.Benchmark`."""
-    language: str
-    dataset: str = ""
-    """Name of the benchmark; empty for the main one, that of the first row."""
-    score: str = "score"
-    """Column of the score: score, score_lmms or score_aware."""
-    answer_types: tuple[str, ...] = ()
-    """Answer types of the group; all if empty."""
-    question_types: tuple[str, ...] = ()
-    """Question types of the group; all if empty."""
-
-    def select(self, columns: PredictionColumns) -> np.ndarray:
-        """Return a mask of the rows of the group."""
-        dataset = self.dataset or columns["dataset"][0]
-        mask = (columns["dataset"] == dataset) & (columns["benchmark"] == self.kind)
-        mask &= columns["language"] == self.language
-        for name, wanted in (
-            ("answer_type", self.answer_types),
-            ("question_type", self.question_types),
-        ):
-            if wanted:
-                mask &= np.isin(columns[name].astype(str), wanted)
-        return np.asarray(mask, dtype=bool)
-
-
-def exceeds_baselines(table: pa.Table, group: ScoreGroup, *, alpha: float = ALPHA) -> bool:
-    """Return whether the scores of a group exceed those of its blind and majority baselines.
-
-    Both paired one-sided tests must reject at level `alpha`, so the probability of a wrong "yes" is
-    at most `alpha`. Without a blind run, and with fewer than 10 images, the answer is no.
-
-    Args:
-        table: Predictions of one evaluation.
-        group: The rows and the score that are compared.
-        alpha: Level of each test.
-    """
-    columns = PredictionColumns(table)
-    mask = group.select(columns)
-    p_values = [
-        baseline_p_value(columns, mask, group.score, baseline) for baseline in ("blind", "majority")
-    ]
-    return all(p is not None and p <= alpha for p in p_values)
 
 
 def baseline_p_value(

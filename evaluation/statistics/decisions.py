@@ -187,9 +187,9 @@ def judge(p_supported: float, p_refuted: float, alpha: float) -> Verdict:
     return Verdict.REFUTED if p_refuted <= alpha else Verdict.UNDECIDED
 
 
-def explain_few_clusters(num_clusters: int) -> str:
-    """Return why this number of images decides nothing."""
-    return f"only {num_clusters} images: at least {MIN_CLUSTERS} are needed"
+def explain_few_clusters(num_clusters: int, *, name: str = "images") -> str:
+    """Return why this number of clusters, called `name`, decides nothing."""
+    return f"only {num_clusters} {name}: at least {MIN_CLUSTERS} are needed"
 
 
 def _prepare(

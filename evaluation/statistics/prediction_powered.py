@@ -68,31 +68,6 @@ def ppi_mean(
     return powered_mean(judge_all, clusters, judge_labelled, ratings).interval(confidence)
 
 
-def ppi_difference(
-    judge_all: tuple[np.ndarray, np.ndarray],
-    judge_labelled: tuple[np.ndarray, np.ndarray],
-    human_labelled: tuple[np.ndarray, np.ndarray],
-    clusters: Sequence[str] | np.ndarray,
-    labelled_clusters: Sequence[str] | np.ndarray,
-    *,
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """Return the prediction-powered difference of two systems that were scored on the same items.
-
-    Each argument has the values of the first and of the second system; the differences are paired
-    per item. Otherwise as `ppi_mean`.
-    """
-    differences = [np.subtract(*pair) for pair in (judge_all, judge_labelled, human_labelled)]
-    return ppi_mean(
-        differences[0],
-        differences[1],
-        differences[2],
-        clusters,
-        labelled_clusters,
-        confidence=confidence,
-    )
-
-
 def powered_mean(
     judge_all: np.ndarray,
     clusters: Sequence[str] | np.ndarray,

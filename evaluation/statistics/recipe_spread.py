@@ -125,7 +125,7 @@ class RecipeSpread:
                 "another seed"
             )
         if self.image_variance < _TIE**2:
-            return "the compared cells differ equally on all images, so the spread is unknown"
+            return "the difference is the same everywhere, so the spread is unknown"
         return ""
 
 
@@ -172,11 +172,13 @@ class RecipePairs:
 
     @functools.cached_property
     def weights(self) -> TrainingWeights:
-        """Weights of all distinct cells."""
+        """Weights of all distinct cells that were trained."""
         cells: list[SeedScores] = []
         weights: list[float] = []
         for sign, side in ((1, self.first), (-1, self.second)):
             for cell in side:
+                if not cell.is_trained:
+                    continue
                 place = next((at for at, known in enumerate(cells) if _is_same(cell, known)), None)
                 if place is None:
                     cells.append(cell)

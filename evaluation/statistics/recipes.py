@@ -19,7 +19,6 @@ two recipes with equal seeds this is 0.
 import bisect
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,7 +38,7 @@ from evaluation.statistics.decisions import (
     Verdict,
     judge,
 )
-from evaluation.statistics.intervals import CONFIDENCE, Interval, subtract_scores
+from evaluation.statistics.intervals import Interval, subtract_scores
 from evaluation.statistics.recipe_spread import RecipePairs, RecipeSpread
 from evaluation.statistics.training_variance import (
     SeedScores,
@@ -50,33 +49,14 @@ from evaluation.statistics.uncertainty import POWER
 
 __all__ = [
     "RecipeDecision",
-    "RecipeInterval",
     "SeedScores",
     "TrainingVariance",
     "recipe_decision",
-    "recipe_difference",
     "training_variance",
 ]
 
 _MAX_SEEDS, _MAX_GROWTH = 100, 1000
 """Largest number of additional seeds, and largest multiple of the images, that is considered."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RecipeInterval:
-    """A difference of two recipes and its confidence interval over images and trainings."""
-
-    value: float
-    low: float | None
-    """None if the interval can't be computed, for the reason given."""
-    high: float | None
-    se: float | None
-    df: float | None
-    image_se: float
-    """Standard error of the difference of these trained models, over images alone."""
-    num_items: int
-    num_clusters: int
-    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,46 +71,6 @@ class RecipeDecision:
     observed; 0 if the claim is decided, None if no number up to 100 suffices."""
     more_images: int | None
     """The same for additional images and the given seeds, up to 999 times the images."""
-
-
-def recipe_difference(
-    first: Sequence[SeedScores],
-    second: Sequence[SeedScores],
-    variance: TrainingVariance | None,
-    *,
-    confidence: float = CONFIDENCE,
-) -> RecipeInterval:
-    """Estimate the mean difference of pairs of recipes with an interval over images and trainings.
-
-    Args:
-        first: First cell of every pair. Pairs may share cells.
-        second: Second cell of every pair, in the same order.
-        variance: Training variance of the grid, from `training_variance`; None if no cell was
-            replicated.
-        confidence: Confidence level of the interval.
-
-    Raises:
-        DataError: If the lists are empty or of unequal length, or the items differ.
-    """
-    pairs = RecipePairs(first=first, second=second)
-    spread = pairs.spread()
-    reason = spread.why_undecidable(variance)
-    low = high = se = df = None
-    if variance is not None and not reason:
-        mean = spread.estimate(variance)
-        low, high = mean.bounds(confidence)
-        se, df = mean.standard_error, mean.df
-    return RecipeInterval(
-        value=spread.value,
-        low=low,
-        high=high,
-        se=se,
-        df=df,
-        image_se=math.sqrt(spread.image_variance),
-        num_items=len(pairs.clusters),
-        num_clusters=spread.num_clusters,
-        reason=reason,
-    )
 
 
 def recipe_decision(

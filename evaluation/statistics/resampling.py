@@ -70,32 +70,6 @@ def total_clusters(values_MI: np.ndarray, clusters: Sequence[str] | np.ndarray) 
     )
 
 
-def bootstrap_means(
-    values: np.ndarray,
-    clusters: Sequence[str] | np.ndarray,
-    *,
-    seed: int,
-    names: Sequence[Name] = (),
-    num_resamples: int = NUM_RESAMPLES,
-) -> np.ndarray:
-    """Return the means of resamples of whole clusters with replacement, shape (num_resamples,).
-
-    Calls with the same seed, names and number of clusters share their draws.
-
-    Args:
-        values: One value per item.
-        clusters: Cluster of every item.
-        seed: Seed of the random generator.
-        names: Names that select an independent random stream of the seed.
-        num_resamples: Number of resamples.
-
-    Raises:
-        DataError: If there are no values, or their number differs from that of the clusters.
-    """
-    totals = total_clusters(values, clusters)
-    return bootstrap_rows(totals, seed=seed, names=names, num_resamples=num_resamples)[:, 0]
-
-
 def bootstrap_rows(
     totals: ClusterTotals,
     *,

@@ -58,10 +58,8 @@ class SufficiencyResult:
     """Shares of which, with 95 % confidence, *all* are within the margin of the best."""
     smallest: float | None
     """Smallest of the sufficient shares; None if there are none."""
-    is_monotone: bool
-    """Whether no decrease towards a larger share is significant."""
     drops: tuple[Drop, ...]
-    """Significant decreases."""
+    """Significant decreases towards a larger share."""
     detectable: float | None
     """Smallest paired difference between two cells that 80 % of such grids would detect; None with
     too few images."""
@@ -91,7 +89,7 @@ def sufficient_shares(
         delta: Margin in 0..1, or a fraction of what the image contributes at the best share.
         seed: Seed of the resampling.
         left_out_of_curve: Shares that the curve must not use because another regime rules there,
-            such as a cell that answers in the wrong language.
+            such as a cell that does not exceed its baselines.
 
     Raises:
         DataError: If there are fewer than two shares, the shapes do not match, or the margin is not
@@ -123,7 +121,6 @@ def sufficient_shares(
         delta=margin,
         sufficient=sufficient,
         smallest=min(sufficient, default=None),
-        is_monotone=not drops,
         drops=drops,
         detectable=None if is_few else z * float(np.median(comparison.standard_errors())),
         curve=curve,

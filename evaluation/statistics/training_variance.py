@@ -50,6 +50,8 @@ class SeedScores:
     """Score of every training (rows) on every item (columns)."""
     clusters: np.ndarray
     """Image of every item."""
+    is_trained: bool = True
+    """Whether other trainings would give other scores; not so for a model before training."""
 
     def __post_init__(self) -> None:
         """Check the shapes.

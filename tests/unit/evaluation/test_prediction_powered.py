@@ -6,7 +6,7 @@ import pytest
 from benchmarks.judge_simulation import JudgeDesign, simulate_row
 from core.errors import DataError
 from evaluation.statistics.linearized import NO_RATER, Ratings
-from evaluation.statistics.prediction_powered import powered_mean, ppi_difference, ppi_mean
+from evaluation.statistics.prediction_powered import powered_mean, ppi_mean
 
 
 def draw(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -41,26 +41,6 @@ def test_a_useless_judge_gets_no_weight_and_a_constant_one_neither() -> None:
     assert constant.power == 0.0
     assert constant.linearization.value == pytest.approx(human[:100].mean())
     assert powered_mean(judge, IMAGES, judge[:100], ratings).power > 0.7
-
-
-def test_paired_differences_are_means_of_differences() -> None:
-    human, judge = draw(2, 0.3)
-    other, other_judge = draw(3, 0.3)
-    found = ppi_difference(
-        (judge, other_judge),
-        (judge[:100], other_judge[:100]),
-        (human[:100], other[:100]),
-        IMAGES,
-        IMAGES[:100],
-    )
-    expected = ppi_mean(
-        judge - other_judge,
-        judge[:100] - other_judge[:100],
-        human[:100] - other[:100],
-        IMAGES,
-        IMAGES[:100],
-    )
-    assert found == expected
 
 
 def test_numbers_that_do_not_fit_are_rejected() -> None:

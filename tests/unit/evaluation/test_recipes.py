@@ -1,5 +1,6 @@
 """Claims about training recipes: variance components, intervals and decisions."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,6 @@ from evaluation.statistics.recipes import (
     SeedScores,
     TrainingVariance,
     recipe_decision,
-    recipe_difference,
     training_variance,
 )
 from evaluation.statistics.training_variance import difference_df
@@ -85,27 +85,31 @@ def test_noise_of_items_is_counted_once():
     pairs = RecipePairs(first=[first], second=[second])
     exact = training_variance([first, second])
     expected = TrainingVariance(between=exact.noise, noise=exact.noise, df=4, num_cells=2)
-    interval = recipe_difference([first], [second], expected)
-    assert interval.se == pytest.approx(math.sqrt(pairs.spread().image_variance))
-    assert interval.se == pytest.approx(interval.image_se)
+    mean = pairs.spread().estimate(expected)
+    assert mean.standard_error == pytest.approx(math.sqrt(pairs.spread().image_variance))
 
 
 def test_training_variance_widens_the_interval_by_both_sides():
     first, second = cell("a", 3), cell("b", 1)
-    interval = recipe_difference([first], [second], known(0.02))
     pairs = RecipePairs(first=[first], second=[second]).spread()
     expected = pairs.image_variance + 0.02**2 * (1 / 3 + 1)
-    assert interval.se**2 == pytest.approx(expected)
-    assert interval.low < interval.value < interval.high
+    assert pairs.estimate(known(0.02)).standard_error ** 2 == pytest.approx(expected)
 
 
 def test_a_shared_cell_counts_once():
     first, other, shared = cell("a"), cell("b"), cell("c")
     copy = SeedScores(seeds=shared.seeds, scores_KI=shared.scores_KI.copy(), clusters=IMAGES)
-    found = recipe_difference([first, other], [shared, copy], known(0.05))
+    found = RecipePairs(first=[first, other], second=[shared, copy]).spread().estimate(known(0.05))
     image_part = RecipePairs(first=[first, other], second=[shared, shared]).spread().image_variance
     # The shared cell has the weight 1, the others 1/2 each.
-    assert found.se**2 == pytest.approx(image_part + 0.05**2 / 3 * (1 + 2 / 4))
+    assert found.standard_error**2 == pytest.approx(image_part + 0.05**2 / 3 * (1 + 2 / 4))
+
+
+def test_a_model_before_training_has_no_training_variance():
+    before = dataclasses.replace(cell("b", 3), is_trained=False)
+    spread = RecipePairs(first=[cell("a", 3)], second=[before]).spread()
+    expected = spread.image_variance + 0.05**2 / 3
+    assert spread.estimate(known(0.05)).standard_error ** 2 == pytest.approx(expected)
 
 
 def test_unequal_seeds_of_several_pairs_assume_the_worst_correlation():
@@ -136,12 +140,10 @@ def test_degrees_of_freedom_lie_between_those_of_the_parts():
 )
 def test_too_little_data_is_undecided_with_a_reason(variance, images, reason):
     first, second = cell("a", images=images), cell("b", images=images)
-    interval = recipe_difference([first], [second], variance)
-    assert (interval.low, interval.high, interval.df) == (None, None, None)
-    assert reason in interval.reason
     found = recipe_decision([first], [second], variance, test="non_inferiority", delta=0.03)
     assert found.decision.verdict is Verdict.UNDECIDED
     assert reason in found.decision.reason
+    assert (found.decision.difference.low, found.decision.difference.high) == (None, None)
     assert (found.more_seeds, found.more_images, found.df) == (None, None, None)
 
 
@@ -149,7 +151,7 @@ def test_equal_replies_are_undecided():
     first = cell("a")
     found = recipe_decision([first], [cell("a")], known(0.01), test="superiority", delta=0)
     assert found.decision.verdict is Verdict.UNDECIDED
-    assert "differ equally on all images" in found.decision.reason
+    assert "the same everywhere" in found.decision.reason
 
 
 @pytest.mark.parametrize(
@@ -187,9 +189,9 @@ def test_an_unknown_test_or_margin_is_rejected():
 def test_cells_must_have_the_same_items_and_form_pairs():
     first, second = cell("a"), cell("b", images=np.repeat(np.arange(100), 3))
     with pytest.raises(DataError, match="360 and 300 items"):
-        recipe_difference([first], [second], known(0.01))
+        RecipePairs(first=[first], second=[second])
     with pytest.raises(DataError, match="2 first and 1 second cells"):
-        recipe_difference([first, first], [first], known(0.01))
+        RecipePairs(first=[first, first], second=[first])
 
 
 def test_a_relative_margin_has_an_error_of_its_own():

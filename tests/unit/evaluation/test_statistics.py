@@ -12,7 +12,6 @@ from evaluation.statistics.decisions import equivalence, superiority
 from evaluation.statistics.intervals import mean_interval, paired_difference, wilson_interval
 from evaluation.statistics.resampling import (
     NUM_RESAMPLES,
-    bootstrap_means,
     bootstrap_rows,
     total_clusters,
 )
@@ -20,6 +19,11 @@ from evaluation.statistics.resampling import (
 
 def images(num_items, per_image=1):
     return np.array([f"p{i // per_image}" for i in range(num_items)])
+
+
+def bootstrap_means(values, clusters, **options):
+    """Return the means of resamples of whole clusters."""
+    return bootstrap_rows(total_clusters(values, clusters), **options)[:, 0]
 
 
 def test_wilson_interval_of_worked_examples():
