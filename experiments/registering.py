@@ -17,6 +17,7 @@ from experiments.grid_description import describe_grid
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses
+from reporting.claims.pilot import ClaimAssumptions, measure_pilot
 from reporting.claims.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
 from reporting.claims.preregistration import (
     PUBLISHED_NAME,
@@ -26,17 +27,28 @@ from reporting.claims.preregistration import (
     write_copy,
 )
 from reporting.dry_run.claims import describe_cheapest, show_claims
-from reporting.records import grid_folder
+from reporting.records import grid_folder, load_grid
 
 
-def planned_claims(request: GridRequest, plan: GridPlan) -> list[PlannedClaim]:
+def planned_claims(
+    request: GridRequest, plan: GridPlan, assumptions: ClaimAssumptions
+) -> list[PlannedClaim]:
     """Return the power of the claims of a planned grid; none for an experiment without cells."""
     if not plan.cells:
         return []
     folder = grid_folder(request.root, request.experiment, request.profile, request.name)
     has_copy = find_registration(folder) is not None
     hypotheses = load_registered(folder) if has_copy else load_config(Hypotheses, SHIPPED)
-    return plan_claims(plan.cells, hypotheses, _benchmark_sizes(plan))
+    return plan_claims(plan.cells, hypotheses, _benchmark_sizes(plan), assumptions)
+
+
+def assumed_variances(request: GridRequest) -> ClaimAssumptions:
+    """Return the variances of a grid's finished cells; the defaults before it has any."""
+    folder = grid_folder(request.root, request.experiment, request.profile, request.name)
+    if not (folder / "grid.json").is_file():
+        return ClaimAssumptions()
+    grid = load_grid(request.root, request.experiment, request.profile, request.name)
+    return measure_pilot(grid)
 
 
 def register_grid(request: GridRequest, plan: GridPlan, console: Console) -> Path:
@@ -53,12 +65,13 @@ def register_grid(request: GridRequest, plan: GridPlan, console: Console) -> Pat
             f"grid '{folder.name}' was registered on {known.time_utc[:19]} UTC; a registration is "
             "never replaced. Register another grid with --name NAME"
         )
-    claims = planned_claims(request, plan)
+    assumptions = assumed_variances(request)
+    claims = planned_claims(request, plan, assumptions)
     registration = write_copy(folder)
     path = folder / PUBLISHED_NAME
     content = _describe(request, plan, registration, folder, claims)
     atomic_write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
-    show_claims(console, claims)
+    show_claims(console, claims, assumptions)
     for text in (
         f"Registered: {path}",
         f"Hypotheses: {folder / 'hypotheses.yaml'} (sha256 {registration.sha256})",
@@ -120,6 +133,7 @@ def _describe_power(claim: PlannedClaim) -> dict[str, Any]:
         return {"claim": claim.text, "reason": claim.reason}
     return {
         "claim": claim.text,
+        "compares": claim.detail,
         "size": dataclasses.asdict(claim.size) if claim.size else None,
         "num_pairs": claim.num_pairs,
         "num_seeds": claim.num_seeds,

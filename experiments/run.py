@@ -145,7 +145,7 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
 
         explain_cells(console, plan.full_graph, store, args.why)
         return
-    from experiments.registering import planned_claims, register_grid
+    from experiments.registering import assumed_variances, planned_claims, register_grid
     from reporting.dry_run.claims import show_claims
 
     if args.dry_run:
@@ -153,7 +153,8 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
 
         show_plan(console, plan, root=request.root, gpu=args.gpu)
         if plan.cells:
-            show_claims(console, planned_claims(request, plan))
+            assumed = assumed_variances(request)
+            show_claims(console, planned_claims(request, plan, assumed), assumed)
         return
     if args.register:
         register_grid(request, plan, console)

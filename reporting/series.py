@@ -196,14 +196,30 @@ class View:
 
 def view_of(grid: GridRecord) -> View:
     """Determine which axes vary in a grid."""
-    settings = tuple(dict.fromkeys(setting_of(cell) for cell in grid.cells))
-    shares = tuple(sorted({share_of(cell) for cell in grid.cells}))
-    return View(
+    return make_view(
         base=grid.base_language,
         target=grid.target_language,
+        settings=tuple(dict.fromkeys(setting_of(cell) for cell in grid.cells)),
+        shares=tuple(sorted({share_of(cell) for cell in grid.cells})),
+        seeds=tuple(dict.fromkeys(cell.axes.get(SEED, 0) for cell in grid.cells)),
+    )
+
+
+def make_view(
+    *,
+    base: str,
+    target: str,
+    settings: tuple[Setting, ...],
+    shares: tuple[float, ...],
+    seeds: tuple[AxisValue, ...],
+) -> View:
+    """Return the view of a grid with these settings; it draws curves if the shares suffice."""
+    return View(
+        base=base,
+        target=target,
         settings=settings,
         shares=shares,
-        seeds=tuple(dict.fromkeys(cell.axes.get(SEED, 0) for cell in grid.cells)),
+        seeds=seeds,
         is_curve=len(shares) >= _MIN_SHARES_FOR_A_CURVE,
     )
 

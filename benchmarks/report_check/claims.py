@@ -3,42 +3,18 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from benchmarks.report_check import own_statistics as own
-from benchmarks.report_check.data import Checks, Grid, Setting, Training
+from benchmarks.report_check.data import Checks, Grid, Setting
+from benchmarks.report_check.measures import LEVEL, Measured, measure
 from benchmarks.report_check.page import Cell, numbers
 
-_LEVEL, _BEFORE, _BEST = 0.05, "before_training", "best"
+_BEFORE, _BEST = "before_training", "best"
 Pair = tuple[Setting, Setting | None]
 """First and second cell; the second is None for the language model before training."""
-
-
-@dataclass
-class Measured:
-    """Values of all cells for one claim (a row per training), and gaps to blind and majority."""
-
-    items: own.Items
-    values: dict[Setting, np.ndarray]
-    image_part: dict[Setting, np.ndarray]
-    gaps: dict[Setting, list[np.ndarray]]
-    before: np.ndarray | None = None
-
-    def mean(self, setting: Setting | None) -> np.ndarray:
-        """Return the values of a cell, averaged over its trainings."""
-        if setting is None:
-            assert self.before is not None
-            return self.before
-        mean: np.ndarray = self.values[setting].mean(axis=0)
-        return mean
-
-    def shows_nothing(self, setting: Setting) -> bool:
-        """Return whether a cell does not exceed its blind or its majority baseline."""
-        found = [self.items.estimate(gap).p_above() for gap in self.gaps.get(setting, [])]
-        return any(p > _LEVEL for p in found)
 
 
 @dataclass
@@ -89,7 +65,7 @@ def _claims(grid: Grid, name: str) -> Iterator[Expected]:  # noqa: C901
     kinds = known.get("kind", "vqa")
     language = grid.languages[0 if known.get("language", "target") == "target" else 1]
     for kind in kinds if isinstance(kinds, list) else [kinds]:
-        measured = _measure(grid, known, kind, language)
+        measured = measure(grid, known, kind, language)
         if measured is None:
             continue
         pairs: dict[object, list[Pair]] = {}
@@ -112,9 +88,15 @@ def _claims(grid: Grid, name: str) -> Iterator[Expected]:  # noqa: C901
                 words.append(kind)
             yield _decide(
                 Expected(words=words, test=known["test"], relative=known.get("relative_margin"),
-                         margin=known.get("margin", grid.hypotheses["margin"]), pairs=found,
+                         margin=_margin(grid, known, measured), pairs=found,
                          measured=measured, is_best=known["second"] == _BEST)
             )  # fmt: skip
+
+
+def _margin(grid: Grid, known: dict[str, Any], measured: Measured) -> float:
+    is_bits = measured.factor == 1
+    own_margin = known.get("bits_margin" if is_bits else "margin")
+    return float(own_margin or (0.0 if is_bits else grid.hypotheses["margin"]))
 
 
 def _fill(known: dict[str, Any]) -> str:
@@ -124,78 +106,6 @@ def _fill(known: dict[str, Any]) -> str:
 
     text: str = known["text"].format(first=name(known["first"]), second=name(known["second"]))
     return text
-
-
-def _measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Measured | None:
-    if kind == "retention":
-        return _measure_retention(grid, known["tasks"], language)
-    if kind in ("people", "judge"):
-        return None
-    first = grid.trainings[0]
-    mask = first.rows(language, "" if kind == "fidelity" or "contrast" in known else kind)
-    groups = np.zeros(len(mask), dtype=int)
-    coefficients: tuple[float, ...] = (1.0,)
-    if "contrast" in known:
-        inside, outside = (first.population(known[n]) for n in ("population", "contrast"))
-        groups, coefficients = np.where(inside, 0, 1), (1.0, -1.0)
-        mask &= inside | outside
-    items = own.Items(first.columns["image_key"][mask], groups[mask], coefficients)
-    values, parts, gaps = {}, {}, {}
-    for setting, trainings in grid.settings.items():
-        blind, majority, score, own_values = [], [], [], []
-        for training in trainings:
-            columns = training.columns
-            assert (columns["question_id"] == first.columns["question_id"]).all()
-            plain = columns[grid.score_column]
-            is_open = ~np.isnan(plain)
-            scores = np.where(is_open, plain, columns["score"])[mask]
-            for prefix, into in (("blind_", blind), ("majority_", majority)):
-                column = columns[f"{prefix}{grid.score_column}"]
-                into.append(np.where(is_open, column, columns[f"{prefix}score"])[mask])
-            score.append(scores)
-            if kind == "fidelity":
-                own_values.append(columns["is_in_language"][mask].astype(float))
-            elif known.get("quantity") == "attributable":
-                own_values.append(scores - blind[-1])
-            else:
-                own_values.append(scores)
-        values[setting] = np.array(own_values)
-        parts[setting] = np.mean(score, axis=0) - np.mean(blind, axis=0)
-        if kind != "fidelity" and "contrast" not in known:
-            majority_gap = np.mean(score, axis=0) - np.mean(majority, axis=0)
-            gaps[setting] = [parts[setting], majority_gap]
-    return Measured(items, values, parts, gaps)
-
-
-def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measured | None:
-    wanted = [pattern.format(language=language) for pattern in patterns]
-
-    def read(training: Training, kind: str) -> tuple[np.ndarray, ...] | None:
-        if kind not in training.stages:
-            return None
-        stored = training.read_json(kind, "retention_items.json")
-        tasks = [n for n in sorted(stored) if any(fnmatchcase(n, p) for p in wanted)]
-        if not tasks:
-            return None
-        columns = []
-        for number, task in enumerate(tasks):
-            sign = -1 if stored[task]["metric"] == "bits_per_byte" else 1
-            one = np.array(stored[task]["values"], dtype=float)
-            weights = stored[task].get("weights") or np.ones(len(one))
-            columns.append((sign * one, np.array(weights, float), np.full(len(one), number)))
-        return tuple(np.concatenate(parts) for parts in zip(*columns, strict=True))
-
-    first = read(grid.trainings[0], "retention")
-    if first is None:
-        return None
-    number = int(first[2].max()) + 1
-    items = own.Items(np.arange(len(first[0])), first[2], (1 / number,) * number, first[1])
-    values: dict[Setting, np.ndarray] = {}
-    for setting, trainings in grid.settings.items():
-        rows = [read(training, "retention") for training in trainings]
-        values[setting] = np.array([row[0] for row in rows if row is not None])
-    before = read(grid.trainings[0], "backbone")
-    return Measured(items, values, {}, {}, None if before is None else before[0])
 
 
 def _decide(claim: Expected) -> Expected:
@@ -259,15 +169,20 @@ def _p_values(claim: Expected, found: list[own.Estimate]) -> tuple[float, float]
 
 def _verdict(claim: Expected, supported: float, refuted: float, disagreement: float | None) -> str:
     verdict = "undecided"
-    if min(supported, refuted) <= _LEVEL:
+    if min(supported, refuted) <= LEVEL:
         verdict = "supported" if supported <= refuted else "refuted"
-    if disagreement is not None and disagreement <= _LEVEL and verdict != "undecided":
+    if disagreement is not None and disagreement <= LEVEL and verdict != "undecided":
         limit = -(0.0 if claim.test == "superiority" else claim.margin)
         parts = [_part(claim, pair) for pair in claim.kept]
         true = [p > limit and (claim.test != "equivalence" or p < -limit) for p in parts]
         if any(one is not (verdict == "supported") for one in true):
             return "undecided"
-    if verdict == "supported" and claim.is_best and claim.pairs[0][0] in claim.silent:
+    cells = {cell for pair in claim.pairs for cell in pair if cell is not None}
+    if cells <= set(claim.silent):
+        return "undecided"
+    decisive = claim.pairs[0][0 if claim.is_best or claim.test == "superiority" else 1]
+    is_single = claim.is_best or len(claim.pairs) == 1
+    if verdict == "supported" and is_single and decisive in claim.silent:
         return "undecided"
     return verdict
 
@@ -282,14 +197,18 @@ def _check_row(checks: Checks, claim: Expected, row: list[Cell], number: int) ->
     name = f"claim “{', '.join(claim.words)}”"
     checks.same(f"{name} text", [w for w in claim.words if w not in text], [])
     lines = [line.strip() for line in row[3].text.split("\n") if line.strip()]
-    gaps = [100 * one.value for one in claim.differences]
-    checks.number(f"{name} difference", numbers(lines[0])[0], min(gaps), 0.0501)
-    confidence = 1 - 2 * _LEVEL / number
+    factor, rounding = claim.measured.factor, claim.measured.rounding
+    gaps = [factor * one.value for one in claim.differences]
+    checks.number(f"{name} difference", numbers(lines[0])[0], min(gaps), rounding)
+    unit = "bits per byte" if factor == 1 else "points"
+    checks.same(f"{name} unit", lines[0].split(maxsplit=1)[1], unit)
+    checks.same(f"{name} evidence", "images" in row[5].text if factor == 1 else 0, 0)
+    confidence = 1 - 2 * LEVEL / number
     ends = numbers(lines[1])
     bounds = [one.bounds(confidence) for one in claim.differences]
-    highs = [one.bounds(1 - 2 * _LEVEL / number / len(bounds))[1] for one in claim.differences]
-    low, high = 100 * min(one[0] for one in bounds), 100 * min(highs)
-    slack = (0.25 if claim.is_best else 0.1) * (high - low) + 0.05
+    highs = [one.bounds(1 - 2 * LEVEL / number / len(bounds))[1] for one in claim.differences]
+    low, high = factor * min(one[0] for one in bounds), factor * min(highs)
+    slack = (0.25 if claim.is_best else 0.1) * (high - low) + rounding
     checks.number(f"{name} confidence", ends[2], 100 * confidence, 0.051)
     checks.number(f"{name} low", ends[0], low, slack)
     checks.number(f"{name} high", ends[1], high, slack)
@@ -319,9 +238,11 @@ def _check_recipe_interval(
     if found is None or not claim.recipes or claim.is_best:
         return
     shift = claim.differences[0].value - claim.models[0].value
-    low, high = (100 * (end + shift) for end in claim.recipes[0].bounds(confidence))
+    scale = claim.measured
+    low, high = (scale.factor * (end + shift) for end in claim.recipes[0].bounds(confidence))
+    slack = 0.15 * (high - low) + scale.rounding
     for which, printed, end in (("low", found[1], low), ("high", found[2], high)):
-        checks.number(f"{name} recipe {which}", float(printed), end, 0.15 * (high - low) + 0.05)
+        checks.number(f"{name} recipe {which}", float(printed), end, slack)
 
 
 def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float | None:
@@ -336,10 +257,10 @@ def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float
         return None
     found = re.search(r"single pairs: (.*)", text)
     values = [float(v) for v in re.findall(r"([-+][\d.]+) \(", found[1])] if found else []
-    parts = [100 * _part(claim, pair) for pair in claim.kept]
+    parts = [claim.measured.factor * _part(claim, pair) for pair in claim.kept]
     checks.same(f"{name} number of pairs", len(values), len(parts))
     for at, (printed, part) in enumerate(zip(sorted(values), sorted(parts), strict=False)):
-        checks.number(f"{name} pair {at}", printed, part, 0.0501)
+        checks.number(f"{name} pair {at}", printed, part, claim.measured.rounding)
     measured = claim.measured
     rows = np.array([measured.mean(a) - measured.mean(b) for a, b in claim.kept])
     p = own.heterogeneity(rows, measured.items)

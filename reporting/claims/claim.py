@@ -7,6 +7,7 @@ from evaluation.statistics.heterogeneity import Heterogeneity
 from evaluation.statistics.intervals import Interval
 from evaluation.statistics.recipes import RecipeDecision
 from reporting.claims.hypotheses_schema import Comparison
+from reporting.claims.units import ACCURACY, Unit
 
 NOT_RUN = "the cells have not run yet"
 
@@ -21,6 +22,25 @@ class ClaimPart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Trainings:
+    """How often the compared cells were trained."""
+
+    first: tuple[int, ...]
+    """Distinct numbers of trainings of the first cells, in ascending order."""
+    second: tuple[int, ...] = ()
+    """The same for the second cells; empty if they are the first ones in another condition, or
+    were not trained."""
+
+    def describe(self) -> str:
+        """Describe the numbers, per side if they differ."""
+        if len({*self.first, *self.second}) == 1:
+            return f"{_count(self.first)} per cell"
+        sides = [("first", self.first), ("second", self.second)]
+        described = [f"{_count(numbers)} per {name} cell" for name, numbers in sides if numbers]
+        return ", ".join(described)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A hypothesis about specific cells and its decisions."""
 
@@ -31,6 +51,8 @@ class Claim:
     """What is compared, on which values."""
     language: str
     test: Comparison
+    unit: Unit = ACCURACY
+    """Unit of the difference, its interval and the margin."""
     decision: Decision | None = None
     """About these trained models; None if there is nothing to decide, for the reason given."""
     recipe: RecipeDecision | None = None
@@ -45,10 +67,14 @@ class Claim:
     """Why there is no verdict, or why it was taken back."""
     recipe_reason: str = ""
     """The same for the verdict about the recipes."""
-    num_seeds: int = 1
-    """Smallest number of trainings of a compared cell."""
+    trainings: Trainings = Trainings(first=(1,))
+    num_pooled_cells: int = 0
+    """Number of replicated cells whose training variance stands for that of the compared cells;
+    0 if the compared cells have it themselves, each from equally many trainings."""
     empty_support: str = ""
     """Why support would show nothing; empty if it would show something."""
+    shows_nothing: str = ""
+    """Why no verdict would show anything; empty if a compared cell exceeds its baselines."""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -78,3 +104,13 @@ class ClaimResults:
 
     claims: tuple[Claim, ...]
     inapplicable: tuple[Inapplicable, ...]
+
+
+def _count(numbers: tuple[int, ...]) -> str:
+    """Describe distinct numbers of trainings."""
+    if numbers == (1,):
+        return "one training"
+    if len(numbers) == 1:
+        return f"{numbers[0]} trainings"
+    joint = "or" if len(numbers) == 2 else "to"  # noqa: PLR2004 - "1 or 3", "1 to 3"
+    return f"{numbers[0]} {joint} {numbers[-1]} trainings"

@@ -32,7 +32,7 @@ def take_back(claim: Claim) -> Claim:
     """Take back verdicts that the pooled pairs contradict or that show nothing."""
     if claim.decision is None or claim.recipe is None:
         return claim
-    reason = _objection(claim, claim.decision)
+    reason = claim.reason or _objection(claim, claim.decision)
     recipe_reason = _objection(claim, claim.recipe.decision)
     recipe = claim.recipe
     if recipe_reason:
@@ -45,7 +45,7 @@ def take_back(claim: Claim) -> Claim:
         claim,
         decision=decision,
         recipe=recipe,
-        reason=reason or claim.reason,
+        reason=reason,
         recipe_reason=recipe_reason or claim.recipe_reason,
     )
 
@@ -58,13 +58,23 @@ def _objection(claim: Claim, decision: Decision) -> str:
     """
     if decision.verdict is Verdict.SUPPORTED and claim.empty_support:
         return claim.empty_support
+    if claim.shows_nothing:
+        return claim.shows_nothing
+    if claim.empty_support and _leans_to_support(decision):
+        return claim.empty_support  # more data would only lead to a support that does not stand
     found = claim.heterogeneity
     if decision.verdict is Verdict.UNDECIDED or found is None or found.p_value is None:
         return ""
     is_opposed = any(_opposes(claim.test, part.effect.value, decision) for part in claim.parts)
     if found.p_value > ALPHA or not is_opposed:
         return ""
-    return f"the effect depends on the pooled cells ({describe_parts(claim.parts)})"
+    return f"the effect depends on the pooled cells ({describe_parts(claim.parts, claim.unit)})"
+
+
+def _leans_to_support(decision: Decision) -> bool:
+    """Return whether an undecided claim would be supported if its difference stays as observed."""
+    is_open = decision.verdict is Verdict.UNDECIDED
+    return is_open and decision.p_supported < decision.p_refuted
 
 
 def _opposes(test: Comparison, value: float, decision: Decision) -> bool:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from evaluation.statistics.decisions import Decision, Verdict
-from evaluation.statistics.intervals import Interval
 from reporting.claims.claim import NOT_RUN, Claim, ClaimResults
 from reporting.claims.claim_texts import describe_parts
+from reporting.claims.units import Unit
 
 _TIE = 1e-9
-"""Difference in points / 100 below which two differences are the same."""
+"""Distance below which two differences are the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,6 @@ def claim_rows(results: ClaimResults) -> list[ClaimRow]:
 
 
 def _row(claim: Claim) -> ClaimRow:
-    seeds = "one training" if claim.num_seeds == 1 else f"{claim.num_seeds} trainings"
     if claim.decision is None or claim.recipe is None:
         state = "open" if claim.reason == NOT_RUN else Verdict.UNDECIDED.value
         return ClaimRow(
@@ -49,50 +48,46 @@ def _row(claim: Claim) -> ClaimRow:
         text=claim.text,
         notes=_notes(claim),
         models=decision.verdict.value,
-        models_note=claim.reason or f"{seeds} per cell",
+        models_note=claim.reason or claim.trainings.describe(),
         recipe=claim.recipe.decision.verdict.value,
         recipe_note=_recipe_note(claim),
-        difference=signed(100 * decision.difference.value),
-        interval=_interval(decision.difference, decision),
+        difference=f"{claim.unit.format_difference(decision.difference.value)} {claim.unit.name}",
+        interval=_interval(decision, claim.unit),
         p_value=f"{min(decision.p_supported, decision.p_refuted):.3f}",
-        needed="" if claim.reason else _needed(decision),
+        needed="" if claim.reason else _needed(decision, claim.unit),
     )
 
 
-def signed(points: float) -> str:
-    """Format a difference with a typographic minus sign, which is as wide as the plus sign."""
-    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _notes(claim: Claim) -> tuple[str, ...]:
-    notes = [f"questions in {claim.language}; {claim.detail}", *claim.notes]
+    notes = [f"{claim.unit.subject} in {claim.language}; {claim.detail}", *claim.notes]
     if claim.excluded:
         notes.append(
             "cells that do not exceed their blind and majority baselines, which show nothing: "
             + "; ".join(claim.excluded)
         )
     if claim.parts:
-        notes.append(f"single pairs: {describe_parts(claim.parts)}")
+        notes.append(f"single pairs: {describe_parts(claim.parts, claim.unit)}")
     if claim.heterogeneity is not None and claim.heterogeneity.p_value is not None:
         found = claim.heterogeneity
         notes.append(f"equal effects in all pairs: p = {found.p_value:.3f} (Q, {found.df} df)")
     return tuple(notes)
 
 
-def _interval(difference: Interval, decision: Decision) -> str:
-    if difference.low is None or difference.high is None:
+def _interval(decision: Decision, unit: Unit) -> str:
+    ends = (decision.difference.low, decision.difference.high)
+    if ends[0] is None or ends[1] is None:
         return ""
-    low, high = signed(100 * difference.low), signed(100 * difference.high)
+    low, high = unit.format_difference(ends[0]), unit.format_difference(ends[1])
     return f"{low} to {high} ({100 * decision.confidence:.3g} %)"
 
 
-def _needed(decision: Decision) -> str:
+def _needed(decision: Decision, unit: Unit) -> str:
     if decision.verdict is not Verdict.UNDECIDED or decision.reason:
         return ""
     if decision.clusters_needed is None:
-        return "at this difference, no number of images would support it"
+        return f"at this difference, no number of {unit.evidence} would support it"
     number = f"{decision.clusters_needed:,}"
-    return f"about {number} images (now {decision.difference.num_clusters})"
+    return f"about {number} {unit.evidence} (now {decision.difference.num_clusters})"
 
 
 def _recipe_note(claim: Claim) -> str:
@@ -101,12 +96,8 @@ def _recipe_note(claim: Claim) -> str:
     if recipe is None or claim.recipe_reason:
         return claim.recipe_reason
     if recipe.decision.verdict is not Verdict.UNDECIDED:
-        trainings = (
-            f"at least {claim.num_seeds} trainings per cell"
-            if claim.num_seeds > 1
-            else "some cells have one training and the variance of the replicated cells"
-        )
-        return f"{trainings}, t with {recipe.df:.1f} df{_recipe_interval(claim)}"
+        df = f"t with {recipe.df:.1f} df"
+        return f"{claim.trainings.describe()}, {df}{_assumption(claim)}{_recipe_interval(claim)}"
     if claim.reason:
         return ""  # more data would not settle what the pooled cells disagree about
     ways = []
@@ -115,9 +106,21 @@ def _recipe_note(claim: Claim) -> str:
             f"about {recipe.more_seeds} more seed{'s' if recipe.more_seeds > 1 else ''} per cell"
         )
     if recipe.more_images:
-        ways.append(f"about {recipe.more_images:,} more images")
-    needed = " or ".join(ways) or "neither more seeds nor more images alone would decide it"
-    return f"{needed}{_recipe_interval(claim)}"
+        ways.append(f"about {recipe.more_images:,} more {claim.unit.evidence}")
+    needed = " or ".join(ways) or (
+        f"neither more seeds nor more {claim.unit.evidence} alone would decide it"
+    )
+    return f"{needed}{_assumption(claim)}{_recipe_interval(claim)}"
+
+
+def _assumption(claim: Claim) -> str:
+    """Say that the variance between trainings was measured on other cells."""
+    if not claim.num_pooled_cells:
+        return ""
+    return (
+        f"; assumes that trainings of every cell vary as in the {claim.num_pooled_cells} "
+        "replicated ones"
+    )
 
 
 def _recipe_interval(claim: Claim) -> str:
@@ -127,5 +130,5 @@ def _recipe_interval(claim: Claim) -> str:
     decision = claim.recipe.decision
     if abs(decision.difference.value - claim.decision.difference.value) > _TIE:
         return ""
-    interval = _interval(decision.difference, decision)
+    interval = _interval(decision, claim.unit)
     return f"; {interval}" if interval else ""

@@ -8,6 +8,7 @@ from evaluation.statistics.intervals import Interval
 from reporting.claims.claim_cells import ClaimCells
 from reporting.claims.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comparison, Hypothesis
 from reporting.claims.measures import Measure
+from reporting.claims.units import Unit
 from reporting.series import View
 from reporting.settings import SHARE, Setting, format_axis, format_percent, format_value
 
@@ -49,7 +50,7 @@ def describe_comparison(
         cells: The compared cells.
         measure: The values that are compared.
         view: The grid.
-        margin: Margin of hypotheses that have none of their own, as a fraction.
+        margin: Absolute margin, in the unit of the measure.
     """
     title = view.titles.get(hypothesis.axis, hypothesis.axis)
     first = format_value(hypothesis.axis, cells.first)
@@ -57,16 +58,28 @@ def describe_comparison(
     detail = f"{title}: {first} minus {named}"
     if len(cells.pairs) > 1 and cells.second != BEST:
         detail += f", mean over {len(cells.pairs)} pairs of cells"
-    return f"{measure.describe()}; {detail}{_describe_margin(hypothesis, margin)}"
+    return f"{measure.describe()}; {detail}{_describe_margin(hypothesis, margin, measure.unit)}"
 
 
-def _describe_margin(hypothesis: Hypothesis, margin: float) -> str:
+def describe_group(hypothesis: Hypothesis, cells: ClaimCells, measure: Measure, view: View) -> str:
+    """Describe what distinguishes one claim of a hypothesis from its others; may be empty."""
+    first = cells.pairs[0][0]
+    label = view.label(first, without=(hypothesis.axis, *hypothesis.pool, SHARE))
+    parts = [label] if label else []
+    if SHARE not in (hypothesis.axis, *hypothesis.pool) and len(view.shares) > 1:
+        parts.append(describe_cell(first, view, (SHARE,)))
+    if len(hypothesis.kinds) > 1:
+        parts.append(measure.kind.value)
+    return "".join(f", {part}" for part in parts)
+
+
+def _describe_margin(hypothesis: Hypothesis, margin: float, unit: Unit) -> str:
     if hypothesis.test is Comparison.SUPERIORITY:
         return ""
     if hypothesis.relative_margin is not None:
         share = format_percent(hypothesis.relative_margin)
         return f"; margin: {share} of what the image contributes"
-    return f"; margin: {100 * (hypothesis.margin or margin):g} points"
+    return f"; margin: {unit.format_margin(margin)}"
 
 
 def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
@@ -83,13 +96,10 @@ def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
     return ", ".join(parts)
 
 
-def describe_parts(parts: Sequence[_Part]) -> str:
-    """List the effects of the pooled pairs in points."""
+def describe_parts(parts: Sequence[_Part], unit: Unit) -> str:
+    """List the effects of the pooled pairs."""
     listed = [
-        f"{100 * part.effect.value:+.1f} ({part.label})".replace("-", "\N{MINUS SIGN}", 1)
-        if part.effect.value < 0
-        else f"{100 * part.effect.value:+.1f} ({part.label})"
-        for part in parts[:_MAX_PARTS]
+        f"{unit.format_difference(part.effect.value)} ({part.label})" for part in parts[:_MAX_PARTS]
     ]
     more = len(parts) - len(listed)
     return "; ".join(listed) + (f" and {more} more" if more > 0 else "")

@@ -9,8 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from configuration.axes import AxisValue
 from evaluation.people.preferences import PreferenceRecord
-from evaluation.statistics.decisions import ALPHA
-from reporting.claims.claim import NOT_RUN, Claim, ClaimPart, ClaimResults, Inapplicable
+from evaluation.statistics.decisions import ALPHA, explain_few_clusters
+from reporting.claims.claim import (
+    NOT_RUN,
+    Claim,
+    ClaimPart,
+    ClaimResults,
+    Inapplicable,
+    Trainings,
+)
 from reporting.claims.claim_cells import ClaimCells, select_cells
 from reporting.claims.claim_corrections import correct_claims, take_back
 from reporting.claims.claim_decisions import (
@@ -23,6 +30,7 @@ from reporting.claims.claim_decisions import (
 from reporting.claims.claim_texts import (
     describe_cell,
     describe_comparison,
+    describe_group,
     fill_text,
 )
 from reporting.claims.hypotheses_schema import (
@@ -44,6 +52,13 @@ from reporting.series import View
 from reporting.settings import SHARE, Setting, setting_of, share_of
 
 _NO_VALUES = "not measured in this grid"
+_NO_CELL = (
+    "no compared cell exceeds its blind and majority baselines, so no number of images decides it"
+)
+_NO_PAIR = (
+    "no pooled pair of cells exceeds its blind and majority baselines, so no number of images "
+    "decides it"
+)
 
 
 def decide_claims(grid: GridRecord, view: View) -> ClaimResults:
@@ -74,6 +89,8 @@ class _Pending:
     claim: Claim
     hypothesis: Hypothesis
     second: AxisValue
+    margin: float
+    """Absolute margin, in the unit of the claim."""
     pairs: tuple[tuple[Setting, Setting], ...]
     firsts: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
     seconds: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
@@ -86,7 +103,7 @@ class _Study:
 
     def __init__(self, grid: GridRecord, view: View) -> None:
         self._grid, self._view = grid, view
-        self._margin = load_registered(grid.folder).margin
+        self._registered = load_registered(grid.folder)
         self._values = Measurements(grid)
         self._preferences = GridPreferences(grid)
         self._planned = list(
@@ -100,7 +117,7 @@ class _Study:
             return groups
         is_target = hypothesis.language is QuestionLanguage.TARGET
         language = self._view.target if is_target else self._view.base
-        measures = [measure_of(hypothesis, kind, self._grid, language)]
+        measures = [measure_of(hypothesis, kind, language, self._grid.deciding_metric)]
         if kind in PAIRWISE_KINDS:
             judged = [
                 self._prepare(name, hypothesis, measures[0], cells, record)
@@ -128,17 +145,20 @@ class _Study:
         cells: ClaimCells,
         record: PreferenceRecord | None = None,
     ) -> _Pending:
+        margin = self._registered.margin_of(hypothesis, is_bits=measure.is_bits)
         claim = Claim(
             name=name,
             text=fill_text(hypothesis, cells.first, cells.second)
-            + self._suffix(hypothesis, cells, measure),
-            detail=describe_comparison(hypothesis, cells, measure, self._view, margin=self._margin),
+            + describe_group(hypothesis, cells, measure, self._view),
+            detail=describe_comparison(hypothesis, cells, measure, self._view, margin=margin),
             language=measure.language,
             test=hypothesis.test,
+            unit=measure.unit,
+            notes=self._notes(measure, cells),
         )
         if record is not None:
             return _Pending(claim=claim, hypothesis=hypothesis, second=cells.second,
-                            pairs=cells.pairs, record=record)  # fmt: skip
+                            margin=margin, pairs=cells.pairs, record=record)  # fmt: skip
         firsts = self._values.cells(measure)
         seconds = firsts
         if cells.second == BEFORE:
@@ -160,6 +180,7 @@ class _Study:
             claim=claim,
             hypothesis=hypothesis,
             second=cells.second,
+            margin=margin,
             pairs=ran,
             firsts=firsts,
             seconds=seconds,
@@ -181,33 +202,32 @@ class _Study:
                 pending.record,
                 claim.language,
                 test=hypothesis.test,
-                margin=hypothesis.margin or self._margin,
+                margin=pending.margin,
                 alpha=alpha,
             )
-            return _fill(claim, outcome, num_seeds=1, empty="")
+            return _fill(claim, outcome)
         named = {cell: firsts[cell] for pair in ran for cell in pair if cell in firsts}
         silent = [] if pending.second == BLIND else [c for c in named if shows_nothing(named[c])]
-        labels = tuple(describe_cell(cell, self._view) for cell in silent)
-        claim = dataclasses.replace(claim, excluded=labels)
-        margin = Margin(
-            absolute=hypothesis.margin or self._margin, relative=hypothesis.relative_margin
+        claim = dataclasses.replace(
+            claim,
+            excluded=tuple(describe_cell(cell, self._view) for cell in silent),
+            shows_nothing=_NO_CELL if len(silent) == len(named) else "",
         )
+        margin = Margin(absolute=pending.margin, relative=hypothesis.relative_margin)
         replicated = [values for values in firsts.values() if len(values.seeds) > 1]
-        num_seeds = min(len(values.seeds) for values in named.values())
         if pending.second == BEST:
             first = ran[0][0]
             shares = [(float(str(dict(c)[SHARE])), v) for c, v in named.items()]
             own = float(str(dict(first)[SHARE]))
             outcome = decide_enough(shares, own, replicated, margin=margin, alpha=alpha)
             empty = describe_cell(first, self._view) if first in silent else ""
-            return _fill(claim, outcome, num_seeds=num_seeds, empty=empty)
+            return _fill(_with_trainings(claim, pending, ran), outcome, empty=empty)
         kept = list(ran)
         empty = ""
         if len(ran) > 1:
             kept = [pair for pair in ran if not set(pair) & set(silent)]
             if not kept:
-                reason = "no pooled pair of cells exceeds its blind and majority baselines"
-                return dataclasses.replace(claim, reason=reason)
+                return dataclasses.replace(claim, reason=_NO_PAIR)
             if silent:
                 note = f"decided on the {len(kept)} of {len(ran)} pairs whose cells show something"
                 claim = dataclasses.replace(claim, notes=(*claim.notes, note))
@@ -226,19 +246,36 @@ class _Study:
         )
         parts = tuple(_parts(outcome, [describe_cell(a, self._view, (*hypothesis.pool,))
                                        for a, _ in kept]))  # fmt: skip
-        return _fill(claim, outcome, parts=parts, num_seeds=num_seeds, empty=empty)
+        return _fill(_with_trainings(claim, pending, kept), outcome, parts=parts, empty=empty)
 
-    def _suffix(self, hypothesis: Hypothesis, cells: ClaimCells, measure: Measure) -> str:
-        """Describe what distinguishes one claim of a hypothesis from its others."""
-        label = self._view.label(
-            cells.pairs[0][0], without=(hypothesis.axis, *hypothesis.pool, SHARE)
+    def _notes(self, measure: Measure, cells: ClaimCells) -> tuple[str, ...]:
+        """Say whether texts that measure retention are training data of the compared cells."""
+        compared = {cell for pair in cells.pairs for cell in pair}
+        found = self._values.trained_on_texts(measure, compared)
+        if not found.tasks:
+            return ()
+        return (
+            f"rests on training text: the source of {', '.join(found.tasks)} was training data of "
+            f"{found.num_cells} of the {len(compared)} compared cells, so the claim concerns "
+            "learning rather than retention",
         )
-        parts = [label] if label else []
-        if SHARE not in (hypothesis.axis, *hypothesis.pool) and len(self._view.shares) > 1:
-            parts.append(describe_cell(cells.pairs[0][0], self._view, (SHARE,)))
-        if len(hypothesis.kinds) > 1:
-            parts.append(measure.kind.value)
-        return "".join(f", {part}" for part in parts)
+
+
+def _with_trainings(
+    claim: Claim, pending: _Pending, kept: Sequence[tuple[Setting, Setting]]
+) -> Claim:
+    """Add how often the compared cells were trained, and whose training variance is used."""
+    is_apart = pending.second not in (BLIND, BEFORE)
+    sides = [{cell for cell, _ in kept}, {cell for _, cell in kept} if is_apart else set()]
+    trained = {cell: len(values.seeds) for cell, values in pending.firsts.items()}
+    first, second = (tuple(sorted({trained[cell] for cell in side})) for side in sides)
+    replicated = {cell for cell, number in trained.items() if number > 1}
+    is_own = replicated == sides[0] | sides[1] and len({*first, *second}) == 1
+    return dataclasses.replace(
+        claim,
+        trainings=Trainings(first=first, second=second),
+        num_pooled_cells=0 if is_own else len(replicated),
+    )
 
 
 def _parts(outcome: ComparisonOutcome, labels: Sequence[str]) -> Iterator[ClaimPart]:
@@ -251,10 +288,12 @@ def _fill(
     claim: Claim,
     outcome: ComparisonOutcome,
     *,
-    num_seeds: int,
-    empty: str,
     parts: tuple[ClaimPart, ...] = (),
+    empty: str = "",
 ) -> Claim:
+    number = outcome.decision.difference.num_clusters
+    few = {explain_few_clusters(number): explain_few_clusters(number, name=claim.unit.evidence)}
+    reason, recipe_reason = outcome.decision.reason, outcome.recipe.decision.reason
     return dataclasses.replace(
         claim,
         decision=outcome.decision,
@@ -262,8 +301,7 @@ def _fill(
         parts=parts,
         heterogeneity=outcome.heterogeneity,
         notes=(*claim.notes, *outcome.notes),
-        reason=outcome.decision.reason,
-        recipe_reason=outcome.recipe.decision.reason,
-        num_seeds=num_seeds,
+        reason=few.get(reason, reason),
+        recipe_reason=few.get(recipe_reason, recipe_reason),
         empty_support=f"{empty} does not exceed its blind and majority baselines" if empty else "",
     )

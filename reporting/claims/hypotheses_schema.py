@@ -108,7 +108,10 @@ class Hypothesis:
     only_if: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Configuration fields and the values that cells must have."""
     margin: float | None = None
-    """Margin that replaces the one of the file."""
+    """Fraction of accuracy that replaces the margin of the file; for kind fidelity a fraction of
+    the replies, and for kinds people and judge a fraction of the net preference."""
+    bits_margin: float | None = None
+    """Margin in bits per byte of texts (kind retention, tasks text:SOURCE)."""
     relative_margin: float | None = None
     """Margin as a fraction of the second score minus its blind score; replaces `margin`."""
 
@@ -143,6 +146,41 @@ class Hypothesis:
             raise ConfigError(f"'{self.text}': kind: retention needs tasks")
         if set(kinds) & set(PAIRWISE_KINDS) and self.pool:
             raise ConfigError(f"'{self.text}': preferences between two cells can't be pooled")
+        self._check_margins()
+
+    def _check_margins(self) -> None:
+        """Check that every unit of the hypothesis has a margin of its own."""
+        if self.bits_margin is not None and not self._may_have_texts:
+            raise ConfigError(
+                f"'{self.text}': bits_margin={self.bits_margin} requires kind: retention with "
+                "tasks that are measured in bits per byte (text:SOURCE)"
+            )
+        if self.bits_margin is not None and not self.bits_margin > 0:
+            raise ConfigError(
+                f"'{self.text}': bits_margin={self.bits_margin}; expected a positive number of "
+                "bits per byte, such as 0.05"
+            )
+        if self.test is Comparison.SUPERIORITY:
+            return
+        if self._may_have_texts and self.bits_margin is None:
+            raise ConfigError(
+                f"'{self.text}': tasks text:SOURCE are measured in bits per byte, for which the "
+                "margin of accuracies means nothing; add bits_margin, for example 0.05"
+            )
+        own = sorted(set(self.kinds) & {ClaimKind.FIDELITY, *PAIRWISE_KINDS})
+        if own and self.margin is None:
+            raise ConfigError(
+                f"'{self.text}': kind {', '.join(own)} has another unit than accuracy; add margin, "
+                "for example 0.1"
+            )
+
+    @property
+    def _may_have_texts(self) -> bool:
+        """Return whether a pattern may select a task `text:SOURCE`, measured in bits per byte."""
+        wildcards = ("*", "?", "[")
+        return ClaimKind.RETENTION in self.kinds and any(
+            task.startswith(("text:", *wildcards)) for task in self.tasks
+        )
 
     @property
     def kinds(self) -> tuple[ClaimKind, ...]:
@@ -156,6 +194,7 @@ class Hypotheses:
     """All hypotheses of the file and their common margin."""
 
     margin: float
+    """Margin of accuracies, a fraction in (0, 1)."""
     hypotheses: dict[str, Hypothesis]
 
     def __post_init__(self) -> None:
@@ -166,6 +205,14 @@ class Hypotheses:
         if not all(0 < margin < 1 for margin in margins):
             raise ConfigError(f"margins are fractions of accuracy in (0, 1), got {margins}")
 
-    def margin_of(self, hypothesis: Hypothesis) -> float:
-        """Return the absolute margin that applies to a hypothesis."""
+    def margin_of(self, hypothesis: Hypothesis, *, is_bits: bool = False) -> float:
+        """Return the absolute margin that applies to a hypothesis.
+
+        Args:
+            hypothesis: The hypothesis.
+            is_bits: Whether it is measured in bits per byte. The margin is then 0 for a test of
+                superiority, which has none.
+        """
+        if is_bits:
+            return hypothesis.bits_margin or 0.0
         return self.margin if hypothesis.margin is None else hypothesis.margin

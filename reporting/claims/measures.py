@@ -1,7 +1,7 @@
 """Values per item of all cells of a grid, for whatever a hypothesis is about."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -19,6 +19,14 @@ from reporting.claims.hypotheses_schema import (
     Quantity,
 )
 from reporting.claims.paired_scores import CellScores, stack_seeds
+from reporting.claims.units import (
+    ACCURACY,
+    BITS_PER_BYTE,
+    PREFERENCE,
+    REPLIES,
+    TASK_ACCURACY,
+    Unit,
+)
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import SEED, SHARE, Setting, setting_of, share_of
 
@@ -28,6 +36,8 @@ _COLUMNS = {
     DecidingMetric.AWARE: "score_aware",
 }
 _BITS = "bits_per_byte"
+_TRAINED = ("pretrain", "align", "instruct")
+"""Stages that train on the sources among their data."""
 _Columns = Mapping[str, np.ndarray]
 
 
@@ -48,12 +58,25 @@ class Measure:
     is_bits: bool = False
     """Whether the retention tasks are measured in bits per byte, otherwise in accuracy."""
 
+    @property
+    def unit(self) -> Unit:
+        """Unit of the values and of the margin."""
+        if self.kind is ClaimKind.RETENTION:
+            return BITS_PER_BYTE if self.is_bits else TASK_ACCURACY
+        if self.kind in PAIRWISE_KINDS:
+            return PREFERENCE
+        return REPLIES if self.kind is ClaimKind.FIDELITY else ACCURACY
+
+    def selects(self, task: str) -> bool:
+        """Return whether a retention task is part of the measure."""
+        return any(fnmatchcase(task, pattern) for pattern in self.tasks)
+
     def describe(self) -> str:
         """Describe the measure in a few words."""
         names = {"score": "", "score_lmms": ", lmms-eval's score", "score_aware": ", aware score"}
         if self.kind is ClaimKind.RETENTION:
             return (
-                "negative bits per byte (100 points are 1 bit)"
+                "bits per byte of text, with the sign reversed (more is better)"
                 if self.is_bits
                 else "accuracy without images"
             )
@@ -70,23 +93,43 @@ class Measure:
         return f"{self.benchmark}: {text}" if self.benchmark else text
 
 
-def deciding_column(grid: GridRecord) -> str:
-    """Return the score column of open questions on which claims of a grid are decided."""
-    return _COLUMNS[DecidingMetric(grid.deciding_metric)]
+def deciding_column(deciding_metric: str) -> str:
+    """Return the score column of open questions on which claims are decided."""
+    return _COLUMNS[DecidingMetric(deciding_metric)]
 
 
-def measure_of(hypothesis: Hypothesis, kind: ClaimKind, grid: GridRecord, language: str) -> Measure:
-    """Return what a hypothesis measures in a grid."""
+def measure_of(
+    hypothesis: Hypothesis, kind: ClaimKind, language: str, deciding_metric: str
+) -> Measure:
+    """Return what a hypothesis measures.
+
+    Args:
+        hypothesis: The hypothesis.
+        kind: One of its kinds.
+        language: Language of the questions.
+        deciding_metric: Metric of open questions on which claims of the grid are decided.
+    """
+    plain = deciding_column(deciding_metric) if kind is ClaimKind.VQA else "score"
     return Measure(
         kind=kind,
         language=language,
         benchmark=hypothesis.benchmark,
-        column=hypothesis.metric or (deciding_column(grid) if kind is ClaimKind.VQA else "score"),
+        column=hypothesis.metric or plain,
         is_attributable=hypothesis.quantity is Quantity.ATTRIBUTABLE,
         population=hypothesis.population,
         contrast=hypothesis.contrast,
         tasks=tuple(task.format(language=language) for task in hypothesis.tasks),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOnTexts:
+    """Texts on which cells are measured and were trained."""
+
+    tasks: tuple[str, ...]
+    """Retention tasks over a training source of a cell."""
+    num_cells: int
+    """Number of cells that were trained on one of them."""
 
 
 class Measurements:
@@ -119,12 +162,34 @@ class Measurements:
             self._known[key] = {cell: stack_seeds(parts) for cell, parts in trainings.items()}
         return self._known[key]
 
+    def trained_on_texts(self, measure: Measure, cells: Collection[Setting]) -> TrainedOnTexts:
+        """Return which texts of a retention measure are training data of some cells.
+
+        Args:
+            measure: The measure; others than retention have no texts.
+            cells: Settings with their share.
+        """
+        tasks, found = set[str](), set[Setting]()
+        for cell in self._grid.cells:
+            setting = (*setting_of(cell), (SHARE, share_of(cell)))
+            retention = cell.stages.get("retention")
+            if not measure.is_bits or setting not in cells or retention is None:
+                continue
+            trained = {path for kind in _TRAINED for path in _data_of(cell, kind)}
+            texts: Mapping[str, str] = retention.config.get("texts") or {}
+            known = [t for t, path in texts.items() if measure.selects(t) and path in trained]
+            tasks.update(known)
+            found.update([setting] if known else [])
+        return TrainedOnTexts(tasks=tuple(sorted(tasks)), num_cells=len(found))
+
     def _read_cell(
         self, cell: CellRecord, measure: Measure, *, is_before: bool
     ) -> CellScores | None:
         if measure.kind is ClaimKind.RETENTION:
             stage = cell.stages.get("backbone" if is_before else "retention")
-            return None if stage is None else _read_retention(stage, measure)
+            return (
+                None if stage is None else _read_retention(stage, measure, is_trained=not is_before)
+            )
         if measure.kind in PAIRWISE_KINDS:
             return None  # preferences concern two cells, not one
         stage = cell.evaluation
@@ -133,6 +198,11 @@ class Measurements:
         if stage.address not in self._tables:
             self._tables[stage.address] = _read_columns(stage)
         return _read_answers(self._tables[stage.address], measure)
+
+
+def _data_of(cell: CellRecord, kind: str) -> Mapping[str, str]:
+    stage = cell.stages.get(kind)
+    return {} if stage is None else stage.data
 
 
 def _read_columns(stage: StageRecord) -> _Columns:
@@ -205,13 +275,12 @@ def _scores(columns: _Columns, rows: np.ndarray, prefix: str, column: str) -> np
     return scores
 
 
-def _read_retention(stage: StageRecord, measure: Measure) -> CellScores | None:
+def _read_retention(stage: StageRecord, measure: Measure, *, is_trained: bool) -> CellScores | None:
     """Join the items of all tasks of one metric; every task has the same weight."""
     tasks = {
         name: items
         for name, items in read_items(stage.folder / "result").items()
-        if any(fnmatchcase(name, pattern) for pattern in measure.tasks)
-        and (items.metric == _BITS) is measure.is_bits
+        if measure.selects(name) and (items.metric == _BITS) is measure.is_bits
     }
     if not tasks:
         return None
@@ -229,4 +298,5 @@ def _read_retention(stage: StageRecord, measure: Measure) -> CellScores | None:
         groups_I=np.array(groups),
         coefficients=(1 / len(tasks),) * len(tasks),
         weights_I=np.array(weights),
+        is_trained=is_trained,
     )

@@ -33,6 +33,8 @@ class CellScores:
     """Weight of every item within its group; None for equal weights."""
     is_attributable: bool = False
     """Whether the value is the score minus the blind score."""
+    is_trained: bool = True
+    """Whether other trainings would give other values; not so before any training."""
 
     def per_training(self) -> np.ndarray:
         """Return values (K, I) whose mean over items is the value of the cell, per training."""
@@ -73,7 +75,10 @@ class CellScores:
     def to_seed_scores(self) -> SeedScores:
         """Return the input of `evaluation.statistics.recipes`."""
         return SeedScores(
-            seeds=self.seeds, scores_KI=self.per_training(), clusters=np.asarray(self.images)
+            seeds=self.seeds,
+            scores_KI=self.per_training(),
+            clusters=np.asarray(self.images),
+            is_trained=self.is_trained,
         )
 
     def without_image(self) -> "CellScores":

@@ -1,6 +1,6 @@
 """Power of the claims of a planned grid, before anything is trained.
 
-The assumptions are those of `evaluation.statistics.power`; this module adds the numbers of images
+The assumptions are those of `reporting.claims.pilot`; this module adds the numbers of images
 and seeds of the plan. The mean over P pooled pairs of cells is treated as P times the seeds.
 """
 
@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from configuration.axes import AxisValue, GridCell, flatten
+from configuration.run_config import RunConfig
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.statistics.power import ClaimPlan, PowerSummary, describe_power
-from evaluation.statistics.power_assumptions import SD_ITEM_DIFFERENCE, TRAINING_SD
 from reporting.claims.claim_cells import ClaimCells, select_cells
-from reporting.claims.claim_texts import fill_text
+from reporting.claims.claim_texts import describe_comparison, describe_group, fill_text
 from reporting.claims.hypotheses_schema import (
     BENCHMARK_KINDS,
     BEST,
@@ -25,11 +25,11 @@ from reporting.claims.hypotheses_schema import (
     Quantity,
     QuestionLanguage,
 )
+from reporting.claims.measures import measure_of
+from reporting.claims.pilot import ClaimAssumptions
+from reporting.series import View, make_view
 from reporting.settings import SEED, SHARE, Setting
 
-ATTRIBUTABLE_SD = 0.57
-"""Standard deviation over questions of the difference of two cells in score minus blind score;
-measured on `mix_ablation` (embedded, 1,000 questions, median over pairs of cells)."""
 IMAGE_CONTRIBUTION = 0.3
 """Assumed score minus blind score of the best cell, for margins relative to it."""
 
@@ -51,6 +51,9 @@ class PlannedClaim:
 
     name: str
     text: str
+    """The claim with what distinguishes it from the others of its hypothesis."""
+    detail: str
+    """Benchmark, metric, compared cells and margin; empty if the hypothesis does not apply."""
     size: BenchmarkSize | None
     """None if the number of questions is not known before the grid runs."""
     num_pairs: int
@@ -88,6 +91,11 @@ class BenchmarkSizes:
         ]
         self._expected = expected_questions
 
+    @property
+    def main(self) -> str:
+        """Name of the main benchmark; empty if its items do not exist yet."""
+        return self._items[0][0] if self._items else ""
+
     def of(self, hypothesis: Hypothesis, kind: ClaimKind, language: str) -> BenchmarkSize | None:
         """Return the size of what a hypothesis is about; None if it is unknown or empty."""
         if kind not in (*BENCHMARK_KINDS, ClaimKind.FIDELITY):
@@ -98,7 +106,7 @@ class BenchmarkSizes:
             return BenchmarkSize(num_questions=number, num_images=number, spread=spread)
         if not self._items:
             return None
-        dataset = hypothesis.benchmark or self._items[0][0]
+        dataset = hypothesis.benchmark or self.main
         parts = [hypothesis.population, *([hypothesis.contrast] if hypothesis.contrast else [])]
         found = [
             [
@@ -120,7 +128,10 @@ class BenchmarkSizes:
 
 
 def plan_claims(
-    cells: Sequence[GridCell], hypotheses: Hypotheses, sizes: BenchmarkSizes
+    cells: Sequence[GridCell],
+    hypotheses: Hypotheses,
+    sizes: BenchmarkSizes,
+    assumptions: ClaimAssumptions,
 ) -> list[PlannedClaim]:
     """Return the claims of a planned grid with their power, and hypotheses that do not apply."""
     seeds: dict[Setting, int] = {}
@@ -133,55 +144,95 @@ def plan_claims(
         for path, value in flat[0].items()
         if all(path in other and other[path] == value for other in flat)
     }
-    languages = {
-        QuestionLanguage.TARGET: cells[0].config.languages.target,
-        QuestionLanguage.BASE: cells[0].config.languages.base,
-    }
+    planning = _Planning(
+        hypotheses=hypotheses,
+        sizes=sizes,
+        seeds=seeds,
+        view=_view(cells[0].config, list(seeds)),
+        deciding_metric=str(cells[0].config.report.deciding_metric),
+        benchmark=sizes.main or cells[0].config.data.benchmarks[0],
+    )
     planned = list[PlannedClaim]()
     for name, hypothesis in hypotheses.hypotheses.items():
         found = select_cells(hypothesis, list(seeds), common)
         for kind in hypothesis.kinds:
-            size = sizes.of(hypothesis, kind, languages[hypothesis.language])
-            planned += _claims(name, hypothesis, kind, found, size, seeds)
+            planned += planning.claims(name, hypothesis, kind, found)
     counted = [claim for claim in planned if not claim.reason]
     df = sum(number - 1 for number in seeds.values())
     return [
-        _with_power(claim, hypotheses, df, num_claims=len(counted)) if not claim.reason else claim
+        claim
+        if claim.reason
+        else _with_power(claim, hypotheses, assumptions, df, num_claims=len(counted))
         for claim in planned
     ]
 
 
-def _claims(
-    name: str,
-    hypothesis: Hypothesis,
-    kind: ClaimKind,
-    found: list[ClaimCells] | str,
-    size: BenchmarkSize | None,
-    seeds: Mapping[Setting, int],
-) -> list[PlannedClaim]:
-    """Return the claims of a hypothesis about one kind, still without power."""
-    suffix = f" ({kind.value})" if len(hypothesis.kinds) > 1 else ""
-    if isinstance(found, str) or size is None:
-        reason = found if isinstance(found, str) else "number of questions not known beforehand"
-        text = fill_text(hypothesis, hypothesis.first, hypothesis.second) + suffix
-        return [PlannedClaim(name=name, text=text, size=size, num_pairs=0, num_seeds=0,
-                             models=None, recipe=None, reason=reason)]  # fmt: skip
-    return [
-        PlannedClaim(
-            name=name,
-            text=fill_text(hypothesis, cells.first, cells.second) + suffix,
-            size=size,
-            num_pairs=1 if hypothesis.second == BEST else len(cells.pairs),
-            num_seeds=min(seeds[cell] for pair in cells.pairs for cell in pair),
-            models=None,
-            recipe=None,
-        )
-        for cells in found
-    ]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Planning:
+    """What the claims of a planned grid have in common."""
+
+    hypotheses: Hypotheses
+    sizes: BenchmarkSizes
+    seeds: Mapping[Setting, int]
+    """Number of trainings of every cell."""
+    view: View
+    deciding_metric: str
+    benchmark: str
+    """Name of the main benchmark."""
+
+    def claims(
+        self, name: str, hypothesis: Hypothesis, kind: ClaimKind, found: list[ClaimCells] | str
+    ) -> list[PlannedClaim]:
+        """Return the claims of a hypothesis about one kind, still without power."""
+        is_target = hypothesis.language is QuestionLanguage.TARGET
+        language = self.view.target if is_target else self.view.base
+        size = self.sizes.of(hypothesis, kind, language)
+        if isinstance(found, str) or size is None:
+            text = fill_text(hypothesis, hypothesis.first, hypothesis.second)
+            if len(hypothesis.kinds) > 1:
+                text += f" ({kind.value})"
+            reason = found if isinstance(found, str) else "number of questions not known beforehand"
+            return [PlannedClaim(name=name, text=text, detail="", size=size, num_pairs=0,
+                                 num_seeds=0, models=None, recipe=None, reason=reason)]  # fmt: skip
+        measure = measure_of(hypothesis, kind, language, self.deciding_metric)
+        measure = dataclasses.replace(measure, benchmark=measure.benchmark or self.benchmark)
+        margin = self.hypotheses.margin_of(hypothesis)
+        return [
+            PlannedClaim(
+                name=name,
+                text=fill_text(hypothesis, cells.first, cells.second)
+                + describe_group(hypothesis, cells, measure, self.view),
+                detail=f"{measure.unit.subject} in {language}; "
+                + describe_comparison(hypothesis, cells, measure, self.view, margin=margin),
+                size=size,
+                num_pairs=1 if hypothesis.second == BEST else len(cells.pairs),
+                num_seeds=min(self.seeds[cell] for pair in cells.pairs for cell in pair),
+                models=None,
+                recipe=None,
+            )
+            for cells in found
+        ]
+
+
+def _view(config: RunConfig, planned: Sequence[Setting]) -> View:
+    """Return how the report will present a planned grid."""
+    settings = (tuple(axis for axis in cell if axis[0] != SHARE) for cell in planned)
+    return make_view(
+        base=config.languages.base,
+        target=config.languages.target,
+        settings=tuple(dict.fromkeys(settings)),
+        shares=tuple(sorted({float(str(dict(cell)[SHARE])) for cell in planned})),
+        seeds=(),
+    )
 
 
 def _with_power(
-    claim: PlannedClaim, hypotheses: Hypotheses, df: int, *, num_claims: int
+    claim: PlannedClaim,
+    hypotheses: Hypotheses,
+    assumptions: ClaimAssumptions,
+    df: int,
+    *,
+    num_claims: int,
 ) -> PlannedClaim:
     if claim.size is None:
         return claim
@@ -191,6 +242,7 @@ def _with_power(
     if hypothesis.relative_margin is not None:
         margin = hypothesis.relative_margin * IMAGE_CONTRIBUTION
     is_attributable = hypothesis.quantity is Quantity.ATTRIBUTABLE
+    assumed = assumptions.attributable if is_attributable else assumptions.score
     models = ClaimPlan(
         num_images=claim.size.num_images,
         items_per_image=claim.size.num_questions / claim.size.num_images,
@@ -198,12 +250,13 @@ def _with_power(
         test=hypothesis.test.value,
         delta=0.0 if is_gain else margin,
         true_difference=margin if is_gain else 0.0,
-        sd_item_difference=claim.size.spread
-        * (ATTRIBUTABLE_SD if is_attributable else SD_ITEM_DIFFERENCE),
+        sd_item_difference=claim.size.spread * assumed.sd_item_difference,
+        intra_image_correlation=assumed.intra_image_correlation,
+        noise_share=assumed.noise_share,
         training_sd=None,
         num_claims=num_claims,
     )
-    recipe = dataclasses.replace(models, training_sd=TRAINING_SD, training_df=df)
+    recipe = dataclasses.replace(models, training_sd=assumed.training_sd, training_df=df)
     return dataclasses.replace(claim, models=describe_power(models), recipe=describe_power(recipe))
 
 

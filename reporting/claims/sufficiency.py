@@ -9,6 +9,7 @@ from evaluation.statistics.sufficiency import (
     SufficiencyResult,
     sufficient_shares,
 )
+from reporting.claims.claim_decisions import shows_nothing
 from reporting.claims.hypotheses_schema import ClaimKind
 from reporting.claims.measures import Measure, Measurements, deciding_column
 from reporting.claims.paired_scores import CellScores, align_items
@@ -45,7 +46,9 @@ def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
     """Return one table per setting with several shares; none for a grid without a sweep."""
     if not view.is_curve:
         return []
-    measure = Measure(kind=ClaimKind.VQA, language=view.target, column=deciding_column(grid))
+    measure = Measure(
+        kind=ClaimKind.VQA, language=view.target, column=deciding_column(grid.deciding_metric)
+    )
     cells = Measurements(grid).cells(measure)
     margin = load_registered(grid.folder).margin
     tables = []
@@ -63,16 +66,24 @@ def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
 def _tabulate_shares(label: str, cells: dict[float, CellScores], delta: float) -> SufficiencyTable:
     shares = sorted(cells)
     parts = align_items(cells[share] for share in shares)
+    # A cell that replies in the wrong language or guesses has not started to learn from its share:
+    # it lies on no curve of learning, and would bend the one through the others.
+    left_out = [share for share in shares if shows_nothing(cells[share])]
     found = sufficient_shares(
         shares,
         np.stack([part.values for part in parts]),
         parts[0].images,
         delta=delta,
         seed=_SEED,
+        left_out_of_curve=left_out,
     )
+    sentence = _conclude(found)
+    if left_out and found.curve is not None:
+        named = ", ".join(map(format_percent, left_out))
+        sentence += f" The curve leaves out {named}, where the cell does not exceed its baselines."
     return SufficiencyTable(
         label=label,
-        sentence=_conclude(found),
+        sentence=sentence,
         rows=tuple(
             SufficiencyRow(
                 share=format_percent(point.share),

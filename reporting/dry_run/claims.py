@@ -3,41 +3,46 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.statistics.power import PowerSummary
-from evaluation.statistics.power_assumptions import (
-    INTRA_IMAGE_CORRELATION,
-    SD_ITEM_DIFFERENCE,
-    TRAINING_SD,
-)
-from reporting.claims.power_plan import ATTRIBUTABLE_SD, IMAGE_CONTRIBUTION, PlannedClaim
+from reporting.claims.pilot import ClaimAssumptions
+from reporting.claims.power_plan import IMAGE_CONTRIBUTION, PlannedClaim
 
-_COLUMNS = ("claim", "questions", "images", "pairs", "seeds", "detectable, points",
+_COLUMNS = ("claim and comparison", "questions", "images", "pairs", "seeds", "detectable, points",
             "power, models", "power, recipe", "cheapest for 80 %")  # fmt: skip
 
 
-def show_claims(console: Console, claims: Sequence[PlannedClaim]) -> None:
+def show_claims(
+    console: Console, claims: Sequence[PlannedClaim], assumptions: ClaimAssumptions
+) -> None:
     """Print the power of every claim, and the hypotheses that do not apply."""
     planned = [claim for claim in claims if claim.models is not None]
     if planned:
         table = Table(title="What each claim could show")
         for name in _COLUMNS:
-            table.add_column(name, justify="left" if name == "claim" else "right", overflow="fold")
+            table.add_column(
+                name, justify="left" if name == _COLUMNS[0] else "right", overflow="fold"
+            )
         for claim in planned:
             table.add_row(*_cells(claim))
         console.print(table)
     for claim in claims:
         if claim.models is None:
             console.print(f"- {claim.text}: {claim.reason}.", highlight=False, markup=False)
+    score = assumptions.score
+    source = f" (measured on {assumptions.num_cells} finished cells of this grid)"
     console.print(
         "detectable: distance of the true difference from the margin (or from 0) that these "
         "trained models show with 80 % power. Power: probability of 'supported' if the true "
-        "difference is 0, or the margin for claims of superiority. Assumed: standard deviation "
-        f"{SD_ITEM_DIFFERENCE} of the difference of two cells on one question "
-        f"({ATTRIBUTABLE_SD} for score minus blind score), correlation "
-        f"{INTRA_IMAGE_CORRELATION} within an image, {100 * TRAINING_SD:g} points between "
-        f"trainings, {100 * IMAGE_CONTRIBUTION:g} points contributed by the image. "
+        "difference is 0, or the margin for claims of superiority. "
+        f"Assumed{source if assumptions.num_cells else ''}: standard deviation "
+        f"{score.sd_item_difference:.2g} of the difference of two cells on one question "
+        f"({assumptions.attributable.sd_item_difference:.2g} for score minus blind score), "
+        f"correlation {score.intra_image_correlation:.2g} within an image, "
+        f"{100 * score.training_sd:.2g} points between trainings, "
+        f"{100 * IMAGE_CONTRIBUTION:g} points contributed by the image. "
         "Claims about recipes need replicated cells (--replicate). See docs/guides/claims.md.",
         soft_wrap=True,
         highlight=False,
@@ -55,7 +60,7 @@ def describe_cheapest(claim: PlannedClaim) -> str:
 def _cells(claim: PlannedClaim) -> tuple[str, ...]:
     size, models, recipe = claim.size, claim.models, claim.recipe
     return (
-        claim.text,
+        f"{escape(claim.text)}\n[dim]{escape(claim.detail)}[/dim]",
         "" if size is None else f"{size.num_questions:,}",
         "" if size is None else f"{size.num_images:,}",
         str(claim.num_pairs),

@@ -47,7 +47,10 @@ class ImageUseRow:
     groups: tuple[ImageUseCell | None, ...]
     alone: str
     """Number of replies that changed when they were asked alone."""
-    has_passed: bool
+    conclusion: str
+    """What the checks of the evaluation say about it."""
+    style: str
+    """CSS class of the conclusion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +91,32 @@ def image_use_table(grid: GridRecord, view: View) -> ImageUseTable:
 def _row(cell: CellRecord, found: Mapping[str, Any], names: Sequence[_GroupName]) -> ImageUseRow:
     by_name = {_name_of(group): group for group in found["groups"]}
     groups = tuple(_cell(by_name[name]) if name in by_name else None for name in names)
+    conclusion, style = _conclude(found, [group.verdict for group in groups if group is not None])
     return ImageUseRow(
         cell=cell.cell_id,
         groups=groups,
         alone=f"{found['num_changed']} of {found['num_alone']}",
-        has_passed=not found["num_changed"]
-        and all(group is None or group.verdict is ImageUse.USED for group in groups),
+        conclusion=conclusion,
+        style=style,
     )
+
+
+def _conclude(found: Mapping[str, Any], verdicts: Sequence[ImageUse]) -> tuple[str, str]:
+    """Return the conclusion about an evaluation, and its CSS class.
+
+    Replies that depend on the batch, or on no image at all, suggest a fault of the evaluation. A
+    model that ignores the image for some kinds of questions only is a result.
+    """
+    tested = [verdict for verdict in verdicts if verdict is not ImageUse.TOO_FEW]
+    used = sum(verdict is ImageUse.USED for verdict in tested)
+    if found["num_changed"]:
+        return "replies depend on the batch", _STYLES[ImageUse.NOT_USED]
+    if not tested:
+        return ImageUse.TOO_FEW.value, _STYLES[ImageUse.TOO_FEW]
+    if not used:
+        return "no use of the image shown", _STYLES[ImageUse.NOT_USED]
+    style = _STYLES[ImageUse.USED if used == len(tested) else ImageUse.UNDECIDED]
+    return f"image used in {used} of {len(tested)} groups", style
 
 
 def _cell(group: Mapping[str, Any]) -> ImageUseCell:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +16,23 @@ from core.io.files import sha256_file
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
 from evaluation.people.comparison import ComparedSystem
 from evaluation.people.preferences import PreferenceSource, save_preferences
-from evaluation.retention import TaskItems, TaskScore, save_retention
 from evaluation.statistics.decisions import Verdict
 from reporting import build
 from reporting.claims import hypotheses, preregistration
-from reporting.claims.claim import Claim, ClaimResults
 from reporting.claims.claim_decisions import Margin, decide_enough, decide_pairs
 from reporting.claims.claim_rows import claim_rows
 from reporting.claims.hypotheses_schema import Comparison
 from reporting.claims.paired_scores import CellScores, align_items, stack_seeds
 from reporting.claims.preregistration import check_registration
-from reporting.records import GridRecord, load_grid
+from reporting.records import load_grid
 from reporting.sections import figures
-from reporting.series import View, view_of
+from reporting.series import view_of
 from reporting.summary import key_figures, summary
 from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
+from tests.support.scored_grid import claim_of, scored_grid, sees, three_shares, write_retention
 
-_IMAGES = 60
-_SHARES = (0.0, 0.2, 1.0)
 _TEXT_ONLY = "Text-only data in the target language improves what the model sees"
-
-Scorer = Callable[[dict[str, Any], dict[str, Any], np.random.Generator], tuple[float, float]]
-"""Axes of a cell, a row, and randomness -> score and blind score."""
-
-
-def _axes(seeds: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
-    return [axes for axes in fake_grid.mix_axes(seeds) if axes["target_share"] in _SHARES]
-
-
-def _grid(
-    root: Path, scorer: Scorer | None = None, *, cells: list[dict[str, Any]] | None = None,
-    **fields: object,
-) -> tuple[GridRecord, View]:  # fmt: skip
-    """Make a grid whose cells have the given scores and a majority score of 0.2."""
-    folder = fake_grid.make_grid(root, cells=cells or _axes(), num_images=_IMAGES)
-    about = {**json.loads((folder / "grid.json").read_text()), **fields}
-    (folder / "grid.json").write_text(json.dumps(about))
-    for number, cell in enumerate(about["cells"] if scorer else ()):
-        path = root / "store" / "evaluate" / cell["stages"]["evaluate"] / "result"
-        _rescore(path / "predictions.parquet", scorer, cell["axes"], number)
-    grid = load_grid(root, "mix_ablation", "embedded")
-    return grid, view_of(grid)
-
-
-def _rescore(path: Path, scorer: Any, axes: dict[str, Any], number: int) -> None:
-    table, rng = read_predictions(path), np.random.default_rng(number)
-    pairs = [scorer(axes, row, rng) for row in table.to_pylist()]
-    for prefix, at in (("", 0), ("blind_", 1)):
-        for column in ("score", "score_lmms", "score_aware"):
-            name = f"{prefix}{column}"
-            field = table.schema.field(name)
-            values = pa.array([pair[at] for pair in pairs], field.type)
-            table = table.set_column(table.schema.get_field_index(name), field, values)
-    field = table.schema.field("majority_score")
-    majority = pa.array([0.2] * table.num_rows, field.type)
-    table = table.set_column(table.schema.get_field_index("majority_score"), field, majority)
-    write_predictions(path, table)
-
-
-def _claim(results: ClaimResults, name: str, text: str = "") -> Claim:
-    return next(c for c in results.claims if c.name == name and text in c.text)
-
-
-def _sees(share: float, blind: float) -> Scorer:
-    """Every cell answers a share of the questions from the image and another one without it."""
-    return lambda axes, row, rng: (float(rng.random() < share), float(rng.random() < blind))
 
 
 # --- C2: what a claim is about --------------------------------------------------------------------
@@ -93,11 +43,11 @@ def test_a_cell_that_guesses_better_supports_nothing(tmp_path: Path) -> None:
 
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         if axes["target_share"] > 0:
-            return _sees(0.6, 0.2)(axes, row, rng)
+            return sees(0.6, 0.2)(axes, row, rng)
         guesses = float(rng.random() < (0.25 if axes["text_only"] else 0.0))
         return guesses, guesses
 
-    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "text_only", ", vqa")
+    claim = claim_of(hypotheses.decide_claims(*scored_grid(tmp_path, scorer)), "text_only", ", vqa")
     assert claim.decision is not None
     assert claim.decision.verdict is not Verdict.SUPPORTED
     assert any("with text-only data, 0" in cell for cell in claim.excluded)
@@ -112,10 +62,10 @@ def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> Non
 
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         share = 0.6 + axes["text_only"] * gains[axes["target_share"]]
-        return _sees(share, 0.1)(axes, row, rng)
+        return sees(share, 0.1)(axes, row, rng)
 
-    results = hypotheses.decide_claims(*_grid(tmp_path, scorer))
-    claim = _claim(results, "text_only", ", vqa")
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, scorer))
+    claim = claim_of(results, "text_only", ", vqa")
     assert claim.heterogeneity is not None
     assert claim.heterogeneity.p_value is not None
     assert claim.heterogeneity.p_value < 0.001
@@ -130,9 +80,9 @@ def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> Non
 
 def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
-        return _sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
+        return sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
 
-    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "text_only", ", vqa")
+    claim = claim_of(hypotheses.decide_claims(*scored_grid(tmp_path, scorer)), "text_only", ", vqa")
     assert claim.decision is not None
     assert claim.decision.verdict is Verdict.SUPPORTED
     assert not claim.is_about_recipe
@@ -141,15 +91,17 @@ def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
 
 def test_replicated_cells_decide_about_the_recipe(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
-        return _sees(0.8 if axes["text_only"] else 0.4, 0.1)(axes, row, rng)
+        return sees(0.8 if axes["text_only"] else 0.4, 0.1)(axes, row, rng)
 
-    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, cells=_axes((0, 1, 2))))
-    claim = _claim(results, "text_only", ", vqa")
+    results = hypotheses.decide_claims(
+        *scored_grid(tmp_path, scorer, cells=three_shares((0, 1, 2)))
+    )
+    claim = claim_of(results, "text_only", ", vqa")
     assert claim.is_about_recipe
     assert claim.verdict is Verdict.SUPPORTED
-    assert claim.num_seeds == 3
+    assert claim.trainings.first == (3,)
     row = next(row for row in claim_rows(results) if row.text == claim.text)
-    assert "at least 3 trainings per cell" in row.recipe_note
+    assert "3 trainings per cell, t with" in row.recipe_note
 
 
 def test_support_by_a_cell_that_shows_nothing_is_taken_back(tmp_path: Path) -> None:
@@ -159,8 +111,8 @@ def test_support_by_a_cell_that_shows_nothing_is_taken_back(tmp_path: Path) -> N
         is_both = axes["stages"] == "both"
         return (float(rng.random() < 0.2), 0.0) if is_both else (0.0, 0.0)
 
-    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, cells=fake_grid.stage_axes()))
-    claim = _claim(results, "alignment")
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, scorer, cells=fake_grid.stage_axes()))
+    claim = claim_of(results, "alignment")
     assert claim.decision is not None
     assert claim.decision.p_supported < 0.05
     assert claim.decision.verdict is Verdict.UNDECIDED
@@ -175,9 +127,9 @@ def test_a_share_is_never_compared_with_itself(tmp_path: Path) -> None:
 
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         share = 0.56 if axes["target_share"] == 0.2 else 0.5
-        return _sees(share, 0.1)(axes, row, rng)
+        return sees(share, 0.1)(axes, row, rng)
 
-    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "enough", ", vqa")
+    claim = claim_of(hypotheses.decide_claims(*scored_grid(tmp_path, scorer)), "enough", ", vqa")
     assert claim.decision is not None
     assert claim.decision.difference.value != 0
     assert claim.decision.p_supported > 0.001
@@ -187,17 +139,17 @@ def test_a_share_is_never_compared_with_itself(tmp_path: Path) -> None:
 def test_a_curve_that_falls_is_reported(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         share = {0.0: 0.3, 0.2: 0.9, 1.0: 0.5}[axes["target_share"]]
-        return _sees(share, 0.05)(axes, row, rng)
+        return sees(share, 0.05)(axes, row, rng)
 
-    claim = _claim(hypotheses.decide_claims(*_grid(tmp_path, scorer)), "enough", ", vqa")
+    claim = claim_of(hypotheses.decide_claims(*scored_grid(tmp_path, scorer)), "enough", ", vqa")
     assert claim.decision is not None
     assert claim.decision.verdict is Verdict.SUPPORTED
     assert any("not monotone" in note for note in claim.notes)
 
 
 def test_a_relative_margin_needs_an_image_that_contributes(tmp_path: Path) -> None:
-    results = hypotheses.decide_claims(*_grid(tmp_path, lambda a, r, g: (0.5, 0.5)))
-    claim = _claim(results, "enough", ", vqa")
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, lambda a, r, g: (0.5, 0.5)))
+    claim = claim_of(results, "enough", ", vqa")
     assert claim.decision is not None
     assert claim.decision.verdict is Verdict.UNDECIDED
     assert "blind score" in claim.reason
@@ -231,7 +183,7 @@ def test_a_share_without_a_contribution_of_the_image_hides_no_recipe() -> None:
 
 
 def test_the_deciding_metric_of_the_profile_decides(tmp_path: Path) -> None:
-    _, view = _grid(tmp_path, _sees(0.5, 0.1))
+    _, view = scored_grid(tmp_path, sees(0.5, 0.1))
     for path in tmp_path.glob("store/evaluate/*/result/predictions.parquet"):
         table = read_predictions(path)
         at = table.schema.get_field_index("score_lmms")
@@ -243,7 +195,7 @@ def test_the_deciding_metric_of_the_profile_decides(tmp_path: Path) -> None:
         about = {**json.loads((folder / "grid.json").read_text()), "deciding_metric": metric}
         (folder / "grid.json").write_text(json.dumps(about))
         grid = load_grid(tmp_path, "mix_ablation", "embedded")
-        claim = _claim(hypotheses.decide_claims(grid, view), "enough", ", vqa")
+        claim = claim_of(hypotheses.decide_claims(grid, view), "enough", ", vqa")
         assert claim.decision is not None
         values[metric] = claim.decision.difference.value
     assert values["vqa"] != values["vqa_lmms"]
@@ -255,64 +207,49 @@ def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
         gain = 0.4 if is_open and axes["target_share"] == 1.0 else 0.0
         return float(rng.random() < 0.4 + gain), 0.0
 
-    results = hypotheses.decide_claims(*_grid(tmp_path, scorer))
-    claim = _claim(results, "open_and_closed_alike")
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, scorer))
+    claim = claim_of(results, "open_and_closed_alike")
     assert claim.decision is not None
     assert claim.decision.difference.value == pytest.approx(-0.4, abs=0.15), claim
     assert claim.decision.verdict is Verdict.REFUTED
 
 
 def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
-    grid, _ = _grid(tmp_path)
+    grid, _ = scored_grid(tmp_path)
     rng = np.random.default_rng(0)
     base = rng.random(200)
     for cell in grid.cells:
         gain = 0.3 * bool(cell.axes["text_only"])
         for kind, shift in (("retention", gain), ("backbone", 0.0)):
             values = tuple(map(float, base + 1.0 - shift + 0.05 * rng.random(200)))
-            _write_retention(tmp_path, grid, cell.cell_id, kind, values)
+            write_retention(tmp_path, grid, cell.cell_id, kind, values)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
     results = hypotheses.decide_claims(grid, view_of(grid))
-    helped = _claim(results, "text_only_text")
+    helped = claim_of(results, "text_only_text")
     assert helped.decision is not None
     assert helped.decision.verdict is Verdict.SUPPORTED
     assert helped.decision.difference.value == pytest.approx(0.3, abs=0.02)
-    kept = _claim(results, "multimodal_training_text")
+    kept = claim_of(results, "multimodal_training_text")
     assert kept.decision is not None
     assert kept.decision.verdict is Verdict.SUPPORTED
     assert "minus the language model before training" in kept.detail
 
 
-def _write_retention(
-    root: Path, grid: GridRecord, cell_id: str, kind: str, values: tuple[float, ...]
-) -> None:
-    folder = root / "store" / kind / f"{kind}{cell_id}"
-    items = TaskItems(metric="bits_per_byte", values=values, weights=(10.0,) * len(values))
-    score = TaskScore(metric="bits_per_byte", value=float(np.mean(values)), stderr=None,
-                      n=len(values), num_fewshot=0, items=items)  # fmt: skip
-    (folder / "result").mkdir(parents=True)
-    save_retention({"text:text_eu": score}, folder / "result")
-    path = grid.folder / "grid.json"
-    about = json.loads(path.read_text())
-    for cell in about["cells"]:
-        if cell["cell_id"] == cell_id:
-            cell["stages"][kind] = folder.name
-    path.write_text(json.dumps(about))
-
-
 def test_zero_target_images_in_both_stages_is_a_claim(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
-        return _sees(0.3 + 0.5 * (axes["target_share"] > 0), 0.02)(axes, row, rng)
+        return sees(0.3 + 0.5 * (axes["target_share"] > 0), 0.02)(axes, row, rng)
 
-    results = hypotheses.decide_claims(*_grid(tmp_path, scorer, common={"align.target_share": 0.0}))
-    assert _claim(results, "zero_sees").verdict is Verdict.SUPPORTED
-    assert _claim(results, "zero_enough").verdict is Verdict.REFUTED
+    results = hypotheses.decide_claims(
+        *scored_grid(tmp_path, scorer, common={"align.target_share": 0.0})
+    )
+    assert claim_of(results, "zero_sees").verdict is Verdict.SUPPORTED
+    assert claim_of(results, "zero_enough").verdict is Verdict.REFUTED
 
 
 def test_hypotheses_that_do_not_apply_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid, view = _grid(tmp_path)
+    grid, view = scored_grid(tmp_path)
     reasons = {one.name: one.reason for one in hypotheses.decide_claims(grid, view).inapplicable}
     assert reasons["alignment"] == "all cells have stages = both"
     assert "requires align.target_share = 0.0" in reasons["zero_enough"]
@@ -324,14 +261,14 @@ def test_hypotheses_that_do_not_apply_are_listed(
 
 
 def test_preferences_are_not_decided_on_scores(tmp_path: Path) -> None:
-    results = hypotheses.decide_claims(*_grid(tmp_path, cells=fake_grid.backbone_axes()))
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, cells=fake_grid.backbone_axes()))
     assert "backbones_alike" in {claim.name for claim in results.claims}
     reasons = {one.name: one.reason for one in results.inapplicable}
     assert reasons["backbones_preferred_alike"] == "not measured in this grid"
 
 
 def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
-    grid, view = _grid(tmp_path, cells=fake_grid.backbone_axes())
+    grid, view = scored_grid(tmp_path, cells=fake_grid.backbone_axes())
     general, adapted = (
         next(c for c in grid.cells if c.axes["backbone"] == name and c.axes["target_share"] == 0.2)
         for name in ("general", "adapted")
@@ -347,7 +284,7 @@ def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
     people = record_of(comparison, np.ones(80), source=PreferenceSource.PEOPLE, raters=("ane",))
     save_preferences(grid.folder / "preferences", people)
     results = hypotheses.decide_claims(grid, view)
-    claim = _claim(results, "backbones_preferred_alike")
+    claim = claim_of(results, "backbones_preferred_alike")
     assert claim.decision is not None
     assert claim.decision.difference.value == pytest.approx(-0.8)  # 80 of 100 prefer the adapted
     assert claim.decision.verdict is Verdict.REFUTED
@@ -367,6 +304,10 @@ def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
         ("kind: [vqa, mc, capqa]", "kind: vqaa", "Did you mean 'vqa'"),
         ("kind: fidelity", "kind: fidelity\n    quantity: attributable", "without the image"),
         ("second: best", "second: best\n    pool: [text_only]", "without pool"),
+        ("kind: fidelity\n    margin: 0.03", "kind: fidelity", "another unit than accuracy"),
+        ("    bits_margin: 0.05", "    margin: 0.05", "measured in bits per byte"),
+        ("bits_margin: 0.05", "bits_margin: -1", "positive number of bits"),
+        ("kind: fidelity", "kind: fidelity\n    bits_margin: 0.1", "requires kind: retention"),
         ('tasks: ["text:*_{language}", "*_{language}", "eus_*", "*_eus_Latn"]', "", "needs tasks"),
     ],
 )
@@ -422,7 +363,7 @@ hypotheses:
 def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
     fake_grid.make_grid(tmp_path, unfinished=6, num_images=12)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
-    claim = _claim(hypotheses.decide_claims(grid, view_of(grid)), "text_only", ", vqa")
+    claim = claim_of(hypotheses.decide_claims(grid, view_of(grid)), "text_only", ", vqa")
     assert claim.decision is None
     assert claim.reason == "the cells have not run yet"
 
@@ -448,10 +389,10 @@ def test_a_recipe_is_never_surer_than_its_trained_models(seed: int) -> None:
 
 
 def test_a_claim_states_its_margin(tmp_path: Path) -> None:
-    results = hypotheses.decide_claims(*_grid(tmp_path, _sees(0.5, 0.1)))
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, sees(0.5, 0.1)))
     details = {c.name: c.detail.replace("\N{NO-BREAK SPACE}", " ") for c in results.claims}
     assert details["enough"].endswith("; margin: 10 % of what the image contributes")
-    assert details["base_language_kept"].endswith("; margin: 3 points")
+    assert details["base_language_kept"].endswith("; margin: 3 points of accuracy")
     assert "margin" not in details["text_only"]
 
 
@@ -467,7 +408,7 @@ def test_a_claim_is_not_decided_before_all_its_cells_have_run(tmp_path: Path) ->
 
 def test_every_verdict_of_a_column_shares_one_error_level(tmp_path: Path) -> None:
     """p-values are those of a single claim times the number of claims."""
-    grid, view = _grid(tmp_path, _sees(0.5, 0.1))
+    grid, view = scored_grid(tmp_path, sees(0.5, 0.1))
     many = [c for c in hypotheses.decide_claims(grid, view).claims if c.decision is not None]
     text = preregistration.SHIPPED.read_text("utf-8")
     only = text[text.index("  base_language_kept:") :]
@@ -522,7 +463,7 @@ def test_cells_are_paired_by_question_whatever_their_order() -> None:
 
 
 def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: Path) -> None:
-    grid, view = _grid(tmp_path)
+    grid, view = scored_grid(tmp_path)
     text = " ".join(summary(grid, view, [], check_registration(grid)))
     assert "the highest of 6 observed accuracies" in text
     assert "likely to be too high" in text
@@ -532,7 +473,7 @@ def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: 
 
 
 def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
-    grid, view = _grid(tmp_path)
+    grid, view = scored_grid(tmp_path)
     for cell in grid.cells:
         assert cell.evaluation is not None
         path = cell.evaluation.folder / "result" / "metrics.json"
@@ -549,9 +490,9 @@ def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
 
 def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
-        return _sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
+        return sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
 
-    grid, view = _grid(tmp_path, scorer)
+    grid, view = scored_grid(tmp_path, scorer)
     results = hypotheses.decide_claims(grid, view)
     text = " ".join(summary(grid, view, results.claims, check_registration(grid)))
     assert f"{_TEXT_ONLY}, vqa" in text
