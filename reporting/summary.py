@@ -244,18 +244,22 @@ def _verdict_sentences(claims: Sequence[Claim], registration: RegistrationCheck)
     judged = [claim for claim in claims if claim.verdict is not None or claim.reason != NOT_RUN]
     if not judged:
         return []
-    decided = [c for c in judged if c.verdict not in (None, Verdict.UNDECIDED)]
-    parts = [
-        f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK} is "
-        f"{claim.verdict.value} ({_scope(claim)})"
-        for claim in decided
-        if claim.verdict is not None
-    ]
-    open_claims = len(judged) - len(decided)
-    if not parts:
+    groups: dict[tuple[Verdict, str], list[str]] = {}
+    for claim in judged:
+        if claim.verdict is not None and claim.verdict is not Verdict.UNDECIDED:
+            quoted = f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK}"
+            groups.setdefault((claim.verdict, _scope(claim)), []).append(quoted)
+    if not groups:
         return [f"None of the {len(judged)} {kind} claims is decided by these data."]
-    rest = f"; {open_claims} of {len(judged)} remain undecided" if open_claims else ""
-    return [f"Of the {kind} claims, {', '.join(parts)}{rest}."]
+    num_open = len(judged) - sum(map(len, groups.values()))
+    count = f"{num_open} of the {len(judged)} {kind} claims remain undecided."
+    return [
+        *([count] if num_open else [f"All {len(judged)} {kind} claims are decided."]),
+        *(
+            f"{verdict.value.capitalize()} {scope}: {'; '.join(texts)}."
+            for (verdict, scope), texts in groups.items()
+        ),
+    ]
 
 
 def _scope(claim: Claim) -> str:

@@ -495,6 +495,6 @@ def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path, scorer)
     results = hypotheses.decide_claims(grid, view)
     text = " ".join(summary(grid, view, results.claims, check_registration(grid)))
+    assert "Supported for these trained models, not shown for other trainings: " in text
     assert f"{_TEXT_ONLY}, vqa" in text
-    assert "supported (for these trained models, not shown for other trainings)" in text
-    assert "remain undecided" in text
+    assert "claims remain undecided." in text
