@@ -39,6 +39,7 @@ from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
+from evaluation.benchmarks.predictions import PREDICTIONS_FILE
 from evaluation.item_checks import check_items
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
@@ -139,7 +140,7 @@ def run(options: argparse.Namespace) -> EvaluationResult:
 
 
 def _run_alone(options: argparse.Namespace) -> EvaluationResult:
-    if options.out.exists() and not (options.out.is_dir() and not any(options.out.iterdir())):
+    if options.out.exists() and not _is_unfinished(options.out):
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
     _check_numbers(options)
     settings = choose_settings(options)
@@ -151,6 +152,13 @@ def _run_alone(options: argparse.Namespace) -> EvaluationResult:
     if options.endpoint:
         return _evaluate_endpoint(options, items, asked)
     return _evaluate_checkpoint(options, items, asked)
+
+
+def _is_unfinished(out: Path) -> bool:
+    """Return whether a folder is empty, or has what an evaluation wrote before it was stopped."""
+    return out.is_dir() and all(
+        path.name == PREDICTIONS_FILE or path.name.startswith(".") for path in out.iterdir()
+    )
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

@@ -50,3 +50,24 @@ def test_a_benchmark_without_visible_options_is_rejected_before_the_model_is_loa
     message = " ".join(capsys.readouterr().err.split())
     assert "multiple-choice question 'q0-3' in 'en'" in message
     assert "--style instructed" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "is_taken"),
+    [
+        ((), False),
+        (("predictions.parquet", ".metrics.json.1-a.tmp"), False),
+        (("predictions.parquet", "metrics.json"), True),
+        (("notes.txt",), True),
+    ],
+)
+def test_a_folder_of_a_stopped_evaluation_is_used_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...], is_taken: bool
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    missing = str(tmp_path / "none.json")
+    assert main(["--model", "m", "--benchmark", missing, "--out", str(tmp_path)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert ("exists; choose another folder" in message) == is_taken
+    assert ("none.json" in message) != is_taken
