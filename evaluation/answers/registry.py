@@ -98,8 +98,8 @@ def _rules_of_file(path: Path) -> AnswerRules:
 
 
 def _rules_of_word_lists(file: AnswerFile) -> AnswerRules:
-    numerals = {word: str(value) for value, word in enumerate(file.numerals)}
-    numerals |= {word: str(value) for word, value in file.more_numerals.items()}
+    numerals = {word.casefold(): str(value) for value, word in enumerate(file.numerals)}
+    numerals |= {word.casefold(): str(value) for word, value in file.more_numerals.items()}
     # A word that is an article as well (un, una) is a number only if it is the whole answer.
     numerals_in_text = {word: digits for word, digits in numerals.items()
                         if word not in file.articles}  # fmt: skip

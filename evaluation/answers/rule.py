@@ -14,8 +14,17 @@ _SYMBOLS = frozenset("=+<>")
 _APOSTROPHES = "\u2018\u2019\u201b\u2032\u00b4`\u02b9\u02bb\u02bc\u02bd\ua78c\uff07"
 """Quotation marks, accents and letters that stand for an apostrophe: Uzbek o\u02bbn, Breton
 c\u02bchoar and Ukrainian are typed with any of them."""
+_LIGATURES = {
+    code: unicodedata.normalize("NFKC", chr(code)).replace("\u02bc", "'")
+    for code in (*range(0x100, 0x250), *range(0xFB00, 0xFB07))
+    if unicodedata.decomposition(chr(code)).startswith("<compat>")
+}
+"""Latin letters that are typed as several: the Dutch \u0133, the Croatian \u01c6, \ufb01."""
+_SOFT_DOT = re.compile("(?<=[ij\u012f])\u0307")
+"""The dot that Lithuanian dictionaries keep below an accent; other texts leave it out."""
 _CANONICAL_CHARACTERS = (
     dict.fromkeys(map(ord, _APOSTROPHES), "'")
+    | _LIGATURES
     | str.maketrans({"\u2010": "-", "\u2011": "-", "\u0130": "i"})
     | ASCII_NUMBERS
     | INVISIBLE
@@ -59,11 +68,13 @@ class AnswerRules:
 def normalise_neutral(text: str) -> str:
     """Normalise text in a way that is safe in any language.
 
-    Applies NFC, lower-cases, removes punctuation and collapses white space. An apostrophe or hyphen
-    between letters or digits is kept (l'home, TB-a), and so is a comma or full stop between digits
-    (3,5). Digits of any script become 0 to 9.
+    Applies NFC, ignores case (also between ß and ss, and of the Greek final sigma), removes
+    punctuation and collapses white space. An apostrophe or hyphen between letters or digits is kept
+    (l'home, TB-a), and so is a comma or full stop between digits (3,5). Digits of any script become
+    0 to 9.
     """
-    letters = unicodedata.normalize("NFC", text).translate(_CANONICAL_CHARACTERS).lower()
+    folded = unicodedata.normalize("NFC", text).translate(_CANONICAL_CHARACTERS).casefold()
+    letters = unicodedata.normalize("NFC", _SOFT_DOT.sub("", folded))
     padded = f" {letters} "
     kept = [
         letter if _is_kept(letter, padded[at], padded[at + 2]) else " "

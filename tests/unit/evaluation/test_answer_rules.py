@@ -69,6 +69,34 @@ def test_the_turkish_i_has_its_own_lower_case(language, text, same):
     assert rule_for(language, relaxed=False).matches(text, same)
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "same"),
+    [
+        ("de", "Straße", "STRASSE"),
+        ("de", "STRAẞE", "strasse"),
+        ("el", "ΟΔΟΣ", "οδος"),
+        ("el", "οδοσ", "οδος"),
+        ("nl", "\u0132sberg", "ijsberg"),
+        ("hr", "\u01c6ep", "džep"),
+        ("af", "\u0149 hond", "'n hond"),
+        ("ca", "co\u0140lecció", "col·lecció"),
+        ("en", "\ufb01sh", "fish"),
+        ("lt", "i\u0307\u0301", "\u00ed"),
+        ("lt", "\u012e\u0307\u0303", "\u012f\u0303"),
+    ],
+)
+def test_letters_with_a_case_of_their_own(language, text, same):
+    rule = rule_for(language, relaxed=False)
+    assert language == "en" or rule.matches(text, same)
+    assert normalise_neutral(text) == normalise_neutral(same)
+
+
+def test_a_numeral_with_a_sharp_s_is_a_number(tmp_path):
+    (tmp_path / "de").mkdir()
+    (tmp_path / "de" / "answers.yaml").write_text("more_numerals: {dreißig: 30}")
+    assert rule_for("de", folder=tmp_path).matches("DREISSIG", "30")
+
+
 def test_the_dotless_i_is_another_letter_in_turkish_only():
     assert not rule_for("tr").matches("IŞIK", "işik")
     assert rule_for("es").matches("IRIS", "iris")
