@@ -251,7 +251,7 @@ def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 def _open_parquet(file: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(fsspec.open(file, "rb").open())
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(
             f"{file} is not a parquet file: {error}; download it again", "damaged"
         ) from error
@@ -267,7 +267,7 @@ def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]
                 batches = file.iter_batches(batch_size=64, row_groups=[group])
                 number = at
                 for batch in batches:
-                    for row in batch.to_pylist():
+                    for row in _rows_of(batch):
                         if start <= number < end:
                             yield number, row
                         number += 1
@@ -277,6 +277,17 @@ def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]
                     "damaged",
                 ) from error
         at += size
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[DatasetRow | DroppedError]:
+    """Return the rows of a batch; Arrow does not check that texts are UTF-8 when it reads them."""
+    try:
+        rows: list[DatasetRow | DroppedError] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [DroppedError("row is not UTF-8", str(error))]
+        return [row for at in range(batch.num_rows) for row in _rows_of(batch.slice(at, 1))]
+    return rows
 
 
 def _read_tar(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:

@@ -116,6 +116,19 @@ def test_damaged_metadata_leaves_an_image_as_it_is_stored() -> None:
     assert decode_image(content).size == image_size(content) == (20, 40)
 
 
+def test_metadata_that_is_no_text_or_divides_by_zero_leaves_an_image_as_it_is_stored() -> None:
+    """Both end the iteration of other data loaders (datasets, issues 7668 and 8165)."""
+    pixels = noise(20, 40)
+    exif = Image.Exif()
+    exif[0x011A] = (1, 0)  # resolution of 1/0
+    for content in (
+        encode(pixels, "jpeg", xmp=b"\xa8\xff<tiff:"),
+        encode(pixels, "jpeg", exif=exif),
+    ):
+        assert decode_image(content).size == image_size(content) == (40, 20)
+        assert portable_image(content) == (content, "image/jpeg")
+
+
 def test_gray_values_of_16_bits_are_scaled() -> None:
     ramp = np.linspace(0, 65535, 256 * 4).astype(np.uint16).reshape(4, 256)
     decoded = np.asarray(decode_image(encode(ramp)))

@@ -108,6 +108,17 @@ def test_damaged_rows_are_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     assert [isinstance(row, DroppedError) for row in found] == [False, True, True]
 
 
+def test_a_parquet_text_that_is_not_utf_8_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
+    place = tmp_path / "a.parquet"
+    array = pa.array([b"a", b"\xffb", b"c"], pa.binary())
+    text = pa.StringArray.from_buffers(3, array.buffers()[1], array.buffers()[2])
+    pq.write_table(pa.table({"text": text}), place)
+    found = [row for _, row in _read_all(rows.split(str(place), per_part=2))]
+    assert (found[0], found[2]) == ({"text": "a"}, {"text": "c"})
+    assert isinstance(found[1], DroppedError)
+    assert found[1].reason == "row is not UTF-8"
+
+
 def test_columns_of_a_tsv_without_a_header_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "cc3m.tsv").write_text("a dog\thttp://x/1\na cat\thttp://x/2\n")
     (part,) = rows.split(str(tmp_path / "cc3m.tsv"), per_part=9, has_head=False)
