@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from core.rng import named_rng
-from evaluation.statistics.agreement import cohen_kappa
 from evaluation.statistics.intervals import Interval, wilson_interval
-from evaluation.statistics.linearized import NO_RATER, Ratings, linearize_mean
-from evaluation.statistics.prediction_powered import powered_mean
+from evaluation.statistics.ratings.agreement import cohen_kappa
+from evaluation.statistics.ratings.linearized import NO_RATER, Ratings, linearize_mean
+from evaluation.statistics.ratings.prediction_powered import powered_mean
 
 NOISES = (0.1, 0.2, 0.3, 0.45, 0.7, 1.2)
 _TIE_LIMIT = 0.3

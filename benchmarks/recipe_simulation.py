@@ -6,8 +6,9 @@ A grid has six cells with five trainings each on 373 images with three questions
 shifts the score of its cell by a normal random number. The difference of the compared recipes lies
 at the margin, the hardest case for a decision. Each row counts, for one layout of replicated
 cells, how often the 95 % interval covers the true difference and how often the claim of
-non-inferiority is supported or refuted, at the interface of `evaluation.statistics.recipes`.
-Further rows compare the power that `evaluation.statistics.power` predicts with simulated grids.
+non-inferiority is supported or refuted, at the interface of
+`evaluation.statistics.trainings.recipes`. Further rows compare the power that
+`evaluation.statistics.trainings.power` predicts with simulated grids.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from core.rng import named_rng
 from evaluation.statistics.claim_tests import ClaimTest
 from evaluation.statistics.decisions import ALPHA, Verdict
 from evaluation.statistics.intervals import CONFIDENCE, wilson_interval
-from evaluation.statistics.power import claim_power
-from evaluation.statistics.recipes import (
+from evaluation.statistics.trainings.power import claim_power
+from evaluation.statistics.trainings.recipes import (
     RecipeDecision,
     SeedScores,
     recipe_decision,

@@ -21,7 +21,7 @@ from evaluation.people.comparison import ComparedQuestion, SystemComparison
 from evaluation.people.estimates import ELO_SCALE, EloDifference, image_of
 from evaluation.people.measures import PreferenceSummary, summarize_record
 from evaluation.people.preferences import OVERALL, Opinion, PreferenceRecord, PreferenceSource
-from evaluation.statistics.linearized import NO_RATER, Linearization
+from evaluation.statistics.ratings.linearized import NO_RATER, Linearization
 
 REWARDS = {"A>>B": 1.0, "A>B": 0.5, "A=B": 0.0, "B>A": -0.5, "B>>A": -1.0}
 _STRONG_WEIGHT = 3

@@ -14,7 +14,7 @@ from benchmarks.statistics_rows.rows import (
 )
 from core.rng import named_rng
 from evaluation.statistics.intervals import Interval, mean_interval, paired_difference
-from evaluation.statistics.sufficiency import sufficient_shares
+from evaluation.statistics.sweeps.sufficiency import sufficient_shares
 
 _CORRELATION = 0.3
 _IMAGES = (20, 35, 100, 373)

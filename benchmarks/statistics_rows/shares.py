@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from benchmarks.statistics_rows.rows import WRONG, Row, simulate_cells, tally
 from core.rng import named_rng
 from evaluation.statistics.decisions import ALPHA
-from evaluation.statistics.share_comparison import ShareComparison
+from evaluation.statistics.sweeps.share_comparison import ShareComparison
 
 DELTA = 0.03
 _SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -2,7 +2,7 @@
 
 Equal replies are ties: over all questions they count half for either system. Every question counts
 once, however many people judged it. Intervals are clustered by image and by rater
-(`evaluation.statistics.linearized`).
+(`evaluation.statistics.ratings.linearized`).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from core.errors import DataError
 from evaluation.people.comparison import ComparedQuestion
 from evaluation.people.preferences import OVERALL, PreferenceRecord, PreferenceSource
 from evaluation.statistics.intervals import CONFIDENCE, Interval
-from evaluation.statistics.linearized import (
+from evaluation.statistics.ratings.linearized import (
     NO_RATER,
     ClusteredEstimate,
     Linearization,

@@ -19,11 +19,11 @@ from evaluation.people.estimates import (
     select_judged,
 )
 from evaluation.people.preferences import OVERALL, PreferenceRecord, PreferenceSource
-from evaluation.statistics.agreement import cohen_kappa, correlation, raw_agreement
 from evaluation.statistics.decisions import ALPHA, Decision, Verdict
 from evaluation.statistics.intervals import Interval
-from evaluation.statistics.linearized import ClusteredEstimate
-from evaluation.statistics.prediction_powered import PoweredMean, powered_mean
+from evaluation.statistics.ratings.agreement import cohen_kappa, correlation, raw_agreement
+from evaluation.statistics.ratings.linearized import ClusteredEstimate
+from evaluation.statistics.ratings.prediction_powered import PoweredMean, powered_mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,8 @@ from evaluation.people.preferences import (
 )
 from evaluation.people.store import SKIP, AnnotationStore
 from evaluation.people.tasks import TaskKind
-from evaluation.statistics.agreement import krippendorff_alpha
 from evaluation.statistics.intervals import Interval, wilson_interval
+from evaluation.statistics.ratings.agreement import krippendorff_alpha
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ import dataclasses
 from evaluation.statistics.decisions import Decision, Verdict
 from evaluation.statistics.heterogeneity import Heterogeneity
 from evaluation.statistics.intervals import Interval
-from evaluation.statistics.recipes import RecipeDecision
+from evaluation.statistics.trainings.recipes import RecipeDecision
 from reporting.claims.hypotheses_schema import Comparison
 from reporting.claims.units import ACCURACY, Unit
 

@@ -22,9 +22,9 @@ from evaluation.statistics.decisions import (
     superiority,
 )
 from evaluation.statistics.heterogeneity import Heterogeneity, heterogeneity
-from evaluation.statistics.recipes import RecipeDecision, recipe_decision
-from evaluation.statistics.sufficiency import enough_decision, sufficient_shares
-from evaluation.statistics.training_variance import TrainingVariance, training_variance
+from evaluation.statistics.sweeps.sufficiency import enough_decision, sufficient_shares
+from evaluation.statistics.trainings.recipes import RecipeDecision, recipe_decision
+from evaluation.statistics.trainings.training_variance import TrainingVariance, training_variance
 from reporting.claims.hypotheses_schema import Comparison
 from reporting.claims.paired_scores import CellScores, align_items
 from reporting.settings import format_percent

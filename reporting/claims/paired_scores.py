@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from evaluation.statistics.recipes import SeedScores
+from evaluation.statistics.trainings.recipes import SeedScores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class CellScores:
         )
 
     def to_seed_scores(self) -> SeedScores:
-        """Return the input of `evaluation.statistics.recipes`."""
+        """Return the input of `evaluation.statistics.trainings.recipes`."""
         return SeedScores(
             seeds=self.seeds,
             scores_KI=self.per_training(),

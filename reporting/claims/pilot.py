@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from evaluation.statistics.power_assumptions import PowerAssumptions, measure_assumptions
+from evaluation.statistics.trainings.power_assumptions import PowerAssumptions, measure_assumptions
 from reporting.claims.claim_decisions import shows_nothing
 from reporting.claims.hypotheses_schema import ClaimKind
 from reporting.claims.measures import Measure, Measurements, deciding_column

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from configuration.axes import AxisValue, GridCell, flatten
 from configuration.run_config import RunConfig
 from evaluation.benchmarks.items import BenchmarkItem
-from evaluation.statistics.power import ClaimPlan, PowerSummary, describe_power
+from evaluation.statistics.trainings.power import ClaimPlan, PowerSummary, describe_power
 from reporting.claims.claim_cells import ClaimCells, select_cells
 from reporting.claims.claim_texts import describe_comparison, describe_group, fill_text
 from reporting.claims.hypotheses_schema import (

@@ -12,7 +12,7 @@ from evaluation.people.preferences import (
     load_preferences,
 )
 from evaluation.statistics.decisions import Decision, Verdict
-from evaluation.statistics.recipes import RecipeDecision
+from evaluation.statistics.trainings.recipes import RecipeDecision
 from reporting.claims.claim_decisions import ComparisonOutcome
 from reporting.claims.hypotheses_schema import ClaimKind, Comparison
 from reporting.records import CellRecord, GridRecord

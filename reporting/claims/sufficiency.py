@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.statistics.sufficiency import (
+from evaluation.statistics.sweeps.sufficiency import (
     SharePoint,
     SufficiencyResult,
     sufficient_shares,

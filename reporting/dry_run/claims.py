@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from evaluation.statistics.power import PowerSummary
+from evaluation.statistics.trainings.power import PowerSummary
 from reporting.claims.pilot import ClaimAssumptions
 from reporting.claims.power_plan import IMAGE_CONTRIBUTION, PlannedClaim
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.errors import DataError
-from evaluation.statistics.agreement import (
+from evaluation.statistics.ratings.agreement import (
     cohen_kappa,
     correlation,
     krippendorff_alpha,

@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import DataError
 from evaluation.statistics.decisions import Verdict, superiority
-from evaluation.statistics.linearized import (
+from evaluation.statistics.ratings.linearized import (
     NO_RATER,
     ClusteredEstimate,
     Ratings,

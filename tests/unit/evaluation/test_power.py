@@ -15,14 +15,14 @@ from evaluation.statistics.claim_tests import (
     claim_bounds,
     decision_power,
 )
-from evaluation.statistics.power import (
+from evaluation.statistics.trainings.power import (
     ClaimPlan,
     cheapest_design,
     claim_power,
     describe_power,
 )
-from evaluation.statistics.power_assumptions import PowerAssumptions, measure_assumptions
-from evaluation.statistics.recipes import SeedScores
+from evaluation.statistics.trainings.power_assumptions import PowerAssumptions, measure_assumptions
+from evaluation.statistics.trainings.recipes import SeedScores
 
 PLAN = ClaimPlan(
     num_images=373, items_per_image=3, num_seeds=3, test=ClaimTest.NON_INFERIORITY, delta=0.03

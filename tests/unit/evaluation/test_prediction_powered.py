@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks.judge_simulation import JudgeDesign, simulate_row
 from core.errors import DataError
-from evaluation.statistics.linearized import NO_RATER, Ratings
-from evaluation.statistics.prediction_powered import powered_mean, ppi_mean
+from evaluation.statistics.ratings.linearized import NO_RATER, Ratings
+from evaluation.statistics.ratings.prediction_powered import powered_mean, ppi_mean
 
 
 def draw(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,14 @@ from benchmarks.recipe_simulation import ComparisonLayout, SimulatedGrids, simul
 from core.errors import ConfigError, DataError
 from core.rng import named_rng
 from evaluation.statistics.decisions import RelativeMargin, Verdict
-from evaluation.statistics.recipe_spread import RecipePairs
-from evaluation.statistics.recipes import (
+from evaluation.statistics.trainings.recipe_spread import RecipePairs
+from evaluation.statistics.trainings.recipes import (
     SeedScores,
     TrainingVariance,
     recipe_decision,
     training_variance,
 )
-from evaluation.statistics.training_variance import difference_df
+from evaluation.statistics.trainings.training_variance import difference_df
 
 IMAGES = np.repeat(np.arange(120), 3)
 

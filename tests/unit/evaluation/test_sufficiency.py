@@ -7,8 +7,8 @@ from core.errors import DataError
 from core.rng import named_rng
 from evaluation.statistics.decisions import RelativeMargin, Verdict
 from evaluation.statistics.multiple_testing import apply_holm
-from evaluation.statistics.share_comparison import ShareComparison
-from evaluation.statistics.sufficiency import enough_decision, sufficient_shares
+from evaluation.statistics.sweeps.share_comparison import ShareComparison
+from evaluation.statistics.sweeps.sufficiency import enough_decision, sufficient_shares
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from core.errors import DataError
 from core.rng import named_rng
-from evaluation.statistics.curve import SaturatingCurve, fit_curve
 from evaluation.statistics.decisions import (
     ALPHA,
     Bounds,
@@ -23,7 +22,8 @@ from evaluation.statistics.decisions import (
     judge,
 )
 from evaluation.statistics.intervals import Interval, mean_interval
-from evaluation.statistics.share_comparison import Drop, ShareComparison
+from evaluation.statistics.sweeps.curve import SaturatingCurve, fit_curve
+from evaluation.statistics.sweeps.share_comparison import Drop, ShareComparison
 from evaluation.statistics.uncertainty import MIN_CLUSTERS, POWER
 
 _NUM_REFITS = 4_000

@@ -12,7 +12,7 @@ from evaluation.statistics.claim_tests import StudentDifference
 from evaluation.statistics.decisions import explain_few_clusters
 from evaluation.statistics.resampling import total_clusters
 from evaluation.statistics.small_samples import clustered_covariance, degrees_of_freedom
-from evaluation.statistics.training_variance import (
+from evaluation.statistics.trainings.training_variance import (
     MIN_TRAINING_DF,
     SeedScores,
     TrainingVariance,

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.errors import DataError
 from evaluation.statistics.intervals import CONFIDENCE, Interval
-from evaluation.statistics.linearized import (
+from evaluation.statistics.ratings.linearized import (
     NO_RATER,
     Linearization,
     Ratings,

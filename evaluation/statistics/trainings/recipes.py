@@ -39,8 +39,8 @@ from evaluation.statistics.decisions import (
     judge,
 )
 from evaluation.statistics.intervals import Interval, subtract_scores
-from evaluation.statistics.recipe_spread import RecipePairs, RecipeSpread
-from evaluation.statistics.training_variance import (
+from evaluation.statistics.trainings.recipe_spread import RecipePairs, RecipeSpread
+from evaluation.statistics.trainings.training_variance import (
     SeedScores,
     TrainingVariance,
     training_variance,

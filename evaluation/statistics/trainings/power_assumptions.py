@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.errors import DataError
-from evaluation.statistics.recipe_spread import RecipePairs
-from evaluation.statistics.training_variance import SeedScores, training_variance
+from evaluation.statistics.trainings.recipe_spread import RecipePairs
+from evaluation.statistics.trainings.training_variance import SeedScores, training_variance
 
 SD_ITEM_DIFFERENCE = 0.51
 """Standard deviation of the difference of two cells on one question. Measured on the grid

@@ -10,13 +10,13 @@ import math
 from core.errors import ConfigError
 from evaluation.statistics.claim_tests import ClaimTest, StudentDifference, decision_power
 from evaluation.statistics.decisions import ALPHA
-from evaluation.statistics.power_assumptions import (
+from evaluation.statistics.trainings.power_assumptions import (
     INTRA_IMAGE_CORRELATION,
     NOISE_SHARE,
     SD_ITEM_DIFFERENCE,
     TRAINING_SD,
 )
-from evaluation.statistics.training_variance import MIN_TRAINING_DF, difference_df
+from evaluation.statistics.trainings.training_variance import MIN_TRAINING_DF, difference_df
 from evaluation.statistics.uncertainty import POWER
 
 SEED_COST = 100.0

@@ -1,0 +1,1 @@
+"""Ratings by people and judges: agreement, clustered errors, prediction-powered inference."""

@@ -1,0 +1,1 @@
+"""Claims about recipes: variance between trainings, decisions, and power before training."""
