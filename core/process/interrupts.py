@@ -53,9 +53,19 @@ class _CommandState:
     def __init__(self) -> None:
         self.phase = _Phase.IMPORTING
         self.process_id = 0
+        self.is_over = False
+        """Whether children were killed, which a pool would replace by new ones."""
 
 
 _STATE = _CommandState()
+
+
+def _exit_if_over() -> None:
+    if _STATE.is_over:
+        os._exit(EXIT_INTERRUPTED)
+
+
+os.register_at_fork(after_in_child=_exit_if_over)
 
 
 def install_handler() -> None:
@@ -93,7 +103,7 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
         return  # forked by the command, which ends this process
     if _STATE.process_id and _STATE.phase is not _Phase.WORKING:
         end_at_once(number)
-    _STATE.phase = _Phase.ENDING
+    _STATE.phase, _STATE.is_over = _Phase.ENDING, True
     if _STATE.process_id:
         deadline = threading.Timer(_CLEANUP_S, end_at_once, [number])
         deadline.daemon = True
@@ -110,6 +120,7 @@ def notice(number: int) -> bytes:
 
 def end_at_once(number: int = signal.SIGINT) -> NoReturn:
     """End this process and its children without any cleanup."""
+    _STATE.is_over = True
     end_children()
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
@@ -134,6 +145,20 @@ def end_children() -> None:
                     found = found or child.status() != psutil.STATUS_ZOMBIE
         if not found:
             return
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let the first signal end the command without cleanup.
+
+    For libraries whose cleanup waits for ever for processes that were killed, such as pools of
+    multiprocessing, and for work that can be killed at any time.
+    """
+    before, _STATE.phase = _STATE.phase, _Phase.ENDING
+    try:
+        yield
+    finally:
+        _STATE.phase = before
 
 
 @contextlib.contextmanager

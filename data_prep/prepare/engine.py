@@ -16,7 +16,7 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, locked
-from core.process.interrupts import without_interrupts
+from core.process.interrupts import ending_at_once, without_interrupts
 from core.process.machine import use_short_socket_folder
 from data_prep.prepare.faults import Ledger
 from data_prep.prepare.steps.collect import collect, join
@@ -138,12 +138,14 @@ def run_local(plan: WorkPlan, step: Step, workers: int) -> None:
     with without_interrupts():  # the command ends its tasks
         multiprocess.forkserver.ensure_running()
     logger.remove()
-    _LocalExecutor(
+    executor = _LocalExecutor(
         pipeline=[PrepareStep(str(plan.out), step)],
         tasks=tasks,
         workers=min(workers, tasks),
         logging_dir=str(plan.work / "logs" / step),
-    ).run()
+    )
+    with ending_at_once():
+        executor.run()
 
 
 def submit(plan: WorkPlan, workers: int, slurm: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from core.process import interrupts
 _COMMAND = """
 from core.process.command import catch_user_errors
 
-import subprocess, sys, time
+import multiprocessing, subprocess, sys, time
+from core.process.interrupts import ending_at_once
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 
@@ -44,6 +45,10 @@ def main():
         with ProcessPoolExecutor(2) as pool:
             for _ in range(8):
                 pool.submit(time.sleep, 60)
+            say("ready")
+    elif phase == "pool":
+        with ending_at_once(), multiprocessing.Pool(2) as pool:
+            pool.apply_async(time.sleep, (60,))
             say("ready")
     elif phase == "threads":
         with ThreadPoolExecutor(2) as pool:
@@ -95,7 +100,7 @@ def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> 
     assert not alive
 
 
-@pytest.mark.parametrize("phase", ["importing", "working", "processes", "destructor"])
+@pytest.mark.parametrize("phase", ["importing", "working", "processes", "pool", "destructor"])
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path, phase: str) -> None:
     check_ended(start(tmp_path, phase))
 
