@@ -17,7 +17,7 @@ from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
 from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from datamodules.batches.feature_cache import FeatureCache
-from datamodules.batches.lengths import LONGER, SourceLengths, measure_lengths, skip_longer
+from datamodules.batches.lengths import SourceLengths, measure_lengths
 from datamodules.batches.packing import check_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset, Transform
 from datamodules.batches.stream_accounts import StreamAccounts
@@ -230,12 +230,12 @@ class MixtureDataModule(LightningDataModule):
         return MixtureStream(
             self.config.mixture,
             block_shards=self.config.block_shards,
-            count_loss_tokens=lambda source: self._measure(source).num_loss_tokens,
+            count_loss_tokens=lambda source: self._measure(source).loss_tokens_of(slice(None)),
         )
 
     def _measure(self, source: Source) -> SourceLengths:
         lengths = measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
-        return skip_longer(lengths, source, self.config.row_tokens)
+        return dataclasses.replace(lengths, row_tokens=self.config.row_tokens)
 
     def _check_source(self, name: str, lengths: SourceLengths) -> None:
         """Check the samples that are known to be bad against the budget.
@@ -244,18 +244,17 @@ class MixtureDataModule(LightningDataModule):
             DataError: If there are too many; the message gives an example, or the row length that
                 would be enough.
         """
-        num_bad, num_samples = len(lengths.faults), len(lengths.num_tokens)
-        num_longer = sum(error.fault == LONGER for error in lengths.faults.values())
+        num_samples, num_longer = len(lengths.num_tokens), lengths.count_longer()
+        num_bad = len(lengths.faults) + num_longer
         too_long = (
             f"{num_longer} of {num_samples} samples are longer than row_tokens="
             f"{self.config.row_tokens}, the longest has {lengths.longest} tokens"
         )
         if num_bad > self.config.max_bad_fraction * num_samples:
-            first = next(iter(lengths.faults.values()))
             why = (
                 f"{too_long}: raise row_tokens or remove them"
                 if num_longer
-                else f"the first error is: {first}"
+                else f"the first error is: {next(iter(lengths.faults.values()))}"
             )
             raise DataError(
                 f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "

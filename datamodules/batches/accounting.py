@@ -154,9 +154,9 @@ class PlannedCounts:
                 lengths = self._lengths[component.source(is_target=is_target).name]
                 cell = (slice(None), c, int(is_target))
                 self._samples[cell] += self._sum_per_phase(phases, np.ones_like(samples))
-                self._good[cell] += self._sum_per_phase(phases, lengths.num_tokens[samples] > 0)
+                self._good[cell] += self._sum_per_phase(phases, lengths.tokens_of(samples) > 0)
                 self._loss_tokens[cell] += self._sum_per_phase(
-                    phases, lengths.num_loss_tokens[samples]
+                    phases, lengths.loss_tokens_of(samples)
                 )
 
     def _sum_per_phase(self, phases: np.ndarray, values: np.ndarray) -> np.ndarray:

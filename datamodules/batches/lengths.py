@@ -8,6 +8,8 @@ when a stage starts. The file name is a content address of everything that the l
 import dataclasses
 import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,9 @@ LONGER = "longer than a row"
 """Fault of a sample with more than `row_tokens` tokens."""
 _RECIPE = 2
 """Version of the encoding; increment it when samples are encoded differently."""
+_MAX_LOADED_SAMPLES = 1 << 22
+"""Largest source whose lengths every process loads: 34 MB."""
+_CHUNK_SAMPLES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +39,52 @@ class SourceLengths:
     """Token counts of the samples of a source, in its order."""
 
     num_tokens: np.ndarray
-    """int32; 0 marks a bad sample."""
+    """int32, as measured; 0 marks a sample that can't be used. Memory-mapped for large sources."""
     num_loss_tokens: np.ndarray
-    """int32."""
+    """int32, as measured."""
     faults: dict[int, DataError]
-    """The error of each bad sample, by sample index."""
+    """The error of each sample that can't be used, by sample index."""
     longest: int
-    """Number of tokens of the longest sample, even if it is skipped because of its length."""
+    """Number of tokens of the longest sample."""
+    row_tokens: int = 0
+    """Longer samples are skipped entirely, never truncated; 0 skips none."""
+
+    def tokens_of(self, samples: np.ndarray | slice) -> np.ndarray:
+        """Return the tokens of samples, int32; 0 for a bad or skipped one."""
+        return self._without_longer(self.num_tokens[samples], samples)
+
+    def loss_tokens_of(self, samples: np.ndarray | slice) -> np.ndarray:
+        """Return the loss tokens of samples, int32; 0 for a bad or skipped one."""
+        return self._without_longer(self.num_loss_tokens[samples], samples)
+
+    def count_longer(self) -> int:
+        """Return the number of samples that are skipped because of their length."""
+        if not self._skips_some:
+            return 0
+        starts = range(0, len(self.num_tokens), _CHUNK_SAMPLES)
+        chunks = (self.num_tokens[start : start + _CHUNK_SAMPLES] for start in starts)
+        return sum(int((chunk > self.row_tokens).sum()) for chunk in chunks)
+
+    def fault_of(self, source: Source, sample: int) -> DataError:
+        """Return why a sample is bad or skipped."""
+        if sample in self.faults:
+            return self.faults[sample]
+        number = int(self.num_tokens[sample])
+        return DataError(
+            f"{source.name}/{source.key(sample)}: {number} tokens, longer than row_tokens="
+            f"{self.row_tokens}",
+            LONGER,
+        )
+
+    @property
+    def _skips_some(self) -> bool:
+        return 0 < self.row_tokens < self.longest
+
+    def _without_longer(self, values: np.ndarray, samples: np.ndarray | slice) -> np.ndarray:
+        if not self._skips_some:
+            return values
+        kept: np.ndarray = np.where(self.num_tokens[samples] > self.row_tokens, 0, values)
+        return kept
 
 
 def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
@@ -97,18 +141,35 @@ def measure_lengths(
     Raises:
         DataError: If a cached file is damaged.
     """
+    address = chat_fingerprint(chat, style)
+    if len(source) <= _MAX_LOADED_SAMPLES:
+        return _load_all(source, _measured_files(source, chat, style, cache_dir))
+    # Every rank would hold a copy, and would open the files of every shard.
+    name = config.fingerprint([source.manifest.fingerprint(), address])[:16]
+    merged = cache_dir / f"{source.name}-{name}.merged.npy"
+    if not merged.is_file():
+        _merge(source, _measured_files(source, chat, style, cache_dir), merged)
+    return _load_merged(merged, len(source))
+
+
+def _measured_files(
+    source: Source, chat: ChatFormat, style: PromptStyle, cache_dir: Path
+) -> list[Path]:
+    """Return the lengths file of every shard, and measure the missing ones."""
     found = _lengths_paths(source, cache_dir, chat_fingerprint(chat, style))
     missing = [shard for shard, path in enumerate(found) if not path.is_file()]
     if len(missing) > 1:
         _LOG.info("source '%s': measuring the lengths of %d shards", source.name, len(missing))
     for shard in missing:
         _measure_shard(source, shard, chat, style).save(found[shard])
-    parts, faults, first = [], dict[int, DataError](), 0
-    for entry, path in zip(source.manifest.shards, found, strict=True):
-        lengths, shard_faults = _load_lengths(path, entry.num_samples)
+    return found
+
+
+def _load_all(source: Source, paths: list[Path]) -> SourceLengths:
+    parts, faults = [], dict[int, DataError]()
+    for first, lengths, shard_faults in _iterate_shards(source, paths):
         parts.append(lengths)
         faults |= {first + row: fault for row, fault in shard_faults.items()}
-        first += entry.num_samples
     num_tokens, num_loss_tokens = np.concatenate(parts, axis=1)
     return SourceLengths(
         num_tokens=num_tokens,
@@ -118,21 +179,50 @@ def measure_lengths(
     )
 
 
-def skip_longer(lengths: SourceLengths, source: Source, row_tokens: int) -> SourceLengths:
-    """Mark samples longer than a row as bad: they are skipped entirely, never truncated."""
-    longer = lengths.num_tokens > row_tokens
-    faults = {
-        i: DataError(
-            f"{source.name}/{source.key(i)}: {n} tokens, longer than row_tokens={row_tokens}",
-            LONGER,
-        )
-        for i, n in zip(np.flatnonzero(longer).tolist(), lengths.num_tokens[longer], strict=True)
-    }
-    return dataclasses.replace(
-        lengths,
-        num_tokens=np.where(longer, 0, lengths.num_tokens),
-        num_loss_tokens=np.where(longer, 0, lengths.num_loss_tokens),
-        faults=lengths.faults | faults,
+def _merge(source: Source, paths: list[Path], merged: Path) -> None:
+    """Write the lengths of all shards into one array; its presence implies that it is complete."""
+    merged.parent.mkdir(parents=True, exist_ok=True)
+    scratch = merged.with_name(f".{merged.name}.{os.getpid()}.tmp")
+    array = np.lib.format.open_memmap(
+        scratch, mode="w+", dtype=np.int32, shape=(2, len(source))
+    )
+    longest, faults = 0, dict[int, tuple[str, str]]()
+    for first, lengths, shard_faults in _iterate_shards(source, paths):
+        array[:, first : first + lengths.shape[1]] = lengths
+        longest = max(longest, int(lengths[0].max(initial=0)))
+        faults |= {first + row: (str(e), e.fault) for row, e in shard_faults.items()}
+    array.flush()
+    summary = {"longest": longest, "faults": faults}
+    atomic_write_text(_faults_path(merged), json.dumps(summary, ensure_ascii=False))
+    scratch.replace(merged)
+
+
+def _iterate_shards(
+    source: Source, paths: list[Path]
+) -> Iterator[tuple[int, np.ndarray, dict[int, DataError]]]:
+    """Yield the first sample of each shard, its lengths (2, n) and its faults by row."""
+    first = 0
+    for entry, path in zip(source.manifest.shards, paths, strict=True):
+        yield first, *_load_lengths(path, entry.num_samples)
+        first += entry.num_samples
+
+
+def _load_merged(path: Path, num_samples: int) -> SourceLengths:
+    fix = f"cached lengths {path} are damaged; delete them"
+    try:
+        num_tokens, num_loss_tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        summary = json.loads(_faults_path(path).read_text(encoding="utf-8"))
+        faults = {int(row): DataError(*fault) for row, fault in summary["faults"].items()}
+        longest = int(summary["longest"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise DataError(f"{fix} ({error!r})") from error
+    if num_tokens.shape != (num_samples,):
+        raise DataError(f"{fix}: {num_tokens.shape[0]} samples, expected {num_samples}")
+    return SourceLengths(
+        num_tokens=num_tokens,
+        num_loss_tokens=num_loss_tokens,
+        faults=faults,
+        longest=longest,
     )
 
 

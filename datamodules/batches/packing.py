@@ -1,7 +1,7 @@
 """Batch planning: assignment of a step's samples to ranks, micro-batches and packed rows.
 
-The plan is a pure function of the lengths, so every rank computes the whole plan and takes its own
-part. All ranks get the same number of micro-batches.
+The plan is a pure function of the lengths. Samples are dealt to groups of ranks, and every rank
+plans its own group, so that its work hardly grows with the number of ranks.
 """
 
 import heapq
@@ -16,6 +16,8 @@ Row: TypeAlias = tuple[int, ...]
 """Indices into the step's global batch of the samples that share a row, in ascending order."""
 MicroBatchPlan: TypeAlias = tuple[Row, ...]
 
+GROUP_RANKS = 16
+"""Maximum number of ranks that are planned together."""
 _MAX_EXCHANGES = 1000
 _ROW_COUNT_OFFSETS = (0, -1, 1, -2)
 _GOOD_DENSITY = 0.98
@@ -24,7 +26,7 @@ _GOOD_DENSITY = 0.98
 def plan_step(
     lengths: np.ndarray, world_size: int, micro_batch_tokens: int, row_tokens: int
 ) -> tuple[tuple[MicroBatchPlan, ...], ...]:
-    """Plan one optimizer step.
+    """Plan one optimizer step for all ranks.
 
     Args:
         lengths: Number of tokens of each sample of the global batch; samples with 0 are skipped.
@@ -33,25 +35,83 @@ def plan_step(
         row_tokens: Target average number of tokens in a row.
 
     Returns:
-        The micro-batches of each rank, each a tuple of rows; an empty micro-batch has no rows.
+        The micro-batches of each rank, each a tuple of rows; an empty micro-batch has no rows. All
+        ranks have the same number of micro-batches.
 
     Raises:
         ConfigError: If a sample is longer than a row, or a row is larger than a micro-batch.
     """
     check_lengths(lengths, micro_batch_tokens, row_tokens)
-    indices = np.flatnonzero(lengths)
-    sizes = [int(lengths[i]) for i in indices]
-    budget = world_size * micro_batch_tokens
+    sizes = _group_sizes(world_size)
+    plans = [
+        plan
+        for members, size in zip(_deal(lengths, sizes), sizes, strict=True)
+        for plan in _plan_group(members, lengths, size, micro_batch_tokens, row_tokens)
+    ]
+    most = max(len(plan) for plan in plans)
+    return tuple(plan + ((),) * (most - len(plan)) for plan in plans)
+
+
+def plan_rank(
+    lengths: np.ndarray, rank: int, world_size: int, micro_batch_tokens: int, row_tokens: int
+) -> tuple[MicroBatchPlan, ...]:
+    """Plan the part of one rank, as `plan_step` does, without planning other groups of ranks.
+
+    Groups may differ in their number of micro-batches. The ranks then add empty ones until all have
+    the same number, which needs communication.
+    """
+    check_lengths(lengths, micro_batch_tokens, row_tokens)
+    sizes = _group_sizes(world_size)
+    group = int(np.searchsorted(np.cumsum(sizes), rank, side="right"))
+    members = _deal(lengths, sizes)[group]
+    plans = _plan_group(members, lengths, sizes[group], micro_batch_tokens, row_tokens)
+    return plans[rank - sum(sizes[:group])]
+
+
+def _group_sizes(world_size: int) -> list[int]:
+    """Return the number of ranks of each group, which differ by at most one."""
+    num_groups = -(-world_size // GROUP_RANKS)
+    return [(world_size + group) // num_groups for group in range(num_groups)]
+
+
+def _deal(lengths: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Return the sorted indices of the samples of each group.
+
+    Samples are dealt from the longest to the shortest, each to the group with the fewest tokens per
+    rank so far.
+    """
+    if len(sizes) == 1:
+        return [np.flatnonzero(lengths)]
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    loads = [(0.0, group) for group in range(len(sizes))]
+    groups = np.empty(len(order), dtype=np.int64)
+    for place, length in enumerate(lengths[order].tolist()):
+        load, group = loads[0]
+        groups[place] = group
+        heapq.heapreplace(loads, (load + length / sizes[group], group))
+    return [np.sort(order[groups == group]) for group in range(len(sizes))]
+
+
+def _plan_group(
+    members: np.ndarray,
+    lengths: np.ndarray,
+    num_ranks: int,
+    micro_batch_tokens: int,
+    row_tokens: int,
+) -> list[tuple[MicroBatchPlan, ...]]:
+    """Return the equally many micro-batches of each rank of a group."""
+    sizes = [int(lengths[i]) for i in members]
+    budget = num_ranks * micro_batch_tokens
     num_per_rank = max(1, -(-sum(sizes) // budget))
     while True:
-        bins = _balanced_bins(sizes, num_per_rank * world_size)
+        bins = _balanced_bins(sizes, num_per_rank * num_ranks)
         plans = [
-            _pack_rows([int(indices[i]) for i in items], lengths, row_tokens) for items in bins
+            _pack_rows([int(members[i]) for i in items], lengths, row_tokens) for items in bins
         ]
         if max(_count_padded(plan, lengths) for plan in plans) <= micro_batch_tokens:
-            break
+            return [tuple(plans[rank::num_ranks]) for rank in range(num_ranks)]
         num_per_rank += 1
-    return tuple(tuple(plans[rank::world_size]) for rank in range(world_size))
 
 
 def check_lengths(lengths: np.ndarray, micro_batch_tokens: int, row_tokens: int) -> None:

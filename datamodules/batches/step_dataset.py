@@ -7,6 +7,7 @@ starts at step s gets the same global batches from there on, with any number of 
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from datamodules.batches.collate import PADDED_ROWS, ReadySample, RowLayout, col
 from datamodules.batches.encode import encode_sample
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths
-from datamodules.batches.packing import MicroBatchPlan, plan_step
+from datamodules.batches.packing import MicroBatchPlan, plan_rank
 from datamodules.mixture.stream import MixtureStream, SampleLocations
 from datamodules.shards.source import Source
 
@@ -68,12 +69,51 @@ class PlannedSample:
     """0 for a sample that is known to be bad."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GlobalBatch(Sequence[PlannedSample]):
+    """The samples of a step, identical on every rank.
+
+    Lengths are looked up for all samples at once; a `PlannedSample` is made where it is used.
+    """
+
+    data: StepData
+    first: int
+    """Position of the first sample in the mixture stream."""
+    locations: SampleLocations
+    """Component, language and index of every sample."""
+    num_tokens: np.ndarray
+    """int64, per sample; 0 for one that is known to be bad."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.num_tokens)
+
+    @overload
+    def __getitem__(self, i: int) -> PlannedSample: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[PlannedSample]: ...
+
+    def __getitem__(self, i: int | slice) -> PlannedSample | list[PlannedSample]:
+        """Return one sample, or those of a slice."""
+        if isinstance(i, slice):
+            return [self[index] for index in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        component = self.data.stream.components[int(self.locations.component[i])]
+        return PlannedSample(
+            position=self.first + i,
+            source=component.source(is_target=bool(self.locations.is_target[i])),
+            index=int(self.locations.sample[i]),
+            num_tokens=int(self.num_tokens[i]),
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStep:
     """The batch plan of a step before any sample is read."""
 
     step: int
-    batch: list[PlannedSample]
+    batch: GlobalBatch
     """The global batch, identical on every rank."""
     micro_batches: tuple[MicroBatchPlan, ...]
     """The micro-batches of this rank, as indices into `batch`."""
@@ -130,9 +170,14 @@ class StepDataset(IterableDataset[StepBatch]):
     def _plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
         data = self.data
         for step, batch in zip(steps, global_batches(data, steps), strict=True):
-            lengths = np.asarray([planned.num_tokens for planned in batch], dtype=np.int64)
-            plan = plan_step(lengths, self.world_size, data.micro_batch_tokens, data.row_tokens)
-            yield PlannedStep(step=step, batch=batch, micro_batches=plan[self.rank])
+            plan = plan_rank(
+                batch.num_tokens,
+                self.rank,
+                self.world_size,
+                data.micro_batch_tokens,
+                data.row_tokens,
+            )
+            yield PlannedStep(step=step, batch=batch, micro_batches=plan)
 
     def _announce(self, step: PlannedStep) -> None:
         """Start kernel read-ahead for this rank's samples while earlier steps are decoded."""
@@ -147,15 +192,15 @@ class StepDataset(IterableDataset[StepBatch]):
         )
         return StepBatch(step=step.step, micro_batches=micro_batches, bad_samples=tuple(bad))
 
-    def _known_bad(self, batch: list[PlannedSample]) -> list[BadSample]:
+    def _known_bad(self, batch: GlobalBatch) -> list[BadSample]:
         """Return this rank's part of the samples without a length: one rank reports each."""
-        mine = batch[self.rank :: self.world_size]
-        known = [planned for planned in mine if planned.num_tokens == 0]
+        bad = np.flatnonzero(batch.num_tokens == 0).tolist()
+        known = [batch[i] for i in bad if i % self.world_size == self.rank]
         lengths = self.data.lengths
-        return [_bad_sample(p, lengths[p.source.name].faults[p.index]) for p in known]
+        return [_bad_sample(p, lengths[p.source.name].fault_of(p.source, p.index)) for p in known]
 
     def _read_micro_batch(
-        self, batch: list[PlannedSample], plan: MicroBatchPlan, bad: list[BadSample]
+        self, batch: GlobalBatch, plan: MicroBatchPlan, bad: list[BadSample]
     ) -> MicroBatch:
         """Read, encode and pack a micro-batch; samples that turn out bad are added to `bad`."""
         rows: list[list[ReadySample]] = [[] for _ in plan]
@@ -174,31 +219,36 @@ class StepDataset(IterableDataset[StepBatch]):
         )
 
 
-def global_batch(data: StepData, step: int) -> list[PlannedSample]:
+def global_batch(data: StepData, step: int) -> GlobalBatch:
     """Return the global batch of a step, which is identical on every rank."""
     (batch,) = global_batches(data, [step])
     return batch
 
 
-def global_batches(data: StepData, steps: Sequence[int]) -> Iterator[list[PlannedSample]]:
+def global_batches(data: StepData, steps: Sequence[int]) -> Iterator[GlobalBatch]:
     """Yield the global batch of each step; all steps are located in one call."""
     batch_size = data.stream.samples_per_step
     firsts = np.asarray(steps, dtype=np.int64) * batch_size
     positions = (firsts[:, None] + np.arange(batch_size)).ravel()
     locations = data.stream.locate(positions)
-    for first in range(0, len(positions), batch_size):
-        rows = range(first, first + batch_size)
-        yield [_planned_sample(data, locations, i, int(positions[i])) for i in rows]
+    num_tokens = _count_tokens(data, locations)
+    for number, first in enumerate(firsts.tolist()):
+        rows = slice(number * batch_size, (number + 1) * batch_size)
+        yield GlobalBatch(
+            data=data, first=first, locations=locations[rows], num_tokens=num_tokens[rows]
+        )
 
 
-def _planned_sample(
-    data: StepData, locations: SampleLocations, i: int, position: int
-) -> PlannedSample:
-    component = data.stream.components[int(locations.component[i])]
-    source = component.source(is_target=bool(locations.is_target[i]))
-    index = int(locations.sample[i])
-    num_tokens = int(data.lengths[source.name].num_tokens[index])
-    return PlannedSample(position=position, source=source, index=index, num_tokens=num_tokens)
+def _count_tokens(data: StepData, locations: SampleLocations) -> np.ndarray:
+    """Return the number of tokens of every located sample, int64."""
+    num_tokens = np.zeros(len(locations.sample), dtype=np.int64)
+    for c, component in enumerate(data.stream.components):
+        for is_target in (False, True):
+            here = (locations.component == c) & (locations.is_target == is_target)
+            if here.any():
+                lengths = data.lengths[component.source(is_target=is_target).name]
+                num_tokens[here] = lengths.tokens_of(locations.sample[here])
+    return num_tokens
 
 
 def _prepare_sample(data: StepData, planned: PlannedSample) -> ReadySample:

@@ -62,8 +62,7 @@ class SourceCount:
 def place_samples(data: StepData, step: int, *, world_size: int) -> list[PlacedSample]:
     """Return the samples of a step in stream order, with their place in the batch plan."""
     batch = global_batch(data, step)
-    lengths = _batch_lengths(batch)
-    plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
+    plan = plan_step(batch.num_tokens, world_size, data.micro_batch_tokens, data.row_tokens)
     places = {
         i: (rank, number, r)
         for rank, micro_batches in enumerate(plan)
@@ -80,7 +79,7 @@ def packing(data: StepData, steps: range, *, world_size: int) -> Packing:
     chosen = steps[::stride]
     num_micro_batches, tokens, positions = 0, 0.0, 0.0
     for step in chosen:
-        lengths = _batch_lengths(global_batch(data, step))
+        lengths = global_batch(data, step).num_tokens
         plan = plan_step(lengths, world_size, data.micro_batch_tokens, data.row_tokens)
         num_micro_batches += len(plan[0])
         num_tokens = int(lengths.sum())
@@ -105,7 +104,7 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
                 is_target = source is component.target
                 here = (located.component == c) & (located.is_target == is_target)
                 samples, lengths = located.sample[here], data.lengths[source.name]
-                num_tokens = lengths.num_tokens[samples]
+                num_tokens = lengths.tokens_of(samples)
                 before = counts.get(source.name, _empty_count(source.language))
                 counts[source.name] = SourceCount(
                     language=source.language,
@@ -114,7 +113,7 @@ def count_sources(data: StepData, steps: range) -> dict[str, SourceCount]:
                     num_skipped=before.num_skipped + int((num_tokens == 0).sum()),
                     num_tokens=before.num_tokens + int(num_tokens.sum()),
                     num_loss_tokens=before.num_loss_tokens
-                    + int(lengths.num_loss_tokens[samples].sum()),
+                    + int(lengths.loss_tokens_of(samples).sum()),
                 )
     return counts
 
@@ -153,7 +152,7 @@ def _place_sample(
 ) -> PlacedSample:
     lengths, key = data.lengths[planned.source.name], planned.source.key(planned.index)
     if place is None:
-        reason = str(lengths.faults[planned.index])
+        reason = str(lengths.fault_of(planned.source, planned.index))
         return PlacedSample(planned=planned, key=key, num_loss_tokens=0, reason=reason)
     rank, micro_batch, row = place
     return PlacedSample(
@@ -164,10 +163,6 @@ def _place_sample(
         micro_batch=micro_batch,
         row=row,
     )
-
-
-def _batch_lengths(batch: list[PlannedSample]) -> np.ndarray:
-    return np.asarray([planned.num_tokens for planned in batch], dtype=np.int64)
 
 
 def _chunks(steps: range) -> Iterator[range]:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class SampleLocations:
     sample: np.ndarray
     phase: np.ndarray
     """Phase of the curriculum, 0 for a mixture without one."""
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Return some of the locations, without copying them."""
+        fields = dataclasses.fields(self)
+        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,7 @@
 """Encoding of samples, and cached lengths."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,44 @@ def test_lengths_are_measured_once(tmp_path, chat, monkeypatch):
     assert np.array_equal(first.num_tokens, second.num_tokens)
     assert [str(e) for e in first.faults.values()] == [str(e) for e in second.faults.values()]
     assert len(list(cache.glob("*.npy"))) == len(source.manifest.shards)
+
+
+def test_lengths_of_a_large_source_are_mapped_from_one_file(tmp_path, chat, monkeypatch):
+    source, cache = Source(make_captions(tmp_path, "a", text=some_empty)), tmp_path / "cache"
+    loaded = measure_lengths(source, chat, PromptStyle.CHAT, cache)
+    monkeypatch.setattr("datamodules.batches.lengths._MAX_LOADED_SAMPLES", 1)
+    measure_lengths(source, chat, PromptStyle.CHAT, cache)
+    for path in cache.glob("*.lengths.npy"):
+        path.unlink()
+    mapped = measure_lengths(source, chat, PromptStyle.CHAT, cache)
+    assert isinstance(mapped.num_tokens.base, np.memmap)
+    assert np.array_equal(mapped.num_tokens, loaded.num_tokens)
+    assert np.array_equal(mapped.num_loss_tokens, loaded.num_loss_tokens)
+    assert mapped.longest == loaded.longest
+    assert {i: str(e) for i, e in mapped.faults.items()} == {
+        i: str(e) for i, e in loaded.faults.items()
+    }
+    (merged,) = cache.glob("*.merged.npy")
+    merged.write_bytes(merged.read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"merged.npy are damaged; delete them"):
+        measure_lengths(source, chat, PromptStyle.CHAT, cache)
+
+
+def test_samples_longer_than_a_row_have_no_tokens(tmp_path, chat):
+    source = Source(make_captions(tmp_path, "a", text=some_empty))
+    lengths = measure_lengths(source, chat, PromptStyle.CHAT, tmp_path / "cache")
+    limit = int(np.sort(lengths.num_tokens)[-3])
+    limited = dataclasses.replace(lengths, row_tokens=limit)
+    longer = np.flatnonzero(lengths.num_tokens > limit)
+    assert limited.count_longer() == longer.size > 0
+    everything = slice(None)
+    assert not limited.tokens_of(longer).any()
+    assert not limited.loss_tokens_of(longer).any()
+    kept = lengths.num_tokens <= limit
+    assert np.array_equal(limited.tokens_of(everything)[kept], lengths.num_tokens[kept])
+    assert f"longer than row_tokens={limit}" in str(limited.fault_of(source, int(longer[0])))
+    assert limited.fault_of(source, 3) is lengths.faults[3]
+    assert lengths.count_longer() == 0, "no limit"
 
 
 def test_fingerprint_depends_on_style_and_visual_tokens(chat):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from datamodules.batches.packing import check_lengths, density, plan_step
+from datamodules.batches.packing import check_lengths, density, plan_rank, plan_step
 
 DISTRIBUTIONS = {
     "30-120": lambda rng, n: rng.integers(30, 121, n),
@@ -138,3 +138,34 @@ def test_invalid_limits_are_rejected():
         check_lengths(np.asarray([1]), 32, 64)
     with pytest.raises(ConfigError, match="row_tokens=0"):
         check_lengths(np.asarray([1]), 32, 0)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 100), min_size=0, max_size=200),
+    world_size=st.integers(17, 70),
+)
+@settings(max_examples=40, deadline=None)
+def test_groups_of_ranks_plan_every_sample_once(lengths, world_size):
+    lengths = np.asarray(lengths, dtype=np.int64)
+    whole = plan_step(lengths, world_size, 300, 100)
+    assert len({len(rank) for rank in whole}) == 1
+    slots = sorted(slot for micro in flat(whole) for row in micro for slot in row)
+    assert slots == np.flatnonzero(lengths).tolist()
+    for rank in (0, world_size // 2, world_size - 1):
+        own = plan_rank(lengths, rank, world_size, 300, 100)
+        assert whole[rank][: len(own)] == own
+        assert not any(whole[rank][len(own) :]), "only empty micro-batches are added"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 16])
+def test_a_group_is_planned_as_before(world_size):
+    lengths = np.random.default_rng(3).integers(20, 100, 100)
+    plan = plan_step(lengths, world_size, 600, 100)
+    assert plan == tuple(plan_rank(lengths, r, world_size, 600, 100) for r in range(world_size))
+
+
+def test_ranks_of_all_groups_get_nearly_equal_numbers_of_tokens():
+    lengths = ama_like(np.random.default_rng(0), 2048)
+    plan = plan_step(lengths, 128, 16384, 4096)
+    tokens = [sum(int(lengths[i]) for micro in r for row in micro for i in row) for r in plan]
+    assert max(tokens) / np.mean(tokens) < 1.02
