@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from core.chat.tokens import IGNORE_INDEX
+from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 
 
 class Role(StrEnum):
@@ -215,13 +215,30 @@ def find_placeholders(input_ids_BT: torch.Tensor, image_token_id: int) -> torch.
     return (input_ids_BT.flatten() == image_token_id).nonzero().flatten()
 
 
+def empty_micro_batch() -> MicroBatch:
+    """Return a micro-batch of one padding position, which contributes nothing to the loss.
+
+    A rank with less data takes part in the collectives of the others with it.
+    """
+    padding = torch.zeros((1, 1), dtype=torch.int64)
+    return MicroBatch.of_rows(
+        input_ids_BT=padding,
+        labels_BT=torch.full_like(padding, IGNORE_INDEX),
+        position_ids_BT=padding,
+        document_ids_BT=torch.full_like(padding, PADDING_DOCUMENT),
+        branch_ids_BT=padding,
+        image_token_id=-1,  # no token is a placeholder
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class StepBatch:
     """One rank's part of one optimizer step: one item of the DataLoader."""
 
     step: int
     micro_batches: tuple[MicroBatch, ...]
-    """The same number on every rank; a rank with less data has micro-batches without labels."""
+    """The same number on all ranks that are planned together (`datamodules.batches.packing`); a
+    rank with less data has micro-batches without labels."""
     bad_samples: tuple[BadSample, ...] = ()
 
     @property

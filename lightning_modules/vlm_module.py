@@ -7,7 +7,7 @@ accumulation counter would misalign when the world size changes between two runs
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -17,9 +17,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from core.errors import CheckpointError, NotFiniteError
 from core.precision import Precision
-from core.process.distributed import all_reduce_sum
+from core.process.distributed import all_reduce_sum, max_over_ranks
 from core.rng import torch_seed
-from core.samples import MicroBatch, StepBatch
+from core.samples import MicroBatch, StepBatch, empty_micro_batch
+from datamodules.batches.packing import GROUP_RANKS
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.precision import check_rotary_frequencies
 from lightning_modules.strategy import ShardedStrategy
@@ -95,8 +96,9 @@ class VlmModule(lightning.LightningModule):
         totals = torch.tensor([batch.num_loss_tokens], dtype=torch.float64, device=self.device)
         num_loss_tokens = float(all_reduce_sum(totals).clamp(min=1).item())
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        last = len(batch.micro_batches) - 1
-        for index, micro_batch in enumerate(batch.micro_batches):
+        micro_batches = self._equally_many(batch.micro_batches)
+        last = len(micro_batches) - 1
+        for index, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(enabled=index == last):
                 loss = self(micro_batch)
                 # DDP and FSDP average gradients over ranks; world_size undoes it.
@@ -144,6 +146,16 @@ class VlmModule(lightning.LightningModule):
 
     def _trainable_names(self) -> set[str]:
         return {name for name, value in self.named_parameters() if value.requires_grad}
+
+    def _equally_many(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """Add empty micro-batches until all ranks have the same number.
+
+        Ranks that are planned together have it already; groups of ranks may differ.
+        """
+        if self.trainer.world_size <= GROUP_RANKS:
+            return micro_batches
+        missing = max_over_ranks(len(micro_batches), self.device) - len(micro_batches)
+        return [*micro_batches, *[empty_micro_batch().to(self.device)] * missing]
 
     def _gradient_sync(self, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)

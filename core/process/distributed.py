@@ -40,9 +40,14 @@ def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """Return the largest value over all ranks."""
+    largest = torch.tensor([value], dtype=torch.int64, device=device)
+    if is_initialized():
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
 def any_rank(*, flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set on any rank; the result is the same on all ranks."""
-    value = torch.tensor([int(flag)], dtype=torch.int32, device=device)
-    if is_initialized():
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+    return bool(max_over_ranks(int(flag), device))

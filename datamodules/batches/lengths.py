@@ -183,9 +183,7 @@ def _merge(source: Source, paths: list[Path], merged: Path) -> None:
     """Write the lengths of all shards into one array; its presence implies that it is complete."""
     merged.parent.mkdir(parents=True, exist_ok=True)
     scratch = merged.with_name(f".{merged.name}.{os.getpid()}.tmp")
-    array = np.lib.format.open_memmap(
-        scratch, mode="w+", dtype=np.int32, shape=(2, len(source))
-    )
+    array = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.int32, shape=(2, len(source)))
     longest, faults = 0, dict[int, tuple[str, str]]()
     for first, lengths, shard_faults in _iterate_shards(source, paths):
         array[:, first : first + lengths.shape[1]] = lengths
