@@ -33,8 +33,6 @@ class LanguageCollapse:
     """Share of the replies in the language of the question."""
     accuracy: float
     """Accuracy over all replies."""
-    accuracy_in_language: float | None
-    """Accuracy among the replies in the language; None if there are none."""
     accuracy_any_language: float
     """Accuracy if the answer in the other language counts, too."""
 
@@ -46,15 +44,15 @@ class LanguageCollapse:
 
 def language_collapse(grid: GridRecord, view: View) -> list[LanguageCollapse]:
     """Return one entry per language, setting and share with results, averaged over seeds."""
-    found = [
-        {
+    found = {
+        panel.key: {
             (line.language, line.setting, point.share): point
             for line in lines(grid, view, panel)
             for point in line.points
         }
         for panel in COLLAPSE_PANELS
-    ]
-    fidelity, accuracy, in_language, any_language = found
+    }
+    accuracy, any_language = found["accuracy_lmms"], found["accuracy_any_language"]
     return [
         LanguageCollapse(
             setting=key[1],
@@ -62,10 +60,9 @@ def language_collapse(grid: GridRecord, view: View) -> list[LanguageCollapse]:
             language=key[0],
             fidelity=point.value,
             accuracy=accuracy[key].value,
-            accuracy_in_language=in_language[key].value if key in in_language else None,
             accuracy_any_language=any_language[key].value,
         )
-        for key, point in fidelity.items()
+        for key, point in found["vqa_fidelity"].items()
         if key in accuracy and key in any_language
     ]
 

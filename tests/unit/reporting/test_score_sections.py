@@ -89,7 +89,6 @@ def test_a_cell_that_replies_in_the_other_language_is_told_from_one_that_forgot(
     assert lost.is_collapsed
     assert lost.fidelity == pytest.approx(100 / _IMAGES)
     assert lost.accuracy_any_language > 40 > lost.accuracy
-    assert lost.accuracy_in_language is not None
     assert not found["eu", 0.2].is_collapsed
     sentences = collapse_sentences(grid, view)
     assert len(sentences) == 3
