@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from core.io.files import atomic_write_text, locked
+from core.io.files import atomic_write_text, lock_path, locked
 from pipeline.store.registration import Registration
 from reporting.claims.claim_rows import claim_rows
 from reporting.claims.hypotheses import decide_claims
@@ -53,7 +53,7 @@ def build_report(
     grid = load_grid(root, experiment, profile, name)
     view = view_of(grid)
     folder = out or grid.folder / "report"
-    with locked(folder.with_name(f".{folder.name}.lock")):  # a second command waits
+    with locked(lock_path(folder)):  # a second command waits
         files = figures.save_figures(grid, view, folder / "figures")
         atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
         names = [str(path.relative_to(folder)) for path in files]

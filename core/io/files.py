@@ -110,25 +110,32 @@ def locked(
         yield
 
 
+def lock_path(target: Path) -> Path:
+    """Return the lock file of a file or folder: next to it, or in a folder that is a mount."""
+    target = target.absolute()
+    if target.is_dir() and not os.access(target.parent, os.W_OK):
+        return target / ".lock"
+    return target.with_name(f".{target.name}.lock")
+
+
 @contextlib.contextmanager
 def sole_writer(target: Path) -> Iterator[None]:
     """Keep other commands from writing a file or folder at the same time.
 
-    A lock file next to it exists as long as the context.
+    Its `lock_path` exists as long as the context.
 
     Raises:
         ConfigError: If another command is writing it.
     """
-    target = target.absolute()
-    path = target.with_name(f".{target.name}.lock")
+    path = lock_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         while True:
             file = stack.enter_context(path.open("w"))
             if not _try_lock(file):
                 raise ConfigError(
-                    f"another command is writing {target}; wait until it has ended, or choose "
-                    "another output"
+                    f"another command is writing {target.absolute()}; wait until it has ended, or "
+                    "choose another output"
                 )
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 break  # otherwise its last holder has just removed it

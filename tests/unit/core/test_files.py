@@ -14,6 +14,7 @@ from core.io.files import (
     atomic_file,
     atomic_write_bytes,
     atomic_write_text,
+    lock_path,
     locked,
     safe_join,
     sha256_bytes,
@@ -164,3 +165,14 @@ def test_files_have_the_permissions_that_the_umask_leaves(
 def test_writers_with_the_same_process_id_use_different_files(tmp_path: Path) -> None:
     """The process ids of two containers that share a folder may be equal."""
     assert temporary_path(tmp_path / "file") != temporary_path(tmp_path / "file")
+
+
+def test_the_lock_of_a_mounted_folder_is_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lock_path(tmp_path / "out") == tmp_path / ".out.lock"
+    (tmp_path / "out").mkdir()
+    assert lock_path(tmp_path / "out") == tmp_path / ".out.lock"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    assert lock_path(tmp_path / "out") == tmp_path / "out" / ".lock"
+    assert lock_path(tmp_path / "new") == tmp_path / ".new.lock"
