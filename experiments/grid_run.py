@@ -10,7 +10,7 @@ from rich.console import Console
 
 from configuration.grid_request import GridRequest
 from core.errors import PreemptedError, StageFailedError
-from core.io.files import atomic_write_text, locked
+from core.io.files import atomic_write_text, locked, present
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
 from experiments.grid_description import check_continues, describe_grid
@@ -64,12 +64,14 @@ class GridRun:
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
         self._write_description()
-        try:
-            states = self._launch()
-        except PreemptedError:
-            self._track(dict.fromkeys(self._states, State.INTERRUPTED))
-            self._tracker.finish(state=State.INTERRUPTED)
-            raise
+        with present(grid_folder(*self._grid_key) / ".running") as has_others:
+            try:
+                states = self._launch()
+            except PreemptedError:
+                self._track(dict.fromkeys(self._states, State.INTERRUPTED))
+                if not has_others():  # another copy of the command continues the grid
+                    self._tracker.finish(state=State.INTERRUPTED)
+                raise
         failed = [address for address, state in states.items() if state is not State.DONE]
         if self.plan.cells:
             metric = self.plan.cells[0].config.report.deciding_metric

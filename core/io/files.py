@@ -110,6 +110,21 @@ def locked(
         yield
 
 
+@contextlib.contextmanager
+def present(path: Path) -> Iterator[Callable[[], bool]]:
+    """Be one of several processes that use something; yield a function that finds others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+        def has_others() -> bool:
+            is_alone = _try_lock(file)
+            fcntl.flock(file, fcntl.LOCK_SH)  # a failed attempt gives up the shared lock
+            return not is_alone
+
+        yield has_others
+
+
 def lock_path(target: Path) -> Path:
     """Return the lock file of a file or folder: next to it, or in a folder that is a mount."""
     target = target.absolute()

@@ -16,6 +16,7 @@ from core.io.files import (
     atomic_write_text,
     lock_path,
     locked,
+    present,
     safe_join,
     sha256_bytes,
     sha256_file,
@@ -176,3 +177,13 @@ def test_the_lock_of_a_mounted_folder_is_inside(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     assert lock_path(tmp_path / "out") == tmp_path / "out" / ".lock"
     assert lock_path(tmp_path / "new") == tmp_path / ".new.lock"
+
+
+def test_processes_that_use_something_find_each_other(tmp_path: Path) -> None:
+    with present(tmp_path / "running") as first_has_others:
+        assert not first_has_others()
+        with present(tmp_path / "running") as second_has_others:
+            assert first_has_others()
+            assert second_has_others()
+            assert first_has_others(), "asking does not end the presence"
+        assert not first_has_others()
