@@ -21,10 +21,25 @@ from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-__all__ = ["TRACKING_ERRORS", "Metric", "MlflowClient", "MlflowException", "log_batch"]
+__all__ = [
+    "TRACKING_ERRORS",
+    "Metric",
+    "MlflowClient",
+    "MlflowException",
+    "log_batch",
+    "short_reason",
+]
 
 TRACKING_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 """Errors of the view of the results; they never stop a training."""
+
+_MAX_REASON = 200
+
+
+def short_reason(error: Exception) -> str:
+    """Return the first line of an error, or the name of an error without a message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_REASON]
+
 
 # MLflow's limits for one call of log_batch.
 _MAX_METRICS = 1000

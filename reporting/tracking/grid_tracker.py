@@ -27,6 +27,7 @@ from reporting.tracking.client import (
     MlflowClient,
     MlflowException,
     log_batch,
+    short_reason,
 )
 from reporting.tracking.local_store import (
     artifact_location,
@@ -69,9 +70,8 @@ def _warn_on_outage(
             with locked(self.root / ".mlflow.lock", timeout_s=_LOCK_TIMEOUT_S):
                 method(self, *args, **kwargs)
         except TRACKING_ERRORS as error:
-            first_line = str(error).splitlines()[0][:200]
             _LOG.warning("MLflow: %s failed and will be retried: %s",
-                         method.__name__, first_line)  # fmt: skip
+                         method.__name__, short_reason(error))  # fmt: skip
             self.is_behind = True
             self.silent_until = time.monotonic() + _PAUSE_S
 
@@ -114,7 +114,7 @@ class GridTracker:
         Raises:
             ConfigError: If the address is that of neither.
         """
-        reason, shown = str(error).splitlines()[0][:200], without_password(self.uri)
+        reason, shown = short_reason(error), without_password(self.uri)
         is_server = self.uri.startswith(("http://", "https://"))
         if not is_server and not self._is_local:
             raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.process.log import get_logger
 from pipeline.store.registration import Registration
-from reporting.tracking.client import TRACKING_ERRORS, MlflowClient
+from reporting.tracking.client import TRACKING_ERRORS, MlflowClient, short_reason
 from reporting.tracking.local_store import RootIdentity, default_store
 
 GRID_TAG = "irudimen.grid"
@@ -71,8 +71,7 @@ def tracked_registration(
             client, [experiment.experiment_id], grid_identity(root, grid_name, uri)
         )
     except TRACKING_ERRORS as error:
-        reason = str(error).splitlines()[0][:200]
-        _LOG.warning("the registration could not be compared with MLflow: %s", reason)
+        _LOG.warning("the registration could not be compared with MLflow: %s", short_reason(error))
         return None
     if run is None or not has_registration(run.data.params):
         return None

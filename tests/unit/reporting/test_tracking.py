@@ -16,7 +16,7 @@ from pipeline.store.records import load_stage
 from pipeline.store.states import State
 from reporting.records import load_grid
 from reporting.tracking import local_store, payload, server
-from reporting.tracking.client import MlflowClient, MlflowException
+from reporting.tracking.client import MlflowClient, MlflowException, short_reason
 from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.registration import tracked_registration
 from reporting.tracking.upload_notes import RUN_FILE
@@ -238,6 +238,11 @@ def test_outage_delays_but_loses_nothing(
     tracker.sync(folder)
     steps = [step for step, _ in _history(tracker, _owner(folder), "train/loss")]
     assert steps == [*range(9, 300, 10), *range(300, 310)]
+
+
+def test_a_reason_is_one_line_even_of_an_error_without_a_message() -> None:
+    assert short_reason(OSError()) == "OSError"
+    assert short_reason(OSError("full\nand more")) == "full"
 
 
 def test_store_that_cannot_be_opened_is_a_clear_error(
