@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import PreemptedError, StageFailedError
-from core.process.interrupts import end_work_on
+from core.process.interrupts import end_helpers, end_work_on
 from core.process.stop import STOP_SIGNALS, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
@@ -187,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StageFailedError as error:
         console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         return 1
+    finally:
+        end_helpers()
     return 0
 
 

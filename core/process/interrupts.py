@@ -17,8 +17,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit status of a command that Ctrl-C ended (130), as of a shell."""
@@ -161,9 +162,21 @@ def ending_at_once() -> Iterator[None]:
         _STATE.phase = before
 
 
+def end_helpers() -> None:
+    """End the helper processes of a command that is done, which would take seconds to end."""
+    if _STATE.process_id == os.getpid():
+        end_children()
+
+
 @contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Start processes that never receive Ctrl-C from the terminal; this one receives it later."""
+def without_interrupts(tracker: Any = resource_tracker) -> Iterator[None]:
+    """Start processes that never receive Ctrl-C from the terminal; this one receives it later.
+
+    Args:
+        tracker: The module `resource_tracker` of multiprocessing, or of a library that copies it.
+            It is started before, because its start lets signals through again.
+    """
+    tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -28,6 +28,7 @@ from data_prep.prepare.work import SourcePlan, WorkPlan, load_plan
 os.environ.setdefault("DATATROVE_COLORIZE_LOGS", "0")
 try:
     import multiprocess.forkserver
+    import multiprocess.resource_tracker
     import multiprocess.util
     from datatrove.executor import LocalPipelineExecutor, SlurmPipelineExecutor
     from datatrove.pipeline.base import PipelineStep
@@ -135,7 +136,7 @@ def run_local(plan: WorkPlan, step: Step, workers: int) -> None:
     """Run a step on this machine."""
     tasks = num_tasks(plan, step)
     use_short_socket_folder(multiprocess.util)
-    with without_interrupts():  # the command ends its tasks
+    with without_interrupts(multiprocess.resource_tracker):  # the command ends its tasks
         multiprocess.forkserver.ensure_running()
     logger.remove()
     executor = _LocalExecutor(
