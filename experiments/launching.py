@@ -110,8 +110,7 @@ def resource_estimate(estimator: Estimator, gpu: str, trainer: TrainerConfig) ->
         cost = node_estimate.cost
         if cost is None:
             return None
-        return JobResources(
-            seconds=cost.seconds(gpu_type, node_estimate.width, count), host_gib=cost.host_gib
-        )
+        time = cost.time(gpu_type, node_estimate.width, count)
+        return JobResources(seconds=time.longest_s, host_gib=cost.host_gib)
 
     return estimate

@@ -19,7 +19,7 @@ from lightning_modules.optim import OptimConfig, OptimizerName
 from models.accounting.footprint import Footprint
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig, TuningKind
-from planner.gpus import GIB, Gpu
+from planner.gpus import GIB, Gpu, TimeSpan
 from planner.workload import Load
 
 _FLOAT, _HALF = 4.0, 2.0
@@ -37,6 +37,8 @@ _FRAGMENTS = 1.06
 """Factor for fragmentation of the allocator."""
 _PROCESS_GIB = 8.0
 """Main memory of libraries, loaders and the index of the data (assumed, not measured)."""
+RESERVE = "reserve"
+"""Part of the memory for what no formula and no trace sees."""
 _ON_HOST = ("frozen weights", "trained weights", "optimizer")
 _ATTENTION_PASSES = 3
 _EVALUATION_COPIES = 6
@@ -69,9 +71,9 @@ class Cost:
         """Memory of all parts."""
         return sum(self.memory.values()) / GIB
 
-    def seconds(self, gpu: Gpu, hidden_size: int, count: int) -> float:
+    def time(self, gpu: Gpu, hidden_size: int, count: int) -> TimeSpan:
         """Return the assumed time on `count` GPUs."""
-        return self.flops / gpu.speed(hidden_size, count) + self.read_bytes / gpu.bandwidth
+        return gpu.time(self.flops, self.read_bytes, hidden_size=hidden_size, count=count)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,7 +286,7 @@ def _block_flops(model: Footprint, load: Load) -> tuple[float, float]:
 
 def _with_reserve(memory: Mapping[str, float]) -> dict[str, float]:
     used = sum(memory.values())
-    return {**memory, "reserve": _RESERVE_BYTES + used * (_FRAGMENTS - 1)}
+    return {**memory, RESERVE: _RESERVE_BYTES + used * (_FRAGMENTS - 1)}
 
 
 def activation_dtype(precision: Precision) -> torch.dtype:

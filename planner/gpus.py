@@ -7,14 +7,30 @@ import dataclasses
 
 from core.errors import ConfigError, unknown_name
 
-ACHIEVED = 0.40
-"""Share of the peak that a step of a large model is assumed to reach (target of this project on
-an H100, not a measurement; `benchmarks/gpu_step` measures it)."""
+ACHIEVED = 0.33, 0.42
+"""Lowest and highest share of the peak that a step of a large model is assumed to reach, not a
+measurement (`benchmarks/gpu_step` measures it). torchtitan publishes 33 % (eager) and 39 %
+(compiled) for Llama-3.1-8B on 8 H100 (benchmarks/llama3_h100_202412_torchtitan.md)."""
 _LARGE = 2048
 """Narrower models underuse a GPU; their share is assumed to shrink with the width."""
 _SCALING = 0.95
 """Assumed scaling efficiency when several GPUs share a stage."""
 GIB = float(2**30)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TimeSpan:
+    """Assumed time of a computation: with the highest and with the lowest share of the peak."""
+
+    shortest_s: float = 0.0
+    longest_s: float = 0.0
+
+    def plus(self, other: "TimeSpan", *, factor: float = 1.0) -> "TimeSpan":
+        """Return the sum with another span, of which a factor is counted."""
+        return TimeSpan(
+            shortest_s=self.shortest_s + factor * other.shortest_s,
+            longest_s=self.longest_s + factor * other.longest_s,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +42,13 @@ class Gpu:
     bandwidth: float
     """Bytes per second."""
 
-    def speed(self, hidden_size: int, count: int) -> float:
-        """Return the assumed FLOP/s of `count` GPUs that share a stage."""
-        share = ACHIEVED * min(1.0, hidden_size / _LARGE)
-        return count * self.peak_flops * share * (_SCALING if count > 1 else 1.0)
+    def time(self, flops: float, read_bytes: float, *, hidden_size: int, count: int) -> TimeSpan:
+        """Return the assumed time of `count` GPUs that share a stage."""
+        share = min(1.0, hidden_size / _LARGE) * (_SCALING if count > 1 else 1.0)
+        peak_s = flops / (count * self.peak_flops * share)
+        read_s = read_bytes / self.bandwidth
+        lowest, highest = ACHIEVED
+        return TimeSpan(shortest_s=peak_s / highest + read_s, longest_s=peak_s / lowest + read_s)
 
 
 def _gpu(memory_gib: float, tflops: float, terabytes_per_s: float) -> Gpu:

@@ -12,8 +12,8 @@ import torch
 from benchmarks.gpu_step.flops import peak_of
 from benchmarks.gpu_step.ours import Timing
 
-BARS = {1: {"samples_per_second": 25.0}, 2: {"tokens_per_second": 6500.0, "mfu": 0.40}}
-"""Required results on one H100 at the 8b shape."""
+BARS = {1: ("samples_per_second", 25.0), 2: ("tokens_per_second", 8000.0)}
+"""Target of each stage for one H100 SXM at the 8b shape in bf16 (docs/results/performance.md)."""
 _PACKAGES = ("torch", "lightning", "transformers", "open_clip_torch", "bitsandbytes", "accelerate")
 _REPOSITORY = Path(__file__).parents[2]
 _COLUMNS = ("samples_per_second", "tokens_per_second", "mfu", "peak_memory_gib", "first_step_s")
@@ -84,7 +84,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
-    """Return one line per measured ratio and required result."""
+    """Return one line per measured ratio and target; the fastest setting counts."""
     best = results.get("best", {})
     if best.get("status") != "ok":
         return [f"stage {stage}: no verdict, the best setting is '{best.get('status', 'not run')}'"]
@@ -93,11 +93,21 @@ def verdict(stage: int, results: dict[str, dict[str, Any]]) -> list[str]:
     if theirs.get("status") == "ok":
         ratio = best["samples_per_second"] / theirs["samples_per_second"]
         lines.append(f"stage {stage}: {ratio:.2f}x the samples/s of the Hugging Face Trainer")
-    if best["mfu"] is None:
+    if best["mfu"] is None:  # an unknown device, which the targets are not for
         return lines
-    for name, bar in BARS[stage].items():
-        mark = "met" if best[name] >= bar else "MISSED"
-        lines.append(f"stage {stage}: {name} {best[name]:,} (required {bar:,}): {mark}")
+    ours = {
+        setting: result
+        for setting, result in results.items()
+        if setting != "hf trainer" and result["status"] == "ok"
+    }
+    quantity, bar = BARS[stage]
+    setting = max(ours, key=lambda name: ours[name][quantity])
+    value = ours[setting][quantity]
+    mark = "met" if value >= bar else "MISSED"
+    lines.append(
+        f"stage {stage}: {quantity} {value:,} with '{setting}' (target {bar:,.0f}, "
+        f"{ours[setting]['mfu']:.0%} MFU): {mark}"
+    )
     return lines
 
 

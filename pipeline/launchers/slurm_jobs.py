@@ -47,8 +47,8 @@ class SlurmConfig:
     """Time limit of a job in minutes. A longer stage run saves and resumes in the next job."""
     gpu: str = ""
     """Type of the partition's GPUs, as in `--gpu`. If set, the time limit of a job is three times
-    its estimated time plus half an hour (at most `time_min`), because short jobs start earlier, and
-    its main memory is estimated from the size of the weights."""
+    its longest estimated time plus half an hour (at most `time_min`), because short jobs start
+    earlier, and its main memory is estimated from the size of the weights."""
     cpus_per_task: int = 2
     mem_gb: int = 0
     """Main memory of a node in GiB; 0 uses the estimate of `gpu` or the partition's default."""

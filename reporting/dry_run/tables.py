@@ -16,7 +16,7 @@ from pipeline.stages.training import TrainingStage
 from pipeline.store.store import Store
 from planner.costs import Cost
 from planner.estimator import Estimator, StageEstimate
-from planner.gpus import ACHIEVED, GIB, GPUS, get_gpu
+from planner.gpus import ACHIEVED, GIB, GPUS, TimeSpan, get_gpu
 from reporting.dry_run.memory_fixes import GPU_COUNTS, memory_fixes
 
 _HOUR = 3600.0
@@ -83,11 +83,11 @@ def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
         if cost is None:
             return _StageRow(estimate=StageEstimate(), memory="?", time="?")
         number = _num_gpus(graph.nodes[address], count)
-        hours = cost.seconds(kind, estimate.width, number) / _HOUR
+        span = cost.time(kind, estimate.width, number)
         return _StageRow(
             estimate=estimate,
             memory=f"{cost.memory_gib:,.1f} GiB",
-            time=f"{_format_hours(hours)} x {number}",
+            time=f"{format_span(span)} x {number}",
         )
 
     _show_stages(console, graph, root, row)
@@ -96,8 +96,8 @@ def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
     _show_gpu_hours(console, plan, estimator, root)
     _show_memory_fixes(console, plan, estimator, gpu=gpu)
     console.print(
-        f"Times assume {ACHIEVED:.0%} of the 16-bit peak (less for narrow models), which is an "
-        "assumption until benchmarks/gpu_step has run on your GPU. "
+        f"Times assume {ACHIEVED[0]:.0%} to {ACHIEVED[1]:.0%} of the 16-bit peak (less for narrow "
+        "models; published: 33-39%), an assumption until benchmarks/gpu_step has run on your GPU. "
         "Formulas: docs/reference/planner.md.",
         soft_wrap=True,
         highlight=False,
@@ -167,12 +167,12 @@ def _show_gpu_hours(console: Console, plan: GridPlan, estimator: Estimator, root
 
 
 def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -> str:
-    """Return the wall-clock hours, or the memory that is missing.
+    """Return the range of wall-clock hours, or the memory that is missing.
 
     Stages that use one GPU run side by side.
     """
     kind = get_gpu(gpu)
-    total, too_large = 0.0, 0.0
+    total, too_large = TimeSpan(), 0.0
     for node in nodes:
         number = _num_gpus(node, count)
         estimate = node.estimate(estimator, count=number)
@@ -180,14 +180,17 @@ def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -
         if cost is None:
             return "?"
         too_large = max(too_large, cost.memory_gib if cost.memory_gib > kind.memory_gib else 0.0)
-        total += cost.seconds(kind, estimate.width, number) * number / count / _HOUR
-    return f"needs {too_large:.0f} GiB" if too_large else _format_hours(total)
+        total = total.plus(cost.time(kind, estimate.width, number), factor=number / count)
+    return f"needs {too_large:.0f} GiB" if too_large else format_span(total)
 
 
-def _format_hours(hours: float) -> str:
-    if hours < _MINUTES_BELOW_H:
-        return f"{hours * 60:,.0f} min"
-    return f"{hours:,.1f} h" if hours < _DECIMALS_BELOW_H else f"{hours:,.0f} h"
+def format_span(span: TimeSpan) -> str:
+    """Return the shortest and the longest time in the unit that suits the longest."""
+    hours = span.longest_s / _HOUR
+    unit, seconds = ("min", 60.0) if hours < _MINUTES_BELOW_H else ("h", _HOUR)
+    decimals = 1 if _MINUTES_BELOW_H <= hours < _DECIMALS_BELOW_H else 0
+    texts = [f"{value / seconds:,.{decimals}f}" for value in (span.shortest_s, span.longest_s)]
+    return f"{'-'.join(dict.fromkeys(texts))} {unit}"
 
 
 def _show_memory_fixes(console: Console, plan: GridPlan, estimator: Estimator, *, gpu: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_step import __main__ as gpu_step
+from benchmarks.gpu_step import report
 from benchmarks.gpu_step.data import mixture_of, write_sources
 from benchmarks.gpu_step.flops import Work, flop_model, peak_of, work_of
 from benchmarks.gpu_step.model import TINY, build_ours, make_chat, make_transform, num_patches
@@ -173,3 +174,19 @@ def test_the_best_setting_of_stage_2_fits_80_gigabytes() -> None:
     """Weights and gradients in bf16, moments in 8 bits, activations recomputed."""
     assert BEST[2].checkpoint_blocks == 1
     assert BEST[2].optimizer == "adamw_8bit"
+
+
+def test_targets_are_met_by_the_fastest_setting() -> None:
+    """The baseline, failed runs and other quantities do not count."""
+    slow = {"status": "ok", "samples_per_second": 9.0, "tokens_per_second": 7000.0, "mfu": 0.31}
+    fast = {"status": "ok", "samples_per_second": 8.0, "tokens_per_second": 8100.0, "mfu": 0.36}
+    theirs = {"status": "ok", "samples_per_second": 3.0, "tokens_per_second": 9000.0, "mfu": 0.4}
+    results = {"best": slow, "no checkpoint": fast, "hf trainer": theirs}
+    results["checkpoint half"] = {"status": "out of memory"}
+    ratio, target = report.verdict(2, results)
+    assert ratio.startswith("stage 2: 3.00x")
+    assert "8,100.0 with 'no checkpoint' (target 8,000, 36% MFU): met" in target
+    assert report.verdict(1, {"best": slow})[0].endswith(
+        "9.0 with 'best' (target 25, 31% MFU): MISSED"
+    )
+    assert report.verdict(1, {"best": {**slow, "mfu": None}}) == [], "not on an unknown device"

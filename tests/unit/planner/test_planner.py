@@ -31,10 +31,10 @@ from pipeline.store.store import Store
 from planner import costs
 from planner.costs import TrainingSetup, training_cost
 from planner.estimator import Estimator
-from planner.gpus import GIB, GPUS, get_gpu
+from planner.gpus import GIB, GPUS, TimeSpan, get_gpu
 from planner.workload import Load
 from reporting.dry_run.memory_fixes import memory_fixes
-from reporting.dry_run.tables import show_plan
+from reporting.dry_run.tables import format_span, show_plan
 
 GRIDS = sorted(name for name, module in experiments().items() if is_grid(module))
 CONNECTOR = 1024 * 4096 + 4096
@@ -226,7 +226,7 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     assert (train.gpus_per_node, evaluate.gpus_per_node) == (4, 1)
     estimate = node.estimate(estimator_of(plan, tmp_path), count=8)
     assert estimate.cost is not None
-    hours = estimate.cost.seconds(get_gpu("h100"), estimate.width, 8) / 3600
+    hours = estimate.cost.time(get_gpu("h100"), estimate.width, 8).longest_s / 3600
     assert 0.2 < hours < 1
     assert train.time_min == pytest.approx(30 + 180 * hours, abs=1)
     assert 30 < evaluate.time_min < 1000
@@ -239,6 +239,19 @@ def test_slurm_jobs_ask_for_what_the_plan_says(tmp_path: Path) -> None:
     assert short.resources(node).time_min == 60, "the user's limit holds"
     plain = dataclasses.replace(launcher, config=SlurmConfig(gpus_per_node=8), estimate=None)
     assert plain.resources(node) == plain.config
+
+
+def test_times_are_ranges() -> None:
+    cost = costs.Cost(flops=989e12 * 3600, memory={}, read_bytes=0.0)
+    span = cost.time(get_gpu("h100"), 4096, 1)
+    assert (span.shortest_s, span.longest_s) == pytest.approx((3600 / 0.42, 3600 / 0.33))
+    assert format_span(span) == "2.4-3.0 h"
+    assert format_span(TimeSpan(shortest_s=3000, longest_s=3600)) == "50-60 min"
+    assert format_span(TimeSpan(shortest_s=3599, longest_s=3600)) == "60 min"
+    total = TimeSpan().plus(span, factor=0.5)
+    assert total.longest_s == span.longest_s / 2
+    reading = dataclasses.replace(cost, flops=0.0, read_bytes=3.35e12).time(get_gpu("h100"), 64, 1)
+    assert reading.shortest_s == reading.longest_s == pytest.approx(1.0), "not a share of the peak"
 
 
 def test_unknown_gpus_are_refused() -> None:
