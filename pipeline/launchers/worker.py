@@ -53,7 +53,7 @@ def run_forked(path: Path) -> None:
 
 def run_logged(path: Path) -> int:
     """Run a stage with all output in its log.txt, and return the exit code."""
-    log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(path / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     return run(path)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+# It logs errors of the database with tracebacks and raises them as well.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 from mlflow import MlflowClient  # noqa: E402  (reads the variables above)
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
@@ -37,8 +38,13 @@ _MAX_REASON = 200
 
 
 def short_reason(error: Exception) -> str:
-    """Return the first line of an error, or the name of an error without a message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:_MAX_REASON]
+    """Return the first line of an error, or the name of an error without a message.
+
+    An error that SQLAlchemy or MLflow wraps is that of the database.
+    """
+    wrapped = (getattr(one, "orig", None) for one in (error, error.__cause__))
+    original = next((one for one in wrapped if one is not None), error)
+    return (str(original).splitlines() or [type(original).__name__])[0][:_MAX_REASON]
 
 
 # MLflow's limits for one call of log_batch.

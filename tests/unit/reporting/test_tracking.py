@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from callbacks.metrics_log import JsonlLogger
 from core.errors import ConfigError
@@ -243,6 +245,10 @@ def test_outage_delays_but_loses_nothing(
 def test_a_reason_is_one_line_even_of_an_error_without_a_message() -> None:
     assert short_reason(OSError()) == "OSError"
     assert short_reason(OSError("full\nand more")) == "full"
+    full = OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
+    error = MlflowException("(raised as a result of a query)\nand more")
+    error.__cause__ = full
+    assert short_reason(full) == short_reason(error) == "database or disk is full"
 
 
 def test_store_that_cannot_be_opened_is_a_clear_error(
