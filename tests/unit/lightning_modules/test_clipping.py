@@ -15,6 +15,8 @@ from lightning_modules.vlm_module import VlmModule
 from models.sharding import gather_tensor, shard_model
 from tests.support.tiny_vlm import build_model, one_rank, packed
 
+pytestmark = pytest.mark.gpu_path
+
 
 class CountedOperations(TorchDispatchMode):
     """Counts operations by their names."""

@@ -15,7 +15,7 @@ from core.errors import ConfigError
 from core.precision import Precision
 from core.samples import StepBatch
 from lightning_modules.compute import StrategyName
-from lightning_modules.optim import OptimConfig
+from lightning_modules.optim import OptimConfig, OptimizerName
 from lightning_modules.precision import (
     BfloatWeights,
     check_rotary_frequencies,
@@ -25,6 +25,8 @@ from lightning_modules.strategy import build_strategy
 from lightning_modules.vlm_module import Sharding, VlmModule
 from models.freezing import cast_frozen
 from tests.support.tiny_vlm import build_model, packed
+
+pytestmark = pytest.mark.gpu_path
 
 NUM_STEPS = 6
 
@@ -49,10 +51,14 @@ class Losses(lightning.Callback):
         self.values.append(float(pl_module.step_metrics["train/loss"]))
 
 
-def train(precision: Precision, strategy: StrategyName) -> tuple[VlmModule, list[float]]:
+def train(
+    precision: Precision,
+    strategy: StrategyName = StrategyName.AUTO,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
+) -> tuple[VlmModule, list[float]]:
     """Train connector and language model for a few steps."""
     model = build_model()
-    optim = OptimConfig(lr=1e-2, warmup_fraction=0.0)
+    optim = OptimConfig(lr=1e-2, warmup_fraction=0.0, optimizer=optimizer)
     module = VlmModule(model, policy=INSTRUCT_POLICY, optim=optim, num_steps=NUM_STEPS)
     if precision is not Precision.FLOAT32:
         cast_frozen(model, torch.bfloat16)
@@ -97,9 +103,17 @@ def test_every_precision_trains_and_keeps_buffers(
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_what_the_planner_advises_for_one_gpu_trains() -> None:
+    """16-bit weights and 8-bit moments: full training of an 8B model on one card."""
+    pytest.importorskip("bitsandbytes")
+    module, losses = train(Precision.BF16_TRUE, optimizer=OptimizerName.ADAMW_8BIT)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_precisions_agree_on_the_first_loss() -> None:
     """The same weights and data: 16-bit rounding changes the loss by a percent at most."""
-    first = [train(precision, StrategyName.AUTO)[1][0] for precision in Precision]
+    first = [train(precision)[1][0] for precision in Precision]
     assert first[1:] == pytest.approx([first[0]] * 2, rel=0.02)
     assert len(set(first)) == len(first)
 

@@ -15,6 +15,8 @@ from models.sharding import sharding_policy
 from models.vlm import VisionLanguageModel
 from tests.support.tiny_vlm import build_model, one_rank, packed, use_varlen_on_cpu
 
+pytestmark = pytest.mark.gpu_path
+
 WEIGHTS = ["float32", "bfloat16", "fsdp2"]
 
 

@@ -7,6 +7,8 @@ from torch.nn.attention.flex_attention import create_block_mask
 from models.language.block_mask import block_mask
 from tests.support.tiny_vlm import packed, random_rows
 
+pytestmark = pytest.mark.gpu_path
+
 SHAPES = [(1, 1024), (2, 640), (3, 517), (1, 60), (2, 130)]
 
 

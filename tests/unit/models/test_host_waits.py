@@ -20,6 +20,8 @@ from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations
 from tests.support.tiny_vlm import IMAGE, build_model, packed
 
+pytestmark = pytest.mark.gpu_path
+
 CASES = [
     (AttentionKind.MASK, False),
     (AttentionKind.MASK, True),

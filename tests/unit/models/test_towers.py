@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from core.errors import CheckpointError, ConfigError
@@ -179,6 +180,23 @@ def test_training_and_evaluation_see_the_same_features(tmp_path: Path, dtype: to
         found = tower(pixels_NCHW)
     assert found.dtype is dtype
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("library", ["open_clip", HF, TIMM])
+def test_no_tower_waits_for_the_device(tmp_path: Path, library: str) -> None:
+    """Fake tensors have no values: an operation whose result the host needs raises."""
+    if library == HF:
+        write_hf(tmp_path / "tower")
+    elif library == "open_clip":
+        write_open_clip(tmp_path / "tower", quick=True, visual=None)
+    else:
+        write_timm(tmp_path / "tower")
+    config = VisionTowerConfig(library=library, path=str(tmp_path / "tower"))
+    tower = load_vision_tower(config)
+    size = tower.transform.size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        features_NPE = tower(torch.empty(2, 3, size, size))
+    assert features_NPE.shape == (2, tower.num_image_tokens, tower.width)
 
 
 def test_open_clip_weights_give_the_same_features_in_hugging_face(tmp_path: Path) -> None:

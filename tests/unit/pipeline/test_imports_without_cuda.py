@@ -31,6 +31,7 @@ print(json.dumps(calls))
 
 
 @pytest.mark.slow
+@pytest.mark.gpu_path
 def test_preloading_calls_nothing_of_torch_cuda() -> None:
     modules = json.dumps(forkserver._PRELOADED_MODULES)
     process = subprocess.run(
