@@ -36,7 +36,7 @@ from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.benchmarks.reply_limits import ReplyLimits
 from evaluation.runner import blank_image
 from experiments.cli import add_grid_options, request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
 from serving.cell import TrainedCell, find_cells, load_cell

@@ -17,7 +17,7 @@ from rich.markup import escape
 from core.errors import ConfigError
 from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from serving.cell import TrainedCell, find_cells
 from serving.talker import Talker, load_talkers
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from core.errors import ConfigError
 from core.io.files import sole_writer
 from experiments.cli import add_grid_options, request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from serving.cell import find_cells
 from serving.hugging_face_export import EXPORT_DTYPES, ExportResult, export_cell
 

@@ -109,7 +109,7 @@ def inspect(request: GridRequest, options: InspectOptions, console: Console) -> 
         ConfigError: If a name is unknown, or a step is outside of the stage.
         DataError: If a dataset is missing or damaged.
     """
-    from experiments.planning import make_plan  # loads torch
+    from experiments.run_steps.planning import make_plan  # loads torch
 
     node = find_stage(make_plan(request).graph, options.stage)
     module = open_stream(node, root=request.root)

@@ -127,9 +127,9 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     if args.launcher == "local" and not is_display:
         forkserver.get_context()  # loads the libraries while this process plans
     from experiments.console import show_experiments  # these modules load torch
-    from experiments.launching import LauncherName, LaunchOptions, make_slurm_launcher
-    from experiments.planning import make_plan
     from experiments.registry import questions
+    from experiments.run_steps.launching import LauncherName, LaunchOptions, make_slurm_launcher
+    from experiments.run_steps.planning import make_plan
     from pipeline.store.store import Store
 
     options = LaunchOptions(
@@ -141,11 +141,11 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)
     if args.why:
-        from experiments.why import explain_cells
+        from experiments.run_steps.why import explain_cells
 
         explain_cells(console, plan.full_graph, store, args.why)
         return
-    from experiments.registering import assumed_variances, planned_claims, register_grid
+    from experiments.run_steps.registering import assumed_variances, planned_claims, register_grid
     from reporting.dry_run.claims import show_claims
 
     if args.dry_run:
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     if args.register:
         register_grid(request, plan, console)
         return
-    from experiments.grid_run import GridRun
+    from experiments.run_steps.grid_run import GridRun
     from pipeline.launchers import slurm, torchrun
 
     if args.cancel or args.status:

@@ -23,7 +23,7 @@ from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from experiments.cli import add_grid_options, request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 
 _STORE, _DATA = "/irudimen/root", "/irudimen/data"
 _BUCKET = re.compile(r"(s3|gs|r2)://[a-z0-9][a-z0-9.-]*[a-z0-9](/[\w./-]*)?")

@@ -24,7 +24,7 @@ import torch
 
 from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from pipeline.graph import StageNode
 from planner.estimator import Estimator
 

@@ -32,8 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 _ADDRESS = "IRUDIMEN_TESTS_PRELOADED"
 """Environment variable of a preloaded command: the socket of its server."""
 _PRELOAD = (
-    "experiments.grid_run",
-    "experiments.planning",
+    "experiments.run_steps.grid_run",
+    "experiments.run_steps.planning",
     "reporting.dry_run.tables",
     "pipeline.launchers.torchrun",
     "pipeline.launchers.worker",

@@ -11,7 +11,7 @@ import torch
 from configuration.trainer import TrainerConfig
 from experiments import run
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from pipeline.graph import Graph, StageNode
 from pipeline.launchers.execution import Execution, write_execution
 from pipeline.store.store import StageFolder, Store

@@ -18,7 +18,7 @@ from datamodules.shards.manifest import Modality
 from datamodules.shards.reader import ShardReader
 from experiments import run
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from models.weights import load_weights, save_weights
 from pipeline.graph import Graph
 from pipeline.launchers import worker

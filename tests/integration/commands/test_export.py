@@ -26,7 +26,7 @@ from evaluation.benchmarks.predictions import read_predictions
 from evaluation.benchmarks.questions import VisualQuestion
 from experiments.cli import request_of
 from experiments.export import build_parser, main
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from models.export.processor import image_processor_config
 from models.towers.image_transform import CropRule
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower

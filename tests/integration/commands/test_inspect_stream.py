@@ -17,7 +17,7 @@ from datamodules.inspection.contact_sheet import SheetCell, first_question, writ
 from datamodules.mixture_datamodule import MixtureDataModule
 from experiments import inspect_stream
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from tests.support import small_world as worlds
 from tests.support.doubles import write_shard, write_source
 

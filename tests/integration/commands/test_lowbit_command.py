@@ -14,7 +14,7 @@ from core.errors import ConfigError
 from core.process.stop import EXIT_PREEMPTED
 from experiments import run
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from pipeline.graph import Graph
 from tests.support import small_world as worlds
 from tests.support.ranks import NUM_STEPS, World, check_same, prepare, start, train

@@ -10,7 +10,7 @@ import pytest
 from core.languages import FOLDER
 from experiments import run
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from pipeline.stages.align import AlignStage
 from pipeline.store.states import State
 from pipeline.store.store import Status, Store

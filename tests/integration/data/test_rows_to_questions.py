@@ -25,8 +25,8 @@ from evaluation.benchmarks.items import load_benchmarks
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.runner import EvaluationOptions, evaluate
 from experiments.cli import request_of
-from experiments.planning import make_plan
 from experiments.run import build_parser
+from experiments.run_steps.planning import make_plan
 from pipeline.stages.evaluate import EvaluateStage
 from tests.support import small_world as worlds
 

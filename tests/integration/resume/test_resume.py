@@ -26,7 +26,7 @@ from core.errors import PreemptedError
 from core.process.stop import EXIT_PREEMPTED, StopFlag
 from experiments import run
 from experiments.cli import request_of
-from experiments.planning import make_plan
+from experiments.run_steps.planning import make_plan
 from models.vlm import VisionLanguageModel
 from pipeline.graph import Graph
 from pipeline.launchers.execution import Execution, write_execution

@@ -9,9 +9,9 @@ from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError
-from experiments.grid_description import check_continues
 from experiments.grids import mix_ablation
 from experiments.registry import with_seeds
+from experiments.run_steps.grid_description import check_continues
 
 _NUM_CELLS = 12
 

@@ -13,9 +13,9 @@ from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from core.errors import ConfigError, DataError
 from core.process.stop import StopFlag
-from experiments.launching import resource_estimate
-from experiments.planning import make_plan
 from experiments.registry import experiments, is_grid
+from experiments.run_steps.launching import resource_estimate
+from experiments.run_steps.planning import make_plan
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.accounting.footprint import Footprint, saved_bytes_per_token

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
-from experiments.planning import make_plan
-from experiments.registering import assumed_variances, planned_claims, register_grid
+from experiments.run_steps.planning import make_plan
+from experiments.run_steps.registering import assumed_variances, planned_claims, register_grid
 from reporting.claims import preregistration
 from reporting.claims.pilot import ClaimAssumptions
 from reporting.claims.power_plan import PlannedClaim

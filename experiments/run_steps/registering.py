@@ -13,7 +13,7 @@ from core.config import load_config, to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from evaluation.benchmarks.items import load_benchmark
-from experiments.grid_description import describe_grid
+from experiments.run_steps.grid_description import describe_grid
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses

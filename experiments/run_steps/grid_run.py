@@ -13,8 +13,8 @@ from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text, locked, present
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
-from experiments.grid_description import check_continues, describe_grid
-from experiments.launching import LaunchOptions, make_launcher
+from experiments.run_steps.grid_description import check_continues, describe_grid
+from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
 from pipeline.store.records import read_json

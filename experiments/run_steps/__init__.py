@@ -1,0 +1,1 @@
+"""Steps of the command `experiments.run`: plan, explain, register, describe and launch a grid."""
