@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -115,7 +116,9 @@ class SlurmLauncher:
     def cancel(self) -> int:
         """Cancel all queued and running jobs of the graph and return their number."""
         queue = list_jobs()
-        job_ids = [self._read_job_id(self._attempt(node)) for node in self.graph.nodes.values()]
+        job_ids = [
+            read_job_id(self._attempt(node).folder.path) for node in self.graph.nodes.values()
+        ]
         queued = [job_id for job_id in job_ids if job_id in queue]
         if queued:
             run_slurm_command("scancel", *queued)
@@ -126,7 +129,7 @@ class SlurmLauncher:
         queue = list_jobs()
         for node in self.graph.nodes.values():
             attempt = self._attempt(node)
-            job_id = self._read_job_id(attempt)
+            job_id = read_job_id(attempt.folder.path)
             job_state = queue.get(job_id, "gone") if job_id else ""
             state = attempt.folder.read_status().state.value
             yield node.title, state, job_id, job_state, str(attempt.folder.path / "log.txt")
@@ -168,7 +171,7 @@ class SlurmLauncher:
             states[address] = State.WAITING
             if attempt.is_done():
                 states[address] = State.DONE
-            elif self._read_job_id(attempt) not in queue:
+            elif read_job_id(attempt.folder.path) not in queue:
                 attempt.prepare()
                 if attempt.folder.read_status().state is State.FAILED:
                     # It failed in an earlier command: this one retries it.
@@ -179,7 +182,7 @@ class SlurmLauncher:
         self, attempt: StageAttempt, states: dict[str, State], queue: dict[str, str]
     ) -> State:
         """Return the current state of a stage run, after submitting its job if it is due."""
-        job_id = self._read_job_id(attempt)
+        job_id = read_job_id(attempt.folder.path)
         if job_id in queue:
             return State.RUNNING if queue[job_id] in RUNNING_STATES else State.WAITING
         if job_id:
@@ -191,7 +194,7 @@ class SlurmLauncher:
         if attempt.has_failed_input(states):
             return State.FAILED
         input_jobs = [
-            self._read_job_id(self._attempt(other))
+            read_job_id(self._attempt(other).folder.path)
             for other in attempt.node.inputs.values()
             if states[other.address] is not State.DONE
         ]
@@ -207,13 +210,13 @@ class SlurmLauncher:
         reported = attempt.folder.read_status().state in (State.FAILED, State.INTERRUPTED)
         has_started = reported or attempt.has_all_inputs(states)
         if not has_started and not attempt.is_done():  # cancelled because an input's job failed
-            self._write_job_id(attempt, "")
+            write_job_id(attempt.folder.path, "")
             return State.WAITING
         path = attempt.folder.path
         death = f"job {job_id} ended without an error message; see {path}/log.txt and {path}/slurm"
         outcome = attempt.collect(None, death=death)
         if outcome is not State.DONE:
-            self._write_job_id(attempt, "")
+            write_job_id(attempt.folder.path, "")
         return attempt.resolve(outcome)
 
     def _submit(self, attempt: StageAttempt, input_jobs: list[str]) -> str:
@@ -231,7 +234,7 @@ class SlurmLauncher:
                 raise
             _LOG.warning("%s: no node is left without the excluded ones; using them", node.title)
             job_id = submit(path, node.title, after=input_jobs, num_nodes=num_nodes, config=config)
-        self._write_job_id(attempt, job_id)
+        write_job_id(attempt.folder.path, job_id)
         return job_id
 
     def _exclude_bad_nodes(self, config: SlurmConfig) -> SlurmConfig:
@@ -246,13 +249,22 @@ class SlurmLauncher:
         exclude = ",".join(filter(None, (config.exclude, *bad)))
         return dataclasses.replace(config, exclude=exclude)
 
-    def _read_job_id(self, attempt: StageAttempt) -> str:
-        """Return the id of the last job of a stage run; empty if there is none."""
-        path = attempt.folder.path / _JOB_FILE
-        return str(read_note(path).get("job_id", ""))
 
-    def _write_job_id(self, attempt: StageAttempt, job_id: str) -> None:
-        atomic_write_text(attempt.folder.path / _JOB_FILE, json.dumps({"job_id": job_id}))
+def read_job_id(folder: Path) -> str:
+    """Return the id of the last job of a stage run; empty if there is none.
+
+    A copied folder has the note of the original, whose job is not its own.
+    """
+    note = read_note(folder / _JOB_FILE)
+    submitted = Path(str(note.get("folder") or folder))
+    is_copy = submitted.is_dir() and not submitted.samefile(folder)
+    return "" if is_copy else str(note.get("job_id", ""))
+
+
+def write_job_id(folder: Path, job_id: str) -> None:
+    """Note the job of a stage run, and the folder into which it writes."""
+    note = {"job_id": job_id, "folder": str(folder.resolve())}
+    atomic_write_text(folder / _JOB_FILE, json.dumps(note))
 
 
 def show_status(console: Console, launcher: SlurmLauncher) -> None:
