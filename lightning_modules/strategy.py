@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils._pytree import tree_leaves
 
 from core.errors import ConfigError
 from core.snapshots import copy_to_cpu, count_bytes
@@ -111,7 +112,8 @@ class ShardedStrategy(ModelParallelStrategy):
         optimizers = enumerate(checkpoint.pop("optimizer_states", []))
         parts = {"state_dict": checkpoint.pop("state_dict")}
         parts |= {f"optimizer_{number}": state for number, state in optimizers}
-        self._taken = (copy_to_cpu(parts), copy_to_cpu(checkpoint), path)
+        copied = copy_to_cpu(parts, shared_with=self._live_tensors())
+        self._taken = (copied, copy_to_cpu(checkpoint), path)
 
     def take(self) -> tuple[Callable[[], None] | None, int]:
         """Return a function that writes the copied state (for every rank), and its bytes here."""
@@ -127,7 +129,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
         def write() -> None:
             _on_all_ranks(open_folder, group)
-            state_dict_saver.save(parts, checkpoint_id=path, process_group=group)
+            write_shards(parts, path, group)
 
         return write, count_bytes(parts)
 
@@ -158,11 +160,28 @@ class ShardedStrategy(ModelParallelStrategy):
         rest: dict[str, Any] = torch.load(path / _META, weights_only=True)
         return rest | {"state_dict": dict.fromkeys(saved)}
 
+    def _live_tensors(self) -> list[torch.Tensor]:
+        """Return every tensor that the next step changes."""
+        states = tree_leaves([dict(optimizer.state) for optimizer in self.optimizers])
+        moments = [leaf for leaf in states if isinstance(leaf, torch.Tensor)]
+        return [*self._wrapped.parameters(), *self._wrapped.buffers(), *moments]
+
     @property
     def _wrapped(self) -> torch.nn.Module:
         if self.model is None:
             raise RuntimeError("the strategy has no model yet")
         return self.model
+
+
+def write_shards(parts: dict[str, Any], path: Path, group: dist.ProcessGroup) -> None:
+    """Write this rank's part of a state on the CPU into a folder; every rank must call this.
+
+    This runs in a thread, whose current CUDA device is 0 on every rank. torch's default loader
+    would ask for the current stream of that device and so open a context on GPU 0 in every process;
+    without copies ahead, torch takes the loader that does not touch CUDA.
+    """
+    writer = FileSystemWriter(path, per_thread_copy_ahead=0)
+    state_dict_saver.save(parts, storage_writer=writer, process_group=group)
 
 
 def _on_all_ranks(work: Callable[[], None], group: dist.ProcessGroup) -> None:

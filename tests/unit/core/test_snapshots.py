@@ -34,6 +34,16 @@ def test_a_copy_is_equal_and_independent() -> None:
     assert isinstance(copied["weights"], OrderedDict)
 
 
+def test_only_memory_that_training_changes_is_copied() -> None:
+    weight, fresh = torch.ones(2, 3), torch.ones(4)
+    tree = {"row": weight[1], "all": weight, "fresh": fresh}
+    copied = copy_to_cpu(tree, shared_with=[weight])
+    weight.zero_()
+    assert torch.equal(copied["row"], torch.ones(3))
+    assert torch.equal(copied["all"], torch.ones(2, 3))
+    assert copied["fresh"].data_ptr() == fresh.data_ptr()
+
+
 def test_bytes_of_all_tensors_are_counted() -> None:
     assert count_bytes(_state()) == 4 * 6 + 2 * 4 + 4 * 1 + 4 * 2
     assert count_bytes({"step": 7}) == 0
