@@ -1,7 +1,11 @@
 """Weights of named model parts in one safetensors file, loaded and saved strictly."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -9,57 +13,74 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from core.errors import CheckpointError
-from core.io.files import atomic_write_bytes
+from core.io.files import atomic_path
 from models.language.adapters import adapter_names
 from models.sharding import fill_tensor, gather_tensor
 
 _FORMAT = "irudimen-weights-1"
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def save_weights(
     path: Path,
     parts: Mapping[str, nn.Module],
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     is_writer: bool = True,
 ) -> None:
-    """Save every tensor as `{part}.{parameter}`; floating-point tensors are cast to `dtype`.
+    """Save every tensor as `{part}.{parameter}`.
 
-    Sharded parts are gathered tensor by tensor: every rank must call this, and one of them writes.
+    Tensors are written from where they are: weights on the CPU are never copied, and sharded or GPU
+    weights once. Sharded parts are gathered tensor by tensor: every rank must call this, and one of
+    them writes.
+
+    Args:
+        path: File to replace once everything is written.
+        parts: Modules by their name in the file.
+        dtype: Type of the floating-point tensors in the file; None keeps the type of each.
+        is_writer: Whether this rank writes the file.
+
+    Raises:
+        OSError: If the file can't be written.
     """
     tensors = {}
     for name, value in _unique_tensors(parts).items():
         whole = gather_tensor(value.detach())
         if is_writer:
-            cast = whole.to(dtype) if whole.is_floating_point() else whole
+            cast = whole.to(dtype) if dtype and whole.is_floating_point() else whole
             tensors[name] = cast.cpu().contiguous()
     if is_writer:
-        content = safetensors.torch.save(tensors, metadata={"format": _FORMAT})
-        atomic_write_bytes(path, content)
+        with atomic_path(path) as temporary, _system_errors():
+            safetensors.torch.save_file(tensors, temporary, metadata={"format": _FORMAT})
 
 
 def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
     """Load the given parts from a file in place; other parts of the file are ignored.
 
+    The file is memory-mapped, and a tensor goes straight to the device of its parameter.
+
     Raises:
         CheckpointError: If the file is missing or damaged, or does not match a part exactly.
     """
-    found = _read_tensors(path)
     expected = _unique_tensors(parts)
     prefixes = tuple(f"{part}." for part in parts)
-    relevant = {name for name in found if name.startswith(prefixes)}
-    missing, extra = sorted(expected.keys() - relevant), sorted(relevant - expected.keys())
-    if missing or extra:
-        raise CheckpointError(
-            f"{path} does not fit: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected "
-            f"{extra[:3]}; it contains the parts {sorted({name.split('.')[0] for name in found})}"
-        )
-    for name in sorted(relevant):
-        if found[name].shape != expected[name].shape:
-            shapes = tuple(found[name].shape), tuple(expected[name].shape)
-            raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, expected {shapes[1]}")
-    for name in relevant:
-        fill_tensor(expected[name], found[name].__getitem__)
+    with _open_weights(path) as file:
+        names = set(file.keys())
+        relevant = {name for name in names if name.startswith(prefixes)}
+        missing, extra = sorted(expected.keys() - relevant), sorted(relevant - expected.keys())
+        if missing or extra:
+            raise CheckpointError(
+                f"{path} does not fit: {len(missing)} missing {missing[:3]}, {len(extra)} "
+                f"unexpected {extra[:3]}; it contains the parts "
+                f"{sorted({name.split('.')[0] for name in names})}"
+            )
+        for name in sorted(relevant):
+            shape = tuple(file.get_slice(name).get_shape())
+            if shape != tuple(expected[name].shape):
+                shapes = shape, tuple(expected[name].shape)
+                raise CheckpointError(f"{path}: '{name}' is {shapes[0]}, expected {shapes[1]}")
+        for name in sorted(relevant):
+            fill_tensor(expected[name], file.get_tensor(name).__getitem__)
 
 
 def list_parts(path: Path) -> tuple[str, ...]:
@@ -68,22 +89,40 @@ def list_parts(path: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: If the file is missing or damaged.
     """
-    return tuple(sorted({name.split(".")[0] for name in _read_tensors(path)}))
+    with _open_weights(path) as file:
+        return tuple(sorted({name.split(".")[0] for name in file.keys()}))  # noqa: SIM118
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise an error of the system as such; safetensors only mentions it in a message."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = _SYSTEM_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
+
+
+@contextlib.contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    """Open a weights file for reading by name.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or is no weights file.
+    """
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = (file.metadata() or {}).get("format")
+            if found != _FORMAT:
+                raise CheckpointError(f"{path} has format '{found}', expected '{_FORMAT}'")
+            yield file
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"weights file {path} is damaged ({error}); restore it") from error
-    if metadata.get("format") != _FORMAT:
-        found = metadata.get("format")
-        raise CheckpointError(f"{path} has format '{found}', expected '{_FORMAT}'")
-    return tensors
 
 
 def _unique_tensors(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:

@@ -25,8 +25,10 @@ _WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file next to `path`, which replaces it after a flush to disk.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Name a temporary file next to `path`, which replaces it after a flush to disk.
+
+    For libraries that write to a name; see `atomic_file` for everything else.
 
     Raises:
         OSError: With the name of the file, if it can't be written; nothing is left of it then.
@@ -35,14 +37,24 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_path(path)
     with naming_file(path):
         try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file next to `path`, which replaces it after a flush to disk.
+
+    Raises:
+        OSError: With the name of the file, if it can't be written; nothing is left of it then.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def temporary_path(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """Connector, fusion, loss and weights files."""
 
+import errno
+import resource
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,47 @@ def test_damaged_and_foreign_files_are_rejected(tmp_path: Path) -> None:
     safetensors.torch.save_file({"connector.weight": torch.zeros(3, 2)}, path)
     with pytest.raises(CheckpointError, match="format 'None'"):
         load_weights(path, {"connector": nn.Linear(2, 3)})
+
+
+def test_saving_needs_no_second_copy_in_memory(tmp_path: Path) -> None:
+    size = 96 << 20
+    module = nn.Linear(4096, size // 4096 // 4, bias=False)
+    nn.init.ones_(module.weight)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _memory("VmRSS")
+    save_weights(tmp_path / "w.safetensors", {"connector": module})
+    assert _memory("VmHWM") - before < 0.2 * size
+    assert (tmp_path / "w.safetensors").stat().st_size >= size
+
+
+def _memory(name: str) -> int:
+    """Return a value of the process status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_stored_in_the_type_they_were_trained_in(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path, source, target = tmp_path / "w", nn.Linear(2, 3).to(dtype), nn.Linear(2, 3)
+    save_weights(path, {"connector": source})
+    load_weights(path, {"connector": target})
+    assert target.weight.dtype is torch.float32
+    assert torch.equal(target.weight, source.weight.float())
+    assert path.stat().st_size < (9 * dtype.itemsize) + 400
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path, limits = tmp_path / "w", resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_weights(path, {"connector": nn.Linear(2, 3)})
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_weights(path, {"connector": nn.Linear(100, 300)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert [file.name for file in tmp_path.iterdir()] == ["w"]
+    assert path.read_bytes() == before
