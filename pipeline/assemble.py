@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from configuration.vlm_spec import VlmSpec
 from core.chat.format import ChatFormat, load_tokenizer
@@ -58,6 +60,7 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
     trains_language_model: bool,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
     initial: Sequence[Path] = (),
     trained: Sequence[Path] = (),
     is_empty: bool = False,
@@ -76,15 +79,22 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
         trains_language_model: Whether that stage trains the language model.
         seed: Seed of the fresh connector and adapters.
         dtype: Type of the weights of the language model.
+        device: Where the weights go, without a copy of the model in main memory; None is the CPU.
+            Weights that are quantised (QLoRA) or left out (`is_empty`) stay on the CPU.
         initial: Results of earlier training stages, in order.
         trained: Results of training stages with this tuning, in order.
         is_empty: Leave the language model without weights and untuned; `VlmParts.fill` loads them.
         is_merged: Merge adapters into the language model.
     """
     cache = FeatureCache.open(features) if features is not None else None
-    # QLoRA quantises float32 weights, so that every stage gets the same 4-bit weights.
-    loading_dtype = torch.float32 if tuning.kind is TuningKind.QLORA else dtype
-    model, chat = _build_model(spec, cache, seed=seed, dtype=loading_dtype, is_empty=is_empty)
+    if tuning.kind is TuningKind.QLORA:
+        # It quantises float32 weights on the CPU, so that every stage gets the same 4-bit weights.
+        dtype, device = torch.float32, None
+    load = empty_language_model if is_empty else partial(load_language_model, device=device)
+    language_model = load(spec.language_model, dtype=dtype)
+    model, chat = _build_model(spec, cache, language_model, seed=seed)
+    if device is not None and not is_empty:
+        model.to(device)
 
     def fill(model: VisionLanguageModel) -> None:
         if is_empty:
@@ -101,12 +111,10 @@ def assemble(  # noqa: PLR0913 - every argument is a step of the assembly
 
 
 def _build_model(
-    spec: VlmSpec, cache: FeatureCache | None, *, seed: int, dtype: torch.dtype, is_empty: bool
+    spec: VlmSpec, cache: FeatureCache | None, language_model: PreTrainedModel, *, seed: int
 ) -> tuple[VisionLanguageModel, ChatFormat]:
     """Build the model with pretrained parts and a fresh connector, and its chat format."""
     tower = load_vision_tower(spec.tower) if cache is None else None
-    load = empty_language_model if is_empty else load_language_model
-    language_model = load(spec.language_model, dtype=dtype)
     width, num_tokens = _feature_shape(tower, cache)
     connector = build_connector(
         spec.connector,

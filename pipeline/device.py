@@ -4,11 +4,22 @@ import torch
 
 from configuration.trainer import Accelerator
 from core.errors import ConfigError
+from core.process.distributed import local_rank
 
 
 def uses_gpu(accelerator: Accelerator) -> bool:
     """Return whether a Lightning accelerator refers to a GPU on this node."""
     return accelerator.is_gpu or (accelerator is Accelerator.AUTO and torch.cuda.is_available())
+
+
+def training_device(accelerator: Accelerator) -> torch.device:
+    """Return the device on which Lightning will train in this process: the GPU of its local rank.
+
+    Without a GPU it is the CPU; Lightning reports a GPU that is requested and missing.
+    """
+    if not uses_gpu(accelerator) or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank())
 
 
 def compute_device(accelerator: Accelerator) -> torch.device:

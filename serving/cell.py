@@ -84,6 +84,7 @@ def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
         features=None,
         tuning=evaluation.tuning,
         trains_language_model=evaluation.policy.language_model,
+        device=device,
         trained=[cell.folder(last).result],
         is_merged=True,
     )

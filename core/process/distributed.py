@@ -32,6 +32,11 @@ def is_first_process() -> bool:
     return (node, os.environ.get("LOCAL_RANK", "0")) == ("0", "0")
 
 
+def local_rank() -> int:
+    """Return the index of this process among those of its node, before there is a process group."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all ranks; the input is not modified."""
     total = values.clone()

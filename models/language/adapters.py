@@ -59,7 +59,7 @@ def apply_tuning(
     """Apply a fine-tuning method to a loaded language model, in place.
 
     Args:
-        language_model: Model with its weights on the CPU.
+        language_model: Model with its weights; QLoRA expects them on the CPU.
         config: Fine-tuning method.
         seed: Seed of the adapters' initial weights.
         learns: Whether this stage trains (or trained) the language model. If not, no adapters are
@@ -131,7 +131,8 @@ def add_adapters(language_model: nn.Module, config: TuningConfig, *, seed: int) 
             if _DOWN in name.split("."):
                 bound = 1.0 / math.sqrt(parameter.shape[1])
                 generator = torch_generator(seed, "adapter", name)
-                parameter.uniform_(-bound, bound, generator=generator)
+                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                parameter.copy_(drawn)  # drawn on the CPU: the same on every device
 
 
 def adapter_names(part: nn.Module) -> frozenset[str]:

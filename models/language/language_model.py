@@ -35,15 +35,26 @@ def loading_dtype(precision: str) -> torch.dtype:
 
 
 def load_language_model(
-    config: LanguageModelConfig, *, dtype: torch.dtype = torch.float32
+    config: LanguageModelConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Load a causal LM with SDPA attention; 8B parameters take 16 GB in bfloat16, 32 in float32.
+
+    Args:
+        config: Location of the model.
+        dtype: Type of the weights.
+        device: Where the weights go, one tensor at a time; None is the CPU. Eight processes that
+            load a model for their GPUs do not need eight copies of it in main memory.
 
     Raises:
         CheckpointError: If the model is missing or inaccessible, or weights would stay random.
         ConfigError: If a hub name has no revision, or our loss does not support the model.
     """
     arguments = hub_arguments(config.path, config.revision, kind="language model")
+    if device is not None and device.type != "cpu":
+        arguments["device_map"] = {"": device}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             config.path,
@@ -134,7 +145,9 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             weight_VD = layer.weight
-            weight_VD[before:] = weight_VD[:before].float().mean(dim=0).to(weight_VD.dtype)
+            # On the CPU, so that the mean does not depend on the device in its last bits.
+            mean_D = weight_VD[:before].cpu().float().mean(dim=0)
+            weight_VD[before:] = mean_D.to(weight_VD)
 
 
 def _not_found(config: LanguageModelConfig, error: Exception) -> CheckpointError:

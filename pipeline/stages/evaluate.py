@@ -133,17 +133,19 @@ class EvaluateStage(Stage):
 
     def _load_model(self, context: StageContext) -> VlmParts:
         dtype = self.settings.weights.dtype
+        device = compute_device(context.trainer.accelerator)
         parts = assemble(
             self.model,
             features=cached_features(context),
             tuning=self.tuning,
             trains_language_model=self.policy.language_model,
             dtype=dtype,
+            device=device,
             trained=initial_weights(context),
         )
         if dtype is not torch.float32:
             cast_all(parts.model, dtype)
-        parts.model.eval().to(compute_device(context.trainer.accelerator))
+        parts.model.eval().to(device)  # 4-bit weights are loaded on the CPU
         return parts
 
 

@@ -96,7 +96,11 @@ class RetentionBaselineStage(Stage):
         """Score the pretrained language model."""
         path = self.model.language_model
         tokenizer = load_tokenizer(path.path, revision=path.revision)
-        language_model = load_language_model(path, dtype=self.settings.weights.dtype)
+        language_model = load_language_model(
+            path,
+            dtype=self.settings.weights.dtype,
+            device=compute_device(context.trainer.accelerator),
+        )
         self._score(context, language_model, tokenizer)
 
     def _score(
@@ -146,6 +150,7 @@ class RetentionStage(RetentionBaselineStage):
             tuning=self.tuning,
             trains_language_model=INSTRUCT_POLICY.language_model,
             dtype=dtype,
+            device=compute_device(context.trainer.accelerator),
             trained=[context.inputs[InputRole.INSTRUCT]],
         )
         if dtype is not torch.float32:

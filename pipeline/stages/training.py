@@ -27,7 +27,7 @@ from models.language.adapters import TuningConfig, adapter_names
 from models.language.language_model import loading_dtype
 from models.weights import save_weights
 from pipeline.assemble import WEIGHTS, assemble, feature_folder
-from pipeline.device import uses_gpu
+from pipeline.device import training_device, uses_gpu
 from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.trainer import Supervision, TrainingRun, apply_compute, build_trainer, row_layout
 from planner.estimator import Estimator, StageEstimate
@@ -130,6 +130,7 @@ class TrainingStage(Stage):
             trains_language_model=trains_language_model,
             seed=self.seed,
             dtype=torch.bfloat16 if is_frozen else loading_dtype(self.precision),
+            device=training_device(context.trainer.accelerator),
             initial=initial_weights(context),
             is_empty=is_sharded,
         )
