@@ -42,9 +42,17 @@ class ComputeConfig:
     """Attention kernel for packed rows."""
     loss_chunk: int = 0
     """Number of loss tokens whose logits exist at once; 0 means all of a micro-batch."""
+    reduce_once: bool = False
+    """Reduce the gradients of sharded weights once per optimizer step instead of once per
+    micro-batch: less communication, but every device holds 4 bytes for each trained weight."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if self.reduce_once and not self.strategy.is_sharded:
+            raise ConfigError(
+                f"compute.reduce_once=true needs strategy fsdp2 or hsdp, got {self.strategy}: DDP "
+                "always reduces gradients once per step"
+            )
         for name in ("checkpoint_blocks", "loss_chunk"):
             if (value := getattr(self, name)) < 0:
                 raise ConfigError(f"compute.{name} must be 0 or more, got {value}")

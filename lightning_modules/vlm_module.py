@@ -14,6 +14,7 @@ from typing import Any, cast
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch.distributed.fsdp import FSDPModule
 
 from core.errors import CheckpointError, NotFiniteError
 from core.precision import Precision
@@ -25,7 +26,13 @@ from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.precision import check_rotary_frequencies
 from lightning_modules.strategy import ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze, cast_all
-from models.sharding import gather_tensor, materialise, shard_model, sharding_policy
+from models.sharding import (
+    gather_tensor,
+    materialise,
+    reduce_gradients,
+    shard_model,
+    sharding_policy,
+)
 from models.vlm import VisionLanguageModel
 
 
@@ -37,6 +44,8 @@ class Sharding:
     """Lightning precision of the stage."""
     load: Callable[[VisionLanguageModel], None]
     """Loads the weights that are still missing; every rank loads its own shards."""
+    reduces_once: bool = False
+    """Whether gradients are reduced once per step; see `models.sharding.reduce_gradients`."""
 
 
 class VlmModule(lightning.LightningModule):
@@ -56,6 +65,7 @@ class VlmModule(lightning.LightningModule):
         """To be set before training with a strategy that shards the model."""
         self.dropout_seed: int | None = None
         """To be set if adapters have dropout, whose noise then depends on seed, step and rank."""
+        self._reduces_once = False
         self.strict_loading = False  # checkpoints lack frozen weights; see on_load_checkpoint
         self.model = model
         self.optim = optim
@@ -73,6 +83,7 @@ class VlmModule(lightning.LightningModule):
             # Before sharding: FSDP2 keeps the type that parameters had then, whatever is assigned.
             cast_all(self.model, torch.bfloat16)
         mesh = cast(ShardedStrategy, self.trainer.strategy).sharding_mesh
+        self._reduces_once = sharding.reduces_once
         shard_model(self.model, mesh, sharding_policy(sharding.precision))
         materialise(self.model, self.trainer.strategy.root_device)
         sharding.load(self.model)
@@ -99,7 +110,7 @@ class VlmModule(lightning.LightningModule):
         micro_batches = self._equally_many(batch.micro_batches)
         last = len(micro_batches) - 1
         for index, micro_batch in enumerate(micro_batches):
-            with self._gradient_sync(enabled=index == last):
+            with self._gradient_sync(is_last=index == last):
                 loss = self(micro_batch)
                 # DDP and FSDP average gradients over ranks; world_size undoes it.
                 self.manual_backward(loss * (self.trainer.world_size / num_loss_tokens))
@@ -157,9 +168,17 @@ class VlmModule(lightning.LightningModule):
         missing = max_over_ranks(len(micro_batches), self.device) - len(micro_batches)
         return [*micro_batches, *[empty_micro_batch().to(self.device)] * missing]
 
-    def _gradient_sync(self, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
+    def _gradient_sync(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return the context of one backward pass, in which gradients are reduced if necessary.
+
+        DDP reduces them once per step. FSDP2 reduces them in every micro-batch, unless
+        `compute.reduce_once` is set, because Lightning's strategy can only block DDP.
+        """
+        if isinstance(self.model, FSDPModule):
+            reduce_gradients(self.model, is_last=is_last, once_per_step=self._reduces_once)
+            return contextlib.nullcontext()
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        if enabled or block is None:
+        if is_last or block is None:
             return contextlib.nullcontext()
         return cast(contextlib.AbstractContextManager[None], block())
 

@@ -2,10 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+LOSS_METHOD = "summed_loss"
+"""Name of the method that `attach_loss` adds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,19 +45,36 @@ def summed_cross_entropy(
     """
     hidden_KD = hidden_BTD.flatten(0, 1).index_select(0, loss_positions_K - 1)
     labels_K = labels_BT.flatten().index_select(0, loss_positions_K)
-    num_loss_tokens = labels_K.numel()
-    if not 0 < chunk < num_loss_tokens:
-        return LossSum(
-            loss_sum=_cross_entropy(hidden_KD, labels_K, output_layer),
-            num_loss_tokens=num_loss_tokens,
-        )
+    attached = getattr(output_layer, LOSS_METHOD, None)
+    sum_loss = attached or partial(_sum_chunks, output_layer)
+    loss_sum = sum_loss(hidden_KD, labels_K, chunk=chunk)
+    return LossSum(loss_sum=loss_sum, num_loss_tokens=labels_K.numel())
+
+
+def attach_loss(output_layer: nn.Module) -> None:
+    """Give an output layer a method that computes the loss of all chunks without hooks in between.
+
+    FSDP2 can then treat it as the forward pass of the layer (`register_fsdp_forward_method`).
+    """
+    setattr(output_layer, LOSS_METHOD, partial(_sum_chunks, output_layer.forward))
+
+
+def _sum_chunks(
+    output_layer: Callable[[torch.Tensor], torch.Tensor],
+    hidden_KD: torch.Tensor,
+    labels_K: torch.Tensor,
+    *,
+    chunk: int,
+) -> torch.Tensor:
+    if not 0 < chunk < labels_K.numel():
+        return _cross_entropy(hidden_KD, labels_K, output_layer)
     parts = [
         checkpoint(
             _cross_entropy, *part, output_layer, use_reentrant=False, preserve_rng_state=False
         )
         for part in zip(torch.split(hidden_KD, chunk), torch.split(labels_K, chunk), strict=True)
     ]
-    return LossSum(loss_sum=torch.stack(parts).sum(), num_loss_tokens=num_loss_tokens)
+    return torch.stack(parts).sum()
 
 
 def _cross_entropy(

@@ -1,7 +1,9 @@
 """Sharding of a model over several devices (FSDP2), and loading of sharded weights.
 
-Every decoder block is gathered only while it computes. Parts without trainable parameters are
-replicated on every rank: sharding a frozen language model in stage 1 would only add communication.
+Every decoder block, the embeddings and the output layer are groups of their own, gathered only when
+they compute; the connector and the final norm are in the root group. Parts without trainable
+parameters are replicated on every rank: sharding a frozen language model in stage 1 would only add
+communication.
 """
 
 import json
@@ -12,14 +14,22 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import PreTrainedModel
 
 from core.errors import CheckpointError
 from core.io.reading import reading
 from core.precision import Precision
 from models.language.blocks import decoder_blocks
+from models.language.generation import decoder_and_output_layer
+from models.loss import LOSS_METHOD, attach_loss
 from models.vlm import VisionLanguageModel
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -48,7 +58,48 @@ def shard_model(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPreci
     if any(p.requires_grad for p in model.language_model.parameters()):
         for block in decoder_blocks(model.language_model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
+        _shard_vocabulary(model.language_model, mesh, policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=replicated)
+
+
+def _shard_vocabulary(
+    language_model: PreTrainedModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy
+) -> None:
+    """Make groups of the embeddings and of the output layer, the two largest weights of a model.
+
+    In the root group, nothing could start before both are gathered, and their gradients would be
+    kept until everything else is done. Tied weights stay in the root group: they are one parameter,
+    which is needed from the first operation to the last.
+    """
+    embeddings = language_model.get_input_embeddings()
+    output_layer = decoder_and_output_layer(language_model)[1]
+    if embeddings.weight is output_layer.weight:
+        return
+    fully_shard(embeddings, mesh=mesh, mp_policy=policy)
+    # The backward pass of a lookup does not read the table.
+    embeddings.set_unshard_in_backward(unshard_in_backward=False)
+    # The backward pass begins where the forward pass ends. The loss is one forward pass of this
+    # group: otherwise each of its chunks would gather the layer and reduce its gradients.
+    attach_loss(output_layer)
+    fully_shard(output_layer, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    register_fsdp_forward_method(output_layer, LOSS_METHOD)
+
+
+def reduce_gradients(model: FSDPModule, *, is_last: bool, once_per_step: bool) -> None:
+    """Choose whether the next backward pass of a sharded model reduces gradients over ranks.
+
+    By default gradients are reduced to shards after every micro-batch, because unsharded ones take
+    4 bytes per trained parameter on every rank. Copies on other nodes (HSDP) are added up once per
+    step in either case, which needs no memory.
+
+    Args:
+        model: Model that `shard_model` has sharded.
+        is_last: Whether the next backward pass is the last one of the optimizer step.
+        once_per_step: Whether to reduce only in the last backward pass and keep unsharded gradients
+            until then.
+    """
+    model.set_requires_gradient_sync(is_last or not once_per_step)
+    model.set_requires_all_reduce(is_last)
 
 
 def materialise(module: nn.Module, device: torch.device) -> None:

@@ -154,7 +154,9 @@ class TrainingStage(Stage):
         if self.tuning.dropout and adapter_names(parts.model.language_model):
             module.dropout_seed = self.seed
         if is_sharded:
-            module.sharding = Sharding(precision=self.precision, load=parts.fill)
+            module.sharding = Sharding(
+                precision=self.precision, load=parts.fill, reduces_once=self.compute.reduce_once
+            )
         is_first = fit(context, module, data, self, strategy=self.compute.strategy)
         trained = {line.part for line in module.freeze_report.lines if line.trainable}
         save_weights(
