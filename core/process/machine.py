@@ -1,6 +1,8 @@
 """Limits of the machine or container in which a process runs."""
 
 import os
+import resource
+import shutil
 import tempfile
 from collections.abc import Iterator
 from multiprocessing import util
@@ -15,6 +17,9 @@ _SLURM_CORES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 _MAX_SOCKET_FOLDER_BYTES = 64
 """A Unix socket has at most 107 bytes, of which multiprocessing uses about 40 for its names."""
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""torch's variable for the settings of its allocator, and an older name that it still reads."""
 
 
 def available_cores() -> int:
@@ -59,6 +64,34 @@ def _quota_of(folder: Path) -> Iterator[float]:
             yield float(quota) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
         return
+
+
+def raise_open_files_limit() -> int:
+    """Raise the limit of open files to the largest value that this process may set; return it.
+
+    Loader workers hand over every tensor as a file descriptor, and every open shard takes one. The
+    usual limit of 1,024 is meant for programs that use `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def prefer_expandable_segments() -> None:
+    """Make torch's CUDA allocator grow its segments, unless its settings are set already.
+
+    Micro-batches differ in length, so blocks of memory are rarely reused in the same size. With
+    segments of fixed size, a device that is nearly full runs out of memory although gigabytes are
+    reserved and unused. torch reads the variable when CUDA starts.
+    """
+    if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
+        os.environ[_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of the memory file system, or None if there is none."""
+    return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
 
 
 def use_short_socket_folder(library: Any = util) -> None:

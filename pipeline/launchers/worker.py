@@ -29,7 +29,11 @@ from core.errors import IrudimenError, PreemptedError
 from core.io.files import atomic_write_text
 from core.process.distributed import is_first_process, is_initialized
 from core.process.log import show_info
-from core.process.machine import use_short_socket_folder
+from core.process.machine import (
+    prefer_expandable_segments,
+    raise_open_files_limit,
+    use_short_socket_folder,
+)
 from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
 from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
 from pipeline.launchers.execution import read_execution
@@ -66,6 +70,8 @@ def run(path: Path) -> int:
     _stop_with_parent(flag)
     _set_up_logging()
     use_short_socket_folder()
+    raise_open_files_limit()
+    prefer_expandable_segments()
     folder = StageFolder(path)
     if not is_first_process():
         code = _run_follower_rank(folder, flag)
