@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
+from core.tensor_buffer import TensorPlace, pack_tensors
 
 
 class Role(StrEnum):
@@ -129,7 +130,8 @@ class MicroBatch:
     branch_ids_BT: torch.Tensor
     """int64; 0 in the shared part of a document, else the branch (see `EncodedSample`)."""
     pixels_NCHW: torch.Tensor | None
-    """float32 images in the row-major order of their placeholders, or None."""
+    """uint8 images in the row-major order of their placeholders, or None; the tower normalises
+    them on its device."""
     features_NPE: torch.Tensor | None
     """float32 features in the same order if they come from the cache, else None."""
     samples: tuple[SampleRef, ...]
@@ -197,13 +199,14 @@ class MicroBatch:
         images = self.features_NPE if self.features_NPE is not None else self.pixels_NCHW
         return 0 if images is None else int(images.shape[0])
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the fields that are tensors."""
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: value for name, value in values if isinstance(value, torch.Tensor)}
+
+    def to(self, device: torch.device | str) -> Self:
         """Move all tensors to a device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, **kwargs)
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
+        moved: dict[str, Any] = {name: t.to(device) for name, t in self.tensors().items()}
         return dataclasses.replace(self, **moved)
 
 
@@ -246,7 +249,59 @@ class StepBatch:
         """Loss tokens of this rank in this step."""
         return sum(ref.num_loss_tokens for mb in self.micro_batches for ref in mb.samples)
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> Self:
-        """Move the tensors of all micro-batches to a device."""
-        moved = tuple(micro_batch.to(device, **kwargs) for micro_batch in self.micro_batches)
-        return dataclasses.replace(self, micro_batches=moved)
+    def to(self, device: torch.device | str) -> Self:
+        """Move the tensors of all micro-batches to a device, in one copy."""
+        tensors = (tensor for mb in self.micro_batches for tensor in mb.tensors().values())
+        if all(tensor.device == torch.device(device) for tensor in tensors):
+            return self
+        packed = pack_step(self)
+        moved = dataclasses.replace(packed, buffer=packed.buffer.to(device)).unpack()
+        return dataclasses.replace(self, micro_batches=moved.micro_batches)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the tensors as one, because a process receives each as a file descriptor."""
+        return PackedStep.unpack, (pack_step(self),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PackedStep:
+    """A step with all of its tensors in one buffer, as it travels between processes."""
+
+    step: int
+    micro_batches: tuple[dict[str, Any], ...]
+    """The fields of each micro-batch, with a `TensorPlace` for every tensor."""
+    bad_samples: tuple[BadSample, ...]
+    buffer: torch.Tensor
+    """uint8; holds all tensors."""
+
+    def unpack(self) -> StepBatch:
+        """Return the step, whose tensors are views of the buffer."""
+        micro_batches = tuple(self._unpack(fields) for fields in self.micro_batches)
+        return StepBatch(step=self.step, micro_batches=micro_batches, bad_samples=self.bad_samples)
+
+    def _unpack(self, fields: dict[str, Any]) -> MicroBatch:
+        values: dict[str, Any] = {
+            name: value.view(self.buffer) if isinstance(value, TensorPlace) else value
+            for name, value in fields.items()
+        }
+        return MicroBatch(**values)
+
+
+def pack_step(batch: StepBatch) -> PackedStep:
+    """Pack the tensors of a step; see `core.tensor_buffer`."""
+    tensors = [micro_batch.tensors() for micro_batch in batch.micro_batches]
+    buffer, places = pack_tensors([tensor for named in tensors for tensor in named.values()])
+    next_place = iter(places)
+    micro_batches = tuple(
+        {
+            field.name: next(next_place) if field.name in named else getattr(mb, field.name)
+            for field in dataclasses.fields(mb)
+        }
+        for mb, named in zip(batch.micro_batches, tensors, strict=True)
+    )
+    return PackedStep(
+        step=batch.step,
+        micro_batches=micro_batches,
+        bad_samples=batch.bad_samples,
+        buffer=buffer,
+    )

@@ -60,7 +60,7 @@ def _find_shared_buffer(
     if not tensors:
         return None
     storage = tensors[0].untyped_storage()
-    starts = [tensor.storage_offset() * tensor.itemsize for tensor in tensors]
+    starts = [int(tensor.storage_offset()) * tensor.itemsize for tensor in tensors]
     is_packed = all(
         tensor.is_contiguous()
         and tensor.untyped_storage().data_ptr() == storage.data_ptr()
@@ -69,7 +69,7 @@ def _find_shared_buffer(
     )
     if not is_packed or storage.data_ptr() == 0:
         return None
-    buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+    buffer = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
     return buffer, tuple(
         TensorPlace(dtype=tensor.dtype, shape=tuple(tensor.shape), start=start)
         for tensor, start in zip(tensors, starts, strict=True)

@@ -13,12 +13,14 @@ from core.chat.format import ChatFormat, PromptStyle
 from core.config import EXECUTION_ONLY
 from core.errors import CheckpointError, ConfigError, DataError
 from core.process.log import get_logger
+from core.process.machine import raise_open_files_limit, read_shared_memory
 from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
 from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths, measure_lengths
 from datamodules.batches.packing import check_lengths
+from datamodules.batches.shared_memory import PREPARED_STEPS, LoaderDemand, estimate_step_bytes
 from datamodules.batches.step_dataset import StepData, StepDataset, Transform
 from datamodules.batches.stream_accounts import StreamAccounts
 from datamodules.mixture.config import MixtureConfig
@@ -176,18 +178,36 @@ class MixtureDataModule(LightningDataModule):
             rank=rank,
             world_size=trainer.world_size if trainer is not None else 1,
         )
-        if self.config.num_workers > 0:
+        workers = self.config.num_workers
+        if workers > 0:
             # The tokenizer's threads do not survive a fork; the workers provide the parallelism.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        workers = self.config.num_workers
+            raise_open_files_limit()
+            self._check_shared_memory(dataset)
         return DataLoader(
             dataset,
             batch_size=None,
             num_workers=workers,
+            prefetch_factor=PREPARED_STEPS if workers else None,
             collate_fn=_identity,
             # A stage runs in a child of a fork server, which would re-import everything in workers.
             multiprocessing_context="fork" if workers else None,
         )
+
+    def _check_shared_memory(self, dataset: StepDataset) -> None:
+        """Check that /dev/shm can hold the prepared steps of all ranks of this node.
+
+        Raises:
+            ConfigError: If it can't.
+        """
+        memory = read_shared_memory()
+        if memory is None or dataset.start_step >= self.num_steps:
+            return
+        LoaderDemand(
+            step_bytes=estimate_step_bytes(dataset, dataset.start_step),
+            num_workers=self.config.num_workers,
+            num_ranks=self.trainer.num_devices if self.trainer is not None else 1,
+        ).check(memory)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the order depends on and the counts so far, as JSON types."""

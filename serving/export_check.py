@@ -109,7 +109,7 @@ def _check_pixels(
     """Return the pixels (1, C, H, W) of an image and their largest difference."""
     if model.tower is None:
         raise ValueError("the model was built without its tower")
-    ours_CHW = model.tower.transform(image)
+    ours_CHW = model.tower.normalise(model.tower.transform(image).to(model.device)).cpu()
     decoded = decode_image(image)
     theirs_NCHW = processor.image_processor(images=decoded, return_tensors="pt")["pixel_values"]
     error = float((theirs_NCHW[0] - ours_CHW).abs().max())

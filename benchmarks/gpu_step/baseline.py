@@ -25,6 +25,7 @@ from core.samples import SampleRef
 from datamodules.batches.collate import ReadySample
 from datamodules.batches.encode import encode_sample
 from datamodules.shards.source import Source
+from models.towers.image_transform import PixelNormaliser
 
 
 class Decoded(Dataset[ReadySample]):
@@ -32,6 +33,7 @@ class Decoded(Dataset[ReadySample]):
 
     def __init__(self, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> None:
         self.chat, self.transform = chat, make_transform(shape)
+        self.normalise = PixelNormaliser(self.transform)
         self.style = PromptStyle.PLAIN if plan.stage == 1 else PromptStyle.CHAT
         paths = {sources.captions: shape.samples_per_step}
         if plan.stage == 2:
@@ -68,7 +70,7 @@ class Decoded(Dataset[ReadySample]):
             num_tokens=encoded.num_tokens,
             num_loss_tokens=encoded.num_loss_tokens,
         )
-        image = None if sample.image is None else self.transform(sample.image)
+        image = None if sample.image is None else self.normalise(self.transform(sample.image))
         return ReadySample(ref=ref, encoded=encoded, image=image)
 
     def work(self, first: int, last: int) -> Work:

@@ -203,11 +203,11 @@ class _Transform:
         self.pixels = pixels
 
     def __call__(self, image: bytes) -> torch.Tensor:
-        """Decode an image to float32 (C, H, W)."""
+        """Decode an image to uint8 (C, H, W)."""
         if not self.pixels:
-            return torch.zeros(3, 1, 1)
+            return torch.zeros(3, 1, 1, dtype=torch.uint8)
         pixels_HWC = torch.from_numpy(np.array(decode_image(image, self.pixels)))
-        return pixels_HWC.permute(2, 0, 1).float().div_(255.0)
+        return pixels_HWC.permute(2, 0, 1).contiguous()
 
 
 def _step_data(job: Job) -> StepData:

@@ -1,5 +1,6 @@
 """Limits of the machine or container in which a process runs."""
 
+import dataclasses
 import os
 import resource
 import shutil
@@ -89,9 +90,20 @@ def prefer_expandable_segments() -> None:
         os.environ[_ALLOCATOR_VARIABLES[0]] = "expandable_segments:True"
 
 
-def free_shared_memory() -> int | None:
-    """Return the free bytes of the memory file system, or None if there is none."""
-    return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SharedMemory:
+    """Size of the file system through which processes share tensors, in bytes."""
+
+    total: int
+    free: int
+
+
+def read_shared_memory() -> SharedMemory | None:
+    """Return the size of /dev/shm, or None if there is none."""
+    if not _SHARED_MEMORY.is_dir():
+        return None
+    usage = shutil.disk_usage(_SHARED_MEMORY)
+    return SharedMemory(total=usage.total, free=usage.free)
 
 
 def use_short_socket_folder(library: Any = util) -> None:

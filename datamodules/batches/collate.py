@@ -17,7 +17,7 @@ class ReadySample:
     ref: SampleRef
     encoded: EncodedSample
     image: torch.Tensor | None
-    """float32: features (P, E) from the feature cache, or pixels (C, H, W)."""
+    """float32 features (P, E) from the feature cache, or uint8 pixels (C, H, W)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

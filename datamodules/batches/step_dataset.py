@@ -26,7 +26,7 @@ from datamodules.mixture.stream import MixtureStream, SampleLocations
 from datamodules.shards.source import Source
 
 Transform = Callable[[bytes], torch.Tensor]
-"""Maps an encoded image to float32 pixels (C, H, W); raises DataError if it can't be decoded."""
+"""Maps an encoded image to uint8 pixels (C, H, W); raises DataError if it can't be decoded."""
 
 _MAX_MEMOISED_SAMPLES = 8192
 """Largest source whose encoded samples stay in memory, at about 1 kB each."""
@@ -207,7 +207,7 @@ class StepDataset(IterableDataset[StepBatch]):
         for row, indices in zip(rows, plan, strict=True):
             for i in indices:
                 try:
-                    row.append(_prepare_sample(self.data, batch[i]))
+                    row.append(prepare_sample(self.data, batch[i]))
                 except DataError as error:
                     bad.append(_bad_sample(batch[i], error))
         return collate_micro_batch(
@@ -251,7 +251,12 @@ def _count_tokens(data: StepData, locations: SampleLocations) -> np.ndarray:
     return num_tokens
 
 
-def _prepare_sample(data: StepData, planned: PlannedSample) -> ReadySample:
+def prepare_sample(data: StepData, planned: PlannedSample) -> ReadySample:
+    """Read, encode and transform one sample.
+
+    Raises:
+        DataError: If the sample is unusable.
+    """
     sample = planned.source.read(planned.index)
     encoded = _encode_memoised(data, planned, sample)
     if encoded.num_tokens != planned.num_tokens:

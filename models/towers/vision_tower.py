@@ -25,7 +25,12 @@ from core.errors import CheckpointError, ConfigError, unknown_name
 from core.io.reading import reading
 from core.precision import without_autocast
 from models.towers import libraries
-from models.towers.image_transform import TRANSFORM_VERSION, CropRule, ImageTransform
+from models.towers.image_transform import (
+    TRANSFORM_VERSION,
+    CropRule,
+    ImageTransform,
+    PixelNormaliser,
+)
 
 _RESTORE = "restore the files of the tower"
 
@@ -95,6 +100,7 @@ class VisionTower(nn.Module, abc.ABC):
         self.config = config
         self.visual = visual.float().eval().requires_grad_(requires_grad=False)
         self.transform = transform
+        self.normalise = PixelNormaliser(transform)
         self._fingerprint = ""
         self.num_image_tokens, self.width = self._feature_shape()
 
@@ -145,8 +151,13 @@ class VisionTower(nn.Module, abc.ABC):
 
         Autocast is off: on a GPU it would compute norms and the residual stream in float32 during
         training only, and an evaluation would see other features.
+
+        Args:
+            pixels_NCHW: Images from `transform` (uint8), or normalised ones (floating point).
         """
         with without_autocast(pixels_NCHW.device):
+            if not pixels_NCHW.is_floating_point():
+                pixels_NCHW = self.normalise(pixels_NCHW)
             return self._extract(pixels_NCHW.to(next(self.visual.parameters()).dtype))
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature

@@ -178,7 +178,7 @@ def fake_transform(image: bytes) -> torch.Tensor:
     """Return pixels (3, 2, 2) that depend on the bytes; bytes with prefix `broken` fail."""
     if image.startswith(b"broken"):
         raise DataError("image can't be decoded", UNDECODABLE)
-    return torch.full((3, 2, 2), float(sum(image) % 251))
+    return torch.full((3, 2, 2), sum(image) % 251, dtype=torch.uint8)
 
 
 def _make(

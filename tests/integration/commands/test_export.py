@@ -160,7 +160,7 @@ def largest_difference(parts: VlmParts, model: Any, processor: Any) -> float:
         )["pixel_values"]
         tower = parts.model.tower
         assert tower is not None
-        assert torch.equal(pixels[0], tower.transform(image))
+        assert torch.equal(pixels[0], tower.normalise(tower.transform(image)))
         with torch.no_grad():
             embeds_BTD = parts.model.embed(ids_BT, tower(pixels))
             ours = parts.model.language_model(inputs_embeds=embeds_BTD).logits

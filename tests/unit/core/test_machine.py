@@ -97,3 +97,23 @@ def test_a_forked_process_starts_with_a_long_temporary_folder(tmp_path: Path) ->
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stdout.strip()) == (0, "started"), found.stderr
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    code = "import resource; from core.process.machine import *; "
+    code += "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+    code += "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); raise_open_files_limit(); "
+    code += "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_the_allocator_of_gpus_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, older = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+    for name in (current, older):
+        monkeypatch.delenv(name, raising=False)
+    machine.prefer_expandable_segments()
+    assert os.environ.pop(current) == "expandable_segments:True"
+    monkeypatch.setenv(older, "max_split_size_mb:512")
+    machine.prefer_expandable_segments()
+    assert current not in os.environ

@@ -12,7 +12,9 @@ from callbacks.bad_sample_budget import BadSampleBudget
 from core.chat.format import PromptStyle
 from core.config import dump_config, load_config
 from core.errors import CheckpointError, ConfigError, DataError
+from core.process.machine import SharedMemory
 from core.samples import BadSample, StepBatch
+from datamodules import mixture_datamodule
 from datamodules.batches.feature_cache import build_feature_cache
 from datamodules.mixture.config import Phase, ShareOf
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig
@@ -57,6 +59,15 @@ def test_loader_without_trainer_gives_all_steps(paths, tmp_path):
     module.prepare_data()
     module.setup("fit")
     assert [step.step for step in module.train_dataloader()] == list(range(8))
+
+
+def test_a_loader_with_workers_checks_the_memory_of_its_node(paths, tmp_path, monkeypatch):
+    tiny = SharedMemory(total=4096, free=4096)
+    monkeypatch.setattr(mixture_datamodule, "read_shared_memory", lambda: tiny)
+    config = make_config(paths, num_workers=2)
+    with pytest.raises(ConfigError, match=r"2 workers .* --shm-size=2g"):
+        make_module(paths, tmp_path, config=config).train_dataloader()
+    make_module(paths, tmp_path).train_dataloader()
 
 
 def test_configuration_round_trip(paths, tmp_path):

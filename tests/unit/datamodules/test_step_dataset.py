@@ -11,6 +11,7 @@ from core.chat.format import PromptStyle
 from core.errors import ConfigError
 from datamodules.batches.feature_cache import build_feature_cache
 from datamodules.batches.lengths import measure_lengths
+from datamodules.batches.shared_memory import estimate_step_bytes
 from datamodules.batches.step_dataset import StepData, StepDataset
 from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
 from datamodules.shards.reader import ShardReader
@@ -156,6 +157,18 @@ def test_too_long_samples_are_never_truncated(data):
         StepDataset(short, num_steps=1).step(0)
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_estimated_step_is_about_as_large_as_the_real_one(data, world_size):
+    dataset = StepDataset(data, num_steps=2, world_size=world_size)
+    tensors = [
+        tensor
+        for micro_batch in dataset.step(1).micro_batches
+        for tensor in micro_batch.tensors().values()
+    ]
+    real = sum(tensor.nbytes for tensor in tensors)
+    assert 0.7 * real <= estimate_step_bytes(dataset, 1) <= 1.5 * real
+
+
 # --- features ---
 
 
@@ -186,7 +199,7 @@ def test_features_come_from_the_cache(data, tmp_path):
         for one, two in zip(a.micro_batches, b.micro_batches, strict=True):
             assert one.pixels_NCHW is None
             if one.num_images:
-                assert torch.equal(one.features_NPE[:, 0, 0], two.pixels_NCHW[:, 0, 0, 0])
+                assert torch.equal(one.features_NPE[:, 0, 0], two.pixels_NCHW[:, 0, 0, 0].float())
 
 
 def test_feature_noise_is_a_function_of_the_position(data, tmp_path):
