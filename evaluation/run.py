@@ -33,7 +33,8 @@ from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig
 from core.io.files import check_writable, sole_writer
 from core.io.hub import hub_commit
-from core.io.model_files import hash_model_folder
+from core.io.model_files import check_model_settings, hash_model_folder
+from datamodules.shards.manifest import verify
 from evaluation.answerers.cached import BATCHES_PER_SLICE, CachedAnswerer
 from evaluation.answerers.endpoint import EndpointAnswerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
@@ -144,6 +145,7 @@ def _run_alone(options: argparse.Namespace) -> EvaluationResult:
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
     _check_numbers(options)
     settings = choose_settings(options)
+    verify(options.benchmark, deep=True)
     items = load_benchmark(options.benchmark, languages=options.languages)
     items = items[: options.limit] if options.limit else items
     check_items(items, settings)
@@ -204,6 +206,7 @@ def _evaluate_checkpoint(
     options: argparse.Namespace, items: Sequence[BenchmarkItem], asked: EvaluationOptions
 ) -> EvaluationResult:
     """Evaluate a local checkpoint; its replies are stored slice by slice, as those of a grid."""
+    check_model_settings(Path(options.model))
     model = HuggingFaceAnswerer(
         options.model,
         revision=options.revision,

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import DataError
+from core.io.reading import reading
 from core.process.log import without_password
 from pipeline.store.records import read_json
+from reporting.tracking.local_store import check_database
 from reporting.tracking.sync import sync_grid
 
 
@@ -40,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = sorted(options.root.glob("grids/*/grid.json"))
     if not paths:
         raise DataError(f"no grid under {options.root}; set the output folder with --root")
+    check_database(options.root)
     for path in paths:
         about = read_json(path)
-        tracker = sync_grid(options.root, about["experiment"], about["profile"], path.parent.name)
+        with reading(path, fix="run the grid again, which writes it"):
+            experiment, profile = str(about["experiment"]), str(about["profile"])
+        tracker = sync_grid(options.root, experiment, profile, path.parent.name)
         result = "[red]upload incomplete" if tracker.is_behind else "[green]uploaded"
         where = escape(without_password(tracker.uri))
         console.print(f"{path.parent.name}: {result}[/] to {where}", highlight=False)

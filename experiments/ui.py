@@ -16,9 +16,8 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from core.io.reading import reading
 from core.process.log import without_password
-from reporting.tracking.local_store import relocate_artifacts
+from reporting.tracking.local_store import check_database, relocate_artifacts
 from reporting.tracking.server import SERVER_HOST, server_command
 
 
@@ -40,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     command = server_command(options.root, options.port)
-    with reading(options.root / "mlflow.db", fix="move it away; experiments.sync writes it anew"):
-        relocate_artifacts(options.root)
+    check_database(options.root)
+    relocate_artifacts(options.root)
     if remote := os.environ.get("MLFLOW_TRACKING_URI"):
         shown = escape(without_password(remote))
         console.print(f"note: runs are tracked in MLFLOW_TRACKING_URI={shown}, not this database")

@@ -10,6 +10,7 @@ from typing import Any
 
 from configuration.axes import AxisValue
 from core.errors import DataError
+from core.io.reading import reading
 from pipeline.store.records import StageRecord, load_stage, read_json
 from pipeline.store.registration import Registration
 
@@ -110,6 +111,13 @@ def load_grid(root: Path, experiment: str, profile: str, name: str = "") -> Grid
             f"Run it first: python -m experiments.run --exp {experiment} --profile {profile}"
         )
     raw = read_json(folder / "grid.json")
+    with reading(folder / "grid.json", fix="run the grid again, which writes it"):
+        return _parse_grid(raw, folder, root, experiment=experiment, profile=profile)
+
+
+def _parse_grid(
+    raw: Mapping[str, Any], folder: Path, root: Path, *, experiment: str, profile: str
+) -> GridRecord:
     return GridRecord(
         folder=folder,
         experiment=experiment,

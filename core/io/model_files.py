@@ -3,7 +3,9 @@
 from functools import partial
 from pathlib import Path
 
+from core.errors import CheckpointError
 from core.io.files import sha256_once
+from core.io.reading import read_json_file
 
 _SUFFIXES = frozenset({".safetensors", ".bin", ".json", ".model", ".tiktoken", ".jinja"})
 _NAMES = frozenset({"merges.txt", "vocab.txt"})
@@ -18,6 +20,21 @@ def hash_model_folder(folder: Path) -> dict[str, str]:
     """
     files = sorted(filter(partial(_is_of_model, folder), folder.rglob("*")))
     return {str(file): sha256_once(file) for file in files}
+
+
+def check_model_settings(folder: Path) -> None:
+    """Check that every JSON file of a checkpoint holds an object; a hub name has no files here.
+
+    transformers replaces some damaged files, such as generation_config.json, by defaults.
+
+    Raises:
+        CheckpointError: If a file is damaged.
+    """
+    for path in sorted(folder.glob("*.json")):
+        content = read_json_file(path, fix="restore the file", error_class=CheckpointError)
+        if not isinstance(content, dict):
+            found = type(content).__name__
+            raise CheckpointError(f"{path} holds {found}, expected an object; restore the file")
 
 
 def _is_of_model(folder: Path, path: Path) -> bool:

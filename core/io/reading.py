@@ -33,13 +33,13 @@ def reading(
         raise error_class(f"{path} can't be read ({kind}: {reason}); {fix}") from error
 
 
-def read_json_file(path: Path, *, fix: str) -> Any:
+def read_json_file(path: Path, *, fix: str, error_class: type[IrudimenError] = DataError) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: If it is missing or damaged.
+        DataError: Or `error_class`, if it is missing or damaged.
     """
-    with reading(path, fix=fix):
+    with reading(path, fix=fix, error_class=error_class):
         return json.loads(path.read_text(encoding="utf-8"))
 
 

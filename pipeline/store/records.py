@@ -5,7 +5,7 @@ values. A stage folder may be incomplete: a stage that has never started is in t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def load_stage(folder: Path) -> StageRecord:
     about = read_json(folder / "stage.json", default={})
     status = read_note(folder / "status.json")
     progress = read_note(folder / "progress.json")
-    metrics = read_json(folder / "result" / "metrics.json", default={}).get("metrics", {})
+    metrics = _read_result(folder / "result" / "metrics.json", ("metrics",)).get("metrics", {})
     return StageRecord(
         folder=folder,
         kind=about.get("kind", folder.parent.name),
@@ -107,7 +107,7 @@ def load_stage(folder: Path) -> StageRecord:
         registrations=tuple(map(Registration.from_json, about.get("registrations", ()))),
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
         retention=read_json(folder / "result" / retention.RETENTION_FILE, default={}),
-        canaries=read_json(folder / "result" / canaries.CANARIES_FILE, default={}),
+        canaries=_read_result(folder / "result" / canaries.CANARIES_FILE, ("groups",)),
     )
 
 
@@ -125,6 +125,14 @@ def read_json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str,
         raise DataError(f"{path} can't be read ({error}); run the stage again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, expected an object")
+    return content
+
+
+def _read_result(path: Path, required: Sequence[str]) -> dict[str, Any]:
+    """Read a JSON object of a result that has some keys; {} if the result has no such file."""
+    content = read_json(path, default={})
+    if missing := [name for name in required if path.is_file() and name not in content]:
+        raise DataError(f"{path} has no {missing[0]}; delete the result to run the stage again")
     return content
 
 

@@ -11,6 +11,7 @@ from typing import Self
 from core.config import fingerprint
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
+from core.io.reading import reading
 from core.process.log import get_logger
 
 _DATABASE, _ARTIFACTS, _IDENTITY = "mlflow.db", "artifacts", "root.json"
@@ -86,6 +87,22 @@ def _is_copy(root: Path, identity: str, other: Path) -> bool:
     with contextlib.suppress(OSError):
         return not root.samefile(other)
     return False
+
+
+def check_database(root: Path) -> None:
+    """Check that the database of a root, if there is one, is intact.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    database = root.resolve() / _DATABASE
+    fix = f"move it away and run python -m experiments.sync --root {root}, which writes it anew"
+    with reading(database, fix=fix, error_class=ConfigError):
+        if database.is_file():
+            with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as found:
+                (answer,) = found.execute("PRAGMA quick_check(1)").fetchone()
+            if answer != "ok":
+                raise ValueError(answer)
 
 
 def relocate_artifacts(root: Path) -> int:
