@@ -99,6 +99,8 @@ def _read_judgements(path: Path) -> dict[str, dict[str, tuple[str, str]]]:
         rows = read_table(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}", "no judgements") from error
+    if not rows:
+        raise DataError(f"{path} has no rows; export the judgements again", "no judgements")
     for number, row in enumerate(rows, start=2):
         task, verdict, text = (row.get(name) or "" for name in ("task", "verdict", "text"))
         annotator = row.get("annotator") or ""

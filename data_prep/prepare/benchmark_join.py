@@ -129,6 +129,8 @@ def build(
         joined.append(item)
         sample.content["items"].append(item)
     reader.check(max_unusable, num_used=len(joined) * len(sources))
+    if empty := [place for language, place in sources.items() if not by_language[language]]:
+        raise DataError(f"{empty[0]} has no usable rows: {dict(reader.counts)}; check it", "empty")
     if not samples:
         raise DataError(
             f"no question exists in all of {', '.join(sources)}: {dict(reader.counts)}; check the "
@@ -257,5 +259,8 @@ def _image_bytes(value: Any, where: str) -> bytes:
             f"{where}: the image column holds {type(value).__name__}, expected image bytes",
             "no image",
         )
-    decode_image(image)  # report a broken image now rather than in the middle of an evaluation
+    try:
+        decode_image(image)  # now rather than in the middle of an evaluation
+    except DataError as error:
+        raise DataError(f"{where}: {error}", error.fault) from error
     return image

@@ -144,7 +144,12 @@ def run(options: argparse.Namespace, console: Console) -> None:
     )
     if options.import_from:
         kind, path = options.import_from
-        judgements = _select_format(_IMPORTS, kind)(read_text_file(Path(path)))
+        parse = _select_format(_IMPORTS, kind)
+        text = read_text_file(Path(path))
+        try:
+            judgements = parse(text)
+        except DataError as error:
+            raise DataError(f"{path}: {error}; export it again") from error
         count = exchange.import_judgements(store, judgements)
         console.print(f"Imported {count} judgements", highlight=False)
     elif options.export:

@@ -172,7 +172,7 @@ def test_every_row_is_refused_or_asked_once(
     code, counts, output = _import("imported", "--max-unusable", "1")
     if not accepted:
         assert code == 2
-        assert "no question exists in all of en, eu" in output
+        assert "no question exists in all of en, eu" in output or "no usable rows" in output
         return
     assert code == 0, output
     assert counts.pop("questions") == len(accepted)
