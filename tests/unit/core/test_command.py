@@ -2,6 +2,7 @@
 
 from core.process.command import USER_ERROR, catch_user_errors
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -49,6 +50,11 @@ def test_every_command_handles_user_errors() -> None:
         if name not in WITHOUT:
             module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
             assert hasattr(module.main, "__wrapped__"), f"{name}: @catch_user_errors on main"
+            tree = ast.parse((REPOSITORY / name).read_text())
+            first = next(x for x in tree.body if isinstance(x, ast.Import | ast.ImportFrom))
+            assert ast.unparse(first) == "from core.process.command import catch_user_errors", (
+                f"{name}: import it first, so that Ctrl-C during the other imports is one line"
+            )
 
 
 def test_an_error_about_a_file_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
