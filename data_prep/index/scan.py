@@ -23,7 +23,7 @@ from data_prep.index.lengths import LengthsPlan
 from data_prep.shards.writer import SourceInfo, write_manifest
 from datamodules.batches.lengths import lengths_name
 from datamodules.shards.manifest import INDEX_SUFFIX, IndexEntry, Modality, ShardEntry
-from datamodules.shards.tar_scan import ScanRules, guess_record, scan_tar
+from datamodules.shards.tar_scan import REPEATED_KEY, ScanRules, guess_record, scan_tar
 from datamodules.storage.remote import RetryConfig, redact_url
 
 AUTO = "auto"
@@ -319,11 +319,12 @@ def _check_budget(
         f"{count} x {reason} (first: {examples[reason]})"
         for reason, count in unusable.most_common()
     )
+    packing = "Pack the members of a sample together (tar --sort=name). "
     raise DataError(
         f"source '{plan.name}': {num_unusable} of {total} samples are unusable, more than "
         f"--max-unusable {plan.max_unusable:g} allows: {reasons or 'the shards are empty'}. "
-        "Correct --record or --modality, repair the shards, or raise --max-unusable (no shard is "
-        "scanned again)"
+        f"{packing * (REPEATED_KEY in unusable)}Correct --record or --modality, repair the shards, "
+        "or raise --max-unusable (no shard is scanned again)"
     )
 
 

@@ -18,12 +18,8 @@ from core.io.hub import explain_hub_error
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.tables import parse_head, read_table
-from datamodules.shards.tar_members import (
-    IMAGE_EXTENSIONS,
-    HashingStream,
-    TarSample,
-    group_members,
-)
+from data_prep.prepare.tar_rows import convert_samples
+from datamodules.shards.tar_members import IMAGE_EXTENSIONS, HashingStream, group_members
 
 DatasetRow = dict[str, Any]
 _SEQUENTIAL = (".json", ".csv", ".tar")
@@ -296,30 +292,10 @@ def _read_tar(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     wanted = {"json", "txt", *IMAGE_EXTENSIONS}
     with fsspec.open(part.file, "rb") as file:
         samples = group_members(HashingStream(file), part.file, wanted, ignored)
-        yield from _slice_part(map(_convert_sample, samples), part)
+        yield from _slice_part(convert_samples(samples), part)
     if ignored:
         members = ", ".join(f"{count:,} x {kind}" for kind, count in ignored.most_common())
         _LOG.info("%s: ignored members: %s", part.file, members)
-
-
-def _convert_sample(sample: TarSample) -> DatasetRow | DroppedError:
-    """Return the columns of a sample; its own members take precedence over columns of the JSON."""
-    if sample.problem:
-        return DroppedError(sample.problem, sample.key)
-    row = DatasetRow()
-    try:
-        if (record := sample.members.get("json")) is not None:
-            row |= json.loads(record.content.decode("utf-8-sig"))
-        if (text := sample.members.get("txt")) is not None:
-            row["txt"] = text.content.decode("utf-8-sig")
-    except (ValueError, TypeError, RecursionError) as error:
-        return DroppedError("row is not JSON", f"{sample.key}: {error}")
-    images = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
-    if len(images) > 1:
-        return DroppedError("two images", sample.key)
-    if images:
-        row["image"] = images[0].content
-    return row | {"__key__": sample.key}
 
 
 def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:

@@ -18,7 +18,7 @@ _MAX_DIFFERENCE = 48.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDigest:
-    """What is kept of an image to recognise it."""
+    """Checksum and thumbnail of an image, by which it is recognised."""
 
     sha256: bytes
     thumbnail: bytes

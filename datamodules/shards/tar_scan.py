@@ -24,6 +24,8 @@ from datamodules.shards.tar_members import (
     group_members,
 )
 
+REPEATED_KEY = "the key appears twice"
+"""Fault of members of a sample that do not follow each other, or of two samples of one name."""
 _RECORD_CANDIDATES = ("", ".txt", "caption", "text")
 _MAX_INSPECTED_SAMPLES = 100
 _MAX_RECORD_BYTES = 16 << 20
@@ -83,7 +85,7 @@ def scan_tar(
         ignored.update(f".{kind}" for kind in sample.members if kind not in (member, *images))
         try:
             if sample.key in seen:
-                raise RecordError(f"'{sample.key}' appears twice", "the key appears twice")
+                raise RecordError(f"'{sample.key}' appears twice", REPEATED_KEY)
             seen.add(sample.key)
             row, turns = _parse_sample(sample, member, rules)
         except RecordError as error:

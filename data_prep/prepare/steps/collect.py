@@ -21,7 +21,7 @@ from data_prep.prepare.rows import Part
 from data_prep.prepare.same_image import ImageDigest
 from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan, WorkPlan
 
-REPEATED_KEY = "key occurs twice"
+AMBIGUOUS_KEY = "key occurs twice"
 _FETCHES = "fetched.jsonl"
 _JOIN_TABLE = (
     "CREATE TABLE texts (key TEXT PRIMARY KEY, record TEXT NOT NULL, sha256 BLOB, thumbnail BLOB)"
@@ -116,8 +116,8 @@ def _drop_all_rows(table: sqlite3.Connection, key: str, where: str, ledger: Ledg
         "UPDATE texts SET record = '' WHERE key = ? AND record <> ''", (key,)
     ).rowcount:
         ledger.num_out -= 1
-        ledger.drop(f"first row with the key {key}", DroppedError(REPEATED_KEY))
-    ledger.drop(where, DroppedError(REPEATED_KEY, key))
+        ledger.drop(f"first row with the key {key}", DroppedError(AMBIGUOUS_KEY))
+    ledger.drop(where, DroppedError(AMBIGUOUS_KEY, key))
 
 
 def _make_translation(
@@ -217,7 +217,7 @@ class _JoinedTexts:
             raise DroppedError("not in the published translation", key)
         record, sha256, thumbnail = found
         if not record:
-            raise DroppedError(REPEATED_KEY, key)
+            raise DroppedError(AMBIGUOUS_KEY, key)
         if sha256 and image:
             shown = ImageDigest(sha256=sha256, thumbnail=thumbnail)
             if not _digest(image).is_same_image(shown):

@@ -8,7 +8,7 @@ from core.config import fingerprint
 from core.io.files import atomic_write_text
 from data_prep.prepare.items import texts_of
 from data_prep.prepare.recipe import Kind
-from data_prep.prepare.steps.collect import REPEATED_KEY, Collected, read_items
+from data_prep.prepare.steps.collect import AMBIGUOUS_KEY, Collected, read_items
 from data_prep.prepare.work import DUPLICATES, SourcePlan, WorkPlan
 
 _MIN_QUESTION_CHARACTERS = 60
@@ -35,7 +35,7 @@ def settle(plan: WorkPlan) -> None:
         for item in _read_all_items(plan, source):
             reason = _duplicate_reason(item, source, seen)
             if item.source_id in repeated:
-                reason = REPEATED_KEY
+                reason = AMBIGUOUS_KEY
             if is_benchmark:
                 images.add(item.image)
                 questions.update(_long_questions(item, source))

@@ -15,6 +15,8 @@ from core.errors import DataError
 from data_prep.index import scan
 from data_prep.index.__main__ import main
 from data_prep.index.inputs import expand_shards
+from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.rows import read, split
 from datamodules.batches.lengths import measure_lengths
 from datamodules.shards.manifest import load_manifest, verify
 from datamodules.shards.source import Source
@@ -162,6 +164,18 @@ def test_unusable_samples_are_listed_and_budgeted(shards, scans, capsys):
     assert manifest.statistics["unusable"] == {"the image can't be read": 2}
     assert [entry.num_samples for entry in manifest.shards] == [3, 2, 4]
     assert "unusable samples" in capsys.readouterr().err
+
+
+def test_members_that_do_not_follow_each_other_are_explained(shards, capsys):
+    """WebDataset, issue 140: the members of a sample are apart if a tar is not sorted."""
+    pairs = members(0, 3)
+    apart = [m for kind in (".png", ".txt", ".json") for m in pairs if m[0].endswith(kind)]
+    assert len(apart) == len(pairs)
+    write_tar(shards / "00001.tar", apart)
+    assert run(shards) == 2
+    assert "tar --sort=name" in " ".join(capsys.readouterr().err.split())
+    found = [row for part in split(str(shards / "00001.tar"), per_part=99) for _, row in read(part)]
+    assert [isinstance(row, DroppedError) for row in found] == [False] * 3 + [True] * 6
 
 
 def test_a_shard_without_usable_samples_is_left_out_and_reported(shards, capsys):
