@@ -17,6 +17,7 @@ from rich.markup import escape
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
+from core.process.options import number_between, whole_number
 from core.rng import named_rng
 from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
 from data_prep.prepare.benchmark_join import build
@@ -117,14 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add(
         "--limit",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="import only the first N questions (default: all)",
     )
     add(
         "--max-unusable",
-        type=float,
+        type=number_between(0, 1),
         default=0.0,
         metavar="FRACTION",
         help="leave out up to this fraction of rows that can't be asked or scored, and count them "

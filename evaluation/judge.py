@@ -12,6 +12,7 @@ from core.process.command import catch_user_errors
 import argparse
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from rich.progress import track
 from core.errors import DataError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text, sole_writer
+from core.process.options import number_between, whole_number
 from evaluation.benchmarks.images import ImageLookup, open_images
 from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarize
 from evaluation.people.comparison import compare_systems
@@ -124,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--most",
-        type=int,
+        type=whole_number(0),
         default=0,
         help="judge a random sample of this size per language (default: all questions)",
     )
@@ -135,8 +137,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="OPENAI_API_KEY",
         help="environment variable that holds the API key (default: OPENAI_API_KEY)",
     )
-    add("--price-in", type=float, default=0.0, help="price per million input tokens")
-    add("--price-out", type=float, default=0.0, help="price per million output tokens")
+    price = number_between(0, math.inf)
+    add("--price-in", type=price, default=0.0, help="price per million input tokens")
+    add("--price-out", type=price, default=0.0, help="price per million output tokens")
     add("--out", type=Path, required=True, help="output folder for verdicts, report and cache")
     add(
         "--save",

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
+from core.process.options import port_number, whole_number
 from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
@@ -65,13 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-new-tokens",
-        type=int,
+        type=whole_number(1),
         default=64,
         metavar="N",
         help="maximum length of an answer (default: 64)",
     )
     add("--page", action="store_true", help="serve a local web page instead of the terminal")
-    add("--port", type=int, default=7860, help="port of the web page (default: 7860)")
+    add("--port", type=port_number, default=7860, help="port of the web page (default: 7860)")
     return parser
 
 

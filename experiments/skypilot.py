@@ -22,6 +22,7 @@ from rich.console import Console
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
+from core.process.options import whole_number
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
 
@@ -126,14 +127,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--devices",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="GPUs per stage run (default: all GPUs of a node)",
     )
     add(
         "--disk-gb",
-        type=int,
+        type=whole_number(1),
         default=512,
         metavar="GB",
         help="disk size of a node (default: 512)",

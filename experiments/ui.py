@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.process.log import without_password
+from core.process.options import port_number
 from reporting.tracking.local_store import check_database, relocate_artifacts
 from reporting.tracking.server import SERVER_HOST, server_command
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="output folder of all runs (default: mlruns)",
     )
-    parser.add_argument("--port", type=int, default=5000, help="port (default: 5000)")
+    parser.add_argument("--port", type=port_number, default=5000, help="port (default: 5000)")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     command = server_command(options.root, options.port)

@@ -18,6 +18,7 @@ from rich.progress import track as rich_track
 
 from core.errors import DataError
 from core.io.files import sha256_file, sole_writer
+from core.process.options import whole_number
 from data_prep.embedded.build import Builder, BuildPlan
 from data_prep.embedded.corpus import build_corpus
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
@@ -86,7 +87,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--concepts",
-        type=int,
+        type=whole_number(1),
         default=BuildPlan().num_concepts,
         metavar="N",
         help="number of concepts; all other counts scale with it (default: %(default)s, all)",

@@ -20,6 +20,7 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.io.files import sole_writer
 from core.io.reading import read_json_file
+from core.process.options import whole_number
 from data_prep.prepare import planning
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
 from data_prep.prepare.steps.finish import REPORT
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--limit",
-        type=int,
+        type=whole_number(0),
         default=0,
         metavar="N",
         help="prepare only the first N rows of each source (default: all)",
@@ -85,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--workers",
-        type=int,
+        type=whole_number(1),
         default=2,
         metavar="N",
         help="number of tasks that run in parallel (default: %(default)s)",

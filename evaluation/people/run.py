@@ -21,6 +21,7 @@ from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
 from core.io.reading import read_text_file
+from core.process.options import port_number, whole_number
 from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.comparison import compare_systems
@@ -89,18 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--most",
-        type=int,
+        type=whole_number(0),
         default=0,
         help="draw a random sample of this many tasks per language (default: all)",
     )
     add(
         "--overlap",
-        type=int,
+        type=whole_number(0),
         default=20,
         help="number of tasks that all annotators judge (default: 20)",
     )
     add("--images", type=Path, metavar="MANIFEST", help="manifest of the images")
-    add("--port", type=int, default=7870, help="port of the page (default: 7870)")
+    add("--port", type=port_number, default=7870, help="port of the page (default: 7870)")
     add("--results", action="store_true", help="print the results as JSON and exit")
     add(
         "--save",
