@@ -23,6 +23,8 @@ _FILLERS = dict.fromkeys([0x180E, 0x3164, 0xFFA0, 0xFFFC, *range(0xFFF9, 0xFFFC)
 """Fillers and annotation marks that show nothing, the trace of an object, and noncharacters."""
 _REMOVED = INVISIBLE | _CONTROLS | _FILLERS
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CHANGED = re.compile(f"[\r\u2028\u2029\ud800-\udfff{re.escape(''.join(map(chr, _REMOVED)))}]")
+"""Characters that cleaning removes, replaces or rejects."""
 
 
 def clean_text(text: str) -> str:
@@ -34,7 +36,8 @@ def clean_text(text: str) -> str:
     Raises:
         DataError: If the text has a lone surrogate, which no UTF-8 file can hold.
     """
-    if text.isascii() and text.isprintable():
+    is_plain = _CHANGED.search(text) is None
+    if is_plain and unicodedata.is_normalized("NFC", text):
         return text
     if found := _SURROGATE.search(text):
         raise DataError(

@@ -78,6 +78,7 @@ def decode_image(image_bytes: bytes) -> Image.Image:
     """
     try:
         image = _open_image(image_bytes)
+        _check_scans(image, image_bytes)
         orientation = _read_orientation(image, image_bytes)
         image.load()
         image = _to_rgb(image)
@@ -110,6 +111,7 @@ def portable_image(image_bytes: bytes) -> tuple[bytes, str]:
 def _is_shown_as_decoded(image_bytes: bytes) -> bool:
     try:
         image = _open_image(image_bytes)
+        _check_scans(image, image_bytes)
         is_turned = _read_orientation(image, image_bytes) in _TRANSPOSITIONS
         return not is_turned and not getattr(image, "is_animated", False)
     except DataError:
@@ -125,10 +127,6 @@ def _open_image(image_bytes: bytes) -> Image.Image:
         warnings.simplefilter("ignore")
         image: Image.Image = Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS)
     _check_size(*image.size)
-    # Entropy-coded data never contains the mark, so few others are counted than those of scans.
-    if image.format in _JPEG_FORMATS and image_bytes.count(_SCAN_MARK) > MAX_SCANS:
-        message = f"image has more than {MAX_SCANS} scans, which take long to decode; save it again"
-        raise DataError(message, UNDECODABLE)
     return image
 
 
@@ -173,6 +171,13 @@ def _check_size(width: int, height: int) -> None:
         limit = f"{MAX_ASPECT_RATIO}:1"
         message = f"image of {width}x{height} pixels exceeds an aspect ratio of {limit}; crop it"
         raise DataError(message, "image too long")
+
+
+def _check_scans(image: Image.Image, image_bytes: bytes) -> None:
+    # Entropy-coded data never contains the mark, so few others are counted than those of scans.
+    if image.format in _JPEG_FORMATS and image_bytes.count(_SCAN_MARK) > MAX_SCANS:
+        message = f"image has more than {MAX_SCANS} scans, which take long to decode; save it again"
+        raise DataError(message, UNDECODABLE)
 
 
 def _undecodable(image_bytes: bytes, error: Exception) -> DataError:

@@ -32,6 +32,8 @@ _EXTENDED_HEADERS = frozenset(
         tarfile.SOLARIS_XHDTYPE,
     }
 )
+_IS_UNUSUAL = re.compile(r"(?:^|/)(?:[._]|PaxHeader|[^./]*$)")
+"""A part of a name that a rule below may ignore; most members need no further look."""
 _META_NAME = re.compile(r"__[^/]*__")
 _HEADER_NAME = re.compile(r"PaxHeaders?(?:\.[^/]+)?")
 """Folder into which old programs extract the extended headers of a tar."""
@@ -190,6 +192,8 @@ def _reason_to_ignore(name: str) -> str:
 
     The rules are those of webdataset, which skips `__NAME__` and names without an extension.
     """
+    if _IS_UNUSUAL.search(name) is None:
+        return ""
     parts = name.split("/")
     if parts[-1].startswith(_MACOS_PREFIX):
         return "metadata of macOS (._NAME)"
