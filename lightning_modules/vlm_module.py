@@ -185,8 +185,7 @@ class VlmModule(lightning.LightningModule):
     def _clip_gradients(self, optimizer: LightningOptimizer, loss: torch.Tensor) -> torch.Tensor:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.optim.grad_clip or float("inf")
-        # Without `foreach`, torch clips sharded gradients one by one.
-        norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True))
+        norm = gather_tensor(torch.nn.utils.clip_grad_norm_(parameters, limit))
         if not math.isfinite(norm):  # before the step, which would spoil the weights
             raise NotFiniteError(
                 f"step {self.trainer.global_step}: the loss is {float(loss):g}, its gradient norm "

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from core.precision import without_autocast
 from core.samples import MicroBatch
 
 if TYPE_CHECKING:  # a slow import that most runs do not need
@@ -68,8 +67,10 @@ def _visible_blocks(micro_batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor
     sees_SS = (documents_S[:, None] == documents_S) & (
         (branches_S == 0) | (branches_S[:, None] == branches_S)
     )
-    with without_autocast(device):  # counts are exact in float32 only
-        seen_BQK = touched_BQS @ sees_SS.float() @ touched_BQS.transpose(1, 2)
+    # Autocast may multiply in bfloat16. Neighbouring stretches differ, so where all pairs see each
+    # other, one of the blocks has a single stretch and the count is below 129, which is exact;
+    # elsewhere at least a quarter of the pairs is missing.
+    seen_BQK = touched_BQS @ sees_SS.float() @ touched_BQS.transpose(1, 2)
     counts_BQ = touched_BQS.sum(dim=2)
     blocks_K = torch.arange(num_blocks, device=device)
     is_earlier_QK = blocks_K[:, None] > blocks_K

@@ -62,7 +62,10 @@ def test_clipping_equals_that_of_single_gradients_bitwise(limit: float) -> None:
 
 
 def test_sharded_gradients_are_clipped_together() -> None:
-    """Operations on sharded tensors take long on the host; one by one there are two a weight."""
+    """Operations on sharded tensors take long on the host; one by one there are two a weight.
+
+    torch chooses the joint operations itself if it knows them for the type and device.
+    """
     expected = clip(module_of(grad_clip=1.0))
     with one_rank() as mesh:
         module = module_of(grad_clip=1.0)

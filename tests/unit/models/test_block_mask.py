@@ -20,23 +20,14 @@ def test_blocks_are_those_of_the_evaluated_mask(
     for seed in range(4):
         batch = random_rows(*shape, seed=seed, with_branches=with_branches)
         assert batch.has_branches is with_branches or shape == (1, 60)
-        ours = block_mask(batch)
+        with torch.autocast("cpu", torch.bfloat16):  # as in training; counts stay exact
+            ours = block_mask(batch)
         theirs = create_block_mask(ours.mask_mod, shape[0], None, shape[1], shape[1], device="cpu")
         assert ours.seq_lengths == theirs.seq_lengths
         assert ours.BLOCK_SIZE == theirs.BLOCK_SIZE
         for name in ("kv", "full_kv", "q", "full_q"):
             for part in (f"{name}_num_blocks", f"{name}_indices"):
                 assert torch.equal(getattr(ours, part), getattr(theirs, part)), (seed, part)
-
-
-def test_autocast_does_not_round_the_counts() -> None:
-    """In bfloat16, counts above 256 would be rounded, and partly visible blocks called full."""
-    batch = random_rows(1, 2048, seed=0, with_branches=True)
-    expected = block_mask(batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = block_mask(batch)
-    assert torch.equal(found.full_kv_num_blocks, expected.full_kv_num_blocks)
-    assert torch.equal(found.kv_num_blocks, expected.kv_num_blocks)
 
 
 class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
