@@ -16,7 +16,7 @@ _TOKEN_BYTES = 7 * 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LoaderDemand:
-    """What the loaders of a node hold in shared memory at once."""
+    """Shared memory that the loaders of a node need at once."""
 
     step_bytes: int
     """Size of one rank's part of a step."""

@@ -36,7 +36,7 @@ def shard_it(folder: StageFolder, **levers: object) -> StageFolder:
         ("align", 2, {}),
         ("instruct", 1, {}),
         ("instruct", 2, {"checkpoint_blocks": 1, "loss_chunk": 8}),
-        ("instruct", 3, {}),
+        ("instruct", 3, {"reduce_once": "true"}),
     ],
 )
 def test_sharded_ranks_train_like_one(

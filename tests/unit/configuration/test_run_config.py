@@ -8,6 +8,7 @@ import yaml
 from configuration.run_config import DataConfig, EvaluateConfig, ExpectedSource
 from core.errors import ConfigError
 from evaluation.benchmarks.items import Benchmark
+from lightning_modules.compute import ComputeConfig, StrategyName
 from tests.support.small_world import REPOSITORY
 
 PROFILES = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -70,3 +71,11 @@ def test_the_paper_profile_asks_as_the_benchmarks_authors_do() -> None:
     stated = yaml.safe_load(path.read_text())["evaluate"]
     assert stated["prompt_style"] == "instructed"
     assert stated["max_new_tokens_by_kind"]["wild"] == 4096
+
+
+def test_gradients_are_reduced_once_only_where_they_are_sharded() -> None:
+    assert ComputeConfig(strategy=StrategyName.FSDP2, reduce_once=True).reduce_once
+    with pytest.raises(
+        ConfigError, match=r"reduce_once=true needs strategy fsdp2 or hsdp, got ddp"
+    ):
+        ComputeConfig(strategy=StrategyName.DDP, reduce_once=True)

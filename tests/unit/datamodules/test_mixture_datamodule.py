@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_loader_with_workers_checks_the_memory_of_its_node(paths, tmp_path, mo
     with pytest.raises(ConfigError, match=r"2 workers .* --shm-size=2g"):
         make_module(paths, tmp_path, config=config).train_dataloader()
     make_module(paths, tmp_path).train_dataloader()
+
+
+def test_a_loader_with_workers_raises_the_limit_of_open_files(paths, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        make_module(paths, tmp_path, config=make_config(paths, num_workers=1)).train_dataloader()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_configuration_round_trip(paths, tmp_path):

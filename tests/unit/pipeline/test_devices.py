@@ -9,7 +9,7 @@ import torch
 
 from configuration.trainer import Accelerator, TrainerConfig
 from core.errors import ConfigError
-from pipeline.device import compute_device, uses_gpu
+from pipeline.device import compute_device, training_device, uses_gpu
 from pipeline.graph import StageNode
 from pipeline.launchers.devices import GpuPool, visible_gpus
 from pipeline.launchers.local import by_priority
@@ -147,3 +147,15 @@ def test_cpus_have_no_pool_and_a_missing_gpu_is_reported(monkeypatch: pytest.Mon
     assert not uses_gpu(Accelerator.AUTO)
     with pytest.raises(ConfigError, match="torch sees no GPU"):
         compute_device(Accelerator.GPU)
+
+
+def test_weights_are_loaded_on_the_gpu_of_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert training_device(Accelerator.CPU).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training_device(Accelerator.GPU).type == "cpu", "Lightning reports the missing GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert training_device(Accelerator.AUTO) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert training_device(Accelerator.CUDA) == torch.device("cuda", 3)
+    assert training_device(Accelerator.CPU).type == "cpu"
