@@ -18,7 +18,7 @@ from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
 from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from datamodules.batches.feature_cache import FeatureCache
-from datamodules.batches.lengths import SourceLengths, measure_lengths
+from datamodules.batches.lengths import SourceLengths, describe_excess, measure_lengths
 from datamodules.batches.packing import check_lengths
 from datamodules.batches.shared_memory import PREPARED_STEPS, LoaderDemand, estimate_step_bytes
 from datamodules.batches.step_dataset import StepData, StepDataset, Transform
@@ -119,9 +119,7 @@ class MixtureDataModule(LightningDataModule):
         check_prediction(stream, self.num_steps)
         sources = _used_sources(stream)
         lengths = {name: self._measure(source) for name, source in sources.items()}
-        # Longest first: its error names a value of row_tokens that is enough for all sources.
-        for name in sorted(lengths, key=lambda name: -lengths[name].longest):
-            self._check_source(name, lengths[name])
+        self._check_sources(lengths)
         self._check_images(list(sources.values()))
         log_token_shares(stream)
         self._accounts = StreamAccounts(
@@ -257,31 +255,31 @@ class MixtureDataModule(LightningDataModule):
         lengths = measure_lengths(source, self.chat, self.prompt_style, self._lengths_dir)
         return dataclasses.replace(lengths, row_tokens=self.config.row_tokens)
 
-    def _check_source(self, name: str, lengths: SourceLengths) -> None:
+    def _check_sources(self, lengths: dict[str, SourceLengths]) -> None:
         """Check the samples that are known to be bad against the budget.
 
         Raises:
-            DataError: If there are too many; the message gives an example, or the row length that
-                would be enough.
+            DataError: If a source has too many; the message names all such sources, with an example
+                or the row length that would be enough.
         """
-        num_samples, num_longer = len(lengths.num_tokens), lengths.count_longer()
-        num_bad = len(lengths.faults) + num_longer
-        too_long = (
-            f"{num_longer} of {num_samples} samples are longer than row_tokens="
-            f"{self.config.row_tokens}, the longest has {lengths.longest} tokens"
-        )
-        if num_bad > self.config.max_bad_fraction * num_samples:
-            why = (
-                f"{too_long}: raise row_tokens or remove them"
-                if num_longer
-                else f"the first error is: {next(iter(lengths.faults.values()))}"
-            )
-            raise DataError(
-                f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
-                f"max_bad_fraction={self.config.max_bad_fraction:g} allows: {why}"
-            )
-        if num_longer:
-            _LOG.warning("source '%s': %s; they are skipped", name, too_long)
+        allowed = self.config.max_bad_fraction
+        # Longest first: the first number is a value of row_tokens that is enough for all sources.
+        names = sorted(lengths, key=lambda name: -lengths[name].longest)
+        problems = [
+            problem
+            for name in names
+            if (problem := describe_excess(name, lengths[name], max_bad_fraction=allowed))
+        ]
+        if problems:
+            raise DataError("; ".join(problems))
+        for name in names:
+            if num_longer := lengths[name].count_longer():
+                _LOG.warning(
+                    "source '%s': %d of %d samples are longer than row_tokens=%d, the longest has "
+                    "%d tokens; they are skipped",
+                    *(name, num_longer, len(lengths[name].num_tokens), self.config.row_tokens),
+                    lengths[name].longest,
+                )
 
     def _check_images(self, sources: list[Source]) -> None:
         if not any(source.has_images for source in sources):

@@ -49,23 +49,24 @@ def judge_pair(endpoint: Endpoint, task: Task, image: bytes | None) -> list[Judg
     verdicts = []
     for first, second in (names, names[::-1]):
         messages = _build_messages(task, first, second, image)
-        reply = endpoint.complete(messages, max_tokens=_MAX_TOKENS)
-        label = read_label(reply)
+        reply = endpoint.completion(messages, max_tokens=_MAX_TOKENS)
+        label = read_label(reply.text)
         if not label:
             again = [
                 *messages,
-                {"role": "assistant", "content": reply or "-"},
+                {"role": "assistant", "content": reply.text or "-"},
                 {"role": "user", "content": "End with one of the five labels, and nothing else."},
             ]
-            reply = endpoint.complete(again, max_tokens=_MAX_TOKENS)
-            label = read_label(reply)
+            reply = endpoint.completion(again, max_tokens=_MAX_TOKENS)
+            label = read_label(reply.text)
         verdicts.append(
             JudgeVerdict(
                 task_id=task.task_id,
                 image_key=task.image_key,
                 first=first,
                 label=label,
-                reply=reply,
+                reply=reply.text,
+                is_truncated=reply.is_truncated,
             )
         )
     return verdicts
@@ -199,6 +200,12 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
     }
     atomic_write_text(options.out / "report.json", json.dumps(content, indent=1) + "\n")
     console.print_json(json.dumps(content))
+    if num_truncated := sum(report.num_truncated for report in reports):
+        console.print(
+            f"[yellow]{num_truncated} of {len(verdicts)} replies of the judge reached its limit of "
+            f"{_MAX_TOKENS} tokens[/]; verdicts without a label are left out",
+            highlight=False,
+        )
     if options.save:
         path = save_preferences(options.save, record)
         console.print(f"Preferences written to {escape(str(path))}", highlight=False)

@@ -40,6 +40,8 @@ class JudgeVerdict:
     label: str
     """One of the five labels; empty if the reply has none."""
     reply: str
+    is_truncated: bool = False
+    """The reply reached the token limit, so its label may be missing."""
 
     def reward(self, system: str) -> float | None:
         """Return the reward of a system in -1..1, or None if the verdict is unreadable."""
@@ -58,6 +60,8 @@ class JudgeReport:
     language: str
     num_unreadable: int
     """Verdicts without a label."""
+    num_truncated: int
+    """Verdicts whose reply reached the token limit."""
     num_inconsistent: int
     """Questions whose two orders prefer different systems."""
     first_position: float
@@ -133,6 +137,7 @@ def _summarize(
         protocol=PROTOCOL,
         language=summary.language,
         num_unreadable=sum(not verdict.label for verdict in own),
+        num_truncated=sum(verdict.is_truncated for verdict in own),
         num_inconsistent=sum(
             len(values) == _NUM_ORDERS and values[0] * values[1] < 0 for values in rewards.values()
         ),

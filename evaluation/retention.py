@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,14 @@ from core.io.files import atomic_write_text
 from core.io.jsonl import append_jsonl, recover_jsonl
 from core.io.reading import reading
 from core.precision import EvaluationWeights
+from core.process.log import get_logger
 from core.samples import Role
 from datamodules.shards.source import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_LOG = get_logger("retention")
 RETENTION_FILE = "retention.json"
 ITEMS_FILE = "retention_items.json"
 TEXT_PREFIX = "text:"
@@ -77,6 +79,8 @@ class TaskScore:
     """Standard error as reported by the harness; None if it reports none."""
     n: int
     num_fewshot: int
+    num_truncated: int
+    """Prompts that are longer than the model's context, of which the harness keeps the end."""
     items: TaskItems
     """The single documents, for paired comparisons."""
 
@@ -153,9 +157,11 @@ def run_retention(
             raise ConfigError(unknown_name("task of lm-eval", task, known.all_tasks))
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     harness = HFLM(pretrained=language_model, tokenizer=tokenizer, batch_size=settings.batch_size)
+    truncated = _TruncatedPrompts(harness)
     scores = dict(cache.scores) if cache is not None else {}
     for number, task in enumerate(tasks, 1):
         if task not in scores:
+            truncated.num_prompts = 0
             results: Any = simple_evaluate(
                 model=harness,
                 tasks=[_define_text_task(task, texts[task], folder) if task in texts else task],
@@ -165,9 +171,16 @@ def run_retention(
                 log_samples=True,
                 verbosity="WARNING",
             )
-            scores[task] = _parse_score(results, _harness_name(task))
+            score = _parse_score(results, _harness_name(task), truncated.num_prompts)
+            scores[task] = score
+            if score.num_truncated:
+                _LOG.warning(
+                    "%s: %d prompts are longer than the context of the model (%d tokens); only "
+                    "their ends were scored",
+                    *(task, score.num_truncated, harness.max_length),
+                )
             if cache is not None:
-                cache.store(task, scores[task], number, len(tasks))
+                cache.store(task, score, number, len(tasks))
     return {task: scores[task] for task in tasks}
 
 
@@ -228,7 +241,29 @@ def _harness_name(task: str) -> str:
     return task.replace(":", "_")
 
 
-def _parse_score(results: Mapping[str, Any], task: str) -> TaskScore:
+class _TruncatedPrompts:
+    """Counts the prompts that the harness cuts on the left because the model can't read them."""
+
+    def __init__(self, harness: Any) -> None:
+        """Watch a harness model."""
+        self.num_prompts = 0
+        self._harness = harness
+        self._score, self._encode = harness._loglikelihood_tokens, harness.tok_batch_encode
+        harness._loglikelihood_tokens, harness.tok_batch_encode = self._scored, self._encoded
+
+    def _scored(self, requests: Sequence[Any], *args: Any, **options: Any) -> Any:
+        most = self._harness.max_length + 1  # the last token is only predicted
+        self.num_prompts += sum(len(start) + len(end) > most for _, start, end in requests)
+        return self._score(requests, *args, **options)
+
+    def _encoded(self, texts: Sequence[str], *args: Any, **options: Any) -> Any:
+        if most := options.get("left_truncate_len"):
+            lengths = map(len, self._harness.tokenizer(list(texts))["input_ids"])
+            self.num_prompts += sum(length > most for length in lengths)
+        return self._encode(texts, *args, **options)
+
+
+def _parse_score(results: Mapping[str, Any], task: str, num_truncated: int) -> TaskScore:
     found = results["results"][task]
     for metric in _METRICS:
         if (value := found.get(f"{metric},none")) is not None:
@@ -239,6 +274,7 @@ def _parse_score(results: Mapping[str, Any], task: str) -> TaskScore:
                 stderr=float(stderr) if isinstance(stderr, float) else None,
                 n=int(results["n-samples"][task]["effective"]),
                 num_fewshot=int(results["n-shot"].get(task, 0)),
+                num_truncated=num_truncated,
                 items=_read_samples(results, task, metric),
             )
     raise ConfigError(

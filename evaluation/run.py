@@ -34,6 +34,7 @@ from core.io.endpoint import Endpoint, EndpointConfig
 from core.io.files import check_writable, sole_writer
 from core.io.hub import hub_commit
 from core.io.model_files import check_model_settings, hash_model_folder
+from core.process.log import get_logger
 from datamodules.shards.manifest import verify
 from evaluation.answerers.cached import BATCHES_PER_SLICE, CachedAnswerer
 from evaluation.answerers.endpoint import EndpointAnswerer
@@ -42,8 +43,10 @@ from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.predictions import PREDICTIONS_FILE
 from evaluation.item_checks import check_items
+from evaluation.reply_length_checks import find_unreachable
 from evaluation.runner import EvaluationOptions, EvaluationResult, evaluate
 
+_LOG = get_logger("evaluate")
 _EPILOG = """examples:
   python -m evaluation.run --model exports/share40 \\
       --benchmark data/embedded/benchmark_test.manifest.json --out results/share40
@@ -153,7 +156,7 @@ def _run_alone(options: argparse.Namespace) -> EvaluationResult:
     asked = EvaluationOptions.from_config(settings, blind=not options.no_blind)
     if options.endpoint:
         return _evaluate_endpoint(options, items, asked)
-    return _evaluate_checkpoint(options, items, asked)
+    return _evaluate_checkpoint(options, items, settings, asked)
 
 
 def _is_unfinished(out: Path) -> bool:
@@ -202,8 +205,25 @@ def _stored_folder(options: argparse.Namespace) -> Path:
     return out.with_name(f"{out.name}.asked")
 
 
+def _warn_of_long_answers(
+    items: Sequence[BenchmarkItem], settings: AskingConfig, model: HuggingFaceAnswerer
+) -> None:
+    """Name the questions that the model can't answer within the limits."""
+    found = find_unreachable(items, settings, model.count_reply_tokens)
+    if found:
+        longest = max(one.num_tokens for one in found)
+        _LOG.warning(
+            "some questions have no answer that fits into a reply, so they can't be right: %s. "
+            "Pass --max-new-tokens %d",
+            *("; ".join(one.describe() for one in found), longest),
+        )
+
+
 def _evaluate_checkpoint(
-    options: argparse.Namespace, items: Sequence[BenchmarkItem], asked: EvaluationOptions
+    options: argparse.Namespace,
+    items: Sequence[BenchmarkItem],
+    settings: AskingConfig,
+    asked: EvaluationOptions,
 ) -> EvaluationResult:
     """Evaluate a local checkpoint; its replies are stored slice by slice, as those of a grid."""
     check_model_settings(Path(options.model))
@@ -213,7 +233,9 @@ def _evaluate_checkpoint(
         dtype=options.dtype,
         device=options.device,
         batch_size=options.batch_size,
+        resizes_with_pil=_is_exported(options),
     )
+    _warn_of_long_answers(items, settings, model)
     path = _stored_folder(options) / f"{_replies_key(options)}.jsonl"
     check_writable(path.parent)
     console = Console(stderr=True)
@@ -240,6 +262,11 @@ def _show_progress(progress: Progress, task: TaskID, done: int, total: int) -> N
     progress.update(task, completed=done, total=total)
 
 
+def _is_exported(options: argparse.Namespace) -> bool:
+    """Return whether the checkpoint is an exported cell, which records how it was evaluated."""
+    return (Path(options.model) / ASKING_FILE).is_file()
+
+
 def _replies_key(options: argparse.Namespace) -> str:
     """Return a digest of everything besides a question that determines a reply."""
     folder = Path(options.model)
@@ -248,7 +275,7 @@ def _replies_key(options: argparse.Namespace) -> str:
         content = {str(Path(name).relative_to(folder)): files[name] for name in files}
     else:
         content = {"commit": hub_commit(options.model, options.revision)}
-    settings = [options.dtype, options.device, options.batch_size]
+    settings = [options.dtype, options.device, options.batch_size, _is_exported(options)]
     versions = [torch.__version__, transformers.__version__]
     return fingerprint([content, settings, versions])[:_KEY_LENGTH]
 
@@ -281,6 +308,19 @@ def print_accuracies(console: Console, result: EvaluationResult) -> None:
     console.print(table)
 
 
+def print_truncated(console: Console, result: EvaluationResult) -> None:
+    """Print the share of replies that reached the token limit, where there are any."""
+    for name, metric in result.metrics.items():
+        *benchmark, kind, language = name.split("/")
+        if kind == "truncated" and metric.value > 0:
+            where = escape(" ".join([*benchmark, language]))
+            console.print(
+                f"[yellow]{metric.value:.1f} % of the replies in {where} reached the token "
+                "limit[/] and may be wrong for that reason; see --max-new-tokens",
+                highlight=False,
+            )
+
+
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -288,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     result = run(options)
     print_accuracies(console, result)
+    print_truncated(console, result)
     style = escape(result.options.prompt_style)
     console.print(f"Prompt style: {style}. Results: {escape(str(options.out))}", highlight=False)
     return 0

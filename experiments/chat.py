@@ -71,6 +71,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="maximum length of an answer (default: 64)",
     )
+    add(
+        "--remember",
+        action="store_true",
+        help="send the earlier questions and answers with every question; they change its answer "
+        "(default: every question alone, as in the evaluation)",
+    )
     add("--page", action="store_true", help="serve a local web page instead of the terminal")
     add("--port", type=port_number, default=7860, help="port of the web page (default: 7860)")
     return parser
@@ -90,13 +96,26 @@ def find_chat_cells(args: argparse.Namespace) -> tuple[list[TrainedCell], str]:
 
 
 def chat_in_terminal(
-    console: Console, talkers: Sequence[Talker], image: bytes, *, question: str | None = None
+    console: Console,
+    talkers: Sequence[Talker],
+    image: bytes,
+    *,
+    question: str | None = None,
+    remembers: bool = False,
 ) -> None:
-    """Answer one question, or without one, read questions until an empty line."""
+    """Answer one question, or without one, read questions until an empty line.
+
+    Args:
+        console: Where to print and to read.
+        talkers: The cells that answer.
+        image: The encoded image.
+        question: The only question; None to read several.
+        remembers: Send the earlier turns with every question.
+    """
     history: dict[str, list[Turn]] = {talker.name: [] for talker in talkers}
     while text := question or _read_question(console):
         for talker in talkers:
-            turns = history[talker.name]
+            turns = history[talker.name] if remembers else []
             turns.append(Turn(role=Role.USER, content=text))
             answer = talker.ask(image, turns)
             # A turn of the next prompt may not be empty.
@@ -128,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     console = Console(stderr=False)
     args = build_parser().parse_args(arguments)
+    if args.ask is not None and not args.ask.strip():
+        raise ConfigError("--ask is empty; write a question, or leave it out for several questions")
     image = b"" if args.page else _read_image(args.image)
     cells, language = find_chat_cells(args)
     talkers = load_talkers(
@@ -139,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve_page(talkers, console, language=language, port=args.port)
     else:
         with torch.no_grad():
-            chat_in_terminal(console, talkers, image, question=args.ask)
+            chat_in_terminal(console, talkers, image, question=args.ask, remembers=args.remember)
     return 0
 
 

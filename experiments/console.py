@@ -14,6 +14,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
@@ -32,6 +33,7 @@ _COLUMNS = {
     "choice": "mc/{}/accuracy",
     "capqa": "capqa/{}/accuracy",
     "in language": "fidelity/{}",
+    "truncated": "truncated/{}",
 }
 
 
@@ -90,6 +92,8 @@ class GridProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
         )

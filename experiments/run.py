@@ -8,6 +8,7 @@ from core.process.command import catch_user_errors
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,10 @@ from core.process.interrupts import end_helpers, end_work_on
 from core.process.stop import STOP_SIGNALS, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
+
+if TYPE_CHECKING:
+    from configuration.grid_request import GridRequest
+    from pipeline.grid_plan import GridPlan
 
 _TABLE_WIDTH = 170
 """Width of the tables where the output is not a terminal."""
@@ -126,6 +131,8 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     is_display = args.list or args.dry_run or args.why or args.register or not args.exp
     if args.launcher == "local" and not is_display:
         forkserver.get_context()  # loads the libraries while this process plans
+    if console.is_terminal:
+        console.print("[dim]Loading[/]")  # the next imports take seconds
     from experiments.console import show_experiments  # these modules load torch
     from experiments.registry import questions
     from experiments.run_steps.launching import LauncherName, LaunchOptions, make_slurm_launcher
@@ -145,18 +152,12 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
 
         explain_cells(console, plan.full_graph, store, args.why)
         return
-    from experiments.run_steps.registering import assumed_variances, planned_claims, register_grid
-    from reporting.dry_run.claims import show_claims
-
     if args.dry_run:
-        from reporting.dry_run.tables import show_plan
-
-        show_plan(console, plan, root=request.root, gpu=args.gpu)
-        if plan.cells:
-            assumed = assumed_variances(request)
-            show_claims(console, planned_claims(request, plan, assumed), assumed)
+        _show_dry_run(console, request, plan, gpu=args.gpu)
         return
     if args.register:
+        from experiments.run_steps.registering import register_grid
+
         register_grid(request, plan, console)
         return
     from experiments.run_steps.grid_run import GridRun
@@ -173,6 +174,25 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
         with flag.listening():
             sys.exit(torchrun.follow(store, flag))
     GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
+
+
+def _show_dry_run(console: Console, request: "GridRequest", plan: "GridPlan", *, gpu: str) -> None:
+    """Print the plan and what its claims could show, then check that the data fit.
+
+    Raises:
+        DataError: If training samples do not fit into rows.
+    """
+    from experiments.run_steps.registering import assumed_variances, planned_claims
+    from pipeline.row_length_checks import check_row_lengths
+    from pipeline.store.store import Store
+    from reporting.dry_run.claims import show_claims
+    from reporting.dry_run.tables import show_plan
+
+    show_plan(console, plan, root=request.root, gpu=gpu)
+    if plan.cells:
+        assumed = assumed_variances(request)
+        show_claims(console, planned_claims(request, plan, assumed), assumed)
+    check_row_lengths(plan.graph, Store(request.root))
 
 
 @catch_user_errors

@@ -16,6 +16,7 @@ from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.item_checks import check_items
+from evaluation.reply_length_checks import check_reply_lengths
 from pipeline.content import ContentHashes
 
 
@@ -30,9 +31,12 @@ class BenchmarkChecks:
     def check(self, config: RunConfig) -> None:
         """Check the prompts and the benchmarks of a cell.
 
+        The lengths of replies are checked where the tokenizer of the cell can be loaded; without
+        it the cell can't be trained either.
+
         Raises:
-            ConfigError: If a benchmark lacks a language of the study, or an item can't be asked
-                or scored with the settings of the evaluation.
+            ConfigError: If a benchmark lacks a language of the study, an item can't be asked or
+                scored with the settings of the evaluation, or no answer to it fits into a reply.
             DataError: If a benchmark can't be read, a question has a special token of the
                 tokenizer, or the answer to a yes/no item is neither.
         """
@@ -40,18 +44,20 @@ class BenchmarkChecks:
         settings = AskingConfig.of(config.evaluate)
         paths = [p for p in benchmark_manifests(config) if not self._hashes.is_missing(p)]
         backbone = config.backbone
-        settings_of_cell = [to_plain(settings), backbone.path, backbone.template]
-        key = json.dumps([paths, languages, settings_of_cell], sort_keys=True)
+        model = [backbone.path, backbone.revision, backbone.template]
+        key = json.dumps([paths, languages, to_plain(settings), model], sort_keys=True)
         if key in self._checked:
             return
         for path in paths:
             check_languages(path, languages)
         load_prompts(languages, style=settings.prompt_style)
+        chat = _text_format(*model) if paths else None
         for path in paths:
             items = load_benchmark(Path(path), languages, with_images=False)
             check_items(items, settings)
-            if Path(backbone.path).is_dir():  # on the hub, the tokenizer is not known yet
-                check_special_tokens(items, backbone.path, backbone.template)
+            if chat is not None:
+                check_special_tokens(items, chat)
+                check_reply_lengths(items, settings, chat.count_reply_tokens)
         self._checked.add(key)
 
 
@@ -69,19 +75,16 @@ def check_languages(benchmark: str, languages: tuple[str, ...]) -> None:
             raise ConfigError(unknown_name(kind, language, available, fix="See data_prep."))
 
 
-def check_special_tokens(items: Sequence[BenchmarkItem], tokenizer: str, template: str) -> None:
+def check_special_tokens(items: Sequence[BenchmarkItem], chat: ChatFormat) -> None:
     """Reject questions that contain a special token of a tokenizer, which could forge turns.
 
     Args:
         items: Items of a benchmark.
-        tokenizer: Folder of the tokenizer.
-        template: Name of the chat template.
+        chat: Chat format of the cell.
 
     Raises:
-        ConfigError: If the tokenizer can't be loaded, or does not fit the template.
         DataError: If a question or a choice contains such a token.
     """
-    chat = _text_format(tokenizer, template)
     for item in items:
         for text in (item.question, *item.choices):
             try:
@@ -95,5 +98,16 @@ def check_special_tokens(items: Sequence[BenchmarkItem], tokenizer: str, templat
 
 
 @cache
-def _text_format(tokenizer: str, template: str) -> ChatFormat:
-    return ChatFormat(load_tokenizer(tokenizer), TEMPLATES[template], num_image_tokens=1)
+def _text_format(path: str, revision: str, template: str) -> ChatFormat | None:
+    """Return the chat format of a backbone; None if its tokenizer is on the hub and not here.
+
+    Raises:
+        ConfigError: If a local tokenizer can't be loaded, or does not fit the template.
+    """
+    try:
+        tokenizer = load_tokenizer(path, revision=revision)
+    except ConfigError:
+        if Path(path).is_dir():
+            raise
+        return None
+    return ChatFormat(tokenizer, TEMPLATES[template], num_image_tokens=1)

@@ -79,6 +79,10 @@ FIDELITY_PANEL = Panel(
     query=ItemQuery(kind="", column="is_in_language"),
     note="Share of replies, correct or not, that are in the language of the question.",
 )  # fmt: skip
+TRUNCATED_PANEL = Panel(
+    key="truncated", title="Truncated replies", metric="truncated/{language}",
+    note="Share of replies that reached the token limit before the model ended its turn.",
+)  # fmt: skip
 VQA_PANELS = (
     Panel(key="vqa_official", title="official", metric="vqa/{language}/accuracy",
           query=ItemQuery(kind="vqa", column="score"),

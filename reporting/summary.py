@@ -33,6 +33,10 @@ from reporting.settings import (
 
 _FAITHFUL = 90.0
 """Percentage of replies in the language of the question below which a score is qualified."""
+_ALIGN_SHARE = "align.target_share"
+"""Field of the share of stage 1, where it is not that of the cell."""
+_MIN_POINTS = 2
+"""Points of a line between which an accuracy can change."""
 _MAX_LISTED = 8
 """Cells whose accuracies the summary lists one by one."""
 
@@ -55,11 +59,11 @@ def summary(
     if best is None:
         return [f"None of the {len(grid.cells)} cells has a result yet."]
     if view.is_curve:
-        sentences = _curve_sentences(found, view, best)
+        sentences = _curve_sentences(grid, found, view, best)
     else:
         sentences = _bar_sentences(found, view, best)
     sentences += _effect_sentences(found, view)
-    sentences += _base_language_sentences(grid, found, view)
+    sentences += _base_language_sentences(grid, found, view, best[0])
     return sentences + _verdict_sentences(claims, registration)
 
 
@@ -96,7 +100,9 @@ def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
     return [*figures, cost]
 
 
-def _curve_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> list[str]:
+def _curve_sentences(
+    grid: GridRecord, found: Sequence[Line], view: View, best: tuple[Setting, Point]
+) -> list[str]:
     setting, top = best
     line = next(x for x in found if x.setting == setting and x.language == view.target)
     first, reference = line.points[0], line.at(REFERENCE_SHARE)
@@ -112,11 +118,14 @@ def _curve_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Poi
         compared = ""
         if first.share == 0:
             compared = f", compared with {_format_score(first.value)} at a share of zero"
+            aligned = grid.common.get(_ALIGN_SHARE)
+            if isinstance(aligned, int | float) and aligned > 0:
+                compared += f" in stage 2 (stage 1 always has {format_percent(float(aligned))})"
         sentences.append(
             f"A share of {format_percent(REFERENCE_SHARE)} reaches "
             f"{_format_score(reference.value)}{_format_interval(reference)}{compared}."
         )
-    return sentences + _baseline_sentences(top)
+    return sentences + _baseline_sentences(view, setting, top)
 
 
 def _num_points(found: Sequence[Line], view: View) -> int:
@@ -134,15 +143,17 @@ def _bar_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point
     else:
         listed = "; ".join(_format_point(view, *pair) for pair in points)
         text = f"The {intro} is {listed}."
-    return [text, *_baseline_sentences(max((p for x in found for p in x.points), key=_value))]
+    return [text, *_baseline_sentences(view, *best)]
 
 
-def _baseline_sentences(point: Point) -> list[str]:
+def _baseline_sentences(view: View, setting: Setting, point: Point) -> list[str]:
+    """Report the baselines of one cell in the target language."""
     if point.majority is None or point.blind is None:
         return []
     return [
-        f"The majority-answer baseline reaches {_format_score(point.majority)}, and the same model "
-        f"without the image {_format_score(point.blind)}."
+        f"In {view.target}, the majority-answer baseline reaches {_format_score(point.majority)}, "
+        f"and the model with the highest accuracy ({_describe_point(view, setting, point)}) "
+        f"reaches {_format_score(point.blind)} without the image."
     ]
 
 
@@ -200,26 +211,29 @@ def _name_effect(view: View, axis: str, first: AxisValue, second: AxisValue) -> 
     return f"Using {new} instead of {format_value(axis, first)}"
 
 
-def _base_language_sentences(grid: GridRecord, found: Sequence[Line], view: View) -> list[str]:
-    """Report the accuracy in the base language, and whether its replies are in that language."""
-    base = [line for line in found if line.language == view.base and len(line.points) > 1]
-    if not view.is_curve or not base:
+def _base_language_sentences(
+    grid: GridRecord, found: Sequence[Line], view: View, setting: Setting
+) -> list[str]:
+    """Report the accuracy of one setting in the base language, and the language of its replies."""
+    line = next((x for x in found if x.language == view.base and x.setting == setting), None)
+    if not view.is_curve or line is None or len(line.points) < _MIN_POINTS:
         return []
-    first = fmean(line.points[0].value for line in base)
-    last = fmean(line.points[-1].value for line in base)
-    low, high = base[0].points[0].share, base[0].points[-1].share
+    first, last = line.points[0], line.points[-1]
+    label = view.label(setting)
+    where = f" of the same setting ({label})" if label else ""
     sentences = [
-        f"In the base language ({view.base}), the accuracy changes from {_format_score(first)} at "
-        f"a share of {format_percent(low)} to {_format_score(last)} at {format_percent(high)}."
+        f"In the base language ({view.base}), the accuracy{where} changes from "
+        f"{_format_score(first.value)} at a share of {format_percent(first.share)} to "
+        f"{_format_score(last.value)} at {format_percent(last.share)}."
     ]
-    fidelity = _mean_at(grid, view, FIDELITY_PANEL, view.base, high)
+    fidelity = _value_at(grid, view, FIDELITY_PANEL, line, last.share)
     if fidelity is not None and fidelity < _FAITHFUL:
         text = (
             f"There, only {_format_score(fidelity)} of the replies are in {view.base}: the model "
             "answers in another language, which is not the same as having forgotten the answer."
         )
         panel = Panel(key="any", title="", metric="vqa/{language}/accuracy_any_language", note="")
-        either = _mean_at(grid, view, panel, view.base, high)
+        either = _value_at(grid, view, panel, line, last.share)
         if either is not None:
             text += (
                 f" If the right answer counts in any language, the accuracy is "
@@ -229,13 +243,13 @@ def _base_language_sentences(grid: GridRecord, found: Sequence[Line], view: View
     return sentences
 
 
-def _mean_at(
-    grid: GridRecord, view: View, panel: Panel, language: str, share: float
-) -> float | None:
-    """Return the mean of a metric over the settings at a share; None if it was not measured."""
-    points = [line.at(share) for line in lines(grid, view, panel) if line.language == language]
-    values = [point.value for point in points if point is not None]
-    return fmean(values) if values else None
+def _value_at(grid: GridRecord, view: View, panel: Panel, line: Line, share: float) -> float | None:
+    """Return another metric at a share of a line; None if it was not measured."""
+    for other in lines(grid, view, panel):
+        if (other.language, other.setting) == (line.language, line.setting):
+            point = other.at(share)
+            return None if point is None else point.value
+    return None
 
 
 def _verdict_sentences(claims: Sequence[Claim], registration: RegistrationCheck) -> list[str]:
@@ -289,7 +303,3 @@ def _format_interval(point: Point) -> str:
     if point.low is None or point.high is None:
         return ""
     return f" [{point.low:.1f}, {point.high:.1f}]"
-
-
-def _value(point: Point) -> float:
-    return point.value

@@ -12,7 +12,10 @@ from benchmarks.report_check.page import Table, numbers
 _SUFFIXES = {"vqa": "", "vqa_lmms": "_lmms", "vqa_aware": "_aware"}
 _EXACT, _PRINTED, _LEVEL = 1e-6, 0.0501, 0.05
 _KINDS = {"VQA accuracy": "vqa", "Multiple choice": "mc", "Caption verification": "capqa",
-          "Replies in the language of the question": "fidelity"}  # fmt: skip
+          "Replies in the language of the question": "fidelity",
+          "Truncated replies": "truncated"}  # fmt: skip
+_SHARES = {"fidelity": "is_in_language", "truncated": "is_truncated"}
+"""Metric of all replies in a language -> the column of which it is the mean."""
 _RULES = {"official": "vqa", "lmms-eval": "vqa_lmms", "language-aware": "vqa_aware"}
 
 
@@ -46,9 +49,9 @@ def _metric(  # noqa: C901 (one branch per metric)
     kind, language, *more = metric.split("/")
     columns = training.columns
     what = more[0] if more else ""
-    if kind == "fidelity":
+    if kind in _SHARES:
         rows = training.rows(language)
-        return columns["is_in_language"][rows].astype(float), columns["image_key"][rows], None, ""
+        return columns[_SHARES[kind]][rows].astype(float), columns["image_key"][rows], None, ""
     suffix = _SUFFIXES.get(kind, "")
     if kind not in (*_SUFFIXES, "mc", "capqa"):
         return None
@@ -156,8 +159,8 @@ def _page_metric(title: str, language: str) -> str:
     if title in _RULES:
         return f"{_RULES[title]}/{language}/accuracy"
     kind = _KINDS.get(title, "")
-    if kind == "fidelity":
-        return f"fidelity/{language}"
+    if kind in _SHARES:
+        return f"{kind}/{language}"
     return f"{kind}/{language}/accuracy" if kind else ""
 
 

@@ -76,16 +76,16 @@ def check_summary(grid: Grid, checks: Checks) -> None:
         zero = take(r"compared with ([\d.]+) % at a share of zero")[0]
         checks.number("summary: accuracy at 0 %", zero, scores[0.0, top[1]], _PRINTED)
     for what, pattern in (("majority_score", r"majority-answer baseline reaches ([\d.]+) %"),
-                          ("blind_score", r"without the image ([\d.]+) %")):  # fmt: skip
+                          ("blind_score", r"reaches ([\d.]+) % without the image")):  # fmt: skip
         checks.number(f"summary: {what}", take(pattern)[0], _mean(grid, top, target, what),
                       _PRINTED)  # fmt: skip
     _check_effect(grid, checks, lead, scores)
-    shares = sorted({share for share, _ in scores})
-    found = take(r"accuracy changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
+    shares = sorted({share for share, text in scores if text == top[1]})
+    found = take(r"changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
     for printed, share in zip(found, (shares[0], shares[-1]), strict=False):
-        both = [_mean(grid, s, base) for s in grid.settings if s[0] == share]
-        checks.number(f"summary: {base} at {share:.0%}", printed, float(np.mean(both)), _PRINTED)
-    _check_replies(grid, checks, lead, shares[-1])
+        own = _mean(grid, (share, top[1]), base)
+        checks.number(f"summary: {base} at {share:.0%}", printed, own, _PRINTED)
+    _check_replies(grid, checks, lead, (shares[-1], top[1]))
     _check_counts(grid, checks, lead)
 
 
@@ -108,16 +108,14 @@ def _check_effect(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, f
             checks.number(f"summary: {name} effect of text", float(printed), float(value), _PRINTED)
 
 
-def _check_replies(grid: Grid, checks: Checks, lead: str, share: float) -> None:
-    """Check the sentence about replies in another language at the largest share."""
+def _check_replies(grid: Grid, checks: Checks, lead: str, setting: Setting) -> None:
+    """Check the sentence about replies in another language at the largest share of a setting."""
     base = grid.languages[1]
-    values: dict[str, list[float]] = {"is_in_language": [], "score_any_language": []}
-    for setting in (one for one in grid.settings if one[0] == share):
-        for name, kind in (("is_in_language", ""), ("score_any_language", "vqa")):
-            means = [t.columns[name][t.rows(base, kind)].astype(float).mean()
-                     for t in grid.settings[setting]]  # fmt: skip
-            values[name].append(100 * float(np.mean(means)))
-    faithful, either = (float(np.mean(one)) for one in values.values())
+    faithful, either = (
+        100 * float(np.mean([t.columns[name][t.rows(base, kind)].astype(float).mean()
+                             for t in grid.settings[setting]]))
+        for name, kind in (("is_in_language", ""), ("score_any_language", "vqa"))
+    )  # fmt: skip
     found = re.search(r"only ([\d.]+) % of the replies", lead)
     checks.same("summary: says that replies change language", found is not None, faithful < 90)
     if found:

@@ -106,6 +106,14 @@ class ChatFormat:
             pieces.append((self.template.separator, False))
         return self._tokenize([*pieces, (self.template.assistant_prefix, False)])[0]
 
+    def count_reply_tokens(self, replies: Sequence[str]) -> list[int]:
+        """Return the number of tokens that a model generates for each reply and its end token."""
+        template = self.template
+        begin = self.tokenizer.encode(template.assistant_prefix, add_special_tokens=False)
+        texts = [f"{template.assistant_prefix}{x}{template.assistant_suffix}" for x in replies]
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [len(ids) - len(begin) for ids in encoded]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode generated ids up to the end token."""
         end = ids.index(self.end_token_id) if self.end_token_id in ids else len(ids)

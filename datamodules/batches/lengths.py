@@ -224,6 +224,36 @@ def _load_merged(path: Path, num_samples: int) -> SourceLengths:
     )
 
 
+def are_measured(source: Source, chat: ChatFormat, style: PromptStyle, cache_dir: Path) -> bool:
+    """Return whether `measure_lengths` would read no sample."""
+    paths = _lengths_paths(source, cache_dir, chat_fingerprint(chat, style))
+    return all(path.is_file() for path in paths)
+
+
+def describe_excess(name: str, lengths: SourceLengths, *, max_bad_fraction: float) -> str | None:
+    """Describe why a source has too many bad samples, or return None if it has not.
+
+    Args:
+        name: Name of the source.
+        lengths: Its lengths, with the length of a row.
+        max_bad_fraction: Fraction of bad samples that is allowed.
+    """
+    num_samples, num_longer = len(lengths.num_tokens), lengths.count_longer()
+    num_bad = len(lengths.faults) + num_longer
+    if num_bad <= max_bad_fraction * num_samples:
+        return None
+    why = (
+        f"{num_longer} of {num_samples} samples are longer than row_tokens={lengths.row_tokens}, "
+        f"the longest has {lengths.longest} tokens: raise row_tokens or remove them"
+        if num_longer
+        else f"the first error is: {next(iter(lengths.faults.values()))}"
+    )
+    return (
+        f"source '{name}': {num_bad} of {num_samples} samples are bad, more than "
+        f"max_bad_fraction={max_bad_fraction:g} allows: {why}"
+    )
+
+
 def _lengths_paths(source: Source, cache_dir: Path, chat_address: str) -> list[Path]:
     """Return the lengths file of each shard: beside its index if it exists, else in the cache."""
     manifest: Manifest = source.manifest

@@ -117,6 +117,13 @@ class ComponentConfig:
                 share = share if phase.target_share is None else phase.target_share
         return samples, share
 
+    def used_manifests(self) -> list[str]:
+        """Return the manifests that any phase reads from."""
+        starts = (0, *(phase.from_step for phase in self.phases))
+        shares = [share for samples, share in map(self.at, starts) if samples > 0]
+        used = [self.base] if min(shares) < 1 else []
+        return [*used, self.target] if max(shares) > 0 else used
+
     def samples_in(self, num_steps: int) -> float:
         """Return the number of samples in the first `num_steps` steps."""
         starts = [0, *(phase.from_step for phase in self.phases)]

@@ -11,7 +11,7 @@ from core.errors import DataError
 from core.io import loopback
 from core.io.images import portable_image
 from evaluation.benchmarks.images import ImageLookup
-from evaluation.people.store import MAX_NAME, MAX_TEXT, AnnotationStore, Judgement, check_name
+from evaluation.people.store import MAX_NAME, AnnotationStore, Judgement, check_name
 from evaluation.people.tasks import Task, TaskKind
 
 WEB_FOLDER = Path(__file__).parent / "web"
@@ -19,7 +19,6 @@ _MAX_BODY_BYTES = 64_000
 _WEB_FILES = ("people.js", "people.css")
 
 _AnnotatorName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
-_AnswerText = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
 
 class _AnnotatorRequest(BaseModel):
@@ -28,9 +27,8 @@ class _AnnotatorRequest(BaseModel):
 
 class _JudgementRequest(_AnnotatorRequest):
     task_id: Annotated[str, StringConstraints(max_length=500)]
-    answers: dict[Annotated[str, StringConstraints(max_length=20)], _AnswerText] = Field(
-        max_length=5
-    )
+    answers: dict[Annotated[str, StringConstraints(max_length=20)], str] = Field(max_length=5)
+    """Lengths of texts are checked by the store, whose message annotators can understand."""
 
 
 def build_app(store: AnnotationStore, images: ImageLookup, *, language: str) -> FastAPI:

@@ -26,6 +26,9 @@ from pipeline.store.records import read_json
 from pipeline.store.store import Store
 
 CONFIG = Path("configs/recipes/embedded_backbones.yaml")
+_PLACE = "models="
+_SAME_MODELS = (_PLACE, "trainer.")
+"""Overrides with which the recipe is that of the shipped models."""
 _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
 
 
@@ -79,8 +82,9 @@ def load(overrides: Sequence[str]) -> BackbonesConfig:
     """Load the recipe with overrides.
 
     Raises:
-        ConfigError: If the corpus does not exist.
+        ConfigError: If the corpus does not exist, or other models would replace the shipped ones.
     """
+    _check_place(overrides)
     config = load_config(BackbonesConfig, CONFIG, overrides=overrides)
     if not Path(config.corpus).is_dir():
         raise ConfigError(
@@ -88,6 +92,16 @@ def load(overrides: Sequence[str]) -> BackbonesConfig:
             f"python -m data_prep.embedded --corpus {config.corpus}"
         )
     return config
+
+
+def _check_place(overrides: Sequence[str]) -> None:
+    """Check that models of another recipe get a folder of their own."""
+    changes = [one for one in overrides if not one.startswith(_SAME_MODELS)]
+    if changes and not any(one.startswith(_PLACE) for one in overrides):
+        raise ConfigError(
+            f"--set {changes[0]} trains other models, which would replace the shipped ones; name a "
+            f"folder for them with --set {_PLACE}FOLDER"
+        )
 
 
 def build_graph(config: BackbonesConfig) -> Graph:

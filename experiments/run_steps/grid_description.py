@@ -69,7 +69,9 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
             f"grid '{name}' also has {len(left_out)} cells that this command leaves out ({shown}); "
             f"repeat its --set, --seeds and --replicate (--only runs a part of a grid), or {fix}"
         )
-    differs = any(old[cell]["stages"] != new[cell]["stages"] for cell in old)
+    differs = before.get("stages") != now.get("stages") or any(
+        old[cell]["stages"] != new[cell]["stages"] for cell in old
+    )
     if differs and before.get("overrides", []) != now["overrides"]:
         first, second = (" ".join(x.get("overrides", [])) or "(nothing)" for x in (before, now))
         raise ConfigError(
@@ -113,7 +115,7 @@ def _common_fields(plan: GridPlan) -> dict[str, AxisValue]:
 def _describe_cells(plan: GridPlan) -> dict[str, object]:
     """Describe all cells: with `--only`, the report keeps the results of the other cells."""
     if not plan.cells:
-        return {"cells": []}
+        return {"cells": [], "stages": sorted(plan.full_graph.nodes)}
     first = plan.cells[0].config
     cells = [
         {

@@ -17,6 +17,7 @@ from experiments.run_steps.grid_description import check_continues, describe_gri
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
+from pipeline.row_length_checks import check_row_lengths
 from pipeline.store.records import read_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
@@ -57,12 +58,15 @@ class GridRun:
         """Run every missing stage run and publish the results.
 
         Raises:
+            ConfigError: If the folder of the grid holds another one.
+            DataError: If training samples do not fit into rows.
             StageFailedError: If stage runs failed; the others are finished.
             PreemptedError: If the command was asked to stop; running stages have saved.
         """
         begin = time.monotonic()
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
+        check_row_lengths(self.graph, self.store)
         self._write_description()
         with present(grid_folder(*self._grid_key) / ".running") as has_others:
             try:
@@ -76,6 +80,9 @@ class GridRun:
         if self.plan.cells:
             metric = self.plan.cells[0].config.report.deciding_metric
             show_results(self.console, self.graph, self.store, metric)
+        if failed:  # first, because writing the report may fail, too
+            self._print_line("\n[bold red]Failed:[/]")
+            show_failures(self.console, self.graph, self.store, failed)
         # The grid's MLflow run must end even if the report can't be written.
         artifacts, grid_state = list[Path](), State.FAILED
         try:
@@ -86,13 +93,15 @@ class GridRun:
             self._tracker.finish(artifacts, state=grid_state)
             if self._tracker.is_behind and self.plan.cells:  # the server was unreachable for a time
                 self._tracker = sync_grid(*self._grid_key)
-        self._print_summary(output, seconds=time.monotonic() - begin)
+        minutes = (time.monotonic() - begin) / 60
         if failed:
-            show_failures(self.console, self.graph, self.store, failed)
+            self._print_places(output, "Report of the finished stages")
             raise StageFailedError(
-                f"{len(failed)} of {len(states)} stage runs failed. Fix the cause and rerun the "
-                "same command; finished stages are kept."
+                f"{len(failed)} of {len(states)} stage runs failed after {minutes:.1f} min. Fix "
+                "the cause and rerun the same command; finished stages are kept."
             )
+        self._print_line(f"\n[bold]Done[/] in {minutes:.1f} min.")
+        self._print_places(output, "Results")
 
     def _write_description(self) -> None:
         """Register the hypotheses and write grid.json, unless the folder holds another grid."""
@@ -156,15 +165,15 @@ class GridRun:
             self._last_sync = time.monotonic()
         self._states = dict(states)
 
-    def _print_summary(self, output: Path, *, seconds: float) -> None:
-        def print_line(text: str) -> None:
-            self.console.print(text, soft_wrap=True, highlight=False)
+    def _print_line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, highlight=False)
 
-        print_line(f"\n[bold]Done[/] in {seconds / 60:.1f} min.")
-        print_line(f"Results: {output}")
-        print_line(f"MLflow:  {ui_command(self.request.root)}")
+    def _print_places(self, output: Path, title: str) -> None:
+        """Print where the results are; the output of an experiment without cells is its models."""
+        self._print_line(f"{title if self.plan.cells else 'Results'}: {output}")
+        self._print_line(f"MLflow: {ui_command(self.request.root)}")
         if self._tracker.is_behind:
-            print_line(
+            self._print_line(
                 "[yellow]The MLflow server was unreachable.[/] Upload the runs once it is back: "
                 f"python -m experiments.sync --root {self.request.root}"
             )

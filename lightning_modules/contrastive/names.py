@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from core.errors import DataError
 from lightning_modules.contrastive.module import TowerRecipe
 
 _PAD, _START, _END = "<pad>", "<start>", "<end>"
@@ -34,8 +35,17 @@ def train_name_tokenizer(names: Sequence[str], recipe: TowerRecipe) -> PreTraine
 def encode_names(
     tokenizer: PreTrainedTokenizerFast, names: Sequence[str], recipe: TowerRecipe
 ) -> torch.Tensor:
-    """Return the token ids (K, L) of a bank of names."""
-    encoded = tokenizer(
-        list(names), padding="max_length", truncation=True, max_length=recipe.text_context
-    )
-    return torch.tensor(encoded["input_ids"])
+    """Return the token ids (K, L) of a bank of names.
+
+    Raises:
+        DataError: If a name does not fit into the text encoder.
+    """
+    encoded = tokenizer(list(names), padding="max_length", max_length=recipe.text_context)
+    ids = encoded["input_ids"]
+    longest, name = max(zip(map(len, ids), names, strict=True))
+    if longest > recipe.text_context:
+        raise DataError(
+            f"the name '{name}' has {longest} tokens, more than tower.text_context="
+            f"{recipe.text_context}; raise it to {longest} or shorten the name"
+        )
+    return torch.tensor(ids)

@@ -5,7 +5,10 @@ from collections import Counter
 from reporting.claims.preregistration import has_changed
 from reporting.records import GridRecord
 from reporting.sections.leakage import leakage_notes
-from reporting.series import View, lines, main_panel
+from reporting.series import TRUNCATED_PANEL, View, lines, main_panel
+
+_MANY_TRUNCATED = 1.0
+"""Percentage of truncated replies above which they are mentioned."""
 
 
 def caveats(grid: GridRecord, view: View) -> list[str]:
@@ -48,6 +51,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "The embedded profile trains very small models on drawn images. It demonstrates the "
             "method; its scores say nothing about models of 8 billion parameters."
         )
+    notes += _truncated_replies(grid, view)
     notes += _skipped_samples(grid)
     notes += leakage_notes(grid)
     if has_changed(grid.folder):
@@ -60,6 +64,24 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "The working tree had uncommitted changes, so the commit alone does not reproduce this "
             "grid."
         )
+    return notes
+
+
+def _truncated_replies(grid: GridRecord, view: View) -> list[str]:
+    """Report the cell with the most replies that reached the token limit, for each language."""
+    notes = []
+    found = lines(grid, view, TRUNCATED_PANEL)
+    for language in view.languages:
+        points = [p for line in found if line.language == language for p in line.points]
+        worst = max(points, key=lambda p: p.value, default=None)
+        if worst is not None and worst.value > _MANY_TRUNCATED:
+            cells = ", ".join(cell.cell_id for cell in worst.cells)
+            notes.append(
+                f"Up to {worst.value:.1f} % of the replies to questions in {language} ({cells}) "
+                "reached the token limit and may be wrong for that reason. Raise "
+                "evaluate.max_new_tokens, or evaluate.max_new_tokens_by_kind for one kind of "
+                "benchmark."
+            )
     return notes
 
 

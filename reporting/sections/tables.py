@@ -16,6 +16,7 @@ from reporting.series import (
     FIDELITY_PANEL,
     PANELS,
     REFERENCE_SHARE,
+    TRUNCATED_PANEL,
     VQA_PANELS,
     Panel,
     Point,
@@ -101,8 +102,8 @@ class RetentionTable:
 
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
-    """Return the headline scores of all cells."""
-    return _tabulate(grid, view, _HEADLINES)
+    """Return the headline scores of all cells and the share of truncated replies."""
+    return _tabulate(grid, view, (*_HEADLINES, TRUNCATED_PANEL))
 
 
 def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:
@@ -308,6 +309,8 @@ def _format_retention(
     text = f"{scale * found['value']:.{digits}f}{unit}"
     if found["stderr"]:
         text += f" \N{PLUS-MINUS SIGN} {_NORMAL_95 * scale * found['stderr']:.{digits}f}"
+    if found.get("num_truncated"):
+        text += f", {found['num_truncated']} prompts cut"
     if before is not None:
         text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
     return text

@@ -29,7 +29,7 @@ MAX_TABLE_ROWS = 2000
 _MAX_TAG_CHARS = 5000
 _TABLE_COLUMNS = (
     "benchmark", "language", "answer_type", "question", "answers", "output", "parsed", "score",
-    "language_identified", "image_key", "question_id",
+    "language_identified", "is_truncated", "image_key", "question_id",
 )  # fmt: skip
 
 

@@ -1,10 +1,15 @@
 "use strict";
 const TEXTS = {
   eu: { hint: "Aukeratu irudi bat, edo ekarri hona", ask: "Galdetu irudiari buruz", send: "Galdetu",
-        clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo." },
+        clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo.",
+        remember: "Gogoratu elkarrizketa (eredua galdera solteekin ebaluatu da)", busy: "…",
+        long: (most, got) => `Galdera luzeegia da: ${got} karaktere, gehienez ${most}.` },
   en: { hint: "Choose an image, or drop it here", ask: "Ask about the image", send: "Ask",
-        clear: "New conversation", none: "(empty answer)", cut: "truncated", image: "Choose an image first." },
+        clear: "New conversation", none: "(empty answer)", cut: "truncated", image: "Choose an image first.",
+        remember: "Remember the conversation (models are evaluated on single questions)", busy: "…",
+        long: (most, got) => `The question is too long: ${got} characters, at most ${most}.` },
 };
+const MAX_CHARACTERS = 4000;  // as in server.py
 const at = (id) => document.getElementById(id);
 let image = null, texts = TEXTS.en, talks = [], busy = false;
 
@@ -16,6 +21,7 @@ function setLanguage(code) {
   at("text").placeholder = texts.ask;
   at("send").textContent = texts.send;
   at("clear").textContent = texts.clear;
+  at("remember_text").textContent = texts.remember;
 }
 
 function show(talk, role, text, note) {
@@ -31,6 +37,7 @@ function show(talk, role, text, note) {
   }
   talk.box.append(turn);
   turn.scrollIntoView({ block: "nearest" });
+  return turn;
 }
 
 function restart() {
@@ -55,17 +62,21 @@ function take(file) {
   reader.readAsDataURL(file);
 }
 
+// Earlier turns change the answer, and evaluations ask single questions, so they are sent on request.
 async function ask(talk, text) {
-  const turns = [...talk.turns, { role: "user", content: text }];
+  const turns = [...(at("remember").checked ? talk.turns : []), { role: "user", content: text }];
   const response = await fetch("api/ask", {
     method: "POST", headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ cell: talk.cell, image, turns }),
   });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error || JSON.stringify(answer.detail));
+  return { turns, answer };
+}
+
+function keep(talk, { turns, answer }) {
   talk.turns = [...turns, { role: "assistant", content: answer.text || "-" }];
   const cut = answer.is_truncated ? `, ${texts.cut}` : "";
-  show(talk, "user", text);
   show(talk, "assistant", answer.text || texts.none, `${answer.seconds.toFixed(2)} s${cut}`);
 }
 
@@ -74,13 +85,20 @@ at("form").addEventListener("submit", async (event) => {
   const text = at("text").value.trim();
   if (!text || busy) return;
   if (!image) { at("error").textContent = texts.image; return; }
+  if (text.length > MAX_CHARACTERS) { at("error").textContent = texts.long(MAX_CHARACTERS, text.length); return; }
   busy = true;
   at("send").disabled = true;
   at("error").textContent = "";
+  const shown = talks.flatMap((talk) => [show(talk, "user", text), show(talk, "assistant", texts.busy)]);
   try {
-    for (const talk of talks) await ask(talk, text);
+    // All cells or none: after an error, the question is asked again and no cell has it twice.
+    const answers = [];
+    for (const talk of talks) answers.push(await ask(talk, text));
+    shown.forEach((turn, number) => { if (number % 2) turn.remove(); });
+    talks.forEach((talk, number) => keep(talk, answers[number]));
     at("text").value = "";
   } catch (error) {
+    shown.forEach((turn) => turn.remove());
     at("error").textContent = error.message;
   }
   busy = false;
@@ -90,6 +108,11 @@ at("form").addEventListener("submit", async (event) => {
 at("file").addEventListener("change", () => take(at("file").files[0]));
 at("drop").addEventListener("dragover", (event) => event.preventDefault());
 at("drop").addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
+at("drop").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  at("file").click();
+});
 at("clear").addEventListener("click", restart);
 at("language").addEventListener("change", () => setLanguage(at("language").value));
 

@@ -22,7 +22,8 @@ FILES = Path(__file__).parent
 _MAX_IMAGE_BYTES = 12_000_000
 _MAX_BODY_BYTES = 2 * _MAX_IMAGE_BYTES
 _MAX_TURNS = 41
-_TurnText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+_MAX_CHARACTERS = 4000
+_TurnText = Annotated[str, StringConstraints(min_length=1)]
 
 
 class _Turn(BaseModel):
@@ -64,6 +65,10 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
         if talker is None:
             return loopback.refusal(404, f"cell '{question.cell}' is not loaded")
         turns = [Turn(role=turn.role, content=turn.content) for turn in question.turns]
+        longest = max(len(turn.content) for turn in turns)
+        if longest > _MAX_CHARACTERS:
+            reason = f"a turn has {longest} characters, at most {_MAX_CHARACTERS} are possible"
+            return loopback.refusal(422, reason)
         try:
             image = base64.b64decode(question.image, validate=True)
             if len(image) > _MAX_IMAGE_BYTES:

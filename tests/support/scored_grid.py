@@ -77,7 +77,7 @@ def write_retention(
     folder = root / "store" / kind / f"{kind}{cell_id}"
     items = TaskItems(metric="bits_per_byte", values=values, weights=(10.0,) * len(values))
     score = TaskScore(metric="bits_per_byte", value=float(np.mean(values)), stderr=None,
-                      n=len(values), num_fewshot=0, items=items)  # fmt: skip
+                      n=len(values), num_fewshot=0, num_truncated=0, items=items)  # fmt: skip
     (folder / "result").mkdir(parents=True)
     save_retention({"text:text_eu": score}, folder / "result")
     about = {"kind": kind, "config": {"texts": {"text:text_eu": TEXT_MANIFEST}}}

@@ -74,7 +74,7 @@ evaluate:
   prompt_style: bare
   yes_no_policy: asked_language
   relaxed: true
-  max_new_tokens: 4
+  max_new_tokens: 8
   batch_size: 16
 trainer: {checkpoint_every_n_steps: 7, log_every_n_steps: 1}
 """

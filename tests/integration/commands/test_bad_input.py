@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +19,13 @@ from datamodules.shards.manifest import Modality
 from datamodules.shards.reader import ShardReader
 from experiments import run
 from experiments.cli import request_of
+from experiments.run_steps.grid_run import GridRun
 from experiments.run_steps.planning import make_plan
 from models.weights import load_weights, save_weights
 from pipeline.graph import Graph
 from pipeline.launchers import worker
 from pipeline.launchers.execution import Execution, write_execution
+from pipeline.row_length_checks import check_row_lengths
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
@@ -87,6 +90,10 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--set", "evaluate.batch_size=0"], ["evaluate.batch_size", "0"]),
         (["--set", "evaluate.prompt_style=instruct"], ["style 'instruct'", "'instructed'"]),
         (["--set", "evaluate.max_new_tokens_by_kind.wlid=9"], ["'wlid'", "'wild'"]),
+        (
+            ["--set", "evaluate.max_new_tokens=5"],
+            ["benchmark_test, vqa in 'eu'", "'hilargi'", "Set evaluate.max_new_tokens=8"],
+        ),
         (["--set", "data.benchmarks=[]"], ["data.benchmarks is empty"]),
         (["--set", "data.benchmarks=[nothing]"], ["nothing.manifest.json"]),
         (["--set", "trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps", "0"]),
@@ -180,6 +187,43 @@ def test_damaged_data_is_reported_before_anything_starts(
     for part in expected:
         assert part in output
     assert not Path(ROOT).exists()
+
+
+def test_row_lengths_of_all_stages_and_sources_are_reported_together(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new language took four runs, each of which named the next length only."""
+    short = ("align.row_tokens=9", "instruct.row_tokens=16", "instruct.micro_batch_tokens=16")
+    code, output = command(capsys, *worlds.grid_arguments(ROOT, "--set", *short))
+    assert code == 2
+    for name in ("align: source 'caption_en'", "align: source 'caption_eu'",
+                 "instruct: source 'instruct_en'", "instruct: source 'instruct_eu'",
+                 "instruct: source 'chat_eu'", "instruct: source 'text_eu'"):  # fmt: skip
+        assert name in output
+    enough = output.partition("Enough for all: --set ")[2].split()
+    assert {setting.partition("=")[0] for setting in enough} == {
+        "align.row_tokens", "instruct.row_tokens", "instruct.micro_batch_tokens",
+    }  # fmt: skip
+    assert not (Path(ROOT) / "grids").exists(), "nothing was started"
+    check_row_lengths(plan_of(*enough), Store(Path(ROOT)))
+    code, output = command(capsys, *worlds.grid_arguments(ROOT, "--dry-run", "--set", *short))
+    assert (code, "Enough for all" in output) == (2, True)
+
+
+def test_a_failed_run_says_so_first_and_never_that_it_is_done(
+    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: GridRun) -> dict[str, State]:
+        return dict.fromkeys(self.graph.nodes, State.FAILED)
+
+    tracker = SimpleNamespace(finish=lambda *_, **__: None, is_behind=False)
+    monkeypatch.setattr(GridRun, "_launch", fail)
+    monkeypatch.setattr(GridRun, "_tracker", tracker)
+    code, output = command(capsys, *worlds.grid_arguments(ROOT))
+    assert code == 1
+    assert "Done" not in output
+    assert output.index("Failed:") < output.index("Report of the finished stages:")
+    assert "4 of 4 stage runs failed" in output
 
 
 def _rewrite(data: Path, change: Callable[[int, dict[str, Any], bytes], Any]) -> None:

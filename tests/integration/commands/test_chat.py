@@ -8,23 +8,25 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
+from rich.console import Console
 
+from core.samples import Turn
 from evaluation.benchmarks.predictions import read_predictions
-from experiments.chat import build_parser, find_chat_cells, main
+from experiments.chat import build_parser, chat_in_terminal, find_chat_cells, main
 from serving.chat_page.server import build_app
-from serving.talker import load_talkers
+from serving.talker import ChatAnswer, load_talkers
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
 
 pytestmark = pytest.mark.slow
-NUM_NEW = 4
+NUM_NEW = 8
 QUESTION = "Zer da hau?"
 
 
@@ -61,9 +63,35 @@ def test_chat_gives_the_same_answer_as_the_evaluation(
         assert said.strip() == expected
 
 
+def test_questions_are_asked_alone_unless_the_conversation_is_remembered() -> None:
+    """Earlier turns changed an answer, and no evaluation has any."""
+
+    class Recorder:
+        name = "cell"
+
+        def __init__(self) -> None:
+            self.asked: list[list[str]] = []
+
+        def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:
+            del image
+            self.asked.append([turn.content for turn in turns])
+            return ChatAnswer(cell="", text="bat", seconds=0, num_tokens=1, is_truncated=False)
+
+    for remembers in (False, True):
+        typed = iter(["Zer da hau?", "Eta hau?", ""])
+        console, recorder = Console(quiet=True), Recorder()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(console, "input", lambda _, typed=typed: next(typed))
+            chat_in_terminal(console, [recorder], b"", remembers=remembers)  # type: ignore[list-item]
+        earlier = ["Zer da hau?", "bat"] if remembers else []
+        assert recorder.asked == [["Zer da hau?"], [*earlier, "Eta hau?"]]
+
+
 def test_invalid_questions_are_reported_with_a_fix(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(words("--ask", " ")) == 2
+    assert "--ask is empty" in capsys.readouterr().err
     assert main(words("--ask", QUESTION)) == 2
     assert "--image" in capsys.readouterr().err
     broken = inside / "broken.png"
@@ -169,6 +197,11 @@ def test_the_page_rejects_invalid_and_foreign_requests(address: str) -> None:
     assert ask(address, "/api/ask", good | {"image": "***"})[0] == 422
     assert ask(address, "/api/ask", question(QUESTION, "bat", cell=cell))[0] == 422
     assert ask(address, "/api/ask", good | {"turns": []})[0] == 422
+    status, refusal, _ = ask(address, "/api/ask", question("a" * 4001, cell=cell))
+    assert (status, refusal["error"]) == (
+        422,
+        "a turn has 4001 characters, at most 4000 are possible",
+    )
     assert (
         ask(address, "/api/ask", good | {"turns": [{"role": "system", "content": "x"}]})[0] == 422
     )

@@ -1,7 +1,9 @@
 """Checkpoints of other authors are asked as transformers asks them, greedily, in any batch."""
 
 import io
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from core.chat.tokens import IMAGE_MARK
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.io.images import decode_image
 from core.samples import Role, Turn
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
@@ -79,16 +81,6 @@ def test_replies_equal_those_of_transformers(tmp_path: Path, options: dict[str, 
         assert [reply.text for reply in replies] == expected
 
 
-def test_overruled_generation_settings_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_llava(tmp_path, generation={"num_beams": 4, "repetition_penalty": 1.3})
-    logging.getLogger("irudimen").propagate = True
-    with caplog.at_level(logging.WARNING):
-        HuggingFaceAnswerer(str(tmp_path))
-    assert "num_beams=4, repetition_penalty=1.3" in caplog.text
-
-
 @pytest.mark.parametrize(
     "template",
     [
@@ -103,6 +95,94 @@ def test_templates_that_can_not_render_an_image_are_reported(tmp_path: Path, tem
         HuggingFaceAnswerer(str(tmp_path))
 
 
+def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def remove_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def template_of_the_tokenizer_only(folder: Path) -> None:
+    remove_template(folder)
+    edit_json(
+        folder / "tokenizer_config.json", lambda content: content.update(chat_template="{{ 'x' }}")
+    )
+
+
+def template_for_text_only(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% for c in m['content'] %}"
+        "{{ c['text'] if c['type'] == 'text' else '' }}{% endfor %}{% endfor %}"
+    )
+
+
+def other_image_token(folder: Path) -> None:
+    edit_json(folder / "config.json", lambda content: content.update(image_token_index=77))
+
+
+def remove_processor(folder: Path) -> None:
+    (folder / "processor_config.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_template, "no chat template, .*add chat_template.jinja"),
+        (template_of_the_tokenizer_only, r"its tokenizer has one; copy it.*jinja"),
+        (template_for_text_only, "chat template of model|no place for the image"),
+        (other_image_token, "no place for the image: token 77"),
+        (remove_processor, "processor|can't be loaded"),
+    ],
+)
+def test_a_checkpoint_that_can_not_be_asked_names_the_file_to_fix(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    write_llava(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        HuggingFaceAnswerer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reported"),
+    [
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, "do_sample=True, temperature=0.6"),
+        ({"max_length": 3}, "max_length=3"),
+        ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size=2"),
+        ({"suppress_tokens": [5]}, r"suppress_tokens=[5]"),
+        ({"num_beams": 4, "repetition_penalty": 1.3}, "num_beams=4, repetition_penalty=1.3"),
+    ],
+)
+def test_generation_settings_are_overruled_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], reported: str
+) -> None:
+    write_llava(tmp_path)
+    expected = HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS)
+    path = tmp_path / "generation_config.json"
+    edit_json(path, lambda content: content.update(settings))
+    logging.getLogger("irudimen").propagate = True
+    with caplog.at_level(logging.WARNING):
+        replies = HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS)
+    assert reported in caplog.text
+    assert replies == expected
+
+
+def test_every_stop_token_of_the_checkpoint_ends_a_reply(tmp_path: Path) -> None:
+    write_llava(tmp_path)
+    (reply, *_) = HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS)
+    last = reply.text[3]
+    tokenizer = AutoProcessor.from_pretrained(tmp_path).tokenizer
+    (stop,) = tokenizer(last, add_special_tokens=False)["input_ids"][:1]
+    path = tmp_path / "generation_config.json"
+    edit_json(path, lambda content: content.update(eos_token_id=[1, stop]))
+    (shorter, *_) = HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS)
+    assert shorter.text == reply.text.partition(last)[0].strip()
+    assert not shorter.is_truncated
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -110,7 +190,7 @@ def test_templates_that_can_not_render_an_image_are_reported(tmp_path: Path, tem
         (("--max-new-tokens", "0"), "--max-new-tokens 0, expected at least 1"),
         (("--limit", "-3"), "--limit -3, expected at least 0"),
         (("--device", "gpu"), "--device gpu can't be used"),
-        (("--out", "setup.cfg/x"), "setup.cfg/x: Not a directory"),
+        (("--out", "setup.cfg/x"), "setup.cfg: File exists; check the path"),
     ],
 )
 def test_options_are_checked_before_the_model_is_asked(
@@ -121,3 +201,18 @@ def test_options_are_checked_before_the_model_is_asked(
     arguments = ["--model", str(tmp_path / "model"), "--benchmark", benchmark, "--limit", "2"]
     assert main([*arguments, "--out", str(tmp_path / "out"), *more]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_answers_that_do_not_fit_and_truncated_replies_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_llava(tmp_path / "model")
+    benchmark = "data/embedded/benchmark_test.manifest.json"
+    arguments = ["--model", str(tmp_path / "model"), "--benchmark", benchmark, "--limit", "6"]
+    logging.getLogger("irudimen").propagate = True
+    with caplog.at_level(logging.WARNING):
+        code = main([*arguments, "--max-new-tokens", "3", "--no-blind", "--out", f"{tmp_path}/out"])
+    assert code == 0
+    assert "questions have no answer that fits into a reply" in caplog.text
+    assert "Pass --max-new-tokens" in caplog.text
+    assert "reached the token limit" in " ".join(capsys.readouterr().out.split())

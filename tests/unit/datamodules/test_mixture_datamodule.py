@@ -114,6 +114,14 @@ def test_setup_checks_epochs_and_lengths(paths, tmp_path):
         make_module(paths, tmp_path, config=short).setup()
 
 
+def test_sources_with_too_long_samples_are_reported_together(paths, tmp_path):
+    short = dataclasses.replace(make_config(paths), row_tokens=5)
+    with pytest.raises(DataError) as error:
+        make_module(paths, tmp_path, config=short).setup()
+    for name in ("text", "cap_en", "cap_eu"):
+        assert f"source '{name}': " in str(error.value)
+
+
 def test_setup_checks_images(paths, tmp_path):
     with pytest.raises(ConfigError, match=r"pass a feature cache or a transform"):
         make_module(paths, tmp_path, transform=None).setup()

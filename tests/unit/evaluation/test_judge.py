@@ -26,6 +26,7 @@ class Judge(BaseHTTPRequestHandler):
     faults: list[int]
     headers_seen: list[str | None]
     num_unlabelled: int
+    finish_reason: str
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -43,7 +44,8 @@ class Judge(BaseHTTPRequestHandler):
             label = ""
         reply = f"reasons [[{label}]]" if label else "I can't say"
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        content = json.dumps({"choices": [{"message": {"content": reply}}], "usage": usage})
+        choice = {"message": {"content": reply}, "finish_reason": kind.finish_reason}
+        content = json.dumps({"choices": [choice], "usage": usage})
         self.send_response(200)
         self.end_headers()
         self.wfile.write(content.encode())
@@ -55,7 +57,15 @@ class Judge(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[tuple[str, type[Judge]]]:
     handler = type(
-        "One", (Judge,), {"requests": [], "faults": [], "headers_seen": [], "num_unlabelled": 0}
+        "One",
+        (Judge,),
+        {
+            "requests": [],
+            "faults": [],
+            "headers_seen": [],
+            "num_unlabelled": 0,
+            "finish_reason": "stop",
+        },
     )
     served = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=served.serve_forever, daemon=True)
@@ -149,6 +159,19 @@ def test_server_errors_are_retried_and_refusals_are_raised(
     handler.faults += [503] * 5
     with pytest.raises(EndpointError, match="5 attempts"):
         judge.judge_pair(endpoint, task(2, "a", "bb"), None)
+
+
+def test_replies_that_reach_the_token_limit_are_counted(
+    server: tuple[str, type[Judge]], tmp_path: Path
+) -> None:
+    url, handler = server
+    endpoint = endpoint_of(url, tmp_path)
+    whole = judge.judge_pair(endpoint, task(0, "a", "bb"), None)
+    handler.finish_reason = "length"
+    cut = judge.judge_pair(endpoint, task(1, "a", "bb"), None)
+    assert [verdict.is_truncated for verdict in (*whole, *cut)] == [False, False, True, True]
+    found = summary_of([*whole, *cut], [task(0, "a", "bb"), task(1, "a", "bb")])
+    assert (found.num_truncated, found.num_unreadable) == (2, 0)
 
 
 def test_a_missing_label_is_requested_once_and_then_counts_as_unreadable(

@@ -1,6 +1,7 @@
 """Scores of the language model without images agree with its logits."""
 
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.errors import ConfigError, DataError
 from datamodules.shards.manifest import Modality
+from evaluation import retention
 from evaluation.retention import (
     RETENTION_FILE,
     RetentionConfig,
@@ -64,6 +66,7 @@ def test_bits_per_byte_agree_with_the_logits(
         num_bytes += len(text.encode("utf-8"))
     score = found[task]
     assert (score.metric, score.n) == ("bits_per_byte", len(TEXTS))
+    assert score.num_truncated == 0
     assert score.value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
     save_retention(found, tmp_path)
     assert json.loads((tmp_path / RETENTION_FILE).read_text())[task]["n"] == len(TEXTS)
@@ -108,6 +111,31 @@ def test_a_stopped_scoring_goes_on(
     path.write_text("{}\n")
     with pytest.raises(DataError, match=r"kept.jsonl, line 1 is damaged"):
         ScoreCache(path, stop)
+
+
+def test_prompts_longer_than_the_context_are_counted(
+    model: LlamaForCausalLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The harness scores their ends and says so in its own log only."""
+    path = tmp_path / "documents.jsonl"
+    lengths = (10, 300, 400)
+    path.write_text("".join(json.dumps({"text": "a" * n}) + "\n" for n in lengths))
+    task = {
+        "task": "long", "dataset_path": "json", "test_split": "test",
+        "dataset_kwargs": {"data_files": {"test": str(path)}}, "output_type": "multiple_choice",
+        "doc_to_text": "{{text}}", "doc_to_choice": ["b", "c"], "doc_to_target": "0",
+        "metric_list": [{"metric": "acc"}],
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "_define_text_task", lambda *_: task)
+        patch.setattr(retention, "_harness_name", lambda _: "long")
+        settings = RetentionConfig(tasks=["text:long"])
+        texts = {"text:long": ""}
+        logging.getLogger("irudimen").propagate = True
+        with caplog.at_level(logging.WARNING):
+            found = run_retention(model, make_tokenizer(), settings, texts=texts, folder=tmp_path)
+    assert found["text:long"].num_truncated == 2 * 2, "two documents with two choices each"
+    assert "4 prompts are longer than the context of the model (256 tokens)" in caplog.text
 
 
 @pytest.mark.slow

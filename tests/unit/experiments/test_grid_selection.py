@@ -9,7 +9,7 @@ from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError
-from experiments.grids import mix_ablation
+from experiments.grids import embedded_backbones, mix_ablation
 from experiments.registry import with_seeds
 from experiments.run_steps.grid_description import check_continues
 
@@ -90,6 +90,20 @@ def test_a_grid_never_overwrites_another_one(now: dict[str, Any], words: list[st
     with pytest.raises(ConfigError) as caught:
         check_continues("mix-embedded", _describe("x", "y"), now)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_an_experiment_without_cells_never_overwrites_another_one() -> None:
+    shipped = {**_describe(), "stages": ["a", "b"]}
+    check_continues("backbones", shipped, {**shipped, "stages": ["a", "c"]})
+    other = {**shipped, "stages": ["a", "c"], "overrides": ["general.num_steps=5"]}
+    with pytest.raises(ConfigError, match="--name"):
+        check_continues("backbones", shipped, other)
+
+
+def test_other_models_do_not_replace_the_shipped_ones() -> None:
+    """A recipe with --set copied its models over those of the profile embedded."""
+    with pytest.raises(ConfigError, match=r"general.num_steps=5 trains other .* --set models="):
+        embedded_backbones.load(["trainer.num_workers=1", "general.num_steps=5"])
 
 
 def test_the_name_of_a_grid_is_a_folder_name() -> None:

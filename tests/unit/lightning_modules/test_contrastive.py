@@ -11,6 +11,8 @@ from torch import nn
 
 from core.chat.tokens import IGNORE_INDEX
 from core.errors import DataError
+from lightning_modules.contrastive.module import TowerRecipe
+from lightning_modules.contrastive.names import encode_names, train_name_tokenizer
 from lightning_modules.contrastive.views import NUM_CELLS, ViewsConfig, trunk_views
 
 COLOURS = ("red", "green", "blue", "orange")
@@ -63,6 +65,16 @@ def test_views_are_a_function_of_the_seed() -> None:
     views = [trunk_views(MeanColour(), images, range(4), config, seed=s) for s in (1, 1, 2)]
     assert torch.equal(views[0].features_MPC, views[1].features_MPC)
     assert not torch.equal(views[0].features_MPC, views[2].features_MPC)
+
+
+def test_a_name_that_does_not_fit_is_an_error_not_cut() -> None:
+    names = ["txakurra", "mendi-trenbide handi eta oso luze bat"]
+    recipe = TowerRecipe(text_context=32)
+    tokenizer = train_name_tokenizer(names, recipe)
+    assert encode_names(tokenizer, names, recipe).shape == (2, 32)
+    unseen = "zzxqj" * 9
+    with pytest.raises(DataError, match=rf"name '{unseen}' has \d+ tokens, .*text_context=32"):
+        encode_names(tokenizer, [*names, unseen], recipe)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from reporting.claims.paired_scores import CellScores, align_items, stack_seeds
 from reporting.claims.preregistration import check_registration
 from reporting.records import load_grid
 from reporting.sections import figures
-from reporting.series import view_of
+from reporting.series import best_point, lines, main_panel, view_of
 from reporting.summary import key_figures, summary
 from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
@@ -486,6 +486,46 @@ def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
     assert "only 2.1\N{NO-BREAK SPACE}% of the replies are in en" in text
     assert "not the same as having forgotten" in text
     assert "in any language, the accuracy is 58.0\N{NO-BREAK SPACE}%" in text
+
+
+def test_baselines_of_the_summary_are_those_of_the_highest_cell_in_the_target_language(
+    tmp_path: Path,
+) -> None:
+    """A grid without a curve took them from the other language, where the score was higher."""
+    grid, view = scored_grid(tmp_path)
+    view = dataclasses.replace(view, is_curve=False)
+    found = best_point(lines(grid, view, main_panel(grid)), "eu")
+    assert found is not None
+    best = found[1]
+    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"In eu, the majority-answer baseline reaches {best.majority:.1f} %" in text
+    assert f"reaches {best.blind:.1f} % without the image" in text
+
+
+def test_the_base_language_is_reported_for_the_setting_of_the_highest_cell(
+    tmp_path: Path,
+) -> None:
+    """The sentence gave a mean over settings, which stood in no table."""
+    grid, view = scored_grid(tmp_path)
+    drawn = lines(grid, view, main_panel(grid))
+    found = best_point(drawn, "eu")
+    assert found is not None
+    setting = found[0]
+    (line,) = (x for x in drawn if (x.language, x.setting) == ("en", setting))
+    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    first, last = (f"{line.points[at].value:.1f} %" for at in (0, -1))
+    assert f"changes from {first} at a share of 0 % to {last} at 100 %" in text
+    assert f"of the same setting ({view.label(setting)})" in text or not view.label(setting)
+
+
+def test_a_share_of_zero_names_the_share_of_stage_1(tmp_path: Path) -> None:
+    grid, view = scored_grid(tmp_path)
+    grid = dataclasses.replace(grid, common={"align.target_share": 0.2})
+    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "at a share of zero in stage 2 (stage 1 always has 20 %)" in text
 
 
 def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from reporting.best_set import not_below_best
 from reporting.item_scores import ItemQuery, question_scores, seed_averaged_interval
 from reporting.records import GridRecord, load_grid
 from reporting.sections import tables
+from reporting.sections.caveats import caveats
 from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences, language_collapse
 from tests.support import fake_grid
@@ -69,6 +70,37 @@ def test_unparsed_replies_stand_beside_closed_scores_and_explain_them(root: Path
     page = build.render_page(grid, view, [])
     assert "50&nbsp;% unparsed" in page
     assert "50.0&nbsp;% refusals" in page
+
+
+def test_truncated_replies_are_a_column_and_a_limitation(root: Path) -> None:
+    """Two thirds of the replies were cut off, and no page said so."""
+
+    def change(row: dict) -> dict:
+        at = int(row["image_key"].removeprefix("image-"))
+        return {"is_truncated": row["language"] == "eu" and at % 4 == 0}
+
+    grid, view = change_rows(root, change)
+    table = tables.score_table(grid, view)
+    names = [(column.title, column.language) for column in table.columns]
+    values = {
+        language: table.rows[0].points[names.index(("Truncated replies", language))].value
+        for language in ("eu", "en")
+    }
+    assert values == {"eu": 25, "en": 0}
+    notes = [note for note in caveats(grid, view) if "token limit" in note]
+    assert len(notes) == 1
+    assert "Up to 25.0 % of the replies to questions in eu (" in notes[0]
+    assert "Truncated replies" in build.render_page(grid, view, [])
+
+
+def test_failed_stage_runs_stand_above_the_summary(tmp_path: Path) -> None:
+    cells = fake_grid.mix_axes()[:3]
+    fake_grid.make_grid(tmp_path, cells=cells, num_images=_IMAGES, unfinished=1)
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    page = build.render_page(grid, series.view_of(grid), [])
+    assert "<b>1 of " in page
+    assert page.index("stage runs failed</b>") < page.index('class="lead"')
+    assert "DataError: shard is missing" in page
 
 
 def test_a_cell_that_replies_in_the_other_language_is_told_from_one_that_forgot(root: Path) -> None:
@@ -129,14 +161,16 @@ def test_a_score_that_does_not_exceed_its_baselines_is_marked(root: Path) -> Non
     table = tables.score_table(*change_rows(root, change))
     for row in table.rows:
         for column, point in zip(table.columns, row.points, strict=True):
-            assert point.exceeds_baselines is (column.language == "en")
+            if column.title != series.TRUNCATED_PANEL.title:
+                assert point.exceeds_baselines is (column.language == "en")
 
 
 def test_the_set_of_best_cells_is_marked_not_the_highest(root: Path) -> None:
     """Finding H1: the underlined maximum marks noise."""
     grid, view = change_rows(root, lambda row: {"score": float(int(row["image_key"][-2:]) % 2)})
     table = tables.score_table(grid, view)
-    assert all(all(row.may_be_best) for row in table.rows)
+    is_score = [column.title != series.TRUNCATED_PANEL.title for column in table.columns]
+    assert all(list(row.may_be_best) == is_score for row in table.rows)
 
 
 def test_the_best_set_contains_the_truly_best_and_leaves_out_the_clearly_worse() -> None:
