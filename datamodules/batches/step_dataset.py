@@ -150,7 +150,7 @@ class StepDataset(IterableDataset[StepBatch]):
         stop = self.num_steps * stream.samples_per_step
         for i in range(0, len(steps), _STEPS_PER_LOOKUP):
             stream.prefetch(steps[i] * stream.samples_per_step, stop)
-            for planned in self._plan(steps[i : i + _STEPS_PER_LOOKUP]):
+            for planned in self.plan(steps[i : i + _STEPS_PER_LOOKUP]):
                 self._announce(planned)
                 announced.append(planned)
                 if len(announced) > _READ_AHEAD_STEPS:
@@ -164,10 +164,11 @@ class StepDataset(IterableDataset[StepBatch]):
         Raises:
             OSError: If a shard can't be read after several attempts.
         """
-        (planned,) = self._plan([step])
+        (planned,) = self.plan([step])
         return self._read_step(planned)
 
-    def _plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
+    def plan(self, steps: Sequence[int]) -> Iterator[PlannedStep]:
+        """Yield this rank's plan of each step."""
         data = self.data
         for step, batch in zip(steps, global_batches(data, steps), strict=True):
             plan = plan_rank(
