@@ -19,6 +19,8 @@ from core.samples import EncodedSample, SampleRef, StepBatch
 from datamodules.batches.collate import ReadySample, collate_micro_batch
 from datamodules.batches.shared_memory import LoaderDemand
 
+pytestmark = pytest.mark.gpu_path
+
 NUM_MICRO_BATCHES, NUM_STEPS = 44, 12
 """Micro-batches of a step of stage 2 of the paper on one GPU."""
 MIB, GIB = 1 << 20, 1 << 30

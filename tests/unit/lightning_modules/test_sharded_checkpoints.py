@@ -14,6 +14,8 @@ from torch.distributed.checkpoint import state_dict_loader
 from callbacks.checkpoints import _StateCapture
 from lightning_modules.strategy import ShardedStrategy, write_shards
 
+pytestmark = pytest.mark.gpu_path
+
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[dist.ProcessGroup]:
