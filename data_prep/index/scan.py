@@ -27,7 +27,7 @@ from datamodules.shards.tar_scan import REPEATED_KEY, ScanRules, guess_record, s
 from datamodules.storage.remote import RetryConfig, redact_url
 
 AUTO = "auto"
-_SCAN_FORMAT = 1
+_SCAN_FORMAT = 2
 _SCANNED = "scanned.json"
 _MAX_ERRORS = 5
 _SAVE_EVERY_S = 2.0
@@ -228,18 +228,9 @@ def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | Irud
         rules = ScanRules(record=plan.record, has_image=plan.has_image)
         lengths = [] if plan.lengths is None else plan.lengths.counters()
 
-        def measure(key: str, turns: tuple[Turn, ...]) -> None:
-            image = b"" if plan.has_image else None
-            sample = Sample(
-                key=key,
-                source=plan.name,
-                language=plan.language,
-                parallel_id=key,
-                turns=turns,
-                image=image,
-            )
+        def measure(key: str, turns: tuple[Turn, ...] | DataError) -> None:
             for counter in lengths:
-                counter.add(sample)
+                counter.add(turns if isinstance(turns, DataError) else _sample(plan, key, turns))
 
         with shard_stream(shard, plan.retry) as stream:
             result = scan_tar(stream, redact_url(shard), rules, measure if lengths else None)
@@ -262,6 +253,11 @@ def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | Irud
         examples=result.examples,
         ignored=dict(result.ignored),
     )
+
+
+def _sample(plan: IndexPlan, key: str, turns: tuple[Turn, ...]) -> Sample:
+    names = {"key": key, "source": plan.name, "language": plan.language, "parallel_id": key}
+    return Sample(**names, turns=turns, image=b"" if plan.has_image else None)
 
 
 def _lengths_paths(plan: IndexPlan, folder: Path, sha256: str) -> list[Path]:
@@ -319,12 +315,12 @@ def _check_budget(
         f"{count} x {reason} (first: {examples[reason]})"
         for reason, count in unusable.most_common()
     )
-    packing = "Pack the members of a sample together (tar --sort=name). "
+    packing = "Pack members of a sample together (tar --sort=name). " * (REPEATED_KEY in unusable)
     raise DataError(
         f"source '{plan.name}': {num_unusable} of {total} samples are unusable, more than "
         f"--max-unusable {plan.max_unusable:g} allows: {reasons or 'the shards are empty'}. "
-        f"{packing * (REPEATED_KEY in unusable)}Correct --record or --modality, repair the shards, "
-        "or raise --max-unusable (no shard is scanned again)"
+        f"{packing}Correct --record or --modality, repair the shards, or raise --max-unusable (no "
+        "shard is scanned again)"
     )
 
 

@@ -42,13 +42,19 @@ class ScanRules:
     has_image: bool
     """Whether samples need an image."""
 
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether a sample has further records, as a rule in other languages."""
+        return "." in self.record.strip(".")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ScanResult:
     """Result of scanning a tar."""
 
     index: ShardIndex
-    """Index of the usable samples; may be empty."""
+    """Index of the usable samples, and of those with an unusable text in one of several languages;
+    may be empty."""
     sha256: str
     num_bytes: int
     unusable: Counter[str]
@@ -59,8 +65,8 @@ class ScanResult:
     """Number of members that no sample needs, by extension or kind."""
 
 
-OnTurns = Callable[[str, tuple[Turn, ...]], None]
-"""Receives the key and the turns of a usable sample."""
+OnTurns = Callable[[str, tuple[Turn, ...] | RecordError], None]
+"""Receives the key of an indexed sample and its turns, or the fault of its text."""
 
 
 def scan_tar(
@@ -68,11 +74,14 @@ def scan_tar(
 ) -> ScanResult:
     """Scan a tar to its end.
 
+    A sample whose text can't be used is left out. If its record is one of several (`caption.eu`),
+    it stays in the index, so that the languages stay parallel, and training counts it.
+
     Args:
         stream: The bytes of the tar.
         name: Path or URL, for error messages.
         rules: Requirements that a usable sample meets.
-        on_turns: Called with every usable sample, in the order of the index.
+        on_turns: Called with every indexed sample, in the order of the index.
 
     Raises:
         DataError: If the stream is not a complete, uncompressed tar.
@@ -92,6 +101,9 @@ def scan_tar(
             unusable[error.fault] += 1
             examples.setdefault(error.fault, f"{name}: {sample.key}")
         else:
+            if isinstance(turns, RecordError):
+                unusable[turns.fault] += 1
+                examples.setdefault(turns.fault, f"{name}: {sample.key}")
             rows.append(row)
             keys.append(sample.key)
             if on_turns is not None:
@@ -137,8 +149,8 @@ def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str:
 
 def _parse_sample(
     sample: TarSample, member: str, rules: ScanRules
-) -> tuple[tuple[int, int, int, int, int, int], tuple[Turn, ...]]:
-    """Return the index row and the turns of a sample; raise RecordError if it is unusable."""
+) -> tuple[tuple[int, int, int, int, int, int], tuple[Turn, ...] | RecordError]:
+    """Return the index row and the turns of a sample; raise RecordError if it is left out."""
     if sample.problem:
         raise RecordError(sample.problem, sample.problem)
     if len(sample.key.encode("utf-8")) > _MAX_KEY_BYTES:
@@ -149,7 +161,13 @@ def _parse_sample(
         raise RecordError(
             "the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes"
         )
-    _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
+    turns: tuple[Turn, ...] | RecordError
+    try:
+        _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
+    except RecordError as error:
+        if not rules.is_one_of_several:
+            raise
+        turns = error
     record_row = (record.offset // BLOCK_BYTES, record.size)
     if not rules.has_image:
         return (*record_row, 0, 0, 0, 0), turns

@@ -100,6 +100,26 @@ def test_unusable_samples_are_counted_and_others_are_indexed(members, reason):
     assert [result.index.key(i) for i in range(2)] == ["y", "z"]
 
 
+def test_a_text_that_is_unusable_in_one_language_keeps_the_languages_parallel():
+    """An emoji that was cut in two made sources of the same shards differ in length."""
+    records = [{"caption": {"en": "a dog", "eu": f"txakur {n}"}} for n in range(3)]
+    records[1]["caption"]["eu"] = "katu \ud83d"
+    members = [
+        member
+        for n, record in enumerate(records)
+        for member in ((f"{n}.jpg", image()), (f"{n}.json", json.dumps(record).encode()))
+    ]
+    results, found = {}, []
+    for language in ("en", "eu"):
+        rules = ScanRules(record=f"caption.{language}", has_image=True)
+        stream = io.BytesIO(gnu_tar(members))
+        results[language] = scan_tar(stream, "s.tar", rules, lambda *one: found.append(one))
+    assert [len(result.index) for result in results.values()] == [3, 3]
+    assert not results["en"].unusable
+    assert results["eu"].unusable == {"text is not Unicode": 1}
+    assert [key for key, turns in found if isinstance(turns, DataError)] == ["1"]
+
+
 def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path):
     members = [("a.png", image(65, 1)), ("a.txt", b"x"), *img2dataset("b", "bai", size=(10, 10))]
     result = scan(tmp_path, members)
