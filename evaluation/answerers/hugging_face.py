@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from transformers import BatchFeature, GenerationConfig
 
 from core.chat.tokens import IMAGE_MARK
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, IrudimenError
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.io.images import decode_image
 from core.process.log import get_logger
@@ -25,7 +24,8 @@ from evaluation.benchmarks.questions import VisualQuestion
 _LOG = get_logger("evaluate")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TEMPLATE_FILE = "chat_template.jinja"
-_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError)
+_TEMPLATE_ERRORS: tuple[type[Exception], ...] = (Exception,)
+"""A template is a program of its authors, which can raise any error."""
 _EXAMPLE_SIZE = (64, 64)
 _KEPT_TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 """Generation settings of a checkpoint that say what its tokens mean, not how it decodes."""
@@ -64,7 +64,7 @@ class HuggingFaceAnswerer:
         try:
             self._model = _load_model(source, _DTYPES[dtype], arguments)
             self._processor = _load_processor(source, arguments, uses_pil=resizes_with_pil)
-        except CheckpointError:
+        except IrudimenError:
             raise
         except LOADING_ERRORS as error:
             reason = explain_hub_error(error, source, revision)

@@ -33,7 +33,7 @@ DAMAGE: dict[str, Sequence[bytes]] = {
     "settings": (b"", b"{", b"[]", b"\xff\xfe{"),
     "yaml": (b"a: [", b"\xff\xfe", b"- 1", b"a: {b", b"\tx: 1", b"unknown_key: 1"),
     "weights": (b"", POINTER, GARBAGE, HALF),
-    "template": (b"{% for", b"\xff\xff", b"{{ raise_exception('no') }}"),
+    "template": (b"{% for", b"{{ 1 / 0 }}", b"\xff\xff", b"{{ raise_exception('no') }}"),
     "parquet": (b"", HALF),
     "export": (b"", b"7", b"\xff\xfe{", b'{"format": 1}'),
     "lines": (b"{\n", b"[1]\n", b"\xff\xfe\n", b"{}\n"),
