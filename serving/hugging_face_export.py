@@ -12,7 +12,7 @@ from transformers import CLIPImageProcessor, LlavaProcessor
 
 from core.config import dump_config
 from core.errors import CheckpointError, ConfigError
-from core.io.files import atomic_write_text
+from core.io.files import atomic_write_text, use_umask
 from evaluation.asking import ASKING_FILE, AskingConfig
 from models.export.llava import to_hugging_face
 from models.export.processor import chat_template, generation_config, image_processor_config
@@ -64,6 +64,7 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
         report = check_export(part_folder, parts)
         card = model_card(cell, report, dtype=dtype, warnings=warnings)
         atomic_write_text(part_folder / "README.md", card)
+        use_umask(part_folder)
         part_folder.rename(folder)
     finally:
         shutil.rmtree(part_folder, ignore_errors=True)

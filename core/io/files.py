@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ _KNOWN_SHA256: dict[tuple[int, ...], str] = {}
 """Identity of a file that this process has read -> its sha256."""
 _UNWRITTEN: set[Path] = set()
 _LOG = get_logger("files")
+_OWN_STATUS = Path("/proc/self/status")
+_UMASK = re.compile(r"^Umask:\s*([0-7]+)", re.MULTILINE)
 _WRITE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
@@ -40,6 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            use_umask(temporary)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -55,6 +60,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
+
+
+def use_umask(path: Path) -> None:
+    """Give a file, or all files of a folder, the permissions that the umask leaves.
+
+    Libraries that write a temporary file first, such as safetensors, leave it private.
+    """
+    # There is no call that only reads the umask, and setting it would affect other threads.
+    found = _UMASK.search(_OWN_STATUS.read_text(encoding="utf-8"))
+    usual = 0o666 & ~int(found[1], 8) if found else 0o600
+    for file in [path] if path.is_file() else path.rglob("*"):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if file.is_file() and usual & ~mode:
+            with contextlib.suppress(PermissionError):  # of another user of a shared folder
+                file.chmod(mode | usual)
 
 
 def temporary_path(path: Path) -> Path:

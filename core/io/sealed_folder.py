@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import fingerprint
-from core.io.files import atomic_write_text, sha256_file
+from core.io.files import atomic_write_text, sha256_file, use_umask
 
 SEAL_FILE = "complete.json"
 
@@ -41,6 +41,7 @@ def seal_folder(folder: Path, **metadata: Any) -> None:
     """
     for leftover in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
         leftover.unlink()
+    use_umask(folder)
     entries = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb+") as file:

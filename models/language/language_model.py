@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from core.errors import CheckpointError, ConfigError
+from core.io.files import use_umask
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.io.reading import reading
 from core.precision import Precision
@@ -186,6 +187,7 @@ def save_language_model(folder: Path, model: PreTrainedModel, *, fp16: bool = Tr
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part, state_dict=state)
+    use_umask(part)
     for file in sorted(part.iterdir()):
         file.replace(folder / file.name)
     part.rmdir()

@@ -7,11 +7,14 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from core.errors import ConfigError, DataError, PreemptedError, unknown_name
 from core.io import files
 from core.io.files import (
     atomic_file,
+    atomic_path,
     atomic_write_bytes,
     atomic_write_text,
     lock_path,
@@ -23,6 +26,7 @@ from core.io.files import (
     sha256_once,
     sole_writer,
     temporary_path,
+    use_umask,
     warning_if_unwritten,
 )
 
@@ -158,9 +162,16 @@ def test_files_have_the_permissions_that_the_umask_leaves(
     before = os.umask(mask)
     try:
         atomic_write_text(tmp_path / "file", "")
+        with atomic_path(tmp_path / "weights") as temporary:  # written by rename, and private
+            save_file({"w": torch.zeros(1)}, temporary)
+        folder = tmp_path / "folder"
+        (folder / "inner").mkdir(parents=True)
+        save_file({"w": torch.zeros(1)}, folder / "inner" / "w.safetensors")
+        use_umask(folder)
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == expected
+    for name in ("file", "weights", "folder/inner/w.safetensors"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == expected
 
 
 def test_writers_with_the_same_process_id_use_different_files(tmp_path: Path) -> None:
