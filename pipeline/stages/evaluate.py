@@ -44,6 +44,7 @@ class EvaluateStage(Stage):
     """One evaluation of one trained model."""
 
     kind: ClassVar[str] = "evaluate"
+    recipe_version: ClassVar[int] = 2
     upstream: ClassVar[tuple[str, ...]] = ("features", "align", "instruct")
     memory_fix: ClassVar[str] = "set evaluate.weights=bfloat16, or reduce evaluate.batch_size"
 
