@@ -38,6 +38,8 @@ _META_NAME = re.compile(r"__[^/]*__")
 _HEADER_NAME = re.compile(r"PaxHeaders?(?:\.[^/]+)?")
 """Folder into which old programs extract the extended headers of a tar."""
 _MACOS_PREFIX = "._"
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""Bytes of a name that are not UTF-8, as tarfile escapes them."""
 
 
 class ByteStream(Protocol):
@@ -215,6 +217,6 @@ def _parse_member(member: tarfile.TarInfo) -> tuple[str, str, str]:
     match = MEMBER_NAME.fullmatch(member.name)
     if match is None:
         return member.name, "", "a name without a key"
-    if any("\udc80" <= letter <= "\udcff" for letter in match[1]):  # bytes that tarfile escaped
+    if not match[1].isascii() and _ESCAPED.search(match[1]):
         return match[1], "", "a name that is not UTF-8"
     return match[1], match[2].lower(), ""
