@@ -32,6 +32,7 @@ _EPILOG = """examples:
   python -m experiments.run --exp smoke
   python -m experiments.run --exp mix_ablation --dry-run
   python -m experiments.run --profile paper --exp full_grid --dry-run --gpu a100-80
+  python -m experiments.run --profile paper --exp full_grid --dry-run --trace-memory
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
   python -m experiments.run --exp mix_ablation --replicate share20=3 share100=3
   python -m experiments.run --exp mix_ablation --why share20_s0
@@ -82,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
         "cells, seeds, margins and power (docs/guides/claims.md)",
     )
     add(
+        "--trace-memory",
+        action="store_true",
+        help="print the plan, and compare it with the peak memory of a step of each training stage "
+        "on fake tensors (no GPU needed)",
+    )
+    add(
         "--gpu",
         default="h100",
         metavar="TYPE",
@@ -128,6 +135,7 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
         PreemptedError: If the command was asked to stop; running stages have saved.
     """
     end_work_on(STOP_SIGNALS)
+    args.dry_run |= args.trace_memory
     is_display = args.list or args.dry_run or args.why or args.register or not args.exp
     if args.launcher == "local" and not is_display:
         forkserver.get_context()  # loads the libraries while this process plans
@@ -153,7 +161,7 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
         explain_cells(console, plan.full_graph, store, args.why)
         return
     if args.dry_run:
-        _show_dry_run(console, request, plan, gpu=args.gpu)
+        _show_dry_run(args, request, plan, console)
         return
     if args.register:
         from experiments.run_steps.registering import register_grid
@@ -176,7 +184,9 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
 
 
-def _show_dry_run(console: Console, request: "GridRequest", plan: "GridPlan", *, gpu: str) -> None:
+def _show_dry_run(
+    args: argparse.Namespace, request: "GridRequest", plan: "GridPlan", console: Console
+) -> None:
     """Print the plan and what its claims could show, then check that the data fit.
 
     Raises:
@@ -188,7 +198,11 @@ def _show_dry_run(console: Console, request: "GridRequest", plan: "GridPlan", *,
     from reporting.dry_run.claims import show_claims
     from reporting.dry_run.tables import show_plan
 
-    show_plan(console, plan, root=request.root, gpu=gpu)
+    show_plan(console, plan, root=request.root, gpu=args.gpu)
+    if args.trace_memory:
+        from reporting.dry_run.memory_trace import show_memory_traces
+
+        show_memory_traces(console, plan, root=request.root)
     if plan.cells:
         assumed = assumed_variances(request)
         show_claims(console, planned_claims(request, plan, assumed), assumed)

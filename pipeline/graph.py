@@ -58,10 +58,14 @@ class StageNode:
         parts = [self.kind, self.stage.recipe_version, stage, upstream, self.content]
         return fingerprint(parts)[:_ADDRESS_LENGTH]
 
+    @property
+    def has_tower(self) -> bool:
+        """True if the vision tower runs in this stage, which then has no cached features."""
+        return InputRole.FEATURES not in self.inputs
+
     def estimate(self, estimator: Estimator, *, count: int = 1) -> StageEstimate:
         """Estimate the cost on `count` GPUs."""
-        has_tower = InputRole.FEATURES not in self.inputs
-        return self.stage.estimate(estimator, has_tower=has_tower, count=count)
+        return self.stage.estimate(estimator, has_tower=self.has_tower, count=count)
 
     def describe(self) -> dict[str, object]:
         """Return the content of stage.json.

@@ -9,14 +9,18 @@ from typing import Protocol
 import torch
 
 from configuration.vlm_spec import VlmSpec
+from core.precision import Precision
 from evaluation.retention import RetentionConfig
-from models.accounting.footprint import Footprint, footprint, saved_bytes_per_token, tower_flops
+from models.accounting.footprint import Footprint, footprint, tower_flops
+from models.accounting.kept import BlockMemory, block_memory
 from models.accounting.shapes import EmptyVlm, empty_vlm
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.towers.vision_tower import VisionTowerConfig, empty_vision_tower
 from planner import costs
-from planner.costs import Cost, TrainingFields, Weights
+from planner.costs import Cost
+from planner.training_fields import TrainingFields
+from planner.training_memory import TrainingSetup, Weights, weights_of
 from planner.workload import EvaluationFields, ExpectedSources, Load, Workloads
 
 _STATES_PER_TRAINED = 4
@@ -93,16 +97,18 @@ class Estimator:
         """Estimate a training stage on `count` GPUs."""
         load = self._workloads.of_training(stage)
         trains = stage.policy.language_model
-        setup = costs.TrainingSetup(
-            has_tower=has_tower,
-            saved_per_token=_saved_per_token(
-                stage.model, stage.tuning, trains=trains,
-                dtype=costs.activation_dtype(stage.precision),
-            ),
-            count=count,
-        )  # fmt: skip
+        block = _block_memory(
+            stage.model,
+            stage.tuning,
+            stage.policy,
+            stage.precision,
+            is_sharded=trains and stage.compute.strategy.is_sharded,
+            is_compiled=stage.compute.compile_blocks,
+            num_tokens=stage.stream.micro_batch_tokens,
+        )
+        setup = TrainingSetup(has_tower=has_tower, block=block, count=count)
         model = count_model(stage.model, stage.tuning)
-        weights = costs.weights_of(model, stage.tuning.kind, trains_language_model=trains)
+        weights = weights_of(model, stage.tuning.kind, trains_language_model=trains)
         states = _STATES_PER_TRAINED * weights.trained if trains else weights.trained
         cost = costs.training_cost(stage, model, load, setup)
         return _estimate(model, load, weights, cost, num_states=states)
@@ -136,7 +142,7 @@ def _estimate(
 
 
 def _all_frozen(model: Footprint, tuning: TuningConfig) -> Weights:
-    weights = costs.weights_of(model, tuning.kind, trains_language_model=False)
+    weights = weights_of(model, tuning.kind, trains_language_model=False)
     return Weights(trained=0, frozen=weights.trained + weights.frozen)
 
 
@@ -152,10 +158,25 @@ def _empty_model(model: VlmSpec) -> EmptyVlm:
 
 
 @cache
-def _saved_per_token(
-    model: VlmSpec, tuning: TuningConfig, *, trains: bool, dtype: torch.dtype
-) -> float:
-    return saved_bytes_per_token(_empty_model(model), tuning, learns=trains, dtype=dtype)
+def _block_memory(  # noqa: PLR0913 - the settings that it depends on
+    model: VlmSpec,
+    tuning: TuningConfig,
+    policy: FreezePolicy,
+    precision: Precision,
+    *,
+    is_sharded: bool,
+    is_compiled: bool,
+    num_tokens: int,
+) -> BlockMemory:
+    return block_memory(
+        _empty_model(model),
+        tuning=tuning,
+        policy=policy,
+        precision=precision,
+        is_sharded=is_sharded,
+        is_compiled=is_compiled,
+        num_tokens=num_tokens,
+    )
 
 
 @cache

@@ -1,10 +1,5 @@
-"""Parameter, activation and FLOP counts of a model, from its shape alone.
+"""Parameter and FLOP counts of a model on the meta device, from its shape alone."""
 
-Parameters are counted on the meta device. The activations of a decoder block are counted by running
-it there, because PyTorch reports which tensors it saves for the backward pass.
-"""
-
-import copy
 import dataclasses
 from typing import Any
 
@@ -17,9 +12,6 @@ from models.language.adapters import TuningConfig, TuningKind
 from models.language.blocks import decoder_blocks
 from models.language.generation import decoder_and_output_layer
 from models.towers.vision_tower import VisionTower
-
-_ATTENTION_NAME = "irudimen_footprint"
-_PROBE_TOKENS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +28,10 @@ class Footprint:
     block: int
     """Weights of one decoder block."""
     num_blocks: int
+    output_layer: int
+    """Weights of the output layer."""
+    has_tied_embeddings: bool
+    """Whether the output layer is the table of embeddings."""
     hidden_size: int
     inner_size: int
     """Inner width of a block's feed-forward layers."""
@@ -58,6 +54,7 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
     sizes = [linear.in_features + linear.out_features for linear in linears]
     has_adapters = tuning.kind is not TuningKind.FULL
     size = vlm.tower.transform.size
+    output_layer: Any = decoder_and_output_layer(language_model)[1]
     return Footprint(
         tower=_count_parameters(vlm.tower),
         connector=_count_parameters(vlm.model.connector),
@@ -66,6 +63,8 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
         adapters=tuning.rank * sum(sizes) if has_adapters else 0,
         block=_count_parameters(blocks[0]),
         num_blocks=len(blocks),
+        output_layer=output_layer.weight.numel(),
+        has_tied_embeddings=output_layer.weight is language_model.get_input_embeddings().weight,
         hidden_size=config.hidden_size,
         inner_size=config.intermediate_size,
         cache_width=2 * config.num_key_value_heads * config.head_dim,
@@ -74,120 +73,6 @@ def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:
         image_flops=tower_flops(vlm.tower),
         image_bytes=4 * 3 * size * size,
     )
-
-
-def saved_bytes_per_token(
-    vlm: EmptyVlm, tuning: TuningConfig, *, learns: bool, dtype: torch.dtype
-) -> float:
-    """Count the bytes per token that one decoder block saves for the backward pass.
-
-    Weights are not counted. Attention is assumed to be a flash kernel, which saves its inputs, its
-    output and one number per head.
-
-    Args:
-        vlm: Model on the meta device.
-        tuning: Fine-tuning method of stages that train the language model.
-        learns: Whether this stage trains the language model; if not, it only propagates gradients.
-        dtype: Type of the activations.
-    """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION_NAME, _attention)
-    language_model: Any = vlm.model.language_model
-    decoder: Any = decoder_and_output_layer(language_model)[0]
-    block: Any = copy.deepcopy(decoder_blocks(language_model)[0]).to(dtype)
-    config = copy.deepcopy(language_model.config)
-    config._attn_implementation = _ATTENTION_NAME
-    for module in block.modules():
-        if hasattr(module, "config"):
-            module.config = config
-    block.requires_grad_(learns and tuning.kind is TuningKind.FULL)
-    if learns and tuning.kind is not TuningKind.FULL:
-        _add_adapters(block, tuning.rank, dtype)
-    with torch.device("meta"):
-        hidden_BTD = torch.empty(1, _PROBE_TOKENS, config.hidden_size, dtype=dtype)
-        positions_BT = torch.arange(_PROBE_TOKENS)[None]
-        angles = decoder.rotary_emb(hidden_BTD, positions_BT)
-    saved = _SavedTensors(block)
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        block(
-            hidden_BTD.requires_grad_(),
-            position_embeddings=angles,
-            attention_mask=None,
-            position_ids=positions_BT,
-        )
-    return saved.num_bytes / _PROBE_TOKENS
-
-
-class _SavedTensors:
-    """Distinct storages of the tensors that autograd saves, without those of parameters."""
-
-    def __init__(self, block: nn.Module) -> None:
-        self._held = [parameter.untyped_storage() for parameter in block.parameters()]
-        self._known = {storage._cdata for storage in self._held}
-        self.num_bytes = 0
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Count the storage of a tensor."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._known:
-            self._known.add(storage._cdata)
-            self._held.append(storage)  # keep it alive, so that its address is not reused
-            self.num_bytes += storage.nbytes()
-        return tensor
-
-
-class _FlashLikeAttention(torch.autograd.Function):
-    """Attention that saves what flash attention saves, and computes nothing."""
-
-    @staticmethod
-    def forward(
-        context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        """Return an output of the query's shape."""
-        output = torch.empty_like(query)
-        per_head = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        context.save_for_backward(query, key, value, output, per_head)
-        return output
-
-    @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> Any:
-        """Not supported: only the forward pass is measured."""
-        raise NotImplementedError
-
-
-def _attention(
-    _module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    _attention_mask: torch.Tensor | None,
-    **_settings: Any,
-) -> tuple[torch.Tensor, None]:
-    output: torch.Tensor = _FlashLikeAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
-    return output.transpose(1, 2), None
-
-
-class _AdaptedLinear(nn.Module):
-    """Frozen linear layer with an adapter."""
-
-    def __init__(self, base: nn.Linear, rank: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.base = base
-        settings: Any = {"bias": False, "device": "meta", "dtype": dtype}
-        self.down = nn.Linear(base.in_features, rank, **settings)
-        self.up = nn.Linear(rank, base.out_features, **settings)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the sum of both paths."""
-        outputs: torch.Tensor = self.base(inputs) + self.up(self.down(inputs))
-        return outputs
-
-
-def _add_adapters(block: nn.Module, rank: int, dtype: torch.dtype) -> None:
-    for name, module in list(block.named_modules()):
-        if isinstance(module, nn.Linear):
-            block.set_submodule(name, _AdaptedLinear(module, rank, dtype))
 
 
 def _count_parameters(part: nn.Module) -> int:
