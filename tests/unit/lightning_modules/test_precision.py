@@ -1,7 +1,9 @@
 """Precisions of training: what is cast under which strategy, and a few steps of each."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from unittest import mock
 
 import lightning
 import pytest
@@ -78,11 +80,12 @@ def train(
         enable_model_summary=False,
         **trainer_arguments(precision, LightningEnvironment()),
     )
-    try:
-        trainer.fit(module, DataLoader(SameSteps(), batch_size=None))
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    with mock.patch.dict(os.environ):  # Lightning sets the address of its process group
+        try:
+            trainer.fit(module, DataLoader(SameSteps(), batch_size=None))
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
     return module, losses.values
 
 
