@@ -107,7 +107,7 @@ def test_execution_settings_do_not_change_an_address(world: Path, override: str)
         ("cell.target_share=0.6", {"instruct", "evaluate"}),
         ("cell.text_only=true", {"instruct", "evaluate"}),
         ("instruct.prompt_style=FULL", {"instruct", "evaluate"}),
-        ("evaluate.max_new_tokens=5", {"evaluate"}),
+        ("evaluate.max_new_tokens=9", {"evaluate"}),
         ("evaluate.max_new_tokens_by_kind.wild=5", {"evaluate"}),
         ("evaluate.prompt_style=instructed", {"evaluate"}),
         ("evaluate.yes_no_policy=any_language", {"evaluate"}),

@@ -69,7 +69,7 @@ def test_a_grid_asks_with_options_and_limits(world: Path) -> None:
     # Random models never end their turn, so that replies have the length of their limit.
     lengths = {row["benchmark"]: row["num_tokens"] for row in rows if row["is_truncated"]}
     assert lengths["wild"] == 7
-    assert {n for kind, n in lengths.items() if kind != "wild"} == {4}
+    assert {n for kind, n in lengths.items() if kind != "wild"} == {8}
     options = yaml.safe_load((folder / "result" / "metrics.json").read_text())["options"]
     assert options["prompt_style"] == "instructed"
     assert options["limits"]["by_kind"]["wild"] == 7

@@ -77,12 +77,12 @@ def test_a_result_of_other_code_is_marked(world: Path, capsys: pytest.CaptureFix
 def test_a_changed_field_is_named_with_both_values(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = explain(capsys, "--set", "evaluate.max_new_tokens=5", "instruct.num_steps=61")
+    found = explain(capsys, "--set", "evaluate.max_new_tokens=9", "instruct.num_steps=61")
     assert found["features"] == found["align"] == ["finished"]
     assert found["instruct"] == ["has to run", "field num_steps: 60 -> 61"]
     assert found["evaluate"] == [
         "has to run",
-        "field settings.max_new_tokens: 4 -> 5",
+        "field settings.max_new_tokens: 8 -> 9",
         "input instruct: field num_steps: 60 -> 61",
     ]
 
