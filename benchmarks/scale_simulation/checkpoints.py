@@ -75,7 +75,7 @@ def _sharded_state(
     state = {}
     for part in _PARTS:
         for name, shape in shapes.items():
-            local = torch.empty((_rows(shape, rank, num_ranks), *shape[1:]), device="meta")
+            local = torch.empty((_count_rows(shape, rank, num_ranks), *shape[1:]), device="meta")
             state[f"{part}.{name}"] = DTensor.from_local(
                 local,
                 mesh,
@@ -87,14 +87,14 @@ def _sharded_state(
     return state
 
 
-def _rows(shape: torch.Size, rank: int, num_ranks: int) -> int:
+def _count_rows(shape: torch.Size, rank: int, num_ranks: int) -> int:
     per_rank = -(-shape[0] // num_ranks)
     return max(0, min(shape[0], (rank + 1) * per_rank) - rank * per_rank)
 
 
 def _rank_bytes(shapes: dict[str, torch.Size], rank: int, num_ranks: int) -> int:
     numbers = (
-        _rows(shape, rank, num_ranks) * int(torch.Size(shape[1:]).numel())
+        _count_rows(shape, rank, num_ranks) * int(torch.Size(shape[1:]).numel())
         for shape in shapes.values()
     )
     return len(_PARTS) * _FLOAT * sum(numbers)

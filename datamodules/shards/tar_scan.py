@@ -44,7 +44,7 @@ class ScanRules:
 
     @property
     def is_one_of_several(self) -> bool:
-        """Whether a sample has further records, as a rule in other languages."""
+        """Return whether samples have further records, as a rule in other languages."""
         return "." in self.record.strip(".")
 
 

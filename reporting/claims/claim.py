@@ -23,7 +23,7 @@ class ClaimPart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Trainings:
-    """How often the compared cells were trained."""
+    """Numbers of trainings of the compared cells."""
 
     first: tuple[int, ...]
     """Distinct numbers of trainings of the first cells, in ascending order."""

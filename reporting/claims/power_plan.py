@@ -169,7 +169,7 @@ def plan_claims(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Planning:
-    """What the claims of a planned grid have in common."""
+    """Settings that all claims of a planned grid share."""
 
     hypotheses: Hypotheses
     sizes: BenchmarkSizes
