@@ -1,11 +1,14 @@
 """Models on fake tensors: shapes, types and autograd of the real ones, without memory."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 
 from core.precision import Precision
 from models.accounting.shapes import block_linears
@@ -62,6 +65,22 @@ def fill_with_fakes(
             cast_frozen(model, torch.bfloat16)
         if precision is Precision.BF16_TRUE:
             cast_all(model, torch.bfloat16)
+
+
+@contextlib.contextmanager
+def dropout_of_a_gpu() -> Iterator[None]:
+    """Let dropout keep a mask of one byte per element, as on a GPU; on a CPU it keeps factors."""
+
+    def dropout(values: torch.Tensor, p: float, training: Any, inplace: Any) -> torch.Tensor:
+        del inplace
+        return torch.native_dropout(values, p, training)[0] if training and p else values
+
+    replacement: Any = dropout
+    real, functional.dropout = functional.dropout, replacement
+    try:
+        yield
+    finally:
+        functional.dropout = real
 
 
 def constants_of(parameter: torch.Tensor) -> list[torch.Tensor]:

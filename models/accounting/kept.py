@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from core.precision import Precision
 from models.accounting.compiled_block import partition_blocks
-from models.accounting.fake_model import constants_of, fill_with_fakes
+from models.accounting.fake_model import constants_of, dropout_of_a_gpu, fill_with_fakes
 from models.accounting.live_memory import LiveMemory
 from models.accounting.shapes import EmptyVlm
 from models.freezing import FreezePolicy, cast_all
@@ -62,7 +62,7 @@ def block_memory(  # noqa: PLR0913 - the settings that it depends on
     if is_compiled:
         partition_blocks(model.language_model)
     model.train()
-    with mode:
+    with mode, dropout_of_a_gpu():
         if is_sharded and is_mixed:
             cast_all(model, torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed, cache_enabled=False):

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from core.precision import Precision
 from core.samples import MicroBatch
 from lightning_modules.optim import build_optimizer
-from models.accounting.fake_model import constants_of
+from models.accounting.fake_model import constants_of, dropout_of_a_gpu
 from models.accounting.live_memory import LiveMemory
 from models.accounting.shapes import empty_vlm
 from models.language.generation import decoder_and_output_layer
@@ -97,7 +97,7 @@ def trace_step(
     with fake_ranks(count) as mesh, kernels_of_a_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = fake_model(stage, vlm, mode, mesh, num_blocks=num_blocks)
-        with mode:
+        with mode, dropout_of_a_gpu():
             _run_micro_batch(stage, model, micro_batch)  # compiles the blocks
             _hold(memory, model, micro_batch)
             with memory, _sharding_parts(memory):
