@@ -99,8 +99,9 @@ def _loader(job: Job, module: MixtureDataModule, rank: int) -> DataLoader[StepBa
         module.load_state_dict(state["data"])
         start = state["step"]
     # Only the trainer attributes that the data module reads.
+    world_size = job.topology.world_size
     module.trainer = SimpleNamespace(
-        global_step=start, global_rank=rank, world_size=job.topology.world_size
+        global_step=start, global_rank=rank, world_size=world_size, num_devices=world_size
     )
     return module.train_dataloader()
 

@@ -73,9 +73,13 @@ def install_handler() -> None:
     """Handle Ctrl-C if this process runs a command, as opposed to a test or a worker."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     is_command = spec is not None and spec.name.partition(".")[0] in _COMMAND_PACKAGES
-    if is_command and _STATE.process_id != os.getpid():
+    is_known = _STATE.process_id == os.getpid()
+    if is_command and not is_known:
         _STATE.process_id, _STATE.phase = os.getpid(), _Phase.IMPORTING
         signal.signal(signal.SIGINT, stop_command)
+    elif is_known and not is_command:  # a program had run a command inside of its own process
+        _STATE.process_id = 0
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def begin_work() -> None:

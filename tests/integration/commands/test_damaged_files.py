@@ -21,6 +21,7 @@ from evaluation.people import run as people
 from experiments import chat, export, inspect_stream, report, run, skypilot, sync, ui
 from tests.support import fake_grid
 from tests.support import small_world as worlds
+from tests.support.caches import clear_caches
 from tests.support.evaluation_doubles import small_benchmark
 from tests.support.foreign_checkpoints import write_llava
 
@@ -279,6 +280,7 @@ def world(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("core.process.stop.StopFlag.install", lambda self: None)
+    clear_caches()
     return folder
 
 
@@ -294,6 +296,7 @@ def test_a_damaged_file_is_one_message(
     original = path.read_bytes() if path.is_file() else b""
     for content in DAMAGE[case.files[pattern]]:
         path.write_bytes(original[: len(original) // 2] if content is HALF else content)
+        clear_caches()
         code = case.main(list(case.arguments))
         message = " ".join("".join(capsys.readouterr()).split())
         assert code == 2, (content[:20], message)

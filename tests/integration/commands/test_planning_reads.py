@@ -45,6 +45,6 @@ def test_a_plan_reads_the_weights_of_a_backbone_once(world: Path) -> None:
     with (world / "data" / "lm" / "more.safetensors").open("wb") as weights:
         weights.truncate(NUM_BYTES)
     first = bytes_read("--set", *linked) - without
-    assert NUM_BYTES <= first < 1.1 * NUM_BYTES
+    assert 0.99 * NUM_BYTES < first < 1.1 * NUM_BYTES
     again = bytes_read("--set", *linked) - without
     assert again < 0.1 * NUM_BYTES, "unchanged files are not read again by the same process"

@@ -180,7 +180,7 @@ def test_every_row_is_refused_or_asked_once(
 
     arguments = [
         *worlds.grid_arguments("results"), "--set", "data.benchmarks=[imported]",
-        "evaluate.prompt_style=instructed",
+        "evaluate.prompt_style=instructed", "evaluate.max_new_tokens=32",
     ]  # fmt: skip
     plan = make_plan(request_of(build_parser().parse_args(arguments)))
     (stage,) = (n.stage for n in plan.graph.nodes.values() if isinstance(n.stage, EvaluateStage))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -125,3 +126,21 @@ def test_other_processes_keep_the_default_handler() -> None:
     interrupts.install_handler()
     interrupts.begin_work()
     assert signal.getsignal(signal.SIGINT) is not interrupts.stop_command
+
+
+def test_a_command_run_inside_of_another_program_does_not_make_it_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    name = SimpleNamespace(__spec__=SimpleNamespace(name="experiments.run"))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "__main__", name)
+            interrupts.begin_work()
+            assert signal.getsignal(signal.SIGINT) is interrupts.stop_command
+        interrupts.begin_work()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        interrupts.end_helpers()  # would end processes that the program has started
+    finally:
+        signal.signal(signal.SIGINT, before)
