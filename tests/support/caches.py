@@ -2,7 +2,7 @@
 
 import sys
 
-_PACKAGES = ("configuration", "core", "datamodules", "evaluation", "models", "pipeline", "planner")
+_PACKAGES = ("pipeline", "planner")
 
 
 def clear_caches() -> None:

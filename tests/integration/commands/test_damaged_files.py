@@ -296,7 +296,6 @@ def test_a_damaged_file_is_one_message(
     original = path.read_bytes() if path.is_file() else b""
     for content in DAMAGE[case.files[pattern]]:
         path.write_bytes(original[: len(original) // 2] if content is HALF else content)
-        clear_caches()
         code = case.main(list(case.arguments))
         message = " ".join("".join(capsys.readouterr()).split())
         assert code == 2, (content[:20], message)

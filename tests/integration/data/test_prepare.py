@@ -256,6 +256,7 @@ def test_prepared_data_train_both_stages_and_are_evaluated(
     path = folder / "configs" / f"{small_world.PROFILE}.yaml"
     config = yaml.safe_load(path.read_text())
     config["data"] = {"folder": str(by_endpoint[0]), "benchmarks": ["quiz"]}
+    config["evaluate"]["max_new_tokens"] = 160  # the longest answer has 150
     config["align"]["visual"] = {"captions": {"source": "caps", "samples_per_step": 4}}
     config["instruct"]["visual"] = {"answers": {"source": "ama", "samples_per_step": 3}}
     config["instruct"]["text_only"] = {"chat": {"source": "chats", "samples_per_step": 1}}
