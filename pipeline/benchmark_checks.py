@@ -105,7 +105,7 @@ def _text_format(path: str, revision: str, template: str) -> ChatFormat | None:
         ConfigError: If a local tokenizer can't be loaded, or does not fit the template.
     """
     try:
-        tokenizer = load_tokenizer(path, revision=revision)
+        tokenizer = load_tokenizer(path, revision=revision, is_local=True)
     except ConfigError:
         if Path(path).is_dir():
             raise

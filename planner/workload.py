@@ -229,7 +229,7 @@ def _count_image_tokens(tower: VisionTowerConfig) -> int:
 def chat_of(model: VlmSpec) -> ChatFormat:
     """Return the chat format of a model."""
     language_model = model.language_model
-    tokenizer = load_tokenizer(language_model.path, revision=language_model.revision)
+    tokenizer = load_tokenizer(language_model.path, revision=language_model.revision, is_local=True)
     return ChatFormat(
         tokenizer, TEMPLATES[model.template], num_image_tokens=_count_image_tokens(model.tower)
     )

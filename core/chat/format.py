@@ -33,15 +33,24 @@ class PromptStyle(StrEnum):
     """CHAT with a loss on every token after the first, for pretraining a language model."""
 
 
-def load_tokenizer(path: str | Path, *, revision: str = "") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, *, revision: str = "", is_local: bool = False
+) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer from a folder or, at a revision, by its name on the hub.
+
+    Args:
+        path: Folder or name.
+        revision: Commit or branch of a name.
+        is_local: Do not ask the hub; a plan needs no network.
 
     Raises:
         ConfigError: If the tokenizer is missing, inaccessible, without revision, or not fast.
     """
     arguments = hub_arguments(path, revision, kind="tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path), trust_remote_code=False, local_files_only=is_local, **arguments
+        )
     except LOADING_ERRORS as error:
         reason = explain_hub_error(error, path, revision)
         raise ConfigError(

@@ -129,9 +129,9 @@ def test_3000_items_take_less_than_200_ms():
     values, clusters = named_rng(0, "speed").random(3_000), images(3_000, 2)
     times = []
     for trial in range(5):
-        start = time.perf_counter()
+        start = time.process_time()  # other tests run at the same time
         mean_interval(values, clusters, seed=trial)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.2
 
 
