@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from core.errors import ConfigError
 from models.language.adapters import learnable_names, num_weights
@@ -72,12 +73,23 @@ def cast_frozen(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
     16-bit matrix products would round them to the same numbers anyway. Buffers (rotary frequencies)
     are not cast.
     """
-    _cast_parameters((p for p in model.parameters() if not p.requires_grad), dtype)
+    _cast_parameters((p for p in _castable(model) if not p.requires_grad), dtype)
 
 
 def cast_all(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast all weights to a smaller type; buffers are not cast."""
-    _cast_parameters(model.parameters(), dtype)
+    _cast_parameters(_castable(model), dtype)
+
+
+def _castable(model: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters but those of batch norms, which need the type of their statistics."""
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for parameter in module.parameters(recurse=False)
+    }
+    return [parameter for parameter in model.parameters() if id(parameter) not in norms]
 
 
 def _cast_parameters(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype) -> None:
