@@ -108,7 +108,7 @@ def _system_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_weights(path: Path) -> Iterator[Any]:
-    """Open a weights file for reading by name.
+    """Open a weights file to read its tensors by name.
 
     Raises:
         CheckpointError: If the file is missing or damaged, or is no weights file.

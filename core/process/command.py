@@ -53,9 +53,7 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
         except OSError as error:
             if error.errno in _FULL:
                 where = error.filename or "a file that the command writes"
-                return _report(
-                    f"{where}: {error.strerror}; free space and give the same command again"
-                )
+                return _report(f"{where}: {error.strerror}; free space and rerun the same command")
             if error.filename is None:  # not about a file that the user named
                 raise
             return _report(

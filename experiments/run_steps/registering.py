@@ -17,8 +17,8 @@ from experiments.run_steps.grid_description import describe_grid
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses
-from reporting.claims.pilot import ClaimAssumptions, measure_pilot
-from reporting.claims.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
+from reporting.claims.power.pilot import ClaimAssumptions, measure_pilot
+from reporting.claims.power.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
 from reporting.claims.preregistration import (
     PUBLISHED_NAME,
     SHIPPED,

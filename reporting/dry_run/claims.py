@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.statistics.trainings.power import PowerSummary
-from reporting.claims.pilot import ClaimAssumptions
-from reporting.claims.power_plan import IMAGE_CONTRIBUTION, PlannedClaim
+from reporting.claims.power.pilot import ClaimAssumptions
+from reporting.claims.power.power_plan import IMAGE_CONTRIBUTION, PlannedClaim
 
 _COLUMNS = ("claim and comparison", "questions", "images", "pairs", "seeds", "detectable, points",
             "power, models", "power, recipe", "cheapest for 80 %")  # fmt: skip

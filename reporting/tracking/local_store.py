@@ -96,7 +96,7 @@ def check_database(root: Path) -> None:
         ConfigError: If it is damaged.
     """
     database = root.resolve() / _DATABASE
-    fix = f"move it away and run python -m experiments.sync --root {root}, which writes it anew"
+    fix = f"move it away and run python -m experiments.sync --root {root}, which recreates it"
     with reading(database, fix=fix, error_class=ConfigError):
         if database.is_file():
             with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as found:

@@ -126,7 +126,7 @@ def help_text(command: str) -> str:
 
 
 def processor() -> str:
-    """What the last bits of a float32 result depend on, besides the code."""
+    """Return the properties of the processor that change the last bits of float32 results."""
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{platform.machine()} {capability} torch {torch.__version__.partition('+')[0]}"
 

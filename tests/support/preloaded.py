@@ -46,7 +46,7 @@ _OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translation.translat
 
 
 def is_available() -> bool:
-    """Whether commands can be forked here."""
+    """Return whether commands can be forked here."""
     return hasattr(os, "pidfd_open") and not os.environ.get("IRUDIMEN_TESTS_FRESH")
 
 

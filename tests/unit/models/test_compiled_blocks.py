@@ -1,4 +1,4 @@
-"""How often decoder blocks compile: at most four graphs over all shapes, and no graph break."""
+"""Compilations of decoder blocks: at most four graphs over all shapes, and no graph break."""
 
 import functools
 from collections.abc import Callable

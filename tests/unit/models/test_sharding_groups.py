@@ -94,7 +94,7 @@ def gradients(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
 
 
 class Collectives(TorchDispatchMode):
-    """Counts the collectives by name."""
+    """Counter of collective operations by name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ from core.errors import ConfigError
 from experiments.run_steps.planning import make_plan
 from experiments.run_steps.registering import assumed_variances, planned_claims, register_grid
 from reporting.claims import preregistration
-from reporting.claims.pilot import ClaimAssumptions
-from reporting.claims.power_plan import PlannedClaim
+from reporting.claims.power.pilot import ClaimAssumptions
+from reporting.claims.power.power_plan import PlannedClaim
 from reporting.dry_run.claims import show_claims
 from tests.support.scored_grid import scored_grid, sees, three_shares
 

@@ -1,6 +1,6 @@
 """Power of the claims of a planned grid, before anything is trained.
 
-The assumptions are those of `reporting.claims.pilot`; this module adds the numbers of images
+The assumptions are those of `reporting.claims.power.pilot`; this module adds the numbers of images
 and seeds of the plan. The mean over P pooled pairs of cells is treated as P times the seeds.
 """
 
@@ -26,7 +26,7 @@ from reporting.claims.hypotheses_schema import (
     QuestionLanguage,
 )
 from reporting.claims.measures import measure_of
-from reporting.claims.pilot import ClaimAssumptions
+from reporting.claims.power.pilot import ClaimAssumptions
 from reporting.series import View, make_view
 from reporting.settings import SEED, SHARE, Setting
 
