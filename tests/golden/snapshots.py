@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,11 +112,13 @@ def help_text(command: str) -> str:
         os.environ.get("COLUMNS"),
     )
     sys.argv, os.environ["COLUMNS"] = [command, "--help"], "100"
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook  # a command replaces them
     try:
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             runpy.run_module(command, run_name="__main__", alter_sys=True)
     finally:
-        sys.argv = arguments
+        sys.argv, sys.unraisablehook = arguments, hook
+        signal.signal(signal.SIGINT, handler)
         if imported is not None:
             sys.modules[command] = imported
         if columns is None:

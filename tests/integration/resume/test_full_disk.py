@@ -51,7 +51,7 @@ def test_a_full_disk_during_training(world: Path, disk: Path) -> None:
     code, output = worlds.finish(process)
     assert code == 2, output
     folder = StageFolder(worlds.stage_folder(disk, "instruct"))
-    assert "/report/cells.csv: No space left on device; free space and give" in output
+    assert "/report/cells.csv: No space left on device; free space and rerun" in output
     assert "status.json can't be written (No space left on device)" in output
     assert "database or disk is full" in output
     assert "Traceback" not in output
