@@ -4,7 +4,7 @@ A plan determines every byte: all random choices come from named generators with
 """
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,10 +25,11 @@ from data_prep.embedded.conversations import (
     word_turns,
 )
 from data_prep.embedded.drawings import TRAIN_STYLES, Painter, Style, StyledIcon
+from data_prep.embedded.knowledge import NUM_PER_TYPE, KnowledgePlanner, KnowledgeQuestion
 from data_prep.embedded.packages import PackageFolder, read_lock
 from data_prep.embedded.questions import Asker, Question, pick
 from data_prep.embedded.running_text import ParallelText
-from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import load_languages
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
@@ -116,9 +117,10 @@ class Builder:
         self._write(folder, "scene_instruct", "instruct", scene_shards, statistics)
 
     def build_texts(self, folder: Path) -> None:
-        """Write the text-only conversations, and running text if the plan includes it."""
+        """Write text-only conversations, knowledge questions, and running text if planned."""
         chats = self.chats(self.plan.scaled(self.plan.num_chats), "chat")
         self.write_chats(folder, "chat", chats)
+        self._write_knowledge(folder)
         if self.text_languages:
             pages = running_text.read_pages(self.packages, self.text_languages)
             count = self.plan.scaled(self.plan.num_texts)
@@ -161,9 +163,16 @@ class Builder:
         )
         write_manifest(folder, info, shards)
 
-    def chats(self, count: int, name: str) -> list[Chat]:
+    def knowledge_questions(self) -> tuple[KnowledgeQuestion, ...]:
+        """Held-out text-only questions, on which language models are never trained."""
+        planner = KnowledgePlanner(self.asker, self.plan.seed)
+        return planner.questions(self.plan.scaled(NUM_PER_TYPE))
+
+    def chats(
+        self, count: int, name: str, avoided: frozenset[Combination] = frozenset()
+    ) -> list[Chat]:
         """Text-only conversations; no image of any split is involved."""
-        maker = SceneMaker(self.asker, set())
+        maker = SceneMaker(self.asker, set(avoided))
         numbers = self._track(range(count), f"{name} conversations", count)
         return [
             make_chat(self.asker, maker, named_rng(self.plan.seed, name, number))
@@ -182,6 +191,21 @@ class Builder:
         shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_SAMPLES_PER_SHARD)
         statistics = {"num_questions": dict(sorted(kinds.items()))}
         self._write(folder, name, "chat", shards, statistics)
+
+    def _write_knowledge(self, folder: Path) -> None:
+        questions = self.knowledge_questions()
+        samples, chances = [], defaultdict(list)
+        for number, question in enumerate(questions):
+            records = chat_records(question.chat, self.catalogue.lexicons, self.plan.seed, number)
+            key = f"{question.type.value}-{number:06d}"
+            samples.append(_sample(key, {"chat": records}))
+            chances[question.type.value].append(question.chance)
+        shards = write_shards(folder, "knowledge", samples, per_shard=_SAMPLES_PER_SHARD)
+        statistics = {
+            "num_questions": {kind: len(each) for kind, each in chances.items()},
+            "chance": {kind: round(sum(each) / len(each), 6) for kind, each in chances.items()},
+        }
+        self._write(folder, "knowledge", "chat", shards, statistics)
 
     def write_texts(self, folder: Path, name: str, texts: Iterable[ParallelText]) -> None:
         """Write running text as one source per language that has help pages."""

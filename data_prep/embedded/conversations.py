@@ -25,7 +25,7 @@ from data_prep.embedded.wordings import QuestionKind
 
 _CHAT_SINGLE_SHARE = 0.45
 _CHAT_KEYWORDS_SHARE = 0.15
-_NUM_KEYWORDS = 3
+NUM_KEYWORDS = 3
 _SECOND_YES_NO_SHARE = 0.5
 _CATEGORY_SHARE = 0.5
 _IS_CATEGORY_SHARE = 0.4
@@ -147,9 +147,9 @@ def describe(chat: Chat, lexicon: Lexicon, seed: int, number: int) -> str:
         )
     concept = int(chat.concept or 0)
     keywords = lexicon.keywords[concept]
-    if chat.by_keywords and len(keywords) >= _NUM_KEYWORDS:
+    if chat.by_keywords and len(keywords) >= NUM_KEYWORDS:
         rng = named_rng(seed, "keywords", lexicon.language.code, number)
-        order = rng.permutation(len(keywords))[:_NUM_KEYWORDS]
+        order = rng.permutation(len(keywords))[:NUM_KEYWORDS]
         return ", ".join(keywords[int(i)] for i in order)
     return lexicon.names[concept]
 

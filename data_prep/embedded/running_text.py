@@ -93,21 +93,30 @@ def _join_paragraphs(page: str, block: list[tuple[str, ...]]) -> ParallelText:
     return ParallelText(page=page, texts=tuple("\n".join(c) for c in zip(*block, strict=True)))
 
 
+def read_help_pages(packages: PackageFolder, package: str, folder: str) -> dict[str, list[str]]:
+    """Return the paragraphs of every page of a help package; `folder` is that of its language.
+
+    Raises:
+        DataError: If the package has no pages in the folder.
+    """
+    prefix = f"usr/share/libreoffice/help/{folder}/text/"
+    files = packages.debian_files(package, prefix, ".html")
+    pages = {path: _clean_paragraphs(content.decode("utf-8")) for path, content in files}
+    if not pages:
+        raise DataError(
+            f"package {package} has no pages under {prefix}; correct `help` in the data.yaml of "
+            "its language"
+        )
+    return pages
+
+
 def _read_paragraphs(packages: PackageFolder, language: Language) -> dict[str, list[str]]:
     if language.help_package is None:
         raise DataError(
             f"language '{language.code}' has no help pages (help: null in its data.yaml); name "
             "their package there"
         )
-    prefix = f"usr/share/libreoffice/help/{language.help_folder}/text/"
-    files = packages.debian_files(language.help_package, prefix, ".html")
-    pages = {path: _clean_paragraphs(content.decode("utf-8")) for path, content in files}
-    if not pages:
-        raise DataError(
-            f"package {language.help_package} has no pages under {prefix}; correct `help` in the "
-            f"data.yaml of '{language.code}'"
-        )
-    return pages
+    return read_help_pages(packages, language.help_package, language.help_folder)
 
 
 def _clean_paragraphs(page: str) -> list[str]:

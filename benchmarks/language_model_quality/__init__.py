@@ -1,0 +1,1 @@
+"""Knowledge of language models per language, against levels defined by published figures."""
