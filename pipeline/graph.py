@@ -106,6 +106,15 @@ class Graph:
         nodes = {address: node for address, node in self.nodes.items() if address in wanted}
         return Graph(nodes=nodes, cells=kept, missing=self.missing)
 
+    def only_titled(self, texts: Collection[str]) -> "Graph":
+        """Return the stage runs whose title contains one of the texts, and all they read."""
+        wanted: set[str] = set()
+        for address, node in reversed(self.nodes.items()):
+            if address in wanted or any(text in node.title for text in texts):
+                wanted |= {address, *(upstream.address for upstream in node.inputs.values())}
+        nodes = {address: node for address, node in self.nodes.items() if address in wanted}
+        return dataclasses.replace(self, nodes=nodes)
+
     def cells_of(self, address: str) -> list[str]:
         """Return the cells that use a stage run."""
         return [cell for cell, stages in self.cells.items() if address in stages.values()]

@@ -1,4 +1,4 @@
-"""Trains the embedded models: tokenizer, general and adapted language model, vision tower."""
+"""Trains the embedded models: tokenizer, three language models, vision tower."""
 
 import dataclasses
 import json
@@ -30,11 +30,13 @@ _PLACE = "models="
 _SAME_MODELS = (_PLACE, "trainer.")
 """Overrides with which the recipe is that of the shipped models."""
 _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
+_BACKBONES = ("base_only", "general", "adapted")
+"""Language models, in the order in which one may continue another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRecipe:
-    """Training of one of the two language models."""
+    """Training of one of the language models."""
 
     num_steps: int
     """Optimizer steps."""
@@ -42,6 +44,8 @@ class BackboneRecipe:
     """Optimizer and schedule."""
     samples_per_step: dict[str, float]
     """Corpus source -> samples per optimizer step."""
+    continues: str = ""
+    """Language model whose weights it starts from; empty starts from random weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +60,16 @@ class BackbonesConfig:
     """Manifest of images and base-language names that train the tower."""
     models: str
     """Folder to which finished models are copied."""
+    base_only: BackboneRecipe
+    """Language model that never sees the target language."""
     general: BackboneRecipe
-    """Language model of mostly the base language."""
+    """Language model with partial knowledge of the target language."""
     adapted: BackboneRecipe
     """The general model, continued on the target language."""
+    scripts: list[str] = dataclasses.field(default_factory=list)
+    """Further languages on whose texts the tokenizer is trained."""
+    prompt_style: PromptStyle = PromptStyle.FULL
+    """Tokens of conversations that count in the loss: all, or those of the answers (`chat`)."""
     vocab_size: int = 4096
     """Number of entries of the shared tokenizer."""
     template: str = "embedded"
@@ -82,10 +92,12 @@ def load(overrides: Sequence[str]) -> BackbonesConfig:
     """Load the recipe with overrides.
 
     Raises:
-        ConfigError: If the corpus does not exist, or other models would replace the shipped ones.
+        ConfigError: If the corpus does not exist, other models would replace the shipped ones, or
+            the recipes contradict their names.
     """
     _check_place(overrides)
     config = load_config(BackbonesConfig, CONFIG, overrides=overrides)
+    _check_recipes(config)
     if not Path(config.corpus).is_dir():
         raise ConfigError(
             f"no corpus at '{config.corpus}'; build it first: "
@@ -104,8 +116,31 @@ def _check_place(overrides: Sequence[str]) -> None:
         )
 
 
+def _check_recipes(config: BackbonesConfig) -> None:
+    """Check that models continue earlier ones, and that one never sees the target language."""
+    for number, name in enumerate(_BACKBONES):
+        continued = _recipe(config, name).continues
+        if continued and continued not in _BACKBONES[:number]:
+            raise ConfigError(
+                f"{name}.continues={continued!r}, expected nothing or one of "
+                f"{', '.join(_BACKBONES[:number]) or 'none'}"
+            )
+    wanted = f"_{config.languages.base}"
+    for source in config.base_only.samples_per_step:
+        if not source.endswith(wanted):
+            raise ConfigError(
+                f"base_only.samples_per_step has '{source}', but this model sees only the base "
+                f"language; name sources that end in '{wanted}'"
+            )
+
+
+def _recipe(config: BackbonesConfig, name: str) -> BackboneRecipe:
+    recipe: BackboneRecipe = getattr(config, name)
+    return recipe
+
+
 def build_graph(config: BackbonesConfig) -> Graph:
-    """Build the graph: tokenizer -> general -> adapted model, and the tower."""
+    """Build the graph: tokenizer -> language models, and the tower."""
     hashes = ContentHashes()
     languages = (config.languages.base, config.languages.target)
     manifests = tuple(
@@ -113,21 +148,26 @@ def build_graph(config: BackbonesConfig) -> Graph:
         for source in _TOKENIZER_SOURCES
         for language in languages
     )
+    manifests += tuple(_corpus_manifest(config, f"script_{code}") for code in config.scripts)
     stage = TokenizerStage(
         sources=manifests, vocab_size=config.vocab_size, template=config.template
     )
     tokenizer = make_node(stage, hashes)
-    general = _pretrain_node(config, "general", hashes, {"tokenizer": tokenizer})
-    adapted = _pretrain_node(config, "adapted", hashes, {"tokenizer": tokenizer, "init": general})
+    backbones: dict[str, StageNode] = {}
+    for name in _BACKBONES:
+        inputs = {"tokenizer": tokenizer}
+        if continued := _recipe(config, name).continues:
+            inputs["init"] = backbones[continued]
+        backbones[name] = _pretrain_node(config, name, hashes, inputs)
     tower_stage = TowerStage(captions=config.captions, recipe=config.tower, seed=config.seed)
     tower = make_node(tower_stage, hashes, params={"seed": config.seed})
-    nodes = (tokenizer, general, adapted, tower)
+    nodes = (tokenizer, *backbones.values(), tower)
     return Graph(nodes={node.address: node for node in nodes}, cells={})
 
 
 def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
     """Copy finished models to the folder that the embedded profile reads."""
-    names = {"general": "lm_general", "adapted": "lm_adapted", "tower": "tower"}
+    names = {name: f"lm_{name}" for name in _BACKBONES} | {"tower": "tower"}
     for node in graph.nodes.values():
         name = names.get(node.title.split()[-1])
         source = store.folder(node.kind, node.address)
@@ -152,14 +192,14 @@ def _corpus_manifest(config: BackbonesConfig, source: str) -> str:
 def _pretrain_node(
     config: BackbonesConfig, name: str, hashes: ContentHashes, inputs: dict[str, StageNode]
 ) -> StageNode:
-    part: BackboneRecipe = getattr(config, name)
+    part = _recipe(config, name)
     components = {
         source: ComponentConfig(base=_corpus_manifest(config, source), samples_per_step=samples)
         for source, samples in part.samples_per_step.items()
     }
     stream = StreamConfig(
         mixture=MixtureConfig(components=components, seed=config.seed),
-        prompt_style=PromptStyle.FULL,
+        prompt_style=config.prompt_style,
         micro_batch_tokens=config.micro_batch_tokens,
         row_tokens=config.row_tokens,
     )

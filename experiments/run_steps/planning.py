@@ -9,7 +9,7 @@ from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from experiments.registry import get_experiment, is_grid, select, with_seeds
-from pipeline.graph import build_graph
+from pipeline.graph import Graph, build_graph
 from pipeline.grid_plan import GridPlan
 from pipeline.store.store import Store
 
@@ -84,10 +84,17 @@ def _check_overrides(request: GridRequest, base: RunConfig, configs: list[RunCon
 
 def _plan_recipe(request: GridRequest, recipe: ModuleType) -> GridPlan:
     config = recipe.load(request.overrides)
-    graph = recipe.build_graph(config)
+    full_graph: Graph = recipe.build_graph(config)
+    graph = full_graph.only_titled(request.only) if request.only else full_graph
+    if not graph.nodes:
+        titles = sorted(node.title for node in full_graph.nodes.values())
+        raise ConfigError(
+            f"--only {' '.join(request.only)}: no stage run of '{request.experiment}' has one of "
+            f"the texts in its title; titles: {', '.join(titles)}"
+        )
     return GridPlan(
         graph=graph,
-        full_graph=graph,
+        full_graph=full_graph,
         trainer=config.trainer,
         cells=(),
         publish=lambda store: recipe.publish(config, graph, store),
