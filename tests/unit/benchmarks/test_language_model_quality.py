@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from benchmarks.language_model_quality.answers import Scores
+from benchmarks.language_model_quality.cards import write_card
 from benchmarks.language_model_quality.levels import (
     Level,
     above_chance,
     load_levels,
     relative_score,
 )
+from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
+from datamodules.shards.manifest import Modality
 
 ROOT = Path(__file__).resolve().parents[3]
 LEVELS = load_levels(ROOT / "configs/recipes/knowledge_levels.yaml")
@@ -69,3 +72,33 @@ def test_guessing_scores_zero_and_a_guessed_base_language_gives_no_ratio() -> No
     assert above_chance(0.25, 0.25) == 0
     assert above_chance(1.0, 0.5) == 1
     assert np.isnan(relative_score([0.0, 1.0], [0.5, 0.5]))
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    samples = [ShardSample(key="0", content={"text": text})]
+    shards = write_shards(folder, name, samples, per_shard=1)
+    info = SourceInfo(
+        name=name, language=name.rsplit("_", 1)[1], modality=Modality.TEXT, record="text",
+        licence=f"licence of {name}", provenance={"made": "here"},
+    )  # fmt: skip
+    write_manifest(folder, info, shards)
+
+
+def test_a_card_states_recipe_quality_and_fertility(tmp_path: Path) -> None:
+    for kind in ("corpus_text", "corpus_chat"):
+        for code in ("en", "eu"):
+            write_text(tmp_path, f"{kind}_{code}", f"some text of {kind}")
+    write_text(tmp_path, "fertility_ka", "წითელი ვაშლი")
+    scores = Scores(
+        types=np.array(["choice"] * 4),
+        chances={"choice": 0.25},
+        right={"en": np.array([True] * 4), "eu": np.array([True, True, True, False])},
+    )
+    card = write_card(ROOT / "data/embedded/models/lm_general", scores, tmp_path)
+    assert "| choice | 25.0 | 4 | 100.0 [51.0, 100.0] | 75.0 [30.1, 95.4] |" in card
+    assert "**0.667**" in card
+    assert "between two levels" in card
+    assert "licence of corpus_text_en" in card
+    assert "English conversations" in card
+    assert "| ka | " in card
+    assert "{" not in card
