@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from core.errors import ConfigError
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,8 @@ class GridRequest:
 
     def __post_init__(self) -> None:
         """Check that the names can be those of folders."""
-        if self.name and not re.fullmatch(r"\w[\w.=+-]*", self.name):
-            raise ConfigError(
-                f"--name '{self.name}': use letters, digits and any of . _ = + -, without spaces"
-            )
+        if self.name and not FILE_NAME.fullmatch(self.name):
+            raise ConfigError(f"--name '{self.name}': {FILE_NAME_ADVICE}")
         if re.search(r"[\x00-\x1f\x7f]", str(self.root)):
             raise ConfigError(
                 f"--root {str(self.root)!r}: line feeds and other control characters are not "

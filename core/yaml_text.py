@@ -19,10 +19,13 @@ import yaml
 from core.errors import ConfigError, unknown_name
 
 _BOOLEANS = {"true": True, "false": False, "True": True, "False": False}
+_CORE_TAGS = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*[.]?[0-9]*|[.][0-9]+)(?:[eE][-+]?[0-9]+)?")
 _MAX_SHOWN = 40
+_TOO_LARGE = 1 << 53
+"""Sums of the numbers of samples and steps must stay below the largest integer of an array."""
 _MAX_DIGITS = 4000
 """Python converts no longer numbers."""
 _SPECIAL_FLOATS = {".inf": "inf", "-.inf": "-inf", "+.inf": "inf", ".nan": "nan"}
@@ -43,7 +46,13 @@ def read_yaml(path: Path, schema: Any = Any) -> Any:
         raise ConfigError(f"configuration file {path} does not exist")
     try:
         return parse_yaml(path.read_text(encoding="utf-8-sig"), schema, where=str(path))
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ConfigError(
+            f"configuration file {path} is not UTF-8 (byte 0x{byte:02x} at {error.start}); save it "
+            "as UTF-8"
+        ) from error
+    except OSError as error:
         raise ConfigError(f"configuration file {path} can't be read: {error}") from error
 
 
@@ -95,6 +104,8 @@ class _Converter:
 
     def convert(self, node: Any, schema: Any, key: str) -> Any:
         """Return the plain value of a node."""
+        if not node.tag.startswith(_CORE_TAGS) or "python/" in node.tag:
+            raise ConfigError(f"{self._place(key)} has the tag '{node.tag}'; remove it")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, schema, key)
         schema = _option_of(schema, is_list=isinstance(node, yaml.SequenceNode))
@@ -143,8 +154,12 @@ class _Converter:
         if schema is bool and text in _BOOLEANS:
             return _BOOLEANS[text]
         if schema is int and _INTEGER.fullmatch(text) and len(text) <= _MAX_DIGITS:
+            if abs(int(text)) >= _TOO_LARGE:
+                raise ConfigError(
+                    f"{self._place(key)} is '{text[:_MAX_SHOWN]}', which is too large"
+                )
             return int(text)
-        if schema is float and (number := _parse_float(text)) is not None:
+        if schema is float and (number := _parse_float(text)) is not None and math.isfinite(number):
             return number
         shown = f"'{text[:_MAX_SHOWN]}'" if text else "empty"
         if isinstance(schema, type) and issubclass(schema, Enum):

@@ -8,11 +8,11 @@ from core.process.command import catch_user_errors
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from core.process.options import given_path
 from data_prep.prepare.data_card import write_card
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "folder",
-        type=Path,
+        type=given_path,
         help="folder of the prepared data, with its manifests; the card is written into it",
     )
     options = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.io.files import atomic_write_bytes
 from core.io.reading import reading
+from core.process.options import given_path
 from core.rng import named_rng
 from data_prep.embedded.drawings import Painter, Style, StyledIcon
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--packages",
-        type=Path,
+        type=given_path,
         default=DEFAULT_FOLDER,
         metavar="DIR",
         help="folder with the npm packages; missing ones are downloaded (default: %(default)s)",

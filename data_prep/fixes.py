@@ -24,6 +24,7 @@ from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.io.files import sole_writer
 from core.io.reading import reading
+from core.process.options import given_path
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
@@ -288,10 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of the prepared data")
+    add("--data", type=given_path, required=True, metavar="DIR", help="folder of the prepared data")
     add(
         "--judgements",
-        type=Path,
+        type=given_path,
         required=True,
         metavar="CSV",
         help="judgements exported from the annotation page",
@@ -299,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--language", required=True, metavar="CODE", help="language of the corrected texts")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         required=True,
         metavar="DIR",
         help="folder of the new version, which must not exist",

@@ -17,7 +17,7 @@ from rich.markup import escape
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
-from core.process.options import number_between, whole_number
+from core.process.options import file_name, given_path, language_code, number_between, whole_number
 from core.rng import named_rng
 from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
 from data_prep.prepare.benchmark_join import build
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help=f"recipe that describes the columns: {', '.join(sorted(known))}, or a YAML file",
     )
-    add("--name", required=True, help="name of the benchmark and of its manifest")
+    add("--name", type=file_name, required=True, help="name of the benchmark and of its manifest")
     add(
         "--source",
         nargs="+",
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add(
         "--out",
-        type=Path,
+        type=given_path,
         default=Path("data/benchmarks"),
         metavar="DIR",
         help="folder of the shards and the manifest (default: %(default)s)",
@@ -144,7 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(unknown_name("recipe", options.recipe, known))
     recipe = load_config(BenchmarkRecipe, path)
     pairs = [source.partition("=") for source in options.source]
-    sources = {language: place for language, _, place in pairs}
+    try:
+        sources = {language_code(language): place for language, _, place in pairs}
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--source: {error}") from error
     if not all(sources.values()) or len(sources) != len(pairs):
         raise ConfigError(
             f"--source {options.source}, expected LANGUAGE=LOCATION with each language once"

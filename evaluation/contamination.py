@@ -7,10 +7,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from core.process.options import given_path
 from evaluation.benchmarks.image_overlap import check_images
 
 
@@ -22,8 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Find images of a benchmark in training sources; exit with 1 if there are any.",
     )
     add = parser.add_argument
-    add("--benchmark", type=Path, required=True, help="benchmark manifest")
-    add("--training", type=Path, nargs="+", required=True, help="manifests of training sources")
+    add("--benchmark", type=given_path, required=True, help="benchmark manifest")
+    add(
+        "--training",
+        type=given_path,
+        nargs="+",
+        required=True,
+        help="manifests of training sources",
+    )
     add(
         "--pixels",
         action="store_true",

@@ -26,7 +26,7 @@ from rich.progress import track
 from core.errors import DataError
 from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text, sole_writer
-from core.process.options import number_between, whole_number
+from core.process.options import given_path, number_between, whole_number
 from evaluation.benchmarks.images import ImageLookup, open_images
 from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarize
 from evaluation.people.comparison import compare_systems
@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--images",
-        type=Path,
+        type=given_path,
         metavar="MANIFEST",
         help="manifest of the images (default: judge without images)",
     )
@@ -141,10 +141,12 @@ def build_parser() -> argparse.ArgumentParser:
     price = number_between(0, math.inf)
     add("--price-in", type=price, default=0.0, help="price per million input tokens")
     add("--price-out", type=price, default=0.0, help="price per million output tokens")
-    add("--out", type=Path, required=True, help="output folder for verdicts, report and cache")
+    add(
+        "--out", type=given_path, required=True, help="output folder for verdicts, report and cache"
+    )
     add(
         "--save",
-        type=Path,
+        type=given_path,
         metavar="FOLDER",
         help="store the preferences per question, as in mlruns/grids/GRID/preferences",
     )

@@ -35,6 +35,7 @@ from core.io.files import check_writable, sole_writer
 from core.io.hub import hub_commit
 from core.io.model_files import check_model_settings, hash_model_folder
 from core.process.log import get_logger
+from core.process.options import given_path
 from datamodules.shards.manifest import verify
 from evaluation.answerers.cached import BATCHES_PER_SLICE, CachedAnswerer
 from evaluation.answerers.endpoint import EndpointAnswerer
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="",
         help="revision of a Hub checkpoint: a commit, or main for the latest",
     )
-    add("--benchmark", type=Path, required=True, help="benchmark manifest")
+    add("--benchmark", type=given_path, required=True, help="benchmark manifest")
     add("--languages", nargs="+", help="languages to evaluate (default: all of the benchmark)")
     add(
         "--style",
@@ -118,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--no-blind", action="store_true", help="skip the baseline with a blank image")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         required=True,
         help="output folder, which must be empty or not exist yet; replies are stored in "
         "OUT.asked, from which the same command resumes an interrupted evaluation",

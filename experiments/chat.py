@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
-from core.process.options import port_number, whole_number
+from core.process.options import given_path, port_number, whole_number
 from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
@@ -50,7 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CELL",
         help="cell id or a unique part of it; repeat the option to compare two cells",
     )
-    add("--image", type=Path, metavar="FILE", help="image to ask about; required without --page")
+    add(
+        "--image",
+        type=given_path,
+        metavar="FILE",
+        help="image to ask about; required without --page",
+    )
     add("--ask", metavar="TEXT", help="ask one question and exit (default: interactive)")
     add(
         "--language",

@@ -5,10 +5,10 @@ This module imports nothing heavy: a command parses its options before it loads 
 
 import argparse
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from configuration.grid_request import GridRequest
+from core.process.options import given_path
 
 
 def add_grid_options(
@@ -74,7 +74,7 @@ def add_grid_options(
             "help": "select the cells whose id contains one of the texts (default: all cells)",
         },
         "--root": {
-            "type": Path,
+            "type": given_path,
             "default": GridRequest.root,
             "metavar": "FOLDER",
             "help": f"output folder of all runs (default: {GridRequest.root})",

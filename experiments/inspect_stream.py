@@ -22,6 +22,7 @@ from rich.table import Table
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError, unknown_name
+from core.process.options import given_path
 from experiments.cli import add_grid_options, request_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--stage", default="instruct", help="align or instruct (default: instruct)")
     add("--at", type=int, metavar="STEP", help="step to list (default: 0, unless --range is set)")
     add("--range", type=_parse_range, metavar="A:B", help="sum the shares of the steps A to B-1")
-    add("--sheet", type=Path, metavar="PNG", help="write the images of the step to this file")
+    add("--sheet", type=given_path, metavar="PNG", help="write the images of the step to this file")
     add(
         "--world-size",
         type=int,

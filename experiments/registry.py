@@ -130,7 +130,7 @@ def select(cells: Sequence[GridCell], patterns: Sequence[str]) -> list[GridCell]
     """
     ids = [cell.cell_id for cell in cells]
     for pattern in patterns:
-        if not any(pattern in cell_id for cell_id in ids):
+        if not pattern or not any(pattern in cell_id for cell_id in ids):
             raise ConfigError(
                 unknown_name("cell", pattern, ids, fix="--only takes a part of a cell id.")
             )

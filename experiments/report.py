@@ -5,10 +5,10 @@ from core.process.command import catch_user_errors
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from core.process.options import given_path
 from experiments.cli import add_grid_options
 from reporting.build import build_report
 from reporting.tracking.registration import tracked_registration
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     group = add_grid_options(parser, omit=omit, has_name=True)
     group.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="FOLDER",
         help="folder of the report (default: ROOT/grids/NAME/report)",
     )

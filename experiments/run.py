@@ -193,11 +193,13 @@ def _show_dry_run(
         DataError: If training samples do not fit into rows.
     """
     from experiments.run_steps.registering import assumed_variances, planned_claims
-    from pipeline.row_length_checks import check_row_lengths
     from pipeline.store.store import Store
+    from pipeline.training_data_checks import check_training_data
+    from planner.gpus import get_gpu
     from reporting.dry_run.claims import show_claims
     from reporting.dry_run.tables import show_plan
 
+    get_gpu(args.gpu)  # an unknown type is an error even if the plan needs no GPU
     show_plan(console, plan, root=request.root, gpu=args.gpu)
     if args.trace_memory:
         from reporting.dry_run.memory_trace import show_memory_traces
@@ -206,7 +208,7 @@ def _show_dry_run(
     if plan.cells:
         assumed = assumed_variances(request)
         show_claims(console, planned_claims(request, plan, assumed), assumed)
-    check_row_lengths(plan.graph, Store(request.root))
+    check_training_data(plan.graph, Store(request.root))
 
 
 @catch_user_errors

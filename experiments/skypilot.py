@@ -13,7 +13,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +21,7 @@ from rich.console import Console
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
-from core.process.options import whole_number
+from core.process.options import given_path, whole_number
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
 
@@ -140,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="disk size of a node (default: 512)",
     )
     add("--on-demand", action="store_true", help="use on-demand instead of spot instances")
-    add("--out", type=Path, required=True, metavar="FILE", help="YAML file to write")
+    add("--out", type=given_path, required=True, metavar="FILE", help="YAML file to write")
     return parser
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from core.errors import DataError
 from core.io.reading import reading
 from core.process.log import without_password
+from core.process.options import given_path
 from pipeline.store.records import read_json
 from reporting.tracking.local_store import check_database
 from reporting.tracking.sync import sync_grid
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=given_path,
         default=Path("mlruns"),
         metavar="FOLDER",
         help="output folder of all runs (default: mlruns)",

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from core.process.log import without_password
-from core.process.options import port_number
+from core.process.options import given_path, port_number
 from reporting.tracking.local_store import check_database, relocate_artifacts
 from reporting.tracking.server import SERVER_HOST, server_command
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--root",
-        type=Path,
+        type=given_path,
         default=Path("mlruns"),
         metavar="FOLDER",
         help="output folder of all runs (default: mlruns)",

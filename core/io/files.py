@@ -261,6 +261,8 @@ def safe_join(folder: Path, relative: str) -> Path:
     Raises:
         DataError: If the path is absolute, or leaves the folder through `..` or a link.
     """
+    if "\0" in relative:
+        raise DataError(f"path {relative!r} has a NUL character; correct it")
     root = folder.resolve()
     joined = (root / relative).resolve()
     if Path(relative).is_absolute() or not joined.is_relative_to(root):

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
 HOST = "127.0.0.1"
@@ -29,7 +30,17 @@ _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 def guard(app: FastAPI, *, max_bytes: int) -> None:
-    """Add a middleware that rejects foreign hosts and origins, non-JSON and oversized bodies."""
+    """Add a middleware that rejects foreign hosts and origins, non-JSON and oversized bodies.
+
+    A body of another form than the handler expects is refused with one sentence.
+    """
+
+    @app.exception_handler(RequestValidationError)
+    async def _refuse(_: Request, error: RequestValidationError) -> Response:
+        # FastAPI's own response repeats the input, which fails for text that is not Unicode.
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return refusal(422, f"{place}: {first['msg']}".removeprefix(": "))
 
     @app.middleware("http")
     async def _check(

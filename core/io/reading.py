@@ -43,6 +43,20 @@ def read_json_file(path: Path, *, fix: str, error_class: type[IrudimenError] = D
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of some JSON pairs (an `object_pairs_hook`); by default the last key wins.
+
+    Raises:
+        ValueError: If a key appears twice.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{repeated}' appears twice in an object")
+    return content
+
+
 def read_text_file(path: Path) -> str:
     """Return the text of a UTF-8 file without its byte order mark, as other programs write it.
 

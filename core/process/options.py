@@ -2,7 +2,11 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
+
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -20,6 +24,40 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def given_path(text: str) -> Path:
+    """Return the path of an option; an empty one, as of an unset variable, is an error.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text is empty or has a NUL character.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
+def file_name(text: str) -> str:
+    """Return a name that files are named after.
+
+    Raises:
+        argparse.ArgumentTypeError: If it could be a path, or has characters that need quotes.
+    """
+    if FILE_NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: {FILE_NAME_ADVICE}")
+    return text
+
+
+def language_code(text: str) -> str:
+    """Return the code of a language.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text is no code.
+    """
+    if re.fullmatch(r"\w+(?:-\w+)*", text) is None:
+        message = f"{text!r} is no code of a language; expected one such as eu or zh-Hant"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 port_number = whole_number(0, 65535)

@@ -18,7 +18,7 @@ from rich.progress import track as rich_track
 
 from core.errors import DataError
 from core.io.files import sha256_file, sole_writer
-from core.process.options import whole_number
+from core.process.options import given_path, whole_number
 from data_prep.embedded.build import Builder, BuildPlan
 from data_prep.embedded.corpus import build_corpus
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
@@ -72,14 +72,14 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         default=Path("data/embedded"),
         metavar="DIR",
         help="folder of the shards and manifests (default: %(default)s)",
     )
     parser.add_argument(
         "--packages",
-        type=Path,
+        type=given_path,
         default=DEFAULT_FOLDER,
         metavar="DIR",
         help="folder with the packages; missing ones are downloaded with npm and apt-get "
@@ -112,7 +112,7 @@ def _add_part_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--corpus",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="build only the large text corpus for training backbones, in this folder; it is not "
         "shipped",

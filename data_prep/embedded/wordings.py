@@ -171,7 +171,10 @@ def load_language(code: str) -> Language:
         raw=raw or {},
         forms=_read_forms(path.with_name(FORMS_FILE)),
     )
-    help_pages = reader.get(_OPTIONAL_KEY)
+    help_pages = reader.get(_OPTIONAL_KEY) and {
+        key: reader.get(_OPTIONAL_KEY, key) for key in ("package", "folder")
+    }
+    reader.check_texts(reader.raw, "")
     language = Language(
         code=code,
         name=reader.get("name"),
@@ -223,12 +226,26 @@ def load_languages(codes: list[str]) -> tuple[Language, ...]:
 def _read_forms(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table in UTF-8 ({error}); save it again") from error
+    forms: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
         if not all(row.values()) or None in row:
             raise DataError(f"{path}, line {number}: {row}, expected a text in every column")
-    return {row.pop("codepoints"): row for row in rows}
+        if not {"codepoints", "name"} <= row.keys():
+            columns = ", ".join(row)
+            raise DataError(
+                f"{path} has the columns {columns}; expected codepoints, name and forms of the "
+                "name, separated by tabs"
+            )
+        codepoints = row.pop("codepoints")
+        if codepoints in forms:
+            raise DataError(f"{path}, line {number}: {codepoints} appears again; keep one line")
+        forms[codepoints] = row
+    return forms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +267,17 @@ class _LanguageFileReader:
         if node is None and keys != (_OPTIONAL_KEY,):
             raise DataError(f"{self.path}: '{'.'.join(keys)}' is empty; give it a value")
         return node
+
+    def check_texts(self, node: Any, key: str) -> None:
+        """Reject texts without a letter or digit, which nobody could read."""
+        if isinstance(node, dict):
+            for name, value in node.items():
+                self.check_texts(value, f"{key}.{name}".lstrip("."))
+        elif isinstance(node, list):
+            for number, value in enumerate(node):
+                self.check_texts(value, f"{key}[{number}]")
+        elif isinstance(node, str) and not node.strip():
+            raise DataError(f"{self.path}: '{key}' is empty; give it a text or remove it")
 
     def pairs(self, key: str, known: tuple[str, ...]) -> dict[str, tuple[str, str]]:
         found = self.get(key)
@@ -282,10 +310,17 @@ class _LanguageFileReader:
 
     def _check_placeholders(self, kind: QuestionKind, template: str) -> None:
         columns = set(next(iter(self.forms.values()), {}))
+        try:
+            parsed = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: '{template}' ({kind}): {error}; a placeholder is a name in braces, "
+                "such as {name}"
+            ) from error
         blanks = frozenset(
             "name" if name.removeprefix("name_") in columns else name
-            for _, name, _, _ in string.Formatter().parse(template)
-            if name
+            for _, name, _, _ in parsed
+            if name is not None
         )
         if blanks != FIELDS[kind]:
             raise DataError(

@@ -18,6 +18,7 @@ from rich.table import Table
 from core.chat.format import PromptStyle
 from core.errors import ConfigError
 from core.io.files import sole_writer
+from core.process.options import file_name, given_path, language_code
 from data_prep.index.inputs import expand_shards, local_path
 from data_prep.index.lengths import LengthsPlan
 from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
@@ -88,8 +89,16 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SHARDS",
         help="paths, globs, brace ranges {00..41}, or URLs (s3://, https://, gs://, hf://, file://)",
     )
-    add("--name", required=True, help="name of the source, usually DATASET_LANGUAGE")
-    add("--language", required=True, metavar="CODE", help="language of the text, e.g. eu, en, cy")
+    add(
+        "--name", type=file_name, required=True, help="name of the source, usually DATASET_LANGUAGE"
+    )
+    add(
+        "--language",
+        type=language_code,
+        required=True,
+        metavar="CODE",
+        help="language of the text, e.g. eu, en, cy",
+    )
     add(
         "--modality",
         choices=[Modality.IMAGE_TEXT.value, Modality.TEXT.value],
@@ -106,7 +115,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="folder of the manifest (default: folder of the first shard, or . for URLs)",
     )
@@ -159,8 +168,6 @@ def _make_plan(options: argparse.Namespace) -> IndexPlan:
         raise ConfigError(f"--jobs {options.jobs}, expected at least 1")
     if not 0.0 <= options.max_unusable <= 1.0:
         raise ConfigError(f"--max-unusable {options.max_unusable}, expected a share from 0 to 1")
-    if not options.name or set(options.name) & set("/\\"):
-        raise ConfigError(f"--name '{options.name}' is no file name; use letters, digits, _ and -")
     lengths = LengthsPlan(
         tokenizer=options.lengths_for,
         template=options.template,

@@ -27,7 +27,7 @@ from datamodules.shards.tar_scan import REPEATED_KEY, ScanRules, guess_record, s
 from datamodules.storage.remote import RetryConfig, redact_url
 
 AUTO = "auto"
-_SCAN_FORMAT = 2
+_SCAN_FORMAT = 3
 _SCANNED = "scanned.json"
 _MAX_ERRORS = 5
 _SAVE_EVERY_S = 2.0
@@ -141,7 +141,10 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
 def _resume(plan: IndexPlan, folder: Path) -> tuple[IndexPlan, dict[str, ShardReport]]:
     """Resolve the record of the plan and return the reports that are still valid."""
     saved = _load_scanned(folder / _SCANNED)
-    is_same_kind = saved.get("has_image") == plan.has_image
+    is_same_kind = (saved.get("has_image"), saved.get("language")) == (
+        plan.has_image,
+        plan.language,
+    )
     if plan.record == AUTO:
         record = saved["record"] if is_same_kind else _guess_record(plan)
         plan = dataclasses.replace(plan, record=record)
@@ -192,6 +195,7 @@ def _save_scanned(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]
     content = {
         "format": _SCAN_FORMAT,
         "record": plan.record,
+        "language": plan.language,
         "has_image": plan.has_image,
         "shards": {shard: dataclasses.asdict(report) for shard, report in reports.items()},
     }
@@ -199,8 +203,13 @@ def _save_scanned(folder: Path, plan: IndexPlan, reports: dict[str, ShardReport]
 
 
 def _guess_record(plan: IndexPlan) -> str:
-    with shard_stream(plan.shards[0], plan.retry) as stream:
-        return guess_record(stream, redact_url(plan.shards[0]), has_image=plan.has_image)
+    """Detect the location of the records from the first shard that has samples."""
+    for shard in plan.shards:
+        with shard_stream(shard, plan.retry) as stream:
+            record = guess_record(stream, redact_url(shard), has_image=plan.has_image)
+        if record is not None:
+            return record
+    raise DataError("the shards have no samples; there is nothing to index")
 
 
 def _scan_all(
@@ -225,7 +234,7 @@ def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | Irud
     """Scan a shard and write its index; return an error so that other scans continue."""
     try:
         stamp = shard_state(shard, plan.retry).stamp
-        rules = ScanRules(record=plan.record, has_image=plan.has_image)
+        rules = ScanRules(record=plan.record, language=plan.language, has_image=plan.has_image)
         lengths = [] if plan.lengths is None else plan.lengths.counters()
 
         def measure(key: str, turns: tuple[Turn, ...] | DataError) -> None:

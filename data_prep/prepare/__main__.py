@@ -20,7 +20,7 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.io.files import sole_writer
 from core.io.reading import read_json_file
-from core.process.options import whole_number
+from core.process.options import given_path, whole_number
 from data_prep.prepare import planning
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
 from data_prep.prepare.steps.finish import REPORT
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--recipe", required=True, help=f"recipe to prepare: {known}, or a YAML file")
     add(
         "--out",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="folder of the prepared data (default: data/prepared/CODE)",
     )

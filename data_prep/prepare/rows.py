@@ -15,9 +15,10 @@ from huggingface_hub import HfApi
 from core.errors import ConfigError, DataError
 from core.io.files import safe_join
 from core.io.hub import explain_hub_error
+from core.io.reading import unique_keys
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.tables import parse_head, read_table
+from data_prep.prepare.tables import UTF_16_MARKS, parse_head, read_table
 from data_prep.prepare.tar_rows import convert_samples
 from datamodules.shards.tar_members import IMAGE_EXTENSIONS, HashingStream, group_members
 
@@ -191,7 +192,7 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         if not line.strip(_BLANK):
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             yield number, DroppedError("row is not JSON", str(error))
             continue
@@ -201,7 +202,8 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     try:
         with fsspec.open(part.file, "rb") as file:
-            rows = json.loads(file.read().decode("utf-8-sig"))
+            text = file.read().decode("utf-8-sig")
+            rows = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{part.file} is not JSON: {error}; download it again", "damaged"
@@ -219,9 +221,16 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     names: list[str] | None = None
     if part.has_head:
         with fsspec.open(part.file, "rb") as file:
-            head = file.readline().decode("utf-8-sig", "replace").rstrip("\r\n")
+            first = file.readline()
+        if first.startswith(UTF_16_MARKS):
+            raise DataError(
+                f"{part.file} is saved as UTF-16; save it as UTF-8, or as .csv", "not UTF-8"
+            )
+        head = first.decode("utf-8-sig", "replace").rstrip("\r\n")
         names = parse_head(head.split("\t"), part.file)
     for number, line in _read_lines(part):
+        if not line.strip(_BLANK):
+            continue
         try:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")
         except UnicodeDecodeError as error:
@@ -231,7 +240,8 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
             detail = f"{len(cells)} cells, {len(names)} columns"
             yield number, DroppedError("row has another number of cells than the head", detail)
             continue
-        yield number, dict(zip(names or map(str, range(len(cells))), cells, strict=True))
+        row = dict(zip(names or map(str, range(len(cells))), cells, strict=True))
+        yield number, _with_image(part.file, row)
 
 
 def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -313,7 +323,10 @@ def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
     image = row.get("image")
     if isinstance(image, str) and image and "://" not in image:
         try:
-            row["image"] = safe_join(Path(file).parent, image).read_bytes()
+            path = safe_join(Path(file).parent, image)
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                return DroppedError("no image file", f"{image[:80]!r} is no file")
+            row["image"] = path.read_bytes()
         except (OSError, DataError, ValueError) as error:
             # The column may hold the image itself in base64, of any length.
             return DroppedError("no image file", f"{image[:80]!r}: {str(error)[:80]}")

@@ -13,7 +13,7 @@ from core.text import clean_text
 
 _MAX_CELL_CHARACTERS = 64 << 20
 _DELIMITERS = (",", ";", "\t")
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _SEPARATOR_LINE = "sep="
 _ADVICE = 'in Excel, use "Save As" with the type "CSV UTF-8 (comma delimited)"'
 
@@ -73,7 +73,7 @@ def _split_line(text: str) -> tuple[str, str]:
 
 
 def _decode(content: bytes, name: str) -> str:
-    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
+    encoding = "utf-16" if content.startswith(UTF_16_MARKS) else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:

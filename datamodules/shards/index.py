@@ -159,6 +159,13 @@ class ShardIndex:
             dtype=np.bytes_,
         )
 
+    def has_keys_of(self, other: "ShardIndex") -> bool:
+        """Return whether two shards have the same keys in the same order."""
+        if self._keys is None or other._keys is None:
+            return np.array_equal(self.keys(), other.keys())
+        pairs = zip(self._keys, other._keys, strict=True)
+        return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+
     def image_sizes(self) -> np.ndarray:
         """Return the width and height of every image, (n, 2) uint16; 0 if not recorded."""
         if not self.is_compact:

@@ -6,6 +6,7 @@ all its languages.
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 
 from core import config
 from core.errors import DataError, unknown_name
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE
 from core.io.files import atomic_write_text, safe_join, sha256_file
+from core.io.reading import unique_keys
 from datamodules.shards import reader as shards
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.reader import CachedFile, ShardReader
@@ -104,8 +107,8 @@ def load_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist; prepare the data or correct the path")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"manifest {path} is not JSON: {error}; prepare the data again") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
@@ -118,14 +121,27 @@ def load_manifest(path: Path) -> Manifest:
     modality = _typed_field(raw, "modality", str, path)
     if modality not in list(Modality):
         raise DataError(f"manifest {path}: {unknown_name('modality', modality, list(Modality))}")
+    parsed = tuple(_parse_shard_entry(entry, path) for entry in entries)
+    for key in ("path", "sha256"):
+        values = Counter(getattr(entry, key) for entry in parsed)
+        if repeated := [value for value, count in values.items() if count > 1]:
+            raise DataError(
+                f"manifest {path}: two shards have the {key} '{repeated[0]}'; remove one, or every "
+                "sample would be used twice"
+            )
+    name, language = (_typed_field(raw, field, str, path) for field in ("name", "language"))
+    if not FILE_NAME.fullmatch(name):
+        raise DataError(f"manifest {path}: name {name!r}: {FILE_NAME_ADVICE}")
+    if not all(language.split(",")):
+        raise DataError(f"manifest {path}: language {language!r} lacks a code; write it")
     return Manifest(
-        name=_typed_field(raw, "name", str, path),
-        language=_typed_field(raw, "language", str, path),
+        name=name,
+        language=language,
         modality=Modality(modality),
         record=_typed_field(raw, "record", str, path),
         licence=_typed_field(raw, "licence", str, path),
         provenance=raw.get("provenance"),
-        shards=tuple(_parse_shard_entry(entry, path) for entry in entries),
+        shards=parsed,
         statistics=_typed_field(raw, "statistics", dict, path) if "statistics" in raw else {},
     )
 
@@ -259,7 +275,9 @@ def _verify_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) 
                 "is damaged: fetch or prepare it again"
             )
         if reader.index.is_compact:
-            rules = ScanRules(record=manifest.record, has_image=has_image)
+            rules = ScanRules(
+                record=manifest.record, language=manifest.language, has_image=has_image
+            )
             with shard.open("rb") as file:
                 expected = scan_tar(file, reader.name, rules).index.to_bytes()
         else:

@@ -10,6 +10,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ class ShardReader:
             parts = [(place.record_offset, place.record_size)]
             if with_image and place.image_offset != NO_IMAGE:
                 parts.append((place.image_offset, place.image_size))
-            for offset, size in parts:
+            for offset, size in filter(itemgetter(1), parts):  # 0 would mean the rest of the file
                 os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     @contextlib.contextmanager

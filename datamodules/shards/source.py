@@ -40,6 +40,8 @@ class Source:
         self._first_samples = self._starts.tolist()
         self._readers: dict[int, ShardReader] = {}
         self._open: OrderedDict[int, None] = OrderedDict()
+        self.parallel_sources: set[Source] = set()
+        """Sources that were found to have the same samples (`check_parallel`)."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -63,6 +65,13 @@ class Source:
     def keys(self) -> np.ndarray:
         """Return all keys (bytes), in order."""
         return np.concatenate([self._reader(s).index.keys() for s in range(len(self.shard_sizes))])
+
+    def has_keys_of(self, other: "Source") -> bool:
+        """Return whether two sources have the same keys in the same order."""
+        if not np.array_equal(self.shard_sizes, other.shard_sizes):
+            return np.array_equal(self.keys(), other.keys())
+        shards = range(len(self.shard_sizes))
+        return all(self._reader(s).index.has_keys_of(other._reader(s).index) for s in shards)
 
     def key(self, i: int) -> str:
         """Return the key of sample i."""
@@ -164,21 +173,28 @@ def iterate_named_images(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def check_parallel(base: Source, target: Source) -> None:
-    """Check that two sources have the same samples in the same order.
+    """Check that two sources have the same samples in the same order, once for each pair.
 
     Raises:
         DataError: If they differ; the message gives the first difference.
     """
-    pair = f"sources '{base.name}' and '{target.name}' are not parallel"
-    fix = "prepare both from the same shards"
-    if len(base) != len(target):
-        raise DataError(f"{pair}: they have {len(base)} and {len(target)} samples; {fix}")
     if _shard_checksums(base) == _shard_checksums(target):
         return  # same shards and indexes, so there is no need to compare keys
-    different = np.flatnonzero(base.keys() != target.keys())
-    if different.size:
-        i = int(different[0])
-        raise DataError(f"{pair}: sample {i} is '{base.key(i)}' and '{target.key(i)}'; {fix}")
+    if target in base.parallel_sources:
+        return
+    if base.has_keys_of(target):
+        base.parallel_sources.add(target)
+        return
+    num_common = min(len(base), len(target))
+    different = np.flatnonzero(base.keys()[:num_common] != target.keys()[:num_common])
+    i = int(different[0]) if different.size else num_common
+    found = " and ".join(f"'{s.key(i)}'" if i < len(s) else "missing" for s in (base, target))
+    raise DataError(
+        f"sources '{base.name}' and '{target.name}' are not parallel: they have {len(base)} and "
+        f"{len(target)} samples, and sample {i} is {found}; index both from the same shards, with "
+        "records that name the language (--record caption.eu, caption_eu or .eu.txt), which keep a "
+        "sample whose text is unusable in one language, or remove the sample from the shards"
+    )
 
 
 def _shard_checksums(source: Source) -> list[tuple[str, int, str]]:

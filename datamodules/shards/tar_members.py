@@ -184,9 +184,13 @@ def _open_tar(source: HashingStream) -> tarfile.TarFile:
 
 
 def _read_content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > MAX_IMAGE_BYTES or (opened := tar.extractfile(member)) is None:
+    """Return the content of a regular member, at whose beginning the stream is."""
+    if member.size > MAX_IMAGE_BYTES or tar.fileobj is None:
         return b""
-    return opened.read()
+    content = bytes(tar.fileobj.read(member.size))  # extractfile() would copy it several times
+    if len(content) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
 
 
 def _reason_to_ignore(name: str) -> str:

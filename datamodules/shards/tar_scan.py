@@ -6,6 +6,7 @@ and accepts only tars that this project wrote.
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -26,11 +27,14 @@ from datamodules.shards.tar_members import (
 
 REPEATED_KEY = "the key appears twice"
 """Fault of members of a sample that do not follow each other, or of two samples of one name."""
+_SEPARATORS = re.compile("[._-]")
 _RECORD_CANDIDATES = ("", ".txt", "caption", "text")
 _MAX_INSPECTED_SAMPLES = 100
 _MAX_RECORD_BYTES = 16 << 20
 _MAX_SIDE = 2**16 - 1
 _MAX_KEY_BYTES = 255
+_NO_RECORD = (0, 0)
+"""Block and size of a missing text, which a reader finds empty."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +43,22 @@ class ScanRules:
 
     record: str
     """Location of the record (see `records`)."""
+    language: str
+    """Language of the records."""
     has_image: bool
     """Whether samples need an image."""
 
     @property
     def is_one_of_several(self) -> bool:
-        """Return whether samples have further records, as a rule in other languages."""
-        return "." in self.record.strip(".")
+        """Return whether samples have further records, as a rule in other languages.
+
+        Such a record is a path of several parts (`caption.eu`, `.eu.txt`), or names its language
+        (`caption_eu`, `.eu`).
+        """
+        parts = _SEPARATORS.split(self.record.lower())
+        language = _SEPARATORS.split(self.language.lower())
+        names_language = any(parts[i : i + len(language)] == language for i in range(len(parts)))
+        return "." in self.record.strip(".") or names_language
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +66,8 @@ class ScanResult:
     """Result of scanning a tar."""
 
     index: ShardIndex
-    """Index of the usable samples, and of those with an unusable text in one of several languages;
-    may be empty."""
+    """Index of the usable samples, and of those with an unusable or missing text in one of several
+    languages; may be empty."""
     sha256: str
     num_bytes: int
     unusable: Counter[str]
@@ -74,8 +87,9 @@ def scan_tar(
 ) -> ScanResult:
     """Scan a tar to its end.
 
-    A sample whose text can't be used is left out. If its record is one of several (`caption.eu`),
-    it stays in the index, so that the languages stay parallel, and training counts it.
+    A sample whose text can't be used is left out. If its record is one of several (see
+    `ScanRules.is_one_of_several`), it stays in the index, so that the languages stay parallel, and
+    training counts it.
 
     Args:
         stream: The bytes of the tar.
@@ -119,8 +133,8 @@ def scan_tar(
     )
 
 
-def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str:
-    """Detect the location of the records from the first samples of a tar.
+def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str | None:
+    """Detect the location of the records from the first samples of a tar; None if it has none.
 
     Candidates, in this order: JSON with `messages`; a `.txt` member; JSON with a string `caption`;
     JSON with a string `text`.
@@ -140,7 +154,9 @@ def guess_record(stream: ByteStream, name: str, *, has_image: bool) -> str:
                     return record
             except RecordError:
                 continue
-    members = ", ".join(f"{kind} ({count})" for kind, count in found.most_common()) or "nothing"
+    if not found:
+        return None
+    members = ", ".join(f"{kind} ({count})" for kind, count in found.most_common())
     raise DataError(
         f"{name}: no text found in its first samples; their members are: {members}. Set --record "
         "to the .EXTENSION of a text member, or to a dotted path inside the JSON"
@@ -155,20 +171,7 @@ def _parse_sample(
         raise RecordError(sample.problem, sample.problem)
     if len(sample.key.encode("utf-8")) > _MAX_KEY_BYTES:
         raise RecordError("the key is too long", f"a key over {_MAX_KEY_BYTES} bytes")
-    if (record := sample.members.get(member)) is None:
-        raise RecordError(f"no .{member}", f"no .{member} member")
-    if record.size > _MAX_RECORD_BYTES:
-        raise RecordError(
-            "the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes"
-        )
-    turns: tuple[Turn, ...] | RecordError
-    try:
-        _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
-    except RecordError as error:
-        if not rules.is_one_of_several:
-            raise
-        turns = error
-    record_row = (record.offset // BLOCK_BYTES, record.size)
+    record_row, turns = _parse_text(sample, member, rules)
     if not rules.has_image:
         return (*record_row, 0, 0, 0, 0), turns
     images = [sample.members[kind] for kind in IMAGE_EXTENSIONS if kind in sample.members]
@@ -178,6 +181,29 @@ def _parse_sample(
     width, height = _image_size(images[0])
     image_row = (images[0].offset // BLOCK_BYTES, images[0].size, width, height)
     return (*record_row, *image_row), turns
+
+
+def _parse_text(
+    sample: TarSample, member: str, rules: ScanRules
+) -> tuple[tuple[int, int], tuple[Turn, ...] | RecordError]:
+    """Return block and size of the record, and its turns."""
+    record, place = sample.members.get(member), _NO_RECORD
+    try:
+        if record is None:
+            raise RecordError(f"no .{member}", f"no .{member} member")
+        if record.size > _MAX_RECORD_BYTES:
+            raise RecordError(
+                "the record is too large", f"a .{member} member over {_MAX_RECORD_BYTES} bytes"
+            )
+        place = (record.offset // BLOCK_BYTES, record.size)
+        _, turns = parse_record(record.content, rules.record, sample.key, has_image=rules.has_image)
+    except RecordError as error:
+        # A JSON that can't be read is missing in all languages.
+        is_kept = rules.is_one_of_several and (place != _NO_RECORD or member != JSON_MEMBER)
+        if not is_kept:
+            raise
+        return place, error
+    return place, turns
 
 
 def _image_size(member: TarMember) -> tuple[int, int]:

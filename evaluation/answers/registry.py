@@ -29,6 +29,7 @@ from evaluation.answers.rule import (
 )
 
 _MAX_FORMS = 256
+_APOSTROPHES = ("'", "\u2019")
 _DOTLESS_I = frozenset({"az", "crh", "gag", "kaa", "tr", "tt"})
 """Languages in Latin script whose lower case of I is \u0131."""
 _AFTER_LOST_INITIAL = frozenset("aeiouwy\u00e2\u00ea\u00ee\u00f4\u00fblnr")
@@ -90,16 +91,63 @@ def _rules_of_file(path: Path) -> AnswerRules:
         return NEUTRAL_RULES
     file = load_config(AnswerFile, path)
     if not file.rule:
-        return _rules_of_word_lists(file)
+        return _rules_of_word_lists(_normalise_words(file, path))
+    lists = dataclasses.replace(file, rule="")
+    if lists != AnswerFile():
+        raise ConfigError(
+            f"{path}: rule '{file.rule}' replaces all word lists; remove the lists or the rule"
+        )
     rules = coded_rules()
     if file.rule not in rules:
         raise ConfigError(f"{path}: {unknown_name('rule', file.rule, rules)}")
     return rules[file.rule]
 
 
+def _normalise_words(file: AnswerFile, path: Path) -> AnswerFile:
+    """Return the lists as answers are compared, in the same normal form.
+
+    Raises:
+        ConfigError: If a word could never occur in an answer, or stands for two numbers.
+    """
+
+    def clean(key: str, text: str, *, may_be_phrase: bool = False) -> str:
+        word = normalise_neutral(text)
+        if not word or (" " in word and not may_be_phrase):
+            reason = "is several words" if word else "has no letters"
+            raise ConfigError(f"{path}: {key}: '{text}' {reason}; answers are compared by single "
+                              "words, so remove it")  # fmt: skip
+        return word
+
+    values: dict[str, int] = {}
+    named = [("numerals", word, value) for value, word in enumerate(file.numerals)]
+    named += [("more_numerals", *item) for item in file.more_numerals.items()]
+    for key, text, value in named:
+        word = clean(key, text)
+        if values.setdefault(word, value) != value or value < 0:
+            raise ConfigError(
+                f"{path}: {key}: '{text}' stands for {value}, but also for {values[word]}; keep one"
+                if value >= 0
+                else f"{path}: {key}: '{text}' is {value}, expected 0 or more"
+            )
+    return AnswerFile(
+        more_numerals=values,
+        percent_words=[
+            clean("percent_words", text, may_be_phrase=True) for text in file.percent_words
+        ],
+        initial_changes={
+            clean("initial_changes", original): [
+                clean(f"initial_changes.{original}", change) if change else "" for change in changes
+            ]
+            for original, changes in file.initial_changes.items()
+        },
+        articles=[
+            clean("articles", text) + "'" * text.endswith(_APOSTROPHES) for text in file.articles
+        ],
+    )
+
+
 def _rules_of_word_lists(file: AnswerFile) -> AnswerRules:
-    numerals = {word.casefold(): str(value) for value, word in enumerate(file.numerals)}
-    numerals |= {word.casefold(): str(value) for word, value in file.more_numerals.items()}
+    numerals = {word: str(value) for word, value in file.more_numerals.items()}
     # A word that is an article as well (un, una) is a number only if it is the whole answer.
     numerals_in_text = {word: digits for word, digits in numerals.items()
                         if word not in file.articles}  # fmt: skip
@@ -115,7 +163,7 @@ def _rules_of_word_lists(file: AnswerFile) -> AnswerRules:
         known = numerals if len(words) == 1 else numerals_in_text
         joined = " ".join(known.get(word, word) for word in words)
         for phrase in percent:
-            joined = re.sub(rf"(?<=\d) {phrase}(?!\S)", "%", joined)
+            joined = re.sub(rf"(?<=\d) {re.escape(phrase)}(?!\S)", "%", joined)
         return unify_numbers(joined)
 
     def forms(answer: str) -> frozenset[str]:

@@ -23,7 +23,16 @@ INSTRUCTED_STYLE = "instructed"
 
 _QUESTION = "{question}"
 _CHOICES = "{choices}"
-_PLACEHOLDER = re.compile(r"\{\w*\}")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
+_SINGLE_WORDS = (
+    "answer_words",
+    "filler_words",
+    "negations",
+    "one_letter_words",
+    "contrast_words",
+    "plural_endings",
+)
+"""Lists whose entries are compared with single words of a reply."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +136,7 @@ def load_prompts(
         if path.is_file():
             file = load_config(PromptFile(), path)
         words[language] = _parse_yes_no_words(file, path)
-        choice_words[language] = _choice_words(file)
+        choice_words[language] = _choice_words(file, path)
         templates[language] = _parse_templates(file, style, path)
     return PromptBook(
         templates=templates,
@@ -162,7 +171,14 @@ def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:
     )
 
 
-def _choice_words(file: PromptFile) -> ChoiceWords:
+def _choice_words(file: PromptFile, path: Path) -> ChoiceWords:
+    for key in _SINGLE_WORDS:
+        for text in getattr(file, key):
+            if len(plain_text(text).split()) != 1:
+                raise ConfigError(
+                    f"{path}: {key}: '{text}' is no single word, so no reply could match it; "
+                    "remove it or list its words"
+                )
     return ChoiceWords(
         answer_words=tuple(file.answer_words),
         filler_words=tuple(file.filler_words),
@@ -197,7 +213,7 @@ def _parse_templates(file: PromptFile, style: str, path: Path) -> dict[str, str]
         usable = {_QUESTION, _CHOICES} if kind is Benchmark.MULTIPLE_CHOICE else {_QUESTION}
         if others := sorted(set(_PLACEHOLDER.findall(template)) - usable):
             raise ConfigError(
-                f"{path}: template styles.{style}.{kind} has {others[0]}, which stands for nothing "
-                f"there; it may contain {', '.join(sorted(usable))}"
+                f"{path}: template styles.{style}.{kind} has '{others[0]}', which stands for "
+                f"nothing there; it may contain {', '.join(sorted(usable))}"
             )
     return chosen

@@ -21,7 +21,7 @@ from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
 from core.io.reading import read_text_file
-from core.process.options import port_number, whole_number
+from core.process.options import given_path, port_number, whole_number
 from evaluation.benchmarks.images import open_images
 from evaluation.people import exchange
 from evaluation.people.comparison import compare_systems
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--db", type=Path, required=True, help="annotation database (SQLite)")
+    add("--db", type=given_path, required=True, help="annotation database (SQLite)")
     add(
         "--pairs",
         nargs=2,
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--items",
-        type=Path,
+        type=given_path,
         metavar="JSONL",
         help="create the database: translated items to review",
     )
@@ -100,23 +100,28 @@ def build_parser() -> argparse.ArgumentParser:
         default=20,
         help="number of tasks that all annotators judge (default: 20)",
     )
-    add("--images", type=Path, metavar="MANIFEST", help="manifest of the images")
+    add("--images", type=given_path, metavar="MANIFEST", help="manifest of the images")
     add("--port", type=port_number, default=7870, help="port of the page (default: 7870)")
     add("--results", action="store_true", help="print the results as JSON and exit")
     add(
         "--save",
-        type=Path,
+        type=given_path,
         metavar="FOLDER",
         help="store the preferences per question for the report, in mlruns/grids/GRID/preferences",
     )
     add(
         "--judge",
-        type=Path,
+        type=given_path,
         metavar="PREFERENCES",
         help="print the agreement with a judge (file of evaluation.judge --save) and the estimate "
         "that combines both, per language",
     )
-    add("--out", type=Path, metavar="FILE", help="also write the results or the agreement as JSON")
+    add(
+        "--out",
+        type=given_path,
+        metavar="FILE",
+        help="also write the results or the agreement as JSON",
+    )
     add(
         "--export",
         nargs=2,

@@ -17,10 +17,10 @@ from experiments.run_steps.grid_description import check_continues, describe_gri
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
-from pipeline.row_length_checks import check_row_lengths
 from pipeline.store.records import read_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
+from pipeline.training_data_checks import check_training_data
 from reporting.claims.preregistration import register
 from reporting.records import grid_folder
 from reporting.tracking.grid_tracker import GridTracker
@@ -66,7 +66,7 @@ class GridRun:
         begin = time.monotonic()
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
-        check_row_lengths(self.graph, self.store)
+        check_training_data(self.graph, self.store)
         self._write_description()
         with present(grid_folder(*self._grid_key) / ".running") as has_others:
             try:

@@ -3,13 +3,23 @@ const TEXTS = {
   eu: { hint: "Aukeratu irudi bat, edo ekarri hona", ask: "Galdetu irudiari buruz", send: "Galdetu",
         clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo.",
         remember: "Gogoratu elkarrizketa (eredua galdera solteekin ebaluatu da)", busy: "…",
-        long: (most, got) => `Galdera luzeegia da: ${got} karaktere, gehienez ${most}.` },
+        long: (most, got) => `Galdera luzeegia da: ${got} karaktere, gehienez ${most}.`,
+        big: (most, got) => `Irudia handiegia da: ${got} byte, gehienez ${most}.`,
+        broken: "Fitxategi hau ez da nabigatzaileak ireki dezakeen irudia; aukeratu JPEG, PNG edo WebP bat.",
+        full: "Elkarrizketa luzeegia da; hasi beste bat.",
+        gone: "Zerbitzariak ez du erantzuten; martxan al dago komandoa?",
+        failed: (status) => `Errorea zerbitzarian (${status}); begiratu komandoaren irteera.` },
   en: { hint: "Choose an image, or drop it here", ask: "Ask about the image", send: "Ask",
         clear: "New conversation", none: "(empty answer)", cut: "truncated", image: "Choose an image first.",
         remember: "Remember the conversation (models are evaluated on single questions)", busy: "…",
-        long: (most, got) => `The question is too long: ${got} characters, at most ${most}.` },
+        long: (most, got) => `The question is too long: ${got} characters, at most ${most}.`,
+        big: (most, got) => `The image is too large: ${got} bytes, at most ${most}.`,
+        broken: "This file is no image that the browser can open; choose a JPEG, PNG or WebP.",
+        full: "The conversation is too long; start a new one.",
+        gone: "The server does not respond; is the command still running?",
+        failed: (status) => `Error in the server (${status}); see the output of the command.` },
 };
-const MAX_CHARACTERS = 4000;  // as in server.py
+const MAX_CHARACTERS = 4000, MAX_IMAGE_BYTES = 12000000, MAX_TURNS = 41;  // as in server.py
 const at = (id) => document.getElementById(id);
 let image = null, texts = TEXTS.en, talks = [], busy = false;
 
@@ -24,10 +34,17 @@ function setLanguage(code) {
   at("remember_text").textContent = texts.remember;
 }
 
+// Control characters are shown by their symbols, so that a reply of nothing else is not invisible.
+function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, (c) =>
+    String.fromCodePoint(c === "\u007f" ? 0x2421 : 0x2400 + c.codePointAt(0)));
+}
+
+// Replies, questions and names are set as text, never as HTML.
 function show(talk, role, text, note) {
   const turn = document.createElement("div");
   turn.className = `turn ${role}`;
-  turn.textContent = text;
+  turn.textContent = visible(text);
   turn.dir = "auto";
   if (note) {
     const small = document.createElement("div");
@@ -48,9 +65,19 @@ function restart() {
   at("error").textContent = "";
 }
 
+function forget(message) {
+  image = null;
+  at("image").style.display = "none";
+  at("hint").style.display = "";
+  restart();
+  at("error").textContent = message;
+}
+
 function take(file) {
-  if (!file) return;
+  if (!file || busy) return;
+  if (file.size > MAX_IMAGE_BYTES) { forget(texts.big(MAX_IMAGE_BYTES, file.size)); return; }
   const reader = new FileReader();
+  reader.onerror = () => forget(texts.broken);  // a folder, or a file that is gone
   reader.onload = () => {
     image = reader.result.slice(reader.result.indexOf(",") + 1);
     at("image").src = reader.result;
@@ -65,19 +92,20 @@ function take(file) {
 // Earlier turns change the answer, and evaluations ask single questions, so they are sent on request.
 async function ask(talk, text) {
   const turns = [...(at("remember").checked ? talk.turns : []), { role: "user", content: text }];
+  if (turns.length > MAX_TURNS) throw new Error(texts.full);
   const response = await fetch("api/ask", {
     method: "POST", headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ cell: talk.cell, image, turns }),
-  });
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error || JSON.stringify(answer.detail));
+  }).catch(() => { throw new Error(texts.gone); });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error || texts.failed(response.status));
   return { turns, answer };
 }
 
 function keep(talk, { turns, answer }) {
-  talk.turns = [...turns, { role: "assistant", content: answer.text || "-" }];
+  talk.turns = [...turns, { role: "assistant", content: answer.text.trim() ? answer.text : "-" }];
   const cut = answer.is_truncated ? `, ${texts.cut}` : "";
-  show(talk, "assistant", answer.text || texts.none, `${answer.seconds.toFixed(2)} s${cut}`);
+  show(talk, "assistant", answer.text.trim() ? answer.text : texts.none, `${answer.seconds.toFixed(2)} s${cut}`);
 }
 
 at("form").addEventListener("submit", async (event) => {
@@ -105,7 +133,11 @@ at("form").addEventListener("submit", async (event) => {
   at("send").disabled = false;
   at("text").focus();
 });
-at("file").addEventListener("change", () => take(at("file").files[0]));
+at("file").addEventListener("change", () => {
+  take(at("file").files[0]);
+  at("file").value = "";  // the same file can be chosen again
+});
+at("image").addEventListener("error", () => forget(texts.broken));
 at("drop").addEventListener("dragover", (event) => event.preventDefault());
 at("drop").addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
 at("drop").addEventListener("keydown", (event) => {
@@ -113,7 +145,7 @@ at("drop").addEventListener("keydown", (event) => {
   event.preventDefault();
   at("file").click();
 });
-at("clear").addEventListener("click", restart);
+at("clear").addEventListener("click", () => { if (!busy) restart(); });
 at("language").addEventListener("change", () => setLanguage(at("language").value));
 
 fetch("api/cells").then((response) => response.json()).then((found) => {

@@ -49,6 +49,12 @@ def load_prompt(language: str, folder: Path = FOLDER) -> TranslationPrompt:
             f"(docs/guides/new-language.md). Missing files of '{language}':{missing}"
         )
     file = load_config(_TranslationFile, path)
+    texts = {"name": file.name, "system": file.system}
+    for number, one in enumerate(file.examples):
+        texts |= {f"examples[{number}].{key}": text for key, text in vars(one).items()}
+    texts |= {f"words.{source}": translation for source, translation in file.words.items()}
+    if empty := [key for key, text in texts.items() if not text.strip()]:
+        raise ConfigError(f"{path}: {empty[0]} is empty; give it a text or remove it")
     return TranslationPrompt(
         name=file.name,
         system=file.system.strip(),

@@ -35,8 +35,8 @@ function setLanguage(code) {
 
 async function post(path, body) {
   const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ annotator, ...body }) });
-  const found = await response.json();
-  if (!response.ok) throw new Error(found.error || JSON.stringify(found.detail));
+  const found = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(found.error || `HTTP ${response.status}`);
   return found;
 }
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from configuration.trainer import TrainerConfig
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ConfigError, DataError
 from core.io.jsonl import read_jsonl
 from core.process.stop import EXIT_PREEMPTED
 from datamodules.shards.manifest import Modality
@@ -25,9 +25,9 @@ from models.weights import load_weights, save_weights
 from pipeline.graph import Graph
 from pipeline.launchers import worker
 from pipeline.launchers.execution import Execution, write_execution
-from pipeline.row_length_checks import check_row_lengths
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
+from pipeline.training_data_checks import check_training_data
 from tests.support import small_world as worlds
 from tests.support.doubles import write_shard, write_source
 
@@ -79,6 +79,10 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--exp", "mix_ablatoin"], ["experiment 'mix_ablatoin'", "'mix_ablation'"]),
         (["--profile", "tinny"], ["profile 'tinny'", "'tiny'"]),
         (["--only", "share41"], ["cell 'share41'", "--only"]),
+        (["--only", ""], ["unknown cell ''", "--only"]),
+        (["--gpu", "h1000"], ["unknown GPU 'h1000'", "'h100'"]),
+        (["--set", "instruct.num_steps=99999999999999999999"], ["num_steps", "too large"]),
+        (["--set", "align.optim.lr=.inf"], ["align.optim.lr is '.inf'; expected a number"]),
         (["--seeds", "0"], ["--seeds", "0"]),
         (["--set", "instruct.num_step=5"], ["instruct.num_step", "num_steps"]),
         (["--set", "align.optim.lrr=1"], ["align.optim.lrr", "'align.optim.lr'"]),
@@ -205,9 +209,22 @@ def test_row_lengths_of_all_stages_and_sources_are_reported_together(
         "align.row_tokens", "instruct.row_tokens", "instruct.micro_batch_tokens",
     }  # fmt: skip
     assert not (Path(ROOT) / "grids").exists(), "nothing was started"
-    check_row_lengths(plan_of(*enough), Store(Path(ROOT)))
+    check_training_data(plan_of(*enough), Store(Path(ROOT)))
     code, output = command(capsys, *worlds.grid_arguments(ROOT, "--dry-run", "--set", *short))
     assert (code, "Enough for all" in output) == (2, True)
+
+
+def test_a_stream_that_can_not_be_opened_is_reported_before_anything_starts(world: Path) -> None:
+    """The second training found out once the first was done."""
+    store = Store(Path(ROOT))
+    with pytest.raises(ConfigError, match=r"instruct.*'conversations'.*max_epochs=0\.1"):
+        check_training_data(plan_of("instruct.visual.conversations.max_epochs=0.1"), store)
+    plan = plan_of("model.cache_features=false", "instruct.feature_noise_std=0.5")
+    with pytest.raises(ConfigError, match=r"feature_noise_std=0\.5 needs a feature cache"):
+        check_training_data(plan, store)
+    _edit_manifest(world / "data", lambda raw: raw["shards"].reverse())
+    with pytest.raises(DataError, match=r"instruct.*not parallel.*sample 0 is 'image-00000' and"):
+        check_training_data(plan_of(), store)
 
 
 def test_a_failed_run_says_so_first_and_never_that_it_is_done(

@@ -1,5 +1,6 @@
 """Real commands stopped by Ctrl-C: status 130, nothing left running, the same result later."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,12 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from core.process.interrupts import EXIT_INTERRUPTED
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
+from tests.support.doubles import write_tar
 
 
 def press_ctrl_c(process: worlds.Process) -> None:
@@ -95,6 +98,65 @@ def test_a_command_without_stage_runs_is_stopped(
     code, output = worlds.finish(worlds.start(world, *arguments, module=module))
     assert code == 0, output
     assert _report_begins(world)
+
+
+def shards_to_index(folder: Path, out: str) -> tuple[str, ...]:
+    """Write shards that take a moment to index with two processes."""
+    for shard in range(4):
+        samples = [(f"{shard}-{i}", b"irudia", worlds.image(i)) for i in range(100)]
+        members = [
+            member
+            for key, text, image in samples
+            for member in ((f"{key}.webp", image), (f"{key}.txt", text))
+        ]
+        write_tar(folder / f"{shard}.tar", members)
+    return ("{0..3}.tar", "--name", "b", "--language", "eu", "--out", out, "--jobs", "2")
+
+
+def rows_to_import(folder: Path, out: str) -> tuple[str, ...]:
+    """Write a benchmark that takes a moment to import."""
+    lines = []
+    for i in range(300):
+        (folder / f"{i}.webp").write_bytes(worlds.image(i))
+        row = {"question_id": i, "image": f"{i}.webp", "question": "Zer da?", "answers": ["bat"]}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "rows.jsonl").write_text("".join(lines))
+    return ("--recipe", "open", "--name", "b", "--source", "eu=rows.jsonl", "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("module", "prepare"),
+    [
+        ("data_prep.index", shards_to_index),
+        ("data_prep.import_benchmark", rows_to_import),
+    ],
+)
+def test_a_command_is_stopped_at_any_moment(
+    tmp_path: Path, module: str, prepare: Callable[[Path, str], tuple[str, ...]]
+) -> None:
+    """Moments all over its run; then the same command ends with the files of a calm run."""
+    began = time.monotonic()
+    code, output = worlds.finish(worlds.start(tmp_path, *prepare(tmp_path, "calm"), module=module))
+    assert code == 0, output
+    duration_s, num_stopped = time.monotonic() - began, 0
+    arguments = prepare(tmp_path, "out")
+    for share in np.random.default_rng(0).uniform(0.05, 0.9, size=6):
+        process = worlds.start(tmp_path, *arguments, module=module)
+        time.sleep(share * duration_s)
+        if process.poll() is None:
+            assert check_stopped(process).endswith("stopped by Ctrl-C\n")
+            num_stopped += 1
+        else:
+            assert process.returncode in (0, 2), process.communicate()
+        if (tmp_path / "out" / "b.manifest.json").exists():
+            shutil.rmtree(tmp_path / "out")
+    assert num_stopped
+    code, output = worlds.finish(worlds.start(tmp_path, *arguments, module=module))
+    assert code == 0, output
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [name for name in left if name.endswith(".tmp")]
+    manifests = [(tmp_path / name / "b.manifest.json").read_text() for name in ("calm", "out")]
+    assert manifests[0] == manifests[1]
 
 
 def test_a_second_copy_of_a_command_is_refused_or_waits(world: Path) -> None:

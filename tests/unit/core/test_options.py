@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from core.process.options import number_between, port_number, whole_number
+from core.process.options import (
+    file_name,
+    given_path,
+    language_code,
+    number_between,
+    port_number,
+    whole_number,
+)
 from data_prep import import_benchmark
 from data_prep.prepare.__main__ import main as prepare
 from evaluation import judge
@@ -49,3 +56,21 @@ def test_numbers_in_range_are_parsed() -> None:
         number_between(0, math.inf)("inf")
     with pytest.raises(argparse.ArgumentTypeError, match="3, expected 1 to 2"):
         whole_number(1, 2)("3")
+
+
+def test_paths_names_and_languages_that_are_none() -> None:
+    """`--out $UNSET` wrote into the working directory."""
+    for parse, good, bad in (
+        (given_path, ["a", "a b/c", "."], ["", " ", "a\0b"]),
+        (
+            file_name,
+            ["a", "caption_eu", "vqa-2.0"],
+            ["", "..", ".a", "a/b", "a\nb", " ", "x" * 101],
+        ),
+        (language_code, ["eu", "zh-Hant"], ["", "e u", "eu,en", "../eu", "eu-"]),
+    ):
+        for text in good:
+            assert str(parse(text)) == text
+        for text in bad:
+            with pytest.raises(argparse.ArgumentTypeError):
+                parse(text)

@@ -19,7 +19,7 @@ from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.rows import read, split
 from datamodules.batches.lengths import measure_lengths
 from datamodules.shards.manifest import load_manifest, verify
-from datamodules.shards.source import Source
+from datamodules.shards.source import Source, check_parallel
 from datamodules.storage.remote import RetryConfig
 from tests.support.doubles import caption_record, write_tar
 
@@ -39,6 +39,32 @@ def members(first, count, *, broken=()):
         out.append((f"{i:09d}.json", json.dumps({"caption": f"irudia {i}", "n": i}).encode()))
         out.append((f"{i:09d}.txt", f"irudia {i}".encode()))
     return out
+
+
+def test_a_missing_translation_is_counted_by_training_and_keeps_the_languages_parallel(tmp_path):
+    members = []
+    for n in range(4):
+        members += [(f"{n}.png", image(n)), (f"{n}.en.txt", b"a dog")]
+        members += [(f"{n}.eu.txt", b"txakur bat")] if n != 2 else []
+    write_tar(tmp_path / "s.tar", members)
+    for language in ("en", "eu"):
+        name = ["--name", language, "--language", language, "--record", f".{language}.txt"]
+        assert main([str(tmp_path / "s.tar"), *name, "--max-unusable", "0.3"]) == 0
+        verify(tmp_path / f"{language}.manifest.json", deep=True)
+    base, target = (Source(tmp_path / f"{tag}.manifest.json") for tag in ("en", "eu"))
+    check_parallel(base, target)
+    target.announce(2)
+    assert base.read(2).turns[1].content == "a dog"
+    with pytest.raises(DataError, match="sample '2': the text is empty"):
+        target.read(2)
+
+
+def test_a_first_shard_without_samples_does_not_hide_the_text_of_the_others(tmp_path):
+    write_tar(tmp_path / "a.tar", [])
+    write_tar(tmp_path / "b.tar", members(0, 2))
+    assert main([str(tmp_path / "?.tar"), "--name", "c", "--language", "eu"]) == 0
+    assert load_manifest(tmp_path / "c.manifest.json").record == ".txt"
+    assert main([str(tmp_path / "a.tar"), "--name", "d", "--language", "eu"]) == 2
 
 
 @pytest.fixture
@@ -219,11 +245,17 @@ def test_a_damaged_record_of_scans_is_an_error(shards, capsys, content, message)
     [
         (("--jobs", "0"), "--jobs 0"),
         (("--max-unusable", "2"), "--max-unusable 2"),
-        (("--name", "a/b"), "--name 'a/b'"),
+        (("--name", "a/b"), "--name: 'a/b': use up to 100 letters"),
+        (("--language", "e u"), "--language: 'e u' is no code"),
+        (("--out", ""), "--out: '' is no path"),
     ],
 )
 def test_invalid_options_are_errors(shards, capsys, arguments, message):
-    assert run(shards, *arguments) == 2
+    try:
+        code = run(shards, *arguments)
+    except SystemExit as end:  # of argparse
+        code = end.code
+    assert code == 2
     assert message in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import tarfile
 from collections import Counter
@@ -32,6 +33,7 @@ from data_prep.prepare.translation.translators import (
     _strip_added_quotes,
 )
 from tests.support import prepare_world as world
+from tests.support.doubles import write_tar
 
 _ROWS = [{"id": str(n), "text": f"row {n}"} for n in range(23)]
 
@@ -86,6 +88,46 @@ def test_a_limit_applies_across_files(tmp_path: Path, kind: str) -> None:
     found = _read_all(parts)
     assert [number for number, _ in found] == list(range(30))
     assert found[23][1]["id"] == "0"
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "tar"])
+def test_a_key_that_is_repeated_in_a_row_replaces_nothing(tmp_path: Path, kind: str) -> None:
+    content = b'{"a": 1, "b": {"c": 1, "c": 2}}'
+    path = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        write_tar(path, [("k.json", content)])
+    else:
+        path.write_bytes(b"[%s]" % content if kind == "json" else content)
+    parts = rows.split(str(path), per_part=9) if kind != "json" else []
+    if kind == "json":
+        with pytest.raises(DataError, match="the key 'c' appears twice"):
+            rows.split(str(path), per_part=9)
+    for _, row in _read_all(parts):
+        assert isinstance(row, DroppedError)
+        assert "the key 'c' appears twice" in str(row)
+
+
+def test_lines_of_a_tsv_as_spreadsheets_save_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes("\ufeffid\ttext\r\n1\tbat\r\n\r\n2\tbi\r\n\n".encode())
+    found = [row for _, row in _read_all(rows.split(str(path), per_part=9))]
+    assert found == [{"id": "1", "text": "bat"}, {"id": "2", "text": "bi"}]
+    path.write_bytes("id\ttext\n1\tbat\n".encode("utf-16"))
+    with pytest.raises(DataError, match="is saved as UTF-16; save it as UTF-8"):
+        _read_all(rows.split(str(path), per_part=9))
+
+
+def test_a_pipe_or_a_folder_is_no_image(tmp_path: Path) -> None:
+    """Reading a pipe waited for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    names = ["pipe.png", "folder.png", "none.png", "../a.png", "a\x00.png"]
+    (tmp_path / "b.tsv").write_text("image\ta\nfolder.png\tx\n")
+    ((_, row),) = _read_all(rows.split(str(tmp_path / "b.tsv"), per_part=9))
+    assert "'folder.png' is no file" in str(row)
+    place = _write_rows(tmp_path, "jsonl", [{"image": name} for name in names])
+    found = [row for _, row in _read_all(rows.split(place, per_part=9))]
+    assert [str(row).partition(":")[0] for row in found] == ["no image file"] * 5
 
 
 def test_damaged_rows_are_reported_and_the_rest_is_read(tmp_path: Path) -> None:

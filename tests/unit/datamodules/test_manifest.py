@@ -47,6 +47,12 @@ def test_fingerprint_depends_on_content_and_not_on_descriptions(tmp_path):
     [
         ({"format": 2}, "has format 2, expected 1"),
         ({"name": None}, "field 'name' is missing, expected str"),
+        ({"name": "../../x"}, r"name '\.\./\.\./x': use up to 100 letters"),
+        ({"language": "en,"}, "language 'en,' lacks a code"),
+        (
+            {"shards": [{"path": "a\0", "sha256": "", "num_bytes": 1, "num_samples": 1}]},
+            "has a NUL character",
+        ),
         ({"language": 3}, "field 'language' is 3, expected str"),
         ({"modality": "images"}, "unknown modality 'images'"),
         ({"shards": []}, "lists no shards"),
@@ -62,7 +68,7 @@ def test_errors_name_the_invalid_field(tmp_path, changes, message):
     path = make_captions(tmp_path, "a")
     edit(path, **changes)
     with pytest.raises(DataError, match=message):
-        load_manifest(path)
+        verify(path)
 
 
 def test_missing_and_broken_files(tmp_path):
@@ -74,6 +80,25 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "z").write_text("[]")
     with pytest.raises(DataError, match=r"has format 'list'"):
         load_manifest(tmp_path / "z")
+
+
+def test_shards_and_keys_appear_once(tmp_path):
+    """A shard that is listed twice would be used twice, a repeated key replaces the first."""
+    path = make_captions(tmp_path, "a", shard_sizes=(2, 1))
+    shards = json.loads(path.read_text())["shards"]
+    edit(path, shards=[*shards, shards[0]])
+    with pytest.raises(DataError, match=r"two shards have the path 'a-000000\.tar'; remove one"):
+        load_manifest(path)
+    edit(path, shards=[*shards, {**shards[0], "path": "copy.tar"}])
+    with pytest.raises(DataError, match="two shards have the sha256"):
+        load_manifest(path)
+    edit(path, shards=shards)
+    text = path.read_text()
+    path.write_text(text.replace('"name": "a"', '"name": "a", "name": "b"'))
+    with pytest.raises(DataError, match="the key 'name' appears twice"):
+        load_manifest(path)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load_manifest(path).num_samples == 3
 
 
 def test_verify_finds_damage(tmp_path):

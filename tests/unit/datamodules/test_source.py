@@ -95,8 +95,25 @@ def test_parallel_sources(tmp_path):
     with pytest.raises(DataError, match="sample 0 is 'cap-00000' and 'b-00000'"):
         check_parallel(base, other)
     short = Source(make_captions(tmp_path, "c", shard_sizes=(5,)))
-    with pytest.raises(DataError, match="8 and 5 samples"):
+    with pytest.raises(DataError, match="8 and 5 samples, and sample 0 is"):
         check_parallel(base, short)
+
+
+def test_sources_that_end_differently_are_not_parallel(tmp_path):
+    samples = [(f"k{i}", {"a": caption_record("x"), "b": caption_record("y")}) for i in range(5)]
+    long = write_shard(tmp_path / "long.tar", [(k, c, b"image") for k, c in samples])
+    cut = write_shard(tmp_path / "cut.tar", [(k, c, b"image") for k, c in samples[:4]])
+    base = Source(write_source(tmp_path, "base", [long], record="a"))
+    target = Source(write_source(tmp_path, "target", [cut], record="b"))
+    with pytest.raises(DataError, match=r"5 and 4 samples, and sample 4 is 'k4' and missing"):
+        check_parallel(base, target)
+    split = [
+        write_shard(tmp_path / f"part-{i}.tar", [(k, c, b"image") for k, c in part])
+        for i, part in enumerate((samples[:2], samples[2:]))
+    ]
+    other = Source(write_source(tmp_path, "split", split, record="b"))
+    check_parallel(base, other)
+    assert other in base.parallel_sources
 
 
 def test_the_number_of_open_shards_is_limited(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from datamodules.shards.tar_scan import ScanRules, guess_record, scan_tar
 from tests.support.doubles import caption_record, write_tar
 
 NUM_MUTANTS = 5_000
-TXT = ScanRules(record=".txt", has_image=True)
+TXT = ScanRules(record=".txt", language="eu", has_image=True)
 
 
 def image(width=4, height=3, kind="PNG"):
@@ -69,7 +69,7 @@ def test_members_of_img2dataset_are_indexed(tmp_path):
 
 def test_text_sources_ignore_images(tmp_path):
     members = [*img2dataset("a", "lehena"), ("b.json", b'{"caption": "bigarrena"}')]
-    result = scan(tmp_path, members, ScanRules(record="caption", has_image=False))
+    result = scan(tmp_path, members, ScanRules(record="caption", language="eu", has_image=False))
     assert len(result.index) == 2
     assert not result.index.image_sizes().any()
     assert result.ignored == {".jpg": 1, ".txt": 1}
@@ -111,13 +111,62 @@ def test_a_text_that_is_unusable_in_one_language_keeps_the_languages_parallel():
     ]
     results, found = {}, []
     for language in ("en", "eu"):
-        rules = ScanRules(record=f"caption.{language}", has_image=True)
+        rules = ScanRules(record=f"caption.{language}", language=language, has_image=True)
         stream = io.BytesIO(gnu_tar(members))
         results[language] = scan_tar(stream, "s.tar", rules, lambda *one: found.append(one))
     assert [len(result.index) for result in results.values()] == [3, 3]
     assert not results["en"].unusable
     assert results["eu"].unusable == {"text is not Unicode": 1}
     assert [key for key, turns in found if isinstance(turns, DataError)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("record", "text", "reason"),
+    [
+        (".{}.txt", b" ", "empty text"),
+        (".{}.txt", None, "no .eu.txt member"),
+        (".{}", b"\xff", "text is not UTF-8"),
+        (".{}", None, "no .eu member"),
+        (".caption_{}", b"<image>", "text contains <image>"),
+        ("caption_{}", "", "empty text"),
+        ("{}-caption", None, "no record 'eu-caption'"),
+    ],
+)
+def test_records_that_name_their_language_stay_parallel(record, text, reason):
+    members, scans = [], {}
+    for n in range(3):
+        values = {language: f"{language} {n}" for language in ("en", "eu")}
+        if n == 1:
+            values["eu"] = text
+        named = {record.format(language): value for language, value in values.items()}
+        named = {name: value for name, value in named.items() if value is not None}
+        members.append((f"{n}.jpg", image()))
+        if record.startswith("."):
+            members += [
+                (f"{n}{name}", value if isinstance(value, bytes) else value.encode())
+                for name, value in named.items()
+            ]
+        else:
+            members.append((f"{n}.json", json.dumps(named).encode()))
+    for language in ("en", "eu"):
+        rules = ScanRules(record=record.format(language), language=language, has_image=True)
+        scans[language] = scan_tar(io.BytesIO(gnu_tar(members)), "s.tar", rules)
+    assert scans["en"].index.has_keys_of(scans["eu"].index)
+    assert not scans["en"].unusable
+    assert scans["eu"].unusable == {reason: 1}
+
+
+@pytest.mark.parametrize("record", [".txt", "caption", "neutral", "caption_neu"])
+def test_a_record_that_names_no_language_is_not_one_of_several(record):
+    assert not ScanRules(record=record, language="eu", has_image=True).is_one_of_several
+
+
+def test_the_image_of_a_sample_without_a_text_is_needed_all_the_same():
+    rules = ScanRules(record=".eu.txt", language="eu", has_image=True)
+    content = gnu_tar([("a.en.txt", b"x"), ("b.jpg", image()), ("b.eu.txt", b"bai")])
+    result = scan_tar(io.BytesIO(content), "s.tar", rules)
+    assert result.unusable == {"no image": 1}
+    assert len(result.index) == 1
 
 
 def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path):
