@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXPERIMENTS := $(filter-out __init__ embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
+EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env run smoke ui test test-fast gpu check dry-run lock clean

@@ -7,6 +7,7 @@ stream only deals with steps and samples.
 import itertools
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 
 from configuration.run_config import (
     ExpectedSource,
@@ -53,6 +54,12 @@ def manifest_path(config: RunConfig, source: str) -> str:
 def benchmark_manifests(config: RunConfig) -> tuple[str, ...]:
     """Return the paths of the benchmarks' manifests, the main one first."""
     return tuple(manifest_path(config, name) for name in config.data.benchmarks)
+
+
+def out_of_domain_manifests(config: RunConfig) -> tuple[str, ...]:
+    """Return the paths of the out-of-domain benchmarks' manifests that exist."""
+    paths = (manifest_path(config, name) for name in config.data.out_of_domain)
+    return tuple(path for path in paths if Path(path).is_file())
 
 
 def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str]]:

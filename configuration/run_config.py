@@ -124,18 +124,24 @@ class DataConfig:
     benchmarks: list[str] = dataclasses.field(default_factory=lambda: ["benchmark_test"])
     """Names of the benchmark manifests in that folder. The first is the main one: its metrics have
     no prefix, and a claim that names no benchmark is about it."""
+    out_of_domain: list[str] = dataclasses.field(default_factory=list)
+    """Names of benchmark manifests in that folder with images of another kind than those of the
+    training. A stage run of its own asks those that exist, and the report shows them separately; a
+    missing one is left out, because they are not shipped."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source -> smaller source that the experiment `smoke` reads instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
     """Name -> source that a dry run may assume before it is prepared."""
 
     def __post_init__(self) -> None:
-        """Validate the list of benchmarks."""
+        """Validate the lists of benchmarks."""
         if not self.benchmarks:
             raise ConfigError("data.benchmarks is empty; name at least one benchmark manifest")
-        if len(set(self.benchmarks)) < len(self.benchmarks):
+        named = [*self.benchmarks, *self.out_of_domain]
+        if len(set(named)) < len(named):
             raise ConfigError(
-                f"data.benchmarks names a benchmark twice: {', '.join(self.benchmarks)}; keep one"
+                "data.benchmarks and data.out_of_domain name a benchmark twice: "
+                f"{', '.join(named)}; keep one"
             )
 
 

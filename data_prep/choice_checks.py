@@ -8,8 +8,11 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
 from scipy.sparse import csr_matrix
 from scipy.stats import binom
 
@@ -65,6 +68,38 @@ def text_only_rules(questions: Sequence[ChoiceQuestion]) -> tuple[TextOnlyRule, 
 def revealing_rules(rules: Sequence[TextOnlyRule]) -> tuple[TextOnlyRule, ...]:
     """Return the rules that beat guessing at the level `REVEALING_LEVEL`, Bonferroni-corrected."""
     return tuple(rule for rule in rules if rule.p_value <= REVEALING_LEVEL / len(rules))
+
+
+def check_text_only(items: Sequence[dict[str, Any]]) -> dict[str, tuple[TextOnlyRule, ...]]:
+    """Apply the text-only rules to the multiple-choice questions of every language."""
+    questions: dict[str, list[ChoiceQuestion]] = {}
+    for item in items:
+        for language, choices in item.get("choices", {}).items():
+            question = ChoiceQuestion(
+                question=item["question"][language],
+                choices=tuple(choices),
+                correct_choice=item["correct_choice"],
+            )
+            questions.setdefault(language, []).append(question)
+    return {language: text_only_rules(asked) for language, asked in questions.items()}
+
+
+def print_rules(console: Console, language: str, rules: Sequence[TextOnlyRule]) -> None:
+    """Print the best rule of a language, and a warning for every rule that reveals answers."""
+    best = max(rules, key=lambda rule: rule.accuracy)
+    console.print(
+        f"{language}: without images, the best text-only rule ({best.name}) is right in "
+        f"{best.accuracy:.0%}, guessing in {best.chance:.0%}",
+        highlight=False,
+    )
+    for rule in revealing_rules(rules):
+        console.print(
+            f"[yellow]warning: {escape(language)}: '{rule.name}' is right in {rule.accuracy:.0%} "
+            f"(guessing: {rule.chance:.0%}, p = {rule.p_value:.2g}); the texts give answers away, "
+            "so an accuracy need not come from the images; rewrite the questions, or use "
+            "--shuffle-choices if the positions are predictable[/yellow]",
+            highlight=False,
+        )
 
 
 def _same_letter(questions: Sequence[ChoiceQuestion]) -> tuple[float, int]:

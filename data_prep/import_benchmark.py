@@ -19,7 +19,7 @@ from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
 from core.process.options import file_name, given_path, language_code, number_between, whole_number
 from core.rng import named_rng
-from data_prep.choice_checks import ChoiceQuestion, TextOnlyRule, revealing_rules, text_only_rules
+from data_prep.choice_checks import check_text_only, print_rules
 from data_prep.prepare.benchmark_join import build
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
 from data_prep.shards.writer import SourceInfo, write_manifest, write_shards
@@ -52,37 +52,6 @@ def shuffle_choices(items: Sequence[dict[str, Any]]) -> None:
             language: [texts[at] for at in order] for language, texts in choices.items()
         }
         item["correct_choice"] = order.index(item["correct_choice"])
-
-
-def check_text_only(items: Sequence[dict[str, Any]]) -> dict[str, tuple[TextOnlyRule, ...]]:
-    """Apply the text-only rules to the multiple-choice questions of every language."""
-    questions: dict[str, list[ChoiceQuestion]] = {}
-    for item in items:
-        for language, choices in item.get("choices", {}).items():
-            question = ChoiceQuestion(
-                question=item["question"][language],
-                choices=tuple(choices),
-                correct_choice=item["correct_choice"],
-            )
-            questions.setdefault(language, []).append(question)
-    return {language: text_only_rules(asked) for language, asked in questions.items()}
-
-
-def _print_rules(console: Console, language: str, rules: Sequence[TextOnlyRule]) -> None:
-    best = max(rules, key=lambda rule: rule.accuracy)
-    console.print(
-        f"{language}: without images, the best text-only rule ({best.name}) is right in "
-        f"{best.accuracy:.0%}, guessing in {best.chance:.0%}",
-        highlight=False,
-    )
-    for rule in revealing_rules(rules):
-        console.print(
-            f"[yellow]warning: {escape(language)}: '{rule.name}' is right in {rule.accuracy:.0%} "
-            f"(guessing: {rule.chance:.0%}, p = {rule.p_value:.2g}); the texts give answers away, "
-            "so an accuracy need not come from the images; rewrite the questions, or use "
-            "--shuffle-choices if the positions are predictable[/yellow]",
-            highlight=False,
-        )
 
 
 @catch_user_errors
@@ -195,7 +164,7 @@ def _write_benchmark(
     for reason, count in imported.counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
     for language, found in rules.items():
-        _print_rules(console, language, found)
+        print_rules(console, language, found)
     console.print(f"{len(imported.samples):,} images: {escape(str(manifest))}", highlight=False)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from configuration.mixture import benchmark_manifests
+from configuration.mixture import benchmark_manifests, out_of_domain_manifests
 from configuration.run_config import RunConfig
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
@@ -43,6 +43,7 @@ class BenchmarkChecks:
         languages = (config.languages.base, config.languages.target)
         settings = AskingConfig.of(config.evaluate)
         paths = [p for p in benchmark_manifests(config) if not self._hashes.is_missing(p)]
+        paths += out_of_domain_manifests(config)
         backbone = config.backbone
         model = [backbone.path, backbone.revision, backbone.template]
         key = json.dumps([paths, languages, to_plain(settings), model], sort_keys=True)

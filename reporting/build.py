@@ -20,6 +20,7 @@ from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences
+from reporting.sections.out_of_domain import out_of_domain_section
 from reporting.sections.preference_rows import preference_section
 from reporting.series import View, view_of
 from reporting.summary import key_figures, summary
@@ -88,6 +89,7 @@ def render_page(
         below_chance=tables.below_chance_sentences(grid, view),
         vqa_scores=tables.vqa_score_table(grid, view),
         unanimity=tables.unanimity_sentences(grid, view),
+        out_of_domain=out_of_domain_section(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         collapse=collapse_sentences(grid, view),
         collapse_scores=tables.collapse_table(grid, view),

@@ -17,13 +17,16 @@ from pipeline.store.registration import Registration
 _STAGE_ORDER = (
     "tokenizer",
     "tower",
+    "distilled_tower",
     "pretrain",
     "features",
+    "out_of_domain_features",
     "backbone",
     "align",
     "instruct",
     "retention",
     "evaluate",
+    "out_of_domain",
 )
 
 

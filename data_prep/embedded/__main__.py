@@ -24,8 +24,14 @@ from data_prep.embedded.corpus import build_corpus
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 
-_DEV_NAMES = ("benchmark-dev-*", "benchmark_dev.*")
-_IGNORED = "\n".join(("# Built with --with-dev; not shipped.", *_DEV_NAMES)) + "\n"
+_OTHER_NAMES = (
+    *("benchmark-dev-*", "benchmark_dev.*"),
+    *("photos-*", "photos.*", ".photos.lock", "photo-descriptions-*", "photo_descriptions.*"),
+)
+"""Files of `--with-dev` and of `data_prep.photographs`, which are not shipped."""
+_IGNORED = "\n".join(
+    ("# Built with --with-dev or by data_prep.photographs; not shipped.", *_OTHER_NAMES, "")
+)
 
 _T = TypeVar("_T")
 
@@ -147,7 +153,7 @@ def _compare_with_build(builder: Builder, folder: Path) -> None:
         found = {
             path.name: sha256_file(path)
             for path in sorted(folder.glob("*"))
-            if path.is_file() and not any(path.match(pattern) for pattern in _DEV_NAMES)
+            if path.is_file() and not any(path.match(pattern) for pattern in _OTHER_NAMES)
         }
     found.setdefault(".gitignore", built[".gitignore"])
     wrong = sorted(file for file in built | found if built.get(file) != found.get(file))

@@ -117,12 +117,14 @@ class PackageFolder:
             )
         return path
 
-    def debian_files(self, name: str, prefix: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+    def debian_files(
+        self, name: str, prefix: str, suffixes: str | tuple[str, ...]
+    ) -> Iterator[tuple[str, bytes]]:
         """Yield (path below prefix, content) of the matching files of a Debian package."""
         with tarfile.open(fileobj=io.BytesIO(_read_deb_data(self.debian_archive(name)))) as tar:
             for info in tar:
                 inner = info.name.removeprefix("./")
-                if info.isreg() and inner.startswith(prefix) and inner.endswith(suffix):
+                if info.isreg() and inner.startswith(prefix) and inner.endswith(suffixes):
                     file = tar.extractfile(info)
                     if file is not None:
                         yield inner.removeprefix(prefix), file.read()

@@ -33,6 +33,8 @@ class QuestionKind(StrEnum):
     NEIGHBOUR = "neighbour"
     CAPTION_CHECK_UNSEEN = "caption_check_unseen"
     """Whether something is shown, in wordings that only the benchmark has."""
+    DESCRIPTION = "description"
+    """Which of several descriptions, which are listed after it, fits a photograph."""
 
 
 FIELDS: dict[QuestionKind, frozenset[str]] = {
@@ -47,6 +49,7 @@ FIELDS: dict[QuestionKind, frozenset[str]] = {
     QuestionKind.POSITION: frozenset({"place"}),
     QuestionKind.NEIGHBOUR: frozenset({"relation", "name"}),
     QuestionKind.CAPTION_CHECK_UNSEEN: frozenset({"name"}),
+    QuestionKind.DESCRIPTION: frozenset(),
 }
 """Placeholders of each kind of question; a wording must use exactly these. `{name}` may be replaced
 by a form of the name from the language's table, such as `{name_genitive}`."""

@@ -59,13 +59,18 @@ class EvaluateStage(Stage):
     """How it trained the language model, which determines what its weights file contains."""
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> Self:
+    def from_config(cls, config: RunConfig) -> Self | None:
         """Evaluate the last training stage of a cell."""
+        return cls.of_benchmarks(config, benchmark_manifests(config))
+
+    @classmethod
+    def of_benchmarks(cls, config: RunConfig, benchmarks: tuple[str, ...]) -> Self:
+        """Evaluate the last training stage of a cell on some benchmarks."""
         is_aligned_only = config.cell.stages is Stages.ALIGN_ONLY
         last_stage = config.align if is_aligned_only else config.instruct
         return cls(
             model=VlmSpec.from_config(config),
-            benchmarks=benchmark_manifests(config),
+            benchmarks=benchmarks,
             languages=(config.languages.base, config.languages.target),
             settings=config.evaluate,
             policy=ALIGN_POLICY if is_aligned_only else INSTRUCT_POLICY,

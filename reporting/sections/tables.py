@@ -103,12 +103,12 @@ class RetentionTable:
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the headline scores of all cells and the share of truncated replies."""
-    return _tabulate(grid, view, (*_HEADLINES, TRUNCATED_PANEL))
+    return tabulate(grid, view, (*_HEADLINES, TRUNCATED_PANEL))
 
 
 def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the official VQA score, that of lmms-eval and the language-aware one side by side."""
-    return _tabulate(grid, view, VQA_PANELS)
+    return tabulate(grid, view, VQA_PANELS)
 
 
 def unanimity_sentences(grid: GridRecord, view: View) -> list[str]:
@@ -171,12 +171,12 @@ def _format_range(values: Sequence[float]) -> str:
 
 def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the share of replies in the language of the question."""
-    return _tabulate(grid, view, (FIDELITY_PANEL,))
+    return tabulate(grid, view, (FIDELITY_PANEL,))
 
 
 def collapse_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the scores that tell a lost reply language from lost knowledge."""
-    return _tabulate(grid, view, COLLAPSE_PANELS)
+    return tabulate(grid, view, COLLAPSE_PANELS)
 
 
 def retention_table(grid: GridRecord) -> RetentionTable:
@@ -251,7 +251,8 @@ def cells_csv(grid: GridRecord) -> str:
     return buffer.getvalue()
 
 
-def _tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
+def tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTable:
+    """Return the scores of some panels, one row per share and setting."""
     columns, scores, best_sets = [], [], []
     for panel in panels:
         found = lines(grid, view, panel)

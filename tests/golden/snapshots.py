@@ -54,6 +54,8 @@ COMMANDS = (
     "data_prep.index",
     "data_prep.prepare",
     "data_prep.import_benchmark",
+    "data_prep.photographs",
+    "data_prep.tower_drawings",
     "data_prep.fixes",
     "data_prep.card",
     "data_prep.small_models",
@@ -73,7 +75,10 @@ def plan_snapshot(experiment: str, profile: str, cache: Path) -> dict[str, Any]:
 
     Lengths of samples are measured once per cache folder.
     """
-    request = GridRequest(experiment=experiment, profile=profile, is_dry_run=True)
+    overrides = ("data.out_of_domain=[]",)  # plans do not depend on what this machine has built
+    request = GridRequest(
+        experiment=experiment, profile=profile, is_dry_run=True, overrides=overrides
+    )
     plan = make_plan(request)
     expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
     estimator = Estimator(expected, cache)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -70,6 +71,35 @@ def test_twelve_cells_share_stage_one(world: Path) -> None:
     assert counts["instruct"] == counts["evaluate"] == 12
     (align,) = nodes_of(graph, "align")
     assert graph.cells_of(align.address) == CELL_IDS
+
+
+def test_out_of_domain_benchmarks_are_stages_of_their_own_where_they_exist(world: Path) -> None:
+    """Their presence changes the address of no other stage."""
+    plain, named = addresses(), "data.out_of_domain=[photos]"
+    assert addresses(named) == plain
+    original = json.loads(Path("data/benchmark_test.manifest.json").read_text())
+    path = Path("data/photos.manifest.json")
+    path.write_text(json.dumps(original | {"name": "photos"}))
+    try:
+        graph = build_graph(name_cells([load(named)]))
+        assert addresses() == plain
+        without_cache = addresses(named, "model.cache_features=false")
+        with pytest.raises(ConfigError, match="name a benchmark twice"):
+            load("data.out_of_domain=[benchmark_test]")
+        path.write_text(json.dumps(original | {"name": "photos", "language": "en"}))
+        with pytest.raises(ConfigError, match="language of benchmark 'photos' 'eu'"):
+            build_graph(name_cells([load(named)]))
+    finally:
+        path.unlink()
+    found = {node.kind: address for address, node in graph.nodes.items()}
+    assert found.items() > plain.items()
+    assert set(found) - set(plain) == {"out_of_domain", "out_of_domain_features"}
+    node = graph.nodes[found["out_of_domain"]]
+    assert {role: other.kind for role, other in node.inputs.items()} == {
+        "features": "out_of_domain_features", "instruct": "instruct",
+    }  # fmt: skip
+    assert "out_of_domain_features" not in without_cache
+    assert "out_of_domain" in without_cache
 
 
 def test_upstream_comes_before_downstream(world: Path) -> None:

@@ -154,7 +154,8 @@ def pattern(template, blanks):
 
 
 def wordings(language):
-    return [wording for kind in QuestionKind for wording in language.questions[kind]]
+    kinds = [kind for kind in QuestionKind if kind is not QuestionKind.DESCRIPTION]  # photographs
+    return [wording for kind in kinds for wording in language.questions[kind]]
 
 
 def questions(code, train, items):

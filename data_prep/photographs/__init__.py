@@ -1,0 +1,1 @@
+"""Benchmark of photographs with human texts in many languages, built from Debian packages."""
