@@ -91,7 +91,7 @@ def build_trainer(
     """Return a step-based Trainer with our checkpoints, logs and preemption handling."""
     checkpoint = AtomicCheckpoint(
         folder / "checkpoints",
-        cadence=_cadence(config),
+        cadence=checkpoint_cadence(config),
         keep=config.keep_checkpoints,
         keep_every_n_steps=config.keep_every_n_steps,
         background_above_bytes=SMALL_BYTES if config.save_in_background else math.inf,
@@ -127,7 +127,8 @@ def build_trainer(
     )
 
 
-def _cadence(config: TrainerConfig) -> Cadence:
+def checkpoint_cadence(config: TrainerConfig) -> Cadence:
+    """Return when checkpoints are saved: at fixed steps, or as measured times demand."""
     if config.checkpoint_every_n_steps:
         return EverySteps(config.checkpoint_every_n_steps)
     return MeasuredSteps(3600 * config.hours_between_failures)

@@ -71,21 +71,21 @@ class Painter:
 
     def single(self, icon: StyledIcon, rng: np.random.Generator) -> bytes:
         """Draw an image of one icon with a slightly varied size and position."""
-        canvas = _white_canvas(SINGLE_PIXELS)
+        canvas = white_canvas(SINGLE_PIXELS)
         self._paste_icon(
             canvas, icon, (0, 0, SINGLE_PIXELS), int(rng.integers(*_SINGLE_SIZES)), rng
         )
-        return _encode_webp(canvas)
+        return encode_webp(canvas)
 
     def scene(self, quadrants: tuple[StyledIcon | None, ...], rng: np.random.Generator) -> bytes:
         """Draw up to four icons: top left, top right, bottom left, bottom right."""
-        canvas = _white_canvas(SCENE_PIXELS)
+        canvas = white_canvas(SCENE_PIXELS)
         for quadrant, icon in enumerate(quadrants):
             if icon is not None:
                 left, top = quadrant % 2 * _QUADRANT_PIXELS, quadrant // 2 * _QUADRANT_PIXELS
                 size = int(rng.integers(*_SCENE_SIZES))
                 self._paste_icon(canvas, icon, (left, top, _QUADRANT_PIXELS), size, rng)
-        return _encode_webp(canvas)
+        return encode_webp(canvas)
 
     def _paste_icon(
         self,
@@ -102,8 +102,8 @@ class Painter:
 
     @functools.cache  # noqa: B019 - a painter lives as long as one build
     def _rasterise_icon(self, style: Style, icon: str, size: int) -> Image.Image:
-        svg = _make_svg(self._load_icons(style), style, icon)
-        png = _rasterise(svg, size)
+        svg = make_svg(self._load_icons(style), style, icon)
+        png = rasterise(svg, size)
         return Image.open(io.BytesIO(png)).convert("RGBA")
 
     @functools.cache  # noqa: B019 - a painter lives as long as one build
@@ -112,7 +112,12 @@ class Painter:
         return icons
 
 
-def _rasterise(svg: str, size: int) -> bytes:
+def rasterise(svg: str, size: int) -> bytes:
+    """Return an SVG drawing as a PNG of a square size.
+
+    Raises:
+        DataError: If the rasteriser is not installed.
+    """
     try:
         import resvg_py  # only needed to build the data
     except ImportError as error:
@@ -123,7 +128,12 @@ def _rasterise(svg: str, size: int) -> bytes:
     )
 
 
-def _make_svg(icons: dict[str, Any], style: Style, name: str) -> str:
+def make_svg(icons: dict[str, Any], style: str, name: str) -> str:
+    """Return an icon of a set in Iconify's format as SVG; aliases are followed.
+
+    Raises:
+        DataError: If the set has no such icon.
+    """
     while name not in icons["icons"]:
         if name not in icons.get("aliases", {}):
             raise DataError(unknown_name(f"icon of {style}", name, icons["icons"]))
@@ -137,11 +147,13 @@ def _make_svg(icons: dict[str, Any], style: Style, name: str) -> str:
     )
 
 
-def _white_canvas(pixels: int) -> Image.Image:
+def white_canvas(pixels: int) -> Image.Image:
+    """Return a white square."""
     return Image.new("RGB", (pixels, pixels), "white")
 
 
-def _encode_webp(canvas: Image.Image) -> bytes:
+def encode_webp(canvas: Image.Image) -> bytes:
+    """Encode an image as the shipped ones are encoded."""
     buffer = io.BytesIO()
     canvas.save(buffer, "WEBP", quality=WEBP_QUALITY, method=_WEBP_EFFORT)
     return buffer.getvalue()

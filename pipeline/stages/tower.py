@@ -37,6 +37,11 @@ class TowerStage(Stage):
         images = [
             TowerImage(name=sample.turns[-1].content, image=sample.image)
             for sample in samples
-            if sample.image is not None and not sample.key.startswith(_SCENES)
+            if sample.image is not None and not is_composed(sample.key)
         ]
         train_tower(images, self.recipe, seed=self.seed, out_dir=context.folder.scratch)
+
+
+def is_composed(key: str) -> bool:
+    """Return whether a sample of the embedded captions is a scene of several drawings."""
+    return key.startswith(_SCENES)

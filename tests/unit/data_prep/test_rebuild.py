@@ -7,15 +7,18 @@ import pytest
 
 from data_prep.embedded import __main__ as embedded
 from data_prep.embedded import running_text
+from data_prep.embedded.drawings import Style
 from data_prep.embedded.packages import DEFAULT_FOLDER, read_lock
 from datamodules.shards.manifest import verify
 from datamodules.shards.reader import ShardReader
 
 PACKAGES = Path(os.environ.get("IRUDIMEN_PACKAGES", DEFAULT_FOLDER)).expanduser()
+STYLES = {style.package for style in Style}
 MISSING = [
     lock.file_name
-    for lock in read_lock().values()
-    if not any((folder / lock.file_name).is_file() for folder in (PACKAGES, PACKAGES / "npm"))
+    for name, lock in read_lock().items()
+    if (name in STYLES or name.startswith("cldr"))
+    and not any((folder / lock.file_name).is_file() for folder in (PACKAGES, PACKAGES / "npm"))
 ]
 
 pytest.importorskip("resvg_py", reason="resvg-py is not installed: pip install -e .[data]")
