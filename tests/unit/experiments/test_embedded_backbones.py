@@ -1,14 +1,17 @@
 """The recipe of the embedded language models: three levels of knowledge, in order."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from configuration.grid_request import GridRequest
 from core.config import load_config
 from core.errors import ConfigError
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import SUFFIX, Modality
 from experiments.grids import embedded_backbones as recipe
+from experiments.run_steps.planning import make_plan
 from pipeline.graph import Graph
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,3 +85,11 @@ def test_stage_runs_are_selected_by_title_with_what_they_read(corpus: Path) -> N
     assert titles[-2:] == ["pretrain general", "pretrain adapted"]
     assert "tower" not in " ".join(titles)
     assert not graph.only_titled(["nothing"]).nodes
+
+
+def test_a_selection_without_any_stage_run_is_an_error(corpus: Path) -> None:
+    place = (f"corpus={corpus}", f"models={corpus}/models")
+    request = GridRequest(experiment="embedded_backbones", overrides=place, only=("adapted",))
+    assert "tower" not in {node.title for node in make_plan(request).graph.nodes.values()}
+    with pytest.raises(ConfigError, match=r"--only nothing: .* titles: pretrain adapted"):
+        make_plan(dataclasses.replace(request, only=("nothing",)))
