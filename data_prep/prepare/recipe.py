@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from core.config import load_config
@@ -102,7 +103,7 @@ class SourceRecipe:
                 "only if the kind is benchmark"
             )
 
-    @property
+    @cached_property  # every row of the source asks for it
     def benchmark_recipe(self) -> BenchmarkRecipe:
         """The recipe that describes the rows of the benchmark."""
         path = BENCHMARK_RECIPES / f"{self.benchmark}.yaml"

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import string
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from core.chat.tokens import IMAGE_MARK
@@ -132,9 +133,7 @@ def load_prompts(
     choice_words: dict[str, ChoiceWords] = {}
     for language in languages:
         path = language_file(language, PROMPTS, folder)
-        file = PromptFile()
-        if path.is_file():
-            file = load_config(PromptFile(), path)
+        file = _parse_prompt_file(path, path.read_bytes()) if path.is_file() else PromptFile()
         words[language] = _parse_yes_no_words(file, path)
         choice_words[language] = _choice_words(file, path)
         templates[language] = _parse_templates(file, style, path)
@@ -145,6 +144,13 @@ def load_prompts(
         choice_words=choice_words,
         limits=limits or ReplyLimits(),
     )
+
+
+@lru_cache(maxsize=64)
+def _parse_prompt_file(path: Path, content: bytes) -> PromptFile:
+    """Parse a prompt file once for all checks of a plan, and again if its content has changed."""
+    del content
+    return load_config(PromptFile(), path)
 
 
 def _parse_yes_no_words(file: PromptFile, path: Path) -> YesNoWords:

@@ -9,20 +9,20 @@ from rich.console import Console
 
 from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests, manifest_path
-from core.config import load_config, to_plain
+from core.config import to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from evaluation.benchmarks.items import load_benchmark
 from experiments.run_steps.grid_description import describe_grid
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
-from reporting.claims.hypotheses_schema import Hypotheses
 from reporting.claims.power.pilot import ClaimAssumptions, measure_pilot
 from reporting.claims.power.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
 from reporting.claims.preregistration import (
     PUBLISHED_NAME,
     SHIPPED,
     find_registration,
+    load_hypotheses,
     load_registered,
     write_copy,
 )
@@ -38,7 +38,7 @@ def planned_claims(
         return []
     folder = grid_folder(request.root, request.experiment, request.profile, request.name)
     has_copy = find_registration(folder) is not None
-    hypotheses = load_registered(folder) if has_copy else load_config(Hypotheses, SHIPPED)
+    hypotheses = load_registered(folder) if has_copy else load_hypotheses(SHIPPED)
     return plan_claims(plan.cells, hypotheses, _benchmark_sizes(plan), assumptions)
 
 

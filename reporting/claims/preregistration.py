@@ -8,6 +8,7 @@ evaluation that the grid uses, including those that it found in the store.
 
 import dataclasses
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,9 @@ def write_copy(folder: Path, *, now: float | None = None) -> Registration:
     """
     copy = folder / _COPY_NAME
     if not copy.is_file():
-        load_config(Hypotheses, SHIPPED)
+        load_hypotheses(SHIPPED)
         atomic_write_text(copy, SHIPPED.read_text(encoding="utf-8"))
-    load_config(Hypotheses, copy)
+    load_hypotheses(copy)
     # Whole microseconds, so that the time equals the one that is read back from JSON.
     when = round(time.time() if now is None else now, 6)
     return Registration(sha256=sha256_file(copy), time=when)
@@ -92,7 +93,23 @@ def load_registered(folder: Path) -> Hypotheses:
         ConfigError: If the file contains unknown fields or tests, or invalid margins.
     """
     copy = folder / _COPY_NAME
-    return load_config(Hypotheses, copy if copy.is_file() else SHIPPED)
+    return load_hypotheses(copy if copy.is_file() else SHIPPED)
+
+
+def load_hypotheses(path: Path) -> Hypotheses:
+    """Load a file of hypotheses, which a report needs for every claim.
+
+    Raises:
+        ConfigError: If the file contains unknown fields or tests, or invalid margins.
+    """
+    return _parse_hypotheses(path, path.read_bytes())
+
+
+@lru_cache(maxsize=16)
+def _parse_hypotheses(path: Path, content: bytes) -> Hypotheses:
+    """Parse a file once, and again if its content has changed."""
+    del content
+    return load_config(Hypotheses, path)
 
 
 def check_registration(
@@ -123,9 +140,7 @@ def check_registration(
 
 def has_changed(folder: Path) -> bool:
     """Return whether the current hypotheses differ from those of a grid in more than wording."""
-    return _without_wording(load_registered(folder)) != _without_wording(
-        load_config(Hypotheses, SHIPPED)
-    )
+    return _without_wording(load_registered(folder)) != _without_wording(load_hypotheses(SHIPPED))
 
 
 def _read_started(folder: Path) -> Registration | None:

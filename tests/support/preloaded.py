@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import ConfigError
+from pipeline.code_digest import code_digest
+from pipeline.stages.registry import stage_kinds
 from tests.support import mlflow_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,6 +42,9 @@ _PRELOAD = (
     "benchmarks.elastic.rank",
     "mlflow.store.tracking.sqlalchemy_store",
     "callbacks.checkpoints",
+    "pandas",  # by pyarrow, when it makes the first table
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
 )
 _OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translation.translators")
 """Left out where their extra is not installed."""
@@ -309,6 +314,8 @@ def main() -> None:
     for name in _OPTIONAL:
         with contextlib.suppress(ConfigError):
             importlib.import_module(name)
+    for stage in stage_kinds().values():
+        code_digest(stage)  # cached: every command records it
     request, outputs = _serve(sys.argv[1])
     _become(request, outputs)
     module = request["module"]

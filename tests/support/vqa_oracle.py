@@ -5,6 +5,7 @@ without code of `evaluation/`. Both implementations must agree to the last digit
 """
 
 import unicodedata
+from functools import lru_cache
 
 _MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@"]
 _MARKS += ["`", ",", "?", "!"]
@@ -55,11 +56,13 @@ def score(prediction: str, answers: list[str]) -> float:
 
 def lmms_score(prediction: str, answers: list[str]) -> float:
     """Return the accuracy of one item as lmms-eval computes it, which always normalises."""
-    reply, *humans = [
-        _normalise_words(_without_full_stops(_without_marks(_one_line(text), several_commas=True)))
-        for text in (prediction, *answers)
-    ]
+    reply, *humans = [_lmms_normal(_one_line(text)) for text in (prediction, *answers)]
     return _leave_one_out(reply, humans)
+
+
+@lru_cache  # several humans give the same answer
+def _lmms_normal(text: str) -> str:
+    return _normalise_words(_without_full_stops(_without_marks(text, several_commas=True)))
 
 
 def _leave_one_out(reply: str, humans: list[str]) -> float:
@@ -73,6 +76,7 @@ def _leave_one_out(reply: str, humans: list[str]) -> float:
     return total / len(humans)
 
 
+@lru_cache
 def normal(text: str) -> str:
     """Normalise punctuation, then words."""
     return _normalise_words(_without_full_stops(_without_marks(text)))

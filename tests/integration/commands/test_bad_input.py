@@ -193,6 +193,7 @@ def test_damaged_data_is_reported_before_anything_starts(
     assert not Path(ROOT).exists()
 
 
+@pytest.mark.slow
 def test_row_lengths_of_all_stages_and_sources_are_reported_together(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

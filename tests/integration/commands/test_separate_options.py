@@ -53,6 +53,7 @@ def test_missing_options_are_reported_before_anything_runs(
     assert not list(world.glob("mlruns/store/*/*"))
 
 
+@pytest.mark.slow
 def test_a_grid_asks_with_options_and_limits(world: Path) -> None:
     limits = "evaluate.max_new_tokens_by_kind={wild: 7}"
     code, output = worlds.run(world, worlds.grid_arguments("mlruns", *STYLE, limits, *SHORT))

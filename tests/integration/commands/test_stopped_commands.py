@@ -18,6 +18,8 @@ from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
 from tests.support.doubles import write_tar
 
+pytestmark = pytest.mark.slow
+
 
 def press_ctrl_c(process: worlds.Process) -> None:
     """Send the signal to the whole group of processes, as a terminal does."""

@@ -11,6 +11,7 @@ from reporting.tracking.client import MlflowClient
 from reporting.tracking.local_store import default_store
 from tests.support import small_world as worlds
 
+pytestmark = pytest.mark.slow
 ODD_NAME = "o\u02bbn c\u02bch #1 50% 'a' \"b\" ñ \u65e5\u672c"
 
 

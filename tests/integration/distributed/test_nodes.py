@@ -119,9 +119,7 @@ def test_a_slurm_job_on_two_nodes(
     for kind in ("features", "align"):
         shutil.copytree(world / "one" / "store" / kind, world / "slurm" / "store" / kind)
     with slurm_cluster.cluster(tmp_path, pair) as cluster:
-        environment = worlds.environment() | {
-            "GLOO_SOCKET_IFNAME": "eth0", "SLURM_CONF": cluster["SLURM_CONF"]
-        }  # fmt: skip
+        environment = {"GLOO_SOCKET_IFNAME": "eth0", "SLURM_CONF": cluster["SLURM_CONF"]}
         launch = (
             "--launcher",
             "slurm",
@@ -131,18 +129,20 @@ def test_a_slurm_job_on_two_nodes(
             "poll_s=0.5",
         )
         machines = ("trainer.devices=2", "trainer.num_nodes=2", "trainer.hung_after_s=60")
-        command = subprocess.Popen(
-            [sys.executable, "-m", "experiments.run", *worlds.grid_arguments("slurm", *launch),
-             *_SETTINGS, *machines],
-            cwd=world, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        command = worlds.start(
+            world,
+            *worlds.grid_arguments("slurm", *launch),
+            *_SETTINGS,
+            *machines,
+            variables=environment,
+        )
         _wait_for(lambda: _last_step(world / "slurm" / "store" / "instruct") >= _CUT_AFTER, 240)
         subprocess.run(["sbatch", "-p", "high", "-c", "2", "-o", "/dev/null", "--wrap", "true"],
-                       env=environment, check=True, capture_output=True)  # fmt: skip
+                       env=cluster, check=True, capture_output=True)  # fmt: skip
         while command.poll() is None:
-            for job in _pending(environment):
+            for job in _pending(cluster):
                 subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"],
-                               env=environment, check=False, capture_output=True)  # fmt: skip
+                               env=cluster, check=False, capture_output=True)  # fmt: skip
             time.sleep(0.5)
         assert command.returncode == 0, command.communicate()[0]
     folder = worlds.stage_folder(world / "slurm", "instruct")

@@ -7,12 +7,10 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -27,9 +25,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here"),
 ]
-_PREEMPTIONS = int(os.environ.get("IRUDIMEN_PREEMPTIONS", "12"))
+_PREEMPTIONS = int(os.environ.get("IRUDIMEN_PREEMPTIONS", "6"))
 _MOST_STEPS = 60
-"""Steps between two preemptions; 12 times that is a sixth of the grid's 4,800 steps."""
+"""Steps between two preemptions; those of all preemptions are a sixth of the grid's steps."""
 _OFTEN = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
           "instruct.text_only.text")  # fmt: skip
 _STEPS = 1600 * _PREEMPTIONS // 12
@@ -52,17 +50,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worlds.build_world(tmp_path_factory.mktemp("world"))
 
 
-def _command(world: Path, root: str, *more: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.run", "--exp", "mix_ablation", "--profile",
-            worlds.PROFILE, *_CELLS, "--root", root, *_LONG, *more]  # fmt: skip
-
-
-def _start(world: Path, root: str, environment: dict[str, str], *more: str) -> Any:
-    merged = {**worlds.environment(), "SLURM_CONF": environment["SLURM_CONF"]}
-    return subprocess.Popen(
-        _command(world, root, *more), cwd=world, env=merged, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def _start(world: Path, root: str, environment: dict[str, str], *more: str) -> worlds.Process:
+    """Start the command; its jobs are fresh interpreters, as on any cluster."""
+    grid = ("--exp", "mix_ablation", "--profile", worlds.PROFILE, *_CELLS, "--root", root, *_LONG)
+    variables = {"SLURM_CONF": environment["SLURM_CONF"]}
+    return worlds.start(world, *grid, *more, variables=variables)
 
 
 def _slurm(environment: dict[str, str], *arguments: str) -> str:
@@ -253,14 +245,21 @@ def test_data_is_prepared_by_job_arrays(tmp_path: Path, environment: dict[str, s
               "published": {"eu": {"place": place, "alone": True}}}  # fmt: skip
     (tmp_path / "chats.yaml").write_text(json.dumps(source))
     (tmp_path / "mine.yaml").write_text("sources: [chats]\nper_part: 20\n")
-    command = [sys.executable, "-m", "data_prep.prepare", "--language", "eu", "--recipe",
-               str(tmp_path / "mine.yaml"), "--out"]  # fmt: skip
+    command = ["--language", "eu", "--recipe", str(tmp_path / "mine.yaml"), "--out"]
     slurm = ["--executor", "slurm", "--slurm", "partition=low", "time=00:10:00",
              "mem_per_cpu_gb=1"]  # fmt: skip
     for out, more in (("here", []), ("there", slurm)):
-        done = subprocess.run([*command, str(tmp_path / out), *more], env=environment,
-                              capture_output=True, text=True, check=False)  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        code, output = worlds.finish(
+            worlds.start(
+                worlds.REPOSITORY,
+                *command,
+                str(tmp_path / out),
+                *more,
+                module="data_prep.prepare",
+                variables={"SLURM_CONF": environment["SLURM_CONF"]},
+            )
+        )
+        assert code == 0, output
     for _ in range(300):
         if (tmp_path / "there" / "README.md").is_file():
             break

@@ -12,6 +12,8 @@ from pipeline.store.store import StageFolder
 from tests.integration.conftest import LOUD
 from tests.support import small_world as worlds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(trained_world: Path, tmp_path: Path) -> Path:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,9 +23,26 @@ pytestmark = pytest.mark.slow
 _SHORT = ("--set", "align.num_steps=20", "retention.tasks=[]")
 
 
+_LONG = ("instruct.num_steps=240", *(f"instruct.{name}.max_epochs=999" for name in
+         ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return worlds.build_world(tmp_path_factory.mktemp("world"))
+    """A world with the results of an undisturbed run in `calm`."""
+    folder = worlds.build_world(tmp_path_factory.mktemp("world"))
+    code, output = worlds.run(folder, worlds.grid_arguments("calm", *_SHORT, *_LONG))
+    assert code == 0, output
+    return folder
+
+
+def _run(world: Path, root: str, *settings: str) -> tuple[int, str]:
+    """Run the grid from stage 2 on; what comes before it is that of the undisturbed run."""
+    for kind in ("features", "align"):
+        place = Path("store", kind)
+        if not (world / root / place).exists():
+            shutil.copytree(world / "calm" / place, world / root / place)
+    return worlds.run(world, worlds.grid_arguments(root, *_SHORT, *settings))
 
 
 def _status(world: Path, root: str, kind: str = "instruct") -> Status:
@@ -63,13 +81,9 @@ def _meanwhile(world: Path, root: str, number: int, act: Callable[[int], Any]) -
 
 def test_a_killed_process_is_retried(world: Path) -> None:
     """One command ends with the losses and weights of an undisturbed run."""
-    root, steps = "killed", "instruct.num_steps=240"
-    many = [f"instruct.{name}.max_epochs=999" for name in
-            ("visual.conversations", "text_only.chat", "text_only.text")]  # fmt: skip
-    code, output = worlds.run(world, worlds.grid_arguments("calm", *_SHORT, steps, *many))
-    assert code == 0, output
+    root = "killed"
     thread = _meanwhile(world, root, 2, lambda worker: os.kill(worker, signal.SIGKILL))
-    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, steps, *many))
+    code, output = _run(world, root, *_LONG)
     thread.join(10)
     assert code == 0, output
     status = _status(world, root)
@@ -99,10 +113,7 @@ def test_a_hang_is_ended_and_reported(world: Path) -> None:
         trap.unlink()
 
     thread = _meanwhile(world, root, 1, block)
-    more = ("instruct.num_steps=240", "trainer.hung_after_s=2", "trainer.retries=1",
-            *(f"instruct.{name}.max_epochs=999" for name in
-              ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
-    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    code, output = _run(world, root, *_LONG, "trainer.hung_after_s=2", "trainer.retries=1")
     thread.join(10)
     assert code == 0, output
     (failure,) = _status(world, root).failures
@@ -119,7 +130,7 @@ def test_a_non_finite_loss_is_retried_once_and_reported(world: Path) -> None:
         "instruct.optim.grad_clip=0",
         "instruct.optim.warmup_fraction=0",
     )
-    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *more))
+    code, output = _run(world, root, *more)
     assert code == 1, output
     status = _status(world, root)
     assert [failure.fault for failure in status.failures] == [Fault.NOT_FINITE] * 2
@@ -133,15 +144,12 @@ def test_a_non_finite_loss_is_retried_once_and_reported(world: Path) -> None:
 
 
 def test_an_abandoned_run_is_retried_by_the_next_command(world: Path) -> None:
-    root = "again"
-    gone = ("trainer.retries=0", "instruct.num_steps=240",
-            *(f"instruct.{name}.max_epochs=999" for name in
-              ("visual.conversations", "text_only.chat", "text_only.text")))  # fmt: skip
+    root, gone = "again", ("trainer.retries=0", *_LONG)
     thread = _meanwhile(world, root, 1, lambda worker: os.kill(worker, signal.SIGKILL))
-    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    code, output = _run(world, root, *gone)
     thread.join(10)
     assert code == 1, output
     assert [failure.final for failure in _status(world, root).failures] == [True]
-    code, output = worlds.run(world, worlds.grid_arguments(root, *_SHORT, *gone))
+    code, output = _run(world, root, *gone)
     assert code == 0, output
     assert dataclasses.asdict(_status(world, root))["state"] == State.DONE

@@ -10,6 +10,8 @@ from benchmarks.report_check.sentences import check_registration, check_summary
 from reporting.build import build_report
 from tests.support.fake_grid import make_grid
 
+pytestmark = pytest.mark.slow  # the report of a grid
+
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:

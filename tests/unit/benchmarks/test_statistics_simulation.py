@@ -20,6 +20,7 @@ def assert_within_bars(rows: list[Row]) -> None:
             assert high >= row.bar[0], (row.case, row.event, row.rate)
 
 
+@pytest.mark.slow
 def test_wrong_decisions_about_shares(monkeypatch):
     """The rows of finding H1, a drop and a plateau; 2,000 grids and all sizes in the full run."""
     monkeypatch.setattr(shares, "IMAGES", (35, 373))
@@ -28,6 +29,7 @@ def test_wrong_decisions_about_shares(monkeypatch):
     assert_within_bars(rows)
 
 
+@pytest.mark.slow
 def test_wrong_decisions_about_claims_and_families(monkeypatch):
     monkeypatch.setattr(claims, "_IMAGES", (20, 35))
     assert_within_bars(list(claims.claim_rows(60, 10_000)))

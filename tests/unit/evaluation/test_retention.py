@@ -78,6 +78,7 @@ def test_bits_per_byte_agree_with_the_logits(
     assert found[task].n == 2
 
 
+@pytest.mark.slow
 def test_a_stopped_scoring_goes_on(
     manifest: Path, model: LlamaForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_unbalanced_clusters_weigh_by_items():
     assert (refused.value, refused.low, refused.high) == (0.75, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_image", [1, 4])
 def test_coverage(per_image):
     """About 190 of 200 95 % intervals contain the truth, with items that depend on their image."""

@@ -155,5 +155,5 @@ def test_the_option_prints_the_plan_first(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         "reporting.dry_run.memory_trace.show_memory_traces", lambda *_, **__: shown.append("traces")
     )
-    assert run.main(["--exp", "smoke", "--profile", "paper", "--trace-memory"]) == 0
+    assert run.main(["--exp", "smoke", "--profile", "small", "--trace-memory"]) == 0
     assert shown == ["plan", "traces"], "nothing is trained"

@@ -3,8 +3,6 @@
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from reporting.tracking.grid_tracker import GridTracker
 from reporting.tracking.registration import tracked_registration
 from reporting.tracking.upload_notes import RUN_FILE
 from tests.support import fake_grid
+from tests.support import small_world as worlds
 
 pytestmark = pytest.mark.slow  # creating an MLflow database takes 5 s
 _TWO_CELLS = [fake_grid.mix_axes()[at] for at in (0, 1)]
@@ -318,8 +317,10 @@ def test_a_moved_folder_continues_its_runs_and_artifacts(
     shutil.move(root, moved)
     assert local_store.relocate_artifacts(moved) > len(before)
     # A command of its own: MLflow remembers the artifact folders of a process.
-    command = ["-m", "experiments.sync", "--root", str(moved)]
-    subprocess.run([sys.executable, *command], check=True)
+    command = ("--root", str(moved))
+    process = worlds.start(worlds.REPOSITORY, *command, module="experiments.sync")
+    code, output = worlds.finish(process)
+    assert code == 0, output
     runs = _runs(moved)
     assert {run.info.run_id for run in runs} == before
     assert all(run.info.artifact_uri.startswith(moved.as_uri()) for run in runs)
