@@ -33,7 +33,7 @@ test: env  ## run all tests
 	$(BIN)/python tools/run_tests.py
 
 test-fast: env  ## run the tests that take seconds
-	$(BIN)/python tools/run_tests.py -m "not slow"
+	$(BIN)/python tools/run_tests.py -m "not slow" --durations-min=2
 
 gpu:  ## on a machine with a GPU: run the GPU tests, the step benchmark and the small study
 	$(PYTHON) -m benchmarks.gpu_session

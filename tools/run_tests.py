@@ -1,11 +1,13 @@
-"""Run all tests in two pytest processes side by side.
+"""Run all tests in several pytest processes side by side.
 
     python tools/run_tests.py [options of pytest]
 
-The first process runs the folders of `FIRST_HALF`, the second one all other tests; the halves take
-about equally long on two cores. The output of the first is shown when both are done.
+Two processes compute, each on half of the tests by measured time. A third one runs the tests that
+wait most of the time, for daemons, imports of jobs and other nodes; it would leave a core idle.
+The output of a process is shown when all are done, except that of the last one.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,9 +16,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+WAITING = ("tests/integration/distributed", "tests/integration/tracking")
+"""Every test here is marked `slow`."""
 FIRST_HALF = (
-    "tests/integration/distributed",
-    "tests/integration/tracking",
+    "tests/golden",
+    "tests/integration/data",
     "tests/unit/benchmarks",
     "tests/unit/configuration",
     "tests/unit/data_prep",
@@ -26,30 +30,38 @@ FIRST_HALF = (
     "tests/unit/reporting",
 )
 _NO_TESTS = 5
-"""Exit code of pytest if it found no tests, as when options select those of the other half."""
+"""Exit code of pytest if it found no tests, as when options select those of another process."""
 
 
 def main(options: Sequence[str]) -> int:
-    """Run both halves; return 0 if both passed."""
+    """Run all processes; return 0 if they passed."""
     command = [sys.executable, "-m", "pytest", *options]
     # PostgreSQL and munge run as other users, which need access to the files of their tests.
     # Pytest removes that access from its default folders whenever another pytest starts.
     folder = Path(tempfile.mkdtemp(prefix="irudimen-tests-"))
-    first = [*command, f"--basetemp={folder / 'first'}", *FIRST_HALF]
-    second = [*command, f"--basetemp={folder / 'second'}"]
-    second += [f"--ignore={path}" for path in FIRST_HALF]
-    # More threads than cores slow both halves down.
+    parts = {"first": FIRST_HALF}
+    if not any("not slow" in option for option in options):
+        parts["waiting"] = WAITING
+    # More threads than cores slow all processes down.
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-    with tempfile.TemporaryFile() as log:
-        beside = subprocess.Popen(first, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    rest = [f"--ignore={path}" for path in (*FIRST_HALF, *WAITING)]
+    with contextlib.ExitStack() as stack:
+        beside = []
+        for name, paths in parts.items():
+            log = stack.enter_context(tempfile.TemporaryFile())
+            words = [*command, f"--basetemp={folder / name}", *paths]
+            started = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            beside.append((started, log))
+        words = [*command, f"--basetemp={folder / 'rest'}", *rest]
         try:
-            here = subprocess.run(second, env=environment, check=False).returncode
-        finally:  # also after Ctrl-C, which both processes receive
-            there = beside.wait()
-            log.seek(0)
-            shutil.copyfileobj(log, sys.stdout.buffer)
+            codes = [subprocess.run(words, env=environment, check=False).returncode]
+        finally:  # also after Ctrl-C, which all processes receive
+            ended = [process.wait() for process, _ in beside]
+            for _, log in beside:
+                log.seek(0)
+                shutil.copyfileobj(log, sys.stdout.buffer)
             sys.stdout.flush()
-    codes = (here, there)
+    codes += ended
     failed = [code for code in codes if code not in (0, _NO_TESTS)]
     if failed:
         sys.stdout.write(f"The files of the tests are in {folder}.\n")

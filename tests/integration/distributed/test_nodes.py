@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(two_machines.why_not()), reason=two_machines.why_not() or "here"),
 ]
-_HUNG_S = 6
+_HUNG_S = 10
 _NUM_STEPS, _CUT_AFTER = 80, 20
 _EPOCHS = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
            "instruct.text_only.text")  # fmt: skip
