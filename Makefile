@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help env run smoke ui test test-fast gpu check dry-run lock clean
+.PHONY: help env run smoke ui test test-fast gpu gpu-check check dry-run lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,11 @@ test: env  ## run all tests
 test-fast: env  ## run the tests that take seconds
 	$(BIN)/python tools/run_tests.py -m "not slow" --durations-min=2
 
-gpu:  ## on a machine with a GPU: run the GPU tests, the step benchmark and the small study
+gpu:  ## on a machine with a GPU: run everything that needs one, and write a report
 	$(PYTHON) -m benchmarks.gpu_session
+
+gpu-check: env  ## the same in miniature, without a GPU
+	$(BIN)/python -m benchmarks.gpu_session --cpu-check
 
 check: env  ## check lint, format, types and import layers
 	$(BIN)/ruff check .

@@ -21,7 +21,6 @@ from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from experiments.run_steps.planning import make_plan
 from pipeline.graph import StageNode
-from pipeline.grid_plan import GridPlan
 from planner.estimator import Estimator
 from planner.gpus import GIB
 from reporting.dry_run.memory_trace import NOT_TRACED, planned_bytes, trace_node
@@ -30,13 +29,13 @@ OUT = Path("docs/benchmarks/memory_trace")
 LIMIT = 0.05
 """Largest allowed difference of planner and trace."""
 COUNTS = (1, 2, 4, 8)
-_TWO = 2
 _EXPLANATION = (
     "Written by `python -m benchmarks.memory_trace`: training steps of the profile `paper` "
     "(Llama-3.1-8B with CLIP ViT-L/14-336), traced on fake tensors and planned by formula, in GiB "
     f"on each GPU, without the planner's reserve. {NOT_TRACED} Compiled blocks run as the graphs "
     "of AOTAutograd, operation by operation: fused kernels need less while a block works. 4-bit "
-    "weights and DDP's buckets are added by formula. Rows of DDP on 4 and 8 GPUs repeat that of 2."
+    "weights are added by formula. Rows of DDP on several GPUs repeat that of one: its gradients "
+    "are the buckets in which they are reduced."
 )
 
 
@@ -61,9 +60,9 @@ class Setting:
 
     @property
     def twin(self) -> str:
-        """Name of the setting whose memory is the same: DDP holds as much on 2 GPUs as on 8."""
-        is_replicated = self.strategy == "ddp" and self.count > _TWO
-        return dataclasses.replace(self, count=_TWO).name if is_replicated else ""
+        """Name of the setting whose memory is the same: DDP holds as much on one GPU as on 8."""
+        is_replicated = self.strategy == "ddp" and self.count > 1
+        return dataclasses.replace(self, count=1).name if is_replicated else ""
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -89,25 +88,25 @@ def settings() -> Iterator[Setting]:
         ("instruct", "lora", "ddp"),
         ("instruct", "qlora", "ddp"),
     )
-    for (stage, tuning, strategy), precision, checkpoint, is_compiled, count in itertools.product(
-        ways, ("bf16-mixed", "bf16-true"), (0, 1), (False, True), COUNTS
-    ):
-        yield Setting(
-            stage=stage,
-            tuning=tuning,
-            strategy=strategy,
-            precision=precision,
-            checkpoint=checkpoint,
-            is_compiled=is_compiled,
-            count=count,
-        )
+    for stage, tuning, strategy in ways:
+        precisions = ("bf16-mixed", "bf16-true", *(["float8-mixed"] if tuning == "full" else []))
+        for precision, checkpoint, is_compiled, count in itertools.product(
+            precisions, (0, 1), (False, True), COUNTS
+        ):
+            yield Setting(
+                stage=stage,
+                tuning=tuning,
+                strategy=strategy,
+                precision=precision,
+                checkpoint=checkpoint,
+                is_compiled=is_compiled,
+                count=count,
+            )
 
 
 def measure(setting: Setting, cache: Path) -> dict[str, Any]:
     """Return the planned and the traced bytes of a setting by part."""
-    plan = _plan(setting.overrides)
-    node = _node(plan, setting.stage)
-    estimator = Estimator(expected_manifests(plan.cells[0].config), cache)
+    node, estimator = stage_of(setting, cache)
     planned = planned_bytes(node, estimator, count=setting.count)
     trace = trace_node(node, estimator, count=setting.count)
     return {
@@ -121,15 +120,19 @@ def measure(setting: Setting, cache: Path) -> dict[str, Any]:
     }
 
 
-def _plan(overrides: tuple[str, ...]) -> GridPlan:
+def stage_of(
+    setting: Setting, cache: Path, *, profile: str = "paper", more: tuple[str, ...] = ()
+) -> tuple[StageNode, Estimator]:
+    """Return the first training stage of a profile under a setting, and its estimator."""
     request = GridRequest(
-        experiment="mix_ablation", profile="paper", overrides=overrides, is_dry_run=True
+        experiment="mix_ablation",
+        profile=profile,
+        overrides=(*setting.overrides, *more),
+        is_dry_run=True,
     )
-    return make_plan(request)
-
-
-def _node(plan: GridPlan, kind: str) -> StageNode:
-    return next(node for node in plan.graph.nodes.values() if node.kind == kind)
+    plan = make_plan(request)
+    node = next(node for node in plan.graph.nodes.values() if node.kind == setting.stage)
+    return node, Estimator(expected_manifests(plan.cells[0].config), cache)
 
 
 def write_table(rows: Mapping[str, dict[str, Any]]) -> str:

@@ -328,6 +328,7 @@ class RunConfig:
                 optimizer=stage.optim.optimizer,
                 tuning=stage.tuning.kind,
                 strategy=stage.compute.strategy,
+                precision=self.trainer.precision,
                 trains_language_model=policy.language_model,
             )
 

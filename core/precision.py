@@ -16,6 +16,14 @@ class Precision(StrEnum):
     """Float32 weights, matrix products in bfloat16."""
     BF16_TRUE = "bf16-true"
     """Weights and computation in bfloat16."""
+    FLOAT8_MIXED = "float8-mixed"
+    """As `bf16-mixed`, but the matrix products of the decoder blocks are in float8, scaled row by
+    row (`models.language.float8`)."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Return whether products have fewer bits than the float32 weights that are trained."""
+        return self in (Precision.BF16_MIXED, Precision.FLOAT8_MIXED)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

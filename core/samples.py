@@ -17,6 +17,10 @@ import torch
 from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.tensor_buffer import TensorPlace, pack_tensors
 
+_EMPTY_POSITIONS = 128
+"""Length of a micro-batch of padding: kernels of a GPU need multiples of 128 (block masks) or 16
+(float8)."""
+
 
 class Role(StrEnum):
     """Speaker of a turn."""
@@ -219,11 +223,11 @@ def find_placeholders(input_ids_BT: torch.Tensor, image_token_id: int) -> torch.
 
 
 def empty_micro_batch() -> MicroBatch:
-    """Return a micro-batch of one padding position, which contributes nothing to the loss.
+    """Return a micro-batch of padding, which contributes nothing to the loss.
 
     A rank with less data takes part in the collectives of the others with it.
     """
-    padding = torch.zeros((1, 1), dtype=torch.int64)
+    padding = torch.zeros((1, _EMPTY_POSITIONS), dtype=torch.int64)
     return MicroBatch.of_rows(
         input_ids_BT=padding,
         labels_BT=torch.full_like(padding, IGNORE_INDEX),

@@ -1,9 +1,10 @@
-"""Check of the combination of optimizer, fine-tuning method and strategy.
+"""Check of the combination of optimizer, fine-tuning method, strategy and precision.
 
 docs/running/gpus.md gives the reasons and their sources.
 """
 
 from core.errors import ConfigError
+from core.precision import Precision
 from lightning_modules.compute import StrategyName
 from lightning_modules.optim import OptimizerName
 from models.language.adapters import TuningKind
@@ -15,6 +16,7 @@ def check_combination(
     optimizer: OptimizerName,
     tuning: TuningKind,
     strategy: StrategyName,
+    precision: Precision,
     trains_language_model: bool,
 ) -> None:
     """Reject a combination that would crash or silently do something else.
@@ -24,6 +26,7 @@ def check_combination(
         optimizer: Optimizer of the stage.
         tuning: Fine-tuning method of the stage.
         strategy: Strategy of the stage.
+        precision: Precision of the stage.
         trains_language_model: False in stage 1, where the language model is frozen.
 
     Raises:
@@ -45,4 +48,10 @@ def check_combination(
         raise ConfigError(
             f"{stage}.tuning.kind={tuning}, but the language model is frozen in this stage; set "
             "kind=full, or kind=qlora to keep it in 4 bits"
+        )
+    if precision is Precision.FLOAT8_MIXED and tuning is not TuningKind.FULL:
+        raise ConfigError(
+            f"trainer.precision={precision} is not supported with {stage}.tuning.kind={tuning}: "
+            "float8 replaces plain linear layers, not adapters and 4-bit weights; set kind=full, "
+            "or precision=bf16-mixed"
         )

@@ -32,7 +32,9 @@ def trainer_arguments(precision: Precision, cluster: ClusterEnvironment) -> dict
     """Return the arguments `precision` and `plugins` of a Lightning Trainer."""
     if precision is Precision.BF16_TRUE:
         return {"plugins": [cluster, BfloatWeights()]}
-    return {"plugins": [cluster], "precision": precision.value}
+    # To Lightning, float8 is a property of the layers that the stage has replaced.
+    name = Precision.BF16_MIXED if precision.is_mixed else precision
+    return {"plugins": [cluster], "precision": name.value}
 
 
 def check_rotary_frequencies(module: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from core.errors import ConfigError
@@ -63,7 +65,27 @@ def build_strategy(
         )
     if devices * num_nodes == 1:
         return "auto"
-    return DDPStrategy(process_group_backend=backend, timeout=timeout, find_unused_parameters=False)
+    return ReplicatedStrategy(
+        process_group_backend=backend,
+        timeout=timeout,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+class ReplicatedStrategy(DDPStrategy):
+    """DDP whose gradients are the buffers in which they are reduced, not copies of them.
+
+    Gradients must never be set to None: new ones would exist next to the buffers until the end of
+    the step (`zero_grad(set_to_none=False)`).
+    """
+
+    def _setup_model(self, model: torch.nn.Module) -> DistributedDataParallel:
+        """Wrap a model that has gradients, so that the first step has no copies either."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        return super()._setup_model(model)
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -179,9 +201,13 @@ def write_shards(parts: dict[str, Any], path: Path, group: dist.ProcessGroup) ->
     This runs in a thread, whose current CUDA device is 0 on every rank. torch's default loader
     would ask for the current stream of that device and so open a context on GPU 0 in every process;
     without copies ahead, torch takes the loader that does not touch CUDA.
+
+    The plan of who writes what is kept for the next checkpoint: merging the plans of 1,024 ranks
+    takes minutes, and ranks whose shapes have changed send a new plan.
     """
     writer = FileSystemWriter(path, per_thread_copy_ahead=0)
-    state_dict_saver.save(parts, storage_writer=writer, process_group=group)
+    planner = DefaultSavePlanner(enable_plan_caching=True)
+    state_dict_saver.save(parts, storage_writer=writer, planner=planner, process_group=group)
 
 
 def _on_all_ranks(work: Callable[[], None], group: dist.ProcessGroup) -> None:

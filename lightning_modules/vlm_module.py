@@ -24,7 +24,7 @@ from core.samples import MicroBatch, StepBatch, empty_micro_batch
 from datamodules.batches.packing import GROUP_RANKS
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.precision import check_rotary_frequencies
-from lightning_modules.strategy import ShardedStrategy
+from lightning_modules.strategy import ReplicatedStrategy, ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze, cast_all
 from models.sharding import (
     gather_tensor,
@@ -118,7 +118,9 @@ class VlmModule(lightning.LightningModule):
         loss = (all_reduce_sum(loss_sum) / num_loss_tokens).float()
         grad_norm = self._clip_gradients(optimizer, loss)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # See ReplicatedStrategy. Elsewhere, the memory of gradients is free between two steps.
+        is_replicated = isinstance(self.trainer.strategy, ReplicatedStrategy)
+        optimizer.zero_grad(set_to_none=not is_replicated)
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         lr = scheduler.get_last_lr()[0]
         scheduler.step()

@@ -44,7 +44,7 @@ def sharding_policy(precision: str) -> MixedPrecisionPolicy:
     """
     if precision == Precision.FLOAT32:
         return MixedPrecisionPolicy()
-    param_dtype = torch.bfloat16 if precision == Precision.BF16_MIXED else None
+    param_dtype = torch.bfloat16 if Precision(precision).is_mixed else None
     return MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from configuration.run_config import EvaluateConfig
+from core.precision import Precision
 from evaluation.retention import RetentionConfig
 from models.accounting.footprint import Footprint
 from models.language.adapters import TuningKind
@@ -41,6 +42,8 @@ class Cost:
     """Part -> bytes on each GPU."""
     read_bytes: float = 0.0
     """Bytes read from memory one after the other while replies are generated token by token."""
+    uses_float8: bool = False
+    """Whether the matrix products of the decoder blocks are in float8."""
 
     @property
     def host_gib(self) -> float:
@@ -58,7 +61,13 @@ class Cost:
 
     def time(self, gpu: Gpu, hidden_size: int, count: int) -> TimeSpan:
         """Return the assumed time on `count` GPUs."""
-        return gpu.time(self.flops, self.read_bytes, hidden_size=hidden_size, count=count)
+        return gpu.time(
+            self.flops,
+            self.read_bytes,
+            hidden_size=hidden_size,
+            count=count,
+            uses_float8=self.uses_float8,
+        )
 
 
 def training_cost(
@@ -66,7 +75,11 @@ def training_cost(
 ) -> Cost:
     """Return the cost of a training stage; `model` is counted with its tuning method."""
     memory = training_memory(stage, model, load, setup)
-    return Cost(flops=_training_flops(stage, model, load, setup), memory=_with_reserve(memory))
+    return Cost(
+        flops=_training_flops(stage, model, load, setup),
+        memory=_with_reserve(memory),
+        uses_float8=stage.precision is Precision.FLOAT8_MIXED,
+    )
 
 
 def evaluation_cost(

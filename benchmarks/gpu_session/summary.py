@@ -17,13 +17,16 @@ class Outcome:
     """Why it failed; empty if it passed."""
 
 
-def markdown(device: str, outcomes: Sequence[Outcome], steps: Sequence[Path]) -> str:
+def markdown(
+    device: str, outcomes: Sequence[Outcome], steps: Sequence[Path], memory: Path | None = None
+) -> str:
     """Return the report.
 
     Args:
         device: Name of the GPU, or "CPU".
         outcomes: Results of the parts, in order.
         steps: JSON files of the step benchmark.
+        memory: JSON file of measured and traced memory.
     """
     passed = sum(not outcome.failure for outcome in outcomes)
     lines = [
@@ -38,9 +41,22 @@ def markdown(device: str, outcomes: Sequence[Outcome], steps: Sequence[Path]) ->
         f"| {outcome.name} | {outcome.failure or 'passed'} | {outcome.seconds:.0f} |"
         for outcome in outcomes
     ]
+    if memory is not None:
+        lines += _memory_lines(json.loads(memory.read_text(encoding="utf-8")))
     for path in steps:
         lines += _step_lines(json.loads(path.read_text(encoding="utf-8")))
     return "\n".join(lines) + "\n"
+
+
+def _memory_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "## Peak memory of a step, GiB", ""]
+    lines += ["| setting | traced | measured | measured / traced | result |"]
+    lines += ["|---|--:|--:|--:|---|"]
+    for row in rows:
+        sizes = " | ".join(f"{row[key] / 2**30:.3f}" for key in ("traced", "measured"))
+        ratio = row["measured"] / row["traced"]
+        lines.append(f"| {row['setting']} | {sizes} | {ratio:.3f} | {row['failure'] or 'ok'} |")
+    return lines
 
 
 def _step_lines(content: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName
 from lightning_modules.vlm_module import VlmModule
 from models.language.attention import AttentionKind
+from models.language.float8 import check_float8, use_float8
 from pipeline.trainer import apply_compute, row_layout
 
 
@@ -34,8 +35,12 @@ class Lever:
     attention: AttentionKind = AttentionKind.AUTO
     style: PromptStyle = PromptStyle.PLAIN
     optimizer: OptimizerName = OptimizerName.ADAMW
+    is_float8: bool = False
+    """Whether the matrix products of the decoder blocks are in float8."""
 
 
+FLOAT8 = "float8"
+"""Name of the setting that has targets of its own."""
 BEST = {
     1: Lever(),
     2: Lever(
@@ -47,6 +52,7 @@ BEST = {
 _CHANGES: dict[int, dict[str, dict[str, Any]]] = {
     1: {
         "best": {},
+        FLOAT8: {"is_float8": True},
         "no compile": {"compile_blocks": False},
         "checkpoint all": {"checkpoint_blocks": 1},
         "checkpoint half": {"checkpoint_blocks": 2},
@@ -56,6 +62,7 @@ _CHANGES: dict[int, dict[str, dict[str, Any]]] = {
     },
     2: {
         "best": {},
+        FLOAT8: {"is_float8": True},
         "chat style": {"style": PromptStyle.CHAT},
         "no compile": {"compile_blocks": False},
         "checkpoint half": {"checkpoint_blocks": 2},
@@ -171,6 +178,9 @@ def run_ours(lever: Lever, plan: Plan, shape: Shape, chat: ChatFormat, sources: 
         attention=lever.attention,
         loss_chunk=shape.loss_chunk if lever.is_chunked else 0,
     )
+    if lever.is_float8:
+        check_float8(plan.device)
+        use_float8(model.language_model, is_emulated=plan.device.type == "cpu")
     optim = OptimConfig(lr=1e-5, optimizer=lever.optimizer)
     policy = ALIGN_POLICY if plan.stage == 1 else INSTRUCT_POLICY
     module = VlmModule(model, policy=policy, optim=optim, num_steps=plan.num_steps)

@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -29,7 +29,9 @@ class CheckpointCost:
     local_plan_ms: float
     """CPU time of one rank."""
     global_plan_s: float
-    """CPU time of the first rank, which merges the plans of all."""
+    """CPU time of the first rank, which merges the plans of all for the first checkpoint."""
+    next_plan_s: float
+    """The same for every later checkpoint, for which the plans are kept."""
     gathered_mb: float
     """Size of the plans that the first rank receives."""
     index_mb: float
@@ -42,7 +44,10 @@ def measure(num_ranks: int) -> CheckpointCost:
         model = LlamaForCausalLM(LlamaConfig(**SHAPES["8b"].language_model))
     shapes = {name: value.shape for name, value in model.named_parameters()}
     plans: list[SavePlan] = []
-    coordinator, local_s = DefaultSavePlanner(), 0.0
+    coordinator, local_s = DefaultSavePlanner(enable_plan_caching=True), 0.0
+    # torch keeps plans for the process, which here measures several numbers of ranks.
+    for kept in (SavePlanner._cached_all_plans, SavePlanner._cached_save_plan):
+        kept.clear()
     for rank in range(num_ranks):
         planner = coordinator if rank == 0 else DefaultSavePlanner()
         state = _sharded_state(shapes, rank, num_ranks)
@@ -55,12 +60,16 @@ def measure(num_ranks: int) -> CheckpointCost:
     begin = time.process_time()
     _, metadata = coordinator.create_global_plan(plans)
     global_s = time.process_time() - begin
+    begin = time.process_time()
+    coordinator.create_global_plan([SavePlan([], usable=False)] * num_ranks)
+    next_s = time.process_time() - begin
     num_bytes = [_rank_bytes(shapes, rank, num_ranks) for rank in (0, num_ranks - 1)]
     return CheckpointCost(
         num_files=num_ranks,
         gib_per_file=max(num_bytes) / 2**30,
         local_plan_ms=local_s / num_ranks * 1000,
         global_plan_s=global_s,
+        next_plan_s=next_s,
         gathered_mb=gathered / 1e6,
         index_mb=len(pickle.dumps(metadata)) / 1e6,
     )

@@ -106,6 +106,9 @@ def _plan_group(
     num_per_rank = max(1, -(-sum(sizes) // budget))
     while True:
         bins = _balanced_bins(sizes, num_per_rank * num_ranks)
+        if max(sum(sizes[i] for i in items) for items in bins) > micro_batch_tokens:
+            num_per_rank += 1
+            continue
         plans = [
             _pack_rows([int(members[i]) for i in items], lengths, row_tokens) for items in bins
         ]
@@ -179,27 +182,40 @@ def _balanced_bins(sizes: list[int], num_bins: int) -> list[list[int]]:
 
 
 def _exchange_items(bins: list[list[int]], sizes: np.ndarray) -> list[list[int]]:
-    """Apply the exchange (or move) that lowers the heaviest bin most, until none helps."""
-    owner = np.empty(len(sizes), dtype=np.int64)
+    """Apply the exchange (or move) that lowers the heaviest bin most, until none helps.
+
+    A move is an exchange with a weightless item, of which every bin has one. Of equally good
+    exchanges, the first item of the heaviest bin is given, and the first partner is taken.
+    """
+    num_items, num_bins = len(sizes), len(bins)
+    owner = np.empty(num_items + num_bins, dtype=np.int64)
     for b, items in enumerate(bins):
         owner[items] = b
-    loads = np.bincount(owner, weights=sizes, minlength=len(bins)).astype(np.int64)
+    owner[num_items:] = np.arange(num_bins)
+    sizes = np.concatenate([sizes, np.zeros(num_bins, dtype=np.int64)])
+    loads = np.bincount(owner, weights=sizes, minlength=num_bins).astype(np.int64)
+    # Among partners of one size, the one in the lightest bin is best: the best exchange is searched
+    # among the distinct sizes, which are few, and then its first place among all partners.
+    by_size = np.argsort(sizes, kind="stable")
+    distinct, starts = np.unique(sizes[by_size], return_index=True)
     for _ in range(_MAX_EXCHANGES):
         heavy = int(loads.argmax())
-        mine, others = np.flatnonzero(owner == heavy), np.flatnonzero(owner != heavy)
-        # A move is an exchange with a weightless item, of which every bin has one.
-        partner_bin = np.concatenate([owner[others], np.arange(len(bins))])
-        partner_size = np.concatenate([sizes[others], np.zeros(len(bins), dtype=np.int64)])
-        moved = sizes[mine][:, None] - partner_size[None, :]
-        worst = np.maximum(loads[heavy] - moved, loads[partner_bin][None, :] + moved)
-        worst[:, len(others) + heavy] = loads[heavy]
-        given, taken = np.unravel_index(int(worst.argmin()), worst.shape)
-        if worst[given, taken] >= loads[heavy]:
+        top = loads[heavy]
+        partner_load = loads[owner]
+        partner_load[owner == heavy] = top + distinct[-1]  # never improves
+        lightest = np.minimum.reduceat(partner_load[by_size], starts)
+        mine = np.flatnonzero(owner[:num_items] == heavy)
+        moved = sizes[mine][:, None] - distinct[None, :]
+        worst = np.maximum(top - moved, lightest[None, :] + moved).min(axis=1)
+        if worst.min() >= top:
             break
-        light = int(partner_bin[taken])
-        owner[mine[given]] = light
-        if taken < len(others):
-            owner[others[taken]] = heavy
-        loads[heavy] -= moved[given, taken]
-        loads[light] += moved[given, taken]
-    return [np.flatnonzero(owner == b).tolist() for b in range(len(bins))]
+        item = int(mine[worst.argmin()])
+        moved_all = sizes[item] - sizes
+        taken = int(np.maximum(top - moved_all, partner_load + moved_all).argmin())
+        light = int(owner[taken])
+        owner[item] = light
+        if taken < num_items:
+            owner[taken] = heavy
+        loads[heavy] -= moved_all[taken]
+        loads[light] += moved_all[taken]
+    return [np.flatnonzero(owner[:num_items] == b).tolist() for b in range(num_bins)]

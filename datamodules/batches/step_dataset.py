@@ -146,6 +146,7 @@ class StepDataset(IterableDataset[StepBatch]):
         first, stride = (0, 1) if info is None else (info.id, info.num_workers)
         steps = range(self.start_step + first, self.num_steps, stride)
         announced: deque[PlannedStep] = deque()
+        num_read = 0
         stream = self.data.stream
         stop = self.num_steps * stream.samples_per_step
         for i in range(0, len(steps), _STEPS_PER_LOOKUP):
@@ -153,7 +154,10 @@ class StepDataset(IterableDataset[StepBatch]):
             for planned in self.plan(steps[i : i + _STEPS_PER_LOOKUP]):
                 self._announce(planned)
                 announced.append(planned)
-                if len(announced) > _READ_AHEAD_STEPS:
+                # The first step waits for no plan but its own: one of thousands of samples takes
+                # seconds.
+                if len(announced) > min(_READ_AHEAD_STEPS, num_read):
+                    num_read += 1
                     yield self._read_step(announced.popleft())
         while announced:
             yield self._read_step(announced.popleft())

@@ -15,6 +15,7 @@ from models.accounting.shapes import block_linears
 from models.freezing import FreezePolicy, apply_freeze, cast_all, cast_frozen
 from models.language.adapters import TuningConfig, TuningKind, adapter_names, add_adapters
 from models.language.blocks import decoder_blocks
+from models.language.float8 import use_float8
 from models.language.generation import decoder_and_output_layer
 from models.language.language_model import loading_dtype
 from models.vlm import VisionLanguageModel
@@ -25,7 +26,7 @@ _BLOCK, _NESTED_BLOCK = 64, 256
 
 def fill_with_fakes(
     model: VisionLanguageModel,
-    mode: FakeTensorMode,
+    mode: FakeTensorMode | torch.device,
     *,
     num_blocks: int,
     tuning: TuningConfig,
@@ -39,7 +40,7 @@ def fill_with_fakes(
 
     Args:
         model: Model on the meta device.
-        mode: Mode of the fake tensors.
+        mode: Mode of the fake tensors; a device makes real tensors without content.
         num_blocks: Number of decoder blocks to keep.
         tuning: Fine-tuning method of the stage.
         policy: Parts that the stage trains.
@@ -65,6 +66,8 @@ def fill_with_fakes(
             cast_frozen(model, torch.bfloat16)
         if precision is Precision.BF16_TRUE:
             cast_all(model, torch.bfloat16)
+        if precision is Precision.FLOAT8_MIXED:
+            use_float8(language_model, is_emulated=False)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def block_memory(  # noqa: PLR0913 - the settings that it depends on
         is_compiled: Whether the block is compiled.
         num_tokens: Tokens of a micro-batch.
     """
-    is_mixed = precision is Precision.BF16_MIXED
+    is_mixed = precision.is_mixed
     model, mode = copy.deepcopy(vlm.model), FakeTensorMode()
     fill_with_fakes(model, mode, num_blocks=2, tuning=tuning, policy=policy, precision=precision)
     use_packed_attention(model.language_model, AttentionKind.VARLEN)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, cast
 
 import torch
-from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 
@@ -55,20 +54,19 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     def attribute(self, tensor: torch.Tensor, part: str) -> None:
         """Attribute the storage of a tensor to a part; count it if it is not known."""
-        storage = _local(tensor).untyped_storage()
-        key = storage._cdata
-        entry = self._storages.get(key)
-        if entry is None:
-            self._add(storage, part)
-            return
-        reference, size, old = entry
-        self._storages[key] = (reference, size, part)
-        self._change(old, -size)
-        self._change(part, size)
+        for storage in _storages_of(tensor):
+            entry = self._storages.get(storage._cdata)
+            if entry is None:
+                self._add(storage, part)
+                continue
+            reference, size, old = entry
+            self._storages[storage._cdata] = (reference, size, part)
+            self._change(old, -size)
+            self._change(part, size)
 
     def attribute_copies_of(self, tensor: torch.Tensor) -> None:
         """Attribute casts of a tensor (autocast's cache of weights) to the part `16-bit copies`."""
-        self._copied.add(_local(tensor).untyped_storage()._cdata)
+        self._copied |= {storage._cdata for storage in _storages_of(tensor)}
 
     def __enter__(self) -> Self:
         """Count from here on, including what FSDP2 frees and allocates by resizing storages."""
@@ -89,11 +87,12 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         result = func(*args, **(kwargs or {}))
         part = self.part
         if func is torch.ops.aten._to_copy.default:
-            source = _local(args[0]).untyped_storage()._cdata
-            part = "16-bit copies" if source in self._copied else part
+            sources = {storage._cdata for storage in _storages_of(args[0])}
+            part = "16-bit copies" if sources & self._copied else part
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self._add(_local(tensor).untyped_storage(), part)
+                for storage in _storages_of(tensor):
+                    self._add(storage, part)
         return result
 
     def _add(self, storage: torch.UntypedStorage, part: str) -> None:
@@ -136,6 +135,9 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             self.peaks[self.phase] = dict(self.live)
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the part of a sharded tensor that this rank holds."""
-    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+def _storages_of(tensor: Any) -> list[torch.UntypedStorage]:
+    """Return the storages behind a tensor: those of its parts, if it is sharded or in float8."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor.untyped_storage()]
+    inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return [s for part in inner if isinstance(part, torch.Tensor) for s in _storages_of(part)]

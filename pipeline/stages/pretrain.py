@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from core.config import to_plain
+from core.errors import ConfigError
 from core.precision import Precision
 from core.rng import seeded
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
@@ -54,6 +55,14 @@ class PretrainStage(Stage):
     num_steps: int
     seed: int
     precision: Precision = Precision.FLOAT32
+
+    def __post_init__(self) -> None:
+        """Check the precision."""
+        if self.precision is Precision.FLOAT8_MIXED:
+            raise ConfigError(
+                f"trainer.precision={self.precision} applies to the stages align and instruct, not "
+                "to the pretraining of language models; set bf16-mixed"
+            )
 
     @property
     def manifests(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import Sharding, VlmModule
 from models.freezing import FreezePolicy, cast_frozen
 from models.language.adapters import TuningConfig, adapter_names
+from models.language.float8 import check_float8, use_float8
 from models.language.language_model import loading_dtype
 from models.weights import save_weights
 from pipeline.assemble import WEIGHTS, assemble, feature_folder
@@ -120,8 +121,12 @@ class TrainingStage(Stage):
             optimizer=self.optim.optimizer,
             tuning=self.tuning.kind,
             strategy=self.compute.strategy,
+            precision=self.precision,
             trains_language_model=trains_language_model,
         )
+        device = training_device(context.trainer.accelerator)
+        if self.precision is Precision.FLOAT8_MIXED:
+            check_float8(device)
         is_frozen = not trains_language_model and self.precision is not Precision.FLOAT32
         parts = assemble(
             self.model,
@@ -130,7 +135,7 @@ class TrainingStage(Stage):
             trains_language_model=trains_language_model,
             seed=self.seed,
             dtype=torch.bfloat16 if is_frozen else loading_dtype(self.precision),
-            device=training_device(context.trainer.accelerator),
+            device=device,
             initial=initial_weights(context),
             is_empty=is_sharded,
         )
@@ -150,6 +155,8 @@ class TrainingStage(Stage):
         )
         if self.precision is not Precision.FLOAT32:
             cast_frozen(parts.model, torch.bfloat16)
+        if self.precision is Precision.FLOAT8_MIXED:
+            use_float8(parts.model.language_model, is_emulated=device.type == "cpu")
         apply_compute(parts.model, self.compute, context.trainer.accelerator)
         if self.tuning.dropout and adapter_names(parts.model.language_model):
             module.dropout_seed = self.seed

@@ -50,7 +50,7 @@ def fake_ranks(count: int) -> Iterator[DeviceMesh]:
 def fake_model(
     stage: TrainingFields,
     vlm: EmptyVlm,
-    mode: FakeTensorMode,
+    mode: FakeTensorMode | torch.device,
     mesh: DeviceMesh,
     *,
     num_blocks: int,
@@ -60,7 +60,7 @@ def fake_model(
     Args:
         stage: Training stage.
         vlm: Model of the stage on the meta device, which is changed.
-        mode: Mode of the fake tensors.
+        mode: Mode of the fake tensors; a device makes real tensors without content.
         mesh: Ranks over which a sharded strategy shards.
         num_blocks: Number of decoder blocks to keep.
     """
@@ -86,9 +86,12 @@ def fake_model(
 
 
 def fake_micro_batch(
-    stage: TrainingFields, vlm: EmptyVlm, load: Load, mode: FakeTensorMode
+    stage: TrainingFields, vlm: EmptyVlm, load: Load, mode: FakeTensorMode | torch.device
 ) -> MicroBatch:
-    """Build a full micro-batch with the mean numbers of images and loss tokens of a stage."""
+    """Build a full micro-batch with the mean numbers of images and loss tokens of a stage.
+
+    With a device in the place of a mode, its tensors are real.
+    """
     row_tokens = stage.stream.row_tokens
     num_rows = max(1, stage.stream.micro_batch_tokens // row_tokens)
     per_row = max(1, round(row_tokens / max(load.document_tokens, 1.0)))
@@ -116,6 +119,8 @@ def fake_micro_batch(
         is_features=is_features,
         layout=RowLayout(is_end_to_end=is_end_to_end, multiple=_ROW_MULTIPLE),
     )
+    if isinstance(mode, torch.device):
+        return micro_batch.to(mode)
     fakes: dict[str, Any] = {
         name: mode.from_tensor(tensor) for name, tensor in micro_batch.tensors().items()
     }

@@ -13,7 +13,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import FSDPModule
 
-from core.precision import Precision
 from core.samples import MicroBatch
 from lightning_modules.optim import build_optimizer
 from models.accounting.fake_model import constants_of, dropout_of_a_gpu
@@ -98,10 +97,10 @@ def trace_step(
         warnings.simplefilter("ignore")
         model = fake_model(stage, vlm, mode, mesh, num_blocks=num_blocks)
         with mode, dropout_of_a_gpu():
-            _run_micro_batch(stage, model, micro_batch)  # compiles the blocks
-            _hold(memory, model, micro_batch)
+            run_micro_batch(stage, model, micro_batch)  # compiles the blocks
+            hold(memory, model, micro_batch)
             with memory, _sharding_parts(memory):
-                _run_step(stage, model, micro_batch, memory)
+                run_step(stage, model, micro_batch, memory)
     return {
         phase: {part: float(size) for part, size in parts.items()}
         for phase, parts in memory.peaks.items()
@@ -109,7 +108,7 @@ def trace_step(
     }
 
 
-def _hold(memory: LiveMemory, model: VisionLanguageModel, micro_batch: MicroBatch) -> None:
+def hold(memory: LiveMemory, model: VisionLanguageModel, micro_batch: MicroBatch) -> None:
     """Count the weights and the micro-batch, which are alive before the step."""
     for tensor in (*model.parameters(), *model.buffers()):
         is_trained = tensor.requires_grad
@@ -122,36 +121,40 @@ def _hold(memory: LiveMemory, model: VisionLanguageModel, micro_batch: MicroBatc
         memory.attribute(tensor, "inputs")
 
 
-def _run_step(
+def run_step(
     stage: TrainingFields, model: VisionLanguageModel, micro_batch: MicroBatch, memory: LiveMemory
 ) -> None:
-    """Run what `VlmModule.training_step` runs, in the phases of the step."""
+    """Run what `VlmModule.training_step` runs, in the phases of the step.
+
+    The tensors may be fake or real; `memory` counts them while it is active.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = build_optimizer(trained, stage.optim)
     _make_moments(optimizer, trained, memory)
     _watch(model, memory)
-    buckets = _make_buckets(stage, trained, memory)
+    _make_gradients(stage, trained, memory)
     for index in range(_NUM_MICRO_BATCHES):
         if isinstance(model, FSDPModule):
             is_last = index == _NUM_MICRO_BATCHES - 1
             reduce_gradients(model, is_last=is_last, once_per_step=stage.compute.reduce_once)
         memory.enter("tower", part="inputs")
-        _run_micro_batch(stage, model, micro_batch)
+        run_micro_batch(stage, model, micro_batch)
         for parameter in trained:
             if parameter.grad is not None:
                 memory.attribute(parameter.grad, "gradients")
     memory.enter("update", part="update")
     torch.nn.utils.clip_grad_norm_(trained, stage.optim.grad_clip or float("inf"), foreach=True)
     optimizer.step()
-    del buckets
 
 
-def _run_micro_batch(
+def run_micro_batch(
     stage: TrainingFields, model: VisionLanguageModel, micro_batch: MicroBatch
 ) -> None:
-    is_mixed = stage.precision is Precision.BF16_MIXED
+    """Run the forward and backward pass of one micro-batch."""
+    is_mixed = stage.precision.is_mixed
     # Lightning's plugin disables the cache of autocast, too.
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed, cache_enabled=False):
+    kind = micro_batch.input_ids_BT.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=is_mixed, cache_enabled=False):
         (model(micro_batch).loss_sum * 1.0).backward()
 
 
@@ -166,14 +169,13 @@ def _make_moments(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _make_buckets(
-    stage: TrainingFields, trained: list[nn.Parameter], memory: LiveMemory
-) -> list[torch.Tensor]:
-    """Make the buffers in which DDP reduces gradients: its reducer needs real data pointers."""
+def _make_gradients(stage: TrainingFields, trained: list[nn.Parameter], memory: LiveMemory) -> None:
+    """Make DDP's gradients, which are its buckets and stay: it needs real data pointers."""
     if dist.get_world_size() == 1 or stage.compute.strategy.is_sharded:
-        return []
-    with memory.creating("gradient buckets"):
-        return [torch.empty_like(parameter) for parameter in trained]
+        return
+    with memory.creating("gradients"):
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _watch(model: VisionLanguageModel, memory: LiveMemory) -> None:

@@ -94,6 +94,7 @@ def _is_supported(stage: TrainingStage) -> bool:
             optimizer=stage.optim.optimizer,
             tuning=stage.tuning.kind,
             strategy=stage.compute.strategy,
+            precision=stage.precision,
             trains_language_model=stage.policy.language_model,
         )
     except ConfigError:

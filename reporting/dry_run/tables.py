@@ -179,6 +179,8 @@ def _hours(nodes: list[StageNode], estimator: Estimator, gpu: str, count: int) -
         cost = estimate.cost
         if cost is None:
             return "?"
+        if cost.uses_float8 and not kind.has_float8:
+            return "no float8"
         too_large = max(too_large, cost.memory_gib if cost.memory_gib > kind.memory_gib else 0.0)
         total = total.plus(cost.time(kind, estimate.width, number), factor=number / count)
     return f"needs {too_large:.0f} GiB" if too_large else format_span(total)

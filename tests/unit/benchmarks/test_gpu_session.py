@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu_session
 from benchmarks.gpu_session import __main__ as command
-from benchmarks.gpu_session.parts import Part, Session, all_parts, chosen
+from benchmarks.gpu_session.memory import compare, failure_of, settings
+from benchmarks.gpu_session.parts import MEMORY_ROWS, Part, Session, all_parts, chosen
 from benchmarks.gpu_session.summary import Outcome, markdown
+from core.precision import Precision
 
 
 def session_of(folder: Path, num_gpus: int) -> Session:
@@ -25,14 +28,18 @@ def test_two_ranks_need_two_gpus_and_parts_fit_into_25_minutes(tmp_path: Path) -
     assert "two ranks" in names[0]
     assert "two ranks" not in names[1]
     assert "two ranks" in names[2]
-    assert names[2][:3] == ["smoke 32-true", "smoke bf16-mixed", "smoke bf16-true"]
+    assert names[2][:4] == [f"smoke {precision}" for precision in Precision]
+    assert names[2].index("tests") < names[2].index("memory") < names[2].index("benchmark")
     assert sum(part.seconds for part in all_parts(session_of(tmp_path, 1))) <= 25 * 60
 
 
 def test_a_check_on_the_cpu_asks_for_no_gpu(tmp_path: Path) -> None:
     words = [word for part in all_parts(session_of(tmp_path, 0)) for word in part.command]
     assert not [word for word in words if "gpu" in word and "accelerator" in word]
-    assert "--dry-run" in words
+    assert "cuda" not in words
+    study = next(p for p in all_parts(session_of(tmp_path, 0)) if p.name == "small study")
+    assert "small" in study.command
+    assert "--dry-run" not in study.command, "the small profile's settings are trained with"
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,33 @@ def test_targets_of_the_step_benchmark_are_in_the_report(tmp_path: Path) -> None
     assert "| 1 | best | 26.1 | 9,000.0 | 0.41 |  | ok |" in text
     assert "| 1 | other |  |  |  |  | out of memory |" in text
     assert "* stage 1: samples_per_second 26.1 (required 25.0): met" in text
+
+
+def test_memory_that_differs_from_its_trace_fails_and_is_in_the_report(tmp_path: Path) -> None:
+    rows = [
+        {"setting": "exact", "traced": 2.0 * 2**30, "measured": 2.05 * 2**30},
+        {"setting": "too much", "traced": 2.0 * 2**30, "measured": 2.2 * 2**30},
+        {"setting": "less", "traced": 2.0 * 2**30, "measured": 1.5 * 2**30},
+        {"setting": "planned", "traced": 2.0 * 2**30, "measured": 2.0 * 2**30,
+         "planned": 1.0, "traced_whole": 1.2},
+    ]  # fmt: skip
+    failures = [failure_of(row, is_upper_bound=False) for row in rows]
+    assert failures == ["", "measured / traced = 1.100", "measured / traced = 0.750",
+                        "planned / traced = 0.833"]  # fmt: skip
+    assert not failure_of(rows[2], is_upper_bound=True), "a compiled step may need less"
+    assert failure_of(rows[1], is_upper_bound=True)
+    path = tmp_path / MEMORY_ROWS
+    path.write_text(json.dumps([{**row, "failure": f} for row, f in zip(rows, failures,
+                                                                        strict=True)]))  # fmt: skip
+    text = markdown("H100", [], [], path)
+    assert "| exact | 2.000 | 2.050 | 1.025 | ok |" in text
+    assert "| too much | 2.000 | 2.200 | 1.100 | measured / traced = 1.100 |" in text
+
+
+@pytest.mark.slow
+def test_storages_of_a_real_step_live_as_long_as_traced_ones(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    setting = next(s for s in settings(cpu) if s.tuning == "full" and s.stage == "align")
+    row = compare(setting, cpu, tmp_path)
+    assert not row["failure"]
+    assert row["measured"] > 1e8

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint import default_planner, state_dict_loader
 
 from callbacks.checkpoints import _StateCapture
 from lightning_modules.strategy import ShardedStrategy, write_shards
@@ -64,6 +64,29 @@ def test_the_thread_that_writes_shards_does_not_touch_cuda(
     state_dict_loader.load(found, checkpoint_id=tmp_path / "saved", process_group=group)
     assert torch.equal(found["state_dict"]["a"], torch.arange(5.0))
     assert found["optimizer_0"]["step"] == 3
+
+
+def test_plans_are_merged_once_and_again_for_other_shapes(
+    group: dist.ProcessGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merging takes two minutes for 1,024 ranks."""
+    merged: list[int] = []
+    real = default_planner.create_default_global_save_plan
+
+    def merge(plans: list[Any], *rest: Any) -> Any:
+        merged.append(len(plans))
+        return real(plans, *rest)
+
+    monkeypatch.setattr(default_planner, "create_default_global_save_plan", merge)
+    states = [torch.zeros(6), torch.arange(6.0), torch.ones(3), torch.arange(3.0)]
+    for number, state in enumerate(states):
+        path = tmp_path / str(number)
+        write_shards({"weights": {"a": state}, "step": number}, path, group)
+        found: dict[str, Any] = {"weights": {"a": torch.empty_like(state)}, "step": -1}
+        state_dict_loader.load(found, checkpoint_id=path, process_group=group)
+        assert torch.equal(found["weights"]["a"], state)
+        assert found["step"] == number
+    assert len(merged) == 2, "one for each shape"
 
 
 @pytest.mark.usefixtures("guarded_cuda")

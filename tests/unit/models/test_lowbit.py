@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from core.errors import CheckpointError, ConfigError
+from core.precision import Precision
 from core.samples import MicroBatch
 from lightning_modules.compute import StrategyName
 from lightning_modules.lowbit import check_combination
@@ -273,6 +274,7 @@ def allowed(
             optimizer=optimizer,
             tuning=tuning,
             strategy=strategy,
+            precision=Precision.BF16_MIXED,
             trains_language_model=learns,
         )
     except ConfigError as error:

@@ -114,6 +114,8 @@ def test_what_a_block_keeps_depends_on_precision_and_compilation() -> None:
                 checkpoint=0, is_compiled=False, count=4),
         Setting(stage="instruct", tuning="qlora", strategy="ddp", precision="bf16-true",
                 checkpoint=1, is_compiled=False, count=2),
+        Setting(stage="instruct", tuning="full", strategy="fsdp2", precision="float8-mixed",
+                checkpoint=0, is_compiled=True, count=8),
     ],
     ids=lambda setting: setting.name,
 )  # fmt: skip
@@ -126,7 +128,7 @@ def test_planner_and_trace_agree_at_8b(setting: Setting, tmp_path: Path) -> None
 
 def test_every_supported_setting_is_in_the_table() -> None:
     names = [setting.name for setting in memory_trace.settings()]
-    assert len(set(names)) == len(names) == 6 * 2 * 2 * 2 * 4
+    assert len(set(names)) == len(names) == (6 * 2 + 3) * 2 * 2 * 4
     row = {"setting": "a", "planner_gib": 1.0, "trace_gib": 1.02, "ratio": 0.98, "phase": "loss"}
     assert "1 settings; the largest difference is 2.0%" in memory_trace.write_table({"a": row})
 

@@ -264,6 +264,15 @@ def test_times_are_ranges() -> None:
     assert reading.shortest_s == reading.longest_s == pytest.approx(1.0), "not a share of the peak"
 
 
+def test_float8_is_faster_where_there_is_float8() -> None:
+    cost = costs.Cost(flops=989e12 * 3600, memory={}, uses_float8=True)
+    span = cost.time(get_gpu("h100"), 4096, 1)
+    assert span.shortest_s == pytest.approx(3600 / 0.42 / 1.28)
+    assert span.longest_s == pytest.approx(3600 / 0.33 / 1.10)
+    with pytest.raises(ConfigError, match="--gpu h100, h200, b200, l40s, rtx4090"):
+        cost.time(get_gpu("a100-80"), 4096, 1)
+
+
 def test_unknown_gpus_are_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'h100'"):
         get_gpu("h1oo")
