@@ -188,34 +188,51 @@ def _exchange_items(bins: list[list[int]], sizes: np.ndarray) -> list[list[int]]
     exchanges, the first item of the heaviest bin is given, and the first partner is taken.
     """
     num_items, num_bins = len(sizes), len(bins)
-    owner = np.empty(num_items + num_bins, dtype=np.int64)
-    for b, items in enumerate(bins):
-        owner[items] = b
-    owner[num_items:] = np.arange(num_bins)
+    # Item `num_items + b` is the weightless one of bin b.
+    members = [{*items, num_items + b} for b, items in enumerate(bins)]
     sizes = np.concatenate([sizes, np.zeros(num_bins, dtype=np.int64)])
-    loads = np.bincount(owner, weights=sizes, minlength=num_bins).astype(np.int64)
+    loads = np.array([sizes[list(items)].sum() for items in members], dtype=np.int64)
     # Among partners of one size, the one in the lightest bin is best: the best exchange is searched
     # among the distinct sizes, which are few, and then its first place among all partners.
     by_size = np.argsort(sizes, kind="stable")
     distinct, starts = np.unique(sizes[by_size], return_index=True)
+    stops = [*starts[1:], len(sizes)]
+    place = np.empty_like(by_size)
+    place[by_size] = np.arange(len(sizes))
+    owner = np.empty_like(by_size)
+    for b, items in enumerate(members):
+        owner[list(items)] = b
+    partner_load = loads[owner[by_size]]
     for _ in range(_MAX_EXCHANGES):
         heavy = int(loads.argmax())
-        top = loads[heavy]
-        partner_load = loads[owner]
-        partner_load[owner == heavy] = top + distinct[-1]  # never improves
-        lightest = np.minimum.reduceat(partner_load[by_size], starts)
-        mine = np.flatnonzero(owner[:num_items] == heavy)
-        moved = sizes[mine][:, None] - distinct[None, :]
-        worst = np.maximum(top - moved, lightest[None, :] + moved).min(axis=1)
-        if worst.min() >= top:
+        top = int(loads[heavy])
+        mine = np.array(sorted(members[heavy]))
+        partner_load[place[mine]] = top + distinct[-1]  # never improves
+        lightest = np.minimum.reduceat(partner_load, starts)
+        moved = sizes[mine[:-1], None] - distinct
+        worst = np.maximum(top - moved, lightest + moved)
+        given = int(worst.min(axis=1).argmin())
+        row = worst[given]
+        if row.min() >= top:
             break
-        item = int(mine[worst.argmin()])
-        moved_all = sizes[item] - sizes
-        taken = int(np.maximum(top - moved_all, partner_load + moved_all).argmin())
+        taken = len(sizes)
+        for k in np.flatnonzero(row == row.min()):
+            places = slice(starts[k], stops[k])
+            others = np.maximum(top - moved[given, k], partner_load[places] + moved[given, k])
+            taken = min(taken, int(by_size[places][others.argmin()]))
+        item = int(mine[given])
         light = int(owner[taken])
-        owner[item] = light
+        shift = int(sizes[item] - sizes[taken])
+        _move(item, heavy, light, owner, members)
         if taken < num_items:
-            owner[taken] = heavy
-        loads[heavy] -= moved_all[taken]
-        loads[light] += moved_all[taken]
-    return [np.flatnonzero(owner[:num_items] == b).tolist() for b in range(num_bins)]
+            _move(taken, light, heavy, owner, members)
+        for b, change in ((heavy, -shift), (light, shift)):
+            loads[b] += change
+            partner_load[place[list(members[b])]] = loads[b]
+    return [sorted(items)[:-1] for items in members]
+
+
+def _move(item: int, source: int, target: int, owner: np.ndarray, members: list[set[int]]) -> None:
+    members[source].remove(item)
+    members[target].add(item)
+    owner[item] = target

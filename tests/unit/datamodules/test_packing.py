@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from datamodules.batches.packing import check_lengths, density, plan_rank, plan_step
+from datamodules.batches.packing import (
+    _balanced_bins,
+    check_lengths,
+    density,
+    plan_rank,
+    plan_step,
+)
 
 DISTRIBUTIONS = {
     "30-120": lambda rng, n: rng.integers(30, 121, n),
@@ -169,3 +175,39 @@ def test_ranks_of_all_groups_get_nearly_equal_numbers_of_tokens():
     plan = plan_step(lengths, 128, 16384, 4096)
     tokens = [sum(int(lengths[i]) for micro in r for row in micro for i in row) for r in plan]
     assert max(tokens) / np.mean(tokens) < 1.02
+
+
+def balanced_by_definition(sizes: list[int], num_bins: int) -> list[list[int]]:
+    """Longest first, then the first of the best exchanges or moves, as long as one helps."""
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        min(bins, key=lambda b: sum(sizes[i] for i in b)).append(item)
+    while True:
+        loads = [sum(sizes[i] for i in b) for b in bins]
+        heavy = loads.index(max(loads))
+        places = sorted((i, b) for b, items in enumerate(bins) for i in items if b != heavy)
+        best = loads[heavy], None
+        for mine in sorted(bins[heavy]):
+            for taken, b in [*places, *((None, b) for b in range(num_bins) if b != heavy)]:
+                moved = sizes[mine] - (0 if taken is None else sizes[taken])
+                worst = max(loads[heavy] - moved, loads[b] + moved)
+                if worst < best[0]:
+                    best = worst, (mine, taken, b)
+        if best[1] is None:
+            return [sorted(items) for items in bins]
+        mine, taken, b = best[1]
+        bins[heavy].remove(mine)
+        bins[b].append(mine)
+        if taken is not None:
+            bins[b].remove(taken)
+            bins[heavy].append(taken)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_exchanges_are_the_best_ones_in_a_fixed_order(seed: int) -> None:
+    """The plan decides which samples share a micro-batch, so it must not depend on the search."""
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        sizes = rng.integers(1, int(rng.choice([6, 60])), int(rng.integers(1, 24))).tolist()
+        num_bins = int(rng.integers(2, 7))
+        assert _balanced_bins(sizes, num_bins) == balanced_by_definition(sizes, num_bins)
