@@ -20,7 +20,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.gpu_session.parts import MEMORY_ROWS, Part, Session, all_parts, chosen
+from benchmarks.gpu_session.parts import (
+    MEMORY_ROWS,
+    Part,
+    Session,
+    all_parts,
+    chosen,
+    has_float8,
+)
 from benchmarks.gpu_session.summary import Outcome, markdown
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         parts = chosen(all_parts(session), options.only)
     except ValueError as error:
         parser.error(str(error))
+    if not has_float8(session):
+        print("float8 is left out: torchao is not installed (pip install '.[float8]')")
     outcomes += [run_part(part, options.work) for part in parts]
     return finish(session, device, outcomes)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.precision import Precision
+from models.language.float8 import has_torchao
 
 MEMORY_ROWS = "memory.json"
 """File of measured and traced memory."""
@@ -63,6 +64,11 @@ def all_parts(session: Session) -> list[Part]:
     ]
 
 
+def has_float8(session: Session) -> bool:
+    """Return whether float8 is checked: a CPU has torchao only if it was installed for it."""
+    return has_torchao() or not session.is_cpu
+
+
 def _smoke_parts(session: Session) -> list[Part]:
     return [
         Part(
@@ -81,6 +87,7 @@ def _smoke_parts(session: Session) -> list[Part]:
             seconds=300 if session.is_cpu else _SMOKE_SECONDS,
         )
         for precision in Precision
+        if precision is not Precision.FLOAT8_MIXED or has_float8(session)
     ]
 
 

@@ -20,7 +20,7 @@ from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig, OptimizerName
 from lightning_modules.vlm_module import VlmModule
 from models.language.attention import AttentionKind
-from models.language.float8 import check_float8, use_float8
+from models.language.float8 import check_float8, has_torchao, use_float8
 from pipeline.trainer import apply_compute, row_layout
 
 
@@ -82,6 +82,9 @@ def levers_of(stage: int, device: torch.device) -> dict[str, Lever]:
     }
     if device.type == "cuda":
         return levers
+    if not has_torchao():
+        print(f"'{FLOAT8}' is left out: torchao is not installed (pip install '.[float8]')")
+        del levers[FLOAT8]
     for name in ("no compile", "flex attention"):
         levers.pop(name, None)
     return {

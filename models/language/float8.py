@@ -32,7 +32,7 @@ def check_float8(device: torch.device) -> None:
     Raises:
         ConfigError: If torchao is missing, or the device has no float8 products.
     """
-    _check_package()
+    check_torchao()
     if device.type == "cpu":
         return
     if device.type != "cuda":
@@ -58,7 +58,7 @@ def use_float8(language_model: nn.Module, *, is_emulated: bool) -> None:
     Raises:
         ConfigError: If torchao is missing, or the size of a layer is not divisible by 16.
     """
-    _check_package()
+    check_torchao()
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = Float8LinearConfig.from_recipe_name(RECIPE)
@@ -73,8 +73,18 @@ def use_float8(language_model: nn.Module, *, is_emulated: bool) -> None:
                 linear.register_forward_pre_hook(_cast_as_autocast)
 
 
-def _check_package() -> None:
-    if find_spec("torchao") is None:
+def has_torchao() -> bool:
+    """Return whether torchao is installed: it is optional, because transformers imports it."""
+    return find_spec("torchao") is not None
+
+
+def check_torchao() -> None:
+    """Check that torchao is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not has_torchao():
         raise ConfigError(
             "trainer.precision=float8-mixed needs the package torchao, which is not installed: "
             f"pip install '.[float8]', or {_INSTEAD}"

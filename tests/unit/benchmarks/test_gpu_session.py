@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import gpu_session
 from benchmarks.gpu_session import __main__ as command
+from benchmarks.gpu_session import parts
 from benchmarks.gpu_session.memory import compare, failure_of, settings
 from benchmarks.gpu_session.parts import MEMORY_ROWS, Part, Session, all_parts, chosen
 from benchmarks.gpu_session.summary import Outcome, markdown
@@ -23,12 +24,16 @@ def python(name: str, code: str, *, seconds: int = 60) -> Part:
     return Part(name=name, command=(sys.executable, "-c", code), seconds=seconds)
 
 
-def test_two_ranks_need_two_gpus_and_parts_fit_into_25_minutes(tmp_path: Path) -> None:
+def test_two_ranks_need_two_gpus_and_parts_fit_into_25_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "has_torchao", lambda: False)
     names = {n: [p.name for p in all_parts(session_of(tmp_path, n))] for n in (0, 1, 2)}
     assert "two ranks" in names[0]
     assert "two ranks" not in names[1]
     assert "two ranks" in names[2]
     assert names[2][:4] == [f"smoke {precision}" for precision in Precision]
+    assert "smoke float8-mixed" not in names[0], "torchao is installed on a GPU only"
     assert names[2].index("tests") < names[2].index("memory") < names[2].index("benchmark")
     assert sum(part.seconds for part in all_parts(session_of(tmp_path, 1))) <= 25 * 60
 
@@ -60,8 +65,8 @@ def test_the_outcome_of_a_part(tmp_path: Path, code: str, seconds: int, failure:
 def test_the_rest_runs_after_a_failure_and_the_report_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts = [python("first", "raise SystemExit(2)"), python("second", "pass")]
-    monkeypatch.setattr(gpu_session.__main__, "all_parts", lambda _: parts)
+    both = [python("first", "raise SystemExit(2)"), python("second", "pass")]
+    monkeypatch.setattr(gpu_session.__main__, "all_parts", lambda _: both)
     code = command.main(["--cpu-check", "--work", str(tmp_path)])
     assert code == 1
     report = (tmp_path / "report" / "report.md").read_text()

@@ -1,6 +1,5 @@
 """Float8 products of the decoder blocks, emulated on the CPU, against the formula and bfloat16."""
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +33,9 @@ from tests.support.tiny_vlm import (
 )
 
 pytestmark = pytest.mark.gpu_path
+needs_torchao = pytest.mark.skipif(
+    not float8.has_torchao(), reason="torchao is not installed: pip install '.[float8]'"
+)
 TRAINED = "data/embedded/models/lm_general"
 LARGEST = 448.0
 """Largest number of e4m3."""
@@ -66,6 +68,7 @@ def distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return float((flat_found - flat_expected).norm() / flat_expected.norm())
 
 
+@needs_torchao
 def test_each_product_rounds_both_operands_along_the_summed_dimension() -> None:
     torch.manual_seed(0)
     block = nn.Module()
@@ -92,6 +95,7 @@ def test_each_product_rounds_both_operands_along_the_summed_dimension() -> None:
         assert found.dtype == torch.float32
 
 
+@needs_torchao
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_a_step_is_that_of_float32_within_the_stated_tolerance(*, is_frozen: bool) -> None:
     """With the weights of a trained model: those of a random one amplify any rounding."""
@@ -120,6 +124,7 @@ def test_a_step_is_that_of_float32_within_the_stated_tolerance(*, is_frozen: boo
     assert 0 < distance(gradients, expected_gradients) < GRADIENT_TOLERANCE
 
 
+@needs_torchao
 def test_only_linear_layers_of_the_blocks_change_and_names_stay() -> None:
     plain, model = plain_model(), float8_model()
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -134,6 +139,7 @@ def test_only_linear_layers_of_the_blocks_change_and_names_stay() -> None:
     assert kinds == {(True, "Float8Linear"), (False, "Linear")}
 
 
+@needs_torchao
 def test_autocast_reaches_the_layers_on_a_cpu() -> None:
     model = float8_model()
     seen = list[torch.dtype]()
@@ -145,6 +151,7 @@ def test_autocast_reaches_the_layers_on_a_cpu() -> None:
     assert seen == [torch.bfloat16]
 
 
+@needs_torchao
 def test_sharding_changes_nothing() -> None:
     batch = packed(with_branches=False)
     expected = loss_and_gradients(float8_model(), batch)
@@ -159,6 +166,7 @@ def test_sharding_changes_nothing() -> None:
             assert torch.equal(gradient.full_tensor(), value)
 
 
+@needs_torchao
 @pytest.mark.slow
 def test_a_compiled_block_is_one_graph() -> None:
     batch = packed(with_branches=False)
@@ -181,6 +189,7 @@ def error_of(call: Callable[[], object]) -> str:
 
 
 def test_devices_without_float8_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float8, "has_torchao", lambda: True)
     check_float8(torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
@@ -193,11 +202,13 @@ def test_devices_without_float8_are_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(float8, "find_spec", lambda name: None if name == "torchao" else real(name))
+    monkeypatch.setattr(float8, "has_torchao", lambda: False)
     assert "pip install '.[float8]'" in error_of(lambda: check_float8(torch.device("cpu")))
+    model = build_model().language_model
+    assert "pip install '.[float8]'" in error_of(lambda: use_float8(model, is_emulated=True))
 
 
+@needs_torchao
 def test_sizes_must_be_multiples_of_16() -> None:
     config = LlamaConfig(hidden_size=32, intermediate_size=40, num_hidden_layers=1,
                          num_attention_heads=2, vocab_size=32)  # fmt: skip

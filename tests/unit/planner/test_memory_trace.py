@@ -24,6 +24,7 @@ from models.connector import LinearConnector
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.language.blocks import decoder_blocks
+from models.language.float8 import has_torchao
 from models.vlm import VisionLanguageModel
 from planner.trace.fake_model import fake_ranks
 from reporting.dry_run.memory_trace import show_memory_traces
@@ -114,8 +115,10 @@ def test_what_a_block_keeps_depends_on_precision_and_compilation() -> None:
                 checkpoint=0, is_compiled=False, count=4),
         Setting(stage="instruct", tuning="qlora", strategy="ddp", precision="bf16-true",
                 checkpoint=1, is_compiled=False, count=2),
-        Setting(stage="instruct", tuning="full", strategy="fsdp2", precision="float8-mixed",
-                checkpoint=0, is_compiled=True, count=8),
+        pytest.param(
+            Setting(stage="instruct", tuning="full", strategy="fsdp2", precision="float8-mixed",
+                    checkpoint=0, is_compiled=True, count=8),
+            marks=pytest.mark.skipif(not has_torchao(), reason="torchao is not installed")),
     ],
     ids=lambda setting: setting.name,
 )  # fmt: skip
