@@ -41,11 +41,13 @@ def vary(
         base: Configuration that all cells share.
         fields: Dotted path of any configuration field -> its values, for example
             `{"model.connector.kind": tuple(ConnectorKind)}`.
-        **cell: Field of `CellConfig` -> its values.
+        **cell: Field of `CellConfig` -> its values. `target_samples` replaces the share.
 
     Raises:
         ConfigError: If a path does not exist.
     """
+    if "target_samples" in cell:
+        cell = {"target_share": (None,), **cell}
     axes = {**(fields or {}), **{f"{_STUDY}.{name}": values for name, values in cell.items()}}
     return [
         _replace_all(base, dict(zip(axes, values, strict=True)))
@@ -68,7 +70,8 @@ def name_cells(configs: Sequence[RunConfig]) -> tuple[GridCell, ...]:
         cell_id = "_".join([_study_id(config.cell), *parts])
         if cell_id in cells:
             raise ConfigError(f"two cells of the grid are equal: '{cell_id}'; vary a field")
-        axes: dict[str, AxisValue] = dict(to_plain(config.cell))
+        study = to_plain(config.cell).items()
+        axes: dict[str, AxisValue] = {name: value for name, value in study if value is not None}
         axes |= {path: values.get(path) for path in paths}
         cells[cell_id] = GridCell(cell_id=cell_id, config=config, axes=axes)
     return tuple(cells.values())
@@ -115,7 +118,14 @@ def short_names(paths: Iterable[str], *, min_parts: int = 1) -> dict[str, str]:
 def _study_id(cell: CellConfig) -> str:
     text = "_txt" if cell.text_only else ""
     stages = "" if cell.stages is Stages.BOTH else f"_{cell.stages.value}"
-    return f"{cell.backbone}_share{100 * cell.target_share:g}{text}{stages}_s{cell.seed}"
+    return f"{cell.backbone}_{_amount_id(cell)}{text}{stages}_s{cell.seed}"
+
+
+def _amount_id(cell: CellConfig) -> str:
+    if cell.target_share is not None:
+        return f"share{100 * cell.target_share:g}"
+    base = "" if cell.base_samples is None else f"+{cell.base_samples}"
+    return f"samples{cell.target_samples}{base}"
 
 
 def _slug(value: AxisValue) -> str:
@@ -124,27 +134,36 @@ def _slug(value: AxisValue) -> str:
 
 
 def _replace_all(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    replaced: Any = config
-    for path, value in values.items():
-        replaced = _replace(replaced, path.split("."), value, path)
+    replaced = _replace(config, [(path, path.split("."), value) for path, value in values.items()])
     if not isinstance(replaced, RunConfig):
         raise TypeError(f"expected a RunConfig, got {type(replaced).__name__}")
     return replaced
 
 
-def _replace(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
-    """Return a copy of a dataclass or dict with the value at a path replaced."""
-    key, *rest = keys
+def _replace(node: Any, values: Sequence[tuple[str, Sequence[str], Any]]) -> Any:
+    """Return a copy of a dataclass or dict with some values replaced at once.
+
+    Fields of a dataclass may exclude each other, so that one after the other would be rejected.
+
+    Args:
+        node: A dataclass or dict.
+        values: Full path of each value, the part of the path that is left, and the value.
+    """
     if isinstance(node, dict):
         known: list[str] = list(node)
     elif dataclasses.is_dataclass(node):
         known = [field.name for field in dataclasses.fields(node)]
     else:
         known = []
-    if key not in known:
-        raise ConfigError(unknown_name("configuration field", key, known, fix=f"Axis: {path}."))
-    old = node[key] if isinstance(node, dict) else getattr(node, key)
-    new = _replace(old, rest, value, path) if rest else value
-    if isinstance(node, dict):
-        return {**node, key: new}
-    return dataclasses.replace(node, **{key: new})
+    inner: dict[str, list[tuple[str, Sequence[str], Any]]] = {}
+    changes: dict[str, Any] = {}
+    for path, (key, *rest), value in values:
+        if key not in known:
+            raise ConfigError(unknown_name("configuration field", key, known, fix=f"Axis: {path}."))
+        if rest:
+            inner.setdefault(key, []).append((path, rest, value))
+        else:
+            changes[key] = value
+    for key, parts in inner.items():
+        changes[key] = _replace(node[key] if isinstance(node, dict) else getattr(node, key), parts)
+    return {**node, **changes} if isinstance(node, dict) else dataclasses.replace(node, **changes)

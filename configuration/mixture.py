@@ -9,20 +9,48 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import (
     ExpectedSource,
-    MixtureLineConfig,
     RunConfig,
     TextOnly,
     TrainConfig,
 )
 from core.errors import ConfigError
-from datamodules.mixture.config import ComponentConfig, Phase, ShareOf
+from datamodules.mixture.config import (
+    ComponentConfig,
+    MixtureConfig,
+    Phase,
+    ShareOf,
+    TargetSamples,
+)
 from datamodules.mixture.schedule import MAX_DENOMINATOR
 
 
-def stage_components(
+def stage_mixture(
     config: RunConfig, stage: TrainConfig, *, text_only: Mapping[str, MixtureLineConfig]
+) -> MixtureConfig:
+    """Return the mixture of a stage.
+
+    Raises:
+        ConfigError: If a line is invalid, text-only data do not fit inside the image data, or a
+            number of samples is combined with something that needs a share.
+    """
+    own = stage if stage.has_amount else config.cell
+    amount = None
+    if own.target_samples is not None:
+        amount = TargetSamples(
+            number=own.target_samples, num_steps=stage.num_steps, num_base=own.base_samples
+        )
+    return MixtureConfig(
+        components=_stage_components(config, stage, text_only),
+        seed=config.cell.seed,
+        target_samples=amount,
+    )
+
+
+def _stage_components(
+    config: RunConfig, stage: TrainConfig, text_only: Mapping[str, MixtureLineConfig]
 ) -> dict[str, ComponentConfig]:
     """Return the components of a stage by name.
 
@@ -76,11 +104,11 @@ def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str
 
 def _parallel_component(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConfig:
     line, languages = stage.visual[name], config.languages
-    share = config.cell.target_share if stage.target_share is None else stage.target_share
+    share = (stage if stage.has_amount else config.cell).target_share
     return ComponentConfig(
         base=manifest_path(config, f"{line.source}_{languages.base}"),
         target=manifest_path(config, f"{line.source}_{languages.target}"),
-        target_share=share,
+        target_share=share or 0.0,  # with a number of samples, the stream chooses them
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
         share_of=ShareOf(line.share_of),

@@ -7,13 +7,13 @@ Users write it in YAML and with `--set`; it is validated before anything starts.
 import dataclasses
 from enum import StrEnum
 
+from configuration.mixture_lines import MixtureLineConfig
 from configuration.report_config import ReportConfig
 from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
 from core.chat.templates import TEMPLATES
 from core.errors import ConfigError, unknown_name
 from core.precision import EvaluationWeights
-from datamodules.mixture.config import ShareOf
 from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import Benchmark
 from evaluation.retention import RetentionConfig
@@ -29,6 +29,34 @@ ALIGN_POLICY = FreezePolicy(connector=True, language_model=False)
 """Parts of the model that stage 1 trains."""
 INSTRUCT_POLICY = FreezePolicy(connector=True, language_model=True)
 """Parts of the model that stage 2 trains."""
+
+
+def _check_amount(
+    section: str, share: float | None, samples: int | None, base_samples: int | None
+) -> None:
+    """Check that at most one of a share and a number of samples is given, and its range.
+
+    Raises:
+        ConfigError: If both are given, or one is out of range.
+    """
+    if base_samples is not None and samples is None:
+        raise ConfigError(
+            f"{section}: base_samples={base_samples} without target_samples; set both, or neither"
+        )
+    if share is not None and samples is not None:
+        raise ConfigError(
+            f"{section}: target_share={share:g} and target_samples={samples}; set exactly one of "
+            "them and the other to null"
+        )
+    if share is not None and not 0.0 <= share <= 1.0:
+        raise ConfigError(f"{section}: target_share must be between 0 and 1, got {share}")
+    for name, number in (("target_samples", samples), ("base_samples", base_samples)):
+        if number is not None and number < 0:
+            raise ConfigError(f"{section}: {name} must be at least 0, got {number}")
+    if samples == base_samples == 0:
+        raise ConfigError(
+            f"{section}: target_samples and base_samples are both 0; use at least one image"
+        )
 
 
 class Stages(StrEnum):
@@ -52,9 +80,14 @@ class TextOnly(StrEnum):
 class CellConfig:
     """The axes of the study. An experiment may vary any other field as well."""
 
-    target_share: float = 0.2
+    target_share: float | None = 0.2
     """Share of the target language in the image data of stage 2; `share_of` of a mixture line says
-    whether it is a share of samples or of loss tokens."""
+    whether it is a share of samples or of loss tokens. Null if `target_samples` is set."""
+    target_samples: int | None = None
+    """Number of different images of stage 2 that have the target language, instead of a share."""
+    base_samples: int | None = None
+    """Number of different images of stage 2 that have the base language, beside `target_samples`;
+    others are not used. Null for all others."""
     text_only: bool = False
     """Whether stage 2 also uses text-only data in the target language."""
     backbone: str = "general"
@@ -65,9 +98,12 @@ class CellConfig:
     """Seed of data order, initialisation and noise."""
 
     def __post_init__(self) -> None:
-        """Validate the share."""
-        if not 0.0 <= self.target_share <= 1.0:
-            raise ConfigError(f"cell.target_share must be between 0 and 1, got {self.target_share}")
+        """Validate the share or the amount."""
+        _check_amount("cell", self.target_share, self.target_samples, self.base_samples)
+        if self.target_share is None and self.target_samples is None:
+            raise ConfigError(
+                "cell.target_share and cell.target_samples are both null; set exactly one of them"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,52 +212,6 @@ class BackboneConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PhaseConfig:
-    """Values of a mixture line from a point of the training on; omitted values stay unchanged."""
-
-    from_step: int | None = None
-    """First optimizer step of the phase."""
-    from_fraction: float | None = None
-    """First step as a fraction of the steps of the stage, rounded to the nearest step."""
-    samples_per_step: float | None = None
-    """Samples per optimizer step in this phase; 0 pauses the source."""
-    target_share: float | None = None
-    """Share of the target language in this phase; overrides the share of the cell."""
-
-    def __post_init__(self) -> None:
-        """Validate that the start is given exactly once."""
-        if (self.from_step is None) == (self.from_fraction is None):
-            raise ConfigError(
-                f"phase with from_step={self.from_step}, from_fraction={self.from_fraction}; "
-                "set exactly one of them"
-            )
-        if self.from_fraction is not None and not 0.0 < self.from_fraction < 1.0:
-            raise ConfigError(f"from_fraction={self.from_fraction}: must be between 0 and 1")
-
-    def first_step(self, num_steps: int) -> int:
-        """Return the first step of the phase in a stage of `num_steps` steps."""
-        if self.from_step is not None:
-            return self.from_step
-        return round((self.from_fraction or 0.0) * num_steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MixtureLineConfig:
-    """One line of a mixture; its source is named without the language."""
-
-    source: str
-    """Name of the source: `emoji_instruct` refers to emoji_instruct_en and emoji_instruct_eu."""
-    samples_per_step: float
-    """Samples per optimizer step from this source; 0 skips the source."""
-    max_epochs: float = 200.0
-    """Maximum number of passes over the source; more are an error."""
-    share_of: ShareOf = ShareOf.SAMPLES
-    """Unit of the target share: samples or loss tokens."""
-    phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
-    """Curriculum: values for later steps (docs/guides/mixtures.md)."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Configuration of one training stage."""
 
@@ -232,7 +222,11 @@ class TrainConfig:
     prompt_style: PromptStyle = PromptStyle.CHAT
     """Conversion of records to token sequences."""
     target_share: float | None = None
-    """Share of the target language; None uses the share of the cell."""
+    """Share of the target language; None uses the share or the amount of the cell."""
+    target_samples: int | None = None
+    """Number of different images that have the target language, instead of a share."""
+    base_samples: int | None = None
+    """Number of different images that have the base language, beside `target_samples`."""
     visual: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Image sources, parallel in both languages."""
     text_only: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
@@ -256,8 +250,9 @@ class TrainConfig:
         """Validate numeric ranges."""
         if self.num_steps < 1:
             raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
-        if self.target_share is not None and not 0.0 <= self.target_share <= 1.0:
-            raise ConfigError(f"target_share must be between 0 and 1, got {self.target_share}")
+        _check_amount(
+            "align or instruct", self.target_share, self.target_samples, self.base_samples
+        )
         if both := sorted({*self.visual} & {*self.text_only}):
             raise ConfigError(
                 f"'{both[0]}' names a line in both `visual` and `text_only`; rename one of them"
@@ -267,6 +262,11 @@ class TrainConfig:
                 f"text_only_as={self.text_only_as.value}, but `text_only` has no lines; add one or "
                 "remove text_only_as"
             )
+
+    @property
+    def has_amount(self) -> bool:
+        """Whether the stage has a share or an amount of its own, not that of the cell."""
+        return self.target_share is not None or self.target_samples is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

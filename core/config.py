@@ -84,6 +84,9 @@ def _escape_dollars(value: Any) -> Any:
 
 EXECUTION_ONLY = {"execution_only": True}
 """Metadata of a dataclass field that changes where and how fast a result is computed, not what."""
+ABSENT_IF_NONE = {"absent_if_none": True}
+"""Metadata of a dataclass field that is no part of a result while it is None, so that a setting
+that nobody uses changes no address."""
 
 
 def to_plain(config: object, *, with_execution: bool = True) -> Any:
@@ -91,14 +94,15 @@ def to_plain(config: object, *, with_execution: bool = True) -> Any:
 
     Args:
         config: A dataclass, a container, or a plain value.
-        with_execution: Whether to keep fields that are marked `EXECUTION_ONLY`.
+        with_execution: Whether to keep fields that determine no result: those that are marked
+            `EXECUTION_ONLY`, and those marked `ABSENT_IF_NONE` that are None.
     """
     convert = partial(to_plain, with_execution=with_execution)
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {
             field.name: convert(getattr(config, field.name))
             for field in dataclasses.fields(config)
-            if with_execution or not field.metadata.get("execution_only")
+            if with_execution or not _is_irrelevant(config, field)
         }
     if isinstance(config, dict):
         return {str(key): convert(value) for key, value in config.items()}
@@ -107,6 +111,12 @@ def to_plain(config: object, *, with_execution: bool = True) -> Any:
     if isinstance(config, Enum):
         return config.value
     return str(config) if isinstance(config, Path) else config
+
+
+def _is_irrelevant(config: object, field: "dataclasses.Field[Any]") -> bool:
+    """Return whether a field determines no result."""
+    is_absent = field.metadata.get("absent_if_none") and getattr(config, field.name) is None
+    return bool(field.metadata.get("execution_only") or is_absent)
 
 
 def dump_config(config: object) -> str:

@@ -17,8 +17,10 @@ from core.packages import package_versions
 from pipeline.benchmark_checks import BenchmarkChecks
 from pipeline.code_digest import code_digest
 from pipeline.content import ContentHashes
+from pipeline.mixture_checks import planned_target_share
 from pipeline.stages.base import InputRole, Stage
 from pipeline.stages.registry import stage_kinds
+from pipeline.stages.training import TrainingStage
 from planner.estimator import Estimator, StageEstimate
 
 _ADDRESS_LENGTH = 16
@@ -98,13 +100,16 @@ class Graph:
     """Cell id -> kind -> address."""
     missing: tuple[str, ...] = ()
     """Manifests that do not exist yet: such a graph can be planned, not run."""
+    target_shares: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Cell id -> share of the target language that its number of samples means."""
 
     def only(self, cells: Collection[str]) -> "Graph":
         """Return the part that some cells need."""
         kept = {cell: stages for cell, stages in self.cells.items() if cell in cells}
         wanted = {address for stages in kept.values() for address in stages.values()}
         nodes = {address: node for address, node in self.nodes.items() if address in wanted}
-        return Graph(nodes=nodes, cells=kept, missing=self.missing)
+        shares = {cell: share for cell, share in self.target_shares.items() if cell in cells}
+        return Graph(nodes=nodes, cells=kept, missing=self.missing, target_shares=shares)
 
     def only_titled(self, texts: Collection[str]) -> "Graph":
         """Return the stage runs whose title contains one of the texts, and all they read."""
@@ -128,23 +133,34 @@ def build_graph(cells: Sequence[GridCell], *, is_plan: bool = False) -> Graph:
         is_plan: Whether expected sources may stand for manifests that don't exist yet.
 
     Raises:
-        ConfigError: If a benchmark lacks a language of the study, or one of its items can't be
-            asked or scored with the settings of the evaluation.
+        ConfigError: If a benchmark lacks a language of the study, one of its items can't be asked
+            or scored with the settings of the evaluation, or a source has too few samples.
         DataError: If a manifest or shard is missing or damaged.
     """
     nodes: dict[str, StageNode] = {}
     stages: dict[str, dict[str, str]] = {}
+    target_shares: dict[str, float] = {}
     hashes = ContentHashes()
     checks = BenchmarkChecks(hashes)
     for cell in cells:
-        if is_plan:
-            hashes.expect(expected_manifests(cell.config))
+        expected = expected_manifests(cell.config) if is_plan else {}
+        hashes.expect(expected)
         checks.check(cell.config)
+        sizes = {path: source.num_samples for path, (source, _) in expected.items()}
         for node in _cell_nodes(cell.config, hashes):
+            if isinstance(node.stage, TrainingStage):
+                share = planned_target_share(node.stage, sizes)
+                if share is not None and cell.config.cell.target_samples is not None:
+                    target_shares[cell.cell_id] = share  # that of the last stage
             nodes.setdefault(node.address, node)
             stages.setdefault(cell.cell_id, {})[node.kind] = node.address
     named = _name_nodes(nodes, cells, stages)
-    return Graph(nodes=named, cells=stages, missing=tuple(sorted(hashes.missing)))
+    return Graph(
+        nodes=named,
+        cells=stages,
+        missing=tuple(sorted(hashes.missing)),
+        target_shares=target_shares,
+    )
 
 
 def make_node(

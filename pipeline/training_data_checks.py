@@ -19,8 +19,9 @@ from datamodules.batches.lengths import (
     describe_excess,
     measure_lengths,
 )
+from datamodules.mixture.component import CountLossTokens
 from datamodules.mixture.config import ShareOf
-from datamodules.mixture.stream import CountLossTokens, MixtureStream
+from datamodules.mixture.stream import MixtureStream
 from datamodules.mixture_datamodule import StreamConfig, check_feature_noise, check_stream
 from datamodules.shards.source import Source
 from pipeline.graph import Graph, StageNode
@@ -107,12 +108,11 @@ def _check_row_lengths(stages: Sequence[TrainingStage], sources: "_MeasuredSourc
 
 def _excesses(stages: Sequence[TrainingStage], sources: "_MeasuredSources") -> Iterator[_Excess]:
     for stage in stages:
-        for component in stage.stream.mixture.components.values():
-            for path in component.used_manifests():
-                known = sources.find(path, stage)
-                excess = None if known is None else _describe(*known, stage.stream, stage.kind)
-                if excess is not None:
-                    yield excess
+        for path in stage.stream.mixture.used_manifests():
+            known = sources.find(path, stage)
+            excess = None if known is None else _describe(*known, stage.stream, stage.kind)
+            if excess is not None:
+                yield excess
 
 
 def _describe(

@@ -14,6 +14,8 @@ from core.chat.templates import TEMPLATES
 from core.errors import ConfigError
 from datamodules.batches.lengths import measure_lengths
 from datamodules.mixture.config import ComponentConfig
+from datamodules.mixture.curriculum import mixture_schedule
+from datamodules.mixture.target_samples import plan_numbers
 from datamodules.mixture_datamodule import StreamConfig
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
@@ -114,12 +116,19 @@ class Workloads:
         """Return the data that a training stage reads."""
         total = Load(num_steps=stage.num_steps)
         epochs = []
-        for name, component in stage.stream.mixture.components.items():
-            style = stage.stream.prompt_style or PromptStyle.CHAT
-            for path, drawn in _draws(component, stage.num_steps).items():
+        mixture, style = stage.stream.mixture, stage.stream.prompt_style or PromptStyle.CHAT
+        sizes = {
+            name: self._lengths(component.base, stage.model, style).num_samples
+            for name, component in mixture.components.items()
+        }
+        planned = plan_numbers(mixture, mixture_schedule(mixture), sizes)
+        for name, component in mixture.components.items():
+            own = planned.get(name)
+            share = None if own is None else own.share
+            for path, drawn in _draws(component, stage.num_steps, share).items():
                 means = self._lengths(path, stage.model, style)
                 total = _add(total, means, drawn)
-            size = self._lengths(component.base, stage.model, style).num_samples
+            size = sizes[name] if own is None or own.num_base is None else own.capacity
             epochs.append(f"{name} {component.samples_in(stage.num_steps) / size:.1f}")
         return dataclasses.replace(total, epochs=", ".join(epochs))
 
@@ -244,13 +253,22 @@ def _has_tokenizer(model: VlmSpec) -> bool:
     return True
 
 
-def _draws(component: ComponentConfig, num_steps: int) -> dict[str, float]:
-    """Return manifest -> number of samples that a stage draws from it."""
+def _draws(
+    component: ComponentConfig, num_steps: int, planned_share: float | None
+) -> dict[str, float]:
+    """Return manifest -> number of samples that a stage draws from it.
+
+    Args:
+        component: A component of the mixture.
+        num_steps: Optimizer steps of the stage.
+        planned_share: Share of the target language that replaces the configured one.
+    """
     starts = [0, *(phase.from_step for phase in component.phases)]
     stops = [*starts[1:], num_steps]
     draws: dict[str, float] = {component.base: 0.0}
     for start, stop in zip(starts, stops, strict=True):
-        samples, share = component.at(start)
+        samples, configured_share = component.at(start)
+        share = configured_share if planned_share is None else planned_share
         drawn = samples * max(0, min(stop, num_steps) - start)
         draws[component.base] += drawn * (1 - share)
         if component.target:

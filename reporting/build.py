@@ -18,6 +18,7 @@ from reporting.claims.sufficiency import sufficiency_tables
 from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
+from reporting.sections.exposures import ENOUGH, exposure_sentences, exposure_tables
 from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences
 from reporting.sections.out_of_domain import out_of_domain_section
@@ -72,6 +73,7 @@ def render_page(
     )  # fmt: skip
     results = decide_claims(grid, view)
     registration = check_registration(grid, tracked=tracked)
+    exposures = exposure_tables(grid, view)
     groups = [(g.label, figures.page_figures(grid, view, g)) for g in figures.setting_groups(view)]
     return environment.get_template("page.html").render(
         grid=grid,
@@ -93,6 +95,9 @@ def render_page(
         fidelity=tables.fidelity_table(grid, view),
         collapse=collapse_sentences(grid, view),
         collapse_scores=tables.collapse_table(grid, view),
+        exposures=exposures,
+        exposure_sentences=exposure_sentences(exposures),
+        enough_exposures=ENOUGH,
         retention=tables.retention_table(grid),
         image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),

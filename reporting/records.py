@@ -37,6 +37,9 @@ class CellRecord:
     cell_id: str
     axes: Mapping[str, AxisValue]
     stages: Mapping[str, StageRecord]
+    target_share: float
+    """Share of the target language in the image data of stage 2: that of the configuration, or the
+    one that its number of samples means."""
 
     @property
     def evaluation(self) -> StageRecord | None:
@@ -145,7 +148,10 @@ def _parse_grid(
 
 def _parse_cell(store: Path, raw: Mapping[str, Any]) -> CellRecord:
     stages = {kind: load_stage(store / kind / addr) for kind, addr in raw["stages"].items()}
-    return CellRecord(cell_id=raw["cell_id"], axes=raw["axes"], stages=stages)
+    share = raw["axes"].get("target_share") if "target_share" not in raw else raw["target_share"]
+    return CellRecord(
+        cell_id=raw["cell_id"], axes=raw["axes"], stages=stages, target_share=float(share or 0.0)
+    )
 
 
 def _pipeline_position(kind: str) -> int:

@@ -1,4 +1,6 @@
-"""Settings: the axes that distinguish the cells of a grid besides share and seed, and their labels.
+"""Settings: the axes of a grid besides amount and seed, which distinguish its cells, with labels.
+
+The amount of target-language data is a share or, in cells that have none, a number of images.
 
 The study's own axes have descriptive labels; any other configuration field that a grid varies is
 labelled with the end of its path, for example `connector.kind = linear`.
@@ -10,6 +12,8 @@ from configuration.axes import AxisValue, short_names
 from reporting.records import CellRecord
 
 SHARE = "target_share"
+SAMPLES = "target_samples"
+BASE_SAMPLES = "base_samples"
 SEED = "seed"
 TEXT_ONLY = "text_only"
 NBSP = "\N{NO-BREAK SPACE}"
@@ -21,26 +25,48 @@ _STAGE_LABELS: Mapping[AxisValue, str] = {
 }  # fmt: skip
 _TITLES: Mapping[str, str] = {
     SHARE: "target-language share",
+    SAMPLES: "target-language images",
+    BASE_SAMPLES: "base-language images",
     TEXT_ONLY: "text-only data",
     _BACKBONE: "backbone",
     _STAGES: "training stages",
 }
 
+_AMOUNTS = (SHARE, SAMPLES, BASE_SAMPLES)
+
 DESCRIPTIVE_AXES = frozenset(_TITLES)
 """Axes whose values are understood without a title."""
 
 Setting = tuple[tuple[str, AxisValue], ...]
-"""Axes of a cell except share and seed, in the order of the grid's description."""
+"""Axes of a cell except amount and seed, in the order of the grid's description."""
 
 
 def setting_of(cell: CellRecord) -> Setting:
-    """Return the axes of a cell except share and seed."""
-    return tuple((name, value) for name, value in cell.axes.items() if name not in (SHARE, SEED))
+    """Return the axes of a cell except amount and seed."""
+    return without_amount(tuple(pair for pair in cell.axes.items() if pair[0] != SEED))
+
+
+def without_amount(axes: Setting) -> Setting:
+    """Return axes without the amount of target-language data."""
+    return tuple(pair for pair in axes if pair[0] not in _AMOUNTS)
+
+
+def configured_axes(axes: Mapping[str, AxisValue]) -> Setting:
+    """Return all axes of a cell except the seed, as they were configured.
+
+    The last ones are the amount of target-language data: its share, or its number of images with
+    that in the base language, if it is configured.
+    """
+    others = without_amount(tuple(pair for pair in axes.items() if pair[0] != SEED))
+    if axes.get(SAMPLES) is not None:
+        numbers = ((name, axes.get(name)) for name in (SAMPLES, BASE_SAMPLES))
+        return (*others, *(pair for pair in numbers if pair[1] is not None))
+    return (*others, (SHARE, float(axes.get(SHARE) or 0.0)))
 
 
 def share_of(cell: CellRecord) -> float:
     """Return the share of the target language in a cell."""
-    return float(cell.axes.get(SHARE) or 0.0)
+    return cell.target_share
 
 
 def with_axis(setting: Setting, name: str, *, value: AxisValue) -> Setting:
@@ -65,7 +91,7 @@ def axis_titles(names: Sequence[str]) -> dict[str, str]:
 
 def format_percent(share: float) -> str:
     """Format a share as a percentage."""
-    return f"{100 * share:g}{NBSP}%"
+    return f"{100 * share:.3g}{NBSP}%"
 
 
 def format_value(axis: str, value: AxisValue) -> str:
@@ -74,6 +100,8 @@ def format_value(axis: str, value: AxisValue) -> str:
         return "on" if value else "off"
     if axis == SHARE and isinstance(value, float | int):
         return format_percent(value)
+    if axis in (SAMPLES, BASE_SAMPLES) and isinstance(value, int):
+        return f"{value:,}{NBSP}images"
     if axis == _STAGES:
         return _STAGE_LABELS.get(value, str(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -86,4 +114,4 @@ def format_axis(axis: str, value: AxisValue, title: str) -> str:
     if axis == _BACKBONE:
         return f"{value} backbone"
     text = format_value(axis, value)
-    return text if axis == _STAGES else f"{title} = {text}"
+    return text if axis in (_STAGES, SAMPLES) else f"{title} = {text}"

@@ -71,12 +71,14 @@ def _iterate_sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:
 
 
 def _render_mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
-    rows = []
+    rows, amount = [], spec.stream.mixture.target_samples
     for name, component in sorted(spec.stream.mixture.components.items()):
         names = [
             Path(path).name.removesuffix(".manifest.json") for path in _source_paths(component)
         ]
         share = f"{100 * component.target_share:g} % of {component.share_of}"
+        if amount is not None:
+            share = f"a part of {amount.number:,} different samples"
         curriculum = f"{len(component.phases)} later phases" if component.phases else ""
         shares = share if component.target else "-"
         row = (name, ", ".join(names), f"{component.samples_per_step:g}", shares, curriculum)

@@ -26,7 +26,7 @@ from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import EMBEDDED
 from core.io.files import atomic_write_text
 from core.samples import StepBatch
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from models.towers.image_transform import ImageTransform
 

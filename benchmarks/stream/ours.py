@@ -29,7 +29,8 @@ from core.samples import StepBatch
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.batches.lengths import measure_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture.stream import MixtureStream
 from datamodules.shards.manifest import SUFFIX, Modality
 from datamodules.shards.source import Source
 

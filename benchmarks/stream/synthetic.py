@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.stream.common import memory_of
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture.stream import MixtureStream
 
 TOTAL = (1_500_000, 800_000, 400_000, 200_000, 100_000)
 EACH = (3_000_000,) * 5

@@ -14,8 +14,9 @@ import numpy as np
 from core.process.log import get_logger
 from core.samples import StepBatch
 from datamodules.batches.lengths import SourceLengths
+from datamodules.mixture.component import Component
 from datamodules.mixture.config import ShareOf
-from datamodules.mixture.stream import Component, MixtureStream
+from datamodules.mixture.stream import MixtureStream
 
 _LOG = get_logger(__name__)
 _COUNT_CHUNK_STEPS = 4096
@@ -182,7 +183,7 @@ class PlannedCounts:
 
     def _log_language_shares(self, component: Component, c: int, phase: int) -> None:
         step = self._stream.schedule.start_steps[phase]
-        _, wanted = component.config.at(step)
+        wanted = component.configured_share(step)
         unit = component.config.share_of
         share_of = {
             ShareOf.SAMPLES: _language_share(self._samples[phase, c]),

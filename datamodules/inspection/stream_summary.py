@@ -124,7 +124,7 @@ def expected(stream: MixtureStream, component: int, steps: range, *, is_target: 
     total = 0.0
     for phase, (start, stop) in enumerate(itertools.pairwise((*starts, max(*starts, steps.stop)))):
         num_steps = max(0, min(stop, steps.stop) - max(start, steps.start))
-        samples, share = part.config.at(start)
+        samples, share = part.config.at(start)[0], part.configured_share(start)
         if part.config.share_of is ShareOf.LOSS_TOKENS:
             share = part.num_target_samples[phase] / len(part)
         total += num_steps * samples * (share if is_target else 1.0 - share)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 
+from core.config import ABSENT_IF_NONE
 from core.errors import ConfigError
 
 
@@ -133,6 +134,19 @@ class ComponentConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TargetSamples:
+    """Amount of target-language data, as a number of samples instead of a share."""
+
+    number: int
+    """Number of different samples that are read in the target language, over all components."""
+    num_steps: int
+    """Optimizer steps of the stage, which decide which samples are read at all."""
+    num_base: int | None = None
+    """Number of different samples that are read in the base language; the others are not used. None
+    for all others that the stage reads."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureConfig:
     """Components of the training data, their proportions, and the seed of their order."""
 
@@ -140,8 +154,40 @@ class MixtureConfig:
     """Components by name. The name keys the order of a component: renaming a component reshuffles
     it, adding other components does not."""
     seed: int = 0
+    target_samples: TargetSamples | None = dataclasses.field(default=None, metadata=ABSENT_IF_NONE)
+    """Amount of target-language data; None for the shares of the components."""
 
     def __post_init__(self) -> None:
-        """Check that the mixture is not empty."""
+        """Check that the mixture is not empty, and that an amount excludes shares."""
         if not self.components:
             raise ConfigError("the mixture has no components; add at least one")
+        if self.target_samples is None:
+            return
+        if not self.parallel:
+            raise ConfigError(
+                f"target_samples={self.target_samples.number}, but no component has a second "
+                "language; add image data or remove target_samples"
+            )
+        for name, part in self.parallel.items():
+            if part.target_share or any(phase.target_share is not None for phase in part.phases):
+                raise ConfigError(
+                    f"component '{name}' has a target_share, and the mixture has target_samples="
+                    f"{self.target_samples.number}; remove the share, also from phases"
+                )
+            if part.share_of is not ShareOf.SAMPLES:
+                raise ConfigError(
+                    f"component '{name}' has share_of={part.share_of.value}, but target_samples="
+                    f"{self.target_samples.number} counts samples; remove share_of"
+                )
+
+    @property
+    def parallel(self) -> dict[str, ComponentConfig]:
+        """The components that have a second language, by name, sorted."""
+        return {name: part for name, part in sorted(self.components.items()) if part.target}
+
+    def used_manifests(self) -> list[str]:
+        """Return the manifests that any phase of any component may read from, each once."""
+        paths = [path for part in self.components.values() for path in part.used_manifests()]
+        if self.target_samples is not None and self.target_samples.number > 0:
+            paths += [part.target for part in self.parallel.values()]
+        return list(dict.fromkeys(paths))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.errors import ConfigError
+from datamodules.mixture.config import MixtureConfig
 from datamodules.mixture.schedule import ComponentAssignment, Schedule
 
 
@@ -88,6 +89,17 @@ class PhasedSchedule:
         offset = position - int(self._starts[phase])
         counts[self._members[phase]] = self._schedules[phase].prefix_counts(offset)
         return counts
+
+
+def mixture_schedule(config: MixtureConfig) -> PhasedSchedule:
+    """Return the schedule of a mixture, with its components in the order of their names.
+
+    Raises:
+        ConfigError: If the samples per step do not add up to the same whole number in every phase.
+    """
+    parts = [config.components[name] for name in sorted(config.components)]
+    starts = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
+    return PhasedSchedule(starts, [[part.at(step)[0] for part in parts] for step in starts])
 
 
 def _open_schedule(step: int, weights: np.ndarray) -> Schedule:

@@ -6,8 +6,7 @@ World size, number of workers and micro-batches only decide which process comput
 
 import bisect
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,18 +14,20 @@ import numpy as np
 
 from core import config as configs
 from core.errors import ConfigError
-from datamodules.mixture.config import ComponentConfig, MixtureConfig, ShareOf
-from datamodules.mixture.curriculum import PhasedSchedule
-from datamodules.mixture.schedule import EpochOrder, permutation
-from datamodules.mixture.token_share import nearest_num_target_samples
-from datamodules.shards.source import Source, check_parallel
+from datamodules.mixture.component import (
+    Component,
+    CountLossTokens,
+    OrderKey,
+    describe_component,
+)
+from datamodules.mixture.config import MixtureConfig
+from datamodules.mixture.curriculum import mixture_schedule
+from datamodules.mixture.target_samples import plan_numbers
+from datamodules.shards.source import Source
 
 DEFAULT_BLOCK_SHARDS = 64
 _COUNT_CHUNK = 1 << 18
 _BLOCKS_AHEAD = 2
-
-CountLossTokens = Callable[[Source], np.ndarray]
-"""Returns the number of loss tokens of each sample of a source, 0 for a bad one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,118 +46,6 @@ class SampleLocations:
         """Return some of the locations, without copying them."""
         fields = dataclasses.fields(self)
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class OrderKey:
-    """Settings that, together with its name, determine the order within a component."""
-
-    seed: int
-    block_shards: int
-
-
-class Component:
-    """A component of the mixture with its opened sources."""
-
-    def __init__(
-        self,
-        name: str,
-        config: ComponentConfig,
-        key: OrderKey,
-        open_source: Callable[[Path], Source],
-    ) -> None:
-        self.name, self.config = name, config
-        self.base = open_source(Path(config.base))
-        self.target = open_source(Path(config.target)) if config.target else None
-        if self.target is not None:
-            check_parallel(self.base, self.target)
-        self._key = key
-        self._language = permutation(len(self.base), key.seed, "language", name)
-        self.num_target_samples: tuple[int, ...] = ()
-        """Samples per epoch in the target language, by phase; -1 where the component is paused."""
-        self._orders: dict[int, EpochOrder] = {}
-
-    def __len__(self) -> int:
-        """Return the number of samples in one epoch."""
-        return len(self.base)
-
-    def source(self, *, is_target: bool) -> Source:
-        """Return the source that a sample is read from."""
-        return self.target if is_target and self.target is not None else self.base
-
-    def fix_shares(
-        self, rates: Sequence[tuple[float, float]], count_loss_tokens: CountLossTokens | None
-    ) -> None:
-        """Set the number of target-language samples of each phase.
-
-        Args:
-            rates: Samples per step and share of the target language, by phase.
-            count_loss_tokens: Counts the loss tokens of each sample of a source.
-
-        Raises:
-            ConfigError: If shares are in loss tokens and `count_loss_tokens` is None.
-        """
-        shares = [share for _, share in rates]
-        if self.target is None or self.config.share_of is ShareOf.SAMPLES:
-            num_target_samples = tuple(math.floor(share * len(self.base) + 0.5) for share in shares)
-        elif count_loss_tokens is None:
-            raise ConfigError(
-                f"component '{self.name}' has share_of={self.config.share_of.value}, which needs "
-                "the lengths of its samples; open the mixture with count_loss_tokens"
-            )
-        else:
-            base_tokens, target_tokens = (
-                count_loss_tokens(self.base),
-                count_loss_tokens(self.target),
-            )
-            num_target_samples = nearest_num_target_samples(
-                shares, self._language, base_tokens=base_tokens, target_tokens=target_tokens
-            )
-        resting = [not samples for samples, _ in rates]
-        self.num_target_samples = tuple(
-            -1 if r else n for r, n in zip(resting, num_target_samples, strict=True)
-        )
-
-    def used_sources(self) -> list[Source]:
-        """Return the sources that the shares of any phase read from."""
-        active = [number for number in self.num_target_samples if number >= 0]
-        used = [self.base] if min(active) < len(self.base) else []
-        return [*used, self.target] if self.target is not None and max(active) else used
-
-    def in_target(self, samples: np.ndarray, phases: np.ndarray) -> np.ndarray:
-        """Return whether each sample is read in the target language; the same in every epoch.
-
-        The permuted index of a sample does not depend on the share, so the samples of a small share
-        are a subset of those of a larger one, and every share sees the same images in the same
-        order.
-        """
-        is_target: np.ndarray = (
-            self._language(samples) < np.asarray(self.num_target_samples)[phases]
-        )
-        return is_target
-
-    def samples_at(self, epochs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Return the sample index at each (epoch, offset within the epoch)."""
-        samples = np.empty_like(offsets)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            samples[here] = self._order(int(epoch))(offsets[here])
-        return samples
-
-    def shards_at(self, index_in_component: int) -> tuple[list[int], int]:
-        """Return the shards that a sample is drawn from, and the first index of the next block."""
-        epoch, offset = divmod(index_in_component, len(self))
-        order = self._order(epoch)
-        block = order.block_of(offset)
-        return order.shards_of(block), epoch * len(self) + order.end_of(block)
-
-    def _order(self, epoch: int) -> EpochOrder:
-        if epoch not in self._orders:
-            while len(self._orders) > 1:
-                self._orders.pop(next(iter(self._orders)))
-            sizes, key = self.base.shard_sizes, self._key
-            self._orders[epoch] = EpochOrder(sizes, key.block_shards, key.seed, self.name, epoch)
-        return self._orders[epoch]
 
 
 class MixtureStream:
@@ -189,17 +78,19 @@ class MixtureStream:
         # Sorted, so that the order of components in the file does not matter.
         self.names = tuple(sorted(config.components))
         parts = [config.components[name] for name in self.names]
-        starts = sorted({0, *(phase.from_step for part in parts for phase in part.phases)})
-        rates = [[part.at(step) for step in starts] for part in parts]
-        weights = [[samples for samples, _ in now] for now in zip(*rates, strict=True)]
-        self.schedule = PhasedSchedule(starts, weights)
+        self.schedule = mixture_schedule(config)
+        rates = [[part.at(step) for step in self.schedule.start_steps] for part in parts]
         key = OrderKey(seed=config.seed, block_shards=block_shards)
         self.components = tuple(
             Component(name, part, key, open_source)
             for name, part in zip(self.names, parts, strict=True)
         )
+        sizes = {component.name: len(component) for component in self.components}
+        planned = plan_numbers(config, self.schedule, sizes)
         for component, own in zip(self.components, rates, strict=True):
             component.fix_shares(own, count_loss_tokens)
+            if component.name in planned:
+                component.fix_number(own, planned[component.name])
 
     @property
     def samples_per_step(self) -> int:
@@ -293,9 +184,13 @@ class MixtureStream:
 
     def description(self) -> dict[str, Any]:
         """Return everything that the order depends on, as JSON types."""
-        parts = {component.name: _describe_component(component) for component in self.components}
+        parts = {component.name: describe_component(component) for component in self.components}
         seed, blocks = self.config.seed, self.block_shards
-        return {"seed": seed, "block_shards": blocks, "components": parts}
+        described = {"seed": seed, "block_shards": blocks, "components": parts}
+        # Listed only if used, so that the description of a mixture without it stays the same.
+        if self.config.target_samples is not None:
+            described["target_samples"] = configs.to_plain(self.config.target_samples)
+        return described
 
     def fingerprint(self) -> str:
         """Return the content address of the order."""
@@ -314,20 +209,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             lines.append(f"{prefix}{name}: {before!r} -> {after!r}")
     return lines
-
-
-def _describe_component(component: Component) -> dict[str, Any]:
-    config, target = component.config, component.target
-    described: dict[str, Any] = {
-        "samples_per_step": config.samples_per_step,
-        "target_share": config.target_share,
-        "base": component.base.manifest.fingerprint(),
-        "target": target.manifest.fingerprint() if target is not None else "",
-    }
-    # Listed only if used, so that the description of a mixture without them stays the same.
-    if config.phases:
-        described["phases"] = configs.to_plain(config.phases)
-    if config.share_of is not ShareOf.SAMPLES:
-        described["share_of"] = config.share_of.value
-        described["num_target_samples"] = list(component.num_target_samples)
-    return described

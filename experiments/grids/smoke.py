@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from configuration.axes import vary
-from configuration.run_config import MixtureLineConfig, RunConfig, TrainConfig
+from configuration.mixture_lines import MixtureLineConfig
+from configuration.run_config import RunConfig, TrainConfig
 from evaluation.retention import RetentionConfig
 
 _STEPS = 10

@@ -121,6 +121,9 @@ def _describe_cells(plan: GridPlan) -> dict[str, object]:
         {
             "cell_id": cell.cell_id,
             "axes": cell.axes,
+            "target_share": plan.full_graph.target_shares.get(
+                cell.cell_id, cell.config.cell.target_share
+            ),
             "stages": plan.full_graph.cells[cell.cell_id],
         }
         for cell in plan.cells

@@ -8,16 +8,23 @@ from typing import ClassVar, Self
 import torch
 
 from callbacks.checkpoints import latest_checkpoint
-from configuration.mixture import stage_components
-from configuration.run_config import MixtureLineConfig, RunConfig, TrainConfig
+from configuration.mixture import stage_mixture
+from configuration.mixture_lines import MixtureLineConfig
+from configuration.run_config import RunConfig, TrainConfig
 from configuration.vlm_spec import VlmSpec
 from core.config import EXECUTION_ONLY
 from core.io.files import atomic_write_text
 from core.precision import Precision
 from core.process.log import get_logger
 from datamodules.batches.bad_samples import SUMMARY_NAME, write_summary
+from datamodules.batches.target_data import (
+    count_exposures,
+    measure_target_data,
+    save_target_data,
+)
 from datamodules.mixture.config import MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
+from evaluation.answers.registry import rule_for
 from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
@@ -71,9 +78,8 @@ class TrainingStage(Stage):
         text_only: Mapping[str, MixtureLineConfig],
     ) -> Self:
         """Return the stage that a section of the configuration describes."""
-        components = stage_components(config, stage, text_only=text_only)
         stream = StreamConfig(
-            mixture=MixtureConfig(components=components, seed=config.cell.seed),
+            mixture=stage_mixture(config, stage, text_only=text_only),
             prompt_style=stage.prompt_style,
             micro_batch_tokens=stage.micro_batch_tokens,
             row_tokens=stage.row_tokens,
@@ -201,7 +207,24 @@ def fit(
         write_summary(
             context.folder.path / LEDGER_FOLDER, context.folder.scratch / SUMMARY_NAME, stop=stop
         )
+        _write_target_data(context.folder.scratch, data, stage.num_steps)
     return trainer.is_global_zero
+
+
+def _write_target_data(folder: Path, data: MixtureDataModule, num_steps: int) -> None:
+    """Write how much target-language data was trained on, and how often each answer."""
+    stream, lengths = data.data.stream, data.data.lengths
+    amounts = measure_target_data(stream, lengths, num_steps=num_steps)
+    if amounts is None:
+        return
+
+    def normalise(language: str, answer: str) -> str:
+        return rule_for(language).normalise(answer)
+
+    exposures = count_exposures(stream, lengths, num_steps=num_steps, normalise=normalise)
+    if exposures is None:
+        _LOG.info("exposures of answers are not counted: the target-language data are remote")
+    save_target_data(folder, amounts, exposures)
 
 
 def cached_features(context: StageContext) -> Path | None:

@@ -12,8 +12,10 @@ from typing import Any
 
 from configuration.axes import AxisValue
 from core.errors import DataError
+from core.io.reading import reading
 from core.process.log import get_logger
 from datamodules.batches.bad_samples import SUMMARY_NAME
+from datamodules.batches.target_data import TARGET_DATA_FILE, TargetData
 from evaluation import canaries, retention
 from pipeline.store.registration import Registration
 from pipeline.store.states import State
@@ -67,6 +69,9 @@ class StageRecord:
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Source -> fault -> samples that the training skipped (`batches.bad_samples`)."""
 
+    target_data: TargetData | None = None
+    """Amounts of target-language data of a training; None if it has none, or is not done."""
+
     canaries: Mapping[str, Any] = field(default_factory=dict)
     """Sanity checks of an evaluation (`evaluation.canaries`); empty if it made none."""
 
@@ -107,6 +112,7 @@ def load_stage(folder: Path) -> StageRecord:
         registrations=tuple(map(Registration.from_json, about.get("registrations", ()))),
         left_out=read_json(folder / "result" / SUMMARY_NAME, default={}),
         retention=read_json(folder / "result" / retention.RETENTION_FILE, default={}),
+        target_data=_read_target_data(folder / "result" / TARGET_DATA_FILE),
         canaries=_read_result(folder / "result" / canaries.CANARIES_FILE, ("groups",)),
     )
 
@@ -134,6 +140,12 @@ def _read_result(path: Path, required: Sequence[str]) -> dict[str, Any]:
     if missing := [name for name in required if path.is_file() and name not in content]:
         raise DataError(f"{path} has no {missing[0]}; delete the result to run the stage again")
     return content
+
+
+def _read_target_data(path: Path) -> TargetData | None:
+    raw = read_json(path, default={})
+    with reading(path, fix="delete the result to run the stage again"):
+        return TargetData.from_json(raw) if raw else None
 
 
 def read_note(path: Path) -> dict[str, Any]:

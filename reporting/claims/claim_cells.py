@@ -12,7 +12,7 @@ from reporting.claims.hypotheses_schema import (
     OTHERS,
     Hypothesis,
 )
-from reporting.settings import SHARE, Setting, with_axis
+from reporting.settings import SHARE, Setting, without_amount
 
 _MIN_SHARES = 3
 """Number of shares from which it makes sense to ask which of them suffices."""
@@ -53,7 +53,7 @@ def select_cells(
     if first not in values:
         return f"no cell has {axis} = {first}"
     if hypothesis.second in (BLIND, BEFORE):
-        cells = [cell for cell in kept if dict(cell)[axis] == first]
+        cells = [cell for cell in kept if dict(cell).get(axis) == first]
         return _group(hypothesis, first, hypothesis.second, [(cell, cell) for cell in cells])
     if hypothesis.second == BEST:
         return _against_best(kept, first)
@@ -69,10 +69,27 @@ def select_cells(
         pairs = [
             (cell, other)
             for cell in kept
-            if dict(cell)[axis] == first and (other := with_axis(cell, axis, value=second)) in kept
+            if dict(cell).get(axis) == first
+            for other in kept
+            if _is_counterpart(hypothesis, cell, other, second)
         ]
         claims += _group(hypothesis, first, second, pairs)
-    return claims or f"no two cells differ in {axis} alone"
+    alone = f"{axis} and {', '.join(hypothesis.along)}" if hypothesis.along else f"{axis} alone"
+    return claims or f"no two cells differ in {alone}"
+
+
+def _is_counterpart(
+    hypothesis: Hypothesis, cell: Setting, other: Setting, second: AxisValue
+) -> bool:
+    """Return whether a cell equals another one but for the compared axes."""
+    values, others = dict(cell), dict(other)
+    apart = {hypothesis.axis, *hypothesis.along}
+    return (
+        others.get(hypothesis.axis) == second
+        and values.keys() == others.keys()
+        and apart <= values.keys()
+        and all(value == others[name] for name, value in cell if name not in apart)
+    )
 
 
 def _filter_cells(
@@ -97,7 +114,7 @@ def _group(
     pairs: Sequence[tuple[Setting, Setting]],
 ) -> list[ClaimCells]:
     """Return one claim per combination of the axes that are not pooled."""
-    apart = (hypothesis.axis, *hypothesis.pool)
+    apart = (hypothesis.axis, *hypothesis.pool, *hypothesis.along)
     groups: dict[Setting, list[tuple[Setting, Setting]]] = {}
     for cell, other in pairs:
         key = tuple((name, value) for name, value in cell if name not in apart)
@@ -109,8 +126,8 @@ def _against_best(kept: Sequence[Setting], first: AxisValue) -> list[ClaimCells]
     """Return one claim per setting: its cell with the first share against all its others."""
     settings: dict[Setting, list[Setting]] = {}
     for cell in kept:
-        key = tuple((name, value) for name, value in cell if name != SHARE)
-        settings.setdefault(key, []).append(cell)
+        if SHARE in dict(cell):
+            settings.setdefault(without_amount(cell), []).append(cell)
     claims = []
     for cells in settings.values():
         firsts = [cell for cell in cells if dict(cell)[SHARE] == first]

@@ -10,7 +10,15 @@ from reporting.claims.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comp
 from reporting.claims.measures import Measure
 from reporting.claims.units import Unit
 from reporting.series import View
-from reporting.settings import SHARE, Setting, format_axis, format_percent, format_value
+from reporting.settings import (
+    BASE_SAMPLES,
+    SAMPLES,
+    SHARE,
+    Setting,
+    format_axis,
+    format_percent,
+    format_value,
+)
 
 _MAX_PARTS = 8
 """Pooled pairs that a sentence lists."""
@@ -64,10 +72,12 @@ def describe_comparison(
 def describe_group(hypothesis: Hypothesis, cells: ClaimCells, measure: Measure, view: View) -> str:
     """Describe what distinguishes one claim of a hypothesis from its others; may be empty."""
     first = cells.pairs[0][0]
-    label = view.label(first, without=(hypothesis.axis, *hypothesis.pool, SHARE))
+    amount = SHARE if SHARE in dict(first) else SAMPLES
+    apart = (hypothesis.axis, *hypothesis.pool, *hypothesis.along)
+    label = view.label(first, without=(*apart, amount))
     parts = [label] if label else []
-    if SHARE not in (hypothesis.axis, *hypothesis.pool) and len(view.shares) > 1:
-        parts.append(describe_cell(first, view, (SHARE,)))
+    if amount not in apart and len(view.shares) > 1:
+        parts.append(describe_cell(first, view, (amount,)))
     if len(hypothesis.kinds) > 1:
         parts.append(measure.kind.value)
     return "".join(f", {part}" for part in parts)
@@ -85,7 +95,8 @@ def _describe_margin(hypothesis: Hypothesis, margin: float, unit: Unit) -> str:
 def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
     """Describe a cell by the axes that vary in the grid, or by some of them."""
     values = dict(cell)
-    varying = [name for name in values if name in view.varying or name == SHARE]
+    amounts = (SHARE, SAMPLES, BASE_SAMPLES)
+    varying = [name for name in values if name in view.varying or name in amounts]
     shown = [name for name in axes if name in values] or varying
     parts = [
         format_percent(float(str(values[name])))

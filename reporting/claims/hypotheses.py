@@ -49,7 +49,7 @@ from reporting.claims.preference_claims import GridPreferences, decide_preferenc
 from reporting.claims.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
-from reporting.settings import SHARE, Setting, setting_of, share_of
+from reporting.settings import SHARE, Setting, configured_axes
 
 _NO_VALUES = "not measured in this grid"
 _NO_CELL = (
@@ -106,9 +106,7 @@ class _Study:
         self._registered = load_registered(grid.folder)
         self._values = Measurements(grid)
         self._preferences = GridPreferences(grid)
-        self._planned = list(
-            dict.fromkeys((*setting_of(c), (SHARE, share_of(c))) for c in grid.cells)
-        )
+        self._planned = list(dict.fromkeys(configured_axes(c.axes) for c in grid.cells))
 
     def claims(self, name: str, hypothesis: Hypothesis, kind: ClaimKind) -> list[_Pending] | str:
         """Return the claims of a hypothesis about one kind, or why it does not apply."""

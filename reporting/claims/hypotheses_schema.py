@@ -105,6 +105,8 @@ class Hypothesis:
     """Patterns of retention tasks; {language} is the code of the language."""
     language: QuestionLanguage = QuestionLanguage.TARGET
     pool: list[str] = dataclasses.field(default_factory=list)
+    along: list[str] = dataclasses.field(default_factory=list)
+    """Axes that change together with the compared one, whatever their values."""
     only_if: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Configuration fields and the values that cells must have."""
     margin: float | None = None
@@ -146,7 +148,19 @@ class Hypothesis:
             raise ConfigError(f"'{self.text}': kind: retention needs tasks")
         if set(kinds) & set(PAIRWISE_KINDS) and self.pool:
             raise ConfigError(f"'{self.text}': preferences between two cells can't be pooled")
+        self._check_along()
         self._check_margins()
+
+    def _check_along(self) -> None:
+        """Check the axes that change together with the compared one."""
+        if both := sorted({self.axis, *self.pool} & {*self.along}):
+            raise ConfigError(
+                f"'{self.text}': along names '{both[0]}', which is compared or pooled; remove it"
+            )
+        if self.along and self.second in (BEST, BLIND, BEFORE):
+            raise ConfigError(
+                f"'{self.text}': along needs a second value of the axis, not second: {self.second}"
+            )
 
     def _check_margins(self) -> None:
         """Check that every unit of the hypothesis has a margin of its own."""

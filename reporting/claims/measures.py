@@ -28,7 +28,7 @@ from reporting.claims.units import (
     Unit,
 )
 from reporting.records import CellRecord, GridRecord
-from reporting.settings import SEED, SHARE, Setting, setting_of, share_of
+from reporting.settings import SEED, Setting, configured_axes
 
 _COLUMNS = {
     DecidingMetric.OFFICIAL: "score",
@@ -156,7 +156,7 @@ class Measurements:
             for cell in self._grid.cells:
                 values = self._read_cell(cell, measure, is_before=is_before)
                 if values is not None:
-                    setting = (*setting_of(cell), (SHARE, share_of(cell)))
+                    setting = configured_axes(cell.axes)
                     seed = int(cell.axes.get(SEED) or 0)
                     trainings.setdefault(setting, []).append((seed, values))
             self._known[key] = {cell: stack_seeds(parts) for cell, parts in trainings.items()}
@@ -171,7 +171,7 @@ class Measurements:
         """
         tasks, found = set[str](), set[Setting]()
         for cell in self._grid.cells:
-            setting = (*setting_of(cell), (SHARE, share_of(cell)))
+            setting = configured_axes(cell.axes)
             retention = cell.stages.get("retention")
             if not measure.is_bits or setting not in cells or retention is None:
                 continue

@@ -16,7 +16,7 @@ from evaluation.statistics.trainings.recipes import RecipeDecision
 from reporting.claims.claim_decisions import ComparisonOutcome
 from reporting.claims.hypotheses_schema import ClaimKind, Comparison
 from reporting.records import CellRecord, GridRecord
-from reporting.settings import SHARE, Setting, setting_of, share_of
+from reporting.settings import Setting, configured_axes
 
 _SOURCES = {ClaimKind.PEOPLE: PreferenceSource.PEOPLE, ClaimKind.JUDGE: PreferenceSource.JUDGE}
 
@@ -29,7 +29,7 @@ class GridPreferences:
         self._checksums: dict[Setting, list[str]] = {}
         for cell in grid.cells if self._records else ():
             if (checksum := _checksum(cell)) is not None:
-                setting = (*setting_of(cell), (SHARE, share_of(cell)))
+                setting = configured_axes(cell.axes)
                 self._checksums.setdefault(setting, []).append(checksum)
 
     def find(

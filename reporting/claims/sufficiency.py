@@ -16,7 +16,7 @@ from reporting.claims.paired_scores import CellScores, align_items
 from reporting.claims.preregistration import load_registered
 from reporting.records import GridRecord
 from reporting.series import View
-from reporting.settings import SHARE, format_percent
+from reporting.settings import SHARE, format_percent, without_amount
 
 _SEED = 0
 
@@ -56,7 +56,7 @@ def sufficiency_tables(grid: GridRecord, view: View) -> list[SufficiencyTable]:
         shares = {
             float(str(dict(cell)[SHARE])): values
             for cell, values in cells.items()
-            if tuple(axis for axis in cell if axis[0] != SHARE) == setting
+            if SHARE in dict(cell) and without_amount(cell) == setting
         }
         if len(shares) > 1:
             tables.append(_tabulate_shares(view.label(setting), shares, margin))

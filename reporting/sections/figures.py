@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from core.io.files import atomic_file
+from reporting.amounts import amount_of, format_count
 from reporting.records import GridRecord
 from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
 from reporting.settings import DESCRIPTIVE_AXES, Setting, format_axis, format_value
@@ -171,8 +172,11 @@ def _legend_handles(axes: Axes, view: View) -> list[Artist]:
 def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
     if view.is_curve:
         _draw_curves(axes, found, view)
-        axes.set_xlabel(f"share of images in the target language ({view.target})")
-        axes.set_xticks(view.shares, [f"{100 * share:g}" for share in view.shares])
+        labels = [_share_label(found, share) for share in view.shares]
+        has_amounts = any("\n" in label for label in labels)
+        amounts = "; number of images; answer tokens" if has_amounts else ""
+        axes.set_xlabel(f"share of images in the target language ({view.target}){amounts}")
+        axes.set_xticks(view.shares, labels, fontsize=7 if has_amounts else None)
     else:
         _draw_bars(axes, found, view)
     axes.set_ylim(0, 103)  # a marker at 100 % must not be cut off
@@ -180,6 +184,17 @@ def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def _share_label(found: Sequence[Line], share: float) -> str:
+    """Return a share with the images and answer tokens behind it, where all lines agree on them."""
+    points = [point for line in found if (point := line.at(share)) is not None]
+    amounts = {amount_of(point.cells) for point in points}
+    amount = amounts.pop() if len(amounts) == 1 else None
+    if amount is None:
+        return f"{100 * share:.3g}"
+    images, tokens = f"{amount.num_different:,}", format_count(amount.num_loss_tokens)
+    return f"{100 * share:.3g} %\n{images}\n{tokens}"
 
 
 def _draw_curves(axes: Axes, found: Sequence[Line], view: View) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.store.records import StageRecord
 from pipeline.store.states import State
+from reporting.amounts import describe_amount
 from reporting.best_set import not_below_best
 from reporting.item_scores import common_scores, question_scores
 from reporting.records import CellRecord, GridRecord
@@ -55,6 +56,8 @@ class ScoreRow:
     """Scores of one setting at one share, averaged over seeds."""
 
     share: str
+    amount: str
+    """Target-language images and tokens of the training; empty if they are not known."""
     values: tuple[str, ...]
     """Value of each varying axis."""
     is_marked: bool
@@ -268,11 +271,15 @@ def tabulate(grid: GridRecord, view: View, panels: Sequence[Panel]) -> ScoreTabl
                 best_sets.append(_best_set(points, panel, language))
     varying = view.varying
     rows = []
-    for setting, share in dict.fromkeys((setting_of(c), share_of(c)) for c in grid.cells):
+    cells: dict[_Place, list[CellRecord]] = {}
+    for cell in grid.cells:
+        cells.setdefault((setting_of(cell), share_of(cell)), []).append(cell)
+    for (setting, share), same in cells.items():
         values = dict(setting)
         rows.append(
             ScoreRow(
                 share=format_percent(share),
+                amount=describe_amount(same),
                 values=tuple(format_value(name, values.get(name)) for name in varying),
                 is_marked=view.is_curve and share == REFERENCE_SHARE,
                 points=tuple(points.get((setting, share)) for points in scores),

@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,10 +19,11 @@ from core.config import dump_config
 from core.io.jsonl import read_jsonl_from
 from core.io.reading import reading
 from datamodules.batches.bad_samples import SUMMARY_NAME
+from datamodules.batches.target_data import EXPOSURES_FILE, TARGET_DATA_FILE
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
 from reporting.series import View, view_of
-from reporting.settings import SHARE, Setting, setting_of, share_of
+from reporting.settings import Setting, setting_of, share_of
 
 MAX_TABLE_ROWS = 2000
 """Maximum number of rows of the per-item table; the parquet artifact contains all rows."""
@@ -95,6 +97,10 @@ def final_metrics(stage: StageRecord, target_language: str) -> dict[str, float]:
             continue  # intervals of the many question types are in predictions/metrics.json only
         values[f"{name}_low"], values[f"{name}_high"] = score.ci_low, score.ci_high
         values[f"{name}_majority"], values[f"{name}_blind"] = score.majority, score.blind
+    if stage.target_data is not None:
+        for part, amount in asdict(stage.target_data).items():
+            if isinstance(amount, dict):
+                values |= {f"data/{part}/{name}": value for name, value in amount.items()}
     values |= {"wall_s": stage.wall_s, "max_rss_mb": stage.max_rss_mb}
     return {valid_name(k): float(v) for k, v in values.items() if v is not None}
 
@@ -114,6 +120,7 @@ def stage_files(stage: StageRecord) -> list[tuple[Path, str]]:
     result = stage.folder / "result"
     files = [(stage.predictions, "predictions"), (result / "metrics.json", "predictions")]
     files += [(result / "freeze_report.txt", "model"), (result / SUMMARY_NAME, "data")]
+    files += [(result / TARGET_DATA_FILE, "data"), (result / EXPOSURES_FILE, "data")]
     figures = [(p, "figures") for s in ("png", "svg") for p in sorted(result.glob(f"*.{s}"))]
     return [(path, folder) for path, folder in files + figures if path.is_file()]
 
@@ -136,7 +143,7 @@ def curves(grid: GridRecord) -> dict[str, dict[int, float]]:
         return {}
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in grid.cells:
-        if cell.evaluation is None or SHARE not in cell.axes:
+        if cell.evaluation is None:
             continue
         percent = round(100 * share_of(cell))
         setting = _name_setting(view, setting_of(cell))

@@ -37,6 +37,7 @@ PLANS = (
     ("full_grid", "embedded"),
     ("stage_ablation", "embedded"),
     ("text_only_ablation", "embedded"),
+    ("share_amount", "embedded"),
     ("mix_ablation", "small"),
     ("full_grid", "paper"),
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from core.io.files import sha256_file
 from core.samples import BadSample
 from datamodules.batches.step_dataset import StepDataset
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from datamodules.shards.manifest import Modality, ShardEntry
 from datamodules.shards.reader import write_index

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from configuration.axes import AxisValue, GridCell, flatten
+from configuration.axes import GridCell, flatten
 from configuration.run_config import RunConfig
 from evaluation.benchmarks.items import BenchmarkItem
 from evaluation.statistics.trainings.power import ClaimPlan, PowerSummary, describe_power
@@ -28,7 +28,7 @@ from reporting.claims.hypotheses_schema import (
 from reporting.claims.measures import measure_of
 from reporting.claims.power.pilot import ClaimAssumptions
 from reporting.series import View, make_view
-from reporting.settings import SEED, SHARE, Setting
+from reporting.settings import SHARE, Setting, configured_axes, without_amount
 
 IMAGE_CONTRIBUTION = 0.3
 """Assumed score minus blind score of the best cell, for margins relative to it."""
@@ -136,7 +136,7 @@ def plan_claims(
     """Return the claims of a planned grid with their power, and hypotheses that do not apply."""
     seeds: dict[Setting, int] = {}
     for cell in cells:
-        setting = _setting(cell.axes)
+        setting = configured_axes(cell.axes)
         seeds[setting] = seeds.get(setting, 0) + 1
     flat = [flatten(cell.config) for cell in cells]
     common = {
@@ -216,12 +216,12 @@ class _Planning:
 
 def _view(config: RunConfig, planned: Sequence[Setting]) -> View:
     """Return how the report will present a planned grid."""
-    settings = (tuple(axis for axis in cell if axis[0] != SHARE) for cell in planned)
+    settings = map(without_amount, planned)
     return make_view(
         base=config.languages.base,
         target=config.languages.target,
         settings=tuple(dict.fromkeys(settings)),
-        shares=tuple(sorted({float(str(dict(cell)[SHARE])) for cell in planned})),
+        shares=tuple(sorted({float(str(dict(cell).get(SHARE) or 0.0)) for cell in planned})),
         seeds=(),
     )
 
@@ -269,9 +269,3 @@ def _selects(
         and (not population.answer_types or answer_type in population.answer_types)
         and (not population.question_types or question_type in population.question_types)
     )
-
-
-def _setting(axes: Mapping[str, AxisValue]) -> Setting:
-    """Return all axes except the seed, the share last, as in the report."""
-    others = tuple((name, value) for name, value in axes.items() if name not in (SHARE, SEED))
-    return (*others, (SHARE, float(str(axes.get(SHARE) or 0.0))))

@@ -19,7 +19,8 @@ from core.io.files import sha256_file
 from data_prep.index.__main__ import main as index_main
 from datamodules.batches.lengths import measure_lengths
 from datamodules.batches.step_dataset import StepData, StepDataset
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture.stream import MixtureStream
 from datamodules.shards.manifest import load_manifest, open_shard, verify
 from datamodules.shards.source import Source, iterate_images
 from datamodules.storage.cache import ShardCache

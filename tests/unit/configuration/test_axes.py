@@ -26,6 +26,14 @@ def test_study_axes_give_the_usual_names(base: RunConfig) -> None:
     }  # fmt: skip
 
 
+def test_a_number_of_images_names_cells_in_place_of_the_share(base: RunConfig) -> None:
+    cells = name_cells(vary(base, target_samples=(0, 300)))
+    assert [cell.cell_id for cell in cells] == ["general_samples0_s0", "general_samples300_s0"]
+    assert cells[1].axes["target_samples"] == 300
+    assert "target_share" not in cells[1].axes
+    assert "target_samples" not in name_cells([base])[0].axes
+
+
 def test_any_field_is_an_axis(base: RunConfig) -> None:
     kinds = (ConnectorKind.LINEAR, ConnectorKind.MLP2X_GELU)
     fields = {"model.connector.kind": kinds, "instruct.num_steps": (10, 20)}

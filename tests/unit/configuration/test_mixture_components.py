@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from configuration.run_config import PhaseConfig, RunConfig
+from configuration.mixture_lines import PhaseConfig
+from configuration.run_config import RunConfig
 from configuration.vlm_spec import VlmSpec
 from core.config import load_config, to_plain
 from core.errors import ConfigError
-from datamodules.mixture.config import Phase, ShareOf
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig
+from datamodules.mixture.config import (
+    ComponentConfig,
+    MixtureConfig,
+    Phase,
+    ShareOf,
+    TargetSamples,
+)
 from datamodules.mixture_datamodule import StreamConfig
 from experiments.run import build_parser
 from lightning_modules.optim import OptimConfig
@@ -210,3 +216,66 @@ def test_allow_data_change_is_a_flag_and_no_part_of_a_spec():
     assert configs[0].trainer.allow_data_change is True
     specs = [to_plain(InstructStage.from_config(config)) for config in configs]
     assert specs[0] == specs[1]
+
+
+def test_an_unused_amount_or_limit_is_no_part_of_an_address():
+    """They were added later, and must not recompute every result."""
+    stage = to_plain(make_stream(), with_execution=False)
+    assert "target_samples" not in stage["mixture"]
+    amount = dataclasses.replace(
+        make_stream(target_share=0.0).mixture,
+        target_samples=TargetSamples(number=3, num_steps=2),
+    )
+    numbered = StreamConfig(mixture=amount)
+    assert address(make_stream(target_share=0.0)) != address(numbered)
+
+
+# --- Amounts ---
+
+
+def stage_mixture_of(tmp_path, *overrides, stage_class=InstructStage):
+    path = tmp_path / "run.yaml"
+    path.write_text(CONFIG.format(more=LINES))
+    config = load_config(RunConfig, path, overrides=overrides)
+    return stage_class.from_config(config).stream.mixture
+
+
+def test_a_number_of_samples_replaces_the_share_of_the_cell(tmp_path):
+    by_share = stage_mixture_of(tmp_path)
+    assert by_share.target_samples is None
+    number = ("cell.target_share=null", "cell.target_samples=70")
+    mixture = stage_mixture_of(tmp_path, *number)
+    assert mixture.target_samples == TargetSamples(number=70, num_steps=400)
+    assert {part.target_share for part in mixture.components.values()} == {0.0}
+    assert "data/embedded/talk_eu.manifest.json" in mixture.used_manifests()
+    own_share = stage_mixture_of(tmp_path, *number, "instruct.target_share=0.5")
+    assert own_share.target_samples is None
+    assert own_share.components["talk"].target_share == 0.5
+    both = stage_mixture_of(tmp_path, *number, "cell.base_samples=30")
+    assert both.target_samples == TargetSamples(number=70, num_steps=400, num_base=30)
+    own_number = stage_mixture_of(tmp_path, "instruct.target_samples=9")
+    assert own_number.target_samples == TargetSamples(number=9, num_steps=400)
+    assert own_number.components["talk"].target_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["cell.target_samples=3"], "cell: target_share=0.2 and target_samples=3; set exactly one"),
+        (["cell.target_share=null"], "are both null; set exactly one of them"),
+        (["cell.target_share=null", "cell.target_samples=-1"], "at least 0, got -1"),
+        (["instruct.target_share=0.1", "instruct.target_samples=3"], "set exactly one of them"),
+        (
+            [
+                "instruct.target_samples=3",
+                "instruct.visual.talk.phases=[{from_step: 9, target_share: 0.5}]",
+            ],
+            "'talk' has a target_share, and the mixture has target_samples=3",
+        ),
+        (["instruct.base_samples=9"], "base_samples=9 without target_samples; set both"),
+        (["cell.target_share=null", "cell.target_samples=0", "cell.base_samples=0"], "both 0"),
+    ],
+)
+def test_refused_amounts(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        stage_mixture_of(tmp_path, *overrides)

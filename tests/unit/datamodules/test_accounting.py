@@ -14,9 +14,9 @@ from datamodules.batches.accounting import (
     log_token_shares,
 )
 from datamodules.batches.lengths import SourceLengths
-from datamodules.mixture.config import Phase, ShareOf
+from datamodules.mixture.config import ComponentConfig, MixtureConfig, Phase, ShareOf
 from datamodules.mixture.curriculum import PhasedSchedule
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.stream import MixtureStream
 from tests.support.doubles import make_parallel, make_texts
 
 TOKENS = {"cap_en": 2, "cap_eu": 5, "text": 3}

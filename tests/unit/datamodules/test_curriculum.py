@@ -7,8 +7,8 @@ import pytest
 
 from core.config import dump_config, load_config
 from core.errors import ConfigError
-from datamodules.mixture.config import Phase, ShareOf
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream, differences
+from datamodules.mixture.config import ComponentConfig, MixtureConfig, Phase, ShareOf
+from datamodules.mixture.stream import MixtureStream, differences
 from tests.support.doubles import make_captions, make_parallel, make_texts
 
 PER_STEP = 6

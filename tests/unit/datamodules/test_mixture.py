@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream, differences
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture.stream import MixtureStream, differences
 from tests.support.doubles import make_captions, make_parallel, make_texts
 
 

@@ -17,8 +17,7 @@ from core.process.machine import SharedMemory
 from core.samples import BadSample, StepBatch
 from datamodules import mixture_datamodule
 from datamodules.batches.feature_cache import build_feature_cache
-from datamodules.mixture.config import Phase, ShareOf
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig
+from datamodules.mixture.config import ComponentConfig, MixtureConfig, Phase, ShareOf
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from tests.support.doubles import (
     caption_record,

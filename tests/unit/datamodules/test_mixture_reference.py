@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from core.rng import named_rng
-from datamodules.mixture.config import Phase
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.config import ComponentConfig, MixtureConfig, Phase
+from datamodules.mixture.stream import MixtureStream
 
 SEED, BLOCK_SHARDS = 11, 64
 NUM_POSITIONS = 10_000_000

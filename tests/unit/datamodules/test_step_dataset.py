@@ -13,7 +13,8 @@ from datamodules.batches.feature_cache import build_feature_cache
 from datamodules.batches.lengths import measure_lengths
 from datamodules.batches.shared_memory import estimate_step_bytes
 from datamodules.batches.step_dataset import StepData, StepDataset
-from datamodules.mixture.stream import ComponentConfig, MixtureConfig, MixtureStream
+from datamodules.mixture.config import ComponentConfig, MixtureConfig
+from datamodules.mixture.stream import MixtureStream
 from datamodules.shards.reader import ShardReader
 from tests.support.doubles import (
     caption_record,

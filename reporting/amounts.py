@@ -1,0 +1,56 @@
+"""Amounts of target-language data behind the shares of a grid, as texts."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from datamodules.batches.target_data import DataAmount
+from pipeline.store.records import StageRecord
+from reporting.records import CellRecord
+from reporting.settings import NBSP
+
+_TRAININGS = ("instruct", "align")
+"""Training stages, the last one first."""
+_TEN, _THOUSAND, _MILLION = 10, 1_000, 1_000_000
+
+
+def last_training(cell: CellRecord) -> StageRecord | None:
+    """Return the last training stage of a cell, whose mixture the axes of the study are about."""
+    return next((cell.stages[kind] for kind in _TRAININGS if kind in cell.stages), None)
+
+
+def amount_of(cells: Sequence[CellRecord]) -> DataAmount | None:
+    """Return the target-language image data of the last training, as a mean over seeds.
+
+    It is None if a cell has not been trained yet.
+    """
+    stages = [last_training(cell) for cell in cells]
+    found = [
+        stage.target_data.target_images
+        for stage in stages
+        if stage is not None and stage.target_data is not None
+    ]
+    if not found or len(found) < len(cells):
+        return None
+    return DataAmount(
+        num_samples=round(fmean(one.num_samples for one in found)),
+        num_different=round(fmean(one.num_different for one in found)),
+        num_loss_tokens=round(fmean(one.num_loss_tokens for one in found)),
+    )
+
+
+def describe_amount(cells: Sequence[CellRecord]) -> str:
+    """Describe the target-language image data of cells; empty if it is not known."""
+    amount = amount_of(cells)
+    if amount is None:
+        return ""
+    images = f"{amount.num_different:,}{NBSP}images"
+    return f"{images}, {format_count(amount.num_loss_tokens)}{NBSP}tokens"
+
+
+def format_count(number: int) -> str:
+    """Format a number with at most three digits: 840, 9.1 k, 61 k, 1.2 M."""
+    if number < _THOUSAND:
+        return str(number)
+    scale, unit = (_MILLION, "M") if number >= _MILLION else (_THOUSAND, "k")
+    value = number / scale
+    return f"{value:.1f}{NBSP}{unit}" if value < _TEN else f"{value:.0f}{NBSP}{unit}"
