@@ -46,6 +46,8 @@ _CLIP_ART_FOLDER = "usr/share/openclipart/png/"
 _SKIN_TONE = "-tone"
 """Part of the names of icons that differ in skin colour only."""
 _SAMPLES_PER_SHARD = 4000
+_NO_LANGUAGE = "zxx"
+"""ISO 639-2 code of content without language."""
 _MARGIN = 4
 _DIGITS = 5
 
@@ -93,7 +95,7 @@ def build_drawings(packages: PackageFolder, folder: Path, console: Console) -> P
     locks = [read_lock()[package] for package in ICON_PACKAGES]
     info = SourceInfo(
         name=NAME,
-        language="",
+        language=_NO_LANGUAGE,
         modality=Modality.IMAGE_TEXT,
         record="",
         licence=" AND ".join(sorted({lock.licence for lock in locks} | {CLIP_ART_LICENCE})),

@@ -19,8 +19,9 @@ from data_prep.embedded.wordings import Language, QuestionKind
 from data_prep.photographs.photograph import Photograph
 from evaluation.benchmarks.items import Benchmark
 
-MAX_TITLE_WORDS = 6
-"""Longer captions are sentences, which the wordings of names do not suit."""
+MAX_TITLE_WORDS, MAX_TITLE_CHARS = 5, 28
+"""Longer captions are sentences, which the wordings of names do not suit, and which are longer than
+the replies of the embedded profile."""
 
 _SEPARATORS = frozenset(',;:?!()"')
 """Characters with which a title can't stand in a list or a question."""
@@ -44,7 +45,8 @@ def usable_titles(photographs: Sequence[Photograph]) -> list[Photograph]:
 
 
 def _is_short(title: str) -> bool:
-    return 0 < len(split_words(title)) <= MAX_TITLE_WORDS and _SEPARATORS.isdisjoint(title)
+    is_short = len(title) <= MAX_TITLE_CHARS and 0 < len(split_words(title)) <= MAX_TITLE_WORDS
+    return is_short and _SEPARATORS.isdisjoint(title)
 
 
 class Planner:

@@ -48,7 +48,7 @@ class StudentShape:
 class DrawingViewsConfig:
     """Number of views and strength of their augmentation."""
 
-    num_chunks: int = 60
+    num_chunks: int = 32
     """Groups of views; each is computed once, by the teacher too, and kept on disk."""
     chunk_views: int = 1024
     """Views of a group."""
@@ -91,9 +91,9 @@ class DistillationRecipe:
         default_factory=lambda: OptimConfig(lr=1e-3, weight_decay=0.05, min_lr_fraction=0.01)
     )
     """Optimizer and schedule."""
-    num_steps: int = 4000
+    num_steps: int = 8000
     """Optimizer steps."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Views per step; a divisor of `views.chunk_views`."""
     token_weight: float = 0.5
     """Weight of the loss of single tokens relative to that of image and quadrants."""

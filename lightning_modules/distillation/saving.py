@@ -5,8 +5,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from transformers import CLIPVisionConfig
 
+from core.errors import CheckpointError
 from core.io.files import atomic_write_bytes, atomic_write_text
+from core.io.reading import reading
+from lightning_modules.distillation.recipe import StudentShape
 from lightning_modules.distillation.student import MEAN, STD, Student
 
 NAMING_HEAD = "naming_head.safetensors"
@@ -52,3 +56,31 @@ def save_student(folder: Path, student: Student, names: list[str], names_KE: tor
     atomic_write_text(folder / NAMES_FILE, json.dumps(names, ensure_ascii=False, indent=0) + "\n")
     halves = {name: value.detach().half().contiguous() for name, value in head.items()}
     atomic_write_bytes(folder / NAMING_HEAD, safetensors.torch.save(halves))
+
+
+def load_student(folder: Path) -> tuple[Student, list[str], torch.Tensor]:
+    """Load a saved student, its English names and their unit embeddings.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    with reading(folder, fix="train the tower again", error_class=CheckpointError):
+        config = CLIPVisionConfig.from_pretrained(folder)
+        shape = StudentShape(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            width=config.hidden_size,
+            num_layers=config.num_hidden_layers - 1,
+            num_heads=config.num_attention_heads,
+            mlp_width=config.intermediate_size,
+        )
+        student = Student(shape, embed_width=config.projection_dim, seed=0)
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        student.vision.load_state_dict({name: value.float() for name, value in weights.items()})
+        head = safetensors.torch.load_file(folder / NAMING_HEAD)
+        names_KE = head.pop("names").float()
+        student.projection.load_state_dict(
+            {name.removeprefix("projection."): value.float() for name, value in head.items()}
+        )
+        names: list[str] = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
+    return student.eval(), names, names_KE

@@ -91,6 +91,7 @@ class DistilledTowerStage(Stage):
             folder.checkpoints,
             cadence=checkpoint_cadence(config),
             keep=config.keep_checkpoints,
+            keep_every_n_steps=config.keep_every_n_steps,
         )
         trainer = lightning.Trainer(
             accelerator=config.accelerator,

@@ -214,7 +214,7 @@ def test_a_title_that_may_be_true_is_never_a_wrong_answer() -> None:
 
 
 def test_only_short_titles_without_separators_are_asked_about() -> None:
-    titles = ["a bee", "a red, round apple", "", "one two three four five six seven", "what?"]
+    titles = ["a bee", "a red, round apple", "", "one two three four five six", "what?", "a" * 29]
     photographs = [
         Photograph(key=str(i), image=b"", group="a", titles={"en": title})
         for i, title in enumerate(titles)

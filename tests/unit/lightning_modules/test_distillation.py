@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
-from core.errors import ConfigError, DataError
+from core.errors import CheckpointError, ConfigError, DataError
 from lightning_modules.contrastive.views import NUM_CELLS
 from lightning_modules.distillation.data import ChunkedViews, ChunkStore
 from lightning_modules.distillation.drawing_views import make_views
@@ -24,7 +24,12 @@ from lightning_modules.distillation.recipe import (
     DrawingViewsConfig,
     StudentShape,
 )
-from lightning_modules.distillation.saving import NAMES_FILE, NAMING_HEAD, save_student
+from lightning_modules.distillation.saving import (
+    NAMES_FILE,
+    NAMING_HEAD,
+    load_student,
+    save_student,
+)
 from lightning_modules.distillation.student import Student, normalise_pixels
 from lightning_modules.distillation.teacher import Teacher
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
@@ -191,7 +196,14 @@ def test_a_saved_student_is_a_tower_of_the_suite(tmp_path: Path, teacher: Teache
         expected = student.tokens(normalise_pixels(pixels))
     assert torch.allclose(tower(pixels), expected, atol=2e-2)
     assert tower.clip_vision_config()["num_hidden_layers"] == SHAPE.num_layers + 1
-    assert name_cells(student, teacher.names_KE, pixels).shape == (4, NUM_CELLS, 5)
+    similarities = name_cells(student, teacher.names_KE, pixels)
+    assert similarities.shape == (4, NUM_CELLS, 5)
+    loaded, found, names_KE = load_student(tmp_path)
+    assert found == names
+    assert torch.allclose(name_cells(loaded, names_KE, pixels), similarities, atol=2e-2)
+    (tmp_path / NAMES_FILE).unlink()
+    with pytest.raises(CheckpointError, match="train the tower again"):
+        load_student(tmp_path)
 
 
 @pytest.mark.parametrize(
