@@ -45,22 +45,27 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
     def command(*arguments: _P.args, **named: _P.kwargs) -> int:
         try:
             interrupts.begin_work()
-            return main(*arguments, **named)
-        except interrupts.CommandStopped as stop:
+            return _reporting_errors(lambda: main(*arguments, **named))
+        except interrupts.CommandStopped as stop:  # also while an error is reported
             return _report_stop(stop.number)
-        except IrudimenError as error:
-            return _report(str(error))
-        except OSError as error:
-            if error.errno in _FULL:
-                where = error.filename or "a file that the command writes"
-                return _report(f"{where}: {error.strerror}; free space and rerun the same command")
-            if error.filename is None:  # not about a file that the user named
-                raise
-            return _report(
-                f"{error.filename}: {error.strerror}; check the path and its permissions"
-            )
+        finally:
+            interrupts.end_work()
 
     return command
+
+
+def _reporting_errors(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except IrudimenError as error:
+        return _report(str(error))
+    except OSError as error:
+        if error.errno in _FULL:
+            where = error.filename or "a file that the command writes"
+            return _report(f"{where}: {error.strerror}; free space and rerun the same command")
+        if error.filename is None:  # not about a file that the user named
+            raise
+        return _report(f"{error.filename}: {error.strerror}; check the path and its permissions")
 
 
 def _report_stop(number: int) -> int:

@@ -10,6 +10,7 @@ The effect depends on what the command does:
 A terminal sends Ctrl-C to child processes as well; those that Python forks leave it to the parent.
 """
 
+import atexit
 import contextlib
 import enum
 import os
@@ -56,6 +57,10 @@ class _CommandState:
         self.process_id = 0
         self.is_over = False
         """Whether children were killed, which a pool would replace by new ones."""
+        self.is_killing = False
+        """Whether children are being killed; another signal must not do so inside of it."""
+        self.is_urgent = False
+        """Whether another signal arrived meanwhile."""
 
 
 _STATE = _CommandState()
@@ -86,8 +91,16 @@ def begin_work() -> None:
     """Enter the main function of a command, if this process runs one."""
     install_handler()
     if _STATE.process_id == os.getpid():
+        # Runs after most other exit handlers. Later, Python would let the signal kill the process.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         _STATE.phase = _Phase.WORKING
         sys.unraisablehook = _end_if_swallowed
+
+
+def end_work() -> None:
+    """Leave the main function of a command: a signal during the exit of Python ends it at once."""
+    if _STATE.process_id == os.getpid():
+        _STATE.phase = _Phase.ENDING
 
 
 def end_work_on(numbers: Iterable[int]) -> None:
@@ -106,6 +119,9 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
     del frame
     if _STATE.process_id not in (0, os.getpid()):
         return  # forked by the command, which ends this process
+    if _STATE.is_killing:
+        _STATE.is_urgent = True
+        return
     if _STATE.process_id and _STATE.phase is not _Phase.WORKING:
         end_at_once(number)
     _STATE.phase, _STATE.is_over = _Phase.ENDING, True
@@ -114,6 +130,8 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
         deadline.daemon = True
         deadline.start()
     end_children()
+    if _STATE.is_urgent:
+        end_at_once(number)
     raise CommandStopped(number)
 
 
@@ -138,6 +156,14 @@ def end_at_once(number: int = signal.SIGINT) -> NoReturn:
 
 def end_children() -> None:
     """Kill all processes that this one has started, and theirs."""
+    _STATE.is_killing = True
+    try:
+        _kill_children()
+    finally:
+        _STATE.is_killing = False
+
+
+def _kill_children() -> None:
     import psutil  # only needed here: this module is imported first in every command
 
     for _ in range(_MAX_ROUNDS):

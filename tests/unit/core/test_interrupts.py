@@ -16,7 +16,8 @@ from core.process import interrupts
 _COMMAND = """
 from core.process.command import catch_user_errors
 
-import multiprocessing, subprocess, sys, time
+import atexit, multiprocessing, subprocess, sys, time
+from core.errors import ConfigError
 from core.process.interrupts import ending_at_once
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -24,6 +25,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 def say(text):
     print(text, flush=True)
     time.sleep(60)
+
+
+class SlowError(ConfigError):
+    def __str__(self):
+        say("ready")
 
 
 class Careless:
@@ -57,6 +63,10 @@ def main():
             say("ready")
     elif phase == "destructor":
         Careless()
+    elif phase == "reporting":
+        raise SlowError
+    elif phase == "leaving":
+        atexit.register(say, "ready")
     return 0
 
 
@@ -101,7 +111,10 @@ def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> 
     assert not alive
 
 
-@pytest.mark.parametrize("phase", ["importing", "working", "processes", "pool", "destructor"])
+@pytest.mark.parametrize(
+    "phase",
+    ["importing", "working", "processes", "pool", "destructor", "reporting", "leaving"],
+)
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path, phase: str) -> None:
     check_ended(start(tmp_path, phase))
 
@@ -111,6 +124,21 @@ def test_a_second_ctrl_c_does_not_wait_for_the_cleanup(tmp_path: Path) -> None:
     interrupt_group(process)
     assert process.stdout is not None
     assert process.stdout.readline() == "cleaning\n"
+    check_ended(process)
+
+
+def test_a_second_ctrl_c_while_the_first_is_handled(tmp_path: Path) -> None:
+    """The handler imports a library; interrupted, its half-imported module raised an error."""
+    (tmp_path / "psutil.py").write_text(
+        "import importlib, sys, time\n"
+        "time.sleep(0.5)\n"
+        "sys.path.pop(sys.path.index(__file__.rpartition('/')[0]))\n"
+        "del sys.modules['psutil']\n"
+        "importlib.import_module('psutil')\n"
+    )
+    process = start(tmp_path, "working")
+    interrupt_group(process)
+    time.sleep(0.2)
     check_ended(process)
 
 
