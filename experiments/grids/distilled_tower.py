@@ -1,4 +1,4 @@
-"""Trains a small ViT tower of CLIP's class, with which a cell exports to stock LLaVA."""
+"""Trains a small ViT tower with which a cell exports to stock LLaVA."""
 
 import dataclasses
 import shutil

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import configuration.run_config
+import experiments.grids.distilled_tower
 import experiments.grids.embedded_backbones
 from configuration.axes import name_cells
 from configuration.run_config import RunConfig
@@ -275,7 +276,11 @@ def test_every_stage_survives_a_round_trip(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [configuration.run_config, experiments.grids.embedded_backbones],
+    [
+        configuration.run_config,
+        experiments.grids.distilled_tower,
+        experiments.grids.embedded_backbones,
+    ],
     ids=lambda m: m.__name__,
 )
 def test_every_configuration_field_is_documented(module: object) -> None:
