@@ -17,6 +17,7 @@ from callbacks.checkpoints import AtomicCheckpoint, latest_checkpoint
 from configuration.run_config import INSTRUCT_POLICY
 from configuration.trainer import Accelerator
 from core.chat.format import PromptStyle
+from core.errors import ConfigError
 from core.precision import Precision
 from core.samples import StepBatch
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
@@ -26,6 +27,7 @@ from lightning_modules.precision import trainer_arguments
 from lightning_modules.vlm_module import VlmModule
 from models.freezing import cast_all, cast_frozen
 from models.language.attention import AttentionKind
+from models.language.float8 import check_float8, use_float8
 from models.vlm import VisionLanguageModel
 from pipeline.trainer import apply_compute, row_layout
 
@@ -125,6 +127,21 @@ def test_no_lever_changes_a_step(step: StepBatch, name: str) -> None:
     assert loss == pytest.approx(loss_mask, rel=5e-3 if is_half else 1e-4)
     # Flex attention multiplies in TF32, so fp32 does not agree more closely.
     assert relative(found - expected, expected) < (0.03 if is_half else 5e-3)
+
+
+def test_float8_on_the_card_is_what_a_cpu_emulates(step: StepBatch) -> None:
+    try:
+        check_float8(torch.device("cuda", 0))
+    except ConfigError as error:
+        pytest.skip(str(error))
+    results = []
+    for is_emulated in (True, False):
+        model = model_on(CUDA, torch.bfloat16)
+        use_float8(model.language_model, is_emulated=is_emulated)
+        results.append(loss_and_gradients(model, step, MASK))
+    (expected_loss, expected), (loss, found) = results
+    assert loss == pytest.approx(expected_loss, rel=1e-2)
+    assert relative(found - expected, expected) < 0.05
 
 
 def test_recomputing_needs_less_memory(step: StepBatch) -> None:
