@@ -13,6 +13,8 @@ MEMORY_ROWS = "memory.json"
 GPU_PATH_MARK = "gpu or gpu_path"
 """Tests on a GPU, and those that provoke faults of the GPU path on a CPU."""
 _SMOKE_SECONDS = 70
+_CPU_SECONDS = 1800
+"""Time limit of every part on a CPU, which only ends what hangs: machines differ, and are busy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def _smoke_parts(session: Session) -> list[Part]:
                 # The tower is part of the training step, as at paper scale.
                 "model.cache_features=false",
             ),
-            seconds=300 if session.is_cpu else _SMOKE_SECONDS,
+            seconds=_CPU_SECONDS if session.is_cpu else _SMOKE_SECONDS,
         )
         for precision in Precision
         if precision is not Precision.FLOAT8_MIXED or has_float8(session)
@@ -95,7 +97,7 @@ def _tests(session: Session) -> Part:
     return Part(
         name="tests",
         command=_python("-m", "pytest", "-q", "-m", GPU_PATH_MARK, "tests"),
-        seconds=600 if session.is_cpu else 210,
+        seconds=_CPU_SECONDS if session.is_cpu else 210,
         # Recompilations are written to the log; more than a few per run waste minutes.
         environment=(("TORCH_LOGS", "recompiles"),),
     )
@@ -104,7 +106,7 @@ def _tests(session: Session) -> Part:
 def _memory(session: Session) -> Part:
     words = ("-m", "benchmarks.gpu_session.memory", "--out", str(session.out))
     device = "cpu" if session.is_cpu else "cuda"
-    seconds = 300 if session.is_cpu else 120
+    seconds = _CPU_SECONDS if session.is_cpu else 120
     return Part(name="memory", command=_python(*words, "--device", device), seconds=seconds)
 
 
@@ -113,7 +115,7 @@ def _benchmark(session: Session) -> Part:
         tiny = ("--shape", "tiny", "--device", "cpu", "--warm", "1", "--steps", "1")
         words = (*tiny, "--workers", "1", "--out", str(session.work))
         return Part(name="benchmark", command=_python("-m", "benchmarks.gpu_step", *words),
-                    seconds=300)  # fmt: skip
+                    seconds=_CPU_SECONDS)  # fmt: skip
     seconds = 420
     words = ("--seconds", str(seconds - 60), "--out", str(session.out))
     return Part(
@@ -139,7 +141,9 @@ def _two_ranks(session: Session) -> list[Part]:
         "trainer.checkpoint_every_n_steps=5",
         "instruct.compute.strategy=fsdp2",
     )
-    return [Part(name="two ranks", command=command, seconds=400 if session.is_cpu else 150)]
+    return [
+        Part(name="two ranks", command=command, seconds=_CPU_SECONDS if session.is_cpu else 150)
+    ]
 
 
 _IN_MINIATURE = (
@@ -160,7 +164,7 @@ def _small_study(session: Session) -> list[Part]:
                 name="small study",
                 command=_experiment(session, "small", "--exp", "smoke", "--profile", "small",
                                     "--set", *_IN_MINIATURE),
-                seconds=600,
+                seconds=_CPU_SECONDS,
             )
         ]  # fmt: skip
     models = Part(name="models", command=_python("-m", "data_prep.small_models"), seconds=60)
