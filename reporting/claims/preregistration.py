@@ -8,7 +8,6 @@ evaluation that the grid uses, including those that it found in the store.
 
 import dataclasses
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ PUBLISHED_NAME = "registration.yaml"
 
 _COPY_NAME = "hypotheses.yaml"
 _LOG = get_logger("registration")
+_PARSED: dict[bytes, Hypotheses] = {}
+"""Parsed files of hypotheses by their content."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,14 +103,10 @@ def load_hypotheses(path: Path) -> Hypotheses:
     Raises:
         ConfigError: If the file contains unknown fields or tests, or invalid margins.
     """
-    return _parse_hypotheses(path, path.read_bytes())
-
-
-@lru_cache(maxsize=16)
-def _parse_hypotheses(path: Path, content: bytes) -> Hypotheses:
-    """Parse a file once, and again if its content has changed."""
-    del content
-    return load_config(Hypotheses, path)
+    content = path.read_bytes()
+    if content not in _PARSED:  # the copy of a grid has the content of the shipped file
+        _PARSED[content] = load_config(Hypotheses, path)
+    return _PARSED[content]
 
 
 def check_registration(

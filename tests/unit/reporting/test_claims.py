@@ -89,6 +89,7 @@ def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
     assert "trained with one seed" in claim.recipe_reason
 
 
+@pytest.mark.slow
 def test_replicated_cells_decide_about_the_recipe(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         return sees(0.8 if axes["text_only"] else 0.4, 0.1)(axes, row, rng)
