@@ -277,6 +277,8 @@ class EvaluateConfig(AskingConfig):
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
     """Also ask every question with a blank image."""
+    likelihood: bool = False
+    """Also decide multiple-choice and yes/no questions by the log-likelihood of their options."""
     weights: EvaluationWeights = EvaluationWeights.FLOAT32
     """Type of the weights."""
 

@@ -33,6 +33,7 @@ class RowBuilder:
         replies: Sequence[ModelReply],
         blind: Sequence[ModelReply] | None,
         baseline: MajorityBaseline,
+        likeliest: Sequence[str | None] | None = None,
     ) -> pa.Table:
         """Return the table.
 
@@ -41,9 +42,11 @@ class RowBuilder:
             replies: Reply to every item.
             blind: Replies with a blank image; None if they were not asked for.
             baseline: Scores of the best constant replies.
+            likeliest: Likeliest reply to every closed question; None if they were not asked for.
         """
         table = self._item_columns(prompts)
         table |= self._reply_columns(replies)
+        table |= self._likeliest_columns(likeliest or [None] * len(self.items))
         table |= self._blind_columns(blind)
         table |= self._baseline_columns(baseline)
         return pa.table({name: table[name] for name in SCHEMA.names}, schema=SCHEMA)
@@ -91,6 +94,16 @@ class RowBuilder:
         if item.benchmark in _CLOSED and score.parsed is not None:
             return False
         return self.refusals.is_refusal(reply.text, item.language)
+
+    def _likeliest_columns(self, replies: Sequence[str | None]) -> _Columns:
+        pairs = zip(self.items, replies, strict=True)
+        return {
+            "likeliest_output": list(replies),
+            "likeliest_score": [
+                None if reply is None else self.scorer.score(item, reply).score
+                for item, reply in pairs
+            ],
+        }
 
     def _blind_columns(self, blind: Sequence[ModelReply] | None) -> _Columns:
         names = ("output", "parsed", "score", "score_lmms", "score_aware")

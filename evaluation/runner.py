@@ -30,6 +30,7 @@ from evaluation.metrics.aggregate import MetricValue, aggregate
 from evaluation.metrics.baselines import GroupKey, MajorityAnswer, majority_baseline
 from evaluation.metrics.reply_language import ReplyLanguage
 from evaluation.metrics.scorer import Scorer
+from evaluation.option_likelihood import OptionRater, likeliest_replies
 from evaluation.rows import RowBuilder
 
 _METRICS_FILE = "metrics.json"
@@ -103,6 +104,7 @@ def evaluate(
     options: EvaluationOptions,
     *,
     output_folder: Path | None = None,
+    rater: OptionRater | None = None,
 ) -> EvaluationResult:
     """Ask and score every item.
 
@@ -112,6 +114,7 @@ def evaluate(
             the names of its metrics have no prefix.
         options: Options of the evaluation.
         output_folder: Folder for predictions.parquet and metrics.json; None to write no files.
+        rater: The same model, which rates the options of closed questions; None to leave this out.
 
     Raises:
         DataError: If there are no items, or the answerer returns too few or too many replies.
@@ -137,7 +140,8 @@ def evaluate(
         refusals=RefusalDetector(book.refusal_phrases),
     )
     prompts = [book.question_text(item) for item in items]
-    predictions = rows.build(prompts, replies, blind, baseline)
+    likeliest = None if rater is None else likeliest_replies(rater, items, book)
+    predictions = rows.build(prompts, replies, blind, baseline, likeliest)
     result = EvaluationResult(
         options=options,
         metrics=aggregate(predictions, seed=options.seed),

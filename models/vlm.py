@@ -22,6 +22,7 @@ from models.language.generation import (
     greedy_decode,
 )
 from models.language.language_model import check_language_model
+from models.language.likelihood import reply_log_likelihoods
 from models.language.shared_prompts import (
     Prompt,
     arrange_batches,
@@ -189,12 +190,50 @@ class VisionLanguageModel(nn.Module):
         return answers
 
     @torch.no_grad()
+    def log_likelihoods(
+        self,
+        conversations: Sequence[tuple[np.ndarray, int]],
+        images: Sequence[torch.Tensor | None],
+        *,
+        pad_token_id: int,
+        batch_size: int,
+    ) -> list[float]:
+        """Return the log-likelihood (nats) of each conversation's reply given what precedes it.
+
+        Args:
+            conversations: Token ids (int64, shape (T,)) with placeholders, and the number of tokens
+                at the end that are the reply.
+            images: As in `generate`.
+            pad_token_id: Token for the left padding.
+            batch_size: Conversations per batch; likelihoods do not depend on it up to rounding.
+        """
+        images = self._encode_distinct_images(images, batch_size)
+        by_length = sorted(range(len(conversations)), key=lambda at: len(conversations[at][0]))
+        found = [0.0] * len(conversations)
+        for start in range(0, len(by_length), batch_size):
+            batch = by_length[start : start + batch_size]
+            rows, lengths = zip(*(conversations[at] for at in batch), strict=True)
+            embeds_BTD, is_token_BT = self._embed_rows(
+                rows, [images[at] for at in batch], pad_token_id
+            )
+            likelihoods = reply_log_likelihoods(
+                self.language_model,
+                embeds_BTD,
+                is_token_BT,
+                [r[-n:] for r, n in zip(rows, lengths, strict=True)],
+            )
+            for at, likelihood in zip(batch, likelihoods, strict=True):
+                found[at] = likelihood
+        return found
+
+    @torch.no_grad()
     def _generate_batch(
         self, prompts: Sequence[Prompt], limits: GenerationLimits
     ) -> list[list[int]]:
         batch = split_prompts(prompts)
-        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, limits)
-        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, limits)
+        pad = limits.pad_token_id
+        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, pad)
+        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, pad)
         embedded = EmbeddedPrompts(
             heads_HPD=heads_HPD,
             is_head_HP=is_head_HP,
@@ -208,10 +247,10 @@ class VisionLanguageModel(nn.Module):
         self,
         rows: Sequence[np.ndarray],
         images: Sequence[torch.Tensor | None],
-        limits: GenerationLimits,
+        pad_token_id: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the left-padded embeddings (B, T, D) and a mask of the tokens (B, T)."""
-        ids, is_token = left_padded(rows, limits.pad_token_id)
+        ids, is_token = left_padded(rows, pad_token_id)
         input_ids_BT = torch.from_numpy(ids)
         positions_M = find_placeholders(input_ids_BT, self.image_token_id).to(self.device)
         embeds_BTD = self.embed(input_ids_BT.to(self.device), self._stack(images), positions_M)

@@ -30,6 +30,8 @@ ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
 (`configuration.mixture.expected_manifests`)."""
 _Group = tuple[Benchmark, str]
 """Kind and answer type of questions."""
+_RATED_OPTIONS = {Benchmark.MULTIPLE_CHOICE: 4, Benchmark.CAPTION_QA: 2}
+"""Typical number of options whose likelihood is computed, by kind of closed question."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +159,10 @@ class Workloads:
                 alone = questions * share_alone
                 num_replies[limit] = num_replies.get(limit, 0.0) + batched
                 num_alone[limit] = num_alone.get(limit, 0.0) + alone
-                asked += batched + alone
-                num_tokens += (batched + alone) * (text + num_image_tokens)
+                rated = _RATED_OPTIONS.get(kind, 0) * questions * len(stage.languages)
+                read = batched + alone + (rated if stage.settings.likelihood else 0)
+                asked += read
+                num_tokens += read * (text + num_image_tokens)
         return Load(
             num_samples=asked,
             num_images=asked,

@@ -18,7 +18,8 @@ from evaluation.statistics.intervals import Interval, mean_interval
 from reporting.records import CellRecord
 
 _COLUMNS = ("dataset", "benchmark", "answer_type", "language", "question_id", "image_key", "score",
-            "score_lmms", "score_aware", "score_any_language", "is_in_language")  # fmt: skip
+            "score_lmms", "score_aware", "score_any_language", "likeliest_score",
+            "is_in_language")  # fmt: skip
 _SEED = 0
 
 

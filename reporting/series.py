@@ -83,6 +83,14 @@ TRUNCATED_PANEL = Panel(
     key="truncated", title="Truncated replies", metric="truncated/{language}",
     note="Share of replies that reached the token limit before the model ended its turn.",
 )  # fmt: skip
+LIKELIHOOD_PANELS = tuple(
+    Panel(key=f"{kind}_likelihood", title=f"{title}, likelihood",
+          metric=kind + "/{language}/likelihood",
+          query=ItemQuery(kind=kind, column="likeliest_score"),
+          note="Share of questions whose right option has the highest log-likelihood.")
+    for kind, title in (("mc", "Multiple choice"), ("capqa", "Caption verification"))
+)  # fmt: skip
+"""Scores of closed questions by token probabilities, if the evaluation measured them."""
 VQA_PANELS = (
     Panel(key="vqa_official", title="official", metric="vqa/{language}/accuracy",
           query=ItemQuery(kind="vqa", column="score"),

@@ -42,6 +42,10 @@ def _value(text: str) -> float | None:
     return float(text) if text else None
 
 
+_PLAIN = {"fidelity": "is_in_language", "refusals": "is_refusal", "likelihood": "likeliest_score"}
+"""Columns of metrics that are their mean."""
+
+
 def _metric(  # noqa: C901 (one branch per metric)
     training: Training, metric: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, str] | None:
@@ -68,10 +72,8 @@ def _metric(  # noqa: C901 (one branch per metric)
         return equal[rows], images[rows], None, ""
     if what == "attributable":
         return (score - columns[f"blind_score{suffix}"])[rows], images[rows], None, ""
-    if what == "fidelity":
-        return columns["is_in_language"][rows].astype(float), images[rows], None, ""
-    if what == "refusals":
-        return columns["is_refusal"][rows].astype(float), images[rows], None, ""
+    if what in _PLAIN:
+        return columns[_PLAIN[what]][rows].astype(float), images[rows], None, ""
     if what == "unparsed":
         missing = np.array([parsed is None for parsed in columns["parsed"]], dtype=float)
         return missing[rows], images[rows], None, ""

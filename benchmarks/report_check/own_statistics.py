@@ -148,11 +148,13 @@ def intervals(values: np.ndarray, images: np.ndarray) -> list[tuple[float, float
         return [(0.0, edge), (-edge, edge)] if mean == 0 else [(1 - edge, 1.0)]
     low, high = np.percentile(bootstrap(values, images), [2.5, 97.5])
     found = [(float(low), float(high))]
-    num_changes = min(np.abs(values).sum(), np.abs(1 - values).sum())
-    if number >= _MANY and num_changes >= _FEW_CHANGES:
-        return found
     items = plain(images)
     estimate = items.estimate(values)
+    # Changes on one image count as fewer, by the variance that they have in common.
+    together = max(1.0, estimate.se**2 * len(values) / max(_TIE, float(values.var())))
+    num_changes = min(np.abs(values).sum(), np.abs(1 - values).sum()) / together
+    if number >= _MANY and num_changes >= _FEW_CHANGES:
+        return found
     found += [items.cautious(values).bounds(0.95)]
     if (values < 0).any():
         return found

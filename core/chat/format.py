@@ -110,10 +110,29 @@ class ChatFormat:
 
     def encode_prompt(self, turns: Sequence[Turn]) -> np.ndarray:
         """Return the ids (int64, shape (T,)) of a conversation up to the assistant's next turn."""
+        return self._tokenize(self._prompt(turns))[0]
+
+    def encode_reply(self, turns: Sequence[Turn], reply: str) -> tuple[np.ndarray, int]:
+        """Return the ids of a conversation with a reply, and the number of those of the reply.
+
+        The text is tokenised once, without a token that ends the turn. A token that joins the end
+        of the prompt and the beginning of the reply belongs to the prompt.
+
+        Raises:
+            DataError: If the reply has no token of its own, or contains a reserved token.
+        """
+        self.check_content(reply)
+        ids, is_reply = self._tokenize([*self._prompt(turns), (reply, True)])
+        prompt_length = int(np.flatnonzero(~is_reply)[-1]) + 1
+        if prompt_length == len(ids):
+            raise DataError(f"the reply '{reply}' has no token of its own")
+        return ids, len(ids) - prompt_length
+
+    def _prompt(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
         pieces = self._chat(turns)
         if pieces[-1][1]:
             pieces.append((self.template.separator, False))
-        return self._tokenize([*pieces, (self.template.assistant_prefix, False)])[0]
+        return [*pieces, (self.template.assistant_prefix, False)]
 
     def count_reply_tokens(self, replies: Sequence[str]) -> list[int]:
         """Return the number of tokens that a model generates for each reply and its end token."""

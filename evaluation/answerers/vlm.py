@@ -30,6 +30,17 @@ class GeneratingModel(Protocol):
         """Decode greedily and return ids without the end token, in the order of the prompts."""
         ...
 
+    def log_likelihoods(
+        self,
+        conversations: Sequence[tuple[np.ndarray, int]],
+        images: Sequence[torch.Tensor | None],
+        *,
+        pad_token_id: int,
+        batch_size: int,
+    ) -> list[float]:
+        """Return the log-likelihood (nats) of the given number of last tokens."""
+        ...
+
 
 class VlmAnswerer:
     """Greedy decoding with a vision-language model whose image features come from a lookup."""
@@ -80,6 +91,23 @@ class VlmAnswerer:
         for start in range(0, len(questions), self.slice_size):
             replies += self._answer_slice(questions[start : start + self.slice_size])
         return replies
+
+    def rate(self, pairs: Sequence[tuple[VisualQuestion, str]]) -> list[float]:
+        """Return the log-likelihood (nats) of every reply to its question."""
+        rates: list[float] = []
+        for start in range(0, len(pairs), self.slice_size):
+            asked = pairs[start : start + self.slice_size]
+            features = self._images.load(question.image for question, _ in asked)
+            rates += self._model.log_likelihoods(
+                [
+                    self._chat_format.encode_reply(question.turns, reply)
+                    for question, reply in asked
+                ],
+                [features[question.image] for question, _ in asked],
+                pad_token_id=self._chat_format.pad_token_id,
+                batch_size=self._batch_size,
+            )
+        return rates
 
     def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         features = self._images.load(question.image for question in questions)

@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
         pa.field("is_refusal", pa.bool_(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("is_truncated", pa.bool_(), nullable=False),
+        pa.field("likeliest_output", pa.string()),
+        pa.field("likeliest_score", pa.float64()),
         pa.field("blind_output", pa.string()),
         pa.field("blind_parsed", pa.string()),
         pa.field("blind_score", pa.float64()),
@@ -53,9 +55,10 @@ SCHEMA = pa.schema(
 `dataset` is the name of the benchmark and `benchmark` its kind. `output` is the raw reply and
 `parsed` the part of it that was compared. `expected` is the correct choice (mc) or "yes"/"no"
 (capqa). `score_any_language` is the best score of the reply against the same question in any
-language of the run; for vqa it is the one of lmms-eval. `blind_*` concern the reply to a blank
-image, so `score` minus `blind_score` is what the image contributes. `majority_score` and
-`chance_score` are the scores of the baselines on the item.
+language of the run; for vqa it is the one of lmms-eval. `likeliest_*` concern the option of a
+closed question that the model finds most likely, if it was asked for likelihoods. `blind_*` concern
+the reply to a blank image, so `score` minus `blind_score` is what the image contributes.
+`majority_score` and `chance_score` are the scores of the baselines on the item.
 """
 
 

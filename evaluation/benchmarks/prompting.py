@@ -91,6 +91,11 @@ class PromptBook:
         before, after = (part.replace(_CHOICES, "\n".join(lines)) for part in (before, after))
         return f"{before}{item.question if mark else ''}{after}"
 
+    def letters(self, item: BenchmarkItem) -> tuple[str, ...]:
+        """Return the letters of the choices; empty if the prompt does not show them."""
+        is_shown = _CHOICES in self.templates[item.language][item.benchmark]
+        return tuple(string.ascii_uppercase[: len(item.choices)]) if is_shown else ()
+
     def question(self, item: BenchmarkItem, *, image: bytes | None = None) -> VisualQuestion:
         """Return the question of an item as a conversation of one user turn.
 

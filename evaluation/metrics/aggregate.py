@@ -242,9 +242,21 @@ def _yes_no_metrics(part: _Part) -> dict[str, MetricValue]:
 def _closed_question_metrics(
     part: _Part, values: Mapping[str, torch.Tensor]
 ) -> dict[str, MetricValue]:
-    """Return the accuracy and the share of unparsed replies with their intervals."""
+    """Return the accuracies of replies and of likelihoods, and the share of unparsed replies."""
     unparsed = np.array([parsed is None for parsed in part.columns["parsed"][part.mask]])
-    return {
+    likeliest = part.columns["likeliest_score"][part.mask]
+    likelihood = {}
+    if not np.isnan(likeliest).any():
+        metric = _with_interval(
+            part.columns,
+            part.mask,
+            value=mean_percent(likeliest),
+            scores=likeliest,
+            seed=part.seed,
+        )
+        chance = part.columns.mean_score("chance_score", part.mask)
+        likelihood[part.name("likelihood")] = dataclasses.replace(metric, chance=chance)
+    return likelihood | {
         part.name("accuracy"): _score_metric(part, part.mask, value=float(values["accuracy"])),
         part.name("unparsed"): _with_interval(
             part.columns,

@@ -3,6 +3,7 @@
 Resampling underestimates the spread if there are few clusters or nearly all scores are equal.
 """
 
+import dataclasses
 import math
 from statistics import NormalDist
 
@@ -13,7 +14,6 @@ from evaluation.statistics.resampling import ClusterTotals
 
 TIE = 1e-9
 """Distance below which two means are equal; scores differ by much more, rounding by much less."""
-_PRIOR_CLUSTERS, _PRIOR_CORRELATION = 2, 0.5
 
 
 def normal_quantile(confidence: float) -> float:
@@ -61,39 +61,73 @@ def clustered_covariance(totals: ClusterTotals) -> np.ndarray:
     return covariance_MM
 
 
-def design_effect(totals: ClusterTotals, item_variance: float) -> float:
-    """Return the variance of a mean relative to that of independent items, stabilized.
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterPrior:
+    """What is assumed about clusters before the data show it."""
+
+    num_clusters: int
+    """Number of deviating clusters that the assumption counts for."""
+    correlation: float
+    """Correlation of the items of a cluster."""
+    is_skewed: bool = False
+    """Whether few deviating clusters also mean few degrees of freedom, as for rare errors, whose
+    variance is known from the clusters that have one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DesignEffect:
+    """Variance of a mean relative to that of independent items."""
+
+    value: float
+    df: float
+    """Degrees of freedom of this estimate."""
+
+
+def design_effect(totals: ClusterTotals, item_variance: float, prior: ClusterPrior) -> DesignEffect:
+    """Estimate the design effect of a mean, stabilized by a prior.
 
     If few clusters deviate from the rest, the estimate from the data is too small more often than
-    not, because rare clusters with many deviations are absent. It is therefore averaged with
-    `_PRIOR_CLUSTERS` further deviating clusters whose items have the correlation
-    `_PRIOR_CORRELATION`. With many deviating clusters this has no effect.
+    not, because rare clusters with many deviations are absent. It is therefore averaged with that
+    of the prior, weighted by the number of deviating clusters. The average varies less than the
+    estimate from the data, so its degrees of freedom are more: those of the data divided by the
+    square of their weight (Satterthwaite). With many deviating clusters this has no effect.
 
     Args:
-        totals: One row of sums.
+        totals: One row of sums, of at least two clusters.
         item_variance: Variance of the values of the items; positive.
+        prior: The prior.
     """
     sizes_C = totals.sizes_C
     num_items = sizes_C.sum()
     means_C = totals.sums_MC[0] / sizes_C
     num_deviating = np.count_nonzero(np.abs(means_C - np.median(means_C)) > TIE)
+    weight = num_deviating / (num_deviating + prior.num_clusters)
     observed = num_items * float(clustered_covariance(totals)[0, 0]) / item_variance
-    prior = 1 + ((sizes_C**2).sum() / num_items - 1) * _PRIOR_CORRELATION
-    total = num_deviating * observed + _PRIOR_CLUSTERS * prior
-    return float(total / (num_deviating + _PRIOR_CLUSTERS))
+    assumed = 1 + ((sizes_C**2).sum() / num_items - 1) * prior.correlation
+    df = degrees_of_freedom(sizes_C, correlation=prior.correlation)
+    if prior.is_skewed:
+        df = min(df, max(1.0, float(num_deviating)))
+    least_weight = 1 / (1 + prior.num_clusters)
+    return DesignEffect(
+        value=float(weight * observed + (1 - weight) * assumed),
+        df=df / max(weight, least_weight) ** 2,
+    )
 
 
-def degrees_of_freedom(sizes_C: np.ndarray) -> float:
+def degrees_of_freedom(sizes_C: np.ndarray, *, correlation: float = 1.0) -> float:
     """Return Satterthwaite's degrees of freedom of the CR2 variance of a mean.
 
     They equal C - 1 for clusters of equal size and are smaller if few clusters have most of the
-    items. Items of a cluster are taken to vary together, which is the cautious choice. A single
-    cluster has none.
+    items. A single cluster has none.
+
+    Args:
+        sizes_C: Number of items of every cluster.
+        correlation: Correlation of the items of a cluster; 1 is the cautious choice.
     """
     if len(sizes_C) < 2:  # noqa: PLR2004
         return 0.0
     share_C = sizes_C / sizes_C.sum()
-    variance_C = sizes_C**2
+    variance_C = sizes_C * (1 + (sizes_C - 1) * correlation)
     total = variance_C.sum()
     weight_C = 1 / (1 - share_C)
     # The residuals have the covariance diag(v) - h v' - v h' + V h h'. The trace of the squared

@@ -45,7 +45,7 @@ def greedy_decode(
     cache = DynamicCache(config=language_model.config)
     is_head_BP = _prefill_heads(decoder, prompts, cache)
     key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
-    positions_BS = _positions(key_mask_BS)
+    positions_BS = positions_of(key_mask_BS)
     next_position_B1 = positions_BS[:, -1:] + 1
     tail_mask_B1TT = prompt_mask(prompts.is_tail_BT)
     num_tail = tail_mask_B1TT.shape[-1]
@@ -80,7 +80,7 @@ def _prefill_heads(
     if prompts.heads_HPD.shape[1]:
         decoder(
             inputs_embeds=prompts.heads_HPD,
-            position_ids=_positions(prompts.is_head_HP),
+            position_ids=positions_of(prompts.is_head_HP),
             attention_mask=prompt_mask(prompts.is_head_HP),
             past_key_values=cache,
             use_cache=True,
@@ -89,7 +89,7 @@ def _prefill_heads(
     return prompts.is_head_HP[prompts.head_of_B]
 
 
-def _positions(is_token_BT: torch.Tensor) -> torch.Tensor:
+def positions_of(is_token_BT: torch.Tensor) -> torch.Tensor:
     """Return positions counted from every row's first token."""
     return (is_token_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 

@@ -44,7 +44,7 @@ class EvaluateStage(Stage):
     """One evaluation of one trained model."""
 
     kind: ClassVar[str] = "evaluate"
-    recipe_version: ClassVar[int] = 2
+    recipe_version: ClassVar[int] = 3
     upstream: ClassVar[tuple[str, ...]] = ("features", "align", "instruct")
     memory_fix: ClassVar[str] = "set evaluate.weights=bfloat16, or reduce evaluate.batch_size"
 
@@ -128,7 +128,9 @@ class EvaluateStage(Stage):
             prefetch=together.prefetch,
         )
         options = EvaluationOptions.from_config(self.settings, blind=self.settings.blind)
-        result = evaluate(answerer, items, options, output_folder=context.folder.scratch)
+        rater = together if self.settings.likelihood else None
+        folder = context.folder.scratch
+        result = evaluate(answerer, items, options, output_folder=folder, rater=rater)
         checks = run_canaries(answerer, alone, items, result, options)
         checks.save(context.folder.scratch)
         if checks.num_changed:

@@ -15,6 +15,7 @@ from reporting.records import CellRecord, GridRecord
 from reporting.series import (
     COLLAPSE_PANELS,
     FIDELITY_PANEL,
+    LIKELIHOOD_PANELS,
     PANELS,
     REFERENCE_SHARE,
     TRUNCATED_PANEL,
@@ -106,7 +107,7 @@ class RetentionTable:
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the headline scores of all cells and the share of truncated replies."""
-    return tabulate(grid, view, (*_HEADLINES, TRUNCATED_PANEL))
+    return tabulate(grid, view, (*_HEADLINES, *LIKELIHOOD_PANELS, TRUNCATED_PANEL))
 
 
 def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:

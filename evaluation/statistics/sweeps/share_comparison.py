@@ -24,7 +24,7 @@ from evaluation.statistics.decisions import ALPHA, RelativeMargin
 from evaluation.statistics.multiple_testing import holm
 from evaluation.statistics.resampling import ClusterTotals, total_clusters
 from evaluation.statistics.small_samples import clustered_covariance
-from evaluation.statistics.uncertainty import Uncertainty, analytic_mean
+from evaluation.statistics.uncertainty import ItemSpread, Uncertainty, analytic_mean
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class ShareComparison:
         self._margins_SM = margins_SM
         self._means_M = self._totals.means
         self._covariance_MM = clustered_covariance(self._totals)
-        self._item_covariance_MM = np.cov(rows, bias=True)
+        self._rows_MI = rows
         self._surpluses: dict[tuple[int, int], Uncertainty] = {}
 
     @property
@@ -194,8 +194,8 @@ class ShareComparison:
         """Return what is known about a combination of rows plus a constant."""
         sizes_C = self._totals.sizes_C
         sums_1C = (weights_M @ self._totals.sums_MC + constant * sizes_C)[None]
-        item_variance = float(weights_M @ self._item_covariance_MM @ weights_M)
-        return analytic_mean(ClusterTotals(sums_MC=sums_1C, sizes_C=sizes_C), item_variance)
+        spread = ItemSpread.of(weights_M @ self._rows_MI)
+        return analytic_mean(ClusterTotals(sums_MC=sums_1C, sizes_C=sizes_C), spread)
 
 
 def _check(

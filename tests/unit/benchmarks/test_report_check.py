@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.report_check.claims import check_claims
 from benchmarks.report_check.data import Checks, Grid
+from benchmarks.report_check.own_statistics import intervals
 from benchmarks.report_check.sentences import check_registration, check_summary
 from reporting.build import build_report
 from tests.support.fake_grid import make_grid
@@ -62,3 +64,14 @@ def test_changed_verdict_is_found(grid: Path) -> None:
     swap = '<span class="badge undecided">undecided', '<span class="badge undecided">refuted'
     check_claims(_open(grid, *swap), after)
     assert len(after.differing) == len(before.differing) + 1
+
+
+def test_errors_that_share_images_count_as_fewer() -> None:
+    """Where they are few, the small-sample interval of a report is as right as the bootstrap."""
+    images = np.arange(120).repeat(4)
+    apart = np.tile([1.0, 0.0, 1.0, 1.0], 120)
+    together = (images >= 20).astype(float)
+    assert (apart == 0).sum() == 120
+    assert (together == 0).sum() == 80
+    assert len(intervals(apart, images)) == 1
+    assert len(intervals(together, images)) > 1

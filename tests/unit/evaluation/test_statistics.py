@@ -1,10 +1,11 @@
 """Resampling and intervals against worked examples, other programs and simulation."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ks_2samp
+from scipy.stats import binomtest, ks_2samp, ttest_1samp
 
 from core.errors import DataError
 from core.rng import named_rng
@@ -15,6 +16,8 @@ from evaluation.statistics.resampling import (
     bootstrap_rows,
     total_clusters,
 )
+from evaluation.statistics.small_samples import ClusterPrior, design_effect
+from evaluation.statistics.uncertainty import describe_mean
 
 
 def images(num_items, per_image=1):
@@ -175,6 +178,38 @@ def test_coverage_of_few_images_of_unequal_size(share, num_images):
         interval = mean_interval(values, clusters, seed=0)
         hits += interval.low <= share <= interval.high
     assert hits / 300 > 0.92
+
+
+@pytest.mark.parametrize("factor", [0.01, 30.0])
+def test_intervals_of_differences_scale_with_their_unit(factor):
+    """Two further changes were once counted as 1 bit each, whatever bits per byte vary by."""
+    rng = named_rng(0, "unit")
+    graded = rng.choice([0.0, 0.0, 0.0, 0.3, 1.0], size=60) * rng.choice([-1, 1], size=60)
+    bits = 0.02 * rng.normal(size=150) + 0.01
+    for values in (graded, bits):
+        clusters = images(len(values), 2)
+        plain, scaled = (describe_mean(v, clusters, seed=0) for v in (values, factor * values))
+        expected = [factor * bound for bound in plain.bounds(0.95)]
+        assert scaled.bounds(0.95) == pytest.approx(expected, rel=1e-6)
+        assert scaled.tail_below(0.0) == pytest.approx(plain.tail_below(0.0), rel=1e-6)
+    # Where every item changes, the interval is that of a t test.
+    bounds = describe_mean(bits, images(150), seed=0).bounds(0.95)
+    test = ttest_1samp(bits, 0).confidence_interval(0.95)
+    assert bounds == pytest.approx((test.low, test.high), abs=0.1 * (test.high - test.low))
+
+
+def test_few_deviating_images_leave_the_design_effect_to_the_prior():
+    """The mean of the estimate and the prior has more degrees of freedom than the estimate."""
+    prior = ClusterPrior(num_clusters=4, correlation=0.3)
+    totals = total_clusters(np.eye(20)[:1].repeat(4), np.arange(20).repeat(4))
+    found = design_effect(totals, 0.05 * 0.95, prior)
+    assumed, observed = 1 + 3 * 0.3, 4 * 20 / 19
+    assert found.value == pytest.approx(0.2 * observed + 0.8 * assumed)
+    assert found.df == pytest.approx(19 * 5**2)
+    halves = total_clusters(np.arange(20).repeat(4) % 2, np.arange(20).repeat(4))
+    assert design_effect(halves, 0.25, prior).df == pytest.approx(19 * (24 / 20) ** 2)
+    skewed = dataclasses.replace(prior, is_skewed=True)
+    assert design_effect(totals, 0.05 * 0.95, skewed).df == pytest.approx(1 * 5**2)
 
 
 def test_invalid_input_is_an_error():

@@ -122,6 +122,17 @@ def test_long_replies_are_planned_at_their_own_limit(tmp_path: Path) -> None:
     assert estimate.cost.memory["keys, values"] == pytest.approx(64 * per_prompt * cache_of_token)
 
 
+def test_options_whose_likelihood_is_computed_are_planned(tmp_path: Path) -> None:
+    settings = ("evaluate.likelihood=true", "evaluate.likelihood=false")
+    plans = [plan_of("mix_ablation", setting) for setting in settings]
+    with_options, without = (
+        node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load for plan in plans
+    )
+    rated = 2 * (4 * 2_500 + 2 * 5_000)  # letters, and yes and no, in two languages
+    assert with_options.num_samples - without.num_samples == pytest.approx(rated)
+    assert with_options.num_replies == without.num_replies
+
+
 def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", profile="embedded")
     load = node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load
