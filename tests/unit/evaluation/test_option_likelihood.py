@@ -38,11 +38,11 @@ def conversations(count):
     return found, images
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_batched_likelihoods_equal_those_of_single_sequences(batch_size):
     """The plain computation has no padding, no mask and no cache."""
     model = build_model()
-    asked, images = conversations(30)
+    asked, images = conversations(20)
     found = model.log_likelihoods(asked, images, pad_token_id=0, batch_size=batch_size)
     for (ids, num_reply), image, likelihood in zip(asked, images, found, strict=True):
         with torch.no_grad():
@@ -54,7 +54,7 @@ def test_batched_likelihoods_equal_those_of_single_sequences(batch_size):
         places = range(len(ids) - num_reply, len(ids))
         plain = sum(float(log_p[at - 1, ids[at]]) for at in places)
         assert likelihood == pytest.approx(plain, abs=1e-4)
-    assert len({round(one, 3) for one in found}) > 25
+    assert len({round(one, 3) for one in found}) > 15
 
 
 def test_a_reply_is_tokenised_with_its_prompt():
