@@ -36,6 +36,7 @@ _ADDRESS = "IRUDIMEN_TESTS_PRELOADED"
 _PRELOAD = (
     "experiments.run_steps.grid_run",
     "experiments.run_steps.planning",
+    "reporting.build",
     "reporting.dry_run.tables",
     "pipeline.launchers.torchrun",
     "pipeline.launchers.worker",
