@@ -32,6 +32,7 @@ from reporting.tracking.client import (
 from reporting.tracking.local_store import (
     artifact_location,
     default_store,
+    has_database,
     relocate_artifacts,
 )
 from reporting.tracking.registration import (
@@ -175,6 +176,8 @@ class GridTracker:
 
     @cached_property
     def _client(self) -> MlflowClient:
+        if self._is_local:
+            has_database(self.root)  # raises where MLflow would wait
         return MlflowClient(tracking_uri=self.uri)
 
     @cached_property

@@ -98,11 +98,24 @@ def check_database(root: Path) -> None:
     database = root.resolve() / _DATABASE
     fix = f"move it away and run python -m experiments.sync --root {root}, which recreates it"
     with reading(database, fix=fix, error_class=ConfigError):
-        if database.is_file():
+        if has_database(root):
             with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as found:
                 (answer,) = found.execute("PRAGMA quick_check(1)").fetchone()
             if answer != "ok":
                 raise ValueError(answer)
+
+
+def has_database(root: Path) -> bool:
+    """Return whether the database exists; without it, MLflow creates a new one.
+
+    Raises:
+        sqlite3.OperationalError: If something else has its name; MLflow would try to open it again
+            and again for minutes, without a word.
+    """
+    database = root.resolve() / _DATABASE
+    if not database.is_file() and (database.exists() or database.is_symlink()):
+        raise sqlite3.OperationalError(f"{database} is no file")
+    return database.is_file()
 
 
 def relocate_artifacts(root: Path) -> int:
@@ -117,7 +130,7 @@ def relocate_artifacts(root: Path) -> int:
         sqlite3.Error: If the database is damaged or locked.
     """
     database = root.resolve() / _DATABASE
-    if not database.is_file():
+    if not has_database(root):
         return 0
     here = (root.resolve() / _ARTIFACTS).as_uri()
     num_changed = 0

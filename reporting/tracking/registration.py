@@ -8,7 +8,7 @@ from typing import Any
 from core.process.log import get_logger
 from pipeline.store.registration import Registration
 from reporting.tracking.client import TRACKING_ERRORS, MlflowClient, short_reason
-from reporting.tracking.local_store import RootIdentity, default_store
+from reporting.tracking.local_store import RootIdentity, default_store, has_database
 
 GRID_TAG = "irudimen.grid"
 """Tag of a parent run with the name of the grid."""
@@ -60,9 +60,9 @@ def tracked_registration(
         experiment_name: Name of the MLflow experiment.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_store(root)
-    if uri == default_store(root) and not (root / "mlflow.db").is_file():
-        return None
     try:
+        if uri == default_store(root) and not has_database(root):
+            return None
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(experiment_name)
         if experiment is None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,22 @@ def test_a_damaged_database_is_a_warning(
     tracker = _track(later)
     assert not tracker.is_behind
     assert len(_runs(later)) == 1 + len(_stages(later))
+
+
+def test_a_folder_in_place_of_the_database_is_a_warning_at_once(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow opened it again and again for minutes, for every client of a command."""
+    (root / "mlflow.db").unlink(missing_ok=True)
+    (root / "mlflow.db").mkdir()
+    began = time.monotonic()
+    tracker = _track(root)
+    assert tracker.is_behind
+    assert "mlflow.db is no file" in caplog.text
+    tracked_registration(root, "mix_ablation-embedded", experiment_name="mix_ablation-embedded")
+    with pytest.raises(ConfigError, match=r"is no file.*move it away"):
+        local_store.check_database(root)
+    assert time.monotonic() - began < 30
 
 
 def test_a_folder_that_can_not_be_part_of_an_address_is_an_error(tmp_path: Path) -> None:
