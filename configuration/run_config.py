@@ -41,21 +41,21 @@ def _check_amount(
     """
     if base_samples is not None and samples is None:
         raise ConfigError(
-            f"{section}: base_samples={base_samples} without target_samples; set both, or neither"
+            f"{section}.base_samples={base_samples} without target_samples; set both, or neither"
         )
     if share is not None and samples is not None:
         raise ConfigError(
-            f"{section}: target_share={share:g} and target_samples={samples}; set exactly one of "
+            f"{section}.target_share={share:g} and target_samples={samples}; set exactly one of "
             "them and the other to null"
         )
     if share is not None and not 0.0 <= share <= 1.0:
-        raise ConfigError(f"{section}: target_share must be between 0 and 1, got {share}")
+        raise ConfigError(f"{section}.target_share must be between 0 and 1, got {share}")
     for name, number in (("target_samples", samples), ("base_samples", base_samples)):
         if number is not None and number < 0:
-            raise ConfigError(f"{section}: {name} must be at least 0, got {number}")
+            raise ConfigError(f"{section}.{name} must be at least 0, got {number}")
     if samples == base_samples == 0:
         raise ConfigError(
-            f"{section}: target_samples and base_samples are both 0; use at least one image"
+            f"{section}.target_samples and base_samples are both 0; use at least one image"
         )
 
 

@@ -261,7 +261,7 @@ def test_a_number_of_samples_replaces_the_share_of_the_cell(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["cell.target_samples=3"], "cell: target_share=0.2 and target_samples=3; set exactly one"),
+        (["cell.target_samples=3"], "cell.target_share=0.2 and target_samples=3; set exactly one"),
         (["cell.target_share=null"], "are both null; set exactly one of them"),
         (["cell.target_share=null", "cell.target_samples=-1"], "at least 0, got -1"),
         (["instruct.target_share=0.1", "instruct.target_samples=3"], "set exactly one of them"),
