@@ -265,7 +265,7 @@ class TrainConfig:
 
     @property
     def has_amount(self) -> bool:
-        """Whether the stage has a share or an amount of its own, not that of the cell."""
+        """Return whether the stage has a share or an amount of its own, not that of the cell."""
         return self.target_share is not None or self.target_samples is not None
 
 

@@ -23,7 +23,7 @@ INTERVAL = (0.025, 0.975)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Whether each answer of a model is right, by language; questions have the same order."""
+    """Correctness of each answer of a model, by language; questions have the same order."""
 
     types: np.ndarray
     """Type of every question (str)."""

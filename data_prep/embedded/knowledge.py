@@ -49,7 +49,7 @@ class KnowledgeQuestion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What the training conversations of language models must not contain."""
+    """Content that the training conversations of language models must not have."""
 
     keys: frozenset[QuestionKey]
     """Held-out questions about their descriptions."""

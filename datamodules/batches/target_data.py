@@ -73,7 +73,7 @@ _PARTS = ("target_images", "base_images", "target_texts")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Exposures:
-    """How often each short answer is trained in the target language."""
+    """Number of times each short answer is trained in the target language."""
 
     language: str
     with_image: Mapping[str, int]

@@ -63,7 +63,7 @@ def clustered_covariance(totals: ClusterTotals) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterPrior:
-    """What is assumed about clusters before the data show it."""
+    """Assumption about clusters before the data show them."""
 
     num_clusters: int
     """Number of deviating clusters that the assumption counts for."""

@@ -211,7 +211,7 @@ def describe_mean(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ItemSpread:
-    """How the values of items differ from each other."""
+    """Spread of the values of items."""
 
     variance: float
     change: float
