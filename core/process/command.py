@@ -46,8 +46,10 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
         try:
             interrupts.begin_work()
             return _reporting_errors(lambda: main(*arguments, **named))
-        except interrupts.CommandStopped as stop:  # also while an error is reported
-            return _report_stop(stop.number)
+        except BaseException:  # of a cleanup, it may hide that of the signal
+            if number := interrupts.stopped_by():
+                return _report_stop(number)
+            raise
         finally:
             interrupts.end_work()
 
@@ -58,8 +60,12 @@ def _reporting_errors(work: Callable[[], int]) -> int:
     try:
         return work()
     except IrudimenError as error:
+        if interrupts.stopped_by():
+            raise
         return _report(str(error))
     except OSError as error:
+        if interrupts.stopped_by():
+            raise
         if error.errno in _FULL:
             where = error.filename or "a file that the command writes"
             return _report(f"{where}: {error.strerror}; free space and rerun the same command")

@@ -57,6 +57,8 @@ class _CommandState:
         self.process_id = 0
         self.is_over = False
         """Whether children were killed, which a pool would replace by new ones."""
+        self.stopped_by = 0
+        """The signal that ends the main function."""
         self.is_killing = False
         """Whether children are being killed; another signal must not do so inside of it."""
         self.is_urgent = False
@@ -90,11 +92,17 @@ def install_handler() -> None:
 def begin_work() -> None:
     """Enter the main function of a command, if this process runs one."""
     install_handler()
+    _STATE.stopped_by = 0
     if _STATE.process_id == os.getpid():
         # Runs after most other exit handlers. Later, Python would let the signal kill the process.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         _STATE.phase = _Phase.WORKING
         sys.unraisablehook = _end_if_swallowed
+
+
+def stopped_by() -> int:
+    """Return the signal that ends the main function of the command, or 0."""
+    return _STATE.stopped_by
 
 
 def end_work() -> None:
@@ -129,6 +137,7 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
         deadline = threading.Timer(_CLEANUP_S, end_at_once, [number])
         deadline.daemon = True
         deadline.start()
+    _STATE.stopped_by = number
     end_children()
     if _STATE.is_urgent:
         end_at_once(number)

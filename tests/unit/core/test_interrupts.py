@@ -63,6 +63,11 @@ def main():
             say("ready")
     elif phase == "destructor":
         Careless()
+    elif phase == "hidden":  # as by a library whose cleanup fails
+        try:
+            say("ready")
+        finally:
+            raise ConfigError("half of an object")
     elif phase == "reporting":
         raise SlowError
     elif phase == "leaving":
@@ -113,7 +118,7 @@ def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> 
 
 @pytest.mark.parametrize(
     "phase",
-    ["importing", "working", "processes", "pool", "destructor", "reporting", "leaving"],
+    ["importing", "working", "processes", "pool", "destructor", "hidden", "reporting", "leaving"],
 )
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path, phase: str) -> None:
     check_ended(start(tmp_path, phase))
