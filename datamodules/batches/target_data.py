@@ -7,7 +7,7 @@ after a training, and covers all ranks and attempts.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,7 +77,7 @@ class Exposures:
 
     language: str
     with_image: Mapping[str, int]
-    """Normalised answer -> number of trained turns of samples with images."""
+    """Answer as it is stored -> number of trained turns of samples with images."""
     without_image: Mapping[str, int]
     """The same for samples without images."""
 
@@ -112,7 +112,6 @@ def count_exposures(
     lengths: Mapping[str, SourceLengths],
     *,
     num_steps: int,
-    normalise: Callable[[str, str], str],
 ) -> Exposures | None:
     """Count how often a stage trains each short answer in the target language.
 
@@ -120,7 +119,6 @@ def count_exposures(
         stream: The mixture stream.
         lengths: Token counts of every source that the stream uses, by source name.
         num_steps: Optimizer steps of the stage.
-        normalise: Maps a language and an answer to the normalised answer.
 
     Returns:
         The counts; None for a mixture of one language, or one whose target-language sources are
@@ -137,7 +135,7 @@ def count_exposures(
             return None
         for sample in np.flatnonzero(uses).tolist():
             for answer in _short_answers(source, sample):
-                counts[part][normalise(language, answer)] += int(uses[sample])
+                counts[part][answer] += int(uses[sample])
     return Exposures(
         language=language,
         with_image=dict(counts["target_images"]),

@@ -24,7 +24,6 @@ from datamodules.batches.target_data import (
 )
 from datamodules.mixture.config import MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
-from evaluation.answers.registry import rule_for
 from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
@@ -217,11 +216,7 @@ def _write_target_data(folder: Path, data: MixtureDataModule, num_steps: int) ->
     amounts = measure_target_data(stream, lengths, num_steps=num_steps)
     if amounts is None:
         return
-
-    def normalise(language: str, answer: str) -> str:
-        return rule_for(language).normalise(answer)
-
-    exposures = count_exposures(stream, lengths, num_steps=num_steps, normalise=normalise)
+    exposures = count_exposures(stream, lengths, num_steps=num_steps)
     if exposures is None:
         _LOG.info("exposures of answers are not counted: the target-language data are remote")
     save_target_data(folder, amounts, exposures)

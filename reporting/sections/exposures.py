@@ -98,7 +98,7 @@ class ExposureCounter:
         self._counts, self._rule = counts, rule
         self._by_form: dict[str, set[str]] = {}
         for answer in counts:
-            for form in rule.forms(answer):
+            for form in rule.forms(rule.normalise(answer)):
                 self._by_form.setdefault(form, set()).add(answer)
 
     def count(self, reference: str) -> int:
