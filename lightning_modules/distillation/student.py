@@ -1,8 +1,8 @@
 """The student of a distillation: a small `CLIPVisionModel` and its naming head.
 
 LLaVA reads the patch tokens before the last block, without class token and final norm. The student
-is trained on exactly these tokens. Its last block is the identity, so that whoever reads the last
-block gets the same tokens.
+is trained on exactly these tokens. Its last block is the identity, so that a program
+that reads the output of the last block gets the same tokens.
 """
 
 import torch

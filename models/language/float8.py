@@ -2,7 +2,7 @@
 
 torchao's recipe `rowwise`, as torchtitan uses it: each product of a linear layer, forward and
 backward, takes its operands in float8 (e4m3) with one scale, a power of two, for each row or
-column of an operand, found anew in every step. Weights, gradients, embeddings, norms, output layer,
+column of an operand, computed in every step. Weights, gradients, embeddings, norms, output layer,
 connector and tower keep their types. Under FSDP2 weights are gathered in bfloat16: torchao gathers
 in float8 only with one scale per tensor.
 """

@@ -179,7 +179,7 @@ def test_every_precision_trains_on_the_card(
     *,
     compile_blocks: bool,
 ) -> None:
-    """As a stage does: under Lightning's autocast, with the fastest kernel and its layout.
+    """Training uses Lightning's autocast, the fastest kernel and its layout, as a stage does.
 
     In mixed precision the weights are in fp32, so that queries and keys reach varlen in fp32.
     """

@@ -333,7 +333,7 @@ def wait_for_shards(folder, number):
 
 @pytest.mark.parametrize(("num_steps", "number"), [(1, 2), (NUM_STEPS, 4)])
 def test_the_stream_fetches_this_block_and_the_next(http, store, tmp_path, num_steps, number):
-    """With two shards per block, the second block is fetched before it is read."""
+    """The second block of two shards is fetched before it is read."""
     data = step_data(http, tmp_path)
     cache = data.stream.components[0].base.cache.folder
     for path in cache.glob("?" * 64):

@@ -67,7 +67,7 @@ def test_changed_verdict_is_found(grid: Path) -> None:
 
 
 def test_errors_that_share_images_count_as_fewer() -> None:
-    """Where they are few, the small-sample interval of a report is as right as the bootstrap."""
+    """The small-sample interval of few errors is as right as the bootstrap."""
     images = np.arange(120).repeat(4)
     apart = np.tile([1.0, 0.0, 1.0, 1.0], 120)
     together = (images >= 20).astype(float)

@@ -122,7 +122,7 @@ def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> 
 )
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path, phase: str) -> None:
     # A pool whose worker was killed while it held a lock waits until the cleanup is ended.
-    check_ended(start(tmp_path, phase), timeout_s=20)
+    check_ended(start(tmp_path, phase), timeout_s=20 if phase == "processes" else 8)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_cleanup(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_number_is_distributed_in_proportion_and_monotonically(sizes, data):
 def test_exactly_the_number_of_samples_is_read_in_the_target_language(
     sizes, rates, num_steps, seed, data
 ):
-    """With less than a pass over a source and with several, and nested for every number."""
+    """Passes over a source are partial or repeated, and numbers are nested."""
     parts = {
         f"{chr(97 + at)}{size}": make_part(f"part{at}-{size}", rate)
         for at, (size, rate) in enumerate(zip(sizes, rates, strict=True))

@@ -98,7 +98,7 @@ def test_each_product_rounds_both_operands_along_the_summed_dimension() -> None:
 @needs_torchao
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_a_step_is_that_of_float32_within_the_stated_tolerance(*, is_frozen: bool) -> None:
-    """With the weights of a trained model: those of a random one amplify any rounding."""
+    """The weights are those of a trained model: those of a random one amplify any rounding."""
     batch = packed(with_branches=True, with_image=True)
     found: list[tuple[float, list[torch.Tensor]]] = []
     for is_float8 in (False, True):
