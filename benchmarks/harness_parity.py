@@ -29,7 +29,7 @@ from typing import Any
 from core.rng import named_rng
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.metrics.vqa import is_unanimous, lmms_score, official_score
-from tests.unit.evaluation.test_vqa import random_case
+from tests.unit.evaluation.metrics.test_vqa import random_case
 
 _METRIC = "lmms_eval.tasks._task_utils.vqa_eval_metric"
 _TASK = "lmms_eval.tasks.vqav2.utils"

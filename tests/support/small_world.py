@@ -25,7 +25,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from core.io.jsonl import read_jsonl
 from datamodules.shards.manifest import Modality
 from models.language.language_model import save_language_model
-from tests.support import preloaded
 from tests.support.doubles import (
     caption_record,
     chat_record,
@@ -33,6 +32,7 @@ from tests.support.doubles import (
     write_shard,
     write_source,
 )
+from tests.support.servers import preloaded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROFILE = "tiny"

@@ -23,7 +23,7 @@ from tests.support import fake_grid
 from tests.support import small_world as worlds
 from tests.support.caches import clear_caches
 from tests.support.evaluation_doubles import small_benchmark
-from tests.support.foreign_checkpoints import write_llava
+from tests.support.models.foreign_checkpoints import write_llava
 
 pytestmark = pytest.mark.slow
 HALF = b"(the first half of the file)"

@@ -27,7 +27,7 @@ from datamodules.storage.cache import ShardCache
 from datamodules.storage.download import CacheConfig, RemoteFile
 from datamodules.storage.remote import RetryConfig, StorageError
 from tests.support.doubles import caption_record, fake_transform, make_chat, write_tar
-from tests.support.http_store import fetch_all, serve
+from tests.support.servers.http_store import fetch_all, serve
 
 SHARD_SIZES = (5, 3, 7, 4)
 NUM_STEPS = 5

@@ -13,9 +13,9 @@ import pytest
 from pipeline.store.retry_policy import Fault
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder
-from tests.support import slurm_cluster, two_machines
 from tests.support import small_world as worlds
-from tests.support.two_machines import Machine, processes_on
+from tests.support.servers import slurm_cluster, two_machines
+from tests.support.servers.two_machines import Machine, processes_on
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,8 +18,8 @@ from mlflow.tracking import MlflowClient
 from core.io.jsonl import read_jsonl
 from core.process.stop import EXIT_PREEMPTED
 from pipeline.launchers.slurm import SlurmConfig, load_slurm
-from tests.support import slurm_cluster
 from tests.support import small_world as worlds
+from tests.support.servers import slurm_cluster
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,7 +20,7 @@ from core.samples import Role, Turn
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.run import main
-from tests.support.foreign_checkpoints import VICUNA_TEMPLATE, write_llava
+from tests.support.models.foreign_checkpoints import VICUNA_TEMPLATE, write_llava
 
 TEXTS = ("Zer da hau?", "Zenbat txakur daude argazkian?", "Non?", "Nolakoa da?", "Bai ala ez?")
 NUM_TOKENS = 8

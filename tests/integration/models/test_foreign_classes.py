@@ -19,7 +19,7 @@ from core.io.images import decode_image
 from core.samples import Role, Turn
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.questions import VisualQuestion
-from tests.support.foreign_classes import BEGIN, BUILDERS, write_checkpoint
+from tests.support.models.foreign_classes import BEGIN, BUILDERS, write_checkpoint
 
 _SIZES = ((40, 32), (64, 30), (24, 72), (50, 50))
 _TEXTS = ("Zer da hau?", "Zenbat txakur daude argazkian, eta non?", "Non?", "¿Qué es? Ñandú")

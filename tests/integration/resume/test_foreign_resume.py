@@ -14,7 +14,7 @@ from evaluation.answerers.cached import BATCHES_PER_SLICE
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.questions import VisualQuestion
 from tests.support import small_world as worlds
-from tests.support.foreign_checkpoints import write_llava
+from tests.support.models.foreign_checkpoints import write_llava
 
 BENCHMARK = worlds.REPOSITORY / "data/embedded/benchmark_test.manifest.json"
 BATCH_SIZE, NUM_QUESTIONS = 2, 200

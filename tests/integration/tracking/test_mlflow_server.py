@@ -12,15 +12,16 @@ from core.io.jsonl import read_jsonl
 from experiments import sync
 from reporting.tracking import payload
 from reporting.tracking.upload_notes import RUN_FILE
-from tests.support import fake_grid, mlflow_server
+from tests.support import fake_grid
 from tests.support import small_world as worlds
-from tests.support.mlflow_server import Server
+from tests.support.servers import mlflow_server
+from tests.support.servers.mlflow_server import Server
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(mlflow_server.why_not()), reason=mlflow_server.why_not() or "here"),
 ]
-_WRITER = "tests.support.mlflow_writer"
+_WRITER = "tests.support.servers.mlflow_writer"
 _WRITERS = 8
 _SECONDS = 20.0
 

@@ -15,7 +15,7 @@ from benchmarks.harness_parity import (
 from core.rng import named_rng
 from evaluation.metrics.vqa import lmms_score, official_score
 from tests.support import vqa_oracle
-from tests.unit.evaluation.test_vqa import random_case
+from tests.unit.evaluation.metrics.test_vqa import random_case
 
 PROGRAM = """
 import sys

@@ -15,7 +15,7 @@ from evaluation.option_likelihood import possible_replies
 from evaluation.runner import EvaluationOptions, evaluate
 from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat
 from tests.support.evaluation_doubles import Oracle, small_benchmark
-from tests.support.tiny_vlm import IMAGE, VISION_WIDTH, VOCABULARY, build_model
+from tests.support.models.tiny_vlm import IMAGE, VISION_WIDTH, VOCABULARY, build_model
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from configuration.run_config import INSTRUCT_POLICY
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import VlmModule
 from models.sharding import gather_tensor, shard_model
-from tests.support.tiny_vlm import build_model, one_rank, packed
+from tests.support.models.tiny_vlm import build_model, one_rank, packed
 
 pytestmark = pytest.mark.gpu_path
 

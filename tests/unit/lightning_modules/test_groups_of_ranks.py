@@ -12,7 +12,7 @@ from core.samples import MicroBatch, empty_micro_batch
 from datamodules.batches.packing import GROUP_RANKS
 from lightning_modules import vlm_module
 from lightning_modules.vlm_module import VlmModule
-from tests.support.tiny_vlm import build_model, loss_and_gradients, packed
+from tests.support.models.tiny_vlm import build_model, loss_and_gradients, packed
 
 
 def test_an_empty_micro_batch_adds_nothing_to_loss_and_gradients() -> None:

@@ -28,7 +28,7 @@ from lightning_modules.strategy import build_strategy
 from lightning_modules.vlm_module import Sharding, VlmModule
 from models.freezing import cast_frozen
 from models.language.float8 import has_torchao, use_float8
-from tests.support.tiny_vlm import build_model, packed
+from tests.support.models.tiny_vlm import build_model, packed
 
 pytestmark = pytest.mark.gpu_path
 

@@ -23,7 +23,7 @@ from models.language.float8 import check_float8, use_float8
 from models.language.language_model import LanguageModelConfig, load_language_model
 from models.sharding import shard_model
 from models.vlm import VisionLanguageModel
-from tests.support.tiny_vlm import (
+from tests.support.models.tiny_vlm import (
     IMAGE,
     VISION_WIDTH,
     build_model,

@@ -15,7 +15,7 @@ from models.language.language_model import LanguageModelConfig, save_language_mo
 from pipeline.stages import retention
 from pipeline.stages.base import InputRole, StageContext
 from pipeline.stages.retention import RetentionBaselineStage, RetentionStage
-from tests.support.tiny_vlm import build_model
+from tests.support.models.tiny_vlm import build_model
 
 pytestmark = pytest.mark.gpu_path
 

@@ -10,7 +10,7 @@ from core.chat.format import load_tokenizer
 from core.errors import CheckpointError, ConfigError
 from models.language.language_model import LanguageModelConfig, load_language_model
 
-MODEL = Path(__file__).parents[3] / "data/embedded/models/lm_general"
+MODEL = Path(__file__).parents[4] / "data/embedded/models/lm_general"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import DataError
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 ROOMS = ("data_prep", "evaluation", "experiments", "pipeline")
 WITHOUT = {"pipeline/launchers/worker.py"}
 """Commands without the decorator: their launcher reads the exit status of the stage run."""

@@ -15,7 +15,7 @@ from models.language import attention
 from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks
 from models.sharding import shard_model, sharding_policy
-from tests.support.tiny_vlm import build_model, one_rank, random_rows, use_varlen_on_cpu
+from tests.support.models.tiny_vlm import build_model, one_rank, random_rows, use_varlen_on_cpu
 
 pytestmark = pytest.mark.slow
 ROWS = (2, 2, 2, 1, 2, 3, 2, 2, 1, 2, 4, 5)

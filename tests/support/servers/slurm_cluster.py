@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.support.two_machines import OUTSIDE, Machine
+from tests.support.servers.two_machines import OUTSIDE, Machine
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "runuser")
 _CONF = """\

@@ -1,6 +1,6 @@
 """Simulates a training that logs for some seconds and uploads its log to MLflow.
 
-python -m tests.support.mlflow_writer ROOT SECONDS
+python -m tests.support.servers.mlflow_writer ROOT SECONDS
 """
 
 import json

@@ -18,7 +18,7 @@ from core.samples import MicroBatch, find_placeholders
 from models.language import attention
 from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations
-from tests.support.tiny_vlm import IMAGE, build_model, packed
+from tests.support.models.tiny_vlm import IMAGE, build_model, packed
 
 pytestmark = pytest.mark.gpu_path
 

@@ -11,7 +11,7 @@ from models.language import attention
 from models.language.attention import AttentionKind, attention_inputs, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks, decoder_blocks
 from models.loss import summed_cross_entropy
-from tests.support.tiny_vlm import (
+from tests.support.models.tiny_vlm import (
     VOCABULARY,
     build_model,
     loss_and_gradients,

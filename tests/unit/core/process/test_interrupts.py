@@ -80,7 +80,7 @@ if __name__ == "__main__":
         say("ready")
     sys.exit(main())
 """
-_REPOSITORY = Path(__file__).parents[3]
+_REPOSITORY = Path(__file__).parents[4]
 
 
 def start(folder: Path, phase: str) -> "subprocess.Popen[str]":

@@ -15,7 +15,7 @@ from core.process import machine
 def test_cores_follow_the_affinity_of_the_process() -> None:
     code = "import os; os.sched_setaffinity(0, {0}); from core.process.machine import *; "
     code += "print(available_cores())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -91,7 +91,7 @@ def test_a_forked_process_starts_with_a_long_temporary_folder(tmp_path: Path) ->
         f"assert tempfile.gettempdir() == {str(folder)!r}; raise SystemExit(q.exitcode)"
     )
     environment = {
-        **os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])
+        **os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(Path(__file__).parents[4])
     }  # fmt: skip
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
@@ -104,7 +104,7 @@ def test_the_limit_of_open_files_is_raised() -> None:
     code += "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
     code += "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); raise_open_files_limit(); "
     code += "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 

@@ -13,7 +13,7 @@ from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import decoder_blocks
 from models.sharding import sharding_policy
 from models.vlm import VisionLanguageModel
-from tests.support.tiny_vlm import build_model, one_rank, packed, use_varlen_on_cpu
+from tests.support.models.tiny_vlm import build_model, one_rank, packed, use_varlen_on_cpu
 
 pytestmark = pytest.mark.gpu_path
 

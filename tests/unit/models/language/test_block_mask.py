@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 from models.language.block_mask import block_mask
-from tests.support.tiny_vlm import packed, random_rows
+from tests.support.models.tiny_vlm import packed, random_rows
 
 pytestmark = pytest.mark.gpu_path
 

@@ -28,9 +28,9 @@ from typing import IO, Any
 from core.errors import ConfigError
 from pipeline.code_digest import code_digest
 from pipeline.stages.registry import stage_kinds
-from tests.support import mlflow_database
+from tests.support.servers import mlflow_database
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 _ADDRESS = "IRUDIMEN_TESTS_PRELOADED"
 """Environment variable of a preloaded command: the socket of its server."""
 _PRELOAD = (
