@@ -1,5 +1,6 @@
 """Reading rows of published datasets in parts: parquet, JSON lines, JSON, TSV, CSV, WebDataset."""
 
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -136,7 +137,8 @@ def _split_file(
     suffix = _suffix(file)
     wanted = max(0, limit - before) if limit else None
     if suffix == ".parquet":
-        total = _open_parquet(file).metadata.num_rows
+        with _open_parquet(file) as opened:
+            total = opened.metadata.num_rows
         starts = [(start, 0) for start in range(0, total, per_part)]
     elif suffix in _SEQUENTIAL:
         total = sum(1 for _ in _READERS[suffix](_whole_file(file, before)))
@@ -254,35 +256,45 @@ def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         yield number, _with_image(part.file, row)
 
 
-def _open_parquet(file: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(fsspec.open(file, "rb").open())
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file} is not a parquet file: {error}; download it again", "damaged"
-        ) from error
+@contextlib.contextmanager
+def _open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(fsspec.open(file, "rb"))
+            opened = stack.enter_context(pq.ParquetFile(stream, pre_buffer=False))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{file} is not a parquet file: {error}; download it again", "damaged"
+            ) from error
+        yield opened
 
 
 def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    file = _open_parquet(part.file)
     start, end, at = part.first, part.first + part.count, 0
-    for group in range(file.num_row_groups):
-        size = file.metadata.row_group(group).num_rows
-        if at + size > start and at < end:
-            try:
-                batches = file.iter_batches(batch_size=64, row_groups=[group])
-                number = at
-                for batch in batches:
-                    for row in _rows_of(batch):
-                        if start <= number < end:
-                            yield number, row
-                        number += 1
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(
-                    f"{part.file}, row group {group} is damaged: {error}; download it again",
-                    "damaged",
-                ) from error
-        at += size
+    with _open_parquet(part.file) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if at + size > start and at < end:
+                for number, row in _group_rows(file, part.file, group, at):
+                    if start <= number < end:
+                        yield number, row
+            at += size
+
+
+def _group_rows(
+    file: pq.ParquetFile, name: str, group: int, number: int
+) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
+    # A thread of pyarrow that still holds the Python file when the interpreter exits aborts it.
+    batches = file.iter_batches(batch_size=64, row_groups=[group], use_threads=False)
+    try:
+        for batch in batches:
+            for row in _rows_of(batch):
+                yield number, row
+                number += 1
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{name}, row group {group} is damaged: {error}; download it again", "damaged"
+        ) from error
 
 
 def _rows_of(batch: pa.RecordBatch) -> list[DatasetRow | DroppedError]:
