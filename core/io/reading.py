@@ -43,18 +43,35 @@ def read_json_file(path: Path, *, fix: str, error_class: type[IrudimenError] = D
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of some JSON pairs (an `object_pairs_hook`); by default the last key wins.
+class RepeatedKeyError(ValueError):
+    """A JSON object with two values for one key."""
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON that another program or a user wrote.
+
+    `json.loads` keeps the last value of a repeated key and drops the others without a message.
 
     Raises:
-        ValueError: If a key appears twice.
+        RepeatedKeyError: If an object repeats a key.
+        ValueError: If the content is not JSON.
+        RecursionError: If the values are nested too deeply.
     """
+    if isinstance(content, bytes):
+        content = content.decode(json.detect_encoding(content), "surrogatepass")
+    return _DECODER.decode(content)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key '{repeated}' appears twice in an object")
+        raise RepeatedKeyError(f"the key '{repeated}' appears twice in an object")
     return content
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def read_text_file(path: Path) -> str:

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import io
 import itertools
-import json
 import re
 import string
 import tokenize
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, unknown_name
+from core.io.reading import RepeatedKeyError, parse_json
 from evaluation.answers.rule import normalise_neutral
 from evaluation.benchmarks.item_texts import check_choices, parse_text
 
@@ -146,7 +146,9 @@ def _labels(value: Any) -> list[str]:
 def _parse_literal(text: str, where: str) -> Any:
     """Parse a list or an object that is written as text, in JSON or in Python."""
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except RepeatedKeyError as error:
+        raise DataError(f"{where}: {error}", "unreadable list") from error
     except (ValueError, RecursionError):
         pass
     try:

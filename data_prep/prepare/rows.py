@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ from huggingface_hub import HfApi
 from core.errors import ConfigError, DataError
 from core.io.files import safe_join
 from core.io.hub import explain_hub_error
-from core.io.reading import unique_keys
+from core.io.reading import parse_json
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.tables import UTF_16_MARKS, parse_head, read_table
@@ -194,7 +193,7 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         if not line.strip(_BLANK):
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys)
+            row = parse_json(line.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             yield number, DroppedError("row is not JSON", str(error))
             continue
@@ -205,7 +204,7 @@ def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     try:
         with fsspec.open(part.file, "rb") as file:
             text = file.read().decode("utf-8-sig")
-            rows = json.loads(text, object_pairs_hook=unique_keys)
+            rows = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{part.file} is not JSON: {error}; download it again", "damaged"

@@ -1,10 +1,9 @@
 """Rows of a WebDataset shard."""
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from core.io.reading import unique_keys
+from core.io.reading import parse_json
 from data_prep.prepare.faults import DroppedError
 from datamodules.shards.tar_members import IMAGE_EXTENSIONS, TarSample
 from datamodules.shards.tar_scan import REPEATED_KEY
@@ -29,7 +28,7 @@ def _convert_sample(sample: TarSample) -> dict[str, Any] | DroppedError:
     row: dict[str, Any] = {}
     try:
         if (record := sample.members.get("json")) is not None:
-            row |= json.loads(record.content.decode("utf-8-sig"), object_pairs_hook=unique_keys)
+            row |= parse_json(record.content.decode("utf-8-sig"))
         if (text := sample.members.get("txt")) is not None:
             row["txt"] = text.content.decode("utf-8-sig")
     except (ValueError, TypeError, RecursionError) as error:

@@ -71,8 +71,7 @@ class SourceLengths:
             return self.faults[sample]
         number = int(self.num_tokens[sample])
         return DataError(
-            f"{source.name}/{source.key(sample)}: {number} tokens, longer than row_tokens="
-            f"{self.row_tokens}",
+            f"{source.describe(sample)}: {number} tokens, longer than row_tokens={self.row_tokens}",
             LONGER,
         )
 

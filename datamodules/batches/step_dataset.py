@@ -303,8 +303,8 @@ def _image_tensor(
         if data.transform is not None:
             return data.transform(image)
     except DataError as error:
-        name = f"{planned.source.name}/{planned.source.key(planned.index)}"
-        raise DataError(f"{name}: {error}", error.fault) from error
+        where = planned.source.describe(planned.index)
+        raise DataError(f"{where}: {error}", error.fault) from error
     raise RuntimeError("the sample has an image, but there is no feature cache and no transform")
 
 

@@ -17,7 +17,7 @@ from core import config
 from core.errors import DataError, unknown_name
 from core.file_names import FILE_NAME, FILE_NAME_ADVICE
 from core.io.files import atomic_write_text, safe_join, sha256_file
-from core.io.reading import unique_keys
+from core.io.reading import parse_json
 from datamodules.shards import reader as shards
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.reader import CachedFile, ShardReader
@@ -107,7 +107,7 @@ def load_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist; prepare the data or correct the path")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
+        raw = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"manifest {path} is not JSON: {error}; prepare the data again") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:

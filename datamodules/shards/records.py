@@ -6,11 +6,11 @@ with `messages` is a conversation. A string is a caption if the sample has an im
 text otherwise.
 """
 
-import json
 from typing import Any
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
+from core.io.reading import RepeatedKeyError, parse_json
 from core.samples import Role, Turn
 from core.text import clean_text
 
@@ -77,7 +77,11 @@ def _caption_turns(text: str, where: str, *, has_image: bool) -> tuple[Turn, ...
 
 def _parse_json(content: bytes, where: str) -> dict[str, Any]:
     try:
-        raw = json.loads(content)
+        raw = parse_json(content)
+    except RepeatedKeyError as error:
+        raise RecordError(
+            f"{where}: {error}; keep one of the values", "JSON repeats a key"
+        ) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a plain ValueError
         message = f"{where}: not JSON ({error}); prepare the shard again"
         raise RecordError(message, "not JSON") from error

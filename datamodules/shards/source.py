@@ -78,6 +78,11 @@ class Source:
         reader, row = self._locate(i)
         return reader.key(row)
 
+    def describe(self, i: int) -> str:
+        """Return the shard and the key of sample i, for messages; two shards may have one key."""
+        reader, row = self._locate(i)
+        return _describe(reader, row)
+
     def image_sizes(self) -> np.ndarray:
         """Return the width and height of every image, (n, 2) uint16; 0 if not recorded."""
         shards = range(len(self.shard_sizes))
@@ -112,8 +117,7 @@ class Source:
         reader, row = self._locate(i)
         with_image = with_image and self.has_images
         content, image = _read_with_retries(reader, row, with_image=with_image)
-        key = reader.key(row)
-        where = f"shard {reader.name}, sample '{key}'"
+        key, where = reader.key(row), _describe(reader, row)
         raw, turns = parse_record(content, self.manifest.record, where, has_image=self.has_images)
         return Sample(
             key=key,
@@ -167,7 +171,7 @@ def iterate_named_images(manifest_path: Path) -> Iterator[tuple[str, bytes]]:
             for row in range(len(reader)):
                 image = reader.read(row)[1]
                 if image is not None:
-                    yield f"shard {reader.name}, sample '{reader.key(row)}'", image
+                    yield _describe(reader, row), image
         finally:
             reader.close()
 
@@ -195,6 +199,10 @@ def check_parallel(base: Source, target: Source) -> None:
         "records that name the language (--record caption.eu, caption_eu or .eu.txt), which keep a "
         "sample whose text is unusable in one language, or remove the sample from the shards"
     )
+
+
+def _describe(reader: ShardReader, row: int) -> str:
+    return f"shard {reader.name}, sample '{reader.key(row)}'"
 
 
 def _shard_checksums(source: Source) -> list[tuple[str, int, str]]:

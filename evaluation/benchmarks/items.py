@@ -5,15 +5,16 @@ image and the questions about it, each in every language.
 """
 
 import dataclasses
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from core.io.reading import parse_json
 from datamodules.shards.manifest import Modality, load_manifest, open_shard
 from datamodules.shards.reader import ShardReader
+from evaluation.benchmarks.images import add_image_keys
 from evaluation.benchmarks.item_texts import (
     check_choices,
     check_index,
@@ -121,8 +122,10 @@ def load_benchmark(
             f"{', '.join(available)}; remove the others from evaluation.languages"
         )
     items: list[BenchmarkItem] = []
+    locations: dict[str, tuple[ShardReader, int]] = {}
     for entry in manifest.shards:
         reader = open_shard(manifest_path, entry)
+        add_image_keys(reader, locations)
         for row in range(len(reader)):
             items += _read_sample(reader, row, wanted, manifest.name, with_image=with_images)
         reader.close()
@@ -190,7 +193,7 @@ def _read_sample(
 
 
 def _raw_items(content: bytes) -> list[dict[str, Any]]:
-    raw = json.loads(content)
+    raw = parse_json(content)
     items = raw.get("items") if isinstance(raw, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise DataError("the JSON has no list of objects 'items'")

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.errors import DataError
+from core.io.reading import parse_json
 from evaluation.people.store import JUDGED_ASPECTS, SKIP, AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind
 
@@ -59,7 +60,7 @@ def from_label_studio(text: str) -> list[Judgement]:
     """
     found = []
     try:
-        for task in json.loads(text):
+        for task in parse_json(text):
             for annotation in task.get("annotations", []):
                 answers = {
                     part["from_name"]: (
@@ -107,7 +108,7 @@ def from_argilla(text: str) -> list[Judgement]:
     try:
         # Not splitlines: a text may contain other line separators, such as U+2028.
         for line in filter(str.strip, text.split("\n")):
-            record = json.loads(line)
+            record = parse_json(line)
             for name, responses in record["responses"].items():
                 for response in responses:
                     key = (str(record["id"]), str(response["user_id"]))

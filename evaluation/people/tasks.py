@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from core.errors import DataError
-from core.io.reading import read_text_file, unique_keys
+from core.io.reading import parse_json, read_text_file
 from core.rng import named_rng
 from evaluation.benchmarks.item_texts import parse_text
 
@@ -86,7 +86,7 @@ def _read_translations(path: Path) -> Iterator[Task]:
             continue
         where = f"{path}, line {number}"
         try:
-            raw = json.loads(line, object_pairs_hook=unique_keys)
+            raw = parse_json(line)
             fields = {name: raw[name] for name in ("id", "language", "source", "translation")}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(

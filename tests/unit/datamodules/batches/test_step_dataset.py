@@ -221,8 +221,7 @@ def test_feature_noise_is_a_function_of_the_position(data, tmp_path):
 
 
 def broken_data(tmp_path):
-    """Ten captions; sample 2 has no answer, sample 5 a broken image."""
-    raw = [
+    samples = [
         (
             f"k{i}",
             caption_record("" if i == 2 else f"izena {i}"),
@@ -230,8 +229,13 @@ def broken_data(tmp_path):
         )
         for i in range(10)
     ]
-    entry = write_shard(tmp_path / "b.tar", raw)
-    path = write_source(tmp_path, "b", [entry])
+    return caption_data(tmp_path, samples)
+
+
+def caption_data(tmp_path, *shards):
+    """Return the data of a source of ten samples."""
+    entries = [write_shard(tmp_path / f"b-{n}.tar", samples) for n, samples in enumerate(shards)]
+    path = write_source(tmp_path, "b", entries)
     components = {"b": ComponentConfig(base=str(path), samples_per_step=10)}
     stream = MixtureStream(MixtureConfig(components=components))
     chat, source = make_chat(), stream.components[0].base
@@ -256,9 +260,37 @@ def test_bad_samples_are_skipped_and_reported_once(tmp_path, world_size):
     assert sum(len(part.bad_samples) for part in parts) == 2
     assert set(bad) == {"k2", "k5"}
     assert "empty answer" in bad["k2"].reason
-    assert bad["k5"].reason == "b/k5: image can't be decoded"
+    assert bad["k5"].reason == f"shard {tmp_path}/b-0.tar, sample 'k5': image can't be decoded"
     found = {ref.position: ref.key for part in parts for ref in refs(part)}
     assert found == {p: f"k{s}" for p, s in enumerate(located) if s not in (2, 5)}
+
+
+def test_samples_of_one_key_in_two_shards_are_told_apart(tmp_path):
+    """Keys are unique in a shard only, so numbered files of several folders may share them."""
+    shards = [
+        [
+            (f"k{i}", caption_record(f"{shard} {i}"), b"%s %d" % (shard.encode(), i))
+            for i in range(5)
+        ]
+        for shard in ("one", "two")
+    ]
+    shards[1][4] = ("k4", caption_record("bi"), b"broken")
+    data = caption_data(tmp_path, *shards)
+    (step,) = steps(data, num_steps=1)
+    sample_at = data.stream.locate(np.arange(10)).sample
+    images = {}
+    for micro_batch in step.micro_batches:
+        for ref, pixels_CHW in zip(micro_batch.samples, micro_batch.pixels_NCHW, strict=True):
+            assert ref.key == f"k{sample_at[ref.position] % 5}"
+            images[int(sample_at[ref.position])] = pixels_CHW
+    expected = [
+        fake_transform(image) for samples in shards for *_, image in samples if image != b"broken"
+    ]
+    assert sorted(images) == list(range(9))
+    assert all(torch.equal(images[i], expected[i]) for i in range(9))
+    (bad,) = step.bad_samples
+    assert (sample_at[bad.position], bad.key) == (9, "k4")
+    assert f"shard {tmp_path}/b-1.tar, sample 'k4'" in bad.reason
 
 
 def test_io_error_is_not_a_bad_sample(data, monkeypatch):

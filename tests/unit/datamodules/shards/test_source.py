@@ -87,6 +87,15 @@ def test_missing_image_and_broken_json(tmp_path):
         source.read(0)
 
 
+def test_a_key_that_is_repeated_in_a_record_replaces_nothing(tmp_path):
+    source = one_sample_source(tmp_path, {"captio_": "first", "caption": "last"}, record="caption")
+    path = tmp_path / "one.tar"
+    path.write_bytes(path.read_bytes().replace(b"captio_", b"caption"))
+    with pytest.raises(DataError, match="'caption' appears twice in an object; keep one") as raised:
+        source.read(0)
+    assert raised.value.fault == "JSON repeats a key"
+
+
 def test_parallel_sources(tmp_path):
     base, target = map(Source, make_parallel(tmp_path, "cap"))
     check_parallel(base, target)

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 
 from core.errors import ConfigError, DataError
+from datamodules.shards.manifest import Modality
 from evaluation.answers.yes_no import YesNoParser
+from evaluation.benchmarks.images import open_images
 from evaluation.benchmarks.items import Benchmark, load_benchmark, load_benchmarks
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baselines import majority_baseline
 from evaluation.metrics.reply_language import ReplyLanguage, is_in_language
-from tests.support.doubles import NUM_IMAGE_TOKENS, make_chat, make_texts
+from tests.support.doubles import (
+    NUM_IMAGE_TOKENS,
+    make_chat,
+    make_texts,
+    write_shard,
+    write_source,
+)
 from tests.support.evaluation_doubles import (
     LANGUAGES,
     both,
@@ -113,6 +121,20 @@ def test_duplicate_question_ids_are_an_error(tmp_path):
     samples = [(key, {"items": [raw_item()]}, b"x") for key in ("a", "b")]
     with pytest.raises(DataError, match="'q0-0' appears twice in vqa/en"):
         load_benchmark(write_benchmark(tmp_path, samples))
+
+
+def test_an_image_key_in_two_shards_is_an_error(tmp_path):
+    """Predictions, intervals and pages know an image by its key, so one would be shown for both."""
+    entries = [
+        write_shard(tmp_path / f"{at}.tar", [("00000", {"items": raw_items(at)}, b"image %d" % at)])
+        for at in range(2)
+    ]
+    manifest = write_source(
+        tmp_path, "benchmark_two", entries, language="en,eu", modality=Modality.BENCHMARK
+    )
+    for read in (load_benchmark, open_images):
+        with pytest.raises(DataError, match=r"key '00000' is in two shards, .*0\.tar and .*1\.tar"):
+            read(manifest)
 
 
 def test_several_benchmarks_are_told_apart_by_their_names(tmp_path, manifest):
