@@ -19,7 +19,7 @@ import numpy as np
 from core.rng import named_rng
 from evaluation.statistics.intervals import Interval, wilson_interval
 from evaluation.statistics.ratings.agreement import cohen_kappa
-from evaluation.statistics.ratings.linearized import NO_RATER, Ratings, linearize_mean
+from evaluation.statistics.ratings.linearised import NO_RATER, Ratings, linearise_mean
 from evaluation.statistics.ratings.prediction_powered import powered_mean
 
 NOISES = (0.1, 0.2, 0.3, 0.45, 0.7, 1.2)
@@ -58,7 +58,7 @@ def simulate_row(design: JudgeDesign, *, num_grids: int, seed: int) -> dict[str,
             raters_J=np.full(len(chosen), NO_RATER),
         )
         powered = powered_mean(judge, clusters, judge[chosen], ratings).interval()
-        alone = linearize_mean(ratings).estimate(len(np.unique(clusters[chosen]))).interval()
+        alone = linearise_mean(ratings).estimate(len(np.unique(clusters[chosen]))).interval()
         covered += _covers(powered, truth)
         covered_alone += _covers(alone, truth)
         ratios.append(_width(powered) / _width(alone))

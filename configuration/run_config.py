@@ -86,8 +86,8 @@ class CellConfig:
     target_samples: int | None = None
     """Number of different images of stage 2 that have the target language, instead of a share."""
     base_samples: int | None = None
-    """Number of different images of stage 2 that have the base language, beside `target_samples`;
-    others are not used. Null for all others."""
+    """Number of different images of stage 2 that have the base language, in addition to
+    `target_samples`; others are not used. Null for all others."""
     text_only: bool = False
     """Whether stage 2 also uses text-only data in the target language."""
     backbone: str = "general"
@@ -161,9 +161,9 @@ class DataConfig:
     """Names of the benchmark manifests in that folder. The first is the main one: its metrics have
     no prefix, and a claim that names no benchmark is about it."""
     out_of_domain: list[str] = dataclasses.field(default_factory=list)
-    """Names of benchmark manifests in that folder with images of another kind than those of the
-    training. A stage run of its own asks those that exist, and the report shows them separately; a
-    missing one is left out, because they are not shipped."""
+    """Names of benchmark manifests in that folder whose images differ in kind from the training
+    images. Those that exist are evaluated in a separate stage run, and the report shows them
+    separately; a missing one is left out, because they are not shipped."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source -> smaller source that the experiment `smoke` reads instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
@@ -226,7 +226,7 @@ class TrainConfig:
     target_samples: int | None = None
     """Number of different images that have the target language, instead of a share."""
     base_samples: int | None = None
-    """Number of different images that have the base language, beside `target_samples`."""
+    """Number of different images that have the base language, besides the target ones."""
     visual: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
     """Image sources, parallel in both languages."""
     text_only: dict[str, MixtureLineConfig] = dataclasses.field(default_factory=dict)
@@ -265,7 +265,7 @@ class TrainConfig:
 
     @property
     def has_amount(self) -> bool:
-        """Return whether the stage has a share or an amount of its own, not that of the cell."""
+        """Return whether the stage has its own share or amount instead of that of the cell."""
         return self.target_share is not None or self.target_samples is not None
 
 

@@ -85,8 +85,8 @@ def _escape_dollars(value: Any) -> Any:
 EXECUTION_ONLY = {"execution_only": True}
 """Metadata of a dataclass field that changes where and how fast a result is computed, not what."""
 ABSENT_IF_NONE = {"absent_if_none": True}
-"""Metadata of a dataclass field that is no part of a result while it is None, so that a setting
-that nobody uses changes no address."""
+"""Metadata of a dataclass field that is not part of a result while it is None, so that an
+unused setting does not change addresses."""
 
 
 def to_plain(config: object, *, with_execution: bool = True) -> Any:

@@ -3,5 +3,5 @@
 import re
 
 FILE_NAME = re.compile(r"\w[\w.=+-]{0,99}")
-"""A name that is no path, needs no quotes, and leaves room for suffixes."""
+"""A name that is not a path, needs no quotes, and leaves room for suffixes."""
 FILE_NAME_ADVICE = "use up to 100 letters, digits and . _ = + -, without spaces"

@@ -21,6 +21,6 @@ _RECORDED = (
 def package_versions() -> dict[str, str]:
     """Return name -> version of the recorded packages and of Python.
 
-    They are no part of an address: upgrades would otherwise repeat all trainings.
+    They are not part of an address: upgrades would otherwise repeat all trainings.
     """
     return {"python": platform.python_version()} | {name: version(name) for name in _RECORDED}

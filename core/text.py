@@ -12,7 +12,7 @@ from core.chat.characters import INVISIBLE
 from core.errors import DataError
 
 NOT_UNICODE = "text is not Unicode"
-"""Fault of a text with half of a surrogate pair, the trace of an emoji that was cut in two."""
+"""Fault of a text with an unpaired surrogate, as of an emoji that was cut in two."""
 
 _LINE_ENDS = re.compile("\r\n?|\u2028|\u2029|\x85")
 _KEPT_CONTROLS = frozenset("\t\n")
@@ -41,7 +41,7 @@ def clean_text(text: str) -> str:
         return text
     if found := _SURROGATE.search(text):
         raise DataError(
-            f"the text has half of a surrogate pair at character {found.start()} "
+            f"the text has an unpaired surrogate at character {found.start()} "
             f"({found[0]!a}); it was cut inside an emoji or is not UTF-8",
             NOT_UNICODE,
         )

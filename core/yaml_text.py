@@ -128,12 +128,12 @@ class _Converter:
         is_section = dataclasses.is_dataclass(schema)
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(f"{self.where}: a key of '{key}' is no text")
+                raise ConfigError(f"{self.where}: a key of '{key}' is not text")
             name = key_node.value if is_section else self._scalar(key_node, key_type, key)
             path = f"{key}.{name}" if key else str(name)
             if name in content:
                 line = key_node.start_mark.line + 1
-                raise ConfigError(f"{self.where}: '{path}' appears again in line {line}; keep one")
+                raise ConfigError(f"{self.where}: '{path}' is repeated in line {line}; keep one")
             if is_section:
                 value_type = _field_type(schema, name, path, self.where)
             content[name] = self.convert(value_node, value_type, path)

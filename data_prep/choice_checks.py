@@ -36,7 +36,7 @@ class ChoiceQuestion:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TextOnlyRule:
-    """Result of a rule that sees no image."""
+    """Result of a rule that does not use the image."""
 
     name: str
     accuracy: float
@@ -88,15 +88,15 @@ def print_rules(console: Console, language: str, rules: Sequence[TextOnlyRule]) 
     """Print the best rule of a language, and a warning for every rule that reveals answers."""
     best = max(rules, key=lambda rule: rule.accuracy)
     console.print(
-        f"{language}: without images, the best text-only rule ({best.name}) is right in "
-        f"{best.accuracy:.0%}, guessing in {best.chance:.0%}",
+        f"{language}: without images, the best text-only rule ({best.name}) answers "
+        f"{best.accuracy:.0%} correctly (chance: {best.chance:.0%})",
         highlight=False,
     )
     for rule in revealing_rules(rules):
         console.print(
-            f"[yellow]warning: {escape(language)}: '{rule.name}' is right in {rule.accuracy:.0%} "
-            f"(guessing: {rule.chance:.0%}, p = {rule.p_value:.2g}); the texts give answers away, "
-            "so an accuracy need not come from the images; rewrite the questions, or use "
+            f"[yellow]warning: {escape(language)}: '{rule.name}' answers {rule.accuracy:.0%} "
+            f"correctly (chance: {rule.chance:.0%}, p = {rule.p_value:.2g}): the texts reveal "
+            "answers, so accuracy may not depend on the images; rewrite the questions, or use "
             "--shuffle-choices if the positions are predictable[/yellow]",
             highlight=False,
         )

@@ -107,14 +107,14 @@ def _read_judgements(path: Path) -> dict[str, dict[str, tuple[str, str]]]:
         annotator = row.get("annotator") or ""
         if not task or verdict not in ("accept", "fix", "reject", "skip"):
             raise DataError(
-                f"{path}: a row has no task or no known verdict: {row}; export it with "
+                f"{path}: a row lacks a task or a known verdict: {row}; export with "
                 "evaluation.people.run",
                 "no judgements",
             )
         if annotator in judgements[task]:
             raise DataError(
-                f"{path}, line {number}: '{annotator}' judged task '{task}' before; keep one of "
-                "the rows",
+                f"{path}, line {number}: '{annotator}' judged task '{task}' twice; keep "
+                "one of the rows",
                 "no judgements",
             )
         if verdict == "fix":
@@ -259,13 +259,13 @@ def _correct(record: Any, name: str, fixes: Sequence[Fix]) -> Any:
     for fix in fixes:
         if fix.at >= len(texts):
             raise DataError(
-                f"'{name}' has {len(texts)} texts, no text {fix.at}; export the judgements of "
-                "this version of the data"
+                f"'{name}' has {len(texts)} texts, but text {fix.at} was judged; export the "
+                "judgements of this version of the data"
             )
         if texts[fix.at].count(IMAGE_MARK) != str(fix.text).count(IMAGE_MARK):
             raise DataError(
-                f"the correction of '{name}', text {fix.at}, adds or lacks '{IMAGE_MARK}', the "
-                "place of the image; keep it as it is in the text"
+                f"the correction of '{name}', text {fix.at}, adds or removes '{IMAGE_MARK}', "
+                "which marks the position of the image; keep it unchanged"
             )
         texts[fix.at] = str(fix.text)
     return with_texts(record, texts)

@@ -195,7 +195,7 @@ class MixtureDataModule(LightningDataModule):
         """Check that /dev/shm can hold the prepared steps of all ranks of this node.
 
         Raises:
-            ConfigError: If it can't.
+            ConfigError: If it is too small.
         """
         memory = read_shared_memory()
         if memory is None or dataset.start_step >= self.num_steps:

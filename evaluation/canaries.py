@@ -59,7 +59,7 @@ class ScoreDrop:
     n: int
     num_images: int
     p_value: float
-    """Of the one-sided test that the score drops, corrected for the number of groups (Holm)."""
+    """p-value of the one-sided test for a drop of the score, with Holm correction over groups."""
     p_uncorrected: float
 
 

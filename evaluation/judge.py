@@ -28,7 +28,7 @@ from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text, sole_writer
 from core.process.options import given_path, number_between, whole_number
 from evaluation.benchmarks.images import ImageLookup, open_images
-from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarize
+from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarise
 from evaluation.people.comparison import compare_systems
 from evaluation.people.preferences import save_preferences
 from evaluation.people.tasks import Task
@@ -193,7 +193,7 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
     lines = [json.dumps(dataclasses.asdict(v), ensure_ascii=False) for v in verdicts]
     atomic_write_text(options.out / "verdicts.jsonl", "\n".join(lines) + "\n")
     record = judge_record(verdicts, comparison, config.model)
-    reports = summarize(verdicts, record)
+    reports = summarise(verdicts, record)
     content = {
         "protocol": PROTOCOL,
         "reports": [dataclasses.asdict(report) for report in reports],

@@ -1,13 +1,13 @@
 """Verdicts of a judge on two systems, and their summary, in the manner of WildVision-Bench.
 
-WildVision-Bench (Lu et al. 2024) compares every system with the replies of claude-3-sonnet by its
-own prompt and gpt-4o. Here two systems are compared directly, by any judge and the prompt in
-`evaluation.judge`, so the numbers are not those of its leaderboard. As in its `show_results.py`,
-labels are worth -100, -50, 0, 50 and 100, a question is won if the sum of its rewards is positive,
-and strong preferences count three times in the Elo difference, where a tie is half a win for
-either. Unlike there, the reward of a question is the mean of both orders, which is on the scale of
-its published single games (its code adds two games up, -200 to 200), and unreadable verdicts are
-left out instead of counting as ties.
+WildVision-Bench (Lu et al. 2024) lets gpt-4o compare every system with the replies of
+claude-3-sonnet, using its own prompt. Here two systems are compared directly, by any judge with the
+prompt in `evaluation.judge`, so the numbers are not those of its leaderboard. As in its
+`show_results.py`, labels are worth -100, -50, 0, 50 and 100, a question is won if the sum of its
+rewards is positive, and strong preferences count three times in the Elo difference, where a tie is
+half a win for either. Unlike there, the reward of a question is the mean of both orders, which is
+on the scale of its published single games (its code adds two games up, -200 to 200), and unreadable
+verdicts are left out instead of counting as ties.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ import numpy as np
 from core.errors import ConfigError
 from evaluation.people.comparison import ComparedQuestion, SystemComparison
 from evaluation.people.estimates import ELO_SCALE, EloDifference, image_of
-from evaluation.people.measures import PreferenceSummary, summarize_record
+from evaluation.people.measures import PreferenceSummary, summarise_record
 from evaluation.people.preferences import OVERALL, Opinion, PreferenceRecord, PreferenceSource
-from evaluation.statistics.ratings.linearized import NO_RATER, Linearization
+from evaluation.statistics.ratings.linearised import NO_RATER, Linearisation
 
 REWARDS = {"A>>B": 1.0, "A>B": 0.5, "A=B": 0.0, "B>A": -0.5, "B>>A": -1.0}
 _STRONG_WEIGHT = 3
@@ -103,8 +103,8 @@ def judge_record(
     )
 
 
-def summarize(verdicts: Sequence[JudgeVerdict], record: PreferenceRecord) -> list[JudgeReport]:
-    """Summarize all verdicts per language.
+def summarise(verdicts: Sequence[JudgeVerdict], record: PreferenceRecord) -> list[JudgeReport]:
+    """Summarise all verdicts per language.
 
     Questions without a readable verdict are excluded from the scores, and counted.
 
@@ -117,10 +117,10 @@ def summarize(verdicts: Sequence[JudgeVerdict], record: PreferenceRecord) -> lis
     """
     if not any(opinion.preference is not None for opinion in record.opinions):
         raise ConfigError("no verdict of the judge is readable; see verdicts.jsonl")
-    return [_summarize(verdicts, record, summary) for summary in summarize_record(record)]
+    return [_summarise(verdicts, record, summary) for summary in summarise_record(record)]
 
 
-def _summarize(
+def _summarise(
     verdicts: Sequence[JudgeVerdict], record: PreferenceRecord, summary: PreferenceSummary
 ) -> JudgeReport:
     questions = {
@@ -166,7 +166,7 @@ def _rewards(verdicts: Sequence[JudgeVerdict], system: str) -> dict[str, list[fl
 def _weighted_elo(
     rewards: dict[str, list[float]], questions: dict[str, ComparedQuestion]
 ) -> EloDifference:
-    """Return 400 log10(wins / losses) with an interval by linearization, clustered by image."""
+    """Return 400 log10(wins / losses) with an interval by linearisation, clustered by image."""
     readable = {task: values for task, values in rewards.items() if values}
     wins, losses = (
         np.array([sum(_weight(sign * r) for r in values) for values in readable.values()])
@@ -174,7 +174,7 @@ def _weighted_elo(
     )
     if wins.sum() == 0 or losses.sum() == 0:
         return EloDifference(value=None, low=None, high=None)
-    log_odds = Linearization(
+    log_odds = Linearisation(
         value=math.log10(wins.sum() / losses.sum()),
         influences_J=(wins / wins.sum() - losses / losses.sum()) / math.log(10),
         clusters_J=np.array([image_of(questions[task]) for task in readable]),

@@ -107,7 +107,7 @@ def check_reply_lengths(
     found = find_unreachable(items, settings, count_tokens)
     if found:
         raise ConfigError(
-            "some questions have no answer that fits into a reply, so they could never be right: "
+            "some questions have no accepted answer that fits into the limit of a reply: "
             f"{'; '.join(one.describe() for one in found)}. Set "
             f"{' '.join(sufficient_settings(found, settings))}"
         )

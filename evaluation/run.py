@@ -214,7 +214,7 @@ def _warn_of_long_answers(
     if found:
         longest = max(one.num_tokens for one in found)
         _LOG.warning(
-            "some questions have no answer that fits into a reply, so they can't be right: %s. "
+            "some questions have no accepted answer that fits into the limit of a reply: %s. "
             "Pass --max-new-tokens %d",
             *("; ".join(one.describe() for one in found), longest),
         )

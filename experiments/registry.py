@@ -77,7 +77,7 @@ def matches_selector(cell: GridCell, selector: str) -> bool:
     """Return whether a selector of `--replicate` means a cell.
 
     A selector is a cell id, with or without its seed; AXIS=VALUE; or one or more consecutive parts
-    of a cell id (`share20`, `share20_txt`). Parts match as a whole: share2 is no part of share20.
+    of a cell id (`share20`, `share20_txt`). Parts match as a whole: share2 does not match share20.
     """
     axis, is_pair, value = selector.partition("=")
     if is_pair:

@@ -1,6 +1,6 @@
 """Lightning module of all training stages: packed micro-batches, one optimizer step per item.
 
-With manual optimization the state of the data is a function of the global step; Lightning's own
+With manual optimisation, the state of the data is a function of the global step; Lightning's own
 accumulation counter would misalign when the world size changes between two runs.
 """
 
@@ -62,9 +62,9 @@ class VlmModule(lightning.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.sharding: Sharding | None = None
-        """To be set before training with a strategy that shards the model."""
+        """Sharding of the model; set before training with a strategy that shards."""
         self.dropout_seed: int | None = None
-        """To be set if adapters have dropout, whose noise then depends on seed, step and rank."""
+        """Seed of the dropout of adapters, whose noise depends on seed, step and rank."""
         self._reduces_once = False
         self.strict_loading = False  # checkpoints lack frozen weights; see on_load_checkpoint
         self.model = model

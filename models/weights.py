@@ -30,8 +30,8 @@ def save_weights(
 ) -> None:
     """Save every tensor as `{part}.{parameter}`.
 
-    Tensors are written from where they are: weights on the CPU are never copied, and sharded or GPU
-    weights once. Sharded parts are gathered tensor by tensor: every rank must call this, and one of
+    Weights on the CPU are written without a copy; sharded weights and those on a GPU are copied
+    once. Sharded parts are gathered tensor by tensor: every rank must call this, and one of
     them writes.
 
     Args:
@@ -95,7 +95,7 @@ def list_parts(path: Path) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _system_errors() -> Iterator[None]:
-    """Raise an error of the system as such; safetensors only mentions it in a message."""
+    """Raise errors of the operating system as OSError; safetensors raises its own error type."""
     try:
         yield
     except SafetensorError as error:
@@ -111,7 +111,7 @@ def _open_weights(path: Path) -> Iterator[Any]:
     """Open a weights file to read its tensors by name.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, or is no weights file.
+        CheckpointError: If the file is missing or damaged, or is not a weights file.
     """
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")

@@ -100,7 +100,7 @@ def check_special_tokens(items: Sequence[BenchmarkItem], chat: ChatFormat) -> No
 
 @cache
 def _text_format(path: str, revision: str, template: str) -> ChatFormat | None:
-    """Return the chat format of a backbone; None if its tokenizer is on the hub and not here.
+    """Return the chat format of a backbone; None if its tokenizer has not been downloaded.
 
     Raises:
         ConfigError: If a local tokenizer can't be loaded, or does not fit the template.

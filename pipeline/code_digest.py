@@ -60,7 +60,7 @@ _LOGGERS = frozenset({"_LOG", "warnings"})
 _Name: TypeAlias = tuple[str, str]
 """Module and top-level name, or one of the following instead of the name."""
 _LOOSE = ""
-"""The statements of a module that are no definitions; they run when it is imported."""
+"""The statements of a module that are not definitions; they run when it is imported."""
 _ALL = "*"
 """Everything in a module or package, of which code refers to the module itself."""
 

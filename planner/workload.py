@@ -24,7 +24,7 @@ from evaluation.benchmarks.reasked import NUM_ALONE, shuffled_per_group
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 
 TOKENS_PER_QUESTION = 60
-"""Of the embedded benchmark; profiles with other benchmarks state what they expect."""
+"""Mean of the embedded benchmark; profiles with other benchmarks state their own number."""
 ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
 """Path of a manifest -> the source expected there and its language
 (`configuration.mixture.expected_manifests`)."""

@@ -40,7 +40,7 @@ OUT = Path("docs/results/gpu")
 _BLOCKS = {"cuda": 4, "cpu": 2}
 _WEIGHT_STD = 0.02
 _ON_CPU = ("{stage}.compute.attention=mask", "{stage}.micro_batch_tokens=2048")
-"""The kernel that both kinds of tensors have on a CPU, and less work."""
+"""Overrides on a CPU: a kernel that exists for real and fake tensors, and smaller micro-batches."""
 
 
 def settings(device: torch.device) -> list[Setting]:
@@ -56,7 +56,7 @@ def settings(device: torch.device) -> list[Setting]:
     ]
     names = ("stage", "tuning", "strategy", "precision", "checkpoint", "is_compiled")
     found = [Setting(count=1, **dict(zip(names, values, strict=True))) for values in chosen]  # type: ignore[arg-type]
-    # A compiled block of a CPU is not that of a GPU, and its float8 is emulated.
+    # Blocks compiled for a CPU differ from those compiled for a GPU, and float8 is emulated.
     return [setting for setting in found if device.type == "cuda" or not setting.is_compiled]
 
 
@@ -91,7 +91,7 @@ def failure_of(row: dict[str, Any], *, is_upper_bound: bool) -> str:
 def measure(
     node: StageNode, estimator: Estimator, device: torch.device, *, num_blocks: int
 ) -> float:
-    """Run a training step on real tensors, and return the bytes of its peak."""
+    """Run a training step on real tensors, and return its peak memory in bytes."""
     stage = cast(TrainingStage, node.stage)
     vlm = empty_vlm(stage.model.tower, stage.model.connector, stage.model.language_model)
     vlm.model.tower = vlm.model.tower if node.has_tower else None
@@ -117,7 +117,7 @@ def measure(
 
 @torch.no_grad()
 def _fill(model: torch.nn.Module) -> None:
-    """Draw weights and frequencies: memory without content would overflow."""
+    """Draw random weights and frequencies: uninitialised values could overflow."""
     for parameter in model.parameters():
         parameter.normal_(std=_WEIGHT_STD)
     for buffer in model.buffers():

@@ -29,7 +29,7 @@ from models.towers.image_transform import PixelNormaliser
 
 
 class Decoded(Dataset[ReadySample]):
-    """Samples in a fixed random order, read, decoded and tokenized on access."""
+    """Samples in a fixed random order, read, decoded and tokenised on access."""
 
     def __init__(self, plan: Plan, shape: Shape, chat: ChatFormat, sources: Sources) -> None:
         self.chat, self.transform = chat, make_transform(shape)

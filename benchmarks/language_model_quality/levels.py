@@ -19,11 +19,11 @@ class Level(StrEnum):
     """Level of knowledge of the target language."""
 
     BASE_ONLY = "base_only"
-    """Has never seen it."""
+    """The model has never seen the target language."""
     PARTIAL = "partial"
-    """Knows it as well as Llama-3.1-8B-Instruct knows Basque."""
+    """The model knows it as well as Llama-3.1-8B-Instruct knows Basque."""
     ADAPTED = "adapted"
-    """Knows it at least as well as Latxa knows Basque."""
+    """The model knows it at least as well as Latxa knows Basque."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Accuracies:
     """Accuracies of a model on one task, in percent."""
 
     base: float
-    """In the base language."""
+    """Accuracy in the base language."""
     target: float
-    """In the target language."""
+    """Accuracy in the target language."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class PublishedTask:
     num_options: int
     """Number of answers to choose from."""
     partial: Accuracies
-    """Of the model with partial knowledge."""
+    """Accuracies of the model with partial knowledge."""
     adapted: Accuracies
-    """Of the model that was adapted to the target language."""
+    """Accuracies of the model that was adapted to the target language."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

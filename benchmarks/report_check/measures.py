@@ -22,7 +22,7 @@ class Measured:
     gaps: dict[Setting, list[np.ndarray]]
     before: np.ndarray | None = None
     factor: float = 100
-    """From a value to a printed number: points, or bits per byte."""
+    """Factor from a value to a printed number: points, or bits per byte."""
     rounding: float = 0.0501
 
     def mean(self, setting: Setting | None) -> np.ndarray:

@@ -119,13 +119,13 @@ class ChatFormat:
         of the prompt and the beginning of the reply belongs to the prompt.
 
         Raises:
-            DataError: If the reply has no token of its own, or contains a reserved token.
+            DataError: If no token belongs to the reply alone, or contains a reserved token.
         """
         self.check_content(reply)
         ids, is_reply = self._tokenize([*self._prompt(turns), (reply, True)])
         prompt_length = int(np.flatnonzero(~is_reply)[-1]) + 1
         if prompt_length == len(ids):
-            raise DataError(f"the reply '{reply}' has no token of its own")
+            raise DataError(f"the reply '{reply}' merges into the last token of its prompt")
         return ids, len(ids) - prompt_length
 
     def _prompt(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:

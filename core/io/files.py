@@ -87,7 +87,7 @@ def temporary_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Add the name of a file to errors of the system without one, such as that of a full disk."""
+    """Add the name of a file to operating-system errors that lack it, such as a full disk."""
     try:
         yield
     except OSError as error:
@@ -266,5 +266,5 @@ def safe_join(folder: Path, relative: str) -> Path:
     root = folder.resolve()
     joined = (root / relative).resolve()
     if Path(relative).is_absolute() or not joined.is_relative_to(root):
-        raise DataError(f"path '{relative}' leaves its folder {folder}; use a path inside it")
+        raise DataError(f"path '{relative}' points outside {folder}; use a path inside it")
     return joined

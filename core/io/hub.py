@@ -48,8 +48,8 @@ def hub_arguments(path: str | Path, revision: str, *, kind: str) -> dict[str, An
 LOADING_ERRORS: tuple[type[Exception], ...] = (Exception,)
 """Errors of libraries that load models, for files that are missing, damaged or of another model.
 
-They raise anything: `tokenizers` raises `Exception` itself, and a damaged configuration leads to
-attribute, index and assertion errors inside the models."""
+They raise arbitrary exceptions: `tokenizers` raises `Exception` itself, and a damaged configuration
+leads to attribute, index and assertion errors inside the models."""
 
 
 def explain_hub_error(error: BaseException, path: str | Path, revision: str = "") -> str:
@@ -82,7 +82,7 @@ def explain_hub_error(error: BaseException, path: str | Path, revision: str = ""
 
 
 def hub_commit(name: str, revision: str) -> str:
-    """Return the commit of a model of which files have been downloaded; else the revision."""
+    """Return the commit of a downloaded model; its revision if nothing was downloaded."""
     file = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(file).parent.name if isinstance(file, str) else revision
 

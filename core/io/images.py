@@ -150,7 +150,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         gray_HW = np.asarray(image).astype(np.int64)
         if gray_HW.min() < 0 or gray_HW.max() > _MAX_16_BIT:
-            message = "image has gray values of more than 16 bits; convert it to 8 bits"
+            message = "image has grey values of more than 16 bits; convert it to 8 bits"
             raise DataError(message, UNDECODABLE)
         scaled_HW = (gray_HW * 255 + _MAX_16_BIT // 2) // _MAX_16_BIT
         if isinstance(transparent := image.info.get("transparency"), int):

@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 _COMMAND_PACKAGES = ("data_prep", "evaluation", "experiments")
 _SHOW_CURSOR = b"\x1b[?25h"
 _HELPER = "resource_tracker"
-"""Process of Python that removes what the others leave behind; it ends by itself."""
+"""Python's process that cleans up after the others; it exits on its own."""
 _CLEANUP_S = 10.0
 """Time in which a stopped command may close its files and threads."""
 _MAX_ROUNDS = 3
@@ -50,7 +50,7 @@ class _Phase(enum.Enum):
 
 
 class _CommandState:
-    """Phase of the command; `process_id` is 0 in processes that are no command."""
+    """Phase of the command; `process_id` is 0 in processes that are not commands."""
 
     def __init__(self) -> None:
         self.phase = _Phase.IMPORTING

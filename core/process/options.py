@@ -17,10 +17,10 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         try:
             number = int(text)
         except ValueError as error:
-            message = f"'{text}' is no whole number; expected {expected}"
+            message = f"'{text}' is not a whole number; expected {expected}"
             raise argparse.ArgumentTypeError(message) from error
         if number < least or (most is not None and number > most):
-            raise argparse.ArgumentTypeError(f"{number}, expected {expected}")
+            raise argparse.ArgumentTypeError(f"{number} is out of range; expected {expected}")
         return number
 
     return parse
@@ -33,7 +33,7 @@ def given_path(text: str) -> Path:
         argparse.ArgumentTypeError: If the text is empty or has a NUL character.
     """
     if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
     return Path(text)
 
 
@@ -52,10 +52,10 @@ def language_code(text: str) -> str:
     """Return the code of a language.
 
     Raises:
-        argparse.ArgumentTypeError: If the text is no code.
+        argparse.ArgumentTypeError: If the text is not a language code.
     """
     if re.fullmatch(r"\w+(?:-\w+)*", text) is None:
-        message = f"{text!r} is no code of a language; expected one such as eu or zh-Hant"
+        message = f"{text!r} is not a language code, such as eu or zh-Hant"
         raise argparse.ArgumentTypeError(message)
     return text
 
@@ -74,7 +74,7 @@ def number_between(least: float, most: float) -> Callable[[str], float]:
             number = math.nan
         if not least <= number <= most or math.isinf(number):
             bounds = f"at least {least:g}" if math.isinf(most) else f"{least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"'{text}', expected a number of {bounds}")
+            raise argparse.ArgumentTypeError(f"'{text}' is invalid; expected a number of {bounds}")
         return number
 
     return parse

@@ -113,8 +113,8 @@ def read_help_pages(packages: PackageFolder, package: str, folder: str) -> dict[
 def _read_paragraphs(packages: PackageFolder, language: Language) -> dict[str, list[str]]:
     if language.help_package is None:
         raise DataError(
-            f"language '{language.code}' has no help pages (help: null in its data.yaml); name "
-            "their package there"
+            f"language '{language.code}' has no help pages (help: null in its data.yaml); set "
+            "`help` to the name of their package"
         )
     return read_help_pages(packages, language.help_package, language.help_folder)
 

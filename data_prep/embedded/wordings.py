@@ -34,7 +34,7 @@ class QuestionKind(StrEnum):
     CAPTION_CHECK_UNSEEN = "caption_check_unseen"
     """Whether something is shown, in wordings that only the benchmark has."""
     DESCRIPTION = "description"
-    """Which of several descriptions, which are listed after it, fits a photograph."""
+    """Which of the descriptions listed after the question fits a photograph."""
 
 
 FIELDS: dict[QuestionKind, frozenset[str]] = {
@@ -148,7 +148,7 @@ class Language:
     names: dict[str, str] = dataclasses.field(default_factory=dict)
     """Code points -> name that replaces a wrong one in CLDR."""
     odd_keywords: dict[str, frozenset[str]] = dataclasses.field(default_factory=dict)
-    """Code points -> keywords that are no answer for this concept."""
+    """Code points -> keywords that are not answers for this concept."""
     forms: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     """Code points -> column of the table of forms -> text; the column `name` is the name itself."""
 
@@ -233,11 +233,11 @@ def _read_forms(path: Path) -> dict[str, dict[str, str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is no table in UTF-8 ({error}); save it again") from error
+        raise DataError(f"{path} is not a table in UTF-8 ({error}); save it again") from error
     forms: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
         if not all(row.values()) or None in row:
-            raise DataError(f"{path}, line {number}: {row}, expected a text in every column")
+            raise DataError(f"{path}, line {number}: {row}; expected text in every column")
         if not {"codepoints", "name"} <= row.keys():
             columns = ", ".join(row)
             raise DataError(
@@ -246,7 +246,7 @@ def _read_forms(path: Path) -> dict[str, dict[str, str]]:
             )
         codepoints = row.pop("codepoints")
         if codepoints in forms:
-            raise DataError(f"{path}, line {number}: {codepoints} appears again; keep one line")
+            raise DataError(f"{path}, line {number}: {codepoints} is repeated; keep one line")
         forms[codepoints] = row
     return forms
 
@@ -296,7 +296,7 @@ class _LanguageFileReader:
             case [str() as singular, str() as plural]:
                 return Wording(singular=singular, plural=plural)
         raise DataError(
-            f"{self.path}: {value!r}, expected a phrase, or a list of its singular and its plural"
+            f"{self.path}: {value!r}; expected a phrase, or a list of its singular and its plural"
         )
 
     def wordings(self, kind: QuestionKind) -> tuple[Wording, ...]:
@@ -328,7 +328,7 @@ class _LanguageFileReader:
         if blanks != FIELDS[kind]:
             raise DataError(
                 f"{self.path}: '{template}' ({kind}) has the placeholders {sorted(blanks)}, "
-                f"expected {sorted(FIELDS[kind])}; forms of names need {FORMS_FILE}"
+                f"expected {sorted(FIELDS[kind])}; declined names need {FORMS_FILE}"
             )
 
     def _read_pair(self, key: str, name: str) -> tuple[str, str]:

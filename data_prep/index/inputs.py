@@ -115,5 +115,5 @@ def _expand_wildcards(name: str, retry: RetryConfig) -> list[str]:
     else:
         found = [name]
     if not found:
-        raise DataError(f"'{name}' matches no shard; correct it")
+        raise DataError(f"'{name}' matches no shard; correct the pattern")
     return found

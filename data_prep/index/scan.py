@@ -141,10 +141,8 @@ def build_source(plan: IndexPlan, on_shard: Callable[[int, int], None]) -> Build
 def _resume(plan: IndexPlan, folder: Path) -> tuple[IndexPlan, dict[str, ShardReport]]:
     """Resolve the record of the plan and return the reports that are still valid."""
     saved = _load_scanned(folder / _SCANNED)
-    is_same_kind = (saved.get("has_image"), saved.get("language")) == (
-        plan.has_image,
-        plan.language,
-    )
+    wanted = (plan.has_image, plan.language)
+    is_same_kind = (saved.get("has_image"), saved.get("language")) == wanted
     if plan.record == AUTO:
         record = saved["record"] if is_same_kind else _guess_record(plan)
         plan = dataclasses.replace(plan, record=record)
@@ -342,14 +340,11 @@ def _make_shard_entry(plan: IndexPlan, shard: str, report: ShardReport) -> Shard
     else:
         place = f"file://{path}"
     index = f"{plan.name}{INDEX_SUFFIX}/{report.index}"
+    size = (plan.out / index).stat().st_size
     return ShardEntry(
         path=place,
         sha256=report.sha256,
         num_bytes=report.num_bytes,
         num_samples=report.num_samples,
-        index=IndexEntry(
-            path=index,
-            sha256=report.index_sha256,
-            num_bytes=(plan.out / index).stat().st_size,
-        ),
+        index=IndexEntry(path=index, sha256=report.index_sha256, num_bytes=size),
     )

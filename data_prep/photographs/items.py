@@ -24,7 +24,7 @@ MAX_TITLE_WORDS, MAX_TITLE_CHARS = 5, 28
 the replies of the embedded profile."""
 
 _SEPARATORS = frozenset(',;:?!()"')
-"""Characters with which a title can't stand in a list or a question."""
+"""Characters that make a title unusable in a list or a question."""
 Items = dict[str, list[dict[str, Any]]]
 """Key of a photograph -> its items."""
 
@@ -169,7 +169,7 @@ class Planner:
         rng: np.random.Generator,
         blanks: Mapping[str, Mapping[str, str]] | None = None,
     ) -> dict[str, str]:
-        """Word a question in every language, in one that needs no form of a name but itself."""
+        """Word a question in every language, with a wording that uses no declined name."""
         wordings = {
             code: [wording.singular for wording in language.questions[kind]]
             for code, language in self._languages.items()

@@ -55,13 +55,13 @@ def read_catalogue(content: bytes, where: str) -> list[Message]:
         where: Name of the file for error messages.
 
     Raises:
-        DataError: If it is no catalogue, is damaged or exceeds a limit.
+        DataError: If it is not a catalogue, is damaged or exceeds a limit.
     """
     try:
         return _read_messages(content)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise DataError(
-            f"{where} is no intact Qt catalogue: {error}; download its package again"
+            f"{where} is not an intact Qt catalogue: {error}; download its package again"
         ) from error
 
 

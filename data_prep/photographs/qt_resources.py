@@ -40,14 +40,14 @@ def read_resources(content: bytes, where: str) -> dict[str, bytes]:
         where: Name of the file for error messages.
 
     Raises:
-        DataError: If it is no resource, is damaged or exceeds a limit.
+        DataError: If it is not a resource, is damaged or exceeds a limit.
     """
     try:
         return _Resource(content).files()
     except (struct.error, UnicodeDecodeError, zlib.error, OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{where} is no intact Qt resource: {reason}; download its package again"
+            f"{where} is not an intact Qt resource: {reason}; download its package again"
         ) from error
 
 

@@ -182,8 +182,8 @@ class _RowReader:
                 continue
             if key in found:
                 raise DataError(
-                    f"{where}: the id '{key}' is that of {found[key].where} too; every question "
-                    "needs an id of its own (does the column hold the id of the image?)",
+                    f"{where}: the id '{key}' is also that of {found[key].where}; every question "
+                    "needs a unique id (does the column hold the id of the image?)",
                     "id appears twice",
                 )
             found[key] = _Question(item=item, image=image, where=where)

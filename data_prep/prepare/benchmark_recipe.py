@@ -120,7 +120,7 @@ def _parse_texts(value: Any, where: str, separator: str, fields: Sequence[str]) 
     if isinstance(value, Mapping):
         value = value[_field_of(value, fields, where)]
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise DataError(f"{where}: {value!r:.80} is no list", "no list")
+        raise DataError(f"{where}: {value!r:.80} is not a list", "no list")
     if not value:
         raise DataError(f"{where}: the list is empty", "empty list")
     return [

@@ -184,9 +184,9 @@ def _check_address(url: str, config: FetchConfig) -> None:
         host = parts.hostname or ""
         _ = parts.port
     except ValueError as error:
-        raise _FailedError(Outcome.UNREACHABLE, f"no address: {error}") from error
+        raise _FailedError(Outcome.UNREACHABLE, f"invalid address: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise _FailedError(Outcome.UNREACHABLE, "no http(s) address")
+        raise _FailedError(Outcome.UNREACHABLE, "not an http(s) address")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -250,7 +250,7 @@ class _PublicResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         for one in found:
             if not _is_public(ipaddress.ip_address(one["host"].partition("%")[0])):
-                raise _PrivateAddressError(f"{host} is {one['host']}")
+                raise _PrivateAddressError(f"{host} resolves to {one['host']}")
         return found
 
     async def close(self) -> None:

@@ -151,7 +151,7 @@ def _parse_conversation(value: Any) -> list[dict[str, str]]:
     messages = []
     for turn in value:
         if not isinstance(turn, dict):
-            raise DroppedError("a turn is no object", repr(turn)[:100])
+            raise DroppedError("a turn is not an object", repr(turn)[:100])
         speaker = turn.get("from", turn.get("role"))
         content = turn.get("value", turn.get("content"))
         role = _ROLE_OF_SPEAKER.get(speaker) if isinstance(speaker, str) else None

@@ -330,13 +330,13 @@ def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
 def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
     """Replace an `image` column that is a path by the bytes of the image."""
     if not isinstance(row, dict):
-        return DroppedError("row is no object", repr(row)[:80])
+        return DroppedError("row is not an object", repr(row)[:80])
     image = row.get("image")
     if isinstance(image, str) and image and "://" not in image:
         try:
             path = safe_join(Path(file).parent, image)
             if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-                return DroppedError("no image file", f"{image[:80]!r} is no file")
+                return DroppedError("no image file", f"{image[:80]!r} is not a file")
             row["image"] = path.read_bytes()
         except (OSError, DataError, ValueError) as error:
             # The column may hold the image itself in base64, of any length.

@@ -59,7 +59,9 @@ def write_shards(
     """
     ordered = sorted(samples, key=lambda sample: sample.key)
     if not ordered:
-        raise DataError(f"no samples for {folder / prefix}; ask for more concepts or texts")
+        raise DataError(
+            f"no samples for {folder / prefix}; increase the number of concepts or texts"
+        )
     return tuple(
         write_shard(folder, f"{prefix}-{start // per_shard:06d}.tar", ordered[start:][:per_shard])
         for start in range(0, len(ordered), per_shard)

@@ -1,4 +1,4 @@
-"""Shared memory for the steps that loader workers have prepared and nobody has used yet."""
+"""Shared memory for the steps that loader workers have prepared and that are not used yet."""
 
 import dataclasses
 

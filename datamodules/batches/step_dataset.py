@@ -154,8 +154,8 @@ class StepDataset(IterableDataset[StepBatch]):
             for planned in self.plan(steps[i : i + _STEPS_PER_LOOKUP]):
                 self._announce(planned)
                 announced.append(planned)
-                # The first step waits for no plan but its own: one of thousands of samples takes
-                # seconds.
+                # The first step does not wait for the plans of later ones, because planning
+                # thousands of samples takes seconds.
                 if len(announced) > min(_READ_AHEAD_STEPS, num_read):
                     num_read += 1
                     yield self._read_step(announced.popleft())
@@ -282,7 +282,7 @@ def prepare_sample(data: StepData, planned: PlannedSample) -> ReadySample:
 
 
 def _encode_memoised(data: StepData, planned: PlannedSample, sample: Sample) -> EncodedSample:
-    """Encode a sample, or look it up: small sources repeat often, and tokenization is slow."""
+    """Encode a sample, or look it up: small sources repeat often, and tokenisation is slow."""
     memo_key = planned.source.name, planned.index
     if memo_key in data.encoded:
         return data.encoded[memo_key]

@@ -15,7 +15,7 @@ from datamodules.mixture.stream import MixtureStream
 
 _LOG = get_logger(__name__)
 _MIN_BUDGET_SAMPLES = 1000
-"""Smallest denominator of the bad-sample budget: one bad sample out of ten is no trend."""
+"""Smallest denominator of the bad-sample budget: one bad sample out of ten shows no trend."""
 
 
 class StreamAccounts:

@@ -24,7 +24,7 @@ from datamodules.shards.source import Source
 TARGET_DATA_FILE = "target_data.json"
 EXPOSURES_FILE = "exposures.json"
 MAX_ANSWER_WORDS = 8
-"""Longer answers are no names; they hardly ever repeat, and are not counted."""
+"""Longer answers are not names; they hardly ever repeat, and are not counted."""
 _CHUNK_STEPS = 4096
 
 

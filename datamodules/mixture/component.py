@@ -15,7 +15,7 @@ from core import config as configs
 from core.errors import ConfigError
 from datamodules.mixture.config import ComponentConfig, ShareOf
 from datamodules.mixture.schedule import EpochOrder, permutation
-from datamodules.mixture.target_samples import PlannedNumber, rank_limit
+from datamodules.mixture.target_samples import PlannedNumber, index_limit
 from datamodules.mixture.token_share import nearest_num_target_samples
 from datamodules.shards.source import Source, check_parallel
 
@@ -105,18 +105,18 @@ class Component:
         limit, self._planned_share = planned.number, planned.share
         if planned.num_served < len(self):  # samples that the stage never reads must not count
             first = np.arange(planned.num_served)
-            ranks = self._language(self.samples_at(np.zeros_like(first), first))
-            limit = rank_limit(planned.number, ranks, len(self))
+            permuted = self._language(self.samples_at(np.zeros_like(first), first))
+            limit = index_limit(planned.number, permuted, len(self))
         self._set_num_target_samples(rates, [limit] * len(rates))
 
     def _keep(self, num_target: int, num_base: int) -> None:
-        """Use only the samples with the lowest and the highest ranks, for the two languages.
+        """Use only the samples with the lowest and highest permuted indices: one set per language.
 
-        Therefore, a number of samples in one language means the same samples beside any number in
-        the other one, and the samples of a smaller number are a subset of those of a larger one.
+        Therefore, a number of samples in one language selects the same samples whatever the number
+        in the other one, and the samples of a smaller number are a subset of those of a larger one.
         """
-        ranks, size = self._language(np.arange(len(self.base))), len(self.base)
-        self._kept = np.flatnonzero((ranks < num_target) | (ranks >= size - num_base))
+        permuted, size = self._language(np.arange(len(self.base))), len(self.base)
+        self._kept = np.flatnonzero((permuted < num_target) | (permuted >= size - num_base))
         shards = self.base.shards_of(self._kept)
         self._shard_sizes = np.bincount(shards, minlength=len(self.base.shard_sizes))
 

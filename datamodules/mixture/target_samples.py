@@ -1,7 +1,7 @@
 """Amounts of target-language data as numbers of samples instead of shares.
 
-Separate from the stream, which compares the rank of a sample with a limit and does not know where
-the limit comes from.
+Separate from the stream, which compares the permuted index of a sample with a limit, whatever its
+origin.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def plan_numbers(
         for name, count, capacity in zip(names, kept, capacities, strict=True):
             if not 0 < count <= capacity:
                 raise ConfigError(
-                    f"{wanted} are {count} samples of component '{name}', which serves {capacity}; "
+                    f"{wanted} give component '{name}' {count} samples, but it serves {capacity}; "
                     "choose numbers that leave every component between one and all of its samples"
                 )
         capacities, bases = kept, counts
@@ -100,14 +100,14 @@ def plan_numbers(
     }
 
 
-def rank_limit(number: int, ranks: np.ndarray, size: int) -> int:
-    """Return the limit below which exactly `number` of the ranks lie.
+def index_limit(number: int, permuted: np.ndarray, size: int) -> int:
+    """Return the limit below which exactly `number` of the permuted indices lie.
 
     Args:
         number: Number of samples that should have the target language.
-        ranks: Rank of every served sample in a fixed permutation of the component, int64.
+        permuted: Index of every served sample in a fixed permutation of the component, int64.
         size: Number of samples of the component; the limit if all served samples are chosen.
     """
-    if number in (0, len(ranks)):
+    if number in (0, len(permuted)):
         return size if number else 0
-    return int(np.partition(ranks, number - 1)[number - 1]) + 1
+    return int(np.partition(permuted, number - 1)[number - 1]) + 1

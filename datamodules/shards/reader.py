@@ -95,15 +95,17 @@ def check_key(tar_path: Path, key: str) -> None:
     """Check that WebDataset preserves a key.
 
     Raises:
-        DataError: If the key contains a full stop, leaves its folder, or is too long.
+        DataError: If the key contains a full stop, points outside its folder, or is too long.
     """
     match = MEMBER_NAME.fullmatch(f"{key}.json")
     if match is None or match[1] != key or key.startswith("/") or ".." in key.split("/"):
         raise _sample_error(
-            tar_path, key, "a key with a full stop, or that leaves its folder", "rename it"
+            tar_path, key, "a key with a full stop, or that points outside its folder", "rename"
         )
     if len(key.encode("utf-8")) > _MAX_KEY_BYTES:
-        raise _sample_error(tar_path, key, f"a key over {_MAX_KEY_BYTES} bytes", "shorten it")
+        raise _sample_error(
+            tar_path, key, f"a key longer than {_MAX_KEY_BYTES} bytes", "shorten it"
+        )
 
 
 def _save_index(tar_path: Path, index: np.ndarray) -> np.ndarray:
@@ -269,14 +271,18 @@ def _checked_name(member: tarfile.TarInfo, tar_path: Path) -> tuple[str, str]:
             tar_path, name, "a link, folder or special member", "use regular files only"
         )
     if name.startswith("/") or ".." in name.split("/"):
-        raise _sample_error(tar_path, name, "the name leaves its folder", "use a relative name")
+        raise _sample_error(
+            tar_path, name, "the name points outside its folder", "use a relative name"
+        )
     match = MEMBER_NAME.fullmatch(name)
     if match is None or match[2] not in ("json", *IMAGE_EXTENSIONS):
         known = ", ".join(("json", *IMAGE_EXTENSIONS))
         raise _sample_error(tar_path, name, "unknown kind of member", f"name it KEY.<{known}>")
     key = match[1]
     if len(key.encode("utf-8")) > _MAX_KEY_BYTES:
-        raise _sample_error(tar_path, key, f"a key over {_MAX_KEY_BYTES} bytes", "shorten it")
+        raise _sample_error(
+            tar_path, key, f"a key longer than {_MAX_KEY_BYTES} bytes", "shorten it"
+        )
     if member.size > _MAX_MEMBER_BYTES:
         raise _sample_error(
             tar_path, key, f"a member of {member.size} bytes", "keep it under 2 GiB"
@@ -285,15 +291,15 @@ def _checked_name(member: tarfile.TarInfo, tar_path: Path) -> tuple[str, str]:
 
 
 def _check_end(tar_path: Path, offset: int) -> None:
-    """Check the end mark: a tar that was truncated between two members reads without an error."""
+    """Check the end marker: a tar that was truncated between two members reads without an error."""
     with tar_path.open("rb") as file:
         file.seek(offset)
         mark = file.read(_END_MARK_BYTES)
     # tarfile leaves `offset` before or after the first zero block, depending on the version.
     if len(mark) < _END_MARK_BYTES // 2 or any(mark):
         raise DataError(
-            f"shard {tar_path} is not a complete tar (no end mark at byte {offset}); fetch or "
-            "prepare it again"
+            f"shard {tar_path} is not a complete tar (no end-of-archive marker at byte "
+            f"{offset}); fetch or prepare it again"
         )
 
 

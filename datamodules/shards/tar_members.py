@@ -33,7 +33,7 @@ _EXTENDED_HEADERS = frozenset(
     }
 )
 _IS_UNUSUAL = re.compile(r"(?:^|/)(?:[._]|PaxHeader|[^./]*$)")
-"""A part of a name that a rule below may ignore; most members need no further look."""
+"""Part of a name to which one of the rules below may apply; most names have none."""
 _META_NAME = re.compile(r"__[^/]*__")
 _HEADER_NAME = re.compile(r"PaxHeaders?(?:\.[^/]+)?")
 """Folder into which old programs extract the extended headers of a tar."""
@@ -111,7 +111,7 @@ class HashingStream:
         while not self._has_ended and (content := self.read(BUFFER_BYTES)):
             num_zeros, is_zero = num_zeros + len(content), is_zero and not any(content)
         if not is_zero or num_zeros < BLOCK_BYTES:
-            raise tarfile.ReadError(f"no end mark at byte {end}")
+            raise tarfile.ReadError(f"no end-of-archive marker at byte {end}")
 
     def hexdigest(self) -> str:
         """Return the hexadecimal SHA-256 of everything that was read."""
@@ -217,7 +217,7 @@ def _parse_member(member: tarfile.TarInfo) -> tuple[str, str, str]:
     if not member.isreg() or member.issparse():
         return member.name, "", "a link or special member"
     if member.name.startswith("/") or ".." in member.name.split("/"):
-        return member.name, "", "a name that leaves its folder"
+        return member.name, "", "a name that points outside its folder"
     match = MEMBER_NAME.fullmatch(member.name)
     if match is None:
         return member.name, "", "a name without a key"

@@ -170,7 +170,7 @@ def _parse_sample(
     if sample.problem:
         raise RecordError(sample.problem, sample.problem)
     if len(sample.key.encode("utf-8")) > _MAX_KEY_BYTES:
-        raise RecordError("the key is too long", f"a key over {_MAX_KEY_BYTES} bytes")
+        raise RecordError("the key is too long", f"a key longer than {_MAX_KEY_BYTES} bytes")
     record_row, turns = _parse_text(sample, member, rules)
     if not rules.has_image:
         return (*record_row, 0, 0, 0, 0), turns
@@ -209,7 +209,7 @@ def _parse_text(
 def _image_size(member: TarMember) -> tuple[int, int]:
     """Return width and height of the upright image, without decoding its pixels."""
     if member.size > MAX_IMAGE_BYTES:
-        raise RecordError("the image is too large", f"an image over {MAX_IMAGE_BYTES} bytes")
+        raise RecordError("the image is too large", f"an image larger than {MAX_IMAGE_BYTES} bytes")
     try:
         width, height = image_size(member.content)
     except DataError as error:

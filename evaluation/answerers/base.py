@@ -33,7 +33,7 @@ class Answerer(Protocol):
 def group_by_limit(questions: Sequence[VisualQuestion]) -> dict[int, list[int]]:
     """Return limit -> positions of the questions with this limit, the shortest limit first.
 
-    Questions of different limits never share a batch: the shorter ones would wait for the longer.
+    Questions of different limits never share a batch: short replies would wait for long ones.
     """
     groups: dict[int, list[int]] = {}
     for position, question in enumerate(questions):

@@ -165,13 +165,13 @@ class HuggingFaceAnswerer:
         if token_id is None:
             raise ConfigError(
                 f"config.json of model '{self._source}' has no image_token_id, so its prompts "
-                "can't say where the image is; add the id of the processor's image token"
+                "can't mark the position of the image; add the id of the processor's image token"
             )
         if token_id not in inputs["input_ids"][0].tolist():
             raise ConfigError(
-                f"the chat template of model '{self._source}' has no place for the image: token "
-                f"{token_id} (image_token_id in config.json) does not occur in a prompt with an "
-                f"image; correct {_TEMPLATE_FILE}"
+                f"the chat template of model '{self._source}' has no placeholder for the image: "
+                f"token {token_id} (image_token_id in config.json) does not occur in a prompt "
+                f"with an image; correct {_TEMPLATE_FILE}"
             )
 
     def _generate(self, questions: Sequence[VisualQuestion], limit: int) -> list[list[int]]:
@@ -221,10 +221,10 @@ def _check_processor(processor: Any, source: str) -> None:
     template = getattr(processor, "chat_template", None)
     if not template:
         found = getattr(processor.tokenizer, "chat_template", None)
-        more = " (its tokenizer has one; copy it if it places images)" if found else ""
+        more = " (its tokenizer has one; copy it if it supports images)" if found else ""
         raise ConfigError(
-            f"model '{source}' has no chat template{more}, so it is unknown how its authors ask; "
-            f"add {_TEMPLATE_FILE} to its folder"
+            f"model '{source}' has no chat template{more}, so the prompt format of its "
+            f"authors is unknown; add {_TEMPLATE_FILE} to its folder"
         )
     if isinstance(template, dict) and "default" not in template:
         raise ConfigError(
@@ -252,14 +252,14 @@ def _make_greedy(model: Any, tokenizer: Any) -> None:
     if kept["eos_token_id"] is None:
         kept["eos_token_id"] = tokenizer.eos_token_id
     known = {*kept, "pad_token_id", "transformers_version", "_from_model_config", "use_cache"}
-    overruled = {
+    overridden = {
         name: value
         for name, value in own.to_diff_dict().items()
         if name not in known and not name.startswith(("output_", "return_"))
     }
-    if overruled:
-        settings = ", ".join(f"{name}={value}" for name, value in sorted(overruled.items()))
-        _LOG.warning("greedy decoding overrules the checkpoint's generation settings: %s", settings)
+    if overridden:
+        settings = ", ".join(f"{name}={value}" for name, value in sorted(overridden.items()))
+        _LOG.warning("greedy decoding overrides the checkpoint's generation settings: %s", settings)
     model.generation_config = GenerationConfig(**kept, pad_token_id=tokenizer.pad_token_id)
 
 

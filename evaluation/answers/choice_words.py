@@ -20,7 +20,7 @@ class ChoiceWords:
     filler_words: tuple[str, ...] = ()
     """Words that may stand between such a noun and the letter, such as "the" and "is"."""
     one_letter_words: tuple[str, ...] = ()
-    """Words of one letter that are no option letters, such as "a"."""
+    """Words of one letter that are not option letters, such as "a"."""
     negations: tuple[str, ...] = ()
     """Words that reject what their clause states, such as "not" and "wrong"."""
     contrast_words: tuple[str, ...] = ()
@@ -52,11 +52,11 @@ class ReplyWord:
     """A word of a reply in three spellings."""
 
     raw: str
-    """As in the reply, without marks around it."""
+    """Spelling of the reply, without marks around it."""
     neutral: str
-    """After neutral normalisation."""
+    """Spelling after neutral normalisation."""
     plain: str
-    """Also without apostrophes, for comparison with word lists."""
+    """The neutral spelling without apostrophes, for comparison with word lists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

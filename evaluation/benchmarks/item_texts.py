@@ -31,12 +31,12 @@ def parse_text(value: Any, where: str, *, is_asked: bool = True) -> str:
             may contain reserved tokens.
 
     Raises:
-        DataError: If there is no text, or it has a reserved token or half of a surrogate pair.
+        DataError: If there is not text, or it has a reserved token or half of a surrogate pair.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")
     if isinstance(value, bool | bytes | list | tuple | Mapping):
-        raise DataError(f"{where}: {value!r:.80} is no text", "not a text")
+        raise DataError(f"{where}: {value!r:.80} is not text", "not a text")
     try:
         text = clean_text(str(value)).strip()
     except DataError as error:
@@ -56,10 +56,10 @@ def check_texts(value: Any, where: str) -> Sequence[str]:
     """Return a stored list of texts that can be compared with replies.
 
     Raises:
-        DataError: If it is no list, is empty, or holds something else than usable texts.
+        DataError: If it is not a list, is empty, or holds something other than usable texts.
     """
     if not isinstance(value, list | tuple):
-        raise DataError(f"{where}: {value!r:.80} is no list", "no list")
+        raise DataError(f"{where}: {value!r:.80} is not a list", "no list")
     if not value:
         raise DataError(f"{where}: the list is empty", "empty list")
     for text in value:
@@ -71,11 +71,11 @@ def check_text(value: Any, where: str) -> None:
     """Check a stored text; see `parse_text`.
 
     Raises:
-        DataError: If it is no text, or can't be asked.
+        DataError: If it is not text, or can't be asked.
     """
     if not isinstance(value, str):
         fault = "no value" if value is None else "not a text"
-        raise DataError(f"{where}: {value!r:.80} is no text", fault)
+        raise DataError(f"{where}: {value!r:.80} is not text", fault)
     parse_text(value, where)
 
 
@@ -107,7 +107,7 @@ def check_index(value: Any, choices: Sequence[str], where: str) -> None:
     """Check the index of a correct choice.
 
     Raises:
-        DataError: If it is no index of the choices.
+        DataError: If it is not an index of the choices.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(choices):
         raise DataError(

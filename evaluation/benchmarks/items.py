@@ -149,7 +149,7 @@ def check_item(item: Mapping[str, Any], languages: Collection[str], where: str) 
     kind = item.get("benchmark")
     if kind not in list(Benchmark):
         known = ", ".join(Benchmark)
-        raise DataError(f"{place}: {kind!r} is no kind of benchmark ({known})", "unknown kind")
+        raise DataError(f"{place}: {kind!r} is not a kind of benchmark ({known})", "unknown kind")
     parse_text(item.get("question_id"), f"{where}, question_id")
     for name in ("answer_type", "question_type"):
         check_text(item.get(name), f"{place}, {name}")

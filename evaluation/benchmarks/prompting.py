@@ -56,7 +56,7 @@ class PromptFile:
     negations: list[str] = dataclasses.field(default_factory=list)
     """Words that reject what their clause states, such as "not" and "wrong"."""
     one_letter_words: list[str] = dataclasses.field(default_factory=list)
-    """Words of one letter that are no option letters, such as "a"."""
+    """Words of one letter that are not option letters, such as "a"."""
     contrast_words: list[str] = dataclasses.field(default_factory=list)
     """Words that begin a new clause, such as "but"."""
     plural_endings: list[str] = dataclasses.field(default_factory=list)
@@ -187,7 +187,7 @@ def _choice_words(file: PromptFile, path: Path) -> ChoiceWords:
         for text in getattr(file, key):
             if len(plain_text(text).split()) != 1:
                 raise ConfigError(
-                    f"{path}: {key}: '{text}' is no single word, so no reply could match it; "
+                    f"{path}: {key}: '{text}' is not a single word, so no reply could match it; "
                     "remove it or list its words"
                 )
     return ChoiceWords(
@@ -224,7 +224,7 @@ def _parse_templates(file: PromptFile, style: str, path: Path) -> dict[str, str]
         usable = {_QUESTION, _CHOICES} if kind is Benchmark.MULTIPLE_CHOICE else {_QUESTION}
         if others := sorted(set(_PLACEHOLDER.findall(template)) - usable):
             raise ConfigError(
-                f"{path}: template styles.{style}.{kind} has '{others[0]}', which stands for "
-                f"nothing there; it may contain {', '.join(sorted(usable))}"
+                f"{path}: template styles.{style}.{kind} has '{others[0]}', which is not a "
+                f"placeholder there; it may contain {', '.join(sorted(usable))}"
             )
     return chosen

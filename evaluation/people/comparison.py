@@ -161,8 +161,8 @@ def compare_systems(
         if replies[0].keys() != replies[1].keys() or not replies[0]:
             raise DataError(
                 f"{paths[0]} and {paths[1]} have {len(replies[0])} and {len(replies[1])} questions "
-                f"in '{language}'{_listed(datasets)}, which are not the same (or none); compare "
-                "cells that were asked the same benchmarks"
+                f"in '{language}'{_listed(datasets)}, which differ or are none; compare cells "
+                "that were evaluated on the same benchmarks"
             )
         differing = [key for key in replies[0] if _differ(replies[0][key], replies[1][key])]
         drawn = draw_order(differing, language, most=most, seed=seed)

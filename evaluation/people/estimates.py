@@ -2,7 +2,7 @@
 
 Equal replies are ties: over all questions they count half for either system. Every question counts
 once, however many people judged it. Intervals are clustered by image and by rater
-(`evaluation.statistics.ratings.linearized`).
+(`evaluation.statistics.ratings.linearised`).
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from core.errors import DataError
 from evaluation.people.comparison import ComparedQuestion
 from evaluation.people.preferences import OVERALL, PreferenceRecord, PreferenceSource
 from evaluation.statistics.intervals import CONFIDENCE, Interval
-from evaluation.statistics.ratings.linearized import (
+from evaluation.statistics.ratings.linearised import (
     NO_RATER,
     ClusteredEstimate,
-    Linearization,
+    Linearisation,
     Ratings,
-    linearize_mean,
-    linearize_share,
+    linearise_mean,
+    linearise_share,
 )
 from evaluation.statistics.small_samples import student_quantile
 
@@ -144,13 +144,13 @@ def find_gap(record: PreferenceRecord, language: str) -> str:
     )
 
 
-def linearize_population(
-    differing: Linearization,
+def linearise_population(
+    differing: Linearisation,
     questions: tuple[ComparedQuestion, ...],
     population: QuestionPopulation,
     *,
     tie_value: float = 0.0,
-) -> Linearization:
+) -> Linearisation:
     """Return an estimate over a population from the estimate over the differing questions.
 
     Args:
@@ -162,7 +162,7 @@ def linearize_population(
     if population is QuestionPopulation.DIFFERING:
         return differing
     is_identical_N = np.array([question.is_identical for question in questions], dtype=np.float64)
-    identical = linearize_share(is_identical_N, [image_of(question) for question in questions])
+    identical = linearise_share(is_identical_N, [image_of(question) for question in questions])
     shift = identical.scaled(tie_value - differing.value)
     both = differing.scaled(1 - identical.value).plus(shift)
     value = identical.value * tie_value + (1 - identical.value) * differing.value
@@ -173,8 +173,8 @@ def estimate_net(
     judged: JudgedQuestions, population: QuestionPopulation = QuestionPopulation.ALL
 ) -> ClusteredEstimate:
     """Return the share that prefers the first system minus that of the second, in -1..1."""
-    return linearize_population(
-        linearize_mean(judged.ratings), judged.questions, population
+    return linearise_population(
+        linearise_mean(judged.ratings), judged.questions, population
     ).estimate(judged.num_clusters)
 
 
@@ -235,8 +235,8 @@ def _rate(
 ) -> Interval:
     """Return the share of a kind of opinion, in 0..1."""
     ratings = dataclasses.replace(judged.ratings, values_J=is_hit_J.astype(np.float64))
-    found = linearize_population(
-        linearize_mean(ratings), judged.questions, population, tie_value=tie_value
+    found = linearise_population(
+        linearise_mean(ratings), judged.questions, population, tie_value=tie_value
     )
     interval = found.estimate(judged.num_clusters).interval()
     low = None if interval.low is None else max(0.0, interval.low)

@@ -15,14 +15,14 @@ from evaluation.people.estimates import (
     estimate_net,
     find_gap,
     image_of,
-    linearize_population,
+    linearise_population,
     select_judged,
 )
 from evaluation.people.preferences import OVERALL, PreferenceRecord, PreferenceSource
 from evaluation.statistics.decisions import ALPHA, Decision, Verdict
 from evaluation.statistics.intervals import Interval
 from evaluation.statistics.ratings.agreement import cohen_kappa, correlation, raw_agreement
-from evaluation.statistics.ratings.linearized import ClusteredEstimate
+from evaluation.statistics.ratings.linearised import ClusteredEstimate
 from evaluation.statistics.ratings.prediction_powered import PoweredMean, powered_mean
 
 
@@ -94,7 +94,7 @@ def match_people(people: PreferenceRecord, judge: PreferenceRecord) -> Preferenc
     if oriented is None:
         raise DataError(
             f"people compared {people.comparison.first.name} with {people.comparison.second.name} "
-            "by other predictions than the judge; judge the same two files"
+            "using different predictions than the judge; use the same two files"
         )
     return oriented
 
@@ -132,10 +132,10 @@ def compare_with_people(
     )
     is_common_I = np.array([question.task_id in verdicts for question in human.judged])
     if not is_common_I.any():
-        raise DataError(f"people and the judge have no question in '{language}' in common")
+        raise DataError(f"no question in '{language}' was judged by both people and the judge")
     powered = combine(people, judge, language=language)
     alone = estimate_net(human)
-    combined = powered.linearization.estimate(powered.num_clusters)
+    combined = powered.linearisation.estimate(powered.num_clusters)
     ratings = human.ratings
     kept_J = is_common_I[ratings.items_J]
     predicted_I = np.array([verdicts.get(question.task_id, 0.0) for question in human.judged])
@@ -199,8 +199,8 @@ def combine(
     rated = [asked[q.task_id] for q in human.judged if q.task_id in asked]
     if len(rated) != len(human.judged):
         raise DataError(
-            f"people judged {len(human.judged) - len(rated)} questions in '{language}' about which "
-            "the judge was not asked; run the judge without --most"
+            f"people judged {len(human.judged) - len(rated)} questions in '{language}' that the "
+            "judge did not rate; run the judge without --most"
         )
     images = {question.task_id: image_of(question) for question in human.questions}
     powered = powered_mean(
@@ -209,8 +209,8 @@ def combine(
         np.array(rated),
         human.ratings,
     )
-    everything = linearize_population(powered.linearization, human.questions, population)
-    return dataclasses.replace(powered, linearization=everything)
+    everything = linearise_population(powered.linearisation, human.questions, population)
+    return dataclasses.replace(powered, linearisation=everything)
 
 
 def preference_decision(
@@ -251,7 +251,7 @@ def preference_decision(
             aspect=claim.aspect,
             population=claim.population,
         )
-        estimate = powered.linearization.estimate(powered.num_clusters)
+        estimate = powered.linearisation.estimate(powered.num_clusters)
     decision = estimate.decide(claim.test, delta=claim.delta, alpha=alpha)
     if not fault:
         return decision

@@ -78,10 +78,10 @@ def preferences(store: AnnotationStore) -> tuple[PreferenceSummary, ...]:
     Raises:
         DataError: If the tasks are not comparisons, or there are no judgements.
     """
-    return summarize_record(people_record(store))
+    return summarise_record(people_record(store))
 
 
-def summarize_record(record: PreferenceRecord) -> tuple[PreferenceSummary, ...]:
+def summarise_record(record: PreferenceRecord) -> tuple[PreferenceSummary, ...]:
     """Return the preferences of a record, per language and judged aspect.
 
     Raises:
@@ -96,12 +96,12 @@ def summarize_record(record: PreferenceRecord) -> tuple[PreferenceSummary, ...]:
     if not judged:
         raise DataError("nothing has been judged yet")
     return tuple(
-        summarize_preferences(record, language=language, aspect=aspect)
+        summarise_preferences(record, language=language, aspect=aspect)
         for language, aspect in sorted(judged, key=lambda pair: (pair[0], ASPECTS.index(pair[1])))
     )
 
 
-def summarize_preferences(
+def summarise_preferences(
     record: PreferenceRecord, *, language: str, aspect: str
 ) -> PreferenceSummary:
     """Return the preferences in one language and one aspect.

@@ -92,8 +92,8 @@ class PreferenceRecord:
             question = questions.get(opinion.task_id)
             if question is None or question.place is None:
                 raise DataError(
-                    f"there is an opinion on '{opinion.task_id}', which was not drawn; remove it, "
-                    "because it would bias a random sample"
+                    f"the record has an opinion on '{opinion.task_id}', which was not drawn; "
+                    "remove it, because it would bias a random sample"
                 )
             key = (opinion.task_id, opinion.rater, opinion.aspect)
             if key in seen:

@@ -158,7 +158,10 @@ class AnnotationStore:
         if task.kind is not TaskKind.COMPARE:
             return dict(answers)
         if revealed := sorted(set(answers.values()) & set(task.content)):
-            raise DataError(f"'{revealed[0]}' is hidden; answer left or right", "answers")
+            raise DataError(
+                f"'{revealed[0]}' is the name of a system, which is hidden; answer left or right",
+                "answers",
+            )
         sides = dict(zip(("left", "right"), self.sides(task, annotator), strict=True))
         return {name: sides.get(answer, answer) for name, answer in answers.items()}
 

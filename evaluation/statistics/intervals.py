@@ -77,7 +77,7 @@ def mean_interval(
     * If all scores are equal: Wilson's interval with the number of images as number of trials.
     * If there are fewer than `FEW_CLUSTERS` images, or few right or wrong answers: Wilson's
       interval with the effective number of trials, that is, the number of scores divided by the
-      design effect (CR2, stabilized), and with the quantile of Student's t distribution.
+      design effect (CR2, stabilised), and with the quantile of Student's t distribution.
     * Otherwise the percentile interval over resampled images.
 
     Args:

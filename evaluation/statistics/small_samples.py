@@ -47,7 +47,7 @@ def wilson_bounds(share: float, num_trials: float, quantile: float) -> tuple[flo
 def clustered_covariance(totals: ClusterTotals) -> np.ndarray:
     """Return the covariance of the means of all rows, shape (M, M), for clusters of any size.
 
-    This is the bias-reduced linearization estimator CR2 of an intercept (Bell and McCaffrey 2002):
+    This is the bias-reduced linearisation estimator CR2 of an intercept (Bell and McCaffrey 2002):
     the residual of a cluster that has a share h of the items is divided by sqrt(1 - h). A single
     cluster has no covariance, and the result is nan.
     """
@@ -84,7 +84,7 @@ class DesignEffect:
 
 
 def design_effect(totals: ClusterTotals, item_variance: float, prior: ClusterPrior) -> DesignEffect:
-    """Estimate the design effect of a mean, stabilized by a prior.
+    """Estimate the design effect of a mean, stabilised by a prior.
 
     If few clusters deviate from the rest, the estimate from the data is too small more often than
     not, because rare clusters with many deviations are absent. It is therefore averaged with that

@@ -137,8 +137,8 @@ class StudentMean:
 class ConstantMean:
     """The mean of values that do not vary.
 
-    No spread is no certainty: among C clusters without an exception, the share of exceptions can
-    be z^2 / (C + z^2) (Wilson). Each could move a mean of values in -1..1 by one.
+    A spread of zero is not certainty: among C clusters without an exception, the share of
+    exceptions can be z^2 / (C + z^2) (Wilson). Each could move a mean of values in -1..1 by one.
     """
 
     value: float

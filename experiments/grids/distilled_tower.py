@@ -1,4 +1,4 @@
-"""Trains a small ViT tower with which a cell exports to stock LLaVA."""
+"""Trains a small ViT tower that stock LLaVA supports, for exporting cells."""
 
 import dataclasses
 import shutil

@@ -28,7 +28,7 @@ from pipeline.store.store import Store
 CONFIG = Path("configs/recipes/embedded_backbones.yaml")
 _PLACE = "models="
 _SAME_MODELS = (_PLACE, "trainer.")
-"""Overrides with which the recipe is that of the shipped models."""
+"""Overrides that leave the recipe of the shipped models unchanged."""
 _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
 _BACKBONES = ("base_only", "general", "adapted")
 """Language models, in the order in which one may continue another."""
@@ -111,8 +111,8 @@ def _check_place(overrides: Sequence[str]) -> None:
     changes = [one for one in overrides if not one.startswith(_SAME_MODELS)]
     if changes and not any(one.startswith(_PLACE) for one in overrides):
         raise ConfigError(
-            f"--set {changes[0]} trains other models, which would replace the shipped ones; name a "
-            f"folder for them with --set {_PLACE}FOLDER"
+            f"--set {changes[0]} trains other models, which would replace the shipped ones; "
+            f"select a folder for them with --set {_PLACE}FOLDER"
         )
 
 
@@ -122,15 +122,15 @@ def _check_recipes(config: BackbonesConfig) -> None:
         continued = _recipe(config, name).continues
         if continued and continued not in _BACKBONES[:number]:
             raise ConfigError(
-                f"{name}.continues={continued!r}, expected nothing or one of "
+                f"{name}.continues={continued!r}, expected null or one of "
                 f"{', '.join(_BACKBONES[:number]) or 'none'}"
             )
     wanted = f"_{config.languages.base}"
     for source in config.base_only.samples_per_step:
         if not source.endswith(wanted):
             raise ConfigError(
-                f"base_only.samples_per_step has '{source}', but this model sees only the base "
-                f"language; name sources that end in '{wanted}'"
+                f"base_only.samples_per_step has '{source}', but this model is trained on "
+                f"the base language only; use sources whose names end in '{wanted}'"
             )
 
 

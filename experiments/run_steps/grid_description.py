@@ -56,7 +56,7 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     """
     if not before:
         return
-    fix = "give this grid a folder of its own with --name NAME"
+    fix = "store this grid under another name with --name NAME"
     for field in ("experiment", "profile"):
         if before[field] != now[field]:
             raise ConfigError(
@@ -66,8 +66,9 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     if left_out := [cell for cell in old if cell not in new]:
         shown = ", ".join(left_out[:_MAX_SHOWN])
         raise ConfigError(
-            f"grid '{name}' also has {len(left_out)} cells that this command leaves out ({shown}); "
-            f"repeat its --set, --seeds and --replicate (--only runs a part of a grid), or {fix}"
+            f"grid '{name}' also has {len(left_out)} cells that this command lacks ({shown}); "
+            "use the options --set, --seeds and --replicate of the earlier command (--only runs a "
+            f"part of a grid), or {fix}"
         )
     differs = before.get("stages") != now.get("stages") or any(
         old[cell]["stages"] != new[cell]["stages"] for cell in old
@@ -75,8 +76,8 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     if differs and before.get("overrides", []) != now["overrides"]:
         first, second = (" ".join(x.get("overrides", [])) or "(nothing)" for x in (before, now))
         raise ConfigError(
-            f"grid '{name}' was run with --set {first}, this command has --set {second}, and their "
-            f"results differ; {fix}"
+            f"grid '{name}' was run with --set {first}, this command has --set {second}, which "
+            f"changes results; {fix}"
         )
 
 

@@ -21,7 +21,7 @@ def make_plan(request: GridRequest) -> GridPlan:
 
     Raises:
         ConfigError: If the experiment, the profile, a configuration key or a cell is unknown.
-        DataError: If a dataset is missing and the request is no dry run.
+        DataError: If a dataset is missing and the request is not a dry run.
     """
     experiment = get_experiment(request.experiment)
     if not is_grid(experiment):

@@ -57,7 +57,7 @@ def load_teacher(folder: Path, names: Sequence[str]) -> Teacher:
     """Load the teacher and embed names with its text tower.
 
     Raises:
-        CheckpointError: If the folder is no complete open_clip model with a convolutional trunk.
+        CheckpointError: If the folder is not a complete open_clip model with a convolutional trunk.
     """
     with reading(folder, fix="restore the files of the tower", error_class=CheckpointError):
         clip: Any = open_clip.create_model(f"local-dir:{folder}", weights_only=True).eval()

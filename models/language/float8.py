@@ -22,7 +22,7 @@ RECIPE = "rowwise"
 _MULTIPLE = 16
 """The products need sizes that this number divides; rows of a micro-batch have multiples of 128."""
 _MIN_CAPABILITY = 8, 9
-"""Compute capability of the first GPUs with float8 products (Ada; Hopper is 9.0)."""
+"""Lowest compute capability with float8 products (Ada; Hopper has 9.0)."""
 _INSTEAD = "set trainer.precision=bf16-mixed"
 
 
@@ -43,7 +43,7 @@ def check_float8(device: torch.device) -> None:
         found, needed = (".".join(map(str, pair)) for pair in (capability, _MIN_CAPABILITY))
         raise ConfigError(
             f"trainer.precision=float8-mixed: {torch.cuda.get_device_name(device)} has compute "
-            f"capability {found} and no float8 products, which begin with {needed} (L40S, H100); "
+            f"capability {found}, but float8 products need {needed} or later (L40S, H100); "
             f"{_INSTEAD}"
         )
 
@@ -82,7 +82,7 @@ def check_torchao() -> None:
     """Check that torchao is installed.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If torchao is missing.
     """
     if not has_torchao():
         raise ConfigError(
@@ -102,7 +102,7 @@ def _check_sizes(name: str, linear: nn.Linear) -> None:
 
 
 def _cast_as_autocast(_linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Cast the input of a layer as autocast does on a CPU: torchao knows that of CUDA only."""
+    """Cast the input of a layer as autocast does on a CPU: torchao does so on CUDA only."""
     if not torch.is_autocast_enabled("cpu"):
         return None
     return (inputs[0].to(torch.get_autocast_dtype("cpu")), *inputs[1:])

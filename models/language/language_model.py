@@ -71,7 +71,7 @@ def load_language_model(
     if random := sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"])):
         raise CheckpointError(
             f"language model '{config.path}': {len(random)} weights are missing "
-            f"or do not fit, e.g. {random[0]}; they would stay random"
+            f"or have other shapes, e.g. {random[0]}; they would be initialised at random"
         )
     check_language_model(model)
     return model
@@ -139,7 +139,7 @@ def fit_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
     if embeddings.weight.is_meta:
         raise ConfigError(
             f"the chat template adds {num_tokens - before} tokens, which sharded loading does not "
-            "support; use a template whose marks are in the tokenizer, or another compute.strategy"
+            "support; use a template whose tokens the tokenizer has, or another compute.strategy"
         )
     # transformers' own mean_resizing would draw from the global random generator.
     model.resize_token_embeddings(num_tokens, mean_resizing=False)

@@ -17,7 +17,7 @@ from core.io.images import decode_image
 
 TRANSFORM_VERSION = 2
 """Part of every tower's fingerprint; increase it when the arithmetic changes. Version 2 turns
-images upright and scales 16-bit gray values."""
+images upright and scales 16-bit grey values."""
 
 
 class ResizeMode(StrEnum):

@@ -232,7 +232,7 @@ class SlurmLauncher:
         except IrudimenError:
             if restricted == config:
                 raise
-            _LOG.warning("%s: no node is left without the excluded ones; using them", node.title)
+            _LOG.warning("%s: all available nodes are excluded; the job may use them", node.title)
             job_id = submit(path, node.title, after=input_jobs, num_nodes=num_nodes, config=config)
         write_job_id(attempt.folder.path, job_id)
         return job_id
@@ -245,7 +245,9 @@ class SlurmLauncher:
         bad = find_bad_nodes(histories)
         if not bad:
             return config
-        _LOG.warning("stage runs keep failing on %s; jobs exclude these nodes", ", ".join(bad))
+        _LOG.warning(
+            "stage runs failed repeatedly on %s; new jobs exclude these nodes", ", ".join(bad)
+        )
         exclude = ",".join(filter(None, (config.exclude, *bad)))
         return dataclasses.replace(config, exclude=exclude)
 

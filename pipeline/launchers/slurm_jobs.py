@@ -88,7 +88,7 @@ def list_jobs() -> dict[str, str]:
             return {line[0]: line[1] for line in lines if len(line) > 1}
         _LOG.warning("squeue failed: %s", done.stderr.strip())
         time.sleep(_RETRY_S)
-    raise IrudimenError(f"SLURM does not answer: {done.stderr.strip()}; its jobs continue")
+    raise IrudimenError(f"SLURM does not respond: {done.stderr.strip()}; submitted jobs continue")
 
 
 def submit(
@@ -150,7 +150,7 @@ def run_stage(folder: str) -> None:
 
 
 def _set_cluster_variables() -> None:
-    """Tell Lightning which node of the job this is, and where the ranks meet."""
+    """Set the variables that give Lightning the number of this node and the rendezvous address."""
     if os.environ.get(SlurmVariable.NUM_NODES, "1") == "1":
         os.environ[NODES_VARIABLE] = os.environ[SlurmVariable.NODE_NAME]
         return

@@ -1,7 +1,7 @@
-"""Stage kinds of the out-of-domain benchmarks: images of another kind than those of the training.
+"""Stage kinds of the out-of-domain benchmarks: their images differ in kind from those of training.
 
-They are not shipped. A cell has these stages only where such benchmarks exist, and they are stages
-of their own so that the addresses of all others do not depend on that.
+They are not shipped. A cell has these stages only where such benchmarks exist. They are separate
+stages, so that the addresses of all others do not depend on that.
 """
 
 import dataclasses

@@ -156,7 +156,7 @@ def read_note(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, default={})
     except DataError as error:
-        _LOG.warning("%s; it is ignored and written again", str(error).partition("; ")[0])
+        _LOG.warning("%s; it is ignored and will be rewritten", str(error).partition("; ")[0])
         return {}
 
 

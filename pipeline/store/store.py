@@ -99,7 +99,7 @@ class StageFolder:
         try:
             stamps: list[dict[str, str]] = self.read_stage().get("registrations", [])
         except (ValueError, AttributeError) as error:
-            _LOG.warning("%s is damaged (%s); it is written again", path, error)
+            _LOG.warning("%s is damaged (%s) and will be rewritten", path, error)
             return []
         return stamps
 
@@ -121,7 +121,7 @@ class StageFolder:
             return Status(**{**raw, "state": State(raw["state"]), "failures": failures})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # The result and the checkpoints have checksums of their own, so nothing else is lost.
-            _LOG.warning("%s is damaged (%s); its counts start again from zero", file, error)
+            _LOG.warning("%s is damaged (%s); its counts restart from zero", file, error)
             return Status()
 
     def write_status(self, status: Status) -> None:

@@ -90,7 +90,7 @@ def fake_micro_batch(
 ) -> MicroBatch:
     """Build a full micro-batch with the mean numbers of images and loss tokens of a stage.
 
-    With a device in the place of a mode, its tensors are real.
+    If a device is passed instead of a mode, the tensors are real.
     """
     row_tokens = stage.stream.row_tokens
     num_rows = max(1, stage.stream.micro_batch_tokens // row_tokens)

@@ -64,7 +64,7 @@ class Claim:
     """Cells that do not exceed their blind and majority baselines; pooled claims leave them out."""
     notes: tuple[str, ...] = ()
     reason: str = ""
-    """Why there is no verdict, or why it was taken back."""
+    """Why there is no verdict, or why it was withdrawn."""
     recipe_reason: str = ""
     """The same for the verdict about the recipes."""
     trainings: Trainings = Trainings(first=(1,))

@@ -51,9 +51,9 @@ def take_back(claim: Claim) -> Claim:
 
 
 def _objection(claim: Claim, decision: Decision) -> str:
-    """Return why a verdict must not stand, or an empty text.
+    """Return the reason for withdrawing a verdict, or an empty text.
 
-    A verdict about a mean stands only if it describes what was pooled: where the pairs differ
+    A verdict about a mean is kept only if it describes what was pooled: where the pairs differ
     significantly and lie on both sides of the limit of the claim, the answer depends on the pair.
     """
     if decision.verdict is Verdict.SUPPORTED and claim.empty_support:

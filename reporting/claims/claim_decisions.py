@@ -169,7 +169,7 @@ def decide_enough(
 
 
 def _limit_certainty(recipe: RecipeDecision, models: Decision, alpha: float) -> RecipeDecision:
-    """Make the verdict about a recipe no surer than that about its trained models.
+    """Make the verdict about a recipe no more certain than that about its trained models.
 
     The two use different approximations for few images.
     """

@@ -91,7 +91,7 @@ def _needed(decision: Decision, unit: Unit) -> str:
 
 
 def _recipe_note(claim: Claim) -> str:
-    """Say why the recipes are undecided, or how many more seeds or images would decide it."""
+    """Explain why the recipes are undecided, or how many more seeds or images would decide it."""
     recipe = claim.recipe
     if recipe is None or claim.recipe_reason:
         return claim.recipe_reason
@@ -114,7 +114,7 @@ def _recipe_note(claim: Claim) -> str:
 
 
 def _assumption(claim: Claim) -> str:
-    """Say that the variance between trainings was measured on other cells."""
+    """State that the variance between trainings was measured on other cells."""
     if not claim.num_pooled_cells:
         return ""
     return (

@@ -30,7 +30,7 @@ _SECOND_NAMES = {
 }
 
 
-class _Part(Protocol):
+class _LabelledEffect(Protocol):
     """A labelled effect (`reporting.claims.hypotheses.ClaimPart`)."""
 
     @property
@@ -107,7 +107,7 @@ def describe_cell(cell: Setting, view: View, axes: Sequence[str] = ()) -> str:
     return ", ".join(parts)
 
 
-def describe_parts(parts: Sequence[_Part], unit: Unit) -> str:
+def describe_parts(parts: Sequence[_LabelledEffect], unit: Unit) -> str:
     """List the effects of the pooled pairs."""
     listed = [
         f"{unit.format_difference(part.effect.value)} ({part.label})" for part in parts[:_MAX_PARTS]

@@ -1,7 +1,7 @@
 """Decisions about the registered hypotheses that apply to the cells of a grid.
 
 Comparisons are paired by question and clustered by image. The claims of a report are corrected
-together for their number. A verdict is taken back if it does not describe what was pooled.
+together for their number. A verdict is withdrawn if it does not describe what was pooled.
 """
 
 import dataclasses
@@ -247,7 +247,7 @@ class _Study:
         return _fill(_with_trainings(claim, pending, kept), outcome, parts=parts, empty=empty)
 
     def _notes(self, measure: Measure, cells: ClaimCells) -> tuple[str, ...]:
-        """Say whether texts that measure retention are training data of the compared cells."""
+        """State whether texts that measure retention are training data of the compared cells."""
         compared = {cell for pair in cells.pairs for cell in pair}
         found = self._values.trained_on_texts(measure, compared)
         if not found.tasks:

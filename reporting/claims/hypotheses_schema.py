@@ -178,13 +178,13 @@ class Hypothesis:
             return
         if self._may_have_texts and self.bits_margin is None:
             raise ConfigError(
-                f"'{self.text}': tasks text:SOURCE are measured in bits per byte, for which the "
-                "margin of accuracies means nothing; add bits_margin, for example 0.05"
+                f"'{self.text}': tasks text:SOURCE are measured in bits per byte, to which the "
+                "margin of accuracies does not apply; add bits_margin, for example 0.05"
             )
         own = sorted(set(self.kinds) & {ClaimKind.FIDELITY, *PAIRWISE_KINDS})
         if own and self.margin is None:
             raise ConfigError(
-                f"'{self.text}': kind {', '.join(own)} has another unit than accuracy; add margin, "
+                f"'{self.text}': kind {', '.join(own)} is not measured in accuracy; add margin, "
                 "for example 0.1"
             )
 

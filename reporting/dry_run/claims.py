@@ -34,9 +34,9 @@ def show_claims(
     score = assumptions.score
     source = f" (measured on {assumptions.num_cells} finished cells of this grid)"
     console.print(
-        "detectable: distance of the true difference from the margin (or from 0) that these "
-        "trained models show with 80 % power. Power: probability of 'supported' if the true "
-        "difference is 0, or the margin for claims of superiority. "
+        "Detectable: distance of the true difference from the margin (or from 0) at which the "
+        "claim about these trained models has 80 % power. Power: probability of 'supported' if "
+        "the true difference is 0, or the margin for claims of superiority. "
         f"Assumed{source if assumptions.num_cells else ''}: standard deviation "
         f"{score.sd_item_difference:.2g} of the difference of two cells on one question "
         f"({assumptions.attributable.sd_item_difference:.2g} for score minus blind score), "

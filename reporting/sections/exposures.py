@@ -216,7 +216,7 @@ def _read_questions(
 
 
 def exposure_sentences(tables: Iterable[ExposureTable]) -> list[str]:
-    """Say in which cells some answers were hardly ever trained."""
+    """State in which cells some answers were rarely trained."""
     sentences = []
     for table in tables:
         few = [row for row in table.rows if row.num_few]

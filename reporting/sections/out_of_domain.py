@@ -1,4 +1,4 @@
-"""Scores on benchmarks with images of another kind than those of the training, if there are any."""
+"""Scores on benchmarks whose images differ in kind from the training images, if there are any."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -5,7 +5,7 @@ import dataclasses
 from core.errors import DataError
 from core.io.files import sha256_file
 from evaluation.people.judge_agreement import compare_with_people, orient
-from evaluation.people.measures import PreferenceSummary, summarize_record
+from evaluation.people.measures import PreferenceSummary, summarise_record
 from evaluation.people.preferences import (
     PREFERENCES_FOLDER,
     PreferenceRecord,
@@ -74,7 +74,7 @@ def preference_section(grid: GridRecord) -> PreferenceSection | None:
         _preference_row(record, summary, cells)
         for record in records
         if any(opinion.preference is not None for opinion in record.opinions)
-        for summary in summarize_record(record)
+        for summary in summarise_record(record)
     ]
     people = [record for record in records if record.source is PreferenceSource.PEOPLE]
     judges = [record for record in records if record.source is PreferenceSource.JUDGE]

@@ -116,7 +116,7 @@ def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:
 
 
 def unanimity_sentences(grid: GridRecord, view: View) -> list[str]:
-    """Say how many questions the official VQA score compares without normalisation."""
+    """State how many questions the official VQA score compares without normalisation."""
     sentences = []
     for language in view.languages:
         scores = (cell.evaluation.scores.get(f"vqa/{language}/unanimous")

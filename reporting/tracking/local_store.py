@@ -28,7 +28,9 @@ def default_store(root: Path) -> str:
     """
     path = str(root.resolve())
     if "?" in path:
-        raise ConfigError(f"--root {root}: '?' would end the address of the database; rename it")
+        raise ConfigError(
+            f"--root {root}: '?' is not supported in the path of the database; rename the folder"
+        )
     return f"sqlite:///{path}/{_DATABASE}"
 
 
@@ -42,23 +44,25 @@ class RootIdentity:
     """Identity of an output folder, which it keeps when it is moved."""
 
     server: str
-    """For a tracking server, which several folders may share; every copy has its own."""
+    """Identity on a tracking server, which several folders may share; every copy has its own."""
     database: str
-    """For the local database, which is copied along with the folder."""
+    """Identity in the local database, which is copied along with the folder."""
 
     @classmethod
     def of(cls, root: Path) -> Self:
         """Read the identity of a folder, and write it where it is new.
 
-        A copy gets an identity of its own where it can be told from a folder that was moved: the
-        folder from which it was copied still exists on this machine.
+        A copy gets its own identity if it can be distinguished from a folder that was moved, that
+        is, if the original still exists on this machine.
         """
         here, known = str(root.resolve()), _read_identity(root)
         server, place = known.get("id", ""), known.get("path", "")
         database = known.get("database", server)
         if not (server and place == here):
             if server and _is_copy(root, server, Path(place or here)):
-                _LOG.info("%s is a copy of %s; MLflow keeps their runs apart", here, place)
+                _LOG.info(
+                    "%s is a copy of %s; its runs are tracked separately in MLflow", here, place
+                )
                 server = ""
             server = server or secrets.token_hex(8)
             database = database or server
@@ -114,7 +118,7 @@ def has_database(root: Path) -> bool:
     """
     database = root.resolve() / _DATABASE
     if not database.is_file() and (database.exists() or database.is_symlink()):
-        raise sqlite3.OperationalError(f"{database} is no file")
+        raise sqlite3.OperationalError(f"{database} is not a file")
     return database.is_file()
 
 

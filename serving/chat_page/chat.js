@@ -14,7 +14,7 @@ const TEXTS = {
         remember: "Remember the conversation (models are evaluated on single questions)", busy: "…",
         long: (most, got) => `The question is too long: ${got} characters, at most ${most}.`,
         big: (most, got) => `The image is too large: ${got} bytes, at most ${most}.`,
-        broken: "This file is no image that the browser can open; choose a JPEG, PNG or WebP.",
+        broken: "This file is not an image that the browser can open; choose a JPEG, PNG or WebP.",
         full: "The conversation is too long; start a new one.",
         gone: "The server does not respond; is the command still running?",
         failed: (status) => `Error in the server (${status}); see the output of the command.` },

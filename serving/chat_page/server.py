@@ -26,16 +26,16 @@ _MAX_CHARACTERS = 4000
 _TurnText = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Turn(BaseModel):
+class _PageTurn(BaseModel):
     role: Role
     content: _TurnText
 
 
-class _Question(BaseModel):
+class _PageQuestion(BaseModel):
     cell: str
     image: str
     """Image file, base64-encoded."""
-    turns: list[_Turn] = Field(min_length=1, max_length=_MAX_TURNS)
+    turns: list[_PageTurn] = Field(min_length=1, max_length=_MAX_TURNS)
 
 
 def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
@@ -60,14 +60,14 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
         return {"cells": list(by_name), "language": language}
 
     @app.post("/api/ask")
-    def ask(question: _Question) -> JSONResponse:
+    def ask(question: _PageQuestion) -> JSONResponse:
         talker = by_name.get(question.cell)
         if talker is None:
             return loopback.refusal(404, f"cell '{question.cell}' is not loaded")
         turns = [Turn(role=turn.role, content=turn.content) for turn in question.turns]
         longest = max(len(turn.content) for turn in turns)
         if longest > _MAX_CHARACTERS:
-            reason = f"a turn has {longest} characters, at most {_MAX_CHARACTERS} are possible"
+            reason = f"a turn has {longest} characters; the maximum is {_MAX_CHARACTERS}"
             return loopback.refusal(422, reason)
         try:
             image = base64.b64decode(question.image, validate=True)

@@ -178,7 +178,7 @@ KNOWN: dict[str, tuple[Fault, str]] = {
         with_json(b'{"messages": [{"role": "user", "content": "<image>"}]}'),
         "no loss tokens",
     ),
-    "no place for the image": (
+    "no placeholder for the image": (
         with_answer("Zer?", "bai"),
         "text has 0 '<image>', but the sample has 1 image",
     ),

@@ -173,9 +173,8 @@ class _SampleProducer:
             asked: list[tuple[int, Request]] = []
             for which, own in enumerate(texts):
                 now = own[at : at + 1] if is_chat else own
-                if (
-                    CUT_OFF in done[which]
-                ):  # the item will be dropped, so the rest is not translated
+                if CUT_OFF in done[which]:
+                    # The item will be dropped, so the rest of it is not translated.
                     done[which] += [CUT_OFF] * len(now)
                     continue
                 context = tuple(zip(own[:at], done[which], strict=True)) if is_chat else ()
@@ -216,7 +215,7 @@ class _SampleProducer:
             return [(first["question"], second["question"])]
         if len(sources) != len(translations):
             detail = f"{len(sources)} and {len(translations)} texts"
-            raise DroppedError("translation: another number of turns", detail)
+            raise DroppedError("translation: different number of turns", detail)
         return list(zip(sources, translations, strict=True))
 
     def _translated_by(self) -> str:
@@ -285,7 +284,7 @@ def _check_question(gate: ItemGate, source: SourcePlan, item: Collected) -> None
     Translation may make two choices equal, and a published translation may list other choices.
 
     Raises:
-        DroppedError: If it can't.
+        DroppedError: If the question can't be asked or scored.
     """
     correct = {code: r["correct_choice"] for code, r in item.records.items() if "choices" in r}
     if len(set(correct.values())) > 1:

@@ -1,7 +1,7 @@
 """Agreement of raters with intervals: shares, Cohen's kappa, Krippendorff's alpha, correlations.
 
 Intervals are jackknife intervals: each image, and each rater if there are several, is left out in
-turn. The variances combine as in `linearized`: between images plus between raters minus that of
+turn. The variances combine as in `linearised`: between images plus between raters minus that of
 their intersection. The quantile is that of Student's t distribution. Two raters whose agreement
 with each other is measured have no variance between raters, so the interval then concerns these
 two.

@@ -14,11 +14,11 @@ import numpy as np
 
 from core.errors import DataError
 from evaluation.statistics.intervals import CONFIDENCE, Interval
-from evaluation.statistics.ratings.linearized import (
+from evaluation.statistics.ratings.linearised import (
     NO_RATER,
-    Linearization,
+    Linearisation,
     Ratings,
-    linearize_mean,
+    linearise_mean,
 )
 
 
@@ -26,7 +26,7 @@ from evaluation.statistics.ratings.linearized import (
 class PoweredMean:
     """A prediction-powered mean."""
 
-    linearization: Linearization
+    linearisation: Linearisation
     power: float
     """The tuned lambda in 0..1, the weight of the judge."""
     num_clusters: int
@@ -34,7 +34,7 @@ class PoweredMean:
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return the interval, clustered by image and by rater."""
-        return self.linearization.estimate(self.num_clusters).interval(confidence)
+        return self.linearisation.estimate(self.num_clusters).interval(confidence)
 
 
 def ppi_mean(
@@ -98,13 +98,13 @@ def powered_mean(
             f"people rated {num_rated} items and the judge {len(judge_all)}; the judge has to rate "
             "every item that people rated"
         )
-    on_people = linearize_mean(human)
-    on_rated = linearize_mean(
+    on_people = linearise_mean(human)
+    on_rated = linearise_mean(
         dataclasses.replace(human, values_J=judge_labelled[human.items_J].astype(np.float64))
     )
     # The judge's values do not depend on the people, so they add nothing between raters.
     on_rated = dataclasses.replace(on_rated, raters_J=np.full(len(human.raters_J), NO_RATER))
-    on_all = Linearization(
+    on_all = Linearisation(
         value=float(judge_all.mean()),
         influences_J=(judge_all - judge_all.mean()) / len(judge_all),
         clusters_J=np.asarray(clusters),
@@ -114,7 +114,7 @@ def powered_mean(
     correction = on_all.plus(on_rated.scaled(-1.0))
     power = _tune(on_people, correction)
     return PoweredMean(
-        linearization=dataclasses.replace(
+        linearisation=dataclasses.replace(
             on_people.plus(correction.scaled(power)), num_items=len(judge_all)
         ),
         power=power,
@@ -122,7 +122,7 @@ def powered_mean(
     )
 
 
-def _tune(on_people: Linearization, correction: Linearization) -> float:
+def _tune(on_people: Linearisation, correction: Linearisation) -> float:
     """Return the lambda in 0..1 that minimises the variance between images."""
     both = np.concatenate([on_people.clusters_J, correction.clusters_J])
     _, codes = np.unique(both, return_inverse=True)

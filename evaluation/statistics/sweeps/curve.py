@@ -41,7 +41,7 @@ def fit_curve(
     *,
     num_clusters: int,
 ) -> SaturatingCurve | None:
-    """Fit the curve by generalized least squares.
+    """Fit the curve by generalised least squares.
 
     The accuracies of all shares come from the same items and are correlated; weighting by their
     covariance makes the fit efficient and its residual sum of squares a test of the shape. For a

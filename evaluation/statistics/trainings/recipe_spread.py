@@ -140,7 +140,7 @@ class RecipePairs:
         """Check that the cells form pairs with the same items.
 
         Raises:
-            DataError: If they do not.
+            DataError: If the numbers of cells or their items differ.
         """
         if not self.first or len(self.first) != len(self.second):
             raise DataError(

@@ -141,7 +141,7 @@ class _RecipeClaim:
 
     @property
     def size(self) -> float:
-        """The margin."""
+        """Mean of the margins."""
         return float(self.margins_I.mean())
 
     @functools.cached_property

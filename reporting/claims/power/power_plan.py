@@ -60,9 +60,9 @@ class PlannedClaim:
     num_seeds: int
     """Smallest number of trainings of a compared cell."""
     models: PowerSummary | None
-    """For these trained models."""
+    """Power of the claim about these trained models."""
     recipe: PowerSummary | None
-    """For their recipes."""
+    """Power of the claim about their recipes."""
     reason: str = ""
     """Why there is no power, or why the hypothesis does not apply."""
 

@@ -132,8 +132,8 @@ def remove_processor(folder: Path) -> None:
     [
         (remove_template, "no chat template, .*add chat_template.jinja"),
         (template_of_the_tokenizer_only, r"its tokenizer has one; copy it.*jinja"),
-        (template_for_text_only, "chat template of model|no place for the image"),
-        (other_image_token, "no place for the image: token 77"),
+        (template_for_text_only, "chat template of model|no placeholder for the image"),
+        (other_image_token, "no placeholder for the image: token 77"),
         (remove_processor, "processor|can't be loaded"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_can_not_be_asked_names_the_file_to_fix(
         ({"num_beams": 4, "repetition_penalty": 1.3}, "num_beams=4, repetition_penalty=1.3"),
     ],
 )
-def test_generation_settings_are_overruled_and_reported(
+def test_generation_settings_are_overridden_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], reported: str
 ) -> None:
     write_llava(tmp_path)
@@ -213,6 +213,6 @@ def test_answers_that_do_not_fit_and_truncated_replies_are_named(
     with caplog.at_level(logging.WARNING):
         code = main([*arguments, "--max-new-tokens", "3", "--no-blind", "--out", f"{tmp_path}/out"])
     assert code == 0
-    assert "questions have no answer that fits into a reply" in caplog.text
+    assert "questions have no accepted answer that fits into the limit" in caplog.text
     assert "Pass --max-new-tokens" in caplog.text
     assert "reached the token limit" in " ".join(capsys.readouterr().out.split())

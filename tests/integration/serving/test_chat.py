@@ -200,7 +200,7 @@ def test_the_page_rejects_invalid_and_foreign_requests(address: str) -> None:
     status, refusal, _ = ask(address, "/api/ask", question("a" * 4001, cell=cell))
     assert (status, refusal["error"]) == (
         422,
-        "a turn has 4001 characters, at most 4000 are possible",
+        "a turn has 4001 characters; the maximum is 4000",
     )
     assert (
         ask(address, "/api/ask", good | {"turns": [{"role": "system", "content": "x"}]})[0] == 422

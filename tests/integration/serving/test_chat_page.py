@@ -111,7 +111,7 @@ def test_texts_are_shown_as_texts_and_problems_are_explained(
         view.set_input_files("#file", upload("big.png", b"\x89PNG" + bytes(12_000_000)))
         assert "too large: 12000004 bytes, at most 12000000" in view.inner_text("#error")
         view.set_input_files("#file", upload("<b>x</b>.png", png()[:40]))
-        wait(lambda: "no image that the browser can open" in view.inner_text("#error"))
+        wait(lambda: "not an image that the browser can open" in view.inner_text("#error"))
         assert ask(view, "markup") == "Choose an image first."
         view.set_input_files("#file", upload("<img src=x onerror=alert(1)>.png", png()))
         wait(lambda: view.evaluate("document.querySelector('#image').naturalWidth") == 40)
@@ -132,7 +132,7 @@ def test_texts_are_shown_as_texts_and_problems_are_explained(
 
 
 def check_remembered_turns(view: Any) -> None:
-    """A reply without text is no obstacle, and too many turns are explained."""
+    """A reply without text is accepted, and too many turns are explained."""
     view.check("#remember")
     view.click("#clear")
     assert ask(view, "spaces") == "(empty answer)"

@@ -248,7 +248,7 @@ def _become(request: Mapping[str, Any], outputs: Sequence[int]) -> None:
 
 
 def _fork_instead_of_starting() -> None:
-    """Fork what a command would start as a fresh interpreter and import everything in again."""
+    """Fork the interpreters that a command would start, which would import everything again."""
     from lightning.pytorch.strategies.launchers import subprocess_script
 
     for package in ("multiprocessing", "multiprocess"):  # the second is that of datatrove

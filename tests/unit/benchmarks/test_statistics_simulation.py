@@ -16,7 +16,7 @@ _ALPHA = 1e-3
 def assert_within_bars(rows: list[Row]) -> None:
     """Fail if the data contradict a bar: few grids can't show that a rate is within it.
 
-    With a hundred rows, a count that has a probability of 2 % at the bar is no contradiction.
+    With a hundred rows, a count that has a probability of 2 % at the bar is to be expected.
     """
     assert rows
     for row in rows:

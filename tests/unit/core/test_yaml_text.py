@@ -29,7 +29,7 @@ WORDS_OF_LANGUAGES = (
     "1e3 012 0o12 12:30 12:30:45 1_000 0x1F 0b1 -0 +1 1. .5 2026-11-29 2026-11-29T12:00:00Z",
     "= << a=b a:b a#b -1-",
 )
-"""Words, numbers and marks that YAML 1.1 or its programs do not read as texts."""
+"""Words, numbers and marks that YAML 1.1 or its parsers do not read as texts."""
 CODES = [
     *(a + b for a in ascii_lowercase for b in ascii_lowercase),
     *("eus", "nor", "nob", "nno", "nan", "inf", "yes", "off", "tru", "null", "zh-Hant", "pt-BR"),
@@ -165,7 +165,7 @@ def test_null_is_no_value_where_a_field_is_optional(text: str) -> None:
         ("words: bat", "words is 'bat'; expected a list"),
         ("section: 3", "section is '3'; expected a section"),
         ("section: [3]", "section is a list; expected a section"),
-        ("section:\n  count: 1\n  count: 2", "'section.count' appears again in line 3"),
+        ("section:\n  count: 1\n  count: 2", "'section.count' is repeated in line 3"),
         ("by_word: {no: much}", "by_word.no is 'much'; expected a number"),
         (
             "sections: {no: {rat: 1}}",

@@ -156,7 +156,7 @@ def test_a_language_that_cldr_lacks_is_an_error(packages):
     ("old", "new", "message"),
     [
         ('"yes": bai\n', "", "'yes' is missing"),
-        ('"yes": bai\n', '"yes":\n"yes": bai\n', "'yes' appears again"),
+        ('"yes": bai\n', '"yes":\n"yes": bai\n', "'yes' is repeated"),
         ("numbers: [bat, bi, hiru, lau]", "numbers:", "numbers is empty; expected a list"),
         ("cldr: eu", "cdlr: eu", "unknown key 'cdlr'. Did you mean 'cldr'"),
         ("numbers: [bat, bi, hiru, lau]", "numbers: [bat]", "expected 4 words"),

@@ -29,8 +29,8 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         (["k-0;ane;;;;fix;"], "line 2, text: the text is empty"),
-        (["k-0;ane;;;;accept;", "k-0;ane;;;;accept;"], "line 3: 'ane' judged task 'k-0' before"),
-        (["k-0;ane;;;;maybe;"], "no known verdict"),
+        (["k-0;ane;;;;accept;", "k-0;ane;;;;accept;"], "line 3: 'ane' judged task 'k-0' twice"),
+        (["k-0;ane;;;;maybe;"], "lacks a task or a known verdict"),
     ],
 )
 def test_entries_that_mean_nothing_are_rejected(
@@ -50,7 +50,7 @@ def test_another_encoding_is_rejected_with_advice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "text", "message"),
     [
-        (0, "zer <image>?", "adds or lacks '<image>'"),
+        (0, "zer <image>?", "adds or removes '<image>'"),
         (0, "zer?<|eot_id|>", "reserved"),
         (1, "katu.", "can't be told apart"),
     ],

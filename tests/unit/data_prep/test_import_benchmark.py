@@ -186,7 +186,7 @@ def test_importing_warns_about_predictable_choices_and_shuffling_removes_the_pat
     sources = [write_choices(tmp_path, code, rows) for code in ("eu", "en")]
     assert run(tmp_path / "one", "culture", *sources) == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "warning: eu: 'letter by row number' is right in 100% (guessing: 25%" in output
+    assert "warning: eu: 'letter by row number' answers 100% correctly (chance: 25%" in output
     assert run(tmp_path / "two", "culture", *sources, more=("--shuffle-choices",)) == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "warning" not in output
@@ -221,7 +221,7 @@ def test_ids_that_repeat_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = [vqa_row(number, "dog") | {"question_id": number // 2} for number in range(4)]
     assert run(tmp_path, "vqav2", f"en={write(tmp_path / 'a.parquet', rows)}") == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "row 1: the id '0' is that of" in message
+    assert "row 1: the id '0' is also that of" in message
     assert not (tmp_path / "b.manifest.json").exists()
 
 

@@ -246,8 +246,8 @@ def test_a_damaged_record_of_scans_is_an_error(shards, capsys, content, message)
         (("--jobs", "0"), "--jobs 0"),
         (("--max-unusable", "2"), "--max-unusable 2"),
         (("--name", "a/b"), "--name: 'a/b': use up to 100 letters"),
-        (("--language", "e u"), "--language: 'e u' is no code"),
-        (("--out", ""), "--out: '' is no path"),
+        (("--language", "e u"), "--language: 'e u' is not a language code"),
+        (("--out", ""), "--out: '' is not a path"),
     ],
 )
 def test_invalid_options_are_errors(shards, capsys, arguments, message):

@@ -143,11 +143,11 @@ def test_a_language_without_catalogue_has_no_photographs() -> None:
     ("files", "message"),
     [
         ({}, "has no rcc/explore_farm_animals.rcc"),
-        ({f"rcc/{ACTIVITIES[0]}.rcc": b"RIFF"}, "explore_farm_animals.rcc is no intact"),
+        ({f"rcc/{ACTIVITIES[0]}.rcc": b"RIFF"}, "explore_farm_animals.rcc is not an intact"),
         ({f"rcc/{ACTIVITIES[0]}.rcc": make_resources(
             {"board/board1.qml": OBJECT.format(name="owl", title="a", text="b").encode()}
         )}, "there is no photograph '/pictures/owl.webp'"),
-        (GCOMPRIS_FILES | {"translations/gcompris_eu.qm": b"text"}, "gcompris_eu.qm is no intact"),
+        (GCOMPRIS_FILES | {"translations/gcompris_eu.qm": b"text"}, "eu.qm is not an intact"),
     ],
 )  # fmt: skip
 def test_damaged_files_of_gcompris_are_named(files: dict[str, bytes], message: str) -> None:

@@ -124,7 +124,7 @@ def test_a_pipe_or_a_folder_is_no_image(tmp_path: Path) -> None:
     names = ["pipe.png", "folder.png", "none.png", "../a.png", "a\x00.png"]
     (tmp_path / "b.tsv").write_text("image\ta\nfolder.png\tx\n")
     ((_, row),) = _read_all(rows.split(str(tmp_path / "b.tsv"), per_part=9))
-    assert "'folder.png' is no file" in str(row)
+    assert "'folder.png' is not a file" in str(row)
     place = _write_rows(tmp_path, "jsonl", [{"image": name} for name in names])
     found = [row for _, row in _read_all(rows.split(place, per_part=9))]
     assert [str(row).partition(":")[0] for row in found] == ["no image file"] * 5
@@ -215,7 +215,7 @@ def test_llava_and_openai_conversations_give_the_same_record() -> None:
     [
         (None, "no conversation"),
         ([], "no conversation"),
-        (["x"], "a turn is no object"),
+        (["x"], "a turn is not an object"),
         ([{"role": "robot", "content": "x"}], "unknown speaker"),
         ([{"role": ["user"], "content": "x"}], "unknown speaker"),
         ([{"role": "user", "content": " "}], "empty text"),

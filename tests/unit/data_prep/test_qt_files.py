@@ -55,7 +55,7 @@ def test_a_folder_inside_itself_is_an_error() -> None:
         (b"", "it starts with b''"),
         (b"RIFF" + bytes(40), "it starts with b'RIFF'"),
         (b"qres" + struct.pack(">IIII", 9, 0, 0, 0), "format version 9"),
-        (make_resources(FILES)[:120], "a.rcc is no intact Qt resource"),
+        (make_resources(FILES)[:120], "a.rcc is not an intact Qt resource"),
     ],
 )
 def test_a_damaged_resource_names_its_fault(content: bytes, message: str) -> None:

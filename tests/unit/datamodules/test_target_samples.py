@@ -174,5 +174,5 @@ def test_numbers_of_both_languages_must_fit_every_component():
     parts = {"a": make_part("a-40", 2), "b": make_part("b-4", 2)}
     with pytest.raises(ConfigError, match="and base_samples=30 need 50 different samples"):
         open_stream(parts, number=20, num_steps=20, num_base=30)
-    with pytest.raises(ConfigError, match="are 0 samples of component 'b', which serves 4"):
+    with pytest.raises(ConfigError, match="give component 'b' 0 samples, but it serves 4"):
         open_stream(parts, number=2, num_steps=20, num_base=2)

@@ -13,7 +13,7 @@ import pytest
 from core.errors import ConfigError
 from core.io.endpoint import Endpoint, EndpointConfig, EndpointError
 from evaluation import judge
-from evaluation.judge_summary import JudgeReport, JudgeVerdict, judge_record, summarize
+from evaluation.judge_summary import JudgeReport, JudgeVerdict, judge_record, summarise
 from evaluation.people.tasks import Task, TaskKind
 from tests.support.comparisons import comparison_of
 from tests.support.small_world import image
@@ -87,7 +87,7 @@ def task(number: int, first: str, second: str) -> Task:
 
 
 def summary_of(verdicts: Sequence[JudgeVerdict], tasks: Sequence[Task]) -> JudgeReport:
-    (found,) = summarize(verdicts, judge_record(verdicts, comparison_of(tasks), "judge"))
+    (found,) = summarise(verdicts, judge_record(verdicts, comparison_of(tasks), "judge"))
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from core.errors import ConfigError
-from evaluation.judge_summary import JudgeVerdict, judge_record, summarize
+from evaluation.judge_summary import JudgeVerdict, judge_record, summarise
 from evaluation.people.comparison import SystemComparison
 from tests.support.comparisons import simulated_comparison
 
@@ -32,7 +32,7 @@ def random_labels(count: int) -> list[tuple[str, str]]:
 def test_equal_replies_are_ties_over_all_questions_and_left_out_of_the_differing_ones() -> None:
     comparison = simulated_comparison(20, 60)
     verdicts = verdicts_on(comparison, [("A>B", "B>A")] * 20)
-    (report,) = summarize(verdicts, judge_record(verdicts, comparison, "judge"))
+    (report,) = summarise(verdicts, judge_record(verdicts, comparison, "judge"))
     every, differing = report.preferences.populations
     assert (every.num_questions, differing.num_questions) == (80, 20)
     assert report.preferences.num_identical == 60
@@ -53,7 +53,7 @@ def test_elo_is_the_maximum_likelihood_estimate_without_pseudo_counts() -> None:
     comparison = simulated_comparison(30)
     labels = random_labels(30)
     verdicts = verdicts_on(comparison, labels)
-    (report,) = summarize(verdicts, judge_record(verdicts, comparison, "judge"))
+    (report,) = summarise(verdicts, judge_record(verdicts, comparison, "judge"))
     wins = losses = 0.0
     for straight, reverse in labels:
         for label, sign in ((straight, 1), (reverse, -1)):
@@ -80,7 +80,7 @@ def test_rewards_are_half_of_the_sums_of_wild_vision_and_wins_are_the_same() -> 
     comparison = simulated_comparison(40)
     labels = random_labels(40)
     verdicts = verdicts_on(comparison, labels)
-    (report,) = summarize(verdicts, judge_record(verdicts, comparison, "judge"))
+    (report,) = summarise(verdicts, judge_record(verdicts, comparison, "judge"))
     points = {"A>>B": 100, "A>B": 50, "A=B": 0, "B>A": -50, "B>>A": -100}
     # get_reward_from_judgement of show_results.py, whose model is B in the first game.
     sums = [points[straight] - points[reverse] for straight, reverse in labels]
@@ -91,10 +91,10 @@ def test_rewards_are_half_of_the_sums_of_wild_vision_and_wins_are_the_same() -> 
 def test_a_report_says_that_it_is_not_wild_vision_bench() -> None:
     comparison = simulated_comparison(12)
     verdicts = verdicts_on(comparison, [("A>B", "")] * 12)
-    (report,) = summarize(verdicts, judge_record(verdicts, comparison, "judge"))
+    (report,) = summarise(verdicts, judge_record(verdicts, comparison, "judge"))
     assert report.protocol.startswith("in the manner of WildVision-Bench")
     assert report.num_unreadable == 12
     assert report.reward == 50, "the readable order alone"
     silent = verdicts_on(comparison, [("", "")] * 12)
     with pytest.raises(ConfigError, match="no verdict of the judge is readable"):
-        summarize(silent, judge_record(silent, comparison, "judge"))
+        summarise(silent, judge_record(silent, comparison, "judge"))

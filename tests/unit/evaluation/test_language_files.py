@@ -52,7 +52,7 @@ def error_of(tmp_path: Path, name: str, content: bytes) -> str:
         (lambda text: text.encode() + b"\x00", "is not YAML"),
         (lambda text: text.encode() + b"a: [1\n", "is not YAML"),
         (lambda text: text.replace(":", ":\t{", 1).encode(), "is not YAML"),
-        (lambda text: text.encode() + text.encode(), "appears again"),
+        (lambda text: text.encode() + text.encode(), "is repeated"),
     ],
 )
 def test_a_file_that_is_damaged_as_a_whole(
@@ -86,13 +86,17 @@ def test_a_file_that_is_damaged_as_a_whole(
         (PROMPTS, "yes_words: [Sí]\nno_words: [sí]", "sí is in yes_words and in no_words"),
         (PROMPTS, "refusal_phrases: ['...']", "must begin and end with a word"),
         (PROMPTS, "refusal_phrases: ['no (']", "'(' has no letters"),
-        (PROMPTS, "answer_words: [la respuesta]", "answer_words: 'la respuesta' is no single word"),
-        (PROMPTS, "plural_endings: ['']", "plural_endings: '' is no single word"),
+        (
+            PROMPTS,
+            "answer_words: [la respuesta]",
+            "answer_words: 'la respuesta' is not a single word",
+        ),
+        (PROMPTS, "plural_endings: ['']", "plural_endings: '' is not a single word"),
         (PROMPTS, "styles: {}", "unknown prompt style 'instructed'"),
         (PROMPTS, "styles: {instructed: }", "styles.instructed is empty; expected a section"),
         (PROMPTS, "styles: {instructed: {vqa: '{question'}}", "must contain {question} once"),
         (PROMPTS, "styles: {instructed: {vqa: '{question} { x }'}}", "has '{ x }'"),
-        (PROMPTS, "styles: {instructed: {vqa: '{question} }'}}", "has '}', which stands"),
+        (PROMPTS, "styles: {instructed: {vqa: '{question} }'}}", "'}', which is not a placeholder"),
         (PROMPTS, "styles: {instructed: {vqaa: '{question}'}}", "kind of benchmark 'vqaa'"),
         (TRANSLATION, "name: x", "'system' has no value"),
         (TRANSLATION, "name: x\nsystem: ' '\nexamples: []", "system is empty; give it a text"),
@@ -130,10 +134,10 @@ def test_wordings_that_could_not_be_used(tmp_path: Path, old: str, new: str, exp
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("codepoints\tname\n1f34e\tmanzaña\n".encode("cp1252"), "is no table in UTF-8"),
+        ("codepoints\tname\n1f34e\tmanzaña\n".encode("cp1252"), "is not a table in UTF-8"),
         (b"codepoints,name\n1f34e,manzana\n", "has the columns codepoints,name"),
-        (b"codepoints\tname\n1f34e\ta\n1f34e\tb\n", "line 3: 1f34e appears again"),
-        (b"codepoints\tname\n1f34e\t\n", "expected a text in every column"),
+        (b"codepoints\tname\n1f34e\ta\n1f34e\tb\n", "line 3: 1f34e is repeated"),
+        (b"codepoints\tname\n1f34e\t\n", "expected text in every column"),
     ],
 )
 def test_a_table_of_forms_that_is_damaged(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -165,7 +169,7 @@ def test_words_are_compared_in_the_form_of_answers(tmp_path: Path) -> None:
     equal = [("zero", "0"), ("d\u00e9u", "2"), ("el gat", "gat"), ("l'home", "home")]
     for prediction, answer in [*equal, ("5 a|b", "5%"), ("5 per 100", "5 %")]:
         assert rule.matches(prediction, answer), prediction
-    assert not rule.matches("5 a", "5%"), "the word is no regular expression"
+    assert not rule.matches("5 a", "5%"), "the word is not a regular expression"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

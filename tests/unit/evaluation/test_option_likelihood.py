@@ -65,7 +65,7 @@ def test_a_reply_is_tokenised_with_its_prompt():
     assert ids[: len(prompt)].tolist() == prompt.tolist()
     assert num_reply == len(ids) - len(prompt)
     assert chat.decode(ids[-num_reply:].tolist()) == "etxe"
-    with pytest.raises(DataError, match="no token of its own"):
+    with pytest.raises(DataError, match="merges into the last token of its prompt"):
         chat.encode_reply(turns, "")
     with pytest.raises(DataError, match="reserved token"):
         chat.encode_reply(turns, "<|assistant|>")

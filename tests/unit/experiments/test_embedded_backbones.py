@@ -72,7 +72,7 @@ def test_the_tokenizer_reads_every_script(corpus: Path) -> None:
 
 
 def test_contradicting_recipes_are_rejected(corpus: Path) -> None:
-    with pytest.raises(ConfigError, match=r"base_only.*'corpus_text_eu'.* only the base"):
+    with pytest.raises(ConfigError, match=r"base_only.*'corpus_text_eu'.* the base language only"):
         graph_of(corpus, "base_only.samples_per_step={corpus_text_eu: 1}")
     with pytest.raises(ConfigError, match=r"general.continues='adapted', expected .* base_only"):
         graph_of(corpus, "general.continues=adapted")

@@ -160,7 +160,7 @@ def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     assert cost.memory["gathered weights"] == 2 * 218_112_000
 
 
-def test_levers_act(tmp_path: Path) -> None:
+def test_options_that_save_memory_take_effect(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "instruct.compute.compile_blocks=false")
     estimator, node = estimator_of(plan, tmp_path), node_of(plan, "instruct")
     before = node.estimate(estimator, count=4).cost
@@ -204,7 +204,7 @@ def test_expected_data_can_be_planned_but_not_run() -> None:
     assert not any("magpie_en" in path for path in plan.graph.missing)
 
 
-def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
+def test_memory_fixes_fit_and_the_least_invasive_comes_first(tmp_path: Path) -> None:
     eager = "instruct.compute.compile_blocks=false"
     plan = plan_of("mix_ablation", "trainer.devices=1", eager)
     estimator, node = estimator_of(plan, tmp_path), node_of(plan, "instruct")
@@ -215,7 +215,7 @@ def test_advice_fits_and_mildest_comes_first(tmp_path: Path) -> None:
     assert "trainer.precision=bf16-true" in ways[-1].overrides
     assert [way.count for way in ways] == sorted({way.count for way in ways}, reverse=True)
     assert all(way.memory_gib <= get_gpu("h100").memory_gib for way in ways)
-    # What the advice says is what a plan with it finds.
+    # A plan with the suggested options finds the memory that was suggested.
     words = [word for word in ways[-1].overrides if not word.startswith("trainer.devices")]
     again = plan_of("mix_ablation", "trainer.devices=1", eager, *words)
     cost = node_of(again, "instruct").estimate(estimator_of(again, tmp_path), count=1).cost

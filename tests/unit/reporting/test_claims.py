@@ -32,7 +32,7 @@ from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
 from tests.support.scored_grid import claim_of, scored_grid, sees, three_shares, write_retention
 
-_TEXT_ONLY = "Text-only data in the target language improves what the model sees"
+_TEXT_ONLY = "Text-only data in the target language improves answers about images"
 
 
 # --- C2: what a claim is about --------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
         ("kind: [vqa, mc, capqa]", "kind: vqaa", "Did you mean 'vqa'"),
         ("kind: fidelity", "kind: fidelity\n    quantity: attributable", "without the image"),
         ("second: best", "second: best\n    pool: [text_only]", "without pool"),
-        ("kind: fidelity\n    margin: 0.03", "kind: fidelity", "another unit than accuracy"),
+        ("kind: fidelity\n    margin: 0.03", "kind: fidelity", "is not measured in accuracy"),
         ("    bits_margin: 0.05", "    margin: 0.05", "measured in bits per byte"),
         ("bits_margin: 0.05", "bits_margin: -1", "positive number of bits"),
         ("kind: fidelity", "kind: fidelity\n    bits_margin: 0.1", "requires kind: retention"),

@@ -100,7 +100,7 @@ def test_groups(count, group):
     assert group_of(count) == group
 
 
-def test_amounts_stand_under_every_share(root):
+def test_amounts_are_shown_under_every_share(root):
     write_data(root, "instruct", NAMES, {})
     grid, view = load(root)
     text = f"304{NBSP}images, 61{NBSP}k{NBSP}tokens"

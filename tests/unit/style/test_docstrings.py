@@ -50,7 +50,7 @@ def modules(*packages: str) -> list[tuple[str, ast.Module]]:
 
 
 def fragment_faults() -> list[str]:
-    """First lines of docstrings that are no complete phrase."""
+    """First lines of docstrings that are not complete phrases."""
     found = []
     for path, tree in modules(*PACKAGES, "benchmarks"):
         for node in ast.walk(tree):

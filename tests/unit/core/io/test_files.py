@@ -72,7 +72,7 @@ def test_a_file_is_hashed_again_only_after_it_has_changed(
 
 @pytest.mark.parametrize("relative", ["../x", "/etc/passwd", "a/../../x"])
 def test_safe_join_rejects_paths_outside_the_folder(tmp_path: Path, relative: str) -> None:
-    with pytest.raises(DataError, match="leaves its folder"):
+    with pytest.raises(DataError, match="points outside"):
         safe_join(tmp_path, relative)
 
 
@@ -80,7 +80,7 @@ def test_safe_join_rejects_links_out_of_the_folder(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     (inside / "link").symlink_to(tmp_path)
-    with pytest.raises(DataError, match="leaves its folder"):
+    with pytest.raises(DataError, match="points outside"):
         safe_join(inside, "link/x")
     assert safe_join(inside, "a/b.tar") == (inside / "a" / "b.tar").resolve()
 

@@ -137,7 +137,7 @@ def test_shards_stay_in_their_folder(tmp_path):
     raw = json.loads(path.read_text())
     raw["shards"][0]["path"] = "../a-000000.tar"
     path.write_text(json.dumps(raw))
-    with pytest.raises(DataError, match=r"leaves its folder"):
+    with pytest.raises(DataError, match="points outside"):
         verify(path)
 
 
@@ -204,5 +204,5 @@ def test_an_index_outside_of_the_folder_is_rejected(tmp_path):
     raw = json.loads(path.read_text())
     raw["shards"][0]["index"] = {**INDEX, "path": "../a.index"}
     path.write_text(json.dumps(raw))
-    with pytest.raises(DataError, match="leaves its folder"):
+    with pytest.raises(DataError, match="points outside"):
         verify(path)

@@ -87,9 +87,9 @@ def test_text_sources_ignore_images(tmp_path):
         ([("a.jpg", image()[:20]), ("a.txt", b"x")], "the image can't be read"),
         ([("a.jpg", image()), ("a.png", image()), ("a.txt", b"x")], "two images"),
         ([("a.jpg", image()), ("a.JPG", image()), ("a.txt", b"x")], "two .jpg members"),
-        ([("/a.jpg", image())], "a name that leaves its folder"),
-        ([("../a.jpg", image())], "a name that leaves its folder"),
-        ([("k" * 96 + "/" + "k" * 90 + "/" * 80 + "k.txt", b"x")], "a key over 255 bytes"),
+        ([("/a.jpg", image())], "a name that points outside its folder"),
+        ([("../a.jpg", image())], "a name that points outside its folder"),
+        ([("k" * 96 + "/" + "k" * 90 + "/" * 80 + "k.txt", b"x")], "a key longer than 255 bytes"),
     ],
 )
 def test_unusable_samples_are_counted_and_others_are_indexed(members, reason):

@@ -76,21 +76,21 @@ def choice_item(**changes):
 @pytest.mark.parametrize(
     ("item", "image", "match"),
     [
-        (raw_item(benchmark="pope"), b"x", "'pope' is no kind of benchmark"),
+        (raw_item(benchmark="pope"), b"x", "'pope' is not a kind of benchmark"),
         (raw_item(answers=both([], [])), b"x", "in 'en', answers: the list is empty"),
-        (raw_item(answers=None), b"x", "in 'en', answers: None is no list"),
-        (raw_item(answers=both(["a", None], ["b"])), b"x", "answers: None is no text"),
-        (raw_item(answers=both("a", "b")), b"x", "answers: 'a' is no list"),
-        (raw_item(answers=both([float("nan")], ["b"])), b"x", "answers: nan is no text"),
-        (raw_item(question={"en": "?"}), b"x", "in 'eu', question: None is no text"),
-        (raw_item(question="zer?"), b"x", "question: None is no text"),
+        (raw_item(answers=None), b"x", "in 'en', answers: None is not a list"),
+        (raw_item(answers=both(["a", None], ["b"])), b"x", "answers: None is not text"),
+        (raw_item(answers=both("a", "b")), b"x", "answers: 'a' is not a list"),
+        (raw_item(answers=both([float("nan")], ["b"])), b"x", "answers: nan is not text"),
+        (raw_item(question={"en": "?"}), b"x", "in 'eu', question: None is not text"),
+        (raw_item(question="zer?"), b"x", "question: None is not text"),
         (raw_item(question=both("<image> what?", "zer?")), b"x", "contains '<image>'"),
         (raw_item(question=both("what?", "zer <image 2>?")), b"x", "in 'eu', .*'<image 2>'"),
         (raw_item(question=both("what?", "zer?<|eot_id|>")), b"x", r"contains '<\|eot_id\|>'"),
         (raw_item(question=both(" ", "zer?")), b"x", "the text is empty"),
         (raw_item(question=both("\ud83d", "zer?")), b"x", "surrogate"),
         (raw_item(question_id=None), b"x", "question_id: there is no value"),
-        (raw_item(answer_type=None), b"x", "answer_type: None is no text"),
+        (raw_item(answer_type=None), b"x", "answer_type: None is not text"),
         (choice_item(correct_choice=4), b"x", "4 is none of the 4 choices"),
         (choice_item(correct_choice=-1), b"x", "-1 is none of the 4 choices"),
         (choice_item(correct_choice="1"), b"x", "'1' is none of the 4 choices"),
@@ -98,7 +98,7 @@ def choice_item(**changes):
         (choice_item(choices=both(["a", "A."], ["b", "c"])), b"x", "can't be told apart"),
         (choice_item(choices=both(["a"], ["b"])), b"x", "has 1 choices"),
         (choice_item(choices=both(["a", "b"], ["c", "d", "e"])), b"x", "numbers of choices differ"),
-        (choice_item(choices=both("ab", "cd")), b"x", "choices: 'ab' is no list"),
+        (choice_item(choices=both("ab", "cd")), b"x", "choices: 'ab' is not a list"),
         (raw_item(), None, "no image"),
     ],
 )
@@ -194,10 +194,14 @@ def test_invalid_prompt_files_are_errors(tmp_path):
     with pytest.raises(ConfigError, match=r"styles\.bare: unknown kind of benchmark 'vqaa'"):
         load_prompts(["cy"], folder=tmp_path)
     path.write_text("styles: {bare: {mc: '{question} {options}'}}")
-    with pytest.raises(ConfigError, match=r"bare\.mc has '\{options\}', which stands for"):
+    with pytest.raises(
+        ConfigError, match=r"bare\.mc has '\{options\}', which is not a placeholder"
+    ):
         load_prompts(["cy"], folder=tmp_path)
     path.write_text("styles: {bare: {vqa: '{question} {choices}'}}")
-    with pytest.raises(ConfigError, match=r"bare\.vqa has '\{choices\}', which stands for"):
+    with pytest.raises(
+        ConfigError, match=r"bare\.vqa has '\{choices\}', which is not a placeholder"
+    ):
         load_prompts(["cy"], folder=tmp_path)
     path.write_text("yes_words: [ydy]\nno_words: [nac ydy, Ydy!]")
     with pytest.raises(ConfigError, match=r"cy/prompts\.yaml: ydy is in yes_words and in no_words"):

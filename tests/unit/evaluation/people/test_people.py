@@ -298,7 +298,7 @@ def test_errors_in_translated_items_report_the_line(tmp_path: Path) -> None:
         ({"translation": float("nan")}, "line 1, translation: there is no value"),
         ({"translation": " \u200b"}, "line 1, translation: the text is empty"),
         ({"id": None}, "line 1, id: there is no value"),
-        ({"id": ["a"]}, "line 1, id: .* is no text"),
+        ({"id": ["a"]}, "line 1, id: .* is not text"),
         ({"translation": "katu \ud83d"}, "line 1, translation: .* surrogate"),
     ],
 )

@@ -23,7 +23,7 @@ from evaluation.people.judge_agreement import (
     orient,
     preference_decision,
 )
-from evaluation.people.measures import summarize_preferences
+from evaluation.people.measures import summarise_preferences
 from evaluation.people.preferences import (
     PREFERENCE_SCHEMA,
     Opinion,
@@ -80,7 +80,7 @@ def test_records_are_stored_without_loss(tmp_path: Path) -> None:
 def test_identical_replies_are_ties_over_all_questions() -> None:
     """On 747d039, the share was 100 % and the 75 equal replies were not reported."""
     record = record_of(simulated_comparison(25, 75), np.ones(25))
-    found = summarize_preferences(record, language="eu", aspect="overall")
+    found = summarise_preferences(record, language="eu", aspect="overall")
     every, differing = found.populations
     assert (found.num_questions, found.num_identical, found.num_judged) == (100, 75, 25)
     assert differing.share.value == 1.0
@@ -107,14 +107,14 @@ def test_a_question_of_four_annotators_counts_once() -> None:
     )
     judged = select_judged(record, language="eu")
     assert estimate_net(judged).value == pytest.approx((10 - 40) / 50)
-    summary = summarize_preferences(record, language="eu", aspect="overall")
+    summary = summarise_preferences(record, language="eu", aspect="overall")
     assert (summary.num_wins, summary.num_losses) == (40, 40)
     assert summary.populations[0].share.value == pytest.approx(0.2)
 
 
 def test_a_sample_of_the_questions_is_weighted_to_all_of_them() -> None:
     record = record_of(simulated_comparison(200, 200, most=50), np.ones(50))
-    found = summarize_preferences(record, language="eu", aspect="overall")
+    found = summarise_preferences(record, language="eu", aspect="overall")
     assert (found.num_not_judged, found.sampling_fault) == (150, "")
     assert found.populations[0].net.value == pytest.approx(0.5)
 
@@ -162,7 +162,7 @@ def test_samples_that_are_not_random_are_refused() -> None:
     assert found.verdict is Verdict.UNDECIDED
     assert found.reason.startswith("not a random sample: question 0 of the random order")
     unfinished = dataclasses.replace(people, opinions=people.opinions[:100])
-    assert combine(unfinished, judge, language="eu").linearization.num_items == 500
+    assert combine(unfinished, judge, language="eu").linearisation.num_items == 500
     outside = next(
         q.task_id for q in people.comparison.questions if q.place is None and not q.is_identical
     )
@@ -170,7 +170,7 @@ def test_samples_that_are_not_random_are_refused() -> None:
     with pytest.raises(DataError, match="was not drawn"):
         dataclasses.replace(people, opinions=(*people.opinions, extra))
     short = dataclasses.replace(judge, opinions=judge.opinions[:100])
-    with pytest.raises(DataError, match="50 questions in 'eu' about which the judge"):
+    with pytest.raises(DataError, match="50 questions in 'eu' that the judge"):
         combine(people, short, language="eu")
     with pytest.raises(DataError, match="expected people and a judge"):
         combine(judge, people, language="eu")

@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.judge_simulation import JudgeDesign, simulate_row
 from core.errors import DataError
-from evaluation.statistics.ratings.linearized import NO_RATER, Ratings
+from evaluation.statistics.ratings.linearised import NO_RATER, Ratings
 from evaluation.statistics.ratings.prediction_powered import powered_mean, ppi_mean
 
 
@@ -39,7 +39,7 @@ def test_a_useless_judge_gets_no_weight_and_a_constant_one_neither() -> None:
     assert powered_mean(-judge, IMAGES, -judge[:100], ratings).power == 0.0
     constant = powered_mean(np.zeros(1000), IMAGES, np.zeros(100), ratings)
     assert constant.power == 0.0
-    assert constant.linearization.value == pytest.approx(human[:100].mean())
+    assert constant.linearisation.value == pytest.approx(human[:100].mean())
     assert powered_mean(judge, IMAGES, judge[:100], ratings).power > 0.7
 
 

@@ -51,7 +51,7 @@ def test_every_grey_level_is_normalised_as_in_numpy() -> None:
         found_NCHW = normaliser(levels_NCHW.contiguous(memory_format=layout))
         assert np.array_equal(found_NCHW[0].permute(1, 2, 0).numpy(), expected_HWC)
         assert found_NCHW.is_contiguous(memory_format=layout)
-    assert not normaliser.state_dict(), "constants are no weights"
+    assert not normaliser.state_dict(), "constants are not weights"
 
 
 def test_a_pickled_transform_is_small() -> None:

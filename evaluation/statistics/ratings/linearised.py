@@ -80,7 +80,7 @@ class Ratings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Linearization:
+class Linearisation:
     """An estimate and the influences that determine its error."""
 
     value: float
@@ -90,15 +90,15 @@ class Linearization:
     """Rater of every influence; `NO_RATER` for those without one."""
     num_items: int
 
-    def scaled(self, factor: float) -> "Linearization":
-        """Return the linearization of a multiple of the estimate."""
+    def scaled(self, factor: float) -> "Linearisation":
+        """Return the linearisation of a multiple of the estimate."""
         return dataclasses.replace(
             self, value=factor * self.value, influences_J=factor * self.influences_J
         )
 
-    def plus(self, other: "Linearization") -> "Linearization":
-        """Return the linearization of the sum of two estimates, with the items of the first."""
-        return Linearization(
+    def plus(self, other: "Linearisation") -> "Linearisation":
+        """Return the linearisation of the sum of two estimates, with the items of the first."""
+        return Linearisation(
             value=self.value + other.value,
             influences_J=np.concatenate([self.influences_J, other.influences_J]),
             clusters_J=np.concatenate([self.clusters_J, other.clusters_J]),
@@ -232,10 +232,10 @@ class ClusteredEstimate:
         )
 
 
-def linearize_mean(ratings: Ratings) -> Linearization:
+def linearise_mean(ratings: Ratings) -> Linearisation:
     """Return the mean over items, in which every item counts once, with its influences."""
     value = float(ratings.item_means().mean())
-    return Linearization(
+    return Linearisation(
         value=value,
         influences_J=ratings.weights() * (ratings.values_J - value),
         clusters_J=ratings.clusters_J,
@@ -244,10 +244,10 @@ def linearize_mean(ratings: Ratings) -> Linearization:
     )
 
 
-def linearize_share(is_member_N: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Linearization:
+def linearise_share(is_member_N: np.ndarray, clusters: Sequence[str] | np.ndarray) -> Linearisation:
     """Return the share of items for which a property holds, with influences without raters."""
     share = float(np.mean(is_member_N))
-    return Linearization(
+    return Linearisation(
         value=share,
         influences_J=(is_member_N - share) / len(is_member_N),
         clusters_J=np.asarray(clusters),

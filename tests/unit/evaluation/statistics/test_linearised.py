@@ -7,11 +7,11 @@ import pytest
 
 from core.errors import DataError
 from evaluation.statistics.decisions import Verdict, superiority
-from evaluation.statistics.ratings.linearized import (
+from evaluation.statistics.ratings.linearised import (
     NO_RATER,
     ClusteredEstimate,
     Ratings,
-    linearize_mean,
+    linearise_mean,
 )
 
 
@@ -46,13 +46,13 @@ def simulate(
 
 
 def estimate_of(ratings: Ratings) -> ClusteredEstimate:
-    return linearize_mean(ratings).estimate(len(np.unique(ratings.clusters_J)))
+    return linearise_mean(ratings).estimate(len(np.unique(ratings.clusters_J)))
 
 
 def test_an_item_with_four_raters_counts_once() -> None:
     items = np.array([0, 0, 0, 0, 1])
     values = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    found = linearize_mean(ratings_of(values, items, np.array([0, 1, 2, 3, 0])))
+    found = linearise_mean(ratings_of(values, items, np.array([0, 1, 2, 3, 0])))
     assert found.value == 0.5
     assert found.num_items == 2
 
@@ -136,7 +136,7 @@ def test_decisions_agree_with_those_on_scores() -> None:
     expected = superiority(first, second, np.arange(200).astype(str), delta=0.0, seed=0)
     items = np.arange(200)
     raters = np.full(200, NO_RATER)
-    found = linearize_mean(
+    found = linearise_mean(
         Ratings(
             values_J=first - second, items_J=items, clusters_J=items.astype(str), raters_J=raters
         )
