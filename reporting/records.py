@@ -11,7 +11,7 @@ from typing import Any
 from configuration.axes import AxisValue
 from core.errors import DataError
 from core.io.reading import reading
-from pipeline.store.records import StageRecord, load_stage, read_json
+from pipeline.store.records import StageRecord, load_stage, read_grid_json
 from pipeline.store.registration import Registration
 
 _STAGE_ORDER = (
@@ -116,7 +116,7 @@ def load_grid(root: Path, experiment: str, profile: str, name: str = "") -> Grid
             f"no grid '{folder.name}' under {root}; found: {', '.join(found) or 'none'}. "
             f"Run it first: python -m experiments.run --exp {experiment} --profile {profile}"
         )
-    raw = read_json(folder / "grid.json")
+    raw = read_grid_json(folder)
     with reading(folder / "grid.json", fix="run the grid again, which writes it"):
         return _parse_grid(raw, folder, root, experiment=experiment, profile=profile)
 

@@ -17,7 +17,7 @@ from experiments.run_steps.grid_description import check_continues, describe_gri
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
-from pipeline.store.records import read_json
+from pipeline.store.records import read_grid_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
 from pipeline.training_data_checks import check_training_data
@@ -110,7 +110,7 @@ class GridRun:
             self._write_description_alone(request, folder)
 
     def _write_description_alone(self, request: GridRequest, folder: Path) -> None:
-        before = read_json(folder / "grid.json", default={})
+        before = read_grid_json(folder, default={})
         check_continues(folder.name, before, describe_grid(request, self.plan, None))
         registration = register(folder) if self.plan.cells else None
         self.store.registration = registration

@@ -117,8 +117,25 @@ def load_stage(folder: Path) -> StageRecord:
     )
 
 
-def read_json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+def read_grid_json(folder: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read the `grid.json` of a grid's folder.
+
+    Raises:
+        DataError: See `read_json`.
+    """
+    fix = "delete it and run the grid again, which writes it and reuses finished stages"
+    return read_json(folder / "grid.json", default=default, fix=fix)
+
+
+def read_json(
+    path: Path, *, default: dict[str, Any] | None = None, fix: str = "run the stage again"
+) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: The file.
+        default: Value of a missing file; None if it must exist.
+        fix: What a user can do about a damaged file.
 
     Raises:
         DataError: If the file is damaged, or missing and no default was given.
@@ -128,9 +145,9 @@ def read_json(path: Path, *, default: dict[str, Any] | None = None) -> dict[str,
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read ({error}); run the stage again") from error
+        raise DataError(f"{path} can't be read ({error}); {fix}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds {type(content).__name__}, expected an object")
+        raise DataError(f"{path} holds {type(content).__name__}, expected an object; {fix}")
     return content
 
 

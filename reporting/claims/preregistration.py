@@ -16,7 +16,7 @@ from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
 from core.yaml_text import read_yaml
-from pipeline.store.records import StageRecord, read_json
+from pipeline.store.records import StageRecord, read_grid_json
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses
 from reporting.records import GridRecord
@@ -141,7 +141,7 @@ def has_changed(folder: Path) -> bool:
 
 
 def _read_started(folder: Path) -> Registration | None:
-    raw = read_json(folder / "grid.json", default={}).get("registration")
+    raw = read_grid_json(folder, default={}).get("registration")
     return Registration.from_json(raw) if raw else None
 
 

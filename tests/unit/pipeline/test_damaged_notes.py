@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.records import load_stage
+from core.errors import DataError
+from pipeline.store.records import load_stage, read_grid_json
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Status
 from reporting.tracking.upload_notes import RUN_FILE, UploadNotes
@@ -40,3 +41,14 @@ def test_a_damaged_note_of_an_upload_is_replaced(tmp_path: Path, content: str) -
 
     note = UploadNotes(Unused(), "sqlite:///x", "id").read(tmp_path)  # type: ignore[arg-type]
     assert (note["owner"], note["runs"]) == ("", {})
+
+
+@pytest.mark.parametrize("content", DAMAGED[:4])
+def test_the_fix_for_a_damaged_grid_file_works(tmp_path: Path, content: str) -> None:
+    """The next run reads the file too, so it can only write it again once it is deleted."""
+    path = tmp_path / "grid.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"grid\.json .*; delete it and run the grid again"):
+        read_grid_json(tmp_path, default={})
+    path.unlink()
+    assert read_grid_json(tmp_path, default={}) == {}
