@@ -279,6 +279,9 @@ class EvaluateConfig(AskingConfig):
     """Also ask every question with a blank image."""
     likelihood: bool = False
     """Also decide multiple-choice and yes/no questions by the log-likelihood of their options."""
+    wordings: list[str] = dataclasses.field(default_factory=list)
+    """Further styles of prompts with which questions with a short answer, a choice, or yes or no
+    are asked again. The replies to `prompt_style` decide all other scores."""
     weights: EvaluationWeights = EvaluationWeights.FLOAT32
     """Type of the weights."""
 
@@ -287,6 +290,12 @@ class EvaluateConfig(AskingConfig):
         super().__post_init__()
         if self.batch_size < 1:
             raise ConfigError(f"evaluate.batch_size must be at least 1, got {self.batch_size}")
+        styles = [self.prompt_style, *self.wordings]
+        if "" in styles or len(set(styles)) < len(styles):
+            raise ConfigError(
+                f"evaluate.wordings={self.wordings} repeats a style or has an empty name; list "
+                f"styles other than evaluate.prompt_style={self.prompt_style}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

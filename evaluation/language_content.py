@@ -4,7 +4,7 @@ It is part of the address of the evaluation, so that a corrected word or rule is
 grids as well. Files are read as configuration: comments and order of keys do not matter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ _SCHEMAS: Mapping[str, type[PromptFile] | type[AnswerFile]] = {
 }
 
 
-def language_content(languages: Iterable[str], style: str) -> dict[str, object]:
+def language_content(
+    languages: Iterable[str], style: str, *, wordings: Sequence[str] = ()
+) -> dict[str, object]:
     """Return name -> content of everything that an evaluation reads about its languages.
 
     Args:
         languages: Languages of the questions.
         style: Style of the prompts; the templates of other styles are left out.
+        wordings: Further styles with which questions are asked.
 
     Raises:
         ConfigError: If a file can't be read.
@@ -35,7 +38,10 @@ def language_content(languages: Iterable[str], style: str) -> dict[str, object]:
     content: dict[str, object] = {"official answer rules": english.RULES.version}
     for language in languages:
         prompts = _file_content(PROMPTS, language)
-        prompts["styles"] = prompts["styles"].get(style, {})
+        styles = prompts["styles"]
+        prompts["styles"] = styles.get(style, {})
+        if wordings:
+            prompts["wordings"] = {name: styles.get(name, {}) for name in wordings}
         answers = _file_content(ANSWERS, language)
         version = rules_for(language, folder=FOLDER).version
         content[f"languages/{language}/{PROMPTS}"] = prompts

@@ -2,13 +2,16 @@
 
 As in lm-evaluation-harness, the answer is the option with the highest log-likelihood as the
 beginning of the reply, without its end and not divided by its length. It can always be read, so a
-low accuracy is not due to the wording of replies.
+low accuracy is not due to the wording of replies. A yes/no question is decided by the likeliest of
+all words that would be accepted in a reply.
 """
 
-import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
+from evaluation.answers.phrases import plain_text
+from evaluation.answers.yes_no import YesNoWords
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.prompting import PromptBook
 from evaluation.benchmarks.questions import VisualQuestion
@@ -26,18 +29,38 @@ def possible_replies(item: BenchmarkItem, book: PromptBook) -> tuple[str, ...]:
     """Return the replies to a closed question of which one is right; empty for open questions.
 
     These are the letters or, where the prompt does not show letters, the choices of a
-    multiple-choice question, and the first words for yes and no of a yes/no question.
+    multiple-choice question, and the words for yes and no (`beginnings`) of a yes/no question.
     """
     if item.benchmark is Benchmark.MULTIPLE_CHOICE:
         return book.letters(item) or item.choices
     if item.benchmark is Benchmark.CAPTION_QA:
-        words = book.yes_no_words[item.language]
-        return words.yes[0], words.no[0]
+        return beginnings(book.yes_no_words[item.language])
     return ()
 
 
+@lru_cache(maxsize=64)
+def beginnings(words: YesNoWords) -> tuple[str, ...]:
+    """Return the words for yes and no of a language, as listed and with a capital letter.
+
+    A phrase that begins with another one ("no doubt", "bai horixe") is left out: as the beginning
+    of a reply it is never more likely than the shorter one, which stands for both.
+    """
+    phrases = {tuple(plain_text(text).split()): text for text in (*words.yes, *words.no)}
+    shortest = [
+        text
+        for own, text in phrases.items()
+        if not any(own[:length] in phrases for length in range(1, len(own)))
+    ]
+    forms = (form for text in shortest for form in (text, text[:1].upper() + text[1:]))
+    return tuple(dict.fromkeys(forms))
+
+
 def likeliest_replies(
-    rater: OptionRater, items: Sequence[BenchmarkItem], book: PromptBook
+    rater: OptionRater,
+    items: Sequence[BenchmarkItem],
+    book: PromptBook,
+    *,
+    image: bytes | None = None,
 ) -> list[str | None]:
     """Return the likeliest reply to every closed question, and None for open ones.
 
@@ -45,16 +68,14 @@ def likeliest_replies(
         rater: The model.
         items: Items of benchmarks.
         book: The prompts.
+        image: Image to show instead of the items' own.
     """
-    replies = [possible_replies(item, book) for item in items]
-    pairs = [
-        (book.question(item), reply)
-        for item, options in zip(items, replies, strict=True)
-        for reply in options
-    ]
-    rates = iter(rater.rate(pairs))
+    asked = [(book.question(item, image=image), possible_replies(item, book)) for item in items]
+    # With the same image, questions are equal; each pair is rated once.
+    pairs = list(dict.fromkeys((question, reply) for question, own in asked for reply in own))
+    rates = dict(zip(pairs, rater.rate(pairs), strict=True))
     found: list[str | None] = []
-    for options in replies:
-        own = list(itertools.islice(rates, len(options)))
+    for question, options in asked:
+        own = [rates[question, reply] for reply in options]
         found.append(options[own.index(max(own))] if own else None)
     return found

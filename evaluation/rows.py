@@ -34,6 +34,7 @@ class RowBuilder:
         blind: Sequence[ModelReply] | None,
         baseline: MajorityBaseline,
         likeliest: Sequence[str | None] | None = None,
+        blind_likeliest: Sequence[str | None] | None = None,
     ) -> pa.Table:
         """Return the table.
 
@@ -43,11 +44,13 @@ class RowBuilder:
             blind: Replies with a blank image; None if they were not asked for.
             baseline: Scores of the best constant replies.
             likeliest: Likeliest reply to every closed question; None if they were not asked for.
+            blind_likeliest: The same with a blank image.
         """
         table = self._item_columns(prompts)
         table |= self._reply_columns(replies)
-        table |= self._likeliest_columns(likeliest or [None] * len(self.items))
         table |= self._blind_columns(blind)
+        for prefix, found in (("", likeliest), ("blind_", blind_likeliest)):
+            table |= self._likeliest_columns(prefix, found or [None] * len(self.items))
         table |= self._baseline_columns(baseline)
         return pa.table({name: table[name] for name in SCHEMA.names}, schema=SCHEMA)
 
@@ -95,11 +98,11 @@ class RowBuilder:
             return False
         return self.refusals.is_refusal(reply.text, item.language)
 
-    def _likeliest_columns(self, replies: Sequence[str | None]) -> _Columns:
+    def _likeliest_columns(self, prefix: str, replies: Sequence[str | None]) -> _Columns:
         pairs = zip(self.items, replies, strict=True)
         return {
-            "likeliest_output": list(replies),
-            "likeliest_score": [
+            f"{prefix}likeliest_output": list(replies),
+            f"{prefix}likeliest_score": [
                 None if reply is None else self.scorer.score(item, reply).score
                 for item, reply in pairs
             ],

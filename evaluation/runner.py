@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +33,7 @@ from evaluation.metrics.reply_language import ReplyLanguage
 from evaluation.metrics.scorer import Scorer
 from evaluation.option_likelihood import OptionRater, likeliest_replies
 from evaluation.rows import RowBuilder
+from evaluation.wordings import ask_wordings, save_wordings, wording_metrics
 
 _METRICS_FILE = "metrics.json"
 
@@ -53,11 +55,15 @@ class EvaluationOptions:
     """Languages in which a yes or no is accepted."""
     blind: bool = True
     """Also ask every question with a blank image."""
+    wordings: tuple[str, ...] = ()
+    """Further styles with which questions are asked, to see how scores depend on the wording."""
     seed: int = 0
     """Seed of the bootstrap."""
 
     @classmethod
-    def from_config(cls, config: AskingConfig, *, blind: bool) -> Self:
+    def from_config(
+        cls, config: AskingConfig, *, blind: bool, wordings: Sequence[str] = ()
+    ) -> Self:
         """Return the options that a configuration describes."""
         return cls(
             prompt_style=config.prompt_style,
@@ -65,11 +71,12 @@ class EvaluationOptions:
             relaxed=config.relaxed,
             yes_no_policy=config.yes_no_policy,
             blind=blind,
+            wordings=tuple(wordings),
         )
 
-    def load_prompts(self, languages: Iterable[str]) -> PromptBook:
-        """Return the prompts of some languages in this style, with these limits."""
-        return load_prompts(languages, style=self.prompt_style, limits=self.limits)
+    def load_prompts(self, languages: Iterable[str], *, style: str = "") -> PromptBook:
+        """Return the prompts of some languages in this or another style, with these limits."""
+        return load_prompts(languages, style=style or self.prompt_style, limits=self.limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +87,14 @@ class EvaluationResult:
     metrics: dict[str, MetricValue]
     predictions: pa.Table
     majority_answers: dict[GroupKey, MajorityAnswer]
+    wordings: pa.Table | None = None
+    """Replies to further wordings of the questions (`evaluation.wordings`)."""
 
     def save(self, folder: Path) -> None:
-        """Write predictions.parquet and metrics.json to a folder."""
+        """Write predictions.parquet, metrics.json and wordings.parquet, if any, to a folder."""
         write_predictions(folder / PREDICTIONS_FILE, self.predictions)
+        if self.wordings is not None:
+            save_wordings(self.wordings, folder)
         main = self.predictions["dataset"][0].as_py()
         majority = {
             "/".join(key[1:] if key[0] == main else key): to_plain(best)
@@ -113,7 +124,7 @@ def evaluate(
         items: Items of one or more benchmarks. The benchmark of the first item is the main one:
             the names of its metrics have no prefix.
         options: Options of the evaluation.
-        output_folder: Folder for predictions.parquet and metrics.json; None to write no files.
+        output_folder: Folder for the files of the result; None to write no files.
         rater: The same model, which rates the options of closed questions; None to leave this out.
 
     Raises:
@@ -129,9 +140,8 @@ def evaluate(
     # Computed before the model is asked, so that a benchmark that can't be scored fails at once.
     baseline = majority_baseline(items, scorer)
     replies = _answer(answerer, [book.question(item) for item in items])
-    blind = None
+    blind, blank = None, blank_image()
     if options.blind:
-        blank = blank_image()
         blind = _answer(answerer, [book.question(item, image=blank) for item in items])
     rows = RowBuilder(
         items=items,
@@ -141,12 +151,21 @@ def evaluate(
     )
     prompts = [book.question_text(item) for item in items]
     likeliest = None if rater is None else likeliest_replies(rater, items, book)
-    predictions = rows.build(prompts, replies, blind, baseline, likeliest)
+    blind_likeliest = (
+        likeliest_replies(rater, items, book, image=blank) if rater and options.blind else None
+    )
+    predictions = rows.build(prompts, replies, blind, baseline, likeliest, blind_likeliest)
+    metrics, wordings = aggregate(predictions, seed=options.seed), None
+    if options.wordings:
+        books = {name: options.load_prompts(languages, style=name) for name in options.wordings}
+        wordings = ask_wordings(partial(_answer, answerer), items, books, scorer)
+        metrics |= wording_metrics(predictions, wordings, options.prompt_style, seed=options.seed)
     result = EvaluationResult(
         options=options,
-        metrics=aggregate(predictions, seed=options.seed),
+        metrics=metrics,
         predictions=predictions,
         majority_answers=baseline.answers,
+        wordings=wordings,
     )
     if output_folder is not None:
         result.save(output_folder)

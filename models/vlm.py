@@ -184,7 +184,8 @@ class VisionLanguageModel(nn.Module):
         ]
         answers: list[list[int]] = [[] for _ in prompts]
         for batch in arrange_batches(shareable, batch_size):
-            rows = self._generate_batch([prompt for _, prompt in batch], limits)
+            embedded = self._embed_batch([prompt for _, prompt in batch], pad_token_id)
+            rows = greedy_decode(self.language_model, embedded, limits)
             for (index, _), row in zip(batch, rows, strict=True):
                 answers[index] = row
         return answers
@@ -205,43 +206,36 @@ class VisionLanguageModel(nn.Module):
                 at the end that are the reply.
             images: As in `generate`.
             pad_token_id: Token for the left padding.
-            batch_size: Conversations per batch; likelihoods do not depend on it up to rounding.
+            batch_size: Conversations per batch, which share their heads as in `generate`;
+                likelihoods do not depend on it up to rounding.
         """
         images = self._encode_distinct_images(images, batch_size)
-        by_length = sorted(range(len(conversations)), key=lambda at: len(conversations[at][0]))
+        shareable = [
+            # The state before a reply predicts its first token, so it is not part of the head.
+            make_prompt(ids, image, self.image_token_id, min_tail=num_reply + 1)
+            for (ids, num_reply), image in zip(conversations, images, strict=True)
+        ]
         found = [0.0] * len(conversations)
-        for start in range(0, len(by_length), batch_size):
-            batch = by_length[start : start + batch_size]
-            rows, lengths = zip(*(conversations[at] for at in batch), strict=True)
-            embeds_BTD, is_token_BT = self._embed_rows(
-                rows, [images[at] for at in batch], pad_token_id
-            )
-            likelihoods = reply_log_likelihoods(
-                self.language_model,
-                embeds_BTD,
-                is_token_BT,
-                [r[-n:] for r, n in zip(rows, lengths, strict=True)],
-            )
-            for at, likelihood in zip(batch, likelihoods, strict=True):
+        for batch in arrange_batches(shareable, batch_size):
+            embedded = self._embed_batch([prompt for _, prompt in batch], pad_token_id)
+            replies = [prompt.ids[-conversations[at][1] :] for at, prompt in batch]
+            likelihoods = reply_log_likelihoods(self.language_model, embedded, replies)
+            for (at, _), likelihood in zip(batch, likelihoods, strict=True):
                 found[at] = likelihood
         return found
 
     @torch.no_grad()
-    def _generate_batch(
-        self, prompts: Sequence[Prompt], limits: GenerationLimits
-    ) -> list[list[int]]:
+    def _embed_batch(self, prompts: Sequence[Prompt], pad_token_id: int) -> EmbeddedPrompts:
         batch = split_prompts(prompts)
-        pad = limits.pad_token_id
-        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, pad)
-        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, pad)
-        embedded = EmbeddedPrompts(
+        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, pad_token_id)
+        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, pad_token_id)
+        return EmbeddedPrompts(
             heads_HPD=heads_HPD,
             is_head_HP=is_head_HP,
             head_of_B=torch.tensor(batch.head_of, device=self.device),
             tails_BTD=tails_BTD,
             is_tail_BT=is_tail_BT,
         )
-        return greedy_decode(self.language_model, embedded, limits)
 
     def _embed_rows(
         self,

@@ -1,5 +1,6 @@
 """Checks of the benchmarks of a grid before anything is trained."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -42,20 +43,25 @@ class BenchmarkChecks:
         """
         languages = (config.languages.base, config.languages.target)
         settings = AskingConfig.of(config.evaluate)
+        worded = [
+            dataclasses.replace(settings, prompt_style=style) for style in config.evaluate.wordings
+        ]
         paths = [p for p in benchmark_manifests(config) if not self._hashes.is_missing(p)]
         paths += out_of_domain_manifests(config)
         backbone = config.backbone
         model = [backbone.path, backbone.revision, backbone.template]
-        key = json.dumps([paths, languages, to_plain(settings), model], sort_keys=True)
+        key = json.dumps([paths, languages, to_plain([settings, *worded]), model], sort_keys=True)
         if key in self._checked:
             return
         for path in paths:
             check_languages(path, languages)
-        load_prompts(languages, style=settings.prompt_style)
+        for asked in (settings, *worded):
+            load_prompts(languages, style=asked.prompt_style)
         chat = _text_format(*model) if paths else None
         for path in paths:
             items = load_benchmark(Path(path), languages, with_images=False)
-            check_items(items, settings)
+            for asked in (settings, *worded):
+                check_items(items, asked)
             if chat is not None:
                 check_special_tokens(items, chat)
                 check_reply_lengths(items, settings, chat.count_reply_tokens)

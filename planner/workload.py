@@ -20,7 +20,9 @@ from datamodules.mixture_datamodule import StreamConfig
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
 from evaluation.benchmarks.items import Benchmark, load_benchmark
-from evaluation.benchmarks.reasked import NUM_ALONE, shuffled_per_group
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.benchmarks.reasked import NUM_ALONE, WORDED_KINDS, shuffled_per_group
+from evaluation.option_likelihood import beginnings
 from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 
 TOKENS_PER_QUESTION = 60
@@ -30,8 +32,8 @@ ExpectedSources = Mapping[str, tuple[ExpectedSource, str]]
 (`configuration.mixture.expected_manifests`)."""
 _Group = tuple[Benchmark, str]
 """Kind and answer type of questions."""
-_RATED_OPTIONS = {Benchmark.MULTIPLE_CHOICE: 4, Benchmark.CAPTION_QA: 2}
-"""Typical number of options whose likelihood is computed, by kind of closed question."""
+_NUM_CHOICES = 4
+"""Typical number of choices of a question, whose likelihoods are computed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,12 +157,23 @@ class Workloads:
             for (kind, _), questions in of_path.items():
                 limit = stage.settings.limits.of_kind(kind)
                 shuffled = 0 if kind is Benchmark.WILD else min(questions, most_shuffled)
-                batched = questions * rounds + shuffled * len(stage.languages)
+                worded = len(stage.settings.wordings) if kind in WORDED_KINDS else 0
+                batched = questions * (rounds + worded * len(stage.languages))
+                batched += shuffled * len(stage.languages)
                 alone = questions * share_alone
                 num_replies[limit] = num_replies.get(limit, 0.0) + batched
                 num_alone[limit] = num_alone.get(limit, 0.0) + alone
-                rated = _RATED_OPTIONS.get(kind, 0) * questions * len(stage.languages)
-                read = batched + alone + (rated if stage.settings.likelihood else 0)
+                rated = (
+                    questions
+                    * rounds
+                    / len(stage.languages)
+                    * sum(_num_rated(kind, language) for language in stage.languages)
+                )
+                read = batched + alone
+                if stage.settings.likelihood and rated:
+                    # The options of a question share its image; each computes the text again.
+                    each_round = questions * rounds
+                    read += each_round + rated * text / (text + num_image_tokens)
                 asked += read
                 num_tokens += read * (text + num_image_tokens)
         return Load(
@@ -289,3 +302,12 @@ def _add(load: Load, means: _Lengths, drawn: float) -> Load:
         num_loss_tokens=load.num_loss_tokens + drawn * means.loss_tokens,
         is_expected=load.is_expected or (means.is_expected and drawn > 0),
     )
+
+
+def _num_rated(kind: Benchmark, language: str) -> int:
+    """Return the number of replies to a question whose likelihood is computed."""
+    if kind is Benchmark.MULTIPLE_CHOICE:
+        return _NUM_CHOICES
+    if kind is not Benchmark.CAPTION_QA:
+        return 0
+    return len(beginnings(load_prompts([language]).yes_no_words[language]))

@@ -89,6 +89,8 @@ def render_page(
         sufficiency=sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
         below_chance=tables.below_chance_sentences(grid, view),
+        likelihoods=tables.likelihood_table(grid, view),
+        wordings=tables.wording_table(grid, view),
         vqa_scores=tables.vqa_score_table(grid, view),
         unanimity=tables.unanimity_sentences(grid, view),
         out_of_domain=out_of_domain_section(grid, view),

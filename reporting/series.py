@@ -91,6 +91,12 @@ LIKELIHOOD_PANELS = tuple(
     for kind, title in (("mc", "Multiple choice"), ("capqa", "Caption verification"))
 )  # fmt: skip
 """Scores of closed questions by token probabilities, if the evaluation measured them."""
+_OF_WORDINGS = {
+    "lowest": "Score with the wording that gives the lowest one.",
+    "highest": "Score with the wording that gives the highest one.",
+    "mean": "Mean score of all wordings of the questions.",
+    "difference": "Highest minus lowest score, with an interval for the largest of all pairs.",
+}
 VQA_PANELS = (
     Panel(key="vqa_official", title="official", metric="vqa/{language}/accuracy",
           query=ItemQuery(kind="vqa", column="score"),
@@ -256,6 +262,17 @@ def main_panel(grid: GridRecord) -> Panel:
     """Return the panel of the VQA score that decides the claims of a grid."""
     prefix = f"{grid.deciding_metric}/"
     return next((panel for panel in VQA_PANELS if panel.metric.startswith(prefix)), MAIN_PANEL)
+
+
+def wording_panels(grid: GridRecord) -> tuple[Panel, ...]:
+    """Return the panels of the scores of several wordings, the deciding VQA score first."""
+    kinds = ((str(grid.deciding_metric), "VQA"), ("mc", "Multiple choice"),
+             ("capqa", "Caption verification"), ("da", "Direct answers"))  # fmt: skip
+    return tuple(
+        Panel(key=f"{kind}_wordings_{name}", title=f"{title}, {name}",
+              metric=kind + "/{language}/wordings_" + name, note=note)
+        for kind, title in kinds for name, note in _OF_WORDINGS.items()
+    )  # fmt: skip
 
 
 def best_point(found: Sequence[Line], language: str) -> tuple[Setting, Point] | None:

@@ -44,6 +44,8 @@ SCHEMA = pa.schema(
         pa.field("blind_score", pa.float64()),
         pa.field("blind_score_lmms", pa.float64()),
         pa.field("blind_score_aware", pa.float64()),
+        pa.field("blind_likeliest_output", pa.string()),
+        pa.field("blind_likeliest_score", pa.float64()),
         pa.field("majority_score", pa.float64(), nullable=False),
         pa.field("majority_score_lmms", pa.float64()),
         pa.field("majority_score_aware", pa.float64()),
@@ -57,13 +59,14 @@ SCHEMA = pa.schema(
 (capqa). `score_any_language` is the best score of the reply against the same question in any
 language of the run; for vqa it is the one of lmms-eval. `likeliest_*` concern the option of a
 closed question that the model finds most likely, if it was asked for likelihoods. `blind_*` concern
-the reply to a blank image, so `score` minus `blind_score` is what the image contributes.
+the reply to a blank image, so `score` minus `blind_score` is what the image contributes, and
+`blind_likeliest_*` the likeliest option with a blank image.
 `majority_score` and `chance_score` are the scores of the baselines on the item.
 """
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:
-    """Write a table of `SCHEMA` atomically."""
+    """Write a table of predictions atomically."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     atomic_write_bytes(path, buffer.getvalue())

@@ -1,7 +1,17 @@
-"""Numbers of questions that the sanity checks of an evaluation ask again.
+"""Questions that an evaluation asks again: for sanity checks, and with further wordings.
 
-`evaluation.canaries` asks them, and the planner counts them.
+`evaluation.canaries` and `evaluation.wordings` ask them, and the planner counts them.
 """
+
+from evaluation.benchmarks.items import Benchmark
+
+WORDED_KINDS = (
+    Benchmark.VQA,
+    Benchmark.MULTIPLE_CHOICE,
+    Benchmark.CAPTION_QA,
+    Benchmark.DIRECT,
+)
+"""Kinds of benchmarks whose instruction says what a reply should look like."""
 
 NUM_ALONE = 32
 """Questions that are asked again one at a time."""

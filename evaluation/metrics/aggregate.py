@@ -254,8 +254,12 @@ def _closed_question_metrics(
             scores=likeliest,
             seed=part.seed,
         )
-        chance = part.columns.mean_score("chance_score", part.mask)
-        likelihood[part.name("likelihood")] = dataclasses.replace(metric, chance=chance)
+        likelihood[part.name("likelihood")] = dataclasses.replace(
+            metric,
+            blind=part.columns.mean_score("blind_likeliest_score", part.mask),
+            chance=part.columns.mean_score("chance_score", part.mask),
+            beats_blind=baseline_p_value(part.columns, part.mask, "likeliest_score", "blind"),
+        )
     return likelihood | {
         part.name("accuracy"): _score_metric(part, part.mask, value=float(values["accuracy"])),
         part.name("unparsed"): _with_interval(

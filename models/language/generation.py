@@ -43,21 +43,12 @@ def greedy_decode(
     """Return the new token ids of every prompt, without the end token."""
     decoder, output_layer = decoder_and_output_layer(language_model)
     cache = DynamicCache(config=language_model.config)
-    is_head_BP = _prefill_heads(decoder, prompts, cache)
-    key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
-    positions_BS = positions_of(key_mask_BS)
-    next_position_B1 = positions_BS[:, -1:] + 1
-    tail_mask_B1TT = prompt_mask(prompts.is_tail_BT)
-    num_tail = tail_mask_B1TT.shape[-1]
-    head_mask_B1TP = is_head_BP[:, None, None, :].expand(-1, 1, num_tail, -1)
-    mask = torch.cat([head_mask_B1TP, tail_mask_B1TT], dim=-1)
-    inputs = {"inputs_embeds": prompts.tails_BTD, "position_ids": positions_BS[:, -num_tail:]}
+    key_mask_BS, inputs = start_tails(decoder, prompts, cache)
+    next_position_B1 = inputs["position_ids"][:, -1:] + 1
     finished_B = torch.zeros_like(prompts.is_tail_BT[:, 0])
     new_ids: list[torch.Tensor] = []
     for step in range(limits.max_new_tokens):
-        states_BTD = decoder(
-            **inputs, attention_mask=mask, past_key_values=cache, use_cache=True
-        ).last_hidden_state
+        states_BTD = decoder(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
         if step == 0:  # the cache now holds the prompts; all later tokens go behind them
             preallocate(cache, limits.max_new_tokens - 1)
         next_B = output_layer(states_BTD[:, -1]).argmax(dim=-1)
@@ -67,10 +58,39 @@ def greedy_decode(
         if bool(finished_B.all()):
             break
         key_mask_BS = torch.cat([key_mask_BS, torch.ones_like(key_mask_BS[:, :1])], dim=1)
-        mask = key_mask_BS[:, None, None, :]
-        inputs = {"input_ids": next_B[:, None], "position_ids": next_position_B1}
+        inputs = {
+            "input_ids": next_B[:, None],
+            "position_ids": next_position_B1,
+            "attention_mask": key_mask_BS[:, None, None, :],
+        }
         next_position_B1 = next_position_B1 + 1
     return _truncate_at_end(new_ids, limits.end_token_id)
+
+
+def start_tails(
+    decoder: nn.Module, prompts: EmbeddedPrompts, cache: DynamicCache
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Compute the heads of prompts, and prepare their tails.
+
+    Args:
+        decoder: Computes hidden states.
+        prompts: The prompts.
+        cache: An empty cache, which receives the keys and values of every prompt's head.
+
+    Returns:
+        The mask of tokens of heads and tails (B, P + T), and the inputs of the decoder with which
+        it computes the tails.
+    """
+    is_head_BP = _prefill_heads(decoder, prompts, cache)
+    key_mask_BS = torch.cat([is_head_BP, prompts.is_tail_BT], dim=1)
+    tail_mask_B1TT = prompt_mask(prompts.is_tail_BT)
+    num_tail = tail_mask_B1TT.shape[-1]
+    head_mask_B1TP = is_head_BP[:, None, None, :].expand(-1, 1, num_tail, -1)
+    return key_mask_BS, {
+        "inputs_embeds": prompts.tails_BTD,
+        "position_ids": positions_of(key_mask_BS)[:, -num_tail:],
+        "attention_mask": torch.cat([head_mask_B1TP, tail_mask_B1TT], dim=-1),
+    }
 
 
 def _prefill_heads(

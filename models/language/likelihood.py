@@ -5,32 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import nn
+from transformers import DynamicCache
 
-from models.language.generation import decoder_and_output_layer, positions_of, prompt_mask
+from models.language.generation import EmbeddedPrompts, decoder_and_output_layer, start_tails
 
 
 @torch.no_grad()
 def reply_log_likelihoods(
-    language_model: nn.Module,
-    embeds_BTD: torch.Tensor,
-    is_token_BT: torch.Tensor,
-    replies: Sequence[np.ndarray],
+    language_model: nn.Module, conversations: EmbeddedPrompts, replies: Sequence[np.ndarray]
 ) -> list[float]:
-    """Return the log-likelihood (nats) of the reply at the end of every row.
+    """Return the log-likelihood (nats) of the reply at the end of every conversation.
 
     Args:
         language_model: The language model, in evaluation mode.
-        embeds_BTD: Embeddings of the conversations with their replies, left-padded.
-        is_token_BT: bool; False for padding.
-        replies: Token ids of every reply, which are the last ones of its row.
+        conversations: Conversations whose tails end with a token of the prompt and the reply.
+        replies: Token ids of every reply.
     """
     decoder, output_layer = decoder_and_output_layer(language_model)
-    hidden_BTD = decoder(
-        inputs_embeds=embeds_BTD,
-        position_ids=positions_of(is_token_BT),
-        attention_mask=prompt_mask(is_token_BT),
-        use_cache=False,
-    ).last_hidden_state
+    cache = DynamicCache(config=language_model.config)
+    _, inputs = start_tails(decoder, conversations, cache)
+    hidden_BTD = decoder(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
     likelihoods = []
     # Left padding aligns the ends, and the state before a token predicts it. Logits exist for one
     # row at a time: those of all rows would take gigabytes with a large vocabulary.

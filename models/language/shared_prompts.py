@@ -31,11 +31,13 @@ class Prompt:
         return (id(self.image) if self.head_length else 0), self.ids[: self.head_length].tobytes()
 
 
-def make_prompt(ids: np.ndarray, image: torch.Tensor | None, image_token_id: int) -> Prompt:
-    """Build a prompt whose head ends with its image; the tail is never empty."""
+def make_prompt(
+    ids: np.ndarray, image: torch.Tensor | None, image_token_id: int, *, min_tail: int = 1
+) -> Prompt:
+    """Build a prompt whose head ends with its image; the tail has at least `min_tail` tokens."""
     (places,) = np.nonzero(ids == image_token_id)
     length = int(places[-1]) + 1 if len(places) else 0
-    return Prompt(ids=ids, image=image, head_length=length if length < len(ids) else 0)
+    return Prompt(ids=ids, image=image, head_length=length if length + min_tail <= len(ids) else 0)
 
 
 def arrange_batches(prompts: Sequence[Prompt], batch_size: int) -> list[list[tuple[int, Prompt]]]:

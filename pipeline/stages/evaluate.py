@@ -95,7 +95,9 @@ class EvaluateStage(Stage):
     @property
     def definitions(self) -> Mapping[str, object]:
         """The chat template, and the prompts, words and answer rules of the languages."""
-        language_files = language_content(self.languages, self.settings.prompt_style)
+        language_files = language_content(
+            self.languages, self.settings.prompt_style, wordings=self.settings.wordings
+        )
         return {**self.model.definitions, **language_files}
 
     def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
@@ -127,7 +129,9 @@ class EvaluateStage(Stage):
             on_slice=partial(report_progress, context, "questions"),
             prefetch=together.prefetch,
         )
-        options = EvaluationOptions.from_config(self.settings, blind=self.settings.blind)
+        options = EvaluationOptions.from_config(
+            self.settings, blind=self.settings.blind, wordings=self.settings.wordings
+        )
         rater = together if self.settings.likelihood else None
         folder = context.folder.scratch
         result = evaluate(answerer, items, options, output_folder=folder, rater=rater)

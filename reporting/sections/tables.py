@@ -24,6 +24,7 @@ from reporting.series import (
     Point,
     View,
     lines,
+    wording_panels,
 )
 from reporting.settings import (
     NBSP,
@@ -107,7 +108,17 @@ class RetentionTable:
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the headline scores of all cells and the share of truncated replies."""
-    return tabulate(grid, view, (*_HEADLINES, *LIKELIHOOD_PANELS, TRUNCATED_PANEL))
+    return tabulate(grid, view, (*_HEADLINES, TRUNCATED_PANEL))
+
+
+def likelihood_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return the scores of closed questions by token probabilities; no columns if not measured."""
+    return tabulate(grid, view, LIKELIHOOD_PANELS)
+
+
+def wording_table(grid: GridRecord, view: View) -> ScoreTable:
+    """Return how scores depend on the wording; no columns if one wording was asked."""
+    return tabulate(grid, view, wording_panels(grid))
 
 
 def vqa_score_table(grid: GridRecord, view: View) -> ScoreTable:

@@ -36,6 +36,8 @@ def test_each_kind_of_benchmark_has_a_limit_of_its_own() -> None:
         ({"max_new_tokens_by_kind": {"wild": 0}}, r"max_new_tokens_by_kind\.wild must be at least"),
         ({"prompt_style": ""}, r"evaluate\.prompt_style is empty"),
         ({"batch_size": 0}, r"evaluate\.batch_size must be at least 1, got 0"),
+        ({"wordings": ["a", "a"]}, r"evaluate\.wordings=\['a', 'a'\] repeats a style"),
+        ({"wordings": ["instructed"]}, r"other than evaluate\.prompt_style=instructed"),
     ],
 )
 def test_invalid_settings_of_the_evaluation_are_rejected(

@@ -73,6 +73,15 @@ def test_only_the_templates_of_the_own_style_count(languages: Path) -> None:
     assert addresses("evaluate.prompt_style=instructed")["evaluate"] != instructed["evaluate"]
 
 
+def test_only_the_wordings_that_are_asked_count(languages: Path) -> None:
+    setting = "evaluate.wordings=[short_cue]"
+    before, other = addresses(setting), addresses()
+    assert before["evaluate"] != other["evaluate"]
+    edit(languages / "eu" / "prompts.yaml", "Erantzun laburra:", "Erantzuna:")
+    assert addresses(setting)["evaluate"] != before["evaluate"]
+    assert addresses() == other
+
+
 def test_answer_files_and_rules_in_code_count(languages: Path) -> None:
     before = addresses()
     answers = languages / "eu" / "answers.yaml"

@@ -13,6 +13,8 @@ from configuration.grid_request import GridRequest
 from configuration.mixture import expected_manifests
 from core.errors import ConfigError, DataError
 from core.process.stop import StopFlag
+from evaluation.benchmarks.prompting import load_prompts
+from evaluation.option_likelihood import beginnings
 from experiments.registry import experiments, is_grid
 from experiments.run_steps.launching import resource_estimate
 from experiments.run_steps.planning import make_plan
@@ -128,9 +130,25 @@ def test_options_whose_likelihood_is_computed_are_planned(tmp_path: Path) -> Non
     with_options, without = (
         node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load for plan in plans
     )
-    rated = 2 * (4 * 2_500 + 2 * 5_000)  # letters, and yes and no, in two languages
+    # Letters, and the words for yes and no of two languages, with the image and without. The
+    # options of a question share its image.
+    words = [beginnings(load_prompts([code]).yes_no_words[code]) for code in ("en", "eu")]
+    options = 2 * (2 * 4 * 2_500 + sum(map(len, words)) * 5_000)
+    per_question = without.document_tokens
+    rated = 2 * 2 * 7_500 + options * (per_question - 576) / per_question
     assert with_options.num_samples - without.num_samples == pytest.approx(rated)
     assert with_options.num_replies == without.num_replies
+
+
+def test_questions_that_are_asked_in_other_words_are_planned(tmp_path: Path) -> None:
+    settings = ("evaluate.wordings=[request_first,short_cue]", "evaluate.wordings=[]")
+    plans = [plan_of("mix_ablation", setting) for setting in settings]
+    with_wordings, without = (
+        node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load for plan in plans
+    )
+    more = {limit: number - without.num_replies[limit]
+            for limit, number in with_wordings.num_replies.items()}  # fmt: skip
+    assert more == {32: 12_500 * 2 * 2, 4096: 0}  # two languages, two wordings, no open replies
 
 
 def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from core.config import to_plain
 from core.rng import named_rng
 from evaluation.benchmarks.predictions import SCHEMA, read_predictions, write_predictions
+from evaluation.benchmarks.reasked import WORDED_KINDS
 from evaluation.canaries import Canaries, ImageUse, check_image_use
 from evaluation.metrics.aggregate import aggregate
+from evaluation.wordings import WORDING_SCHEMA, wording_metrics
 from reporting import build, series
 from reporting.best_set import not_below_best
 from reporting.item_scores import ItemQuery, question_scores, seed_averaged_interval
@@ -150,6 +153,46 @@ def test_the_three_vqa_scores_and_unanimous_questions_are_shown(root: Path) -> N
     points = table.rows[0].points
     assert points[0].value == 0 < points[2].value == points[4].value
     assert tables.unanimity_sentences(grid, view)[0].startswith("In eu, 160 of 160 questions (100")
+
+
+def test_likelihoods_and_wordings_have_tables_if_they_were_measured(root: Path) -> None:
+    def change(row: dict) -> dict:
+        is_closed = row["benchmark"] in ("mc", "capqa")
+        return {"likeliest_score": 1.0, "blind_likeliest_score": 0.25} if is_closed else {}
+
+    grid, view = change_rows(root, lambda row: {})
+    assert not tables.likelihood_table(grid, view).columns
+    assert "Wording of the instruction" not in build.render_page(grid, view, [])
+    for path in root.glob("store/evaluate/*/result/predictions.parquet"):
+        predictions = read_predictions(path)
+        kinds = pa.array([kind.value for kind in WORDED_KINDS])
+        asked = predictions.filter(pc.is_in(predictions["benchmark"], kinds))
+        wordings = pa.Table.from_pylist(
+            [{**row, "wording": "short_cue", "score": 0.0} for row in asked.to_pylist()],
+            schema=WORDING_SCHEMA,
+        )
+        rows = [{**row, **change(row)} for row in predictions.to_pylist()]
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        metrics = aggregate(table, seed=0)
+        metrics |= wording_metrics(table, wordings, "bare", seed=0)
+        content = {name: to_plain(value) for name, value in metrics.items()}
+        (path.parent / "metrics.json").write_text(json.dumps({"metrics": content}))
+    grid = load_grid(root, "mix_ablation", "embedded")
+    likelihoods, wordings = (
+        make(grid, view) for make in (tables.likelihood_table, tables.wording_table)
+    )
+    assert {(p.value, p.blind) for p in likelihoods.rows[0].points} == {(100, 25)}
+    titles = [f"VQA, {name}" for name in ("lowest", "highest", "mean", "difference")]
+    assert [c.title for c in wordings.columns if c.language == "eu"][:4] == titles
+    of_title = dict(zip([(c.title, c.language) for c in wordings.columns],
+                        wordings.rows[0].points, strict=True))  # fmt: skip
+    lowest, highest, mean, difference = (of_title[title, "eu"].value for title in titles)
+    assert (lowest, mean) == (0, pytest.approx(highest / 2))
+    assert difference == pytest.approx(highest) != 0
+    page = build.render_page(grid, view, [])
+    assert "Closed questions by likelihood" in page
+    assert "Wording of the instruction" in page
+    assert "blind 25.0" in page
 
 
 def test_a_score_that_does_not_exceed_its_baselines_is_marked(root: Path) -> None:
