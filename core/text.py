@@ -20,7 +20,7 @@ _CONTROLS = {
     code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT_CONTROLS
 }
 _FILLERS = dict.fromkeys([0x180E, 0x3164, 0xFFA0, 0xFFFC, *range(0xFFF9, 0xFFFC), 0xFFFE, 0xFFFF])
-"""Fillers and annotation marks that show nothing, the trace of an object, and noncharacters."""
+"""Invisible fillers and annotation marks, the object replacement character, and noncharacters."""
 _REMOVED = INVISIBLE | _CONTROLS | _FILLERS
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CHANGED = re.compile(f"[\r\u2028\u2029\ud800-\udfff{re.escape(''.join(map(chr, _REMOVED)))}]")

@@ -47,7 +47,7 @@ def check_claims(grid: Grid, checks: Checks) -> None:
         if claim.kept:
             _check_row(checks, claim, row, number)
         else:
-            name = f"claim “{', '.join(claim.words)}” without cells that show something"
+            name = f"claim “{', '.join(claim.words)}” without cells above their baselines"
             checks.same(name, [row[at].text.split()[0] for at in (1, 2)], ["undecided"] * 2)
 
 
@@ -250,7 +250,7 @@ def _check_recipe_interval(
 
 def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float | None:
     """Check the pooled pairs, the test of their equality, and the cells that were left out."""
-    left_out = re.search(r"which show nothing: (.*)", text)
+    left_out = re.search(r"left out, because they do not exceed [^:]*: (.*)", text)
     listed = left_out[1].split(";") if left_out else []
     shown = [cell for cell in claim.silent if claim.is_best or len(claim.pairs) > 1]
     names = [f"with{'' if cell[1] else 'out'} text-only data, {cell[0]:.0%}" for cell in shown]

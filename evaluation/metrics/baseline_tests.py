@@ -1,4 +1,4 @@
-"""Tests of scores against their baselines: an accuracy that exceeds neither shows nothing."""
+"""Tests of scores against their baselines: one that exceeds neither is no evidence."""
 
 from collections.abc import Sequence
 

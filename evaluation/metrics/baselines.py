@@ -1,8 +1,8 @@
 """Baselines without understanding: the best constant reply per group, and chance.
 
 The constant reply is chosen on the benchmark itself, with knowledge of the answers. This makes the
-baseline strong on purpose: an accuracy below it shows nothing. The third baseline, the same model
-with a blank image, is part of the evaluation run.
+baseline strong on purpose: a lower accuracy is no evidence of an ability. The third baseline, the
+same model with a blank image, is part of the evaluation run.
 """
 
 import dataclasses

@@ -54,9 +54,9 @@ class Claim:
     unit: Unit = ACCURACY
     """Unit of the difference, its interval and the margin."""
     decision: Decision | None = None
-    """About these trained models; None if there is nothing to decide, for the reason given."""
+    """Decision about these trained models; None if there is nothing to decide (see `reason`)."""
     recipe: RecipeDecision | None = None
-    """About the recipes of these models."""
+    """Decision about the recipes of these models."""
     parts: tuple[ClaimPart, ...] = ()
     """The pooled pairs; empty for a single pair."""
     heterogeneity: Heterogeneity | None = None
@@ -72,9 +72,9 @@ class Claim:
     """Number of replicated cells whose training variance stands for that of the compared cells;
     0 if the compared cells have it themselves, each from equally many trainings."""
     empty_support: str = ""
-    """Why support would show nothing; empty if it would show something."""
+    """Why support would not be evidence; empty if it would be."""
     shows_nothing: str = ""
-    """Why no verdict would show anything; empty if a compared cell exceeds its baselines."""
+    """Why no verdict would be evidence; empty if a compared cell exceeds its baselines."""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -91,7 +91,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Inapplicable:
-    """A registered hypothesis that says nothing about a grid."""
+    """A registered hypothesis that does not apply to a grid."""
 
     name: str
     text: str

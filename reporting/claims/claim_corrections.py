@@ -1,4 +1,4 @@
-"""Correction of the claims of a report for their number, and verdicts that must not stand."""
+"""Correction of the claims of a report for their number, and withdrawal of verdicts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def correct_claims(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def take_back(claim: Claim) -> Claim:
-    """Take back verdicts that the pooled pairs contradict or that show nothing."""
+    """Withdraw verdicts that the pooled pairs contradict or that are no evidence."""
     if claim.decision is None or claim.recipe is None:
         return claim
     reason = claim.reason or _objection(claim, claim.decision)

@@ -58,9 +58,9 @@ class ComparisonOutcome:
     """Decisions about one claim, not yet corrected for the number of claims."""
 
     decision: Decision
-    """About these trained models."""
+    """Decision about these trained models."""
     recipe: RecipeDecision
-    """About their recipes."""
+    """Decision about their recipes."""
     heterogeneity: Heterogeneity | None = None
     """Whether the pooled pairs differ; None for a single pair."""
     notes: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ def shows_nothing(cell: CellScores) -> bool:
     """Return whether a cell does not exceed its blind and majority baselines.
 
     Both paired one-sided tests must reject at the 5 % level. A cell without such baselines, as in
-    retention tasks, is never said to show nothing.
+    retention tasks, never counts as without evidence.
     """
     if cell.blind_KI is None or cell.groups_I is not None:
         return False

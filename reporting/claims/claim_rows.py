@@ -62,7 +62,7 @@ def _notes(claim: Claim) -> tuple[str, ...]:
     notes = [f"{claim.unit.subject} in {claim.language}; {claim.detail}", *claim.notes]
     if claim.excluded:
         notes.append(
-            "cells that do not exceed their blind and majority baselines, which show nothing: "
+            "left out, because they do not exceed their blind and majority baselines: "
             + "; ".join(claim.excluded)
         )
     if claim.parts:

@@ -185,7 +185,7 @@ class _Study:
         )
 
     def decide(self, pending: _Pending, *, alpha: float) -> Claim:
-        """Leave out cells that show nothing, and decide the claim about the others.
+        """Leave out cells that do not exceed their baselines, and decide about the others.
 
         Args:
             pending: The claim and its cells.
@@ -227,7 +227,8 @@ class _Study:
             if not kept:
                 return dataclasses.replace(claim, reason=_NO_PAIR)
             if silent:
-                note = f"decided on the {len(kept)} of {len(ran)} pairs whose cells show something"
+                pairs = f"{len(kept)} of {len(ran)} pairs"
+                note = f"decided on the {pairs} whose cells exceed their baselines"
                 claim = dataclasses.replace(claim, notes=(*claim.notes, note))
         elif silent:
             is_gain = hypothesis.test is Comparison.SUPERIORITY

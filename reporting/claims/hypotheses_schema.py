@@ -1,4 +1,4 @@
-"""Format of the hypotheses file, `reporting/hypotheses.yaml`, whose head explains the fields."""
+"""Format of the hypotheses file, `reporting/hypotheses.yaml`, whose header explains the fields."""
 
 import dataclasses
 from enum import StrEnum
@@ -83,7 +83,7 @@ class Population:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hypothesis:
-    """A statement about two values of an axis; the head of the file explains the fields."""
+    """A statement about two values of an axis; the header of the file explains the fields."""
 
     text: str
     source: str
@@ -163,7 +163,7 @@ class Hypothesis:
             )
 
     def _check_margins(self) -> None:
-        """Check that every unit of the hypothesis has a margin of its own."""
+        """Check that every unit of the hypothesis has its own margin."""
         if self.bits_margin is not None and not self._may_have_texts:
             raise ConfigError(
                 f"'{self.text}': bits_margin={self.bits_margin} requires kind: retention with "

@@ -84,7 +84,7 @@ def _checksum(cell: CellRecord) -> str | None:
 
 
 def _undecided(decision: Decision) -> RecipeDecision:
-    """Return that preferences between two trained models say nothing about other trainings."""
+    """Return the note that preferences between trained models do not cover other trainings."""
     nothing = dataclasses.replace(
         decision,
         verdict=Verdict.UNDECIDED,

@@ -117,7 +117,7 @@ def test_culture_languages_have_the_same_images_and_options():
     pairs = {(a["choices"], b["choices"]) for a, b in zip(basque, english, strict=True)}
     assert len(pairs) == 16
     used = {row["image"] for row in basque}
-    assert used == {f"pictures/{path.name}" for path in (CULTURE / "pictures").iterdir()}
+    assert used == {f"images/{path.name}" for path in (CULTURE / "images").iterdir()}
 
 
 def test_basque_options_of_a_culture_question_have_one_case():

@@ -205,7 +205,7 @@ def test_equal_replies_are_counted_but_not_shown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 and 0 questions in 'eu' of wildvision"):
         compare_systems((first, second), ("a", "b"), languages=["eu"], datasets=["wildvision"])
     shorter = predictions(tmp_path / "c.parquet", ["bat"])
-    with pytest.raises(DataError, match="not the same"):
+    with pytest.raises(DataError, match="which differ"):
         compare_systems((first, shorter), ("a", "b"), languages=["eu"])
     pairs = ["--pairs", f"a={first}", f"b={first}"]
     assert run.main(["--db", str(tmp_path / "d.db"), *pairs]) == 2, "all replies are equal"
