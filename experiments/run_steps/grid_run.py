@@ -91,7 +91,7 @@ class GridRun:
             grid_state = State.FAILED if failed else State.DONE
         finally:
             self._tracker.finish(artifacts, state=grid_state)
-            if self._tracker.is_behind and self.plan.cells:  # the server was unreachable for a time
+            if self._tracker.is_behind and self.plan.cells:  # MLflow could not be used for a time
                 self._tracker = sync_grid(*self._grid_key)
         minutes = (time.monotonic() - begin) / 60
         if failed:
@@ -174,6 +174,6 @@ class GridRun:
         self._print_line(f"MLflow: {ui_command(self.request.root)}")
         if self._tracker.is_behind:
             self._print_line(
-                "[yellow]The MLflow server was unreachable.[/] Upload the runs once it is back: "
+                "[yellow]MLflow lacks some of the runs.[/] Upload them once it can be used again: "
                 f"python -m experiments.sync --root {self.request.root}"
             )

@@ -50,6 +50,8 @@ _PAUSE_S = 30.0
 
 _LOCK_TIMEOUT_S = 60.0
 """Longest wait for another command that uploads; the upload is then completed later."""
+_OUTAGES: dict[str, str] = {}
+"""Reason of the present outage of each store, so that it is reported once."""
 _LOG = get_logger("tracking")
 P = ParamSpec("P")
 
@@ -71,12 +73,22 @@ def _warn_on_outage(
             with locked(self.root / ".mlflow.lock", timeout_s=_LOCK_TIMEOUT_S):
                 method(self, *args, **kwargs)
         except TRACKING_ERRORS as error:
-            _LOG.warning("MLflow: %s failed and will be retried: %s",
-                         method.__name__, short_reason(error))  # fmt: skip
+            reason = short_reason(error)
+            if _is_new_outage(self.uri, reason):
+                _LOG.warning("MLflow: %s failed and will be retried: %s", method.__name__, reason)
             self.is_behind = True
             self.silent_until = time.monotonic() + _PAUSE_S
+        else:
+            _OUTAGES.pop(self.uri, None)
 
     return guarded
+
+
+def _is_new_outage(uri: str, reason: str) -> bool:
+    """Return whether this process has not reported the outage yet; all its trackers share it."""
+    is_new = _OUTAGES.get(uri) != reason
+    _OUTAGES[uri] = reason
+    return is_new
 
 
 class GridTracker:
@@ -124,8 +136,9 @@ class GridTracker:
             ) from error
         state = "is unreachable" if is_server else "can't be used"
         fix = "" if is_server else "; if it is damaged, move it away and run experiments.sync"
-        _LOG.warning("MLflow store %s %s (%s); results are kept under %s and uploaded later%s",
-                     shown, state, reason, self.root, fix)  # fmt: skip
+        if _is_new_outage(self.uri, reason):
+            _LOG.warning("MLflow store %s %s (%s); results are kept under %s and uploaded later%s",
+                         shown, state, reason, self.root, fix)  # fmt: skip
         self.is_behind = True
         self.silent_until = time.monotonic() + _PAUSE_S
 

@@ -97,16 +97,29 @@ def check_database(root: Path) -> None:
     """Check that the database of a root, if there is one, is intact.
 
     Raises:
-        ConfigError: If it is damaged.
+        ConfigError: If it is damaged, or another process holds it.
     """
     database = root.resolve() / _DATABASE
     fix = f"move it away and run python -m experiments.sync --root {root}, which recreates it"
     with reading(database, fix=fix, error_class=ConfigError):
         if has_database(root):
             with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as found:
-                (answer,) = found.execute("PRAGMA quick_check(1)").fetchone()
+                answer = _check_pages(found, database)
             if answer != "ok":
                 raise ValueError(answer)
+
+
+def _check_pages(connection: sqlite3.Connection, database: Path) -> str:
+    try:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        raise ConfigError(
+            f"{database} is held by another process ({error}); end that process, or run the "
+            "command again later"
+        ) from error
+    return str(answer)
 
 
 def has_database(root: Path) -> bool:

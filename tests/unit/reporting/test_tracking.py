@@ -1,9 +1,11 @@
 """Tracking: one parent per grid and one child per stage, without duplicates, across outages."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +367,39 @@ def test_identity_of_moved_copied_and_linked_folders(tmp_path: Path) -> None:
     assert local_store.RootIdentity.of(copied) == copy
     (moved / "root.json").write_text("{")
     assert local_store.RootIdentity.of(moved).server not in (identity.server, copy.server)
+
+
+def _make_newer(database: Path) -> None:
+    """Write the revision of a version of MLflow that is not installed."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        connection.commit()
+
+
+def _cut(database: Path) -> None:
+    content = database.read_bytes()
+    database.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("damage", [_make_newer, _cut])
+def test_an_unusable_database_is_reported_once(
+    root: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    """Several trackers of a command, and every call of each, meet the same outage."""
+    damage(root / "mlflow.db")
+    for _ in range(2):
+        assert _track(root).is_behind
+    warnings = [record for record in caplog.records if record.name == "irudimen.tracking"]
+    assert len(warnings) == 1, caplog.text
+
+
+def test_a_database_that_another_process_holds_is_not_called_damaged(root: Path) -> None:
+    """Moving it away, the fix for a damaged one, would take it from that process."""
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConfigError, match=r"is held by another process .*locked.*later"):
+            local_store.check_database(root)
+    local_store.check_database(root)
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 999, b""])
