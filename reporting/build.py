@@ -19,6 +19,7 @@ from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.exposures import ENOUGH, exposure_sentences, exposure_tables
+from reporting.sections.further_benchmarks import further_benchmarks
 from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences
 from reporting.sections.out_of_domain import out_of_domain_section
@@ -93,6 +94,7 @@ def render_page(
         wordings=tables.wording_table(grid, view),
         vqa_scores=tables.vqa_score_table(grid, view),
         unanimity=tables.unanimity_sentences(grid, view),
+        further=list(further_benchmarks(grid, view)),
         out_of_domain=out_of_domain_section(grid, view),
         fidelity=tables.fidelity_table(grid, view),
         collapse=collapse_sentences(grid, view),

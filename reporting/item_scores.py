@@ -32,6 +32,8 @@ class ItemQuery:
     column: str
     answer_type: str = ""
     """Answer type; empty for all."""
+    dataset: str = ""
+    """Name of the benchmark; empty for the main one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +101,14 @@ def common_scores(parts: Sequence[QuestionScores]) -> tuple[np.ndarray, np.ndarr
 @lru_cache(maxsize=512)
 def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> QuestionScores:
     columns = _read_columns(path, modified_ns)
-    main = columns["dataset"][0]
+    dataset = query.dataset or columns["dataset"][0]
     scores: dict[tuple[str, ...], float] = {}
     images: dict[tuple[str, ...], str] = {}
     for at, key in enumerate(
         zip(columns["dataset"], columns["benchmark"], columns["question_id"], strict=True)
     ):
         is_wanted = (
-            key[0] == main
+            key[0] == dataset
             and columns["language"][at] == language
             and query.kind in ("", key[1])
             and query.answer_type in ("", columns["answer_type"][at])

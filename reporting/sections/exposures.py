@@ -21,6 +21,7 @@ from pipeline.store.records import StageRecord
 from reporting.amounts import last_training
 from reporting.claims.measures import deciding_column
 from reporting.records import CellRecord, GridRecord
+from reporting.sections.further_benchmarks import further_names
 from reporting.series import View
 
 ENOUGH = 8
@@ -65,6 +66,8 @@ class ExposureTable:
     """Exposures of one kind of questions in all cells."""
 
     title: str
+    benchmark: str
+    """Name of the benchmark; empty for the main one."""
     group_names: tuple[str, ...]
     rows: tuple[ExposureRow, ...]
 
@@ -109,20 +112,29 @@ class ExposureCounter:
 
 
 def exposure_tables(grid: GridRecord, view: View) -> list[ExposureTable]:
-    """Return one table per kind of questions; none if no training counted its answers."""
+    """Return one table per benchmark and kind of questions; none if no answers were counted."""
     cells = [cell for cell in grid.cells if cell.evaluation is not None]
     counted = [(cell, found) for cell in cells if (found := _exposures(last_training(cell)))]
     tables = []
-    for kind in _KINDS:
-        rows = [
-            row
-            for cell, exposures in counted
-            if (row := _row(cell, exposures, kind, grid, view)) is not None
-        ]
-        if rows:
-            names = tuple(_name_group(*group) for group in GROUPS)
-            tables.append(ExposureTable(title=kind.title, group_names=names, rows=tuple(rows)))
+    for benchmark in ("", *further_names(grid)):
+        for kind in _KINDS:
+            rows = [
+                row
+                for cell, exposures in counted
+                if (row := _row(cell, exposures, kind, grid, view, benchmark)) is not None
+            ]
+            if rows:
+                tables.append(_table(kind, benchmark, rows))
     return tables
+
+
+def _table(kind: _Kind, benchmark: str, rows: Sequence[ExposureRow]) -> ExposureTable:
+    return ExposureTable(
+        title=f"{kind.title}, {benchmark}" if benchmark else kind.title,
+        benchmark=benchmark,
+        group_names=tuple(_name_group(*group) for group in GROUPS),
+        rows=tuple(rows),
+    )
 
 
 def group_of(count: int) -> int:
@@ -141,9 +153,15 @@ def _exposures(stage: StageRecord | None) -> Exposures | None:
 
 
 def _row(
-    cell: CellRecord, exposures: Exposures, kind: _Kind, grid: GridRecord, view: View
+    cell: CellRecord,
+    exposures: Exposures,
+    kind: _Kind,
+    grid: GridRecord,
+    view: View,
+    benchmark: str,
 ) -> ExposureRow | None:
-    questions = _read_questions(cell, kind, view.target, deciding_column(grid.deciding_metric))
+    column = deciding_column(grid.deciding_metric)
+    questions = _read_questions(cell, kind, view.target, column, benchmark)
     if questions is None:
         return None
     rule = rule_for(exposures.language)
@@ -186,9 +204,9 @@ def _group(questions: _Questions, chosen: np.ndarray) -> ExposureGroup:
 
 
 def _read_questions(
-    cell: CellRecord, kind: _Kind, language: str, open_column: str
+    cell: CellRecord, kind: _Kind, language: str, open_column: str, benchmark: str
 ) -> _Questions | None:
-    """Read the questions of the main benchmark; None if there are none of the kind."""
+    """Read the questions of a benchmark (empty: the main one); None if it has none of the kind."""
     evaluation = cell.evaluation
     if evaluation is None or not evaluation.predictions.is_file():
         return None
@@ -199,7 +217,7 @@ def _read_questions(
     rows = [
         row
         for row in table
-        if row["dataset"] == table[0]["dataset"]
+        if row["dataset"] == (benchmark or table[0]["dataset"])
         and row["language"] == language
         and row["benchmark"] in kind.benchmarks
         and row["answer_type"] not in _CLOSED_TYPES
@@ -216,9 +234,9 @@ def _read_questions(
 
 
 def exposure_sentences(tables: Iterable[ExposureTable]) -> list[str]:
-    """State in which cells some answers were rarely trained."""
+    """State in which cells some answers of the main benchmark were rarely trained."""
     sentences = []
-    for table in tables:
+    for table in (table for table in tables if not table.benchmark):
         few = [row for row in table.rows if row.num_few]
         if few:
             worst = max(few, key=lambda row: row.num_few)

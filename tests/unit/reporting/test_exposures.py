@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from datamodules.batches.target_data import DataAmount, Exposures, TargetData, save_target_data
 from evaluation.answers.registry import rule_for
 from evaluation.benchmarks.predictions import read_predictions
 from reporting import build, series
@@ -22,20 +21,7 @@ from reporting.sections.exposures import (
 from reporting.settings import NBSP, configured_axes, setting_of, share_of
 from reporting.tracking.payload import final_metrics, stage_files
 from tests.support import fake_grid
-
-NAMES = {"txakurra": 0, "etxea": 2, "zuhaitza": 4, "sagarra": 8}
-"""Answers of the fake benchmark and their exposures."""
-
-
-def write_data(root, kind, with_image, without_image, *, num_different=304):
-    """Write amounts and exposures into every result of a kind of stage."""
-    amount = DataAmount(num_samples=1440, num_different=num_different, num_loss_tokens=61_240)
-    data = TargetData(
-        language="eu", target_images=amount, base_images=amount, target_texts=DataAmount()
-    )
-    counts = Exposures(language="eu", with_image=with_image, without_image=without_image)
-    for result in root.glob(f"store/{kind}/*/result"):
-        save_target_data(result, data, counts)
+from tests.support.fake_targets import NAMES, write_data
 
 
 @pytest.fixture
