@@ -203,17 +203,14 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     try:
         with fsspec.open(part.file, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-            rows = parse_json(text)
+            rows = parse_json(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{part.file} is not JSON: {error}; download it again", "damaged"
         ) from error
     if not isinstance(rows, list):
-        raise DataError(
-            f"{part.file} holds {type(rows).__name__}, expected a list of rows; convert it",
-            "damaged",
-        )
+        found = type(rows).__name__
+        raise DataError(f"{part.file} holds {found}; convert it to a list of rows", "damaged")
     for number, row in _slice_part(rows, part):
         yield number, _with_image(part.file, row)
 
@@ -224,9 +221,7 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         with fsspec.open(part.file, "rb") as file:
             first = file.readline()
         if first.startswith(UTF_16_MARKS):
-            raise DataError(
-                f"{part.file} is saved as UTF-16; save it as UTF-8, or as .csv", "not UTF-8"
-            )
+            raise DataError(f"{part.file} is UTF-16; save it as UTF-8, or as .csv", "not UTF-8")
         head = first.decode("utf-8-sig", "replace").rstrip("\r\n")
         names = parse_head(head.split("\t"), part.file)
     for number, line in _read_lines(part):
@@ -239,7 +234,7 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
             continue
         if names is not None and len(cells) != len(names):
             detail = f"{len(cells)} cells, {len(names)} columns"
-            yield number, DroppedError("row has another number of cells than the head", detail)
+            yield number, DroppedError("row has more or fewer cells than the header", detail)
             continue
         row = dict(zip(names or map(str, range(len(cells))), cells, strict=True))
         yield number, _with_image(part.file, row)
@@ -250,7 +245,7 @@ def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         rows = read_table(file.read(), part.file)
     for number, row in _slice_part(rows, part):
         if None in row or None in row.values():
-            yield number, DroppedError("row has another number of cells than the head")
+            yield number, DroppedError("row has more or fewer cells than the header")
             continue
         yield number, _with_image(part.file, row)
 
@@ -335,7 +330,7 @@ def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
     if isinstance(image, str) and image and "://" not in image:
         try:
             path = safe_join(Path(file).parent, image)
-            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            if path.exists() and not path.is_file():  # reading a pipe would never return
                 return DroppedError("no image file", f"{image[:80]!r} is not a file")
             row["image"] = path.read_bytes()
         except (OSError, DataError, ValueError) as error:

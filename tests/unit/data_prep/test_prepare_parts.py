@@ -113,7 +113,7 @@ def test_lines_of_a_tsv_as_spreadsheets_save_them(tmp_path: Path) -> None:
     found = [row for _, row in _read_all(rows.split(str(path), per_part=9))]
     assert found == [{"id": "1", "text": "bat"}, {"id": "2", "text": "bi"}]
     path.write_bytes("id\ttext\n1\tbat\n".encode("utf-16"))
-    with pytest.raises(DataError, match="is saved as UTF-16; save it as UTF-8"):
+    with pytest.raises(DataError, match="is UTF-16; save it as UTF-8"):
         _read_all(rows.split(str(path), per_part=9))
 
 
