@@ -15,6 +15,8 @@ from reporting.sections.further_benchmarks import further_benchmarks
 from tests.support import fake_grid
 from tests.support.fake_targets import NAMES, write_data
 
+pytestmark = pytest.mark.slow  # four evaluations are scored twice
+
 SECOND = "benchmark_withheld"
 NUM_IMAGES = 48
 
@@ -33,8 +35,9 @@ def add_benchmark(root, folder):
     (folder / "grid.json").write_text(json.dumps(about))
 
 
-@pytest.fixture
-def root(tmp_path):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("grid")
     cells = [
         cell
         for cell in fake_grid.mix_axes(seeds=(0, 1))
