@@ -124,11 +124,11 @@ def exposure_tables(grid: GridRecord, view: View) -> list[ExposureTable]:
                 if (row := _row(cell, exposures, kind, grid, view, benchmark)) is not None
             ]
             if rows:
-                tables.append(_table(kind, benchmark, rows))
+                tables.append(_kind_table(kind, benchmark, rows))
     return tables
 
 
-def _table(kind: _Kind, benchmark: str, rows: Sequence[ExposureRow]) -> ExposureTable:
+def _kind_table(kind: _Kind, benchmark: str, rows: Sequence[ExposureRow]) -> ExposureTable:
     return ExposureTable(
         title=f"{kind.title}, {benchmark}" if benchmark else kind.title,
         benchmark=benchmark,

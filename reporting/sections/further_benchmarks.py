@@ -25,12 +25,12 @@ def further_names(grid: GridRecord) -> tuple[str, ...]:
 def further_benchmarks(grid: GridRecord, view: View) -> Iterator[FurtherBenchmark]:
     """Yield the scores on each further benchmark that some cell was asked."""
     for name in further_names(grid):
-        scores = tabulate(grid, view, [_on(name, panel) for panel in PANELS])
+        scores = tabulate(grid, view, [_panel_on(name, panel) for panel in PANELS])
         if scores.columns:
             yield FurtherBenchmark(name=name, scores=scores)
 
 
-def _on(name: str, panel: Panel) -> Panel:
+def _panel_on(name: str, panel: Panel) -> Panel:
     """Return a panel for a further benchmark, whose metrics have its name in front."""
     return replace(
         panel,
