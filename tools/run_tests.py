@@ -16,15 +16,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-WAITING = ("tests/integration/distributed", "tests/integration/tracking")
+WAITING = (
+    "tests/integration/distributed/test_nodes.py",
+    "tests/integration/distributed/test_slurm.py",
+    "tests/integration/tracking",
+)
 """Every test here is marked `slow`."""
 FIRST_HALF = (
     "tests/golden",
     "tests/integration/data",
+    "tests/integration/distributed/test_precisions.py",
+    "tests/integration/distributed/test_sharded.py",
+    "tests/integration/distributed/test_two_ranks.py",
     "tests/unit/benchmarks",
     "tests/unit/configuration",
     "tests/unit/data_prep",
-    "tests/unit/datamodules",
     "tests/unit/evaluation",
     "tests/unit/planner",
     "tests/unit/reporting",

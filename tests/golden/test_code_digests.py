@@ -9,6 +9,7 @@ from pipeline.stages.registry import stage_kinds
 from tests.golden.code_digests import find_problem, read_record
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="Python writes code out per version")
 @pytest.mark.parametrize("kind", sorted(stage_kinds()))
 def test_code_is_as_recorded_for_the_recipe_version(kind: str) -> None:

@@ -1,9 +1,11 @@
 """A fake grid on disk with plausible scores, for tests of tracking and report."""
 
+import functools
 import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +215,22 @@ def _ability(axes: dict[str, Any], language: str) -> float:
 
 
 def _make_evaluation(folder: Path, axes: dict[str, Any], num_images: int) -> None:
-    table = pa.Table.from_pylist(_items(axes, num_images), schema=SCHEMA)
-    write_predictions(folder / "predictions.parquet", table)
-    metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
-    (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
-    checks = check_image_use(table, {}, seed=0)
-    Canaries(groups=checks, num_alone=32, num_changed=0).save(folder)
+    for name, content in _evaluation_files(json.dumps(axes), num_images).items():
+        (folder / name).write_bytes(content)
+
+
+@functools.cache
+def _evaluation_files(axes_json: str, num_images: int) -> dict[str, bytes]:
+    """Compute the files of an evaluation once; most tests build a grid of the same cells."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        table = pa.Table.from_pylist(_items(json.loads(axes_json), num_images), schema=SCHEMA)
+        write_predictions(folder / "predictions.parquet", table)
+        metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
+        (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+        checks = check_image_use(table, {}, seed=0)
+        Canaries(groups=checks, num_alone=32, num_changed=0).save(folder)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _items(axes: dict[str, Any], num_images: int) -> list[dict[str, Any]]:
@@ -270,6 +282,7 @@ def _key(at: int) -> str:
     return f"image-{at:05d}"
 
 
+@functools.cache
 def _image(at: int) -> bytes:
     rng = named_rng(0, "picture", at)
     image = Image.new("RGB", (128, 128), "white")

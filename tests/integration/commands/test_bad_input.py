@@ -215,6 +215,7 @@ def test_row_lengths_of_all_stages_and_sources_are_reported_together(
     assert (code, "Enough for all" in output) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_stream_that_can_not_be_opened_is_reported_before_anything_starts(world: Path) -> None:
     """The second training found out once the first was done."""
     store = Store(Path(ROOT))
@@ -228,6 +229,7 @@ def test_a_stream_that_can_not_be_opened_is_reported_before_anything_starts(worl
         check_training_data(plan_of(), store)
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_so_first_and_never_that_it_is_done(
     world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +278,7 @@ def _bad_counts(folder: StageFolder) -> dict[str, float]:
     return {name: value for name, value in last.items() if name.startswith("bad_samples/")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "fault"),
     [(_break_image, "image cannot be decoded"), (_empty_answer, "empty caption")],
@@ -299,6 +302,7 @@ def test_broken_samples_are_counted_below_the_budget(
     assert found == by_source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"), [(_break_image, "decoded"), (_empty_answer, "empty caption")]
 )
@@ -336,6 +340,7 @@ def test_a_broken_benchmark_image_is_reported_before_training(world: Path) -> No
     assert f"sample '{name}'" in error
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_stage_is_rejected_and_kept(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +360,7 @@ def test_a_checkpoint_of_another_stage_is_rejected_and_kept(
     assert list(folder.checkpoints.glob("step=*")), "nothing saved is lost"
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_reported(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graph = plan_of()
     code, features = run_stage(graph, "features")

@@ -74,6 +74,7 @@ def test_twelve_cells_share_stage_one(world: Path) -> None:
     assert graph.cells_of(align.address) == CELL_IDS
 
 
+@pytest.mark.slow
 def test_out_of_domain_benchmarks_are_stages_of_their_own_where_they_exist(world: Path) -> None:
     """Their presence changes the address of no other stage."""
     plain, named = addresses(), "data.out_of_domain=[photos]"
@@ -130,6 +131,7 @@ def test_execution_settings_do_not_change_an_address(world: Path, override: str)
     assert addresses(override) == addresses()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "changed"),
     [
@@ -260,6 +262,7 @@ def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
         assert name in output
 
 
+@pytest.mark.slow
 def test_a_configuration_survives_a_round_trip(world: Path, tmp_path: Path) -> None:
     for config in get_experiment("mix_ablation").cells(load()):
         path = tmp_path / "config.yaml"

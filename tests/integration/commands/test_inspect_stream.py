@@ -145,6 +145,7 @@ def test_whole_epochs_have_the_requested_share(world: Path) -> None:
     assert counts["instruct_eu"].expected == pytest.approx(5 * 9.6)
 
 
+@pytest.mark.slow
 def test_the_command_lists_a_step_and_writes_its_images(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_command_sums_a_range_of_steps(world: Path, capsys: pytest.CaptureFi
     assert "step 0 of 60" not in output
 
 
+@pytest.mark.slow
 def test_a_skipped_sample_is_listed_with_its_reason(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_change_upstream_is_followed_to_its_cause(
     }
 
 
+@pytest.mark.slow
 def test_a_changed_language_file_is_named(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = world / "languages" / "eu" / "prompts.yaml"
     path.write_text(path.read_text().replace("bai", "baietz-ba", 1))
@@ -111,6 +112,7 @@ def test_a_changed_language_file_is_named(world: Path, capsys: pytest.CaptureFix
     assert set(map(tuple, found.values())) == {("finished",)}
 
 
+@pytest.mark.slow
 def test_changed_files_of_a_model_are_named(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_raised_recipe_version_is_named(
     ]
 
 
+@pytest.mark.slow
 def test_the_nearest_stage_run_has_the_fewest_differences(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +162,7 @@ def test_the_nearest_stage_run_has_the_fewest_differences(
     assert found["instruct"] == ["has to run", "field optim.lr: 0.5 -> 0.4"]
 
 
+@pytest.mark.slow
 def test_unfinished_and_unknown_stage_runs(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in Path("results/store").glob("*/*"):
         (folder / "result").rmdir()

@@ -64,6 +64,7 @@ def places_of(reference: Consumed, keys: set[str]) -> list[tuple[int, str, str]]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTED)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_broken_sample_is_counted_and_no_other_moves(
@@ -127,6 +128,7 @@ def test_the_budget_is_per_source(tmp_path: Path) -> None:
         make_module(tmp_path, twice, max_bad_fraction=one_each).setup()
 
 
+@pytest.mark.slow
 @given(
     faults=st.dictionaries(
         st.integers(0, NUM_IMAGES - 1), st.sampled_from(sorted(COUNTED)), max_size=8

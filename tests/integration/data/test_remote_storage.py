@@ -134,6 +134,7 @@ def remote_files(folder, store, names=("s-0.tar",)):
     ]
 
 
+@pytest.mark.slow
 def test_urls_in_a_manifest_train_like_files(local, http, store, tmp_path):
     assert [load_manifest(path).fingerprint() for path in http] == [
         load_manifest(path).fingerprint() for path in local
@@ -161,6 +162,7 @@ def test_faults_on_the_way_change_nothing(local, http, store, tmp_path):
     assert not any(store.once.values())
 
 
+@pytest.mark.slow
 def test_a_cache_smaller_than_the_data_gives_the_same(local, http, store, tmp_path, monkeypatch):
     sizes = [path.stat().st_size for path in store.folder.iterdir()]
     limit = 2 * max(sizes) + 10
@@ -172,6 +174,7 @@ def test_a_cache_smaller_than_the_data_gives_the_same(local, http, store, tmp_pa
     assert max(store.gets.values()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -247,6 +250,7 @@ def test_shards_are_fetched_ahead_of_time(http, store):
     assert source.shards_of(torch.tensor([0, 5, 18]).numpy()).tolist() == [0, 1, 3]
 
 
+@pytest.mark.slow
 def test_processes_share_one_download(store, cache_folder):
     context = multiprocessing.get_context("spawn")
     names = [f"s-{i}.tar" for i in range(4)]
@@ -331,6 +335,7 @@ def wait_for_shards(folder, number):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_steps", "number"), [(1, 2), (NUM_STEPS, 4)])
 def test_the_stream_fetches_this_block_and_the_next(http, store, tmp_path, num_steps, number):
     """The second block of two shards is fetched before it is read."""

@@ -61,6 +61,7 @@ def reference_replies(folder: Path, model: Any) -> list[str]:
     return replies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -203,6 +204,7 @@ def test_options_are_checked_before_the_model_is_asked(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_answers_that_do_not_fit_and_truncated_replies_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,6 +91,7 @@ def test_inputs_of_a_batch_are_those_of_its_prompts(answerer: Any, processor: An
         assert mask.sum() == len(expected)
 
 
+@pytest.mark.slow
 def test_replies_equal_greedy_decoding_of_single_prompts(
     folder: Path, answerer: Any, processor: Any
 ) -> None:

@@ -45,6 +45,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> MicroBatch:
     return step.micro_batches[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stage_2", [False, True])
 def test_operations_are_those_that_torch_counts(batch: MicroBatch, *, is_stage_2: bool) -> None:
     """On dense work: torch counts padding and masked pairs, so the work counted here is dense."""
@@ -118,6 +119,7 @@ def _plan(folder: Path) -> tuple[Plan, gpu_step.Bench]:
     return plan, bench
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_is_recorded_and_named(tmp_path: Path) -> None:
     plan, bench = _plan(tmp_path)
 
@@ -135,6 +137,7 @@ def test_a_run_that_breaks_is_recorded_and_named(tmp_path: Path) -> None:
     assert gpu_step.has_failed({"stages": {"1": {}}})
 
 
+@pytest.mark.slow
 def test_the_baseline_goes_down_to_a_batch_that_fits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

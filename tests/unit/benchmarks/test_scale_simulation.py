@@ -35,6 +35,7 @@ def test_ranks_are_balanced_across_groups(folder: Path) -> None:
     assert data.imbalance(opened, 32, 1)["tokens"] < 0.02
 
 
+@pytest.mark.slow
 def test_every_rank_writes_its_part_of_a_checkpoint() -> None:
     one, four = checkpoints.measure(1), checkpoints.measure(4)
     assert one.gib_per_file * 2**30 == pytest.approx(8.03e9 * 12, rel=0.01)

@@ -46,6 +46,7 @@ def test_wrong_decisions_about_claims_and_families(monkeypatch):
     assert min(without) > 0.06, "that is what the correction is for"
 
 
+@pytest.mark.slow
 def test_coverage_of_few_images_and_extreme_accuracies(monkeypatch):
     monkeypatch.setattr(coverage, "_IMAGES", (35, 100))
     monkeypatch.setattr(coverage, "_SHARES", (0.02, 0.5, 0.9))

@@ -35,6 +35,7 @@ def test_feistel_computes_each_position_independently() -> None:
     assert permutation(np.arange(6).reshape(2, 3)).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_feistel_spreads_small_ranges_evenly() -> None:
     n, num_seeds = 6, 1500
     table = np.stack([FeistelPermutation(n, s, "even")(np.arange(n)) for s in range(num_seeds)])

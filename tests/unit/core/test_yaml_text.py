@@ -107,6 +107,7 @@ def test_language_codes_stay_texts_in_files_and_on_the_command_line(tmp_path: Pa
         assert parse_yaml(code, schema, where="--set") == code
 
 
+@pytest.mark.slow
 @given(st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc")), max_size=30))
 def test_any_quoted_text_is_kept(text: str) -> None:
     quoted = "'" + text.replace("'", "''") + "'"

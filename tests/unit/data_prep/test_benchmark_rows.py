@@ -134,6 +134,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON, JSON, JSON)
 def test_any_row_is_an_item_or_a_data_error(question: Any, choices: Any, correct: Any) -> None:
     try:

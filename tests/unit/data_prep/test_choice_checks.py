@@ -41,6 +41,7 @@ def random_questions(seed: int, count: int = 60) -> list[ChoiceQuestion]:
     ]
 
 
+@pytest.mark.slow
 def test_random_questions_are_rarely_reported():
     """Expect at most 5 % of the sets: more than 20 of 200 would have a probability below 0.001."""
     assert sum(bool(found(random_questions(seed))) for seed in range(200)) <= 20

@@ -263,6 +263,7 @@ def test_code_markup_and_numbers_are_not_translated() -> None:
     assert not segments.has_language("12 + 3.5 = `x`")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "translation", "reason"),
     [

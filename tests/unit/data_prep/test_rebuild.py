@@ -37,6 +37,7 @@ def build(folder, *arguments):
     return embedded.main(["--packages", str(PACKAGES), "--out", str(folder), *arguments])
 
 
+@pytest.mark.slow
 def test_spanish_data_need_only_a_language_file(tmp_path):
     assert build(tmp_path, "--languages", "en", "es", "--concepts", "12", "--without-text") == 0
     assert not any(tmp_path.glob("text*"))
@@ -48,6 +49,7 @@ def test_spanish_data_need_only_a_language_file(tmp_path):
     assert "autobús" in text
 
 
+@pytest.mark.slow
 def test_a_language_without_help_pages_lacks_only_running_text(tmp_path, monkeypatch, capsys):
     def read_pages(_, languages):
         assert [language.code for language in languages] == ["en"]

@@ -88,6 +88,7 @@ def test_webdataset_reads_every_shard(tar):
     assert count == len(ShardReader(tar))
 
 
+@pytest.mark.slow
 def test_no_benchmark_image_is_in_training(train):
     def digests(images):
         files = {hashlib.sha256(image).hexdigest() for image in images}

@@ -75,6 +75,7 @@ def test_a_number_is_distributed_in_proportion_and_monotonically(sizes, data):
         assert all(a <= b for a, b in zip(counts, more, strict=True))
 
 
+@pytest.mark.slow
 @given(
     sizes=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     rates=st.tuples(st.integers(1, 6), st.integers(1, 6)),
@@ -136,6 +137,7 @@ def test_what_needs_a_share_excludes_a_number(fields, message):
         open_stream({"a": make_part("a-40", 2, **fields)}, number=3, num_steps=10)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(8, 16), min_size=1, max_size=2),
     seed=st.integers(0, 5),

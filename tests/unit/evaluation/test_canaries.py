@@ -141,6 +141,7 @@ def test_a_language_that_ignores_the_image_is_flagged_although_the_other_uses_it
     assert own - blind > 0.1
 
 
+@pytest.mark.slow
 def test_one_of_many_groups_is_rarely_called_seeing_by_chance():
     """Holm over the groups of an evaluation: 5 % for all of them together."""
     scores = {("vqa", f"type{at}", "eu"): (0.5, 0.5) for at in range(20)}

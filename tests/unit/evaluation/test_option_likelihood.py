@@ -174,6 +174,7 @@ class Mute(Oracle):
         return [float(self.known.get(question) == reply) for question, reply in pairs]
 
 
+@pytest.mark.slow
 def test_likelihoods_are_scored_next_to_the_replies(items):
     model = Mute(items)
     result = evaluate(model, items, EvaluationOptions(), rater=model)

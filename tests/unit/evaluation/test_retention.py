@@ -50,6 +50,7 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.mark.slow
 def test_bits_per_byte_agree_with_the_logits(
     manifest: Path, model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_stopped_scoring_goes_on(
         ScoreCache(path, stop)
 
 
+@pytest.mark.slow
 def test_prompts_longer_than_the_context_are_counted(
     model: LlamaForCausalLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ def test_rows_say_whether_a_reply_is_in_the_language_of_the_question(items):
     assert {row["blind_parsed"] for row in rows if row["benchmark"] == "capqa"} == {None}
 
 
+@pytest.mark.slow
 def test_refusals_are_counted_and_are_neither_yes_nor_no(items):
     """Finding H6: "I don't know" is reported as a refusal and not read as no."""
     metrics = replied_everywhere(items, {"en": "I don't know.", "eu": "Ez dakit."})

@@ -124,6 +124,7 @@ def test_the_yes_no_policy_is_applied(items):
     assert strict.metrics["truncated/en"].value == 100
 
 
+@pytest.mark.slow
 def test_relaxed_matching_is_applied(items):
     class DefiniteAnswerer:
         def answer(self, questions):

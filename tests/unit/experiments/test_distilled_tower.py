@@ -23,6 +23,7 @@ def test_missing_drawings_name_the_command_that_builds_them(tmp_path: Path) -> N
         recipe.load([f"drawings=[{tmp_path}/drawings.manifest.json]"])
 
 
+@pytest.mark.slow
 def test_the_address_depends_on_drawings_and_recipe_not_on_the_folder(tmp_path: Path) -> None:
     def address(*overrides: str) -> str:
         graph = recipe.build_graph(recipe.load([f"drawings=[{DRAWINGS}]", *overrides]))

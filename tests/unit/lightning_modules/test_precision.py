@@ -105,6 +105,7 @@ def _replicas_of_one() -> Strategy:
     return strategy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [StrategyName.AUTO, StrategyName.FSDP2])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_trains_and_keeps_buffers(

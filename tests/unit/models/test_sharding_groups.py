@@ -128,6 +128,7 @@ def train_on(rank: int, folder: Path, case: dict[str, Any]) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -185,6 +185,7 @@ def test_policies_without_effect_are_rejected() -> None:
 # --- generation ---
 
 
+@pytest.mark.slow
 def test_predictions_do_not_depend_on_the_batch_size() -> None:
     model = build_model()
     prompts, images = prompts_and_images(70)
@@ -240,6 +241,7 @@ def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Te
     return prompts, chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "is_shared"), [(30, True), (1, False)])
 def test_shared_heads_keep_the_answers_and_are_computed_once(
     before: int, *, is_shared: bool

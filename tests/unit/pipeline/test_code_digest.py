@@ -148,6 +148,7 @@ def test_a_name_that_comes_from_elsewhere_changes_it(project: Path) -> None:
     assert digest_of().digest != before.digest
 
 
+@pytest.mark.slow
 def test_the_digests_of_this_project_cover_its_code() -> None:
     evaluation = set(code_digest(EvaluateStage).definitions)
     training = set(code_digest(InstructStage).definitions)

@@ -16,6 +16,7 @@ def plan(profile="embedded", *, overrides=(), **cell):
     return build_graph(name_cells(vary(base, **cell)), is_plan=True)
 
 
+@pytest.mark.slow
 def test_a_number_of_images_becomes_a_share_of_what_the_stage_serves():
     graph = plan(base_samples=(750,), target_samples=(0, 250))
     assert list(graph.target_shares.values()) == [0.0, 0.25]

@@ -32,6 +32,7 @@ from reporting.dry_run.memory_trace import show_memory_traces
 TRAINS = FreezePolicy(language_model=True)
 
 
+@pytest.mark.slow
 def test_storages_are_counted_once_while_they_live() -> None:
     with FakeTensorMode():
         weight = torch.empty(100)

@@ -71,6 +71,7 @@ def estimator_of(plan: GridPlan, folder: Path) -> Estimator:
     return Estimator(expected_manifests(plan.cells[0].config), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "profile",  # of the default profile, test_graph makes all the plans
     sorted(path.stem for path in Path("configs").glob("*.yaml") if path.stem != "embedded"),
@@ -87,6 +88,7 @@ def test_every_profile_plans_every_experiment(exp: str, profile: str, cache: Pat
         assert cost.flops > 0
 
 
+@pytest.mark.slow
 def test_the_paper_s_models_are_counted_exactly(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation")
     assert len(plan.graph.nodes) == 2 + 3 * 12, "instruct, retention, evaluate of each cell"
@@ -151,6 +153,7 @@ def test_questions_that_are_asked_in_other_words_are_planned(tmp_path: Path) -> 
     assert more == {32: 12_500 * 2 * 2, 4096: 0}  # two languages, two wordings, no open replies
 
 
+@pytest.mark.slow
 def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", profile="embedded")
     load = node_of(plan, "evaluate").estimate(estimator_of(plan, tmp_path)).load
@@ -160,6 +163,7 @@ def test_the_questions_of_an_existing_benchmark_are_counted(tmp_path: Path) -> N
     assert load.num_samples == pytest.approx(4 * 1480 + shuffled + 32)
 
 
+@pytest.mark.slow
 def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     """8B in bf16-mixed, sharded by four: 4 + 4 + 8 bytes for a fourth of the weights."""
     plan = plan_of("mix_ablation", "instruct.compute.compile_blocks=false")
@@ -178,6 +182,7 @@ def test_the_largest_parts_of_the_memory(tmp_path: Path) -> None:
     assert cost.memory["gathered weights"] == 2 * 218_112_000
 
 
+@pytest.mark.slow
 def test_options_that_save_memory_take_effect(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "instruct.compute.compile_blocks=false")
     estimator, node = estimator_of(plan, tmp_path), node_of(plan, "instruct")
@@ -374,6 +379,7 @@ def test_an_unknown_model_says_what_to_do(tmp_path: Path) -> None:
         _ = node_of(plan, "align").estimate(estimator_of(plan, tmp_path), count=1).cost
 
 
+@pytest.mark.slow
 def test_the_eight_bit_optimizer_counts(tmp_path: Path) -> None:
     plan = plan_of("mix_ablation", "instruct.compute.strategy=auto",
                    f"instruct.optim.optimizer={OptimizerName.ADAMW_8BIT.value}")  # fmt: skip

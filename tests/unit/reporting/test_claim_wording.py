@@ -26,6 +26,9 @@ from tests.support.scored_grid import (
     write_retention,
 )
 
+pytestmark = pytest.mark.slow
+"""Every test builds a report or decides claims."""
+
 
 def _row(results: ClaimResults, claim: Claim) -> ClaimRow:
     return next(row for row in claim_rows(results) if row.text == claim.text)

@@ -38,6 +38,7 @@ _TEXT_ONLY = "Text-only data in the target language improves answers about image
 # --- C2: what a claim is about --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cell_that_guesses_better_supports_nothing(tmp_path: Path) -> None:
     """The only supported claim of the review: one cell learnt the most frequent answers."""
 
@@ -57,6 +58,7 @@ def test_a_cell_that_guesses_better_supports_nothing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> None:
     gains = {0.0: 0.35, 0.2: 0.0, 1.0: -0.1}
 
@@ -78,6 +80,7 @@ def test_a_pooled_claim_whose_pairs_disagree_is_undecided(tmp_path: Path) -> Non
     assert row.needed == ""  # more images would not settle the disagreement
 
 
+@pytest.mark.slow
 def test_a_common_effect_is_supported_for_the_models(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         return sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)
@@ -105,6 +108,7 @@ def test_replicated_cells_decide_about_the_recipe(tmp_path: Path) -> None:
     assert "3 trainings per cell, t with" in row.recipe_note
 
 
+@pytest.mark.slow
 def test_support_by_a_cell_that_shows_nothing_is_taken_back(tmp_path: Path) -> None:
     """A cell that beats a useless one by guessing has not learnt to see."""
 
@@ -123,6 +127,7 @@ def test_support_by_a_cell_that_shows_nothing_is_taken_back(tmp_path: Path) -> N
 # --- H1: the best share ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_share_is_never_compared_with_itself(tmp_path: Path) -> None:
     """20 % is the best share observed by luck: nothing is supported with certainty."""
 
@@ -137,6 +142,7 @@ def test_a_share_is_never_compared_with_itself(tmp_path: Path) -> None:
     assert "the best of the other shares" in claim.detail
 
 
+@pytest.mark.slow
 def test_a_curve_that_falls_is_reported(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         share = {0.0: 0.3, 0.2: 0.9, 1.0: 0.5}[axes["target_share"]]
@@ -148,6 +154,7 @@ def test_a_curve_that_falls_is_reported(tmp_path: Path) -> None:
     assert any("not monotone" in note for note in claim.notes)
 
 
+@pytest.mark.slow
 def test_a_relative_margin_needs_an_image_that_contributes(tmp_path: Path) -> None:
     results = hypotheses.decide_claims(*scored_grid(tmp_path, lambda a, r, g: (0.5, 0.5)))
     claim = claim_of(results, "enough", ", vqa")
@@ -183,6 +190,7 @@ def test_a_share_without_a_contribution_of_the_image_hides_no_recipe() -> None:
 # --- H8: any benchmark, metric, population and quantity -------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_deciding_metric_of_the_profile_decides(tmp_path: Path) -> None:
     _, view = scored_grid(tmp_path, sees(0.5, 0.1))
     for path in tmp_path.glob("store/evaluate/*/result/predictions.parquet"):
@@ -202,6 +210,7 @@ def test_the_deciding_metric_of_the_profile_decides(tmp_path: Path) -> None:
     assert values["vqa"] != values["vqa_lmms"]
 
 
+@pytest.mark.slow
 def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         is_open = row["benchmark"] == "vqa" and row["answer_type"] != "yes/no"
@@ -215,6 +224,7 @@ def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
     assert claim.decision.verdict is Verdict.REFUTED
 
 
+@pytest.mark.slow
 def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
     grid, _ = scored_grid(tmp_path)
     rng = np.random.default_rng(0)
@@ -236,6 +246,7 @@ def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
     assert "minus the language model before training" in kept.detail
 
 
+@pytest.mark.slow
 def test_zero_target_images_in_both_stages_is_a_claim(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         return sees(0.3 + 0.5 * (axes["target_share"] > 0), 0.02)(axes, row, rng)
@@ -247,6 +258,7 @@ def test_zero_target_images_in_both_stages_is_a_claim(tmp_path: Path) -> None:
     assert claim_of(results, "zero_enough").verdict is Verdict.REFUTED
 
 
+@pytest.mark.slow
 def test_hypotheses_that_do_not_apply_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +273,7 @@ def test_hypotheses_that_do_not_apply_are_listed(
     assert "probability that any verdict is wrong" in page
 
 
+@pytest.mark.slow
 def test_preferences_are_not_decided_on_scores(tmp_path: Path) -> None:
     results = hypotheses.decide_claims(*scored_grid(tmp_path, cells=fake_grid.backbone_axes()))
     assert "backbones_alike" in {claim.name for claim in results.claims}
@@ -268,6 +281,7 @@ def test_preferences_are_not_decided_on_scores(tmp_path: Path) -> None:
     assert reasons["backbones_preferred_alike"] == "not measured in this grid"
 
 
+@pytest.mark.slow
 def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path, cells=fake_grid.backbone_axes())
     general, adapted = (
@@ -322,6 +336,7 @@ def test_an_inconsistent_hypothesis_is_rejected(
         preregistration.load_registered(tmp_path)
 
 
+@pytest.mark.slow
 def test_hypothesis_on_a_configuration_field_is_decided(tmp_path: Path) -> None:
     cells = fake_grid.connector_axes()
     folder = fake_grid.make_grid(tmp_path, "connector", cells=cells, num_images=12)
@@ -361,6 +376,7 @@ hypotheses:
 """
 
 
+@pytest.mark.slow
 def test_claims_on_cells_that_have_not_run_stay_open(tmp_path: Path) -> None:
     fake_grid.make_grid(tmp_path, unfinished=6, num_images=12)
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
@@ -397,6 +413,7 @@ def test_a_claim_states_its_margin(tmp_path: Path) -> None:
     assert "margin" not in details["text_only"]
 
 
+@pytest.mark.slow
 def test_a_claim_is_not_decided_before_all_its_cells_have_run(tmp_path: Path) -> None:
     """The best share can't be known, and a second look would need a level of its own."""
     fake_grid.make_grid(tmp_path, unfinished=1, num_images=12)
@@ -407,6 +424,7 @@ def test_a_claim_is_not_decided_before_all_its_cells_have_run(tmp_path: Path) ->
     assert all(claim.decision is None and claim.verdict is None for claim in open_claims)
 
 
+@pytest.mark.slow
 def test_every_verdict_of_a_column_shares_one_error_level(tmp_path: Path) -> None:
     """p-values are those of a single claim times the number of claims."""
     grid, view = scored_grid(tmp_path, sees(0.5, 0.1))
@@ -463,6 +481,7 @@ def test_cells_are_paired_by_question_whatever_their_order() -> None:
 # --- summary --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path)
     text = " ".join(summary(grid, view, [], check_registration(grid)))
@@ -473,6 +492,7 @@ def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: 
     assert "[" not in figure.detail
 
 
+@pytest.mark.slow
 def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path)
     for cell in grid.cells:
@@ -489,6 +509,7 @@ def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
     assert "in any language, the accuracy is 58.0\N{NO-BREAK SPACE}%" in text
 
 
+@pytest.mark.slow
 def test_baselines_of_the_summary_are_those_of_the_highest_cell_in_the_target_language(
     tmp_path: Path,
 ) -> None:
@@ -504,6 +525,7 @@ def test_baselines_of_the_summary_are_those_of_the_highest_cell_in_the_target_la
     assert f"reaches {best.blind:.1f} % without the image" in text
 
 
+@pytest.mark.slow
 def test_the_base_language_is_reported_for_the_setting_of_the_highest_cell(
     tmp_path: Path,
 ) -> None:
@@ -521,6 +543,7 @@ def test_the_base_language_is_reported_for_the_setting_of_the_highest_cell(
     assert f"of the same setting ({view.label(setting)})" in text or not view.label(setting)
 
 
+@pytest.mark.slow
 def test_a_share_of_zero_names_the_share_of_stage_1(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path)
     grid = dataclasses.replace(grid, common={"align.target_share": 0.2})
@@ -529,6 +552,7 @@ def test_a_share_of_zero_names_the_share_of_stage_1(tmp_path: Path) -> None:
     assert "at a share of zero in stage 2 (stage 1 always has 20 %)" in text
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         return sees(0.75 if axes["text_only"] else 0.5, 0.1)(axes, row, rng)

@@ -23,6 +23,9 @@ from reporting.tracking.payload import final_metrics, stage_files
 from tests.support import fake_grid
 from tests.support.fake_targets import NAMES, write_data
 
+pytestmark = pytest.mark.slow
+"""Every test builds a report or decides claims."""
+
 
 @pytest.fixture
 def root(tmp_path):

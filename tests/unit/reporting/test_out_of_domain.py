@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from reporting import build, series
 from reporting.records import load_grid
 from reporting.sections.out_of_domain import out_of_domain_section
 from tests.support import fake_grid
 
 
+@pytest.mark.slow
 def test_out_of_domain_scores_are_a_section_only_where_there_are_any(tmp_path: Path) -> None:
     cells = [cell for cell in fake_grid.mix_axes() if not cell["text_only"]][:2]
     folder = fake_grid.make_grid(tmp_path, cells=cells, num_images=12)

@@ -16,6 +16,9 @@ from reporting.claims.power.power_plan import PlannedClaim
 from reporting.dry_run.claims import show_claims
 from tests.support.scored_grid import scored_grid, sees, three_shares
 
+pytestmark = pytest.mark.slow
+"""Every test builds a report or decides claims."""
+
 _NAME = "registered"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from core.io.files import sha256_file
 from evaluation.people.comparison import ComparedSystem
@@ -15,6 +16,7 @@ from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
 
 
+@pytest.mark.slow
 def test_preferences_in_the_folder_of_a_grid_are_shown_by_cell(tmp_path: Path) -> None:
     fake_grid.make_grid(
         tmp_path, "backbone_ablation", cells=fake_grid.backbone_axes(), num_images=12

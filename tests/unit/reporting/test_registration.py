@@ -58,6 +58,7 @@ def _edit_grid(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
+@pytest.mark.slow
 def test_an_untouched_registration_is_confirmatory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_an_untouched_registration_is_confirmatory(
     assert "xploratory" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_deleted_copy_and_another_margin_are_noticed(
     folder: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_grid_without_registration_is_exploratory(tmp_path: Path) -> None:
     assert "present reporting/hypotheses.yaml" in _problems(folder)
 
 
+@pytest.mark.slow
 def test_an_extended_grid_keeps_its_first_registration(folder: Path, shipped: Path) -> None:
     before = _load(folder).registration
     shipped.write_text(shipped.read_text("utf-8").replace("first: 0.2", "first: 0.4", 1), "utf-8")

@@ -21,6 +21,9 @@ from reporting.sections.caveats import caveats
 from reporting.summary import summary
 from tests.support import fake_grid
 
+pytestmark = pytest.mark.slow
+"""Every test builds a report or decides claims."""
+
 _SMALL = 12
 
 

@@ -25,6 +25,9 @@ from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences, language_collapse
 from tests.support import fake_grid
 
+pytestmark = pytest.mark.slow
+"""Every test builds a report or decides claims."""
+
 _IMAGES = 40
 
 

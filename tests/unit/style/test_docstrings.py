@@ -100,6 +100,7 @@ def defined_names(node: ast.stmt) -> list[str]:
     return [name for name in names if _CONSTANT.fullmatch(name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collect", [fragment_faults, vague_name_faults, shared_name_faults])
 def test_docstrings_and_names_follow_the_style_guide(collect: Callable[[], list[str]]) -> None:
     faults = collect()

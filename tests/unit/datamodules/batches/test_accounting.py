@@ -117,6 +117,7 @@ def test_a_wrong_number_of_target_samples_is_reported_as_a_bug(paths):
         tally.check(60)
 
 
+@pytest.mark.slow
 def test_shares_of_tokens_are_logged(paths, caplog):
     stream = make_stream(paths, share_of=ShareOf.LOSS_TOKENS)
     with caplog.at_level(logging.INFO):
@@ -133,6 +134,7 @@ def test_shares_of_tokens_are_logged(paths, caplog):
     assert "(configured: 80.00 % of loss_tokens)" in last
 
 
+@pytest.mark.slow
 def test_a_deviating_token_share_is_a_warning(paths, caplog):
     stream = make_stream(paths, share_of=ShareOf.LOSS_TOKENS)
     make_tally(stream).check(1000)

@@ -102,6 +102,7 @@ def test_reference_has_every_position_once(reference):
         assert sorted(found) == list(range(first, first + SAMPLES_PER_STEP))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -117,6 +118,7 @@ def test_any_topology_gives_the_same_global_batches(data, reference, world_size,
         assert {ref.position: (ref.source, ref.key) for ref in found} == reference[step]
 
 
+@pytest.mark.slow
 def test_starting_anywhere_gives_the_suffix(data):
     whole = steps(data)
     for start in (1, 4, NUM_STEPS):

@@ -73,6 +73,7 @@ def few_open_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_open_files")
 def test_a_large_step_takes_one_file_descriptor() -> None:
     loader = DataLoader(

@@ -90,6 +90,7 @@ def test_epochs_and_images_continue_across_phases(paths):
         assert np.array_equal(mine[:shorter], theirs[:shorter])
 
 
+@pytest.mark.slow
 def test_languages_are_exact_and_nested_across_phases(paths):
     stream = MixtureStream(make_config(paths))
     located = stream.locate(np.arange(3000 * PER_STEP))

@@ -189,6 +189,7 @@ def test_sampled_positions_match_the_reference(world):
     assert located.epoch.max() > 5
 
 
+@pytest.mark.slow
 def test_every_position_has_its_component(world):
     step = 1 << 20
     for start in range(0, NUM_POSITIONS, step):
@@ -197,6 +198,7 @@ def test_every_position_has_its_component(world):
         assert np.array_equal(dealt.component, world.sequence[start:stop])
 
 
+@pytest.mark.slow
 def test_shares_are_exact_at_every_sampled_prefix(world):
     rng = np.random.default_rng(1)
     for start, rates in world.rates:
@@ -212,6 +214,7 @@ def test_shares_are_exact_at_every_sampled_prefix(world):
             assert np.array_equal(own - before, counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_every_epoch_is_a_permutation(name):
     stream = open_stream(make_config())
@@ -223,6 +226,7 @@ def test_every_epoch_is_a_permutation(name):
         assert not np.array_equal(samples, places)
 
 
+@pytest.mark.slow
 def test_epochs_continue_across_phases():
     stream = open_stream(make_config(later=LATER))
     c = stream.names.index("books")

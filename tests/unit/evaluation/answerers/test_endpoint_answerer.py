@@ -103,6 +103,7 @@ def test_a_served_model_is_evaluated_with_concurrent_requests(
     assert all(row["num_tokens"] == len(row["output"]) and not row["is_truncated"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_resumed_evaluation_repeats_no_request(
     server: tuple[str, type[Server]],
     manifest: Path,

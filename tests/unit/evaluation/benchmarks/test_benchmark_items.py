@@ -245,6 +245,7 @@ def test_the_best_constant_choice_may_be_a_letter(tmp_path):
     assert (best.answer, best.score) == ("C", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [

@@ -42,6 +42,7 @@ def random_case(rng) -> tuple[str, list[str]]:
     return options[int(rng.integers(len(options)))], answers
 
 
+@pytest.mark.slow
 def test_scores_agree_with_the_oracle_on_random_and_adversarial_cases():
     rng = named_rng(0, "vqa cases")
     seen = {}

@@ -243,6 +243,7 @@ METADATA = st.none() | st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(ROWS, METADATA)
 def test_foreign_files_of_preferences_are_read_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], metadata: str | None
@@ -289,6 +290,7 @@ def store_with(tmp_path: Path, comparison: SystemComparison) -> AnnotationStore:
     return store
 
 
+@pytest.mark.slow
 def test_the_command_saves_preferences_and_prints_the_agreement(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,7 @@ def test_heterogeneous_parts_are_recognised():
         heterogeneity(noise[:1], images(400, 2))
 
 
+@pytest.mark.slow
 def test_heterogeneity_of_independent_parts_is_cochrans_q():
     values = named_rng(2, "cochran").uniform(-1, 1, (4, 3_000))
     found = heterogeneity(values, images(3_000))

@@ -129,6 +129,7 @@ def test_assumptions_without_replicates_have_defaults():
         measure_assumptions(cells[:1])
 
 
+@pytest.mark.slow
 def test_predicted_power_equals_the_share_of_supported_claims():
     for row in simulate_power(200):
         assert row["predicted"] == pytest.approx(row["simulated"], abs=0.1), row

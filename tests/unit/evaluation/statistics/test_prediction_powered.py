@@ -51,6 +51,7 @@ def test_numbers_that_do_not_fit_are_rejected() -> None:
         ppi_mean(judge[:50], judge[:100], human[:100], IMAGES[:50], IMAGES[:100])
 
 
+@pytest.mark.slow
 def test_intervals_with_a_good_judge_are_narrow_and_cover_the_truth() -> None:
     row = simulate_row(JudgeDesign(judge_noise=0.2), num_grids=200, seed=0)
     assert row["kappa"] > 0.5

@@ -239,6 +239,7 @@ def test_a_recipe_is_never_surer_than_its_trained_models():
     assert found.decision.p_supported >= models.tail_below(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training_sd", [0.0, 1.0, 3.0])
 def test_intervals_cover_other_trainings(training_sd):
     """H3: the interval of one seed, or of the mean over three, covers only 57 % at 3 points."""

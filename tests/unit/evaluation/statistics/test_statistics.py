@@ -81,6 +81,7 @@ def test_equal_clusters_are_drawn_together(monkeypatch):
     assert ks_2samp(single, together).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_interval_ends_do_not_depend_on_the_seed_in_the_printed_digit():
     """Interval ends of 2,000 resamples differed by up to half a point between seeds."""
     values = (named_rng(1, "noise").random(1_500) < 0.4) * 1.0
@@ -129,6 +130,7 @@ def test_no_spread_falls_back_to_wilson_over_images():
     assert interval.low == pytest.approx(1 - 0.2775, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_3000_items_take_less_than_200_ms():
     values, clusters = named_rng(0, "speed").random(3_000), images(3_000, 2)
     times = []

@@ -96,6 +96,7 @@ def test_few_images_leave_the_share_undecided():
     assert decision.clusters_needed == 10
 
 
+@pytest.mark.slow
 def test_the_interval_agrees_with_the_verdict_at_every_level():
     for seed in range(20):
         scores, images = grid([0.45, 0.47, 0.5, 0.5], num_images=150, seed=seed)
@@ -134,6 +135,7 @@ def test_the_curve_leaves_out_a_cell_of_another_regime():
     assert gain == pytest.approx(truth, abs=0.02)
 
 
+@pytest.mark.slow
 def test_lack_of_fit_has_its_level_and_gains_their_coverage():
     shares = np.array(SHARES)
     truths = 0.2 + 0.4 * (1 - np.exp(-shares / 0.3))

@@ -45,6 +45,7 @@ def flex_without_kernel(*parts: torch.Tensor, **_: object) -> torch.Tensor:
     return parts[0] + parts[1].sum() + parts[2].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_image", [False, True])
 @pytest.mark.parametrize(("kind", "with_branches"), CASES)
 def test_a_micro_batch_needs_no_value_on_the_host(

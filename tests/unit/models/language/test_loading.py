@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_weights_for_a_device_do_not_pass_through_main_memory_as_a_whole(folder: Path) -> None:
     """The meta device takes the place of a GPU; float32 weights of a bfloat16 file are new."""
     config = LanguageModelConfig(path=str(folder))

@@ -32,6 +32,7 @@ def test_varlen_attention_equals_masked_attention(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_branches", [False, True])
 def test_flex_attention_equals_masked_attention(
     monkeypatch: pytest.MonkeyPatch, *, with_branches: bool
