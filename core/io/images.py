@@ -30,6 +30,8 @@ empty. Progressive images have about ten."""
 
 _JPEG_FORMATS = frozenset({"JPEG", "MPO"})
 _SCAN_MARK = b"\xff\xda"
+_MIN_VECTOR_BYTES = 16 << 10
+"""Size from which NumPy finds marks faster than `bytes.count`: at 45 kB 12 instead of 68 us."""
 _IN_MEMORY = re.compile(r"<_io\.BytesIO[^>]*>")
 _METADATA = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 """Keys of `Image.info` that may hold an orientation."""
@@ -174,10 +176,18 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_scans(image: Image.Image, image_bytes: bytes) -> None:
-    # Entropy-coded data never contains the mark, so few others are counted than those of scans.
-    if image.format in _JPEG_FORMATS and image_bytes.count(_SCAN_MARK) > MAX_SCANS:
+    if image.format in _JPEG_FORMATS and _count_scans(image_bytes) > MAX_SCANS:
         message = f"image has more than {MAX_SCANS} scans, which take long to decode; save it again"
         raise DataError(message, UNDECODABLE)
+
+
+def _count_scans(jpeg: bytes) -> int:
+    # Entropy-coded data never contains the mark, so few others are counted than those of scans.
+    if len(jpeg) < _MIN_VECTOR_BYTES:
+        return jpeg.count(_SCAN_MARK)
+    first, second = _SCAN_MARK
+    values = np.frombuffer(jpeg, dtype=np.uint8)
+    return int(np.count_nonzero((values[:-1] == first) & (values[1:] == second)))
 
 
 def _undecodable(image_bytes: bytes, error: Exception) -> DataError:
