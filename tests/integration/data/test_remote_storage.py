@@ -329,7 +329,7 @@ def test_s3(shards, local, tmp_path, monkeypatch, cache_folder):
 
 
 def wait_for_shards(folder, number):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(list(folder.glob("?" * 64))) < number:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(two_machines.why_not()), reason=two_machines.why_not() or "here"),
 ]
 _HUNG_S = 10
+_STOP_LIMIT_S = _HUNG_S + 30
 _NUM_STEPS, _CUT_AFTER = 80, 20
 _EPOCHS = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",
            "instruct.text_only.text")  # fmt: skip
@@ -91,12 +92,12 @@ def test_training_continues_when_a_node_is_cut_off(
     goes.cut_off()
     cut = time.monotonic()
     at = _last_step(folder)
-    _wait_for(lambda: not _trains(goes), _HUNG_S + 10)
+    _wait_for(lambda: not _trains(goes), _STOP_LIMIT_S)
     stopped_s = time.monotonic() - cut
     _wait_for(lambda: _status(world).attempts == 2, 180)
     output, _ = commands[0].communicate(timeout=240)
     assert commands[0].returncode == 0, output
-    assert stopped_s < _HUNG_S + 10
+    assert stopped_s < _STOP_LIMIT_S
     assert _CUT_AFTER <= at < _NUM_STEPS - 1, "it was cut off in the middle"
     status = _status(world)
     assert status.state is State.DONE

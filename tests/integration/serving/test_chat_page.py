@@ -64,7 +64,7 @@ def server() -> Iterator[tuple[str, uvicorn.Server]]:
 
 
 def wait(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline, "the expected state was not reached"
         time.sleep(0.02)

@@ -73,7 +73,7 @@ def page(tmp_path: Path, images: Path) -> Iterator[tuple[str, AnnotationStore]]:
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.02)
     yield f"http://127.0.0.1:{port}", store
@@ -128,7 +128,7 @@ def test_invalid_input_path_traversal_and_foreign_origins_are_rejected(
 
 
 def wait(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline, "the page did not reach the expected state"
         time.sleep(0.02)

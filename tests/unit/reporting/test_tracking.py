@@ -434,7 +434,7 @@ def test_a_folder_in_place_of_the_database_is_a_warning_at_once(
     tracked_registration(root, "mix_ablation-embedded", experiment_name="mix_ablation-embedded")
     with pytest.raises(ConfigError, match=r"is not a file.*move it away"):
         local_store.check_database(root)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
 
 
 def test_a_folder_that_can_not_be_part_of_an_address_is_an_error(tmp_path: Path) -> None:

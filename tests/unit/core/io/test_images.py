@@ -226,13 +226,13 @@ def test_mutated_images_raise_data_errors_only_in_bounded_time() -> None:
     num_decoded, slowest = 0, 0.0
     for number in range(NUM_MUTANTS):
         mutant = mutate(seeds[number % len(seeds)], rng)
-        start = time.perf_counter()
+        start = time.process_time()  # other tests run at the same time
         try:
             size = image_size(mutant)
             assert decode_image(mutant).size == size
             num_decoded += 1
         except DataError:
             pass
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     assert num_decoded > NUM_MUTANTS // 20
     assert slowest < 5

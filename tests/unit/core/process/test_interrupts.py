@@ -112,7 +112,7 @@ def check_ended(process: "subprocess.Popen[str]", *, timeout_s: float = 8.0) -> 
     interrupt_group(process)
     _, errors = process.communicate(timeout=timeout_s)
     assert (process.returncode, errors) == (interrupts.EXIT_INTERRUPTED, "stopped by Ctrl-C\n")
-    _, alive = psutil.wait_procs(children, timeout=2)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 
 

@@ -228,10 +228,10 @@ def header(name, size, kind=tarfile.REGTYPE, pax=None):
     ],
 )
 def test_forged_headers_are_rejected_in_bounded_time(content, reason):
-    start = time.perf_counter()
+    start = time.process_time()  # other tests run at the same time
     with pytest.raises(DataError, match=reason):
         scan_tar(io.BytesIO(content), "s.tar", TXT)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.slow

@@ -229,7 +229,7 @@ def test_files_are_prefetched_within_half_of_the_cache(tmp_path, upload, caplog)
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
