@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from core.errors import ConfigError
 from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.compute import StrategyName
+from lightning_modules.shard_plan import choose_planner
 
 _META = "meta.pt"
 """Lightning's file for everything except weights and optimizers (loops, schedulers, data)."""
@@ -202,11 +202,9 @@ def write_shards(parts: dict[str, Any], path: Path, group: dist.ProcessGroup) ->
     would ask for the current stream of that device and so open a context on GPU 0 in every process;
     without copies ahead, torch takes the loader that does not touch CUDA.
 
-    The plan of who writes what is kept for the next checkpoint: merging the plans of 1,024 ranks
-    takes minutes, and ranks whose shapes have changed send a new plan.
     """
     writer = FileSystemWriter(path, per_thread_copy_ahead=0)
-    planner = DefaultSavePlanner(enable_plan_caching=True)
+    planner = choose_planner(parts, group)
     state_dict_saver.save(parts, storage_writer=writer, planner=planner, process_group=group)
 
 

@@ -1,4 +1,4 @@
-"""Planning of a sharded checkpoint of an 8B model by torch.distributed.checkpoint."""
+"""Planning and index of a sharded checkpoint of an 8B model."""
 
 import dataclasses
 import pickle
@@ -6,14 +6,16 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu_step.model import SHAPES
+from lightning_modules.shard_plan import UniformPlanner
 
 _PARTS = ("state_dict", "exp_avg", "exp_avg_sq")
 _FLOAT = 4
@@ -26,16 +28,20 @@ class CheckpointCost:
     num_files: int
     gib_per_file: float
     """Largest file."""
-    local_plan_ms: float
-    """CPU time of one rank."""
-    global_plan_s: float
-    """CPU time of the first rank, which merges the plans of all for the first checkpoint."""
-    next_plan_s: float
-    """The same for every later checkpoint, for which the plans are kept."""
+    plan_ms: float
+    """CPU time in which a rank derives the parts of all ranks and what it writes itself."""
+    list_parts_s: float
+    """CPU time in which the first rank lists them in the index."""
     gathered_mb: float
-    """Size of the plans that the first rank receives."""
+    """Size of what the ranks exchange before they write."""
+    results_mb: float
+    """Size of the places of all parts in the files, which the first rank receives afterwards."""
+    results_s: float
+    """CPU time in which it unpickles them, adds them to the index, and pickles the index."""
     index_mb: float
     """Size of the file that lists where every part is."""
+    read_index_s: float
+    """CPU time in which every rank reads this file when a run is resumed."""
 
 
 def measure(num_ranks: int) -> CheckpointCost:
@@ -43,36 +49,71 @@ def measure(num_ranks: int) -> CheckpointCost:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**SHAPES["8b"].language_model))
     shapes = {name: value.shape for name, value in model.named_parameters()}
-    plans: list[SavePlan] = []
-    coordinator, local_s = DefaultSavePlanner(enable_plan_caching=True), 0.0
-    # torch keeps plans for the process, which here measures several numbers of ranks.
-    for kept in (SavePlanner._cached_all_plans, SavePlanner._cached_save_plan):
-        kept.clear()
-    for rank in range(num_ranks):
-        planner = coordinator if rank == 0 else DefaultSavePlanner()
-        state = _sharded_state(shapes, rank, num_ranks)
-        planner.set_up_planner(state, None, rank == 0)  # type: ignore[arg-type]
-        begin = time.process_time()
-        plans.append(planner.create_local_plan())
-        local_s += time.process_time() - begin
-        dist.destroy_process_group()
-    gathered = sum(len(pickle.dumps(plan)) for plan in plans)
-    begin = time.process_time()
-    _, metadata = coordinator.create_global_plan(plans)
-    global_s = time.process_time() - begin
-    begin = time.process_time()
-    coordinator.create_global_plan([SavePlan([], usable=False)] * num_ranks)
-    next_s = time.process_time() - begin
-    num_bytes = [_rank_bytes(shapes, rank, num_ranks) for rank in (0, num_ranks - 1)]
+    rank = num_ranks // 2
+    state = _sharded_state(shapes, rank, num_ranks)
+    clock = _Clock()
+    planner = UniformPlanner(rank, num_ranks)
+    planner.set_up_planner(state)
+    local = planner.create_local_plan()
+    planner.finish_plan(local)
+    plan_s = clock.seconds()
+    _, index = planner.create_global_plan([local] * num_ranks)
+    list_s = clock.seconds()
+    dist.destroy_process_group()
+    gathered = [pickle.dumps((planner.digest, local)) for _ in range(num_ranks)]
+    results = [pickle.dumps(written) for written in _written(index, num_ranks)]
+    clock = _Clock()
+    places = [place for written in results for place in pickle.loads(written)]
+    index.storage_data = {place.index: place.storage_data for place in places}
+    file = pickle.dumps(index)
+    results_s = clock.seconds()
+    del places
+    pickle.loads(file)
+    read_s = clock.seconds()
+    num_bytes = [_rank_bytes(shapes, number, num_ranks) for number in (0, num_ranks - 1)]
     return CheckpointCost(
         num_files=num_ranks,
         gib_per_file=max(num_bytes) / 2**30,
-        local_plan_ms=local_s / num_ranks * 1000,
-        global_plan_s=global_s,
-        next_plan_s=next_s,
-        gathered_mb=gathered / 1e6,
-        index_mb=len(pickle.dumps(metadata)) / 1e6,
+        plan_ms=plan_s * 1000,
+        list_parts_s=list_s,
+        gathered_mb=sum(map(len, gathered)) / 1e6,
+        results_mb=sum(map(len, results)) / 1e6,
+        results_s=results_s,
+        index_mb=len(file) / 1e6,
+        read_index_s=read_s,
     )
+
+
+class _Clock:
+    """CPU time since the last question."""
+
+    def __init__(self) -> None:
+        self._begin = time.process_time()
+
+    def seconds(self) -> float:
+        """Return the CPU time since the last call."""
+        begin, self._begin = self._begin, time.process_time()
+        return self._begin - begin
+
+
+def _written(index: Metadata, num_ranks: int) -> list[list[WriteResult]]:
+    """Return what each rank reports after it has written its file, as torch's file writer does."""
+    results: list[list[WriteResult]] = [[] for _ in range(num_ranks)]
+    ends = [0] * num_ranks
+    for name, entry in index.state_dict_metadata.items():
+        chunks = entry.chunks if isinstance(entry, TensorStorageMetadata) else []
+        for number, chunk in enumerate(chunks):
+            length = _FLOAT * chunk.sizes.numel()
+            place = _StorageInfo(f"__{number}_0.distcp", ends[number], length)
+            ends[number] += length
+            results[number].append(
+                WriteResult(
+                    index=MetadataIndex(name, chunk.offsets, number),
+                    size_in_bytes=length,
+                    storage_data=place,
+                )
+            )
+    return results
 
 
 def _sharded_state(
