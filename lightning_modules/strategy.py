@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 from core.errors import ConfigError
 from core.snapshots import copy_to_cpu, count_bytes
 from lightning_modules.compute import StrategyName
-from lightning_modules.shard_plan import choose_planner
+from lightning_modules.shard_index import ShardWriter
+from lightning_modules.shard_plan import UniformPlanner, choose_planner
 
 _META = "meta.pt"
 """Lightning's file for everything except weights and optimizers (loops, schedulers, data)."""
@@ -203,8 +204,9 @@ def write_shards(parts: dict[str, Any], path: Path, group: dist.ProcessGroup) ->
     without copies ahead, torch takes the loader that does not touch CUDA.
 
     """
-    writer = FileSystemWriter(path, per_thread_copy_ahead=0)
     planner = choose_planner(parts, group)
+    is_uniform = isinstance(planner, UniformPlanner)
+    writer = ShardWriter(path) if is_uniform else FileSystemWriter(path, per_thread_copy_ahead=0)
     state_dict_saver.save(parts, storage_writer=writer, planner=planner, process_group=group)
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import pickle
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.device_mesh import init_device_mesh
@@ -15,6 +17,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu_step.model import SHAPES
+from lightning_modules.shard_index import ShardWriter, pack_results
 from lightning_modules.shard_plan import UniformPlanner
 
 _PARTS = ("state_dict", "exp_avg", "exp_avg_sq")
@@ -61,15 +64,17 @@ def measure(num_ranks: int) -> CheckpointCost:
     list_s = clock.seconds()
     dist.destroy_process_group()
     gathered = [pickle.dumps((planner.digest, local)) for _ in range(num_ranks)]
-    results = [pickle.dumps(written) for written in _written(index, num_ranks)]
-    clock = _Clock()
-    places = [place for written in results for place in pickle.loads(written)]
-    index.storage_data = {place.index: place.storage_data for place in places}
-    file = pickle.dumps(index)
-    results_s = clock.seconds()
-    del places
-    pickle.loads(file)
-    read_s = clock.seconds()
+    numbers = {name: number for number, name in enumerate(index.state_dict_metadata)}
+    packed = (pack_results(written, numbers) for written in _written(index, num_ranks) if written)
+    results = [pickle.dumps([result]) for result in packed]
+    with tempfile.TemporaryDirectory() as folder:
+        clock = _Clock()
+        ShardWriter(Path(folder)).finish(index, [pickle.loads(result) for result in results])
+        results_s = clock.seconds()
+        index_bytes = (Path(folder) / ".metadata").stat().st_size
+        clock = _Clock()
+        FileSystemReader(folder).read_metadata()
+        read_s = clock.seconds()
     num_bytes = [_rank_bytes(shapes, number, num_ranks) for number in (0, num_ranks - 1)]
     return CheckpointCost(
         num_files=num_ranks,
@@ -79,7 +84,7 @@ def measure(num_ranks: int) -> CheckpointCost:
         gathered_mb=sum(map(len, gathered)) / 1e6,
         results_mb=sum(map(len, results)) / 1e6,
         results_s=results_s,
-        index_mb=len(file) / 1e6,
+        index_mb=index_bytes / 1e6,
         read_index_s=read_s,
     )
 

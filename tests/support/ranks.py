@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -49,7 +50,13 @@ def build_ranks_world(folder: Path) -> World:
 
 
 def prepare(
-    world: World, kind: str, *, root: str, devices: int, checkpoint_every_n_steps: int = 5
+    world: World,
+    kind: str,
+    *,
+    root: str,
+    devices: int,
+    num_nodes: int = 1,
+    checkpoint_every_n_steps: int = 5,
 ) -> StageFolder:
     """Return a stage folder that is ready to run, with its inputs from `one`."""
     node, store = world.node(kind), Store(Path(root))
@@ -61,6 +68,7 @@ def prepare(
     folder.write_stage(node.describe(), node.stage)
     trainer = TrainerConfig(
         devices=devices,
+        num_nodes=num_nodes,
         checkpoint_every_n_steps=checkpoint_every_n_steps,
         log_every_n_steps=1,
     )
@@ -68,9 +76,9 @@ def prepare(
     return folder
 
 
-def start(world: World, folder: StageFolder) -> worlds.Process:
-    """Start a prepared stage run; Lightning starts its further ranks."""
-    return worlds.start(world.folder, str(folder.path), module=WORKER)
+def start(world: World, folder: StageFolder, variables: Mapping[str, str] = {}) -> worlds.Process:
+    """Start a prepared stage run on a node; Lightning starts its further ranks there."""
+    return worlds.start(world.folder, str(folder.path), module=WORKER, variables=variables)
 
 
 def run_to_the_end(world: World, folder: StageFolder) -> None:
