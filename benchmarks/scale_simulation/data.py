@@ -38,6 +38,8 @@ class RankCost:
 
     start_s: float
     """From opening the sources to the plan of the first step."""
+    start_cpu_s: float
+    """CPU time of the same: on a busy machine, the time above is longer."""
     plan_cpu_ms: float
     """CPU time per step of locating the global batch and planning this rank's part."""
     num_micro_batches: float
@@ -111,11 +113,11 @@ def measure_rank(
 ) -> RankCost:
     """Measure this process as one rank."""
     imports = memory_of(os.getpid())[0]
-    started = time.perf_counter()
+    started, begin = time.perf_counter(), time.process_time()
     data = open_data(folder, num_samples, batch_size)
     dataset = StepDataset(data, num_steps=2**31, rank=rank, world_size=world_size)
     list(dataset.plan([_FIRST_STEP - 1]))
-    start_s = time.perf_counter() - started
+    start_s, start_cpu_s = time.perf_counter() - started, time.process_time() - begin
     begin, counts = time.process_time(), list[int]()
     for planned in dataset.plan(range(_FIRST_STEP, _FIRST_STEP + _NUM_STEPS)):
         counts.append(len(planned.micro_batches))
@@ -124,6 +126,7 @@ def measure_rank(
     cpu_ms = (time.process_time() - begin) / len(counts) * 1000
     return RankCost(
         start_s=start_s,
+        start_cpu_s=start_cpu_s,
         plan_cpu_ms=cpu_ms,
         num_micro_batches=float(np.mean(counts)),
         memory_mb=(memory_of(os.getpid())[0] - imports) / 2**20,
