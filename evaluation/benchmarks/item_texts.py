@@ -31,7 +31,7 @@ def parse_text(value: Any, where: str, *, is_asked: bool = True) -> str:
             may contain reserved tokens.
 
     Raises:
-        DataError: If there is not text, or it has a reserved token or half of a surrogate pair.
+        DataError: If the value is not text, or has a reserved token or half of a surrogate pair.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")

@@ -256,3 +256,20 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_old_file(tmp_path:
     assert caught.value.errno == errno.EFBIG
     assert [file.name for file in tmp_path.iterdir()] == ["w"]
     assert path.read_bytes() == before
+
+
+def test_saving_makes_no_second_copy_of_the_weights(tmp_path: Path) -> None:
+    # The peak of the resident memory of this process, which also sees buffers of the library.
+    module = nn.Linear(4096, 4096, bias=False)
+    size = module.weight.numel() * module.weight.element_size()
+    save_weights(tmp_path / "warm.safetensors", {"connector": nn.Linear(2, 3)})
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _peak_bytes()
+    save_weights(tmp_path / "w.safetensors", {"connector": module})
+    assert (tmp_path / "w.safetensors").stat().st_size > size
+    assert _peak_bytes() - before < size / 4
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
