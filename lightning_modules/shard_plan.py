@@ -64,7 +64,7 @@ def choose_planner(parts: dict[str, Any], group: dist.ProcessGroup) -> SavePlann
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Split:
-    """How an entry is divided over the ranks."""
+    """Division of an entry over the ranks."""
 
     dimension: int | None
     """Dimension of the tensor that is sharded; None for an entry that every rank holds whole."""
