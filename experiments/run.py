@@ -7,14 +7,15 @@ from core.process.command import catch_user_errors
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from core.errors import PreemptedError, StageFailedError
-from core.process.interrupts import end_helpers, end_work_on
+from core.process.interrupts import end_helpers, end_work_on, ending_at_once
 from core.process.stop import STOP_SIGNALS, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
@@ -22,6 +23,7 @@ from pipeline.launchers import forkserver
 if TYPE_CHECKING:
     from configuration.grid_request import GridRequest
     from pipeline.grid_plan import GridPlan
+    from pipeline.store.store import Store
 
 _TABLE_WIDTH = 170
 """Width of the tables where the output is not a terminal."""
@@ -135,6 +137,20 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
         PreemptedError: If the command was asked to stop; running stages have saved.
     """
     end_work_on(STOP_SIGNALS)
+    with ending_at_once():
+        work = _prepare(args, console, flag)
+    if work is not None:
+        work()
+
+
+def _prepare(
+    args: argparse.Namespace, console: Console, flag: StopFlag
+) -> Callable[[], None] | None:
+    """Load the libraries and make the plan; return what trains, or None if only to be shown.
+
+    Nothing here needs a cleanup. A signal must not raise an exception here: if it does so in a
+    function that torch calls from C++, the process aborts.
+    """
     args.dry_run |= args.trace_memory
     is_display = args.list or args.dry_run or args.why or args.register or not args.exp
     if args.launcher == "local" and not is_display:
@@ -152,22 +168,22 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
     )
     if args.list or not args.exp:
         show_experiments(console, questions())
-        return
+        return None
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)
     if args.why:
         from experiments.run_steps.why import explain_cells
 
         explain_cells(console, plan.full_graph, store, args.why)
-        return
+        return None
     if args.dry_run:
         _show_dry_run(args, request, plan, console)
-        return
+        return None
     if args.register:
         from experiments.run_steps.registering import register_grid
 
         register_grid(request, plan, console)
-        return
+        return None
     from experiments.run_steps.grid_run import GridRun
     from pipeline.launchers import slurm, torchrun
 
@@ -177,11 +193,17 @@ def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
             console.print(f"{launcher.cancel()} jobs cancelled; finished stage runs are kept")
         else:
             slurm.show_status(console, launcher)
-        return
+        return None
     if options.launcher is LauncherName.TORCHRUN and torchrun.is_follower():
-        with flag.listening():
-            sys.exit(torchrun.follow(store, flag))
-    GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run()
+        return partial(_follow, store, flag)
+    return GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run
+
+
+def _follow(store: "Store", flag: StopFlag) -> NoReturn:
+    from pipeline.launchers import torchrun
+
+    with flag.listening():
+        sys.exit(torchrun.follow(store, flag))
 
 
 def _show_dry_run(

@@ -27,6 +27,8 @@ NUM_RANKS, NUM_BLOCKS = 2, 2
 NUM_GROUPS = NUM_BLOCKS + 3
 """Blocks, embeddings, output layer, and the root with connector and norm."""
 CHUNK = 3
+_START = "forkserver" if torch.version.cuda else "fork"
+"""In builds for CUDA, autograd has threads that a fork of a process that trained lacks."""
 """Far below the loss tokens of a micro-batch, so that there are several chunks."""
 
 
@@ -141,7 +143,7 @@ def train_on(rank: int, folder: Path, case: dict[str, Any]) -> None:
 )
 def test_groups_have_the_gradients_of_one_process(tmp_path: Path, case: dict[str, Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    mp.start_processes(train_on, (tmp_path, case), NUM_RANKS, start_method="fork")
+    mp.start_processes(train_on, (tmp_path, case), NUM_RANKS, start_method=_START)
     found = torch.load(tmp_path / "result.pt", weights_only=True)
     plain = make_model(tied=case["tied"])
     for rank in range(NUM_RANKS):
