@@ -17,10 +17,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import psutil
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit status of a command that Ctrl-C ended (130), as of a shell."""
@@ -30,8 +34,11 @@ _HELPER = "resource_tracker"
 """Python's process that cleans up after the others; it exits on its own."""
 _CLEANUP_S = 10.0
 """Time in which a stopped command may close its files and threads."""
-_MAX_ROUNDS = 3
-"""A pool may replace a worker that was just killed."""
+_MAX_ROUNDS = 10
+"""Searches for processes that others started while they were being stopped."""
+_STOP_S = 0.5
+"""Longest wait for one process to stop."""
+_NEVER_S = 1e6
 
 
 class CommandStopped(KeyboardInterrupt):
@@ -153,38 +160,62 @@ def notice(number: int) -> bytes:
 def end_at_once(number: int = signal.SIGINT) -> NoReturn:
     """End this process and its children without any cleanup."""
     _STATE.is_over = True
-    end_children()
+    children = _stop_children()
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             if os.isatty(descriptor):  # a progress display hides it
                 os.write(descriptor, _SHOW_CURSOR)
     with contextlib.suppress(OSError):
         os.write(2, notice(number))
+    # No other thread may run between the next lines: that of a pool would replace its processes.
+    sys.setswitchinterval(_NEVER_S)
+    _kill(children)
     os._exit(128 + number)
 
 
 def end_children() -> None:
     """Kill all processes that this one has started, and theirs."""
+    _kill(_stop_children())
+
+
+def _kill(processes: Iterable[int]) -> None:
+    for process_id in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
+
+
+def _stop_children() -> list[int]:
+    """Stop all processes, and return their ids; one that runs on might start another."""
+    import psutil  # only needed here: this module is imported first in every command
+
     _STATE.is_killing = True
     try:
-        _kill_children()
+        known: dict[int, bool] = {}
+        for _ in range(_MAX_ROUNDS):
+            new = [c for c in psutil.Process().children(recursive=True) if c.pid not in known]
+            if not new:
+                break
+            known |= {child.pid: _stop(child) for child in new}
+        return [process_id for process_id, is_stopped in known.items() if is_stopped]
     finally:
         _STATE.is_killing = False
 
 
-def _kill_children() -> None:
-    import psutil  # only needed here: this module is imported first in every command
+def _stop(process: "psutil.Process") -> bool:
+    """Stop a process, and wait until it does not run any more; return False for the helper."""
+    import psutil
 
-    for _ in range(_MAX_ROUNDS):
-        children = psutil.Process().children(recursive=True)
-        found = False
-        for child in children:
-            with contextlib.suppress(psutil.Error):
-                if _HELPER not in " ".join(child.cmdline()):
-                    child.kill()
-                    found = found or child.status() != psutil.STATUS_ZOMBIE
-        if not found:
-            return
+    with contextlib.suppress(psutil.Error):
+        if _HELPER in " ".join(process.cmdline()):
+            return False
+        process.suspend()
+        end = time.monotonic() + _STOP_S
+        while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.001)
+        return True
+    return False  # it has ended
 
 
 @contextlib.contextmanager

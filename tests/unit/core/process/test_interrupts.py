@@ -57,6 +57,12 @@ def main():
         with ending_at_once(), multiprocessing.Pool(2) as pool:
             pool.apply_async(time.sleep, (60,))
             say("ready")
+    elif phase == "respawning":
+        context = multiprocessing.get_context("forkserver")
+        with ending_at_once(), context.Pool(2, maxtasksperchild=1) as pool:
+            done = pool.imap_unordered(abs, range(100000))
+            next(done)
+            say("ready")
     elif phase == "threads":
         with ThreadPoolExecutor(2) as pool:
             pool.submit(time.sleep, 60)
@@ -154,6 +160,19 @@ def test_a_cleanup_that_hangs_is_ended(tmp_path: Path) -> None:
     began = time.monotonic()
     check_ended(start(tmp_path, "threads"), timeout_s=20)
     assert time.monotonic() - began > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(4))
+def test_no_process_survives_that_was_starting(tmp_path: Path, attempt: int) -> None:
+    """The server of a pool forks new workers while the processes of the command are killed."""
+    process = start(tmp_path, "respawning")
+    time.sleep(0.05 * attempt)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)  # also until the last process closes the pipe
+    assert process.returncode == interrupts.EXIT_INTERRUPTED
+    assert errors.startswith("stopped by Ctrl-C\n")
+    assert "Traceback" not in errors
 
 
 def test_other_processes_keep_the_default_handler() -> None:
