@@ -28,7 +28,7 @@ NUM_GROUPS = NUM_BLOCKS + 3
 """Blocks, embeddings, output layer, and the root with connector and norm."""
 CHUNK = 3
 _START = "forkserver" if torch.version.cuda else "fork"
-"""In builds for CUDA, autograd has threads that a fork of a process that trained lacks."""
+"""In builds for CUDA, autograd starts threads, which a forked process would lack."""
 """Far below the loss tokens of a micro-batch, so that there are several chunks."""
 
 
