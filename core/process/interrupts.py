@@ -39,6 +39,7 @@ _MAX_ROUNDS = 10
 _STOP_S = 0.5
 """Longest wait for one process to stop."""
 _NEVER_S = 1e6
+"""Interval between switches of threads that is longer than any process runs."""
 
 
 class CommandStopped(KeyboardInterrupt):

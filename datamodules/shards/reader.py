@@ -100,7 +100,7 @@ def check_key(tar_path: Path, key: str) -> None:
     match = MEMBER_NAME.fullmatch(f"{key}.json")
     if match is None or match[1] != key or key.startswith("/") or ".." in key.split("/"):
         raise _sample_error(
-            tar_path, key, "a key with a full stop, or that points outside its folder", "rename"
+            tar_path, key, "a key with a full stop, or that points outside its folder", "rename it"
         )
     if len(key.encode("utf-8")) > _MAX_KEY_BYTES:
         raise _sample_error(
