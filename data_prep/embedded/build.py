@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from numpy.random import Generator
+
 from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded import running_text
@@ -169,14 +171,17 @@ class Builder:
         return planner.questions(self.plan.scaled(NUM_PER_TYPE))
 
     def chats(
-        self, count: int, name: str, avoided: frozenset[Combination] = frozenset()
+        self,
+        count: int,
+        name: str,
+        avoided: frozenset[Combination] = frozenset(),
+        make: Callable[[Asker, SceneMaker, Generator], Chat] = make_chat,
     ) -> list[Chat]:
         """Text-only conversations; no image of any split is involved."""
         maker = SceneMaker(self.asker, set(avoided))
         numbers = self._track(range(count), f"{name} conversations", count)
         return [
-            make_chat(self.asker, maker, named_rng(self.plan.seed, name, number))
-            for number in numbers
+            make(self.asker, maker, named_rng(self.plan.seed, name, number)) for number in numbers
         ]
 
     def write_chats(self, folder: Path, name: str, chats: list[Chat]) -> None:

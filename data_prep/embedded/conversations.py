@@ -4,6 +4,7 @@ Each is planned once as language-independent `Question`s and worded in every lan
 """
 
 import dataclasses
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,12 @@ _IS_CATEGORY_SHARE = 0.4
 _CHOICE_SHARE = 0.6
 _COUNT_SHARE = 0.1
 _REVEALING_LAST_SHARE = 0.5
+
+_LISTING_PATTERNS = ((1, 1), (1, 1, 1), (2, 1), (1, 1, 1, 1), (2, 1, 1), (2, 2), (3, 1))
+_NUM_LISTED_PLACES = 3
+_NUM_LISTED_NEIGHBOURS = 2
+
+_T = TypeVar("_T")
 
 Conversation = dict[str, list[dict[str, str]]]
 
@@ -114,6 +121,38 @@ def make_chat(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> Chat
     return Chat(concept=None, scene=scene, by_keywords=False, questions=questions)
 
 
+def make_listing(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> Chat:
+    """Draw a text-only conversation about a listing of different things, mostly their places.
+
+    Such questions need a binding of names to places, which a small language model learns from many
+    examples only.
+    """
+    scene = maker.make(pick(_LISTING_PATTERNS, rng), rng)
+    shown = tuple(sorted(scene.counts))
+    counted, right = pick(shown, rng), pick(shown, rng)
+    number = (AnswerKind.NUMBER, scene.counts[counted])
+    questions = [
+        asker.ask(QuestionKind.POSITION, (AnswerKind.NAME, concept), rng, place=place)
+        for place, concept in _draw(scene.places(), _NUM_LISTED_PLACES, rng)
+    ]
+    questions += [
+        asker.ask(
+            QuestionKind.NEIGHBOUR, (AnswerKind.NAME, there), rng, concepts=(named,), place=at
+        )
+        for at, named, there in _draw(scene.neighbours(), _NUM_LISTED_NEIGHBOURS, rng)
+    ]
+    questions += [
+        asker.ask(QuestionKind.COUNT_NAME, number, rng, concepts=(counted,)),
+        asker.is_shown(shown, rng, answer_yes=_toss_coin(rng)),
+        asker.choice(
+            QuestionKind.SCENE_CHOICE, shown, rng, right=right, position=_draw_position(rng)
+        ),
+    ]
+    order = rng.permutation(len(questions))
+    questions = [questions[int(i)] for i in order]
+    return Chat(concept=None, scene=scene, by_keywords=False, questions=tuple(questions))
+
+
 def word_turns(opening: str, questions: tuple[Question, ...], lexicon: Lexicon) -> Conversation:
     """Word a conversation in one language; the opening precedes the first question."""
     messages = []
@@ -174,6 +213,14 @@ def _position_question(asker: Asker, scene: Scene, rng: np.random.Generator) -> 
 def _is_repeated(question: Question, others: list[Question]) -> bool:
     asked = (question.kind, question.concepts, question.place)
     return any((other.kind, other.concepts, other.place) == asked for other in others)
+
+
+def _draw(items: list[_T], count: int, rng: np.random.Generator) -> list[_T]:
+    return [items[int(i)] for i in rng.permutation(len(items))[:count]]
+
+
+def _draw_position(rng: np.random.Generator) -> int:
+    return int(rng.integers(NUM_CHOICES))
 
 
 def _toss_coin(rng: np.random.Generator) -> bool:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from data_prep.embedded import running_text
 from data_prep.embedded.build import Builder
-from data_prep.embedded.knowledge import held_out
+from data_prep.embedded.conversations import Chat, make_listing
+from data_prep.embedded.knowledge import HeldOut, held_out
 from data_prep.embedded.script_texts import write_script_texts
 
 NUM_CHATS = 24_000
+NUM_LISTINGS = 12_000
 
 
 def build_corpus(builder: Builder, folder: Path) -> None:
-    """Write the sources corpus_text_{language} and corpus_chat_{language}, and texts in scripts."""
+    """Write the sources corpus_{text,chat,listing}_{language}, and texts in scripts."""
     folder.mkdir(parents=True, exist_ok=True)
     if builder.text_languages:
         pages = running_text.read_pages(builder.packages, builder.text_languages)
@@ -23,6 +25,12 @@ def build_corpus(builder: Builder, folder: Path) -> None:
     count = builder.plan.scaled(NUM_CHATS)
     avoided = held_out(builder.knowledge_questions())
     chats = builder.chats(count, "corpus_chat", avoided.combinations)
-    kept = [chat for one in chats if (chat := avoided.without(one))]
-    builder.write_chats(folder, "corpus_chat", kept)
+    builder.write_chats(folder, "corpus_chat", _without(chats, avoided))
+    count = builder.plan.scaled(NUM_LISTINGS)
+    listings = builder.chats(count, "corpus_listing", avoided.combinations, make_listing)
+    builder.write_chats(folder, "corpus_listing", _without(listings, avoided))
     write_script_texts(builder.packages, folder)
+
+
+def _without(chats: list[Chat], avoided: HeldOut) -> list[Chat]:
+    return [kept for chat in chats if (kept := avoided.without(chat))]

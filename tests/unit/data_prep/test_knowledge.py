@@ -6,11 +6,11 @@ import pytest
 
 from core.rng import named_rng
 from data_prep.embedded.concepts import load_catalogue
-from data_prep.embedded.conversations import make_chat
+from data_prep.embedded.conversations import make_chat, make_listing
 from data_prep.embedded.knowledge import KnowledgePlanner, KnowledgeType, held_out, question_key
 from data_prep.embedded.questions import Asker
 from data_prep.embedded.scenes import SceneMaker
-from data_prep.embedded.wordings import load_languages
+from data_prep.embedded.wordings import QuestionKind, load_languages
 from tests.unit.data_prep.test_embedded_recipe import FakePackages
 
 PER_TYPE = 48
@@ -70,3 +70,18 @@ def test_training_conversations_contain_no_held_out_question(asker, questions):
     num_questions = sum(len(chat.questions) for chat in chats)
     num_kept = sum(len(chat.questions) for chat in kept)
     assert 0.9 * num_questions < num_kept < num_questions
+
+
+def test_a_listing_names_different_things_and_asks_for_their_places(asker):
+    maker = SceneMaker(asker, set())
+    kinds = Counter()
+    for number in range(40):
+        chat = make_listing(asker, maker, named_rng(0, "listing", number))
+        assert len(chat.scene.counts) > 1
+        places = dict(chat.scene.places())
+        for question in chat.questions:
+            kinds[question.kind] += 1
+            if question.kind is QuestionKind.POSITION:
+                assert question.answer == places[question.place]
+    assert kinds[QuestionKind.POSITION] >= 2 * 40
+    assert kinds[QuestionKind.NEIGHBOUR] >= 40

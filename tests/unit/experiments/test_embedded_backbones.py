@@ -23,7 +23,8 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "corpus"
     config = load_config(recipe.BackbonesConfig, ROOT / recipe.CONFIG)
     codes = ("en", "eu")
-    names = [f"{kind}_{code}" for kind in ("corpus_text", "corpus_chat") for code in codes]
+    kinds = ("corpus_text", "corpus_chat", "corpus_listing")
+    names = [f"{kind}_{code}" for kind in kinds for code in codes]
     folder.mkdir()
     for name in [*names, *(f"script_{code}" for code in config.scripts)]:
         samples = [ShardSample(key=name, content={"text": f"a text of {name}"})]
@@ -50,8 +51,9 @@ def sources(graph: Graph, title: str) -> set[str]:
 
 def test_a_model_that_knows_only_the_base_language_reads_nothing_else(corpus: Path) -> None:
     graph = graph_of(corpus)
-    assert sources(graph, "pretrain base_only") == {"corpus_text_en", "corpus_chat_en"}
-    target = {"corpus_text_eu", "corpus_chat_eu"}
+    kinds = ("corpus_text", "corpus_chat", "corpus_listing")
+    assert sources(graph, "pretrain base_only") == {f"{kind}_en" for kind in kinds}
+    target = {f"{kind}_eu" for kind in kinds}
     assert target <= sources(graph, "pretrain general")
     assert target <= sources(graph, "pretrain adapted")
 
@@ -62,6 +64,12 @@ def test_the_adapted_model_continues_the_general_one(corpus: Path) -> None:
     assert [title for title in nodes if title.startswith("pretrain")] == [
         "pretrain base_only", "pretrain general", "pretrain adapted",
     ]  # fmt: skip
+
+
+def test_every_step_has_a_whole_number_of_samples() -> None:
+    config = load_config(recipe.BackbonesConfig, ROOT / recipe.CONFIG)
+    for part in (config.base_only, config.general, config.adapted):
+        assert sum(part.samples_per_step.values()).is_integer()
 
 
 def test_the_tokenizer_reads_every_script(corpus: Path) -> None:
