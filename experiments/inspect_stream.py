@@ -22,6 +22,7 @@ from rich.table import Table
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError, unknown_name
+from core.process.loading import without_collection
 from core.process.options import given_path
 from experiments.cli import add_grid_options, request_of
 
@@ -110,7 +111,8 @@ def inspect(request: GridRequest, options: InspectOptions, console: Console) -> 
         ConfigError: If a name is unknown, or a step is outside of the stage.
         DataError: If a dataset is missing or damaged.
     """
-    from experiments.run_steps.planning import make_plan  # loads torch
+    with without_collection():
+        from experiments.run_steps.planning import make_plan  # loads torch
 
     node = find_stage(make_plan(request).graph, options.stage)
     module = open_stream(node, root=request.root)

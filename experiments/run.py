@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from core.errors import PreemptedError, StageFailedError
 from core.process.interrupts import end_helpers, end_work_on, ending_at_once
+from core.process.loading import without_collection
 from core.process.stop import STOP_SIGNALS, StopFlag
 from experiments.cli import add_grid_options, request_of
 from pipeline.launchers import forkserver
@@ -157,11 +158,12 @@ def _prepare(
         forkserver.get_context()  # loads the libraries while this process plans
     if console.is_terminal:
         console.print("[dim]Loading[/]")  # the next imports take seconds
-    from experiments.console import show_experiments  # these modules load torch
-    from experiments.registry import questions
-    from experiments.run_steps.launching import LauncherName, LaunchOptions, make_slurm_launcher
-    from experiments.run_steps.planning import make_plan
-    from pipeline.store.store import Store
+    with without_collection():  # these modules load torch
+        from experiments.console import show_experiments
+        from experiments.registry import questions
+        from experiments.run_steps.launching import LauncherName, LaunchOptions, make_slurm_launcher
+        from experiments.run_steps.planning import make_plan
+        from pipeline.store.store import Store
 
     options = LaunchOptions(
         launcher=LauncherName(args.launcher), num_cores=args.jobs, slurm=tuple(args.slurm)
@@ -184,8 +186,9 @@ def _prepare(
 
         register_grid(request, plan, console)
         return None
-    from experiments.run_steps.grid_run import GridRun
-    from pipeline.launchers import slurm, torchrun
+    with without_collection():
+        from experiments.run_steps.grid_run import GridRun
+        from pipeline.launchers import slurm, torchrun
 
     if args.cancel or args.status:
         launcher = make_slurm_launcher(plan, options, store, flag)

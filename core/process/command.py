@@ -1,6 +1,7 @@
 """Error handling shared by all commands, which import this module first.
 
-It also handles Ctrl-C while a command imports its other modules (`core.process.interrupts`).
+While a command imports its other modules, this one handles Ctrl-C (`core.process.interrupts`) and
+pauses the collection of garbage (`core.process.loading`).
 """
 
 import contextlib
@@ -13,10 +14,12 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 from core.errors import IrudimenError
-from core.process import interrupts
+from core.process import interrupts, loading
 from core.process.stop import EXIT_PREEMPTED
 
 interrupts.install_handler()
+if interrupts.is_command_process():
+    loading.pause_collection()
 
 USER_ERROR = 2
 """Exit status of a user error, the same as argparse's for an invalid argument."""
@@ -44,6 +47,7 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
     @functools.wraps(main)
     def command(*arguments: _P.args, **named: _P.kwargs) -> int:
         try:
+            loading.resume_collection()
             interrupts.begin_work()
             return _reporting_errors(lambda: main(*arguments, **named))
         except BaseException:  # of a cleanup, it may hide that of the signal

@@ -84,10 +84,15 @@ def _exit_if_over() -> None:
 os.register_at_fork(after_in_child=_exit_if_over)
 
 
-def install_handler() -> None:
-    """Handle Ctrl-C if this process runs a command, as opposed to a test or a worker."""
+def is_command_process() -> bool:
+    """Return whether this process runs a command, as opposed to a test or a worker."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    is_command = spec is not None and spec.name.partition(".")[0] in _COMMAND_PACKAGES
+    return spec is not None and spec.name.partition(".")[0] in _COMMAND_PACKAGES
+
+
+def install_handler() -> None:
+    """Handle Ctrl-C if this process runs a command."""
+    is_command = is_command_process()
     is_known = _STATE.process_id == os.getpid()
     if is_command and not is_known:
         _STATE.process_id, _STATE.phase = os.getpid(), _Phase.IMPORTING

@@ -20,6 +20,7 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.io.files import sole_writer
 from core.io.reading import read_json_file
+from core.process.loading import without_collection
 from core.process.options import given_path, whole_number
 from data_prep.prepare import planning
 from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
@@ -156,7 +157,8 @@ def show_plan(console: Console, plan: WorkPlan) -> None:
 
 def run_here(console: Console, plan: WorkPlan, workers: int) -> None:
     """Run all steps on this machine and show their progress."""
-    from data_prep.prepare.engine import Step, run_local
+    with without_collection():
+        from data_prep.prepare.engine import Step, run_local
 
     columns = (
         TextColumn("{task.description:>8}"),
@@ -277,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _submit(console: Console, plan: WorkPlan, options: argparse.Namespace) -> None:
-    from data_prep.prepare.engine import submit
+    with without_collection():
+        from data_prep.prepare.engine import submit
 
     pairs = [option.partition("=") for option in options.slurm]
     if not all(equals for _, equals, _ in pairs):

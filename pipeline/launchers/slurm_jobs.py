@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, IrudimenError
+from core.process.loading import without_collection
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED
 from pipeline.launchers.environment import ClusterVariable, SlurmVariable
@@ -142,7 +143,8 @@ def submit(
 def run_stage(folder: str) -> None:
     """Run a stage inside its job; the exit code tells `_TEARDOWN` whether to requeue the job."""
     _set_cluster_variables()
-    from pipeline.launchers import worker
+    with without_collection():
+        from pipeline.launchers import worker
 
     code = worker.run_logged(Path(folder))
     if code:

@@ -22,27 +22,32 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NoReturn
 
-import torch
+from core.process.loading import without_collection
 
-from core.config import load_config
-from core.errors import IrudimenError, PreemptedError
-from core.io.files import atomic_write_text
-from core.process.distributed import is_first_process, is_initialized
-from core.process.log import show_info
-from core.process.machine import (
-    prefer_expandable_segments,
-    raise_open_files_limit,
-    use_short_socket_folder,
-)
-from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
-from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
-from pipeline.launchers.execution import read_execution
-from pipeline.stages.base import StageContext
-from pipeline.stages.registry import stage_class
-from pipeline.store.records import read_note
-from pipeline.store.retry_policy import Fault, fault_of
-from pipeline.store.states import State
-from pipeline.store.store import StageFolder, Store, timed_attempt
+with without_collection():
+    import torch
+
+    from core.config import load_config
+    from core.errors import IrudimenError, PreemptedError
+    from core.io.files import atomic_write_text
+    from core.process.distributed import is_first_process, is_initialized
+    from core.process.log import show_info
+    from core.process.machine import (
+        prefer_expandable_segments,
+        raise_open_files_limit,
+        use_short_socket_folder,
+    )
+    from core.process.stop import EXIT_PREEMPTED, PARENT, StopFlag
+    from pipeline.launchers.environment import CUDA_VISIBLE_DEVICES
+    from pipeline.launchers.execution import read_execution
+    from pipeline.stages.base import StageContext
+    from pipeline.stages.registry import stage_class, stage_kinds
+    from pipeline.store.records import read_note
+    from pipeline.store.retry_policy import Fault, fault_of
+    from pipeline.store.states import State
+    from pipeline.store.store import StageFolder, Store, timed_attempt
+
+    stage_kinds()  # imports their modules
 
 _FOLLOWER_ERROR_FILE = "other_rank.json"
 """Error of another rank; rank 0 itself only sees that the connection is lost."""

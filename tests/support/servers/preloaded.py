@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import ConfigError
+from core.process.loading import without_collection
 from pipeline.code_digest import code_digest
 from pipeline.stages.registry import stage_kinds
 from tests.support.servers import mlflow_database
@@ -310,13 +311,14 @@ def _fork_server(
 
 def main() -> None:
     """Serve requests; in a forked process, run its command."""
-    for name in _PRELOAD:
-        importlib.import_module(name)
-    for name in _OPTIONAL:
-        with contextlib.suppress(ConfigError):
+    with without_collection():
+        for name in _PRELOAD:
             importlib.import_module(name)
-    for stage in stage_kinds().values():
-        code_digest(stage)  # cached: every command records it
+        for name in _OPTIONAL:
+            with contextlib.suppress(ConfigError):
+                importlib.import_module(name)
+        for stage in stage_kinds().values():
+            code_digest(stage)  # cached: every command records it
     request, outputs = _serve(sys.argv[1])
     _become(request, outputs)
     module = request["module"]
