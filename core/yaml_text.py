@@ -6,10 +6,11 @@ field, or the core schema of YAML 1.2, says so: `no` in a list of texts is the t
 """
 
 import dataclasses
+import itertools
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -23,7 +24,11 @@ _CORE_TAGS = "tag:yaml.org,2002:"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*[.]?[0-9]*|[.][0-9]+)(?:[eE][-+]?[0-9]+)?")
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL and halves of surrogate pairs, which no path and no UTF-8 file can hold."""
 _MAX_SHOWN = 40
+_MAX_VALUES = 1_000_000
+"""Largest number of values of a file. Aliases of aliases expand a few lines to billions."""
 _TOO_LARGE = 1 << 53
 """Sums of the numbers of samples and steps must stay below the largest integer of an array."""
 _MAX_DIGITS = 4000
@@ -101,9 +106,15 @@ def type_at(schema: Any, path: Sequence[str]) -> Any:
 @dataclasses.dataclass(frozen=True)
 class _Converter:
     where: str
+    count: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+    """Counts the values that were converted."""
 
     def convert(self, node: Any, schema: Any, key: str) -> Any:
         """Return the plain value of a node."""
+        if next(self.count) >= _MAX_VALUES:
+            raise ConfigError(
+                f"{self.where} has more than {_MAX_VALUES:,} values; do not repeat aliases (*NAME)"
+            )
         if not node.tag.startswith(_CORE_TAGS) or "python/" in node.tag:
             raise ConfigError(f"{self._place(key)} has the tag '{node.tag}'; remove it")
         if isinstance(node, yaml.ScalarNode):
@@ -141,6 +152,11 @@ class _Converter:
 
     def _scalar(self, node: Any, schema: Any, key: str) -> Any:
         text, bare = node.value, _option_of(schema, is_list=False)
+        if _UNWRITABLE.search(text):
+            raise ConfigError(
+                f"{self._place(key)} is {text[:_MAX_SHOWN]!a}, which has a NUL character or "
+                "half of a surrogate pair; remove it"
+            )
         is_optional = schema is Any or type(None) in get_args(schema)
         if node.style is None and text in _NULLS and is_optional:
             return None

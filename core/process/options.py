@@ -2,11 +2,10 @@
 
 import argparse
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-from core.file_names import FILE_NAME, FILE_NAME_ADVICE
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE, LANGUAGE_CODE
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -54,7 +53,7 @@ def language_code(text: str) -> str:
     Raises:
         argparse.ArgumentTypeError: If the text is not a language code.
     """
-    if re.fullmatch(r"\w+(?:-\w+)*", text) is None:
+    if LANGUAGE_CODE.fullmatch(text) is None:
         message = f"{text!r} is not a language code, such as eu or zh-Hant"
         raise argparse.ArgumentTypeError(message)
     return text

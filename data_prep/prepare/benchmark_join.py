@@ -13,6 +13,7 @@ from data_prep.prepare import rows
 from data_prep.prepare.benchmark_recipe import (
     NO_COLUMN,
     BenchmarkRecipe,
+    is_left_out,
     parse_id,
     read_item,
 )
@@ -165,15 +166,14 @@ class _RowReader:
     def read(self, language: str, place: str) -> dict[str, _Question]:
         """Return the questions of a language by id."""
         column = self._recipe.columns.question_id
-        flag = self._recipe.leave_out_if
         found: dict[str, _Question] = {}
         for number, row in enumerate(read_rows(place)):
             self._num_rows += 1
             where = f"{place}, row {number}"
-            if flag and row.get(flag) in (True, "True", "true", 1):
-                self.count(f"{language}: {flag}", 1)
-                continue
             try:
+                if is_left_out(self._recipe, row, where):
+                    self.count(f"{language}: {self._recipe.leave_out_if}", 1)
+                    continue
                 item = read_item(self._recipe, row, where)
                 key = parse_id(row[column], f"{where}, {column}") if column else str(number)
                 image = _image_bytes(row[self._recipe.columns.image], where)

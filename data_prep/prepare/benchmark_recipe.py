@@ -20,6 +20,8 @@ BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
 
 NO_COLUMN = "no such column"
 """Fault of a row without a column that its recipe names."""
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_INDEX = re.compile(r"(-?\d{1,9})(?:[.]0+)?")
 _ANSWER_FIELDS = ("answer", "text")
 _CHOICE_FIELDS = ("text", "choice")
 _LABEL_FIELD = "label"
@@ -54,7 +56,26 @@ class BenchmarkRecipe:
     separator: str = ""
     """Separates the texts of a list that is stored as one text, as in a hand-written table."""
     leave_out_if: str = ""
-    """Boolean column: rows where it is true are left out and counted."""
+    """Column of true or false, in any case, or 1 or 0: rows where it is true are left out and
+    counted."""
+
+
+def is_left_out(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> bool:
+    """Return whether `leave_out_if` of the recipe applies to a row.
+
+    Raises:
+        DataError: If the column is missing, or is neither true nor false.
+    """
+    column = recipe.leave_out_if
+    if not column:
+        return False
+    if column not in row:
+        raise DataError(f"{where}: {unknown_name('column', column, row)}", NO_COLUMN)
+    value = row[column]
+    text = str(value) if isinstance(value, bool) else parse_text(value, f"{where}, {column}")
+    if (flag := _FLAGS.get(text.lower())) is None:
+        raise DataError(f"{where}, {column}: {value!r:.80}, expected true or false", "no flag")
+    return flag
 
 
 def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -97,8 +118,7 @@ def parse_id(value: Any, where: str) -> str:
     Raises:
         DataError: If it is missing.
     """
-    is_whole = isinstance(value, float) and value.is_integer()
-    return parse_text(int(value) if is_whole else value, where)
+    return parse_text(value, where)
 
 
 def _parse_texts(value: Any, where: str, separator: str, fields: Sequence[str]) -> list[str]:
@@ -172,26 +192,43 @@ def _parse_correct_choice(
 ) -> int:
     """Return the index of the correct choice from its label, index, text or letter.
 
-    A number that is written as text is an index if there is such a choice.
+    A label, or a number that is not written as text, has one meaning. Any other value may have
+    several, such as "2" where a choice is "2".
+
+    Raises:
+        DataError: If it is none of the choices, or could be several.
     """
     text = parse_text(value, where)
-    is_index = re.fullmatch(r"-?\d+([.]0+)?", text)
+    number = _INDEX.fullmatch(text)
     if text in labels:
-        index = labels.index(text)
-    elif is_index and (not isinstance(value, str) or 0 <= float(text) < len(choices)):
-        index = int(float(text))
-    elif text in choices:
-        index = choices.index(text)
-    elif (plain := normalise_neutral(text)) in (same := [*map(normalise_neutral, choices)]):
-        index = same.index(plain)
-    elif len(text) == 1 and text.upper() in string.ascii_uppercase:
-        index = string.ascii_uppercase.index(text.upper())
+        found = {labels.index(text)}
+    elif number and not isinstance(value, str):
+        found = {int(number[1])}
     else:
-        index = -1
-    if not 0 <= index < len(choices):
+        found = {int(number[1])} if number else set()
+        found |= _choices_of_text(text, choices)
+        if len(text) == 1 and text.upper() in string.ascii_uppercase:
+            found.add(string.ascii_uppercase.index(text.upper()))
+    found = {index for index in found if 0 <= index < len(choices)}
+    if len(found) > 1:
+        meanings = " or ".join(f"choice {index} ({choices[index]!r})" for index in sorted(found))
         raise DataError(
-            f"{where}: {value!r} is none of the {len(choices)} choices {choices}; give its index "
-            "from 0, its letter or its text",
+            f"{where}: {value!r} may be {meanings}, by its index, letter or text; give an index, "
+            "letter or text that means one choice only",
+            "ambiguous choice",
+        )
+    if not found:
+        raise DataError(
+            f"{where}: {value!r:.80} is none of the {len(choices)} choices {choices}; give its "
+            "index from 0, its letter or its text",
             "no such choice",
         )
-    return index
+    return found.pop()
+
+
+def _choices_of_text(text: str, choices: Sequence[str]) -> set[int]:
+    """Return the choice that has this text, exactly or else after normalisation."""
+    if text in choices:
+        return {choices.index(text)}
+    plain = normalise_neutral(text)
+    return {at for at, choice in enumerate(choices) if plain and plain == normalise_neutral(choice)}

@@ -8,7 +8,7 @@ from typing import Any
 from core.chat.tokens import IMAGE_MARK
 from core.errors import DataError
 from core.text import clean_text
-from data_prep.prepare.benchmark_recipe import read_item
+from data_prep.prepare.benchmark_recipe import is_left_out, read_item
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.recipe import Kind, SourceRecipe
 
@@ -127,8 +127,11 @@ def make_record(recipe: SourceRecipe, row: Mapping[str, Any], columns: Mapping[s
 
 
 def _make_question(recipe: SourceRecipe, row: Mapping[str, Any]) -> Record:
+    rules = recipe.benchmark_recipe
     try:
-        record = read_item(recipe.benchmark_recipe, row, "row")
+        if is_left_out(rules, row, "row"):
+            raise DroppedError(f"left out by {rules.leave_out_if}")
+        record = read_item(rules, row, "row")
     except DataError as error:
         raise DroppedError(error.fault or "unreadable row", str(error)) from error
     except (KeyError, ValueError, TypeError) as error:

@@ -1,6 +1,5 @@
 """Reading rows of published datasets in parts: parquet, JSON lines, JSON, TSV, CSV, WebDataset."""
 
-import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,8 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
 from core.errors import ConfigError, DataError
@@ -18,7 +15,8 @@ from core.io.hub import explain_hub_error
 from core.io.reading import parse_json
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.tables import UTF_16_MARKS, parse_head, read_table
+from data_prep.prepare.parquet_rows import count_parquet_rows, read_parquet_rows
+from data_prep.prepare.tables import UTF_16_MARKS, is_quoted, parse_head, read_table, unquote
 from data_prep.prepare.tar_rows import convert_samples
 from datamodules.shards.tar_members import IMAGE_EXTENSIONS, HashingStream, group_members
 
@@ -136,8 +134,7 @@ def _split_file(
     suffix = _suffix(file)
     wanted = max(0, limit - before) if limit else None
     if suffix == ".parquet":
-        with _open_parquet(file) as opened:
-            total = opened.metadata.num_rows
+        total = count_parquet_rows(file)
         starts = [(start, 0) for start in range(0, total, per_part)]
     elif suffix in _SEQUENTIAL:
         total = sum(1 for _ in _READERS[suffix](_whole_file(file, before)))
@@ -178,19 +175,29 @@ def _line_starts(
     return max(0, number), starts
 
 
-def _read_lines(part: Part) -> Iterator[tuple[int, bytes]]:
+def _read_lines(part: Part) -> Iterator[tuple[int, bytes | DroppedError]]:
+    """Yield the lines that are not blank; those beyond the limit are skipped to their end."""
     with fsspec.open(part.file, "rb") as lines:
         lines.seek(part.offset)
         for number in range(part.first, part.first + part.count):
-            line = lines.readline(_MAX_LINE_BYTES)
+            line = lines.readline(_MAX_LINE_BYTES + 1)
             if not line:
                 return
-            yield number, line
+            if len(line) > _MAX_LINE_BYTES:
+                while line and not line.endswith(b"\n"):
+                    line = lines.readline(_MAX_LINE_BYTES)
+                yield (
+                    number,
+                    DroppedError("the line is too long", f"over {_MAX_LINE_BYTES:,} bytes"),
+                )
+            elif line.strip(_BLANK):
+                yield number, line
 
 
 def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     for number, line in _read_lines(part):
-        if not line.strip(_BLANK):
+        if isinstance(line, DroppedError):
+            yield number, line
             continue
         try:
             row = parse_json(line.decode("utf-8-sig"))
@@ -216,16 +223,20 @@ def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
 
 
 def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    names: list[str] | None = None
+    names, has_quotes = None, False
     if part.has_head:
         with fsspec.open(part.file, "rb") as file:
             first = file.readline()
         if first.startswith(UTF_16_MARKS):
             raise DataError(f"{part.file} is UTF-16; save it as UTF-8, or as .csv", "not UTF-8")
         head = first.decode("utf-8-sig", "replace").rstrip("\r\n")
-        names = parse_head(head.split("\t"), part.file)
+        has_quotes = all(map(is_quoted, head.split("\t")))
+        names = parse_head(
+            [unquote(cell, always=has_quotes) for cell in head.split("\t")], part.file
+        )
     for number, line in _read_lines(part):
-        if not line.strip(_BLANK):
+        if isinstance(line, DroppedError):
+            yield number, line
             continue
         try:
             cells = line.decode("utf-8").rstrip("\r\n").split("\t")
@@ -236,7 +247,8 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
             detail = f"{len(cells)} cells, {len(names)} columns"
             yield number, DroppedError("row has more or fewer cells than the header", detail)
             continue
-        row = dict(zip(names or map(str, range(len(cells))), cells, strict=True))
+        texts = [unquote(cell, always=has_quotes) for cell in cells]
+        row = dict(zip(names or map(str, range(len(cells))), texts, strict=True))
         yield number, _with_image(part.file, row)
 
 
@@ -250,56 +262,8 @@ def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         yield number, _with_image(part.file, row)
 
 
-@contextlib.contextmanager
-def _open_parquet(file: str) -> Iterator[pq.ParquetFile]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stream = stack.enter_context(fsspec.open(file, "rb"))
-            opened = stack.enter_context(pq.ParquetFile(stream, pre_buffer=False))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"{file} is not a parquet file: {error}; download it again", "damaged"
-            ) from error
-        yield opened
-
-
 def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    start, end, at = part.first, part.first + part.count, 0
-    with _open_parquet(part.file) as file:
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if at + size > start and at < end:
-                for number, row in _group_rows(file, part.file, group, at):
-                    if start <= number < end:
-                        yield number, row
-            at += size
-
-
-def _group_rows(
-    file: pq.ParquetFile, name: str, group: int, number: int
-) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    # A thread of pyarrow that still holds the Python file when the interpreter exits aborts it.
-    batches = file.iter_batches(batch_size=64, row_groups=[group], use_threads=False)
-    try:
-        for batch in batches:
-            for row in _rows_of(batch):
-                yield number, row
-                number += 1
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{name}, row group {group} is damaged: {error}; download it again", "damaged"
-        ) from error
-
-
-def _rows_of(batch: pa.RecordBatch) -> list[DatasetRow | DroppedError]:
-    """Return the rows of a batch; Arrow does not check that texts are UTF-8 when it reads them."""
-    try:
-        rows: list[DatasetRow | DroppedError] = batch.to_pylist()
-    except UnicodeDecodeError as error:
-        if batch.num_rows == 1:
-            return [DroppedError("row is not UTF-8", str(error))]
-        return [row for at in range(batch.num_rows) for row in _rows_of(batch.slice(at, 1))]
-    return rows
+    yield from read_parquet_rows(part.file, part.first, part.first + part.count)
 
 
 def _read_tar(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:

@@ -41,12 +41,21 @@ def read_table(content: bytes, name: str) -> list[dict[Any, Any]]:
     if delimiter not in _DELIMITERS:
         delimiter = max(_DELIMITERS, key=first.count)
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Without `strict`, a cell whose quotation mark is never closed takes all rows after it.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, line = list[dict[Any, Any]](), 0
     try:
         reader.fieldnames = parse_head(reader.fieldnames or (), name)
-        rows = list(reader)
+        line = reader.line_num
+        for row in reader:
+            rows.append(row)
+            line = reader.line_num
     except csv.Error as error:
-        raise DataError(f"{name} is not a table ({error}); {_ADVICE}", "damaged") from error
+        raise DataError(
+            f"{name} is not a table: the row that begins in line {line + 1} has an odd quotation "
+            f"mark ({error}); correct it, or {_ADVICE}",
+            "damaged",
+        ) from error
     while rows and not any(_has_content(value) for value in rows[-1].values()):
         rows.pop()
     return rows
@@ -64,6 +73,28 @@ def parse_head(cells: Iterable[str], name: str) -> list[str]:
             f"{name} has two columns '{repeated[0]}'; rename or remove one of them", "damaged"
         )
     return names
+
+
+def is_quoted(cell: str) -> bool:
+    """Return whether a cell is in quotation marks."""
+    return len(cell) > 1 and cell.startswith('"') and cell.endswith('"')
+
+
+def unquote(cell: str, *, always: bool) -> str:
+    """Return the text of a cell of a .tsv, which some programs write in quotation marks.
+
+    Quotation marks around a cell may belong to its text. They do not if the cell is empty, or the
+    marks inside of it are doubled, as programs double them that add such marks.
+
+    Args:
+        cell: The cell.
+        always: Whether the program puts all cells into quotation marks.
+    """
+    if not is_quoted(cell):
+        return cell
+    inside = cell[1:-1]
+    is_doubled = '"' in inside and '"' not in inside.replace('""', "")
+    return inside.replace('""', '"') if always or is_doubled or not inside else cell
 
 
 def _split_line(text: str) -> tuple[str, str]:

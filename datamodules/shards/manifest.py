@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from core import config
 from core.errors import DataError, unknown_name
-from core.file_names import FILE_NAME, FILE_NAME_ADVICE
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE, LANGUAGE_CODE
 from core.io.files import atomic_write_text, safe_join, sha256_file
 from core.io.reading import parse_json
 from datamodules.shards import reader as shards
@@ -110,7 +110,7 @@ def load_manifest(path: Path) -> Manifest:
         raw = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"manifest {path} is not JSON: {error}; prepare the data again") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+    if not isinstance(raw, dict) or raw.get("format") is True or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise DataError(
             f"manifest {path} has format {found!r}, expected {FORMAT}; prepare the data again"
@@ -132,8 +132,11 @@ def load_manifest(path: Path) -> Manifest:
     name, language = (_typed_field(raw, field, str, path) for field in ("name", "language"))
     if not FILE_NAME.fullmatch(name):
         raise DataError(f"manifest {path}: name {name!r}: {FILE_NAME_ADVICE}")
-    if not all(language.split(",")):
-        raise DataError(f"manifest {path}: language {language!r} lacks a code; write it")
+    codes = language.split(",")
+    if not all(map(LANGUAGE_CODE.fullmatch, codes)) or len(set(codes)) < len(codes):
+        raise DataError(
+            f"manifest {path}: language {language!r}, expected different codes such as en,eu"
+        )
     return Manifest(
         name=name,
         language=language,

@@ -4,6 +4,8 @@ All ways into an evaluation use them: imported, prepared and corrected benchmark
 and every manifest that a plan reads. A rejected text is named, with its fault in `DataError.fault`.
 """
 
+import datetime
+import decimal
 import math
 import re
 import string
@@ -17,6 +19,11 @@ from evaluation.answers.yes_no import YesNoParser
 
 _RESERVED = re.compile(r"<image(?: ?\d+)?>|<\|[^|<>]{1,60}\|>", re.IGNORECASE)
 """Placeholders of images and special tokens of chat templates."""
+_SPREADSHEET_ERRORS = frozenset(
+    {"#N/A", "#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!"}
+)
+"""Texts that a spreadsheet program saves instead of a value that it can't compute."""
+_TEXT_TYPES = (str, int, float, decimal.Decimal, datetime.date, datetime.time)
 _MIN_CHOICES = 2
 _MAX_CHOICES = len(string.ascii_uppercase)
 
@@ -25,24 +32,29 @@ def parse_text(value: Any, where: str, *, is_asked: bool = True) -> str:
     """Return a cleaned text that a model can be asked or compared with.
 
     Args:
-        value: A value of a table; numbers are texts, null and NaN are not.
+        value: A value of a table. Finite numbers and dates are texts (2.0 is "2": tables with empty
+            cells store whole numbers as fractions); null, NaN and infinity are not.
         where: File, row and column, or question, for error messages.
         is_asked: Whether the text is put into a prompt or compared with replies; texts for people
             may contain reserved tokens.
 
     Raises:
-        DataError: If the value is not text, or has a reserved token or half of a surrogate pair.
+        DataError: If the value is not text or an error of a spreadsheet, or has a reserved token or
+            half of a surrogate pair.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")
-    if isinstance(value, bool | bytes | list | tuple | Mapping):
-        raise DataError(f"{where}: {value!r:.80} is not text", "not a text")
     try:
-        text = clean_text(str(value)).strip()
+        text = clean_text(_to_text(value, where)).strip()
     except DataError as error:
         raise DataError(f"{where}: {error}", error.fault) from error
     if not text:
         raise DataError(f"{where}: the text is empty", "empty text")
+    if text in _SPREADSHEET_ERRORS:
+        raise DataError(
+            f"{where}: '{text}' is an error of a spreadsheet program; correct the cell",
+            "spreadsheet error",
+        )
     if is_asked and (found := _RESERVED.search(text)):
         raise DataError(
             f"{where}: the text contains '{found[0]}', which is reserved for images and chat "
@@ -50,6 +62,15 @@ def parse_text(value: Any, where: str, *, is_asked: bool = True) -> str:
             "reserved token",
         )
     return text
+
+
+def _to_text(value: Any, where: str) -> str:
+    is_finite = not isinstance(value, float | decimal.Decimal) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, _TEXT_TYPES) or not is_finite:
+        raise DataError(f"{where}: {value!r:.80} is not text", "not a text")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
 
 
 def check_texts(value: Any, where: str) -> Sequence[str]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import yaml_text
 from core.config import load_config
 from core.errors import ConfigError
 from core.yaml_text import parse_yaml, read_yaml, type_at
@@ -166,6 +167,8 @@ def test_null_is_no_value_where_a_field_is_optional(text: str) -> None:
         ("words: bat", "words is 'bat'; expected a list"),
         ("section: 3", "section is '3'; expected a section"),
         ("section: [3]", "section is a list; expected a section"),
+        (r'words: ["\ud83d"]', "half of a surrogate pair"),
+        (r'words: ["a\0b"]', "NUL character"),
         ("section:\n  count: 1\n  count: 2", "'section.count' is repeated in line 3"),
         ("by_word: {no: much}", "by_word.no is 'much'; expected a number"),
         (
@@ -193,6 +196,13 @@ def test_errors_in_files_name_the_file(tmp_path: Path, text: str, message: str) 
 )  # fmt: skip
 def test_values_without_a_type_follow_yaml_1_2(text: str, value: Any) -> None:
     assert parse_yaml(text, where="here") == value
+
+
+def test_aliases_of_aliases_do_not_expand_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_text, "_MAX_VALUES", 1000)
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    with pytest.raises(ConfigError, match="more than 1,000 values; do not repeat aliases"):
+        parse_yaml("\n".join(lines), where="here")
 
 
 def test_language_files_hold_texts_and_numbers_only() -> None:

@@ -1,6 +1,9 @@
 """Rows of published benchmarks: every layout is read as it is meant, or rejected by its column."""
 
+import dataclasses
 import math
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import DataError
-from data_prep.prepare.benchmark_recipe import BenchmarkRecipe, ColumnNames, read_item
+from data_prep.prepare.benchmark_recipe import (
+    BenchmarkRecipe,
+    ColumnNames,
+    is_left_out,
+    read_item,
+)
 
 CHOICE = BenchmarkRecipe(
     benchmark="mc",
@@ -41,6 +49,7 @@ def answers(a: Any) -> list[str]:
         ('["bai", "d\'ez"]', ["bai", "d'ez"]),
         ("bai", ["bai"]),
         ([3, 2.5], ["3", "2.5"]),
+        ([2.0, Decimal("1.00"), date(2026, 2, 1)], ["2", "1.00", "2026-02-01"]),
         (["\ufeffbai\u200b"], ["bai"]),
     ],
 )
@@ -58,6 +67,13 @@ def test_answers_are_read_from_every_layout(value: Any, texts: list[str]) -> Non
         (["bai", math.nan], "no value"),
         ('["bai", null]', "no value"),
         ("[NaN]", "no value"),
+        ([math.inf], "not a text"),
+        ([Decimal("NaN")], "not a text"),
+        ("[1e999]", "not a text"),
+        ("['bai', ...]", "not a text"),
+        ("[1+2j]", "not a text"),
+        ("[{'bai'}]", "not a text"),
+        (["#N/A"], "spreadsheet error"),
         ([["bai"]], "not a text"),
         ({"id": [1]}, "no list"),
         ("['katua' 'txakurra' 'zaldia']", "unreadable list"),
@@ -86,6 +102,11 @@ def test_answers_that_mean_nothing_are_rejected(value: Any, fault: str) -> None:
         (NOUNS, " Zaldia.", 2),
         (["1", "2", "3"], 0, 0),
         (["10", "20", "30"], "20", 1),
+        (["1", "2", "3"], 1, 1),
+        (["0", "1", "2"], "1", 1),
+        (["1", "2", "3"], "C", 2),
+        (NOUNS, "\u0662", 2),
+        (["?", "!"], "!", 1),
         ({"text": NOUNS, "label": ["A", "B", "C", "D"]}, "C", 2),
         ({"text": NOUNS, "label": ["1", "2", "3", "4"]}, "3", 2),
     ],
@@ -105,6 +126,11 @@ def test_correct_choices_are_indices_letters_labels_or_texts(
         (NOUNS, "E", "no such choice"),
         (NOUNS, "asto", "no such choice"),
         (NOUNS, True, "not a text"),
+        (NOUNS, 10**400, "no such choice"),
+        (NOUNS, "9" * 5000, "no such choice"),
+        (["?", "!"], ".", "no such choice"),
+        (["1", "2", "3"], "1", "ambiguous choice"),
+        (["B", "C", "A"], "B", "ambiguous choice"),
         ("katua, txakurra", 0, "a single choice"),
         (["katua", "Katua."], 0, "equal choices"),
         (["1.000", "1000"], 0, "equal choices"),
@@ -125,6 +151,23 @@ def test_choices_that_can_not_be_scored_are_rejected(
 def test_questions_that_can_not_be_asked_are_rejected(question: Any) -> None:
     with pytest.raises(DataError, match=r"f\.csv, row 3, q"):
         choice(q=question)
+
+
+FLAGGED = dataclasses.replace(CHOICE, leave_out_if="hard")
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [(True, True), ("TRUE", True), ("1", True), (1.0, True), (False, False), ("False", False)],
+)
+def test_rows_are_left_out_by_a_column_in_any_spelling(flag: Any, expected: bool) -> None:
+    assert is_left_out(FLAGGED, {"hard": flag}, "row 3") is expected
+
+
+@pytest.mark.parametrize("row", [{}, {"hard": None}, {"hard": "bai"}, {"hard": ""}, {"hard": 2}])
+def test_a_row_without_a_readable_flag_is_not_kept_in_silence(row: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"row 3.*hard"):
+        is_left_out(FLAGGED, row, "row 3")
 
 
 JSON = st.recursive(

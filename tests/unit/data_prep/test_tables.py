@@ -41,6 +41,13 @@ def test_long_cells_are_read() -> None:
     assert read_table(b"a,b\n" + b"x" * 200_000 + b",1\n", "form.csv")[0]["b"] == "1"
 
 
+@pytest.mark.parametrize("cell", ['"bat', '"bat" bi'])
+def test_an_odd_quotation_mark_takes_no_other_row(cell: str) -> None:
+    table = f"a,b\n1,x\n2,{cell}\n3,x\n4,x\n"
+    with pytest.raises(DataError, match=r"form\.csv .* begins in line 3 has an odd quotation mark"):
+        read_table(table.encode(), "form.csv")
+
+
 @pytest.mark.parametrize("content", [TABLE.encode("cp1252"), TABLE.encode("utf-16-le")])
 def test_other_encodings_are_rejected_with_advice(content: bytes) -> None:
     with pytest.raises(DataError, match=r"^form.csv .*CSV UTF-8"):

@@ -46,9 +46,12 @@ def test_fingerprint_depends_on_content_and_not_on_descriptions(tmp_path):
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2, expected 1"),
+        ({"format": True}, "has format True, expected 1"),
+        ({"language": "en, eu"}, "language 'en, eu', expected different codes"),
+        ({"language": "eu,eu"}, "expected different codes"),
         ({"name": None}, "field 'name' is missing, expected str"),
         ({"name": "../../x"}, r"name '\.\./\.\./x': use up to 100 letters"),
-        ({"language": "en,"}, "language 'en,' lacks a code"),
+        ({"language": "en,"}, "language 'en,', expected different codes"),
         (
             {"shards": [{"path": "a\0", "sha256": "", "num_bytes": 1, "num_samples": 1}]},
             "has a NUL character",
