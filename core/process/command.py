@@ -7,6 +7,7 @@ pauses the collection of garbage (`core.process.loading`).
 import contextlib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -49,6 +50,7 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
         try:
             loading.resume_collection()
             interrupts.begin_work()
+            _prepare_output()
             return _reporting_errors(lambda: main(*arguments, **named))
         except BaseException:  # of a cleanup, it may hide that of the signal
             if number := interrupts.stopped_by():
@@ -58,6 +60,19 @@ def catch_user_errors(main: Callable[_P, int]) -> Callable[_P, int]:
             interrupts.end_work()
 
     return command
+
+
+def _prepare_output() -> None:
+    """Keep every message visible, whatever the environment says about the terminal.
+
+    Some programs start commands with a width of 0, in which no text fits. An encoding such as ASCII
+    lacks letters of most languages, and no encoding has the bytes of a damaged file name.
+    """
+    if os.environ.get("COLUMNS", "").strip() == "0":
+        del os.environ["COLUMNS"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _reporting_errors(work: Callable[[], int]) -> int:

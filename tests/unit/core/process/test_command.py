@@ -4,10 +4,13 @@ from core.process.command import USER_ERROR, catch_user_errors
 
 import ast
 import importlib
+import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from core.errors import DataError
 
@@ -26,6 +29,25 @@ def test_a_user_error_prints_one_message(capsys: pytest.CaptureFixture[str]) -> 
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "error: shards[0] of [bold]a.json[/bold] is missing; make it\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_in_any_encoding_and_width_is_printed(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """A path with letters that the terminal lacks ended in a traceback, and width 0 in silence."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setenv("COLUMNS", "0")
+
+    @catch_user_errors
+    def main() -> int:
+        Console().print("ñ 猫 \udcf1/b.json")
+        return 0
+
+    assert main() == 0
+    sys.stdout.flush()
+    assert written.getvalue().endswith(b"\\udcf1/b.json\n")
 
 
 def test_other_errors_keep_their_traceback() -> None:
