@@ -1,6 +1,6 @@
 """Thousands of corrupted rows: each is either in a shard or dropped with a reason.
 
-`IRUDIMEN_FUZZ_ROWS=100000` tests more rows than the default of 20,000.
+`IRUDIMEN_FUZZ_ROWS=100000` tests more rows than the default of 8,000.
 """
 
 import copy
@@ -30,7 +30,7 @@ from evaluation.benchmarks.items import load_benchmark
 from tests.support import prepare_world as world
 
 pytestmark = pytest.mark.slow
-_NUM_ROWS = int(os.environ.get("IRUDIMEN_FUZZ_ROWS", "20000"))
+_NUM_ROWS = int(os.environ.get("IRUDIMEN_FUZZ_ROWS", "8000"))
 _CHATS, _CAPTIONS, _QUESTIONS = 6 * _NUM_ROWS // 10, 3 * _NUM_ROWS // 10, _NUM_ROWS // 10
 _JUNK: list[Any] = [
     None, "", " ", 0, -1, 1e308, True, [], {}, [None], {"a": []}, "<image>", "<image>\n<image>",

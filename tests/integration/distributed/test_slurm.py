@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(slurm_cluster.why_not()), reason=slurm_cluster.why_not() or "here"),
 ]
-_PREEMPTIONS = int(os.environ.get("IRUDIMEN_PREEMPTIONS", "12"))
+_PREEMPTIONS = int(os.environ.get("IRUDIMEN_PREEMPTIONS", "8"))
 _MOST_STEPS = 60
 """Steps between two preemptions; those of all preemptions are a sixth of the grid's steps."""
 _OFTEN = ("align.visual.captions", "instruct.visual.conversations", "instruct.text_only.chat",

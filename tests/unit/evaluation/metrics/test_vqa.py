@@ -9,7 +9,7 @@ from evaluation.answers.registry import rule_for
 from evaluation.metrics.vqa import aware_score, leave_one_out, lmms_score, official_score
 from tests.support import vqa_oracle
 
-NUM_RANDOM = 12_000
+NUM_RANDOM = 100_000
 _FRAGMENTS = [
     *english.PUNCTUATION_MARKS,
     *vqa_oracle.SPELLING,
@@ -43,7 +43,7 @@ def random_case(rng) -> tuple[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_scores_agree_with_the_oracle_on_random_and_adversarial_cases():
+def test_scores_agree_with_the_oracle_on_a_hundred_thousand_random_and_adversarial_cases():
     rng = named_rng(0, "vqa cases")
     seen = {}
     for _ in range(NUM_RANDOM):
@@ -54,18 +54,7 @@ def test_scores_agree_with_the_oracle_on_random_and_adversarial_cases():
         assert lmms_score(prediction, answers) == by_lmms, (prediction, answers)
         seen[round(expected, 1)] = seen.get(round(expected, 1), 0) + 1
     # Cases that only score 0 or 1 would make this a weak comparison.
-    assert min(seen[value] for value in (0.0, 0.3, 0.6, 0.9, 1.0)) > 100
-
-
-@pytest.mark.slow
-def test_scores_agree_with_the_oracle_on_a_hundred_thousand_cases():
-    rng = named_rng(2, "more vqa cases")
-    for _ in range(100_000):
-        prediction, answers = random_case(rng)
-        expected = vqa_oracle.score(prediction, answers)
-        assert official_score(prediction, answers) == expected, (prediction, answers)
-        by_lmms = vqa_oracle.lmms_score(prediction, answers)
-        assert lmms_score(prediction, answers) == by_lmms, (prediction, answers)
+    assert min(seen[value] for value in (0.0, 0.3, 0.6, 0.9, 1.0)) > 1000
 
 
 def test_normalisation_agrees_with_the_oracle():
