@@ -1,10 +1,11 @@
 """Write the model cards of the embedded language models from their recipes and measurements.
 
-python -m benchmarks.language_model_quality.cards --corpus data/corpus
+python -m benchmarks.language_model_quality.cards --corpus data/corpus --code "commit 8360a72"
 """
 
 import argparse
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ ROLES = {
     "lm_general": "the language model with partial knowledge of Basque",
     "lm_adapted": "the general language model, adapted to Basque",
 }
+_KINDS = {
+    "corpus_text": "help documents",
+    "corpus_chat": "conversations",
+    "corpus_listing": "conversations about listings",
+}
+_WIDTH = 120
 _TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -34,16 +41,19 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("data/embedded/models"), metavar="DIR")
     parser.add_argument("--data", type=Path, default=Path("data/embedded"), metavar="DIR")
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), metavar="DIR")
+    parser.add_argument(
+        "--code", required=True, metavar="TEXT", help="code that trained the models: its commit"
+    )
     options = parser.parse_args()
     for name in ROLES:
         folder = options.models / name
         scores = measure(folder, options.data, LANGUAGES)
-        card = write_card(folder, scores, options.corpus)
+        card = write_card(folder, scores, options.corpus, options.code)
         (folder / "model_card.md").write_text(card, encoding="utf-8")
         print(f"wrote {folder / 'model_card.md'}")
 
 
-def write_card(folder: Path, scores: Scores, corpus: Path) -> str:
+def write_card(folder: Path, scores: Scores, corpus: Path, code: str) -> str:
     """Return the card of a language model."""
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -64,7 +74,9 @@ def write_card(folder: Path, scores: Scores, corpus: Path) -> str:
         steps=stage["num_steps"],
         start=_start(recipe),
         seed=stage["seed"],
-        samples=_samples(stage["stream"]["mixture"]["components"]),
+        samples=_point("Samples per step", _samples(stage["stream"]["mixture"]["components"])),
+        row=stage["stream"]["row_tokens"],
+        code=_point("Code", code),
         loss="The loss counts answers and running text" if is_answers else "Every token counts",
         licences=_licences(stage["stream"]["mixture"]["components"], corpus),
         quality=_quality_table(scores),
@@ -95,6 +107,10 @@ def _count_parameters(folder: Path) -> int:
         return sum(int(np.prod(weights.get_slice(key).get_shape())) for key in weights.keys())  # noqa: SIM118 - not a dict
 
 
+def _point(title: str, text: str) -> str:
+    return textwrap.fill(f"* **{title}**: {text}.", width=_WIDTH, subsequent_indent="  ")
+
+
 def _start(recipe: Mapping[str, Any]) -> str:
     is_continued = "init" in recipe["inputs"]
     return "the model before it in the recipe" if is_continued else "random weights"
@@ -103,9 +119,9 @@ def _start(recipe: Mapping[str, Any]) -> str:
 def _samples(components: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
     for source, component in components.items():
-        kind = "conversations" if "chat" in source else "help documents"
-        language = {"en": "English", "eu": "Basque"}[source.rsplit("_", 1)[1]]
-        parts.append(f"{component['samples_per_step']:g} {language} {kind}")
+        kind, code = source.rsplit("_", 1)
+        language = {"en": "English", "eu": "Basque"}[code]
+        parts.append(f"{component['samples_per_step']:g} {language} {_KINDS[kind]}")
     return ", ".join(parts)
 
 

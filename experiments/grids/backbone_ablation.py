@@ -1,4 +1,4 @@
-"""Does a backbone adapted to the target language help? General against adapted at three shares."""
+"""Backbone at three shares: how much of the target language must it know?"""
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig

@@ -30,6 +30,8 @@ _PLACE = "models="
 _SAME_MODELS = (_PLACE, "trainer.")
 """Overrides that leave the recipe of the shipped models unchanged."""
 _TOKENIZER_SOURCES = ("corpus_text", "corpus_chat")
+_TRAINING_RECORDS = (SEAL_FILE, "freeze_report.txt", "bad_samples.json")
+"""Files of a finished stage run that no reader of the model needs."""
 _BACKBONES = ("base_only", "general", "adapted")
 """Language models, in the order in which one may continue another."""
 
@@ -176,7 +178,7 @@ def publish(config: BackbonesConfig, graph: Graph, store: Store) -> Path:
         target = Path(config.models) / name
         target.mkdir(parents=True, exist_ok=True)
         for file in source.result.iterdir():
-            if file.name not in (SEAL_FILE, "freeze_report.txt"):
+            if file.name not in _TRAINING_RECORDS:
                 shutil.copyfile(file, target / file.name)
         stage = read_json(source.path / "stage.json")
         # The file is part of the addresses of grids: it changes only with the model.

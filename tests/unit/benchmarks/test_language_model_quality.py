@@ -85,7 +85,7 @@ def write_text(folder: Path, name: str, text: str) -> None:
 
 
 def test_a_card_states_recipe_quality_and_fertility(tmp_path: Path) -> None:
-    for kind in ("corpus_text", "corpus_chat"):
+    for kind in ("corpus_text", "corpus_chat", "corpus_listing"):
         for code in ("en", "eu"):
             write_text(tmp_path, f"{kind}_{code}", f"some text of {kind}")
     write_text(tmp_path, "fertility_ka", "წითელი ვაშლი")
@@ -94,11 +94,14 @@ def test_a_card_states_recipe_quality_and_fertility(tmp_path: Path) -> None:
         chances={"choice": 0.25},
         right={"en": np.array([True] * 4), "eu": np.array([True, True, True, False])},
     )
-    card = write_card(ROOT / "data/embedded/models/lm_general", scores, tmp_path)
+    card = write_card(ROOT / "data/embedded/models/lm_general", scores, tmp_path, "commit 12345")
+    samples = " ".join(card[card.index("Samples per step") : card.index("Code")].split())
     assert "| choice | 25.0 | 4 | 100.0 [51.0, 100.0] | 75.0 [30.1, 95.4] |" in card
     assert "**0.667**" in card
     assert "between two levels" in card
     assert "licence of corpus_text_en" in card
-    assert "English conversations" in card
+    assert "7 Basque conversations, " in samples
+    assert "1.75 Basque conversations about listings" in samples
+    assert "* **Code**: commit 12345." in card
     assert "| ka | " in card
     assert "{" not in card
