@@ -18,7 +18,7 @@ from core.errors import DataError
 from core.io.reading import reading
 from core.process.log import without_password
 from core.process.options import given_path
-from pipeline.store.records import read_json
+from pipeline.store.records import read_grid_json
 from reporting.tracking.local_store import check_database
 from reporting.tracking.sync import sync_grid
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"no grid under {options.root}; set the output folder with --root")
     check_database(options.root)
     for path in paths:
-        about = read_json(path)
+        about = read_grid_json(path.parent)
         with reading(path, fix="run the grid again, which writes it"):
             experiment, profile = str(about["experiment"]), str(about["profile"])
         tracker = sync_grid(options.root, experiment, profile, path.parent.name)

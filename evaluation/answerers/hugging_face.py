@@ -179,7 +179,18 @@ class HuggingFaceAnswerer:
         prompt_BT = inputs["input_ids"]
         num_prompt = prompt_BT.shape[1]
         self._warn_if_too_long(num_prompt, limit)
-        ids_BT = self._model.generate(**inputs, max_new_tokens=limit, do_sample=False)
+        try:
+            ids_BT = self._model.generate(
+                **inputs, max_new_tokens=limit, do_sample=False, logits_processor=[_check_finite]
+            )
+        except (IrudimenError, torch.OutOfMemoryError):
+            raise
+        # The code of a model raises anything if its settings do not fit its weights or the device.
+        except Exception as error:
+            raise CheckpointError(
+                f"model '{self._source}' can't answer ({type(error).__name__}: {error}); compare "
+                "its config.json with its weights and the device"
+            ) from error
         # Encoder-decoder models, and those that pass embeddings, return the reply alone.
         repeats_prompt = torch.equal(ids_BT[:, :num_prompt], prompt_BT)
         new_ids_BT: list[list[int]] = ids_BT[:, num_prompt if repeats_prompt else 0 :].tolist()
@@ -204,6 +215,20 @@ class HuggingFaceAnswerer:
             ids[:length], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return ModelReply(text=text.strip(), num_tokens=length, is_truncated=length >= limit)
+
+
+def _check_finite(_ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+    """Return the logits unchanged; a token that is chosen from others means nothing.
+
+    Raises:
+        CheckpointError: If the largest logit of a prompt is not finite.
+    """
+    if not torch.isfinite(logits_BV.amax(dim=-1)).all():
+        raise CheckpointError(
+            "the model's logits are not finite; its weights are damaged, or too large for the data "
+            "type (--dtype)"
+        )
+    return logits_BV
 
 
 def _check_processor(processor: Any, source: str) -> None:

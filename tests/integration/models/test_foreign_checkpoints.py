@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from core.chat.tokens import IMAGE_MARK
@@ -80,6 +82,24 @@ def test_replies_equal_those_of_transformers(tmp_path: Path, options: dict[str, 
     for batch_size in (1, 4):
         replies = HuggingFaceAnswerer(str(tmp_path), batch_size=batch_size).answer(QUESTIONS)
         assert [reply.text for reply in replies] == expected
+
+
+def test_weights_that_are_not_finite_are_no_answers(tmp_path: Path) -> None:
+    """Every reply was the token whose logit came first."""
+    write_llava(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in sorted(weights) if "language_model" in name and "q_proj" in name)
+    weights[name][0, 0] = math.nan
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"logits are not finite.*--dtype"):
+        HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS[:1])
+
+
+def test_settings_that_do_not_fit_the_weights_are_one_error(tmp_path: Path) -> None:
+    write_llava(tmp_path)
+    edit_json(tmp_path / "config.json", lambda content: content.update(vision_feature_layer=99))
+    with pytest.raises(CheckpointError, match=r"can't answer \(IndexError: .*config.json"):
+        HuggingFaceAnswerer(str(tmp_path)).answer(QUESTIONS[:1])
 
 
 @pytest.mark.parametrize(
