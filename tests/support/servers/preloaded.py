@@ -47,6 +47,7 @@ _PRELOAD = (
     "pandas",  # by pyarrow, when it makes the first table
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
+    "torch.nn.attention.varlen",  # by the estimate of a plan
 )
 _OPTIONAL = ("data_prep.prepare.engine", "data_prep.prepare.translation.translators")
 """Left out where their extra is not installed."""
