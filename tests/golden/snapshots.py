@@ -13,7 +13,6 @@ import os
 import platform
 import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from configuration.mixture import expected_manifests
 from experiments.run_steps.planning import make_plan
 from pipeline.graph import StageNode
 from planner.estimator import Estimator
+from tests.support import small_world as worlds
 
 FOLDER = Path(__file__).parent
 PLANS = (
@@ -142,10 +142,10 @@ def processor() -> str:
 
 def smoke_snapshot(root: Path) -> dict[str, Any]:
     """Run the experiment `smoke` and summarise its weights and metrics."""
-    subprocess.run(
-        [sys.executable, "-m", "experiments.run", "--exp", "smoke", "--root", str(root)],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = worlds.start(worlds.REPOSITORY, "--exp", "smoke", "--root", str(root))
+    code, output = worlds.finish(command, timeout_s=600)
+    if code:
+        raise RuntimeError(output)
     return summarise(root)
 
 

@@ -13,7 +13,7 @@ from reporting.tracking import grid_tracker as tracking
 from tests.support import fake_grid
 
 STEPS = range(1000, 1300)
-_EVERY = 5
+_EVERY = 10
 
 
 def main() -> None:
