@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 WAITING = (
     "tests/integration/distributed/test_nodes.py",
     "tests/integration/distributed/test_slurm.py",
@@ -35,6 +37,9 @@ FIRST_HALF = (
     "tests/unit/planner",
     "tests/unit/reporting",
 )
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 8 * 2**30
+"""Free main memory that the files of the tests may take; they are much smaller."""
 _NO_TESTS = 5
 """Exit code of pytest if it found no tests, as when options select those of another process."""
 
@@ -42,9 +47,7 @@ _NO_TESTS = 5
 def main(options: Sequence[str]) -> int:
     """Run all processes; return 0 if they passed."""
     command = [sys.executable, "-m", "pytest", *options]
-    # PostgreSQL and munge run as other users, which need access to the files of their tests.
-    # Pytest removes that access from its default folders whenever another pytest starts.
-    folder = Path(tempfile.mkdtemp(prefix="irudimen-tests-"))
+    folder = _make_folder()
     parts = {"first": FIRST_HALF}
     if not any("not slow" in option for option in options):
         parts["waiting"] = WAITING
@@ -74,6 +77,22 @@ def main(options: Sequence[str]) -> int:
         return failed[0]
     shutil.rmtree(folder, ignore_errors=True)
     return 0 if 0 in codes else _NO_TESTS
+
+
+def _make_folder() -> Path:
+    """Return a new folder for the files of the tests, in main memory if much of it is free.
+
+    On a disk, tests wait for thousands of files to be written and deleted. PostgreSQL and munge run
+    as other users, which need access to the files of their tests; pytest removes that access from
+    its default folders whenever another pytest starts.
+    """
+    free = min(_free_bytes(_MEMORY), psutil.virtual_memory().available)
+    where = _MEMORY if free >= _MEMORY_BYTES else None
+    return Path(tempfile.mkdtemp(prefix="irudimen-tests-", dir=where))
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free if folder.is_dir() else 0
 
 
 if __name__ == "__main__":
