@@ -9,6 +9,10 @@ curves are equal), and `chat`, with whole conversations on both sides. There are
 samples in stream order (LLaVA stage 1 and the default of the Trainer) and sorted by length within
 each step (the best case for padding).
 
+Our step is also reported as a fraction of the highest throughput of plain matrix products with the
+shapes of this model, measured in the same run. `benchmarks.gpu_step.flops` defines which operations
+are counted.
+
     python -m benchmarks.train_step --threads 2
 """
 
@@ -27,6 +31,7 @@ import transformers
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlavaForConditionalGeneration
 
+from benchmarks.gpu_step.flops import flop_model, work_of
 from benchmarks.llava_baseline import (
     LR,
     NUM_IMAGE_TOKENS,
@@ -40,6 +45,7 @@ from benchmarks.llava_baseline import (
     run_hugging_face,
     set_clock,
 )
+from benchmarks.matmul_peak import measure_peak
 from configuration.run_config import INSTRUCT_POLICY
 from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
 from core.chat.templates import EMBEDDED
@@ -105,14 +111,37 @@ def main() -> None:
         "hf sorted": lambda: run_hugging_face(initial, by_length, chat, batch_size=batch),
     }
     runs: dict[str, list[Result]] = {name: [] for name in sides}
+    peaks = []
     for _ in range(options.rounds):
         for name, side in sides.items():
             runs[name].append(side())
-    report(runs, num_tokens=count_tokens(theirs[WARM_STEPS:]), path=options.json)
+        peaks.append(measure_peak(initial, MICRO_BATCH_TOKENS, clock=read_clock))
+    report(
+        runs,
+        num_tokens=count_tokens(theirs[WARM_STEPS:]),
+        num_operations=count_operations(our_model(initial, chat), ours[WARM_STEPS:], chat),
+        peak=max(peaks),
+        path=options.json,
+    )
 
 
-def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None) -> None:
-    """Return the median throughput, the ratios per round and the agreement of the losses."""
+def report(
+    runs: dict[str, list[Result]],
+    *,
+    num_tokens: int,
+    num_operations: float,
+    peak: float,
+    path: Path | None,
+) -> None:
+    """Print the median throughput, the ratios per round and the agreement of the losses.
+
+    Args:
+        runs: Results of each side, one per round.
+        num_tokens: Tokens of all measured steps with separate questions, without padding.
+        num_operations: Floating-point operations of all measured steps of our side.
+        peak: Operations per second of plain matrix products.
+        path: JSON file for the figures, if wanted.
+    """
     numbers: dict[str, Any] = {}
     for name, results in runs.items():
         speed = statistics.median(num_tokens / result.seconds for result in results)
@@ -129,6 +158,13 @@ def report(runs: dict[str, list[Result]], *, num_tokens: int, path: Path | None)
             "loss": [round(results[0].losses[0], 4), round(results[0].losses[-1], 4)],
         }
         print(f"{name:<10}", numbers[name])
+    seconds = statistics.median(result.seconds for result in runs["ours"])
+    numbers["peak"] = {
+        "gflops_of_matrix_products": round(peak / 1e9, 1),
+        "gflop_per_step": round(num_operations / len(runs["ours"][0].losses[WARM_STEPS:]) / 1e9, 2),
+        "fraction_reached_by_ours": round(num_operations / seconds / peak, 3),
+    }
+    print(f"{'peak':<10}", numbers["peak"])
     ratio, density = numbers["hf"]["ours_is_faster_by"], numbers["ours"]["density"]
     agree = max(numbers[name]["largest_loss_difference"] for name in runs) <= 1e-3
     passed = ratio >= 2.5 and density >= 0.97 and agree
@@ -258,6 +294,14 @@ class PackedSteps(IterableDataset[StepBatch]):
             )
             self.num_positions += sum(mb.input_ids_BT.numel() for mb in micro_batches)
             yield StepBatch(step=number, micro_batches=micro_batches)
+
+
+def count_operations(
+    model: VisionLanguageModel, steps: Sequence[Sequence[ReadySample]], chat: ChatFormat
+) -> float:
+    """Return the floating-point operations of all steps, forward and backward."""
+    batches = [batch for step in PackedSteps(steps, chat) for batch in step.micro_batches]
+    return flop_model(model).step(work_of(batches), is_stage_2=True)
 
 
 class OurClock(Clock, lightning.Callback):
