@@ -69,6 +69,8 @@ class _CommandState:
         """The signal that ends the main function."""
         self.is_killing = False
         """Whether children are being killed; another signal must not do so inside of it."""
+        self.is_exiting = False
+        """Whether the process is about to exit, so that another signal has nothing left to do."""
         self.is_urgent = False
         """Whether another signal arrived meanwhile."""
 
@@ -107,6 +109,9 @@ def begin_work() -> None:
     install_handler()
     _STATE.stopped_by = 0
     if _STATE.process_id == os.getpid():
+        # The handler can't use a module whose import a signal interrupts.
+        import psutil  # noqa: F401
+
         # Runs after most other exit handlers. Later, Python would let the signal kill the process.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         _STATE.phase = _Phase.WORKING
@@ -140,7 +145,7 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
     del frame
     if _STATE.process_id not in (0, os.getpid()):
         return  # forked by the command, which ends this process
-    if _STATE.is_killing:
+    if _STATE.is_killing or _STATE.is_exiting:
         _STATE.is_urgent = True
         return
     if _STATE.process_id and _STATE.phase is not _Phase.WORKING:
@@ -165,7 +170,7 @@ def notice(number: int) -> bytes:
 
 def end_at_once(number: int = signal.SIGINT) -> NoReturn:
     """End this process and its children without any cleanup."""
-    _STATE.is_over = True
+    _STATE.is_over = _STATE.is_exiting = True
     children = _stop_children()
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
@@ -192,9 +197,11 @@ def _kill(processes: Iterable[int]) -> None:
 
 def _stop_children() -> list[int]:
     """Stop all processes, and return their ids; one that runs on might start another."""
-    import psutil  # only needed here: this module is imported first in every command
-
+    if _STATE.process_id and _STATE.phase is _Phase.IMPORTING:
+        return []  # there are none, and psutil may be what is being imported
     _STATE.is_killing = True
+    import psutil  # slow, and this module is imported first in every command
+
     try:
         known: dict[int, bool] = {}
         for _ in range(_MAX_ROUNDS):

@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import glob
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +27,9 @@ from datamodules.storage.remote import (
 )
 
 _WILDCARDS = frozenset("*?[")
+_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
+_MAX_SHARDS = 1_000_000
+"""Largest number of shards of a pattern, whose names are all held in memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,14 +53,19 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
         if not is_url(pattern) and Path(pattern).is_file():
             shards.append(str(Path(pattern).resolve()))  # whatever characters its name has
             continue
+        ranges = _RANGE.findall(pattern)
+        num_names = math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges)
+        if num_names > _MAX_SHARDS:
+            raise DataError(
+                f"'{pattern}' stands for {num_names:,} shards; correct it (at most {_MAX_SHARDS:,})"
+            )
         try:
             names = list(braceexpand(pattern))
         except ValueError as error:
             raise DataError(f"'{pattern}': {error}; write ranges as {{00000..00331}}") from error
         for name in names:
             shards += _expand_wildcards(name, retry)
-    twice = sorted({shard for shard in shards if shards.count(shard) > 1})[:1]
-    if twice:
+    if twice := sorted(shard for shard, count in Counter(shards).items() if count > 1)[:1]:
         raise DataError(f"shard {redact_url(twice[0])} is named twice; remove one of its patterns")
     return tuple(shards)
 

@@ -1,6 +1,7 @@
 """Recipes of data preparation: a YAML file per source, and one per recipe that combines them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
+from core.file_names import FILE_NAME, FILE_NAME_ADVICE
 from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
 from data_prep.prepare.fetch import FetchConfig
 from data_prep.prepare.translation.quality import QualityConfig
@@ -58,6 +60,10 @@ class Published:
     licence: str = ""
     """Licence of the translation if it differs from the source's."""
 
+    def __post_init__(self) -> None:
+        """Validate the rules."""
+        _check_patterns(self.leave_out)
+
     def renamed(self, columns: Mapping[str, str]) -> dict[str, str]:
         """Return the source's columns under their names in the translation."""
         return {role: name for role, name in {**columns, **self.columns}.items() if name}
@@ -85,7 +91,8 @@ class SourceRecipe:
     """Column -> regular expression: rows that match it are left out and counted."""
 
     def __post_init__(self) -> None:
-        """Validate the columns."""
+        """Validate the columns and the rules."""
+        _check_patterns(self.leave_out)
         needed, allowed = _COLUMN_ROLES[self.kind]
         for name in self.columns:
             if name not in needed | allowed:
@@ -131,9 +138,24 @@ class PrepareConfig:
     quality: QualityConfig = dataclasses.field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
-        """Validate the sizes."""
+        """Validate the sizes and the names, after which files are named."""
+        for name in self.sources:
+            if FILE_NAME.fullmatch(name) is None:
+                raise ConfigError(f"source {name!r}: {FILE_NAME_ADVICE}")
+            if self.sources.count(name) > 1:
+                raise ConfigError(f"source '{name}' is listed twice; remove one")
         if min(self.per_part, self.per_shard) < 1 or self.validate < 0:
             raise ConfigError("per_part and per_shard must be at least 1, validate at least 0")
+
+
+def _check_patterns(rules: Mapping[str, str]) -> None:
+    for column, pattern in rules.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"leave_out.{column}: {pattern!r} is not a regular expression ({error}); correct it"
+            ) from error
 
 
 def load_recipe(

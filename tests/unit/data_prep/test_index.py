@@ -271,6 +271,13 @@ def test_patterns_are_expanded_in_order(shards):
         expand_shards([str(shards / "00000.tar"), str(shards / "*.tar")], retry)
 
 
+@pytest.mark.parametrize("pattern", ["{0..999999999}.tar", "{0..9999}/{00..10000..2}.tar"])
+def test_a_range_beyond_all_shards_is_an_error(pattern):
+    """All names were held in memory before the first was looked for."""
+    with pytest.raises(DataError, match=r"stands for .* shards; correct it"):
+        expand_shards([pattern], RetryConfig())
+
+
 def test_a_name_with_wildcards_is_first_of_all_a_name(shards):
     for name in ("a[1].tar", "b{1,2}.tar", "c?.tar"):
         write_tar(shards / name, [])

@@ -454,6 +454,9 @@ def test_every_shipped_source_is_used_by_a_recipe() -> None:
         (["translate.backend=endpoint"], "needs translate.endpoint"),
         (["cc3m.columns.imag_url=x"], "Did you mean 'image_url'"),
         (["quality.min_length_ratio=9"], "below max_length_ratio"),
+        (["cc3m.leave_out={url: '('}"], "leave_out.url: '\\(' is not a regular expression"),
+        (["sources=[../cc3m]"], r"source '\.\./cc3m': use up to 100 letters"),
+        (["sources=[cc3m, cc3m]"], "source 'cc3m' is listed twice"),
     ],
 )
 def test_invalid_settings_are_errors(overrides: list[str], message: str) -> None:
