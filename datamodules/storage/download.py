@@ -6,6 +6,7 @@ Separate from the cache, which decides what to evict and which process downloads
 import dataclasses
 import errno
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -57,8 +58,10 @@ class CacheConfig:
         text = os.environ.get(GB_VARIABLE) or "50"
         try:
             gigabytes = self.max_gb or float(text)
-        except ValueError as error:
-            raise ConfigError(f"{GB_VARIABLE}='{text}' is not a number of gigabytes") from error
+        except ValueError:
+            gigabytes = math.nan
+        if not 0 < gigabytes < math.inf:
+            raise ConfigError(f"{GB_VARIABLE}='{text}', expected a positive number of gigabytes")
         return int(gigabytes * 1e9)
 
 

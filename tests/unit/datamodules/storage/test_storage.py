@@ -295,9 +295,10 @@ def test_configuration_defaults_and_limits(monkeypatch, tmp_path):
     cache = ShardCache()
     assert (cache.folder, cache.max_bytes) == (tmp_path / "env", 2_500_000_000)
     assert ShardCache(CacheConfig(max_gb=1.0)).max_bytes == 10**9
-    monkeypatch.setenv("IRUDIMEN_SHARD_CACHE_GB", "lots")
-    with pytest.raises(ConfigError, match="'lots' is not a number"):
-        ShardCache()
+    for wrong in ("lots", "-1", "0", "nan", "inf"):
+        monkeypatch.setenv("IRUDIMEN_SHARD_CACHE_GB", wrong)
+        with pytest.raises(ConfigError, match=f"'{wrong}', expected a positive number"):
+            ShardCache()
     for wrong in (
         {"chunk_bytes": 0},
         {"damaged_downloads": 0},
