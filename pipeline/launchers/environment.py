@@ -50,3 +50,6 @@ DISTRIBUTED_VARIABLES = frozenset(
     }
 )
 """Variables that libraries use to detect a distributed run; a single-process run has none."""
+
+RANK_VARIABLES = DISTRIBUTED_VARIABLES | frozenset(ClusterVariable)
+"""Variables that make a process a rank; of a rank of its own, a launcher sets them."""

@@ -23,6 +23,7 @@ from pipeline.graph import Graph, StageNode
 from pipeline.launchers import forkserver
 from pipeline.launchers.base import PREEMPTED_MESSAGE, OnTick, StageAttempt, choose_num_threads
 from pipeline.launchers.devices import NO_GPUS, GpuPool
+from pipeline.launchers.environment import RANK_VARIABLES
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 
@@ -163,7 +164,8 @@ class StageProcess:
     def start(cls, folder: StageFolder, *, as_command: bool, gpus: str = "") -> "StageProcess":
         """Start the worker of a stage run."""
         if as_command:
-            return cls(start_command(folder.path, dict(os.environ)), gpus=gpus)
+            own = {n: value for n, value in os.environ.items() if n not in RANK_VARIABLES}
+            return cls(start_command(folder.path, own), gpus=gpus)
         process = forkserver.get_context().Process(target=_run_forked, args=(str(folder.path),))
         process.start()
         return cls(process, gpus=gpus)
@@ -190,4 +192,6 @@ def start_command(path: Path, environment: dict[str, str]) -> "subprocess.Popen[
 def _run_forked(path: str) -> None:
     from pipeline.launchers import worker  # already imported by the fork server
 
+    for name in RANK_VARIABLES:  # of a distributed job in whose shell the command was started
+        os.environ.pop(name, None)
     worker.run_forked(Path(path))

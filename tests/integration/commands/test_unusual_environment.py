@@ -28,6 +28,8 @@ def test_a_grid_in_an_unusual_environment(tmp_path: Path, strict_umask: None) ->
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     root = Path("link") / ODD_NAME
     variables = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "LOGNAME": "", "USER": ""}
+    # As in the shell of a rank of another job: every stage run took itself for its second rank.
+    variables |= {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere"}
     arguments = worlds.grid_arguments(str(root), "--name", "o\u02bbn")
     process = worlds.start(world, *arguments, variables=variables, is_fresh=True)
     code, output = worlds.finish(process)
