@@ -44,8 +44,9 @@ def parse_text(value: Any, where: str, *, is_asked: bool = True) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise DataError(f"{where}: there is no value (a test split without answers?)", "no value")
+    text = _to_text(value, where)
     try:
-        text = clean_text(_to_text(value, where)).strip()
+        text = clean_text(text).strip()
     except DataError as error:
         raise DataError(f"{where}: {error}", error.fault) from error
     if not text:

@@ -88,6 +88,7 @@ def test_answers_that_mean_nothing_are_rejected(value: Any, fault: str) -> None:
     with pytest.raises(DataError, match="row 3, a") as raised:
         answers(value)
     assert raised.value.fault == fault
+    assert str(raised.value).count("row 3") == 1
 
 
 @pytest.mark.parametrize(
