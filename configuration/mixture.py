@@ -107,8 +107,9 @@ def _parallel_component(config: RunConfig, stage: TrainConfig, name: str) -> Com
     share = (stage if stage.has_amount else config.cell).target_share
     return ComponentConfig(
         base=manifest_path(config, f"{line.source}_{languages.base}"),
-        target=manifest_path(config, f"{line.source}_{languages.target}"),
-        target_share=share or 0.0,  # with a number of samples, the stream chooses them
+        target="" if line.base_only else manifest_path(config, f"{line.source}_{languages.target}"),
+        # With a number of samples, the stream chooses them.
+        target_share=0.0 if line.base_only else share or 0.0,
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
         share_of=ShareOf(line.share_of),
@@ -120,6 +121,8 @@ def _text_component(
     config: RunConfig, stage: TrainConfig, name: str, line: MixtureLineConfig
 ) -> ComponentConfig:
     shares = [phase for phase in line.phases if phase.target_share is not None]
+    if line.base_only:
+        raise ConfigError(f"text_only.{name} has target-language data only; remove base_only")
     if shares or line.share_of is not ShareOf.SAMPLES:
         raise ConfigError(
             f"text_only.{name} has target-language data only; remove share_of and the "

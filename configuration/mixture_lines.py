@@ -48,5 +48,8 @@ class MixtureLineConfig:
     """Maximum number of passes over the source; more are an error."""
     share_of: ShareOf = ShareOf.SAMPLES
     """Unit of the target share: samples or loss tokens."""
+    base_only: bool = False
+    """Serve an image source in the base language only, whatever the share; the share then concerns
+    the other sources."""
     phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
     """Curriculum: values for later steps (docs/guides/mixtures.md)."""

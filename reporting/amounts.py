@@ -18,19 +18,22 @@ def last_training(cell: CellRecord) -> StageRecord | None:
     return next((cell.stages[kind] for kind in _TRAININGS if kind in cell.stages), None)
 
 
-def amount_of(cells: Sequence[CellRecord]) -> DataAmount | None:
-    """Return the target-language image data of the last training, as a mean over seeds.
+def amounts_of(cells: Sequence[CellRecord]) -> tuple[DataAmount, DataAmount] | None:
+    """Return the image data of the last training in the target language and in both languages.
 
-    It is None if a cell has not been trained yet.
+    Numbers are means over seeds. It is None if a cell has not been trained yet.
     """
     stages = [last_training(cell) for cell in cells]
     found = [
-        stage.target_data.target_images
-        for stage in stages
-        if stage is not None and stage.target_data is not None
+        stage.target_data for stage in stages if stage is not None and stage.target_data is not None
     ]
     if not found or len(found) < len(cells):
         return None
+    target = _mean([one.target_images for one in found])
+    return target, _mean([one.target_images + one.base_images for one in found])
+
+
+def _mean(found: Sequence[DataAmount]) -> DataAmount:
     return DataAmount(
         num_samples=round(fmean(one.num_samples for one in found)),
         num_different=round(fmean(one.num_different for one in found)),
@@ -40,11 +43,12 @@ def amount_of(cells: Sequence[CellRecord]) -> DataAmount | None:
 
 def describe_amount(cells: Sequence[CellRecord]) -> str:
     """Describe the target-language image data of cells; empty if it is not known."""
-    amount = amount_of(cells)
-    if amount is None:
+    amounts = amounts_of(cells)
+    if amounts is None:
         return ""
-    images = f"{amount.num_different:,}{NBSP}images"
-    return f"{images}, {format_count(amount.num_loss_tokens)}{NBSP}tokens"
+    target, total = amounts
+    images = f"{target.num_different:,} of {total.num_different:,}{NBSP}images"
+    return f"{images}, {format_count(target.num_loss_tokens)}{NBSP}tokens"
 
 
 def format_count(number: int) -> str:

@@ -36,9 +36,9 @@ from datamodules.shards.source import Source
 
 EMBEDDED_DATA = Path(__file__).parents[2] / "data" / "embedded"
 _ORIGIN = {
-    "captions": ("train-singles", "caption.en", "en"),
-    "instruct": ("train-scenes", "instruct.en", "en"),
-    "captions_eu": ("train-singles", "caption.eu", "eu"),
+    "captions": ("train-0", "caption.en", "en"),
+    "instruct": ("train-1", "instruct.en", "en"),
+    "captions_eu": ("train-0", "caption.eu", "eu"),
 }
 _NO_END = 1 << 40
 _LOCATED_STEPS, _ANNOUNCED_STEPS = 16, 4

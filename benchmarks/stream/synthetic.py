@@ -32,6 +32,11 @@ class SyntheticSource:
         """Return the number of samples."""
         return int(self.shard_sizes.sum())
 
+    @property
+    def num_rounds(self) -> int:
+        """Return the number of equal rounds of the samples."""
+        return 1
+
 
 def build_stream(sizes: tuple[int, ...], per_shard: int) -> MixtureStream:
     """Build the real MixtureStream on synthetic sources; `base` defines their sizes."""

@@ -135,6 +135,7 @@ def _build(builder: Builder, folder: Path, *, with_dev: bool) -> None:
     builder.build_images(folder)
     builder.build_texts(folder)
     builder.build_benchmark(folder, "test", TEST_STYLE)
+    builder.build_benchmark(folder, "withheld", TEST_STYLE, is_withheld=True)
     if with_dev:
         builder.build_benchmark(folder, "dev", DEV_STYLE)
     (folder / ".gitignore").write_text(_IGNORED, encoding="utf-8")

@@ -7,14 +7,14 @@ uniformly distributed.
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from core.rng import named_rng
 from data_prep.embedded.benchmark_items import BenchmarkQuestion
-from data_prep.embedded.concepts import categories_overlap
+from data_prep.embedded.concepts import MIN_CONCEPTS, categories_overlap
 from data_prep.embedded.questions import NUM_CHOICES, AnswerKind, Asker, Question
 from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
 from data_prep.embedded.wordings import MAX_COUNT, QuestionKind
@@ -74,25 +74,45 @@ class BenchmarkImage:
 class BenchmarkPlanner:
     """Plans the images and questions of a split, independently of the language."""
 
-    def __init__(self, asker: Asker, training: set[Combination], split: str) -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        training: set[Combination],
+        split: str,
+        concepts: Sequence[int] | None = None,
+    ) -> None:
+        """Create a planner.
+
+        Args:
+            asker: Draws the questions.
+            training: Combinations of things that training shows.
+            split: Name of the benchmark.
+            concepts: Concepts that its images show; None for all.
+        """
         self._asker = asker
         self._split = split
-        self._quotas = quotas_for(len(asker.catalogue))
+        size = len(asker.catalogue)
+        self._concepts = tuple(range(size) if concepts is None else concepts)
+        self._quotas = quotas_for(len(self._concepts))
         self._seed = 0
         self._forbidden = training
 
     def images(self, seed: int) -> list[BenchmarkImage]:
         """Return an image of every concept, and scenes with combinations unseen in training."""
         self._seed = seed
-        maker = SceneMaker(self._asker, self._forbidden)
+        catalogue = self._asker.catalogue
         images = [
             BenchmarkImage(
-                key=f"{self._split}-single-{concept.codepoints}",
+                key=f"{self._split}-single-{catalogue.concepts[number].codepoints}",
                 scene=Scene(quadrants=(number, None, None, None)),
                 is_scene=False,
             )
-            for number, concept in enumerate(self._asker.catalogue.concepts)
+            for number in self._concepts
         ]
+        if len(self._concepts) < MIN_CONCEPTS:
+            return images
+        others = [c for c in range(len(catalogue)) if c not in set(self._concepts)]
+        maker = SceneMaker(self._asker, self._forbidden, left_out=others)
         for number, pattern in enumerate(balanced_patterns(self._quotas.scenes)):
             scene = maker.make(pattern, self._rng("scene", str(number)))
             key = f"{self._split}-scene-{number:04d}"
@@ -100,24 +120,27 @@ class BenchmarkPlanner:
         return images
 
     def questions(self, images: list[BenchmarkImage]) -> list[BenchmarkQuestion]:
-        """Return all questions about the images."""
+        """Return all questions about the images; with few concepts there are no scenes."""
         singles = [image for image in images if not image.is_scene]
         scenes = [image for image in images if image.is_scene]
         quotas = self._quotas
-        return [
+        asked = [
             *self._name_questions(singles),
             *self._category_questions(singles),
-            *self._position_questions(scenes),
-            *self._number_questions(scenes),
+            *(self._position_questions(scenes) if scenes else ()),
+            *(self._number_questions(scenes) if scenes else ()),
             *self._choice_questions(singles),
             *self._yes_no_pairs(singles, quotas.single_pairs, "vqa"),
             *self._category_pairs(singles),
-            *self._yes_no_pairs(scenes, quotas.scene_pairs, "vqa"),
-            *self._yes_no_pairs(singles, quotas.caption_single_pairs, "capqa"),
-            *self._yes_no_pairs(
-                scenes, quotas.caption_scene_pairs, "capqa", first=quotas.caption_single_pairs
-            ),
         ]
+        if scenes:
+            asked += self._yes_no_pairs(scenes, quotas.scene_pairs, "vqa")
+        asked += self._yes_no_pairs(singles, quotas.caption_single_pairs, "capqa")
+        if scenes:
+            asked += self._yes_no_pairs(
+                scenes, quotas.caption_scene_pairs, "capqa", first=quotas.caption_single_pairs
+            )
+        return asked
 
     def _rng(self, *names: str) -> np.random.Generator:
         return named_rng(self._seed, "benchmark", self._split, *names)

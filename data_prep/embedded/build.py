@@ -5,7 +5,7 @@ A plan determines every byte: all random choices come from named generators with
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -21,17 +21,16 @@ from data_prep.embedded.conversations import (
     Chat,
     chat_records,
     make_chat,
-    scene_questions,
-    single_questions,
     word_caption,
     word_turns,
 )
 from data_prep.embedded.drawings import TRAIN_STYLES, Painter, Style, StyledIcon
 from data_prep.embedded.knowledge import NUM_PER_TYPE, KnowledgePlanner, KnowledgeQuestion
 from data_prep.embedded.packages import PackageFolder, read_lock
-from data_prep.embedded.questions import Asker, Question, pick
+from data_prep.embedded.questions import Asker, Question
 from data_prep.embedded.running_text import ParallelText
-from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.scenes import Combination, SceneMaker
+from data_prep.embedded.training_images import TrainingImage, TrainingPlanner
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import load_languages
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
@@ -40,7 +39,6 @@ from datamodules.shards.manifest import Modality, ShardEntry
 NAMES_LICENCE = "Unicode-3.0"
 
 _SAMPLES_PER_SHARD = 4000
-_SAME_STYLE_SHARE = 0.5
 _FULL_CONCEPTS = 240
 
 _T = TypeVar("_T")
@@ -59,8 +57,10 @@ class BuildPlan:
 
     languages: tuple[str, ...] = ("en", "eu")
     num_concepts: int = _FULL_CONCEPTS
-    num_scenes: int = 450
-    """Number of training scenes for 240 concepts; `scaled` adapts it to fewer."""
+    num_rounds: int = 5
+    """Rounds of training images; one of five is a share of 20 %."""
+    scenes_per_round: int = 216
+    """Number of training scenes of a round for 240 concepts; `scaled` adapts it to fewer."""
     num_texts: int = 420
     num_chats: int = 450
     with_text: bool = True
@@ -101,22 +101,33 @@ class Builder:
 
     def build_images(self, folder: Path) -> None:
         """Write the training images with captions and instructions in every language."""
-        singles, single_kinds = self._singles()
-        scenes, scene_kinds = self._scenes()
-        scene_shards = write_shards(folder, "train-scenes", scenes, per_shard=_SAMPLES_PER_SHARD)
-        single_shards = write_shards(folder, "train-singles", singles, per_shard=_SAMPLES_PER_SHARD)
-        shards = [*scene_shards, *single_shards]
-        statistics = {
-            "num_pictures": {"singles": len(singles), "scenes": len(scenes)},
-            "styles": [style.value for style in TRAIN_STYLES],
+        planner = self._training_planner()
+        shards: list[ShardEntry] = []
+        statistics: dict[str, Any] = {"styles": [style.value for style in TRAIN_STYLES]}
+        rounds = planner.rounds(self.plan.num_rounds)
+        for number, images in enumerate(rounds):
+            samples = self._draw(images, f"training images, round {number + 1}")
+            shards += write_shards(folder, f"train-{number}", samples, per_shard=_SAMPLES_PER_SHARD)
+        everything = [image for images in rounds for image in images]
+        counts = _count_images(everything)
+        self._write(folder, "emoji_caption", "caption", shards, statistics | counts,
+                    num_rounds=len(rounds))  # fmt: skip
+        questions = {"num_questions": _count_questions(everything)}
+        self._write(folder, "emoji_instruct", "instruct", shards, statistics | counts | questions,
+                    num_rounds=len(rounds))  # fmt: skip
+        # One round is a second, small source over the same shards, for the quick profile.
+        counts = _count_images(rounds[0])
+        self._write(folder, "round_caption", "caption", shards[:1], statistics | counts)
+        self._write(folder, "round_instruct", "instruct", shards[:1], statistics | counts)
+        withheld = planner.withheld_images(self.plan.num_rounds)
+        samples = self._draw(withheld, "images of withheld names")
+        shards = [*write_shards(folder, "withheld", samples, per_shard=_SAMPLES_PER_SHARD)]
+        statistics |= _count_images(withheld) | {
+            "withheld": [self.catalogue.concepts[c].codepoints for c in planner.withheld]
         }
-        questions = {"num_questions": dict(sorted((single_kinds + scene_kinds).items()))}
-        self._write(folder, "emoji_caption", "caption", shards, statistics)
-        self._write(folder, "emoji_instruct", "instruct", shards, statistics | questions)
-        # The scenes alone are a second, small source over the same shards, for the quick profile.
-        statistics = {**statistics, "num_pictures": {"scenes": len(scenes)}}
-        self._write(folder, "scene_caption", "caption", scene_shards, statistics)
-        self._write(folder, "scene_instruct", "instruct", scene_shards, statistics)
+        self._write(folder, "withheld_caption", "caption", shards, statistics)
+        statistics["num_questions"] = _count_questions(withheld)
+        self._write(folder, "withheld_instruct", "instruct", shards, statistics)
 
     def build_texts(self, folder: Path) -> None:
         """Write text-only conversations, knowledge questions, and running text if planned."""
@@ -128,10 +139,22 @@ class Builder:
             count = self.plan.scaled(self.plan.num_texts)
             self.write_texts(folder, "text", running_text.choose_paragraphs(pages, count))
 
-    def build_benchmark(self, folder: Path, split: str, style: Style) -> None:
-        """Write the benchmark of a split in one art style."""
-        seen = {combo for scene in self._training_scenes() for combo in scene.combinations}
-        planner = BenchmarkPlanner(self.asker, seen, split)
+    def build_benchmark(
+        self, folder: Path, split: str, style: Style, *, is_withheld: bool = False
+    ) -> None:
+        """Write the benchmark of a split in one art style.
+
+        Args:
+            folder: Folder of the data.
+            split: Name of the split.
+            style: Art style of all its images.
+            is_withheld: Whether it is about the withheld names, or about all others.
+        """
+        withheld = self._training_planner().withheld
+        shown = tuple(c for c in range(len(self.catalogue)) if c not in set(withheld))
+        concepts, others = (withheld, ()) if is_withheld else (shown, withheld)
+        asker = Asker(self.catalogue, left_out=others)
+        planner = BenchmarkPlanner(asker, self._training_combinations(), split, concepts)
         images = planner.images(self.plan.seed)
         asked = planner.questions(images)
         by_image: dict[str, list[tuple[int, BenchmarkQuestion]]] = {}
@@ -226,59 +249,31 @@ class Builder:
         shards = write_shards(folder, name.replace("_", "-"), samples, per_shard=_SAMPLES_PER_SHARD)
         self._write(folder, name, "text", shards, {})
 
-    def _singles(self) -> tuple[list[ShardSample], Counter[str]]:
-        jobs = [
-            (number, style)
-            for style in TRAIN_STYLES
-            for number, concept in enumerate(self.catalogue.concepts)
-            if style.value in concept.icons
-        ]
-        samples, kinds = [], Counter[str]()
-        for number, style in self._track(jobs, "training images", len(jobs)):
-            key = f"{style.value}-{self.catalogue.concepts[number].codepoints}"
-            image = self._painter.single(
-                self._styled_icon(number, style), named_rng(self.plan.seed, "draw", key)
+    def _training_planner(self) -> TrainingPlanner:
+        return TrainingPlanner(
+            self.catalogue,
+            seed=self.plan.seed,
+            scenes_per_round=self.plan.scaled(self.plan.scenes_per_round),
+        )
+
+    def _training_combinations(self) -> set[Combination]:
+        planner = self._training_planner()
+        images = [image for one in planner.rounds(self.plan.num_rounds) for image in one]
+        return planner.combinations([*images, *planner.withheld_images(self.plan.num_rounds)])
+
+    def _draw(self, images: Sequence[TrainingImage], what: str) -> list[ShardSample]:
+        """Draw planned images."""
+        samples = []
+        for image in self._track(images, what, len(images)):
+            icons = tuple(
+                None if concept is None or style is None else self._styled_icon(concept, style)
+                for concept, style in zip(image.scene.quadrants, image.styles, strict=True)
             )
-            questions = single_questions(self.asker, number, named_rng(self.plan.seed, "ask", key))
-            kinds.update(question.kind.value for question in questions)
-            samples.append(_sample(key, self._records((number,), questions), image))
-        return samples, kinds
-
-    def _scenes(self) -> tuple[list[ShardSample], Counter[str]]:
-        scenes = self._training_scenes()
-        samples, kinds = [], Counter[str]()
-        for number, scene in enumerate(self._track(scenes, "training scenes", len(scenes))):
-            key = f"scene-{number:04d}"
-            image = self._paint_scene(scene, key)
-            rng = named_rng(self.plan.seed, "ask", key)
-            questions = scene_questions(self.asker, scene, rng)
-            kinds.update(question.kind.value for question in questions)
-            samples.append(_sample(key, self._records(scene.things, questions), image))
-        return samples, kinds
-
-    def _training_scenes(self) -> list[Scene]:
-        maker = SceneMaker(self.asker, set())
-        patterns = balanced_patterns(self.plan.scaled(self.plan.num_scenes))
-        return [
-            maker.make(pattern, named_rng(self.plan.seed, "scene", number))
-            for number, pattern in enumerate(patterns)
-        ]
-
-    def _paint_scene(self, scene: Scene, key: str) -> bytes:
-        """Draw a scene in mixed styles; copies of a concept share a style half of the time."""
-        rng = named_rng(self.plan.seed, "draw", key)
-        kept: dict[int, Style] = {}
-        styled_icons: list[StyledIcon | None] = []
-        for concept in scene.quadrants:
-            if concept is None:
-                styled_icons.append(None)
-                continue
-            icons = self.catalogue.concepts[concept].icons
-            style = pick(tuple(style for style in TRAIN_STYLES if style.value in icons), rng)
-            if rng.random() < _SAME_STYLE_SHARE:
-                style = kept.setdefault(concept, style)
-            styled_icons.append(self._styled_icon(concept, style))
-        return self._painter.scene(tuple(styled_icons), rng)
+            rng = named_rng(self.plan.seed, "draw", image.key)
+            drawn = self._painter.training_image(icons, rng, is_scene=image.is_scene)
+            records = self._records(image.scene.things, image.questions)
+            samples.append(_sample(image.key, records, drawn))
+        return samples
 
     def _records(self, shown: tuple[int, ...], questions: tuple[Question, ...]) -> dict[str, Any]:
         lexicons = self.catalogue.lexicons
@@ -299,6 +294,8 @@ class Builder:
         record: str,
         shards: Iterable[ShardEntry],
         statistics: dict[str, Any],
+        *,
+        num_rounds: int = 1,
     ) -> None:
         """Write a manifest per language over the same shards."""
         is_images = record in ("caption", "instruct")
@@ -315,6 +312,7 @@ class Builder:
                 if record == "text"
                 else self._provenance(TRAIN_STYLES if is_images else ()),
                 statistics=statistics,
+                num_rounds=num_rounds,
             )
             write_manifest(folder, info, list(shards))
 
@@ -343,4 +341,14 @@ def _count_items(samples: list[ShardSample]) -> dict[str, int]:
         for sample in samples
         for item in sample.content["items"]
     )
+    return dict(sorted(kinds.items()))
+
+
+def _count_images(images: Sequence[TrainingImage]) -> dict[str, Any]:
+    num_scenes = sum(image.is_scene for image in images)
+    return {"num_pictures": {"singles": len(images) - num_scenes, "scenes": num_scenes}}
+
+
+def _count_questions(images: Sequence[TrainingImage]) -> dict[str, int]:
+    kinds = Counter(question.kind.value for image in images for question in image.questions)
     return dict(sorted(kinds.items()))

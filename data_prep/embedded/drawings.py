@@ -25,6 +25,10 @@ _QUADRANT_PIXELS = SCENE_PIXELS // 2
 _SINGLE_SIZES = (76, 91)
 _SCENE_SIZES = (52, 61)
 _WEBP_EFFORT = 6
+_VARIED_SINGLE_SIZES, _VARIED_SCENE_SIZES = (60, 93), (44, 62)
+_MAX_ANGLE = 15
+_PALEST = 205
+"""Smallest value of a colour channel of a background."""
 
 
 class Style(StrEnum):
@@ -77,6 +81,33 @@ class Painter:
         )
         return encode_webp(canvas)
 
+    def training_image(
+        self,
+        quadrants: tuple[StyledIcon | None, ...],
+        rng: np.random.Generator,
+        *,
+        is_scene: bool,
+    ) -> bytes:
+        """Draw a single icon or a scene in a varied view.
+
+        Size, position, rotation, mirroring and background vary, so that no two images of the same
+        icon are alike. Half of the backgrounds are white, as in the benchmark.
+        """
+        pixels = SCENE_PIXELS if is_scene else SINGLE_PIXELS
+        colour = (255, 255, 255)
+        if rng.integers(2):
+            red, green, blue = (int(value) for value in rng.integers(_PALEST, 256, size=3))
+            colour = (red, green, blue)
+        canvas = Image.new("RGB", (pixels, pixels), colour)
+        room = _QUADRANT_PIXELS if is_scene else SINGLE_PIXELS
+        sizes = _VARIED_SCENE_SIZES if is_scene else _VARIED_SINGLE_SIZES
+        for quadrant, icon in enumerate(quadrants):
+            if icon is not None:
+                left, top = quadrant % 2 * room, quadrant // 2 * room
+                size = int(rng.integers(*sizes))
+                self._paste_icon(canvas, icon, (left, top, room), size, rng, is_varied=True)
+        return encode_webp(canvas)
+
     def scene(self, quadrants: tuple[StyledIcon | None, ...], rng: np.random.Generator) -> bytes:
         """Draw up to four icons: top left, top right, bottom left, bottom right."""
         canvas = white_canvas(SCENE_PIXELS)
@@ -94,9 +125,13 @@ class Painter:
         box: tuple[int, int, int],
         size: int,
         rng: np.random.Generator,
+        *,
+        is_varied: bool = False,
     ) -> None:
         left, top, room = box
         raster = self._rasterise_icon(icon.style, icon.icon, size)
+        if is_varied:
+            raster = _turn(raster, rng)
         x, y = (int(rng.integers(0, room - size + 1)) for _ in range(2))
         canvas.paste(raster, (left + x, top + y), raster)
 
@@ -145,6 +180,14 @@ def make_svg(icons: dict[str, Any], style: str, name: str) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
     )
+
+
+def _turn(raster: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Mirror a drawing half of the time, and rotate it by up to 15 degrees."""
+    if rng.integers(2):
+        raster = raster.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    angle = int(rng.integers(-_MAX_ANGLE, _MAX_ANGLE + 1))
+    return raster.rotate(angle, resample=Image.Resampling.BICUBIC)
 
 
 def white_canvas(pixels: int) -> Image.Image:

@@ -4,6 +4,7 @@ Therefore all languages have the same turns, choices and right answers.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
 
@@ -86,8 +87,16 @@ def word_answer(question: Question, lexicon: Lexicon) -> str:
 class Asker:
     """Draws questions whose wrong answers are plausible but unambiguously wrong."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, *, left_out: Sequence[int] = ()) -> None:
+        """Create an asker.
+
+        Args:
+            catalogue: The concepts.
+            left_out: Concepts that are never drawn as wrong answers.
+        """
         self.catalogue = catalogue
+        self._drawn = np.ones(len(catalogue), dtype=bool)
+        self._drawn[list(left_out)] = False
         self.categories = np.array([concept.category for concept in catalogue.concepts])
         model = load_language(MODEL_LANGUAGE)
         self._num_wordings = {kind: len(words) for kind, words in model.questions.items()}
@@ -118,7 +127,12 @@ class Asker:
         )
 
     def is_shown(
-        self, shown: tuple[int, ...], rng: np.random.Generator, *, answer_yes: bool
+        self,
+        shown: tuple[int, ...],
+        rng: np.random.Generator,
+        *,
+        answer_yes: bool,
+        kind: QuestionKind = QuestionKind.IS_SHOWN,
     ) -> Question:
         """Ask whether a concept is shown; half of the absent ones share a shown category."""
         if answer_yes:
@@ -128,7 +142,7 @@ class Asker:
             category = self.catalogue.concepts[pick(shown, rng)].category if near else ""
             concept = self.others(shown, 1, rng, category=category)[0]
         answer = (AnswerKind.YES_NO, int(answer_yes))
-        return self.ask(QuestionKind.IS_SHOWN, answer, rng, concepts=(concept,))
+        return self.ask(kind, answer, rng, concepts=(concept,))
 
     def is_category(self, concept: int, rng: np.random.Generator, *, answer_yes: bool) -> Question:
         """Ask whether the concept belongs to a category, which is right or clearly wrong."""
@@ -180,7 +194,7 @@ class Asker:
 
         Concepts of `category` come first; if there are too few, the rest come from all categories.
         """
-        allowed: np.ndarray = ~np.any(self.catalogue.confusable[list(shown)], axis=0)
+        allowed: np.ndarray = ~np.any(self.catalogue.confusable[list(shown)], axis=0) & self._drawn
         order = rng.permutation(len(allowed))
         order = order[allowed[order]]
         if category:

@@ -5,6 +5,7 @@ Also the facts about a scene that can be asked unambiguously: positions, neighbo
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -38,6 +39,8 @@ _PATTERN_WEIGHTS: dict[tuple[int, ...], int] = {
 equally often with each answer from one to four."""
 
 _MAX_TRIES = 2000
+_NEVER = 1 << 40
+"""Number of uses of concepts that are left out, which the least used never reach."""
 
 Combination: TypeAlias = tuple[int, ...]
 """Two different concepts, or the copies of the only concept of a scene."""
@@ -99,18 +102,35 @@ class Scene:
 class SceneMaker:
     """Draws scenes of concepts that are not confusable, using all concepts equally often."""
 
-    def __init__(self, asker: Asker, forbidden: set[Combination]) -> None:
+    def __init__(
+        self, asker: Asker, forbidden: set[Combination], *, left_out: Sequence[int] = ()
+    ) -> None:
+        """Create a maker.
+
+        Args:
+            asker: Knows which concepts are confusable.
+            forbidden: Combinations that no scene may show.
+            left_out: Concepts that no scene shows.
+        """
         self._asker = asker
         self._forbidden = forbidden
         self._uses = np.zeros(len(asker.catalogue), dtype=np.int64)
+        self._uses[list(left_out)] = _NEVER
 
-    def make(self, pattern: tuple[int, ...], rng: np.random.Generator) -> Scene:
+    def make(
+        self, pattern: tuple[int, ...], rng: np.random.Generator, *, first: int | None = None
+    ) -> Scene:
         """Draw a scene with the numbers of copies that the pattern gives.
+
+        Args:
+            pattern: Number of copies of each concept.
+            rng: Source of all random choices.
+            first: Concept that the scene shows in any case.
 
         Raises:
             DataError: If too few concepts can be combined.
         """
-        concepts = self._choose_concepts(pattern, rng)
+        concepts = self._choose_concepts(pattern, rng, first)
         things = [concept for concept, n in zip(concepts, pattern, strict=True) for _ in range(n)]
         quadrants: list[int | None] = [None] * NUM_QUADRANTS
         for quadrant, thing in zip(
@@ -120,12 +140,16 @@ class SceneMaker:
         self._uses[concepts] += 1
         return Scene(quadrants=tuple(quadrants))
 
-    def _choose_concepts(self, pattern: tuple[int, ...], rng: np.random.Generator) -> list[int]:
+    def _choose_concepts(
+        self, pattern: tuple[int, ...], rng: np.random.Generator, first: int | None
+    ) -> list[int]:
         """Choose the least used concepts that can be combined; ties are broken randomly."""
         confusable, count = self._asker.catalogue.confusable, len(pattern)
         for _ in range(_MAX_TRIES):
             order = np.lexsort((rng.random(len(self._uses)), self._uses))
-            chosen: list[int] = []
+            chosen: list[int] = [] if first is None else [first]
+            if len(chosen) == count:
+                return chosen
             for concept in order[: max(count * 8, 16)]:
                 fits = all(
                     not confusable[concept, other]
@@ -145,10 +169,12 @@ class SceneMaker:
         )
 
 
-def balanced_patterns(count: int) -> list[tuple[int, ...]]:
+def balanced_patterns(
+    count: int, weights: Mapping[tuple[int, ...], int] = _PATTERN_WEIGHTS
+) -> list[tuple[int, ...]]:
     """Return patterns whose every prefix follows the weights as closely as possible."""
-    patterns = list(_PATTERN_WEIGHTS)
-    shares = np.array(list(_PATTERN_WEIGHTS.values())) / sum(_PATTERN_WEIGHTS.values())
+    patterns = list(weights)
+    shares = np.array(list(weights.values())) / sum(weights.values())
     drawn = np.zeros(len(patterns))
     chosen = []
     for number in range(count):

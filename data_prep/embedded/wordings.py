@@ -31,6 +31,8 @@ class QuestionKind(StrEnum):
     COUNT_NAME = "count_name"
     POSITION = "position"
     NEIGHBOUR = "neighbour"
+    CAPTION_CHECK = "caption_check"
+    """Whether something is shown, in wordings of caption checks that training has."""
     CAPTION_CHECK_UNSEEN = "caption_check_unseen"
     """Whether something is shown, in wordings that only the benchmark has."""
     DESCRIPTION = "description"
@@ -48,6 +50,7 @@ FIELDS: dict[QuestionKind, frozenset[str]] = {
     QuestionKind.COUNT_NAME: frozenset({"name"}),
     QuestionKind.POSITION: frozenset({"place"}),
     QuestionKind.NEIGHBOUR: frozenset({"relation", "name"}),
+    QuestionKind.CAPTION_CHECK: frozenset({"name"}),
     QuestionKind.CAPTION_CHECK_UNSEEN: frozenset({"name"}),
     QuestionKind.DESCRIPTION: frozenset(),
 }

@@ -47,6 +47,7 @@ class SourceInfo:
     licence: str
     provenance: dict[str, Any]
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    num_rounds: int = 1
 
 
 def write_shards(
@@ -80,6 +81,7 @@ def write_manifest(folder: Path, info: SourceInfo, shards: Sequence[ShardEntry])
         provenance=info.provenance,
         shards=tuple(shards),
         statistics=info.statistics,
+        num_rounds=info.num_rounds,
     )
     save_manifest(path, manifest)
     return path

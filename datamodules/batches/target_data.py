@@ -180,11 +180,11 @@ def _iterate_uses(
             source = component.source(is_target=is_target)
             if source.name not in lengths or (is_target and component.target is None):
                 continue
-            if component.target is None and source.language != language:
+            if not source.has_images and source.language != language:
                 continue
-            part = "target_images" if is_target else "base_images"
-            if component.target is None:
-                part = "target_images" if source.has_images else "target_texts"
+            part = "target_images" if source.language == language else "base_images"
+            if not source.has_images:
+                part = "target_texts"
             uses = _count_uses(stream, c, num_steps, is_target=is_target)
             uses[lengths[source.name].tokens_of(slice(None)) == 0] = 0
             yield part, source, uses

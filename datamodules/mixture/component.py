@@ -14,7 +14,7 @@ import numpy as np
 from core import config as configs
 from core.errors import ConfigError
 from datamodules.mixture.config import ComponentConfig, ShareOf
-from datamodules.mixture.schedule import EpochOrder, permutation
+from datamodules.mixture.schedule import EpochOrder, round_permutation
 from datamodules.mixture.target_samples import PlannedNumber, index_limit
 from datamodules.mixture.token_share import nearest_num_target_samples
 from datamodules.shards.source import Source, check_parallel
@@ -47,7 +47,7 @@ class Component:
         if self.target is not None:
             check_parallel(self.base, self.target)
         self._key = key
-        self._language = permutation(len(self.base), key.seed, "language", name)
+        self._language = round_permutation(len(self.base), self.base.num_rounds, key.seed, name)
         self._kept: np.ndarray | None = None
         self._shard_sizes = self.base.shard_sizes
         self.num_target_samples: tuple[int, ...] = ()

@@ -150,6 +150,24 @@ def permutation(n: int, seed: int, *names: Name) -> Permutation:
     return feistel if n > _MAX_TABLE_SIZE else _TabulatedPermutation(feistel(np.arange(n)))
 
 
+def round_permutation(size: int, num_rounds: int, seed: int, name: str) -> Permutation:
+    """Return the permuted indices by which a component chooses samples in the target language.
+
+    If the source consists of rounds, all indices of a round are below those of the next one in a
+    random order of rounds, so that a share takes whole rounds as far as possible.
+    """
+    if num_rounds == 1:
+        return permutation(size, seed, "language", name)
+    length = size // num_rounds
+    rounds = permutation(num_rounds, seed, "language", name, "rounds")
+    permuted = [
+        int(rounds(np.array([at]))[0]) * length
+        + permutation(length, seed, "language", name, "round", at)(np.arange(length))
+        for at in range(num_rounds)
+    ]
+    return _TabulatedPermutation(np.concatenate(permuted))
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _TabulatedPermutation:
     """A tabulated permutation; a class and not a closure, so that loader workers can pickle it."""

@@ -82,6 +82,9 @@ class Manifest:
     """Origin of the data: a sentence or a JSON tree."""
     shards: tuple[ShardEntry, ...]
     statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    num_rounds: int = 1
+    """Number of equal rounds of which the samples consist, one after the other. A mixture gives the
+    target language to whole rounds first, so that a share keeps what is balanced in each round."""
 
     @property
     def num_samples(self) -> int:
@@ -95,7 +98,8 @@ class Manifest:
             for shard in self.shards
         ]
         names = [FORMAT, self.name, self.language, self.modality, self.record]
-        return config.fingerprint([names, content])
+        rounds = [self.num_rounds] if self.num_rounds > 1 else []
+        return config.fingerprint([names, content, *rounds])
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -137,7 +141,7 @@ def load_manifest(path: Path) -> Manifest:
         raise DataError(
             f"manifest {path}: language {language!r}, expected different codes such as en,eu"
         )
-    return Manifest(
+    manifest = Manifest(
         name=name,
         language=language,
         modality=Modality(modality),
@@ -146,12 +150,25 @@ def load_manifest(path: Path) -> Manifest:
         provenance=raw.get("provenance"),
         shards=parsed,
         statistics=_typed_field(raw, "statistics", dict, path) if "statistics" in raw else {},
+        num_rounds=_typed_field(raw, "num_rounds", int, path) if "num_rounds" in raw else 1,
     )
+    _check_rounds(manifest, path)
+    return manifest
+
+
+def _check_rounds(manifest: Manifest, path: Path) -> None:
+    if manifest.num_rounds < 1 or manifest.num_samples % manifest.num_rounds:
+        raise DataError(
+            f"manifest {path} has num_rounds={manifest.num_rounds}, which does not divide its "
+            f"{manifest.num_samples} samples; prepare the data again"
+        )
 
 
 def save_manifest(path: Path, manifest: Manifest) -> None:
     """Save a manifest so that `load_manifest` returns an equal one."""
     content = {"format": FORMAT, **config.to_plain(manifest)}
+    if manifest.num_rounds == 1:
+        del content["num_rounds"]
     for entry in content["shards"]:
         if entry["index"] is None:
             del entry["index"]

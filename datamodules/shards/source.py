@@ -58,6 +58,11 @@ class Source:
         return self.manifest.language
 
     @property
+    def num_rounds(self) -> int:
+        """Number of equal rounds of which the samples consist."""
+        return self.manifest.num_rounds
+
+    @property
     def has_images(self) -> bool:
         """Return whether every sample has an image."""
         return self.manifest.modality is Modality.IMAGE_TEXT

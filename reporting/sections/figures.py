@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from core.io.files import atomic_file
-from reporting.amounts import amount_of, format_count
+from reporting.amounts import amounts_of, format_count
 from reporting.records import GridRecord
 from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
 from reporting.settings import DESCRIPTIVE_AXES, Setting, format_axis, format_value
@@ -189,10 +189,11 @@ def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
 def _share_label(found: Sequence[Line], share: float) -> str:
     """Return a share with the images and answer tokens behind it, where all lines agree on them."""
     points = [point for line in found if (point := line.at(share)) is not None]
-    amounts = {amount_of(point.cells) for point in points}
-    amount = amounts.pop() if len(amounts) == 1 else None
-    if amount is None:
+    found_amounts = {amounts_of(point.cells) for point in points}
+    amounts = found_amounts.pop() if len(found_amounts) == 1 else None
+    if amounts is None:
         return f"{100 * share:.3g}"
+    amount = amounts[0]
     images, tokens = f"{amount.num_different:,}", format_count(amount.num_loss_tokens)
     return f"{100 * share:.3g} %\n{images}\n{tokens}"
 

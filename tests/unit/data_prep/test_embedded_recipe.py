@@ -40,6 +40,7 @@ from data_prep.embedded.drawings import (
     Style,
     StyledIcon,
 )
+from data_prep.embedded.image_questions import scene_image_questions
 from data_prep.embedded.packages import NpmLock, PackageFolder, read_lock
 from data_prep.embedded.questions import (
     AnswerKind,
@@ -49,6 +50,7 @@ from data_prep.embedded.questions import (
     word_question,
 )
 from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
+from data_prep.embedded.training_images import TrainingPlanner, choose_withheld
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import QuestionKind, load_language, load_languages
 from data_prep.shards.writer import ShardSample, write_shards
@@ -137,7 +139,11 @@ def test_a_language_file_has_wordings_for_every_kind(code, packages):
             kinds.add(question.kind)
             assert "{" not in word_question(question, lexicon)
             assert word_answer(question, lexicon)
-    elsewhere = {QuestionKind.CAPTION_CHECK_UNSEEN, QuestionKind.DESCRIPTION}
+    elsewhere = {
+        QuestionKind.CAPTION_CHECK,
+        QuestionKind.CAPTION_CHECK_UNSEEN,
+        QuestionKind.DESCRIPTION,
+    }
     assert kinds == set(QuestionKind) - elsewhere
 
 
@@ -318,6 +324,67 @@ def test_questions_about_a_scene_have_one_answer(asker, seed):
             assert question.answer == scene.things.count(question.concepts[0])
         if question.kind is QuestionKind.POSITION:
             assert (question.place, question.answer) in scene.places()
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_questions_about_a_training_scene_name_everything_in_it(asker, seed):
+    rng = named_rng(seed)
+    scene = SceneMaker(asker, set()).make(draw_pattern(rng), rng)
+    asked = scene_image_questions(asker, scene, rng)
+    places = [q for q in asked if q.kind is QuestionKind.POSITION]
+    assert sorted(int(q.answer) for q in places) == sorted(scene.counts)
+    assert all((q.place, q.answer) in scene.places() for q in places)
+    shown = [q for q in asked if q.kind is QuestionKind.IS_SHOWN]
+    assert sorted(int(q.answer) for q in shown) == [0, 1]
+    for question in asked:
+        if question.answer_kind is AnswerKind.YES_NO:
+            assert (question.concepts[0] in scene.counts) == bool(question.answer)
+        if question.kind is QuestionKind.COUNT_THINGS:
+            assert question.answer == len(scene.things)
+        if question.kind is QuestionKind.COUNT_NAME:
+            assert question.answer == scene.counts[question.concepts[0]]
+        if question.kind is QuestionKind.NEIGHBOUR:
+            facts = (question.place, question.concepts[0], question.answer)
+            assert facts in scene.neighbours()
+
+
+@pytest.mark.parametrize("num_concepts", [12, 40, 240])
+def test_withheld_names_are_distinct_and_spread_over_the_categories(packages, num_concepts):
+    catalogue = load_catalogue(packages, load_languages(["en", "eu"]), num_concepts)
+    withheld = choose_withheld(catalogue, 0)
+    assert len(withheld) == max(1, round(num_concepts / 10))
+    assert catalogue.confusable[list(withheld)].sum() == len(withheld)
+    counts = Counter(catalogue.concepts[c].category for c in withheld)
+    distinct = np.flatnonzero(catalogue.confusable.sum(axis=1) == 1)
+    sizes = Counter(catalogue.concepts[c].category for c in distinct)
+    for category, size in sizes.items():
+        assert abs(counts[category] - len(withheld) * size / len(distinct)) <= 1
+    assert len({choose_withheld(catalogue, seed) for seed in range(4)}) > 1
+
+
+def test_training_images_never_show_what_is_reserved_or_withheld(packages):
+    catalogue = load_catalogue(packages, load_languages(["en", "eu"]), 40)
+    planner = TrainingPlanner(catalogue, seed=0, scenes_per_round=36)
+    rounds = planner.rounds(2)
+    withheld = set(planner.withheld)
+    for images in rounds:
+        shown = Counter(c for image in images if image.is_scene for c in image.scene.counts)
+        assert set(shown).isdisjoint(withheld)
+        assert max(shown.values()) - min(shown.values()) <= 2
+        for image in images:
+            for question in image.questions:
+                assert withheld.isdisjoint(question.concepts)
+    keys = [image.key for images in rounds for image in images]
+    assert len(keys) == len(set(keys)) == 2 * (2 * 36 + 36)
+    for image in planner.withheld_images(2):
+        assert withheld & set(image.scene.counts)
+    copies = Counter(
+        len(combo)
+        for combo in planner.combinations([image for images in rounds for image in images])
+        if len(set(combo)) == 1
+    )
+    assert all(count <= 20 for count in copies.values())  # half of the concepts
 
 
 def test_ambiguous_places_are_not_asked_about():

@@ -42,7 +42,7 @@ def test_spanish_data_need_only_a_language_file(tmp_path):
     assert build(tmp_path, "--languages", "en", "es", "--concepts", "12", "--without-text") == 0
     assert not any(tmp_path.glob("text*"))
     verify(tmp_path / "emoji_instruct_es.manifest.json", deep=True)
-    reader = ShardReader(tmp_path / "train-singles-000000.tar")
+    reader = ShardReader(tmp_path / "train-0-000000.tar")
     text = b"".join(reader.read(row)[0] for row in range(len(reader))).decode()
     assert "¿Qué es esto?" in text
     assert "hormiga" in text

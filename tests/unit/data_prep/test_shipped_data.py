@@ -20,7 +20,7 @@ FOLDER = ROOT / "data" / "embedded"
 MANIFESTS = sorted(
     path for path in FOLDER.glob("*.manifest.json") if not path.name.startswith("benchmark_dev")
 )
-MAX_BYTES = 12_000_000
+MAX_BYTES = 24_000_000
 LANGUAGES = ("en", "eu")
 
 
@@ -35,12 +35,17 @@ def read_source(name):
 
 @pytest.fixture(scope="module")
 def train():
-    return list(read_source("emoji_instruct_eu"))
+    return [*read_source("emoji_instruct_eu"), *read_source("withheld_instruct_eu")]
 
 
 @pytest.fixture(scope="module")
 def items():
     return [item for sample, _ in read_source("benchmark_test") for item in sample["items"]]
+
+
+@pytest.fixture(scope="module")
+def withheld_items():
+    return [item for sample, _ in read_source("benchmark_withheld") for item in sample["items"]]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def names(train):
         code: {
             sample["caption"][code]["messages"][1]["content"]
             for sample, _ in train
-            if not sample["id"].startswith("scene-")
+            if sample["id"].startswith("single-")
         }
         for code in LANGUAGES
     }
@@ -59,10 +64,11 @@ def names(train):
 def test_every_source_exists():
     names = {path.name.removesuffix(".manifest.json") for path in MANIFESTS}
     kinds = (
-        "emoji_caption", "emoji_instruct", "scene_caption", "scene_instruct", "text", "chat",
-        "knowledge",
+        "emoji_caption", "emoji_instruct", "round_caption", "round_instruct", "text", "chat",
+        "knowledge", "withheld_caption", "withheld_instruct",
     )  # fmt: skip
-    assert names == {"benchmark_test"} | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
+    benchmarks = {"benchmark_test", "benchmark_withheld"}
+    assert names == benchmarks | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
@@ -72,7 +78,7 @@ def test_manifests_match_their_shards(path):
     assert manifest.provenance
 
 
-def test_everything_fits_in_twelve_megabytes():
+def test_everything_fits_in_24_megabytes():
     sizes = [p.stat().st_size for p in FOLDER.glob("*") if p.is_file() and "dev" not in p.name]
     assert sum(sizes) <= MAX_BYTES
 
@@ -99,18 +105,23 @@ def test_no_benchmark_image_is_in_training(train):
         return files, pixels
 
     seen = digests([image for _, image in train])
-    held_out = digests([image for _, image in read_source("benchmark_test")])
-    assert len(seen[1]) > 1000
+    benchmarks = [*read_source("benchmark_test"), *read_source("benchmark_withheld")]
+    held_out = digests([image for _, image in benchmarks])
+    assert len(seen[0]) == len(seen[1]) == len(train)  # no two images are alike
     assert not seen[0] & held_out[0]
     assert not seen[1] & held_out[1]
 
 
-def test_training_has_no_image_of_a_held_out_style(train):
-    styles = {sample["id"].rsplit("-", 1)[0] for sample, _ in train}
-    assert styles == {"noto", "noto-v1", "emojione", "fxemoji", "streamline", "scene"}
+def test_training_has_no_image_of_a_held_out_style():
+    styles = {"noto", "noto-v1", "emojione", "fxemoji", "streamline"}
+    for name in ("emoji_instruct_eu", "withheld_instruct_eu"):
+        statistics = load_manifest(FOLDER / f"{name}.manifest.json").statistics
+        assert set(statistics["styles"]) == styles
 
 
-@pytest.mark.parametrize("kind", ["emoji_instruct", "chat", "text", "knowledge"])
+@pytest.mark.parametrize(
+    "kind", ["emoji_instruct", "withheld_instruct", "chat", "text", "knowledge"]
+)
 def test_languages_are_parallel(kind):
     manifests = [load_manifest(FOLDER / f"{kind}_{code}.manifest.json") for code in LANGUAGES]
     assert manifests[0].shards == manifests[1].shards
@@ -206,8 +217,7 @@ def test_wordings_agree_with_the_number_of_the_name(code, names, train, items):
     plural = {
         sample["caption"][code]["messages"][1]["content"]
         for sample, _ in train
-        if not sample["id"].startswith("scene-")
-        and sample["id"].rsplit("-", 1)[1] in language.plural
+        if sample["id"].startswith("single-") and sample["id"].rsplit("-", 1)[1] in language.plural
     }
     assert {"eu": "guraizeak", "en": "scissors"}[code] in plural
     asked = list(questions(code, train, items))
@@ -258,3 +268,18 @@ def test_benchmark_manifest_names_both_languages():
     manifest = load_manifest(FOLDER / "benchmark_test.manifest.json")
     assert manifest.modality is Modality.BENCHMARK
     assert manifest.language == "en,eu"
+
+
+def test_the_second_benchmark_asks_for_the_withheld_names_alone(items, withheld_items):
+    def names_of(found):
+        wanted = ("name", "position", "neighbour")
+        return {i["answers"]["eu"][0] for i in found if i["question_type"] in wanted}
+
+    withheld = {
+        sample["caption"]["eu"]["messages"][1]["content"]
+        for sample, _ in read_source("withheld_caption_eu")
+        if sample["id"].startswith("single-")
+    }
+    assert names_of(withheld_items) == withheld
+    assert not names_of(items) & withheld
+    assert {item["benchmark"] for item in withheld_items} == {"vqa", "mc", "capqa"}

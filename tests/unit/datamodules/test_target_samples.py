@@ -29,6 +29,7 @@ class SizedSource:
         self.shard_sizes = np.asarray(sizes, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self.shard_sizes)])
         self.manifest = SimpleNamespace(fingerprint=lambda: self.name, shards=())
+        self.num_rounds = 1
 
     def __len__(self):
         return int(self.shard_sizes.sum())

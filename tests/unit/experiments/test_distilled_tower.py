@@ -10,7 +10,7 @@ from experiments.grids import distilled_tower as recipe
 from pipeline.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
-DRAWINGS = "data/embedded/scene_caption_en.manifest.json"
+DRAWINGS = "data/embedded/round_caption_en.manifest.json"
 
 
 @pytest.fixture(autouse=True)

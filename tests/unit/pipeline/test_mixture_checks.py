@@ -30,7 +30,7 @@ def test_a_number_of_images_becomes_a_share_of_what_the_stage_serves():
         (
             ["instruct.num_steps=10"],
             {"target_samples": (100,)},
-            r"instruct: target_samples=100 need 100 different .* the 10 steps .* serve 80;",
+            r"instruct: target_samples=100 need 100 different .* the 10 steps .* serve 72;",
         ),
         (
             ["align.target_share=null", "align.target_samples=999999"],

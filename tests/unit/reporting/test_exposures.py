@@ -8,7 +8,7 @@ import pytest
 from evaluation.answers.registry import rule_for
 from evaluation.benchmarks.predictions import read_predictions
 from reporting import build, series
-from reporting.amounts import amount_of, describe_amount, format_count
+from reporting.amounts import amounts_of, describe_amount, format_count
 from reporting.claims.claim_cells import select_cells
 from reporting.claims.hypotheses_schema import Comparison, Hypothesis
 from reporting.records import load_grid
@@ -92,7 +92,7 @@ def test_groups(count, group):
 def test_amounts_are_shown_under_every_share(root):
     write_data(root, "instruct", NAMES, {})
     grid, view = load(root)
-    text = f"304{NBSP}images, 61{NBSP}k{NBSP}tokens"
+    text = f"304 of 608{NBSP}images, 61{NBSP}k{NBSP}tokens"
     assert describe_amount(grid.cells[:1]) == text
     page = build.render_page(grid, view, [])
     assert page.count(f"<small>{text}</small>") >= 3
@@ -107,10 +107,10 @@ def test_amounts_are_shown_under_every_share(root):
 def test_an_unknown_amount_of_one_seed_is_not_guessed(root):
     write_data(root, "instruct", NAMES, {})
     grid, _ = load(root)
-    assert amount_of(grid.cells) is not None
+    assert amounts_of(grid.cells) is not None
     (grid.cells[1].stages["instruct"].folder / "result" / "target_data.json").unlink()
     grid, _ = load(root)
-    assert amount_of(grid.cells) is None
+    assert amounts_of(grid.cells) is None
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class SizedSource:
         self.name = path.name
         self.shard_sizes = np.asarray(SHARD_SIZES[path.name.removesuffix("_eu")], dtype=np.int64)
         self.manifest = SimpleNamespace(fingerprint=lambda: self.name, shards=())
+        self.num_rounds = 1
 
     def __len__(self):
         return int(self.shard_sizes.sum())

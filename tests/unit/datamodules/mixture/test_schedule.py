@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from datamodules.mixture.schedule import EpochOrder, Schedule
+from datamodules.mixture.schedule import EpochOrder, Schedule, permutation, round_permutation
 
 
 def deviations(weights, num_positions):
@@ -112,3 +112,21 @@ def test_epochs_and_names_differ():
     ]
     assert not np.array_equal(orders[0], orders[1])
     assert not np.array_equal(orders[0], orders[2])
+
+
+@given(num_rounds=st.integers(1, 6), length=st.integers(1, 30), seed=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_indices_take_one_round_after_the_other(num_rounds, length, seed):
+    size = num_rounds * length
+    permuted = round_permutation(size, num_rounds, seed, "cap")(np.arange(size))
+    assert sorted(permuted) == list(range(size))
+    for share in range(num_rounds + 1):
+        chosen = np.flatnonzero(permuted < share * length)
+        assert len(set((chosen // length).tolist())) == share  # whole rounds only
+
+
+def test_indices_without_rounds_do_not_change():
+    expected = permutation(50, 3, "language", "cap")(np.arange(50))
+    assert np.array_equal(round_permutation(50, 1, 3, "cap")(np.arange(50)), expected)
+    orders = {tuple(round_permutation(50, 5, seed, "cap")(np.arange(50))) for seed in range(3)}
+    assert len(orders) == 3

@@ -40,6 +40,12 @@ def test_fingerprint_depends_on_content_and_not_on_descriptions(tmp_path):
     assert load_manifest(path).fingerprint() == before
     edit(path, record="caption.eu")
     assert load_manifest(path).fingerprint() != before
+    edit(path, record="", num_rounds=2)
+    manifest = load_manifest(path)
+    assert manifest.fingerprint() != before
+    assert manifest.num_rounds == 2
+    save_manifest(path, manifest)
+    assert load_manifest(path) == manifest
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,7 @@ def test_fingerprint_depends_on_content_and_not_on_descriptions(tmp_path):
             {"shards": [{"path": "a\0", "sha256": "", "num_bytes": 1, "num_samples": 1}]},
             "has a NUL character",
         ),
+        ({"num_rounds": 3}, "has num_rounds=3, which does not divide its 8 samples"),
         ({"language": 3}, "field 'language' is 3, expected str"),
         ({"modality": "images"}, "unknown modality 'images'"),
         ({"shards": []}, "lists no shards"),
