@@ -14,23 +14,23 @@ from numpy.random import Generator
 from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded import running_text
-from data_prep.embedded.benchmark import BenchmarkPlanner
-from data_prep.embedded.benchmark_items import BenchmarkQuestion, word_item
 from data_prep.embedded.concepts import load_catalogue
-from data_prep.embedded.conversations import (
+from data_prep.embedded.drawings import TRAIN_STYLES, Painter, Style, StyledIcon
+from data_prep.embedded.packages import PackageFolder, read_lock
+from data_prep.embedded.planning.benchmark import BenchmarkPlanner
+from data_prep.embedded.planning.benchmark_items import BenchmarkQuestion, word_item
+from data_prep.embedded.planning.conversations import (
     Chat,
     chat_records,
     make_chat,
     word_caption,
     word_turns,
 )
-from data_prep.embedded.drawings import TRAIN_STYLES, Painter, Style, StyledIcon
-from data_prep.embedded.knowledge import NUM_PER_TYPE, KnowledgePlanner, KnowledgeQuestion
-from data_prep.embedded.packages import PackageFolder, read_lock
-from data_prep.embedded.questions import Asker, Question
+from data_prep.embedded.planning.knowledge import NUM_PER_TYPE, KnowledgePlanner, KnowledgeQuestion
+from data_prep.embedded.planning.questions import Asker, Question
+from data_prep.embedded.planning.scenes import Combination, SceneMaker
+from data_prep.embedded.planning.training_images import TrainingImage, TrainingPlanner
 from data_prep.embedded.running_text import ParallelText
-from data_prep.embedded.scenes import Combination, SceneMaker
-from data_prep.embedded.training_images import TrainingImage, TrainingPlanner
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import load_languages
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_prep.embedded import running_text
 from data_prep.embedded.build import Builder
-from data_prep.embedded.conversations import Chat, make_listing
-from data_prep.embedded.knowledge import HeldOut, held_out
+from data_prep.embedded.planning.conversations import Chat, make_listing
+from data_prep.embedded.planning.knowledge import HeldOut, held_out
 from data_prep.embedded.script_texts import write_script_texts
 
 NUM_CHATS = 24_000

@@ -14,7 +14,7 @@ import numpy as np
 from core.chat.characters import split_words
 from core.rng import named_rng
 from data_prep.embedded.concepts import normalise
-from data_prep.embedded.questions import NUM_CHOICES
+from data_prep.embedded.planning.questions import NUM_CHOICES
 from data_prep.embedded.wordings import Language, QuestionKind
 from data_prep.photographs.photograph import Photograph
 from evaluation.benchmarks.items import Benchmark

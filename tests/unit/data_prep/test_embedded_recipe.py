@@ -17,20 +17,12 @@ from core.rng import named_rng
 from data_prep.embedded import __main__ as embedded
 from data_prep.embedded import running_text
 from data_prep.embedded import wordings as languages
-from data_prep.embedded.benchmark import BenchmarkPlanner
-from data_prep.embedded.benchmark_items import word_item
 from data_prep.embedded.concepts import (
     Catalogue,
     Lexicon,
     categories_overlap,
     load_catalogue,
     read_table,
-)
-from data_prep.embedded.conversations import (
-    make_chat,
-    scene_questions,
-    single_questions,
-    word_turns,
 )
 from data_prep.embedded.drawings import (
     DEV_STYLE,
@@ -40,17 +32,25 @@ from data_prep.embedded.drawings import (
     Style,
     StyledIcon,
 )
-from data_prep.embedded.image_questions import scene_image_questions
 from data_prep.embedded.packages import NpmLock, PackageFolder, read_lock
-from data_prep.embedded.questions import (
+from data_prep.embedded.planning.benchmark import BenchmarkPlanner
+from data_prep.embedded.planning.benchmark_items import word_item
+from data_prep.embedded.planning.conversations import (
+    make_chat,
+    scene_questions,
+    single_questions,
+    word_turns,
+)
+from data_prep.embedded.planning.image_questions import scene_image_questions
+from data_prep.embedded.planning.questions import (
     AnswerKind,
     Asker,
     Question,
     word_answer,
     word_question,
 )
-from data_prep.embedded.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
-from data_prep.embedded.training_images import TrainingPlanner, choose_withheld
+from data_prep.embedded.planning.scenes import Scene, SceneMaker, balanced_patterns, draw_pattern
+from data_prep.embedded.planning.training_images import TrainingPlanner, choose_withheld
 from data_prep.embedded.votes import Voter
 from data_prep.embedded.wordings import QuestionKind, load_language, load_languages
 from data_prep.shards.writer import ShardSample, write_shards

@@ -6,10 +6,15 @@ import pytest
 
 from core.rng import named_rng
 from data_prep.embedded.concepts import load_catalogue
-from data_prep.embedded.conversations import make_chat, make_listing
-from data_prep.embedded.knowledge import KnowledgePlanner, KnowledgeType, held_out, question_key
-from data_prep.embedded.questions import Asker
-from data_prep.embedded.scenes import SceneMaker
+from data_prep.embedded.planning.conversations import make_chat, make_listing
+from data_prep.embedded.planning.knowledge import (
+    KnowledgePlanner,
+    KnowledgeType,
+    held_out,
+    question_key,
+)
+from data_prep.embedded.planning.questions import Asker
+from data_prep.embedded.planning.scenes import SceneMaker
 from data_prep.embedded.wordings import QuestionKind, load_languages
 from tests.unit.data_prep.test_embedded_recipe import FakePackages
 

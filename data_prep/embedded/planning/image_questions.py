@@ -8,14 +8,14 @@ import dataclasses
 
 import numpy as np
 
-from data_prep.embedded.questions import (
+from data_prep.embedded.planning.questions import (
     NUM_CHOICES,
     AnswerKind,
     Asker,
     Question,
     pick,
 )
-from data_prep.embedded.scenes import QUADRANTS, Scene
+from data_prep.embedded.planning.scenes import QUADRANTS, Scene
 from data_prep.embedded.wordings import QuestionKind
 
 _CATEGORY_SHARE = 0.5

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.errors import DataError
 from data_prep.embedded.drawings import NUM_QUADRANTS
-from data_prep.embedded.questions import Asker
+from data_prep.embedded.planning.questions import Asker
 
 QUADRANTS = ("top_left", "top_right", "bottom_left", "bottom_right")
 _HALVES = {"left": (0, 2), "right": (1, 3), "top": (0, 1), "bottom": (2, 3)}

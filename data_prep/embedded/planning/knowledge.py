@@ -10,9 +10,9 @@ from enum import StrEnum
 import numpy as np
 
 from core.rng import named_rng
-from data_prep.embedded.conversations import NUM_KEYWORDS, Chat, scene_questions
-from data_prep.embedded.questions import NUM_CHOICES, AnswerKind, Asker, Question, pick
-from data_prep.embedded.scenes import Combination, Scene, SceneMaker, draw_pattern
+from data_prep.embedded.planning.conversations import NUM_KEYWORDS, Chat, scene_questions
+from data_prep.embedded.planning.questions import NUM_CHOICES, AnswerKind, Asker, Question, pick
+from data_prep.embedded.planning.scenes import Combination, Scene, SceneMaker, draw_pattern
 from data_prep.embedded.wordings import MAX_COUNT, QuestionKind
 
 NUM_PER_TYPE = 312

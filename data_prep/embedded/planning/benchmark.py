@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from core.rng import named_rng
-from data_prep.embedded.benchmark_items import BenchmarkQuestion
 from data_prep.embedded.concepts import MIN_CONCEPTS, categories_overlap
-from data_prep.embedded.questions import NUM_CHOICES, AnswerKind, Asker, Question
-from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.planning.benchmark_items import BenchmarkQuestion
+from data_prep.embedded.planning.questions import NUM_CHOICES, AnswerKind, Asker, Question
+from data_prep.embedded.planning.scenes import Combination, Scene, SceneMaker, balanced_patterns
 from data_prep.embedded.wordings import MAX_COUNT, QuestionKind
 
 

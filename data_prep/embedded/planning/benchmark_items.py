@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from data_prep.embedded.questions import (
+from data_prep.embedded.planning.questions import (
     AnswerKind,
     Question,
     is_choice,

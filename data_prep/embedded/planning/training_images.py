@@ -12,9 +12,12 @@ from core.errors import DataError
 from core.rng import named_rng
 from data_prep.embedded.concepts import Catalogue
 from data_prep.embedded.drawings import NUM_QUADRANTS, TRAIN_STYLES, Style
-from data_prep.embedded.image_questions import scene_image_questions, single_image_questions
-from data_prep.embedded.questions import Asker, Question, pick
-from data_prep.embedded.scenes import Combination, Scene, SceneMaker, balanced_patterns
+from data_prep.embedded.planning.image_questions import (
+    scene_image_questions,
+    single_image_questions,
+)
+from data_prep.embedded.planning.questions import Asker, Question, pick
+from data_prep.embedded.planning.scenes import Combination, Scene, SceneMaker, balanced_patterns
 
 WITHHELD_SHARE = 0.1
 """Share of the concepts whose names are withheld from target-language images."""

@@ -11,7 +11,7 @@ import numpy as np
 from core.chat.tokens import IMAGE_MARK
 from core.rng import named_rng
 from data_prep.embedded.concepts import Lexicon
-from data_prep.embedded.questions import (
+from data_prep.embedded.planning.questions import (
     NUM_CHOICES,
     AnswerKind,
     Asker,
@@ -21,7 +21,7 @@ from data_prep.embedded.questions import (
     word_answer,
     word_question,
 )
-from data_prep.embedded.scenes import QUADRANTS, Scene, SceneMaker, draw_pattern
+from data_prep.embedded.planning.scenes import QUADRANTS, Scene, SceneMaker, draw_pattern
 from data_prep.embedded.wordings import QuestionKind
 
 _CHAT_SINGLE_SHARE = 0.45
