@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> EvaluationResult:
 def _run_alone(options: argparse.Namespace) -> EvaluationResult:
     if options.out.exists() and not _is_unfinished(options.out):
         raise ConfigError(f"{options.out} exists; choose another folder or delete it")
-    _check_numbers(options)
+    _check_values(options)
     settings = choose_settings(options)
     verify(options.benchmark, deep=True)
     items = load_benchmark(options.benchmark, languages=options.languages)
@@ -167,13 +167,15 @@ def _is_unfinished(out: Path) -> bool:
     )
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
-    """Reject numbers and devices that would fail or be misread later."""
+def _check_values(options: argparse.Namespace) -> None:
+    """Reject numbers, languages and devices that would fail or be misread later."""
     smallest = {"batch_size": 1, "limit": 0, "max_new_tokens": 1}
     for name, least in smallest.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} {value}, expected at least {least}")
+    if len(set(options.languages or ())) < len(options.languages or ()):
+        raise ConfigError(f"--languages {' '.join(options.languages)}: name each language once")
     if options.endpoint:
         return
     try:

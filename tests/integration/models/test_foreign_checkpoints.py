@@ -210,6 +210,7 @@ def test_every_stop_token_of_the_checkpoint_ends_a_reply(tmp_path: Path) -> None
         (("--batch-size", "0"), "--batch-size 0, expected at least 1"),
         (("--max-new-tokens", "0"), "--max-new-tokens 0, expected at least 1"),
         (("--limit", "-3"), "--limit -3, expected at least 0"),
+        (("--languages", "eu", "eu"), "--languages eu eu: name each language once"),
         (("--device", "gpu"), "--device gpu can't be used"),
         (("--out", "setup.cfg/x"), "setup.cfg: File exists; check the path"),
     ],
