@@ -26,6 +26,7 @@ WAITING = (
 """Every test here is marked `slow`."""
 FIRST_HALF = (
     "tests/golden",
+    "tests/integration/commands/test_lowbit_command.py",
     "tests/integration/data",
     "tests/integration/distributed/test_precisions.py",
     "tests/integration/distributed/test_sharded.py",
