@@ -63,7 +63,7 @@ def test_a_claim_names_benchmark_metric_cells_and_margin(tmp_path: Path) -> None
 
 def test_claims_that_do_not_apply_have_a_reason(tmp_path: Path) -> None:
     claims = _claims(tmp_path)
-    assert "it is 0.2" in claims["zero_enough"].reason
+    assert "it is 0.8" in claims["zero_enough"].reason
     assert claims["alignment"].models is None
     contrast = claims["open_and_closed_alike"]
     assert contrast.size is not None
