@@ -6,7 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.report_check import own_statistics as own
-from benchmarks.report_check.data import Checks, Grid, Setting, Training
+from benchmarks.report_check.data import (
+    DEVIATE_TOLERANCE,
+    Checks,
+    Grid,
+    Setting,
+    Training,
+    deviate,
+)
 from benchmarks.report_check.page import Table, numbers
 
 _SUFFIXES = {"vqa": "", "vqa_lmms": "_lmms", "vqa_aware": "_aware"}
@@ -102,6 +109,7 @@ def check_interval(
         ends = [100 * option[end] for option in options]
         widths = [100 * (high - low) for low, high in options]
         slack = (0.035 if len(options) == 1 else 0.1) * max(widths) + 0.05 + rounding
+        slack = max(slack, 100 / len(values) + 0.005)  # resamples of a proportion differ in steps
         checks.within(f"{name} {which}", printed[end], ends, slack)
 
 
@@ -215,15 +223,19 @@ def check_image_use(grid: Grid, checks: Checks) -> None:
     header = table.header
     for row in table.rows[1:]:
         training = next(t for t in grid.trainings if t.cell_id == row[0].text.strip())
-        stored = {(g["kind"], g["answer_type"], g["language"]): g
+        stored = {(g["dataset"], g["kind"], g["answer_type"], g["language"]): g
                   for g in training.read_json("evaluate", "canaries.json")["groups"]}  # fmt: skip
+        all_columns = {name: training.columns_of(name) for name in training.datasets}
         drops = {}
         for at, head in enumerate(header):
             parts = head.split(" ")
-            if len(parts) == 3 and (key := (parts[0], parts[1], parts[2])) in stored:
-                rows = training.rows(key[2], key[0], (key[1],))
-                columns = training.columns
-                suffix = "_lmms" if key[0] == "vqa" else ""
+            key = tuple(parts if len(parts) > 3 else (training.datasets[0], *parts))
+            if key in stored:
+                columns = all_columns[key[0]]
+                rows = np.all([columns[name] == value for name, value in
+                               zip(("benchmark", "answer_type", "language"), key[1:], strict=True)],
+                              axis=0)  # fmt: skip
+                suffix = "_lmms" if key[1] == "vqa" else ""
                 gap = (columns[f"score{suffix}"] - columns[f"blind_score{suffix}"])[rows]
                 items = own.plain(columns["image_key"][rows])
                 drops[at, key] = 100 * float(gap.mean()), items.test(gap)
@@ -266,5 +278,7 @@ def _conclude(raw: float, corrected: float, *, is_wrong: bool) -> str:
 
 
 def _is_close(pairs: list[tuple[float, float]]) -> bool:
-    """Return whether a p-value is so close to the level that resampling decides."""
-    return any(abs(p - _LEVEL) < 0.01 for pair in pairs for p in pair)
+    """Return whether a p-value is so close to the level that the choice of the test decides."""
+    level = deviate(_LEVEL)
+    known = [min(max(p, 1e-9), 1 - 1e-9) for pair in pairs for p in pair]
+    return any(abs(deviate(p) - level) <= DEVIATE_TOLERANCE for p in known)

@@ -144,13 +144,15 @@ def _check_counts(grid: Grid, checks: Checks, lead: str) -> None:
     texts = grid.sections["canaries"].texts
     for text in texts:
         found = re.match(
-            r"(\d+) of (\d+) cells do(?:es)? not use the image for (\S+) (\S+) questions in (\w+)",
+            r"(\d+) of (\d+) cells do(?:es)? not use the image for (\S+) (\S+) questions in (\w+)"
+            r"(?: of (\S+))?\.",
             text,
         )
         if found:
             key = (found[3], found[4], found[5])
             own_number = sum(
                 any((g["kind"], g["answer_type"], g["language"]) == key
+                    and found[6] in (None, g["dataset"])
                     and g["verdict"] == "does not use the image" for g in
                     t.read_json("evaluate", "canaries.json")["groups"]) for t in grid.trainings
             )  # fmt: skip

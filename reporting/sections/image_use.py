@@ -144,6 +144,7 @@ def _format_drop(drop: Mapping[str, Any]) -> str:
 def _sentences(names: Sequence[_GroupName], rows: Sequence[ImageUseRow]) -> list[str]:
     """Name the groups for which several cells, or all, do not use the image."""
     sentences = []
+    has_datasets = len({name[0] for name in names}) > 1
     for at, name in enumerate(names):
         tested = [row.groups[at] for row in rows]
         known = [group for group in tested if group is not None]
@@ -151,6 +152,7 @@ def _sentences(names: Sequence[_GroupName], rows: Sequence[ImageUseRow]) -> list
         if not unused:
             continue
         which = f"{_title(name, with_dataset=False)} questions in {name[3]}"
+        which += f" of {name[0]}" if has_datasets else ""
         if unused == len(known):
             subject = "No cell uses" if len(known) > 1 else "The cell does not use"
             sentences.append(f"{subject} the image for {which}.")

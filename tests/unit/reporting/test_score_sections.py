@@ -280,3 +280,21 @@ def test_image_use_is_reported_per_language_and_answer_type(root: Path) -> None:
         assert sum(group.verdict is ImageUse.USED for group in row.groups) == 9
     assert table.sentences == ("No cell uses the image for vqa yes/no questions in eu.",)
     assert table.sentences[0] in build.render_page(grid, view, [])
+
+
+def test_image_use_of_several_benchmarks_names_the_benchmark(root: Path) -> None:
+    """Otherwise two sentences about the same kind of question contradict each other."""
+    change_rows(root, lambda row: {"blind_score": row["score"]} if row["language"] == "eu" else {})
+    for at, path in enumerate(sorted(root.glob("store/evaluate/*/result/canaries.json"))):
+        checks = json.loads(path.read_text())
+        verdict = ImageUse.USED if at else ImageUse.NOT_USED
+        (first, *_) = [g for g in checks["groups"] if (g["kind"], g["language"]) == ("mc", "eu")]
+        checks["groups"].append({**first, "dataset": "second", "verdict": verdict.value})
+        path.write_text(json.dumps(checks))
+    grid = load_grid(root, "mix_ablation", "embedded")
+    sentences = image_use_table(grid, series.view_of(grid)).sentences
+    about_choice = [sentence for sentence in sentences if "mc choice questions in eu" in sentence]
+    assert about_choice == [
+        f"No cell uses the image for mc choice questions in eu of {first['dataset']}.",
+        "1 of 3 cells does not use the image for mc choice questions in eu of second.",
+    ]
