@@ -174,7 +174,7 @@ def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
         _draw_curves(axes, found, view)
         labels = [_share_label(found, share) for share in view.shares]
         has_amounts = any("\n" in label for label in labels)
-        amounts = "; number of images; answer tokens" if has_amounts else ""
+        amounts = "\nnumber of images; answer tokens" if has_amounts else ""
         axes.set_xlabel(f"share of images in the target language ({view.target}){amounts}")
         axes.set_xticks(view.shares, labels, fontsize=7 if has_amounts else None)
     else:
@@ -187,15 +187,18 @@ def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
 
 
 def _share_label(found: Sequence[Line], share: float) -> str:
-    """Return a share with the images and answer tokens behind it, where all lines agree on them."""
+    """Return a share with the images and answer tokens behind it, where all lines agree on them.
+
+    They agree if they print the same: lines with other seeds have other means of tokens.
+    """
     points = [point for line in found if (point := line.at(share)) is not None]
-    found_amounts = {amounts_of(point.cells) for point in points}
-    amounts = found_amounts.pop() if len(found_amounts) == 1 else None
-    if amounts is None:
-        return f"{100 * share:.3g}"
-    amount = amounts[0]
-    images, tokens = f"{amount.num_different:,}", format_count(amount.num_loss_tokens)
-    return f"{100 * share:.3g} %\n{images}\n{tokens}"
+    amounts = [amounts_of(point.cells) for point in points]
+    texts = {
+        f" %\n{target.num_different:,}\n{format_count(target.num_loss_tokens)}"
+        for target, _ in filter(None, amounts)
+    }
+    is_known = len(texts) == 1 and None not in amounts
+    return f"{100 * share:.3g}" + (texts.pop() if is_known else "")
 
 
 def _draw_curves(axes: Axes, found: Sequence[Line], view: View) -> None:
