@@ -27,8 +27,8 @@ from core.io.reading import reading
 from core.process.options import given_path
 from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
+from data_prep.prepare.reading.tables import read_table
 from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
-from data_prep.prepare.tables import read_table
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import (
     SUFFIX,

@@ -9,7 +9,6 @@ from typing import Any
 from core.errors import ConfigError, DataError
 from core.io.hub import hub_arguments
 from core.io.images import decode_image
-from data_prep.prepare import rows
 from data_prep.prepare.benchmark_recipe import (
     NO_COLUMN,
     BenchmarkRecipe,
@@ -18,6 +17,7 @@ from data_prep.prepare.benchmark_recipe import (
     read_item,
 )
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.reading import rows
 from data_prep.prepare.same_image import ImageDigest
 from data_prep.shards.writer import ShardSample
 from evaluation.benchmarks.gate import ItemGate

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from core.errors import ConfigError
-from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.items import make_item, texts_of
+from data_prep.prepare.reading import rows
 from data_prep.prepare.recipe import PrepareConfig, SourceRecipe
 from data_prep.prepare.translation.prompts import load_prompt
 from data_prep.prepare.translation.translators import Backend

@@ -10,8 +10,8 @@ from core.config import load_config, to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.io.reading import read_json_file, reading
+from data_prep.prepare.reading.rows import Part
 from data_prep.prepare.recipe import Kind, PrepareConfig, SourceRecipe
-from data_prep.prepare.rows import Part
 
 PLAN = "plan.json"
 COLLECTED = "collected.json"

@@ -12,12 +12,12 @@ from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
 from core.io.images import decode_image
 from core.io.jsonl import JsonlWriter, recover_jsonl
 from core.io.reading import reading
-from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError, Ledger, read_ledger
 from data_prep.prepare.fetch import Fetched, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import Item, Record, leave_out, make_item
+from data_prep.prepare.reading import rows
+from data_prep.prepare.reading.rows import Part
 from data_prep.prepare.recipe import Kind, SourceRecipe
-from data_prep.prepare.rows import Part
 from data_prep.prepare.same_image import ImageDigest
 from data_prep.prepare.work import COLLECTED, IMAGES, ITEMS, JOINED, SourcePlan, WorkPlan
 

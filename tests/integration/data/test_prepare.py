@@ -272,7 +272,7 @@ def test_prepared_data_train_both_stages_and_are_evaluated(
 
 _READ_HUB = """
 import sys
-from data_prep.prepare import rows
+from data_prep.prepare.reading import rows
 parts = rows.split(sys.argv[1], per_part=15)
 found = [(n, row) for part in parts for n, row in rows.read(part)]
 print(parts[0].file, len(parts), [n for n, _ in found] == list(range(40)),

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_prep.prepare.reading.rows import split
 from data_prep.prepare.recipe import Kind, PrepareConfig, Published, SourceRecipe
-from data_prep.prepare.rows import split
 from data_prep.prepare.steps.collect import collect, join
 from data_prep.prepare.steps.finish import finish
 from data_prep.prepare.steps.produce import produce

@@ -16,7 +16,7 @@ from data_prep.index import scan
 from data_prep.index.__main__ import main
 from data_prep.index.inputs import expand_shards
 from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.rows import read, split
+from data_prep.prepare.reading.rows import read, split
 from datamodules.batches.lengths import measure_lengths
 from datamodules.shards.manifest import load_manifest, verify
 from datamodules.shards.source import Source, check_parallel

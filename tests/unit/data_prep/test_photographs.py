@@ -25,7 +25,7 @@ from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.item_checks import check_items
 from tests.support.qt_files import make_catalogue, make_resources
-from tests.unit.data_prep.test_embedded_recipe import FakePackages
+from tests.unit.data_prep.embedded.test_embedded_recipe import FakePackages
 
 NUM_CONCEPTS = 12
 BOARD = """QtObject {{

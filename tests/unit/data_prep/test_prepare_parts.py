@@ -18,10 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
-from data_prep.prepare import planning, rows
+from data_prep.prepare import planning
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import FetchConfig, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import make_item, texts_of, with_texts
+from data_prep.prepare.reading import rows
 from data_prep.prepare.recipe import PREPARE_RECIPES, SOURCES, Kind, SourceRecipe, load_recipe
 from data_prep.prepare.translation import quality, segments
 from data_prep.prepare.translation.memory import Memory

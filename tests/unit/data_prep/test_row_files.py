@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.errors import DataError
-from data_prep.prepare import rows
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.reading import rows
 
 
 def read_all(path: Path) -> list[Any]:

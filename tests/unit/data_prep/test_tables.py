@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import DataError
-from data_prep.prepare.tables import read_table
+from data_prep.prepare.reading.tables import read_table
 
 TABLE = 'question_id,question\r\n1,Zer da ñabardura?\r\n2,"bat, bi"\r\n'
 ROWS = [

@@ -16,7 +16,7 @@ from data_prep.embedded.planning.knowledge import (
 from data_prep.embedded.planning.questions import Asker
 from data_prep.embedded.planning.scenes import SceneMaker
 from data_prep.embedded.wordings import QuestionKind, load_languages
-from tests.unit.data_prep.test_embedded_recipe import FakePackages
+from tests.unit.data_prep.embedded.test_embedded_recipe import FakePackages
 
 PER_TYPE = 48
 

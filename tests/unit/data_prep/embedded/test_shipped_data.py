@@ -15,7 +15,7 @@ from data_prep.embedded.wordings import QuestionKind, load_language
 from datamodules.shards.manifest import Modality, load_manifest, shard_path, verify
 from datamodules.shards.reader import ShardReader
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 FOLDER = ROOT / "data" / "embedded"
 MANIFESTS = sorted(
     path for path in FOLDER.glob("*.manifest.json") if not path.name.startswith("benchmark_dev")

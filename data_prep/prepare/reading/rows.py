@@ -15,9 +15,15 @@ from core.io.hub import explain_hub_error
 from core.io.reading import parse_json
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.parquet_rows import count_parquet_rows, read_parquet_rows
-from data_prep.prepare.tables import UTF_16_MARKS, is_quoted, parse_head, read_table, unquote
-from data_prep.prepare.tar_rows import convert_samples
+from data_prep.prepare.reading.parquet_rows import count_parquet_rows, read_parquet_rows
+from data_prep.prepare.reading.tables import (
+    UTF_16_MARKS,
+    is_quoted,
+    parse_head,
+    read_table,
+    unquote,
+)
+from data_prep.prepare.reading.tar_rows import convert_samples
 from datamodules.shards.tar_members import IMAGE_EXTENSIONS, HashingStream, group_members
 
 DatasetRow = dict[str, Any]

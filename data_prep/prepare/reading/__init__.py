@@ -1,0 +1,1 @@
+"""Reading rows of published datasets: tables, Parquet and tar files."""
