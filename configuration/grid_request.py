@@ -13,10 +13,13 @@ class GridRequest:
     """A request for the cells of one experiment."""
 
     experiment: str
+    """Name of an experiment."""
+    experiment_file: Path | None = None
+    """File that defines the experiment; None for one of `experiments/grids`."""
     profile: str = "embedded"
     """Name of a configuration file in configs/, without its suffix."""
     only: tuple[str, ...] = ()
-    """Substrings of cell ids; empty selects every cell."""
+    """Substrings of cell ids, or AXIS=VALUE; empty selects every cell."""
     overrides: tuple[str, ...] = ()
     """Configuration values as KEY=VALUE, applied in order."""
     num_seeds: int = 1
@@ -39,6 +42,14 @@ class GridRequest:
                 f"--root {str(self.root)!r}: line feeds and other control characters are not "
                 "supported; rename it"
             )
+
+    @staticmethod
+    def split_experiment(text: str) -> tuple[str, Path | None]:
+        """Return the name of the experiment that `--exp` selects, and its file if it is one."""
+        if not text.endswith(".py") and "/" not in text:
+            return text, None
+        path = Path(text).expanduser()
+        return path.stem, path
 
     @property
     def grid_name(self) -> str:

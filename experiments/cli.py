@@ -37,7 +37,8 @@ def add_grid_options(
             "required": experiment is None,
             "default": experiment,
             "metavar": "NAME",
-            "help": f"experiment (python -m experiments.run --list prints the names{known})",
+            "help": "experiment (python -m experiments.run --list prints the names), or a file of "
+            f"your own, path/to/FILE.py{known}",
         },
         "--profile": {
             "default": profile,
@@ -71,7 +72,8 @@ def add_grid_options(
             "action": "extend",
             "default": [],
             "metavar": "TEXT",
-            "help": "select the cells whose id contains one of the texts (default: all cells)",
+            "help": "select the cells whose id contains one of the texts, or AXIS=VALUE (default: "
+            "all cells)",
         },
         "--root": {
             "type": given_path,
@@ -102,8 +104,10 @@ def add_grid_options(
 
 def request_of(args: argparse.Namespace) -> GridRequest:
     """Build the request from the options that `add_grid_options` has added."""
+    name, file = GridRequest.split_experiment(args.exp)
     return GridRequest(
-        experiment=args.exp,
+        experiment=name,
+        experiment_file=file,
         profile=args.profile,
         only=tuple(args.only),
         overrides=tuple(args.overrides),

@@ -1,39 +1,64 @@
-"""The experiments: every module of `experiments/grids`, found by its file."""
+"""The experiments: every module of `experiments/grids`, and files of a user."""
 
 import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
-from configuration.axes import GridCell, name_cells
+from configuration.axes import GridCell, is_value, name_cells
+from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
 from core.errors import ConfigError, unknown_name
 from experiments import grids
+from experiments.experiment_files import (
+    check_experiment,
+    describe_fault,
+    load_experiment_file,
+)
 
 
 @cache
-def experiments() -> dict[str, ModuleType]:
-    """Return the modules of all experiments by name.
-
-    A module either defines `cells(base) -> list[RunConfig]`, a grid over one configuration, or
-    `load`, `build_graph` and `publish`, a recipe that trains no cells.
-    """
-    names = sorted(module.name for module in pkgutil.iter_modules(grids.__path__))
-    return {name: importlib.import_module(f"{grids.__name__}.{name}") for name in names}
+def experiment_names() -> tuple[str, ...]:
+    """Return the names of the experiments of this repository."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(grids.__path__)))
 
 
-def get_experiment(name: str) -> ModuleType:
+def get_experiment(name: str, file: Path | None = None) -> ModuleType:
     """Return the module of an experiment.
 
+    It either defines `cells(base) -> list[RunConfig]`, a grid over one configuration, or `load`,
+    `build_graph` and `publish`, a recipe that trains no cells.
+
+    Args:
+        name: Name of the experiment.
+        file: File that defines it; None for an experiment of this repository.
+
     Raises:
-        ConfigError: If there is no such experiment; the message names the nearest one.
+        ConfigError: If there is no such experiment, in which case the message names the nearest
+            one, or if it can't be loaded.
     """
-    known = experiments()
-    if name not in known:
-        raise ConfigError(unknown_name("experiment", name, known, fix="See --list."))
-    return known[name]
+    if file is not None:
+        shipped = Path(grids.__path__[0]) / f"{name}.py"
+        if not (shipped.is_file() and file.is_file() and file.samefile(shipped)):
+            return load_experiment_file(file, experiment_names())
+    if name not in experiment_names():
+        fix = "See --list; a file of your own is --exp path/to/FILE.py."
+        raise ConfigError(unknown_name("experiment", name, experiment_names(), fix=fix))
+    return _load_shipped(name)
+
+
+@cache
+def _load_shipped(name: str) -> ModuleType:
+    path = Path(grids.__path__[0]) / f"{name}.py"
+    try:
+        module = importlib.import_module(f"{grids.__name__}.{name}")
+    except Exception as error:
+        raise ConfigError(describe_fault(error, path)) from error
+    check_experiment(module, str(path))
+    return module
 
 
 def is_grid(experiment: ModuleType) -> bool:
@@ -41,9 +66,17 @@ def is_grid(experiment: ModuleType) -> bool:
     return hasattr(experiment, "cells")
 
 
-def questions() -> dict[str, str]:
-    """Return the question of every experiment, the first line of its docstring; grids first."""
-    modules = sorted(experiments().items(), key=lambda item: not is_grid(item[1]))
+def questions(exp: str = "") -> dict[str, str]:
+    """Return the question of every experiment, the first line of its docstring; grids first.
+
+    Args:
+        exp: Value of `--exp`; the question of a file comes first.
+    """
+    modules = [(name, _load_shipped(name)) for name in experiment_names()]
+    modules.sort(key=lambda item: not is_grid(item[1]))
+    name, file = GridRequest.split_experiment(exp)
+    if file is not None:
+        modules.insert(0, (exp, get_experiment(name, file)))
     return {name: (module.__doc__ or "").strip().splitlines()[0] for name, module in modules}
 
 
@@ -79,14 +112,18 @@ def matches_selector(cell: GridCell, selector: str) -> bool:
     A selector is a cell id, with or without its seed; AXIS=VALUE; or one or more consecutive parts
     of a cell id (`share20`, `share20_txt`). Parts match as a whole: share2 does not match share20.
     """
-    axis, is_pair, value = selector.partition("=")
-    if is_pair:
-        return any(
-            str(found).lower() == value.lower()
-            for name, found in cell.axes.items()
-            if f".{name}".endswith(f".{axis}")
-        )
+    if "=" in selector:
+        return _has_value(cell, selector)
     return f"_{selector}_" in f"_{cell.cell_id}_"
+
+
+def _has_value(cell: GridCell, pair: str) -> bool:
+    """Return whether a cell has the value of AXIS=VALUE, on an axis or in a field of a variant."""
+    axis, _, value = pair.partition("=")
+    known = cell.axes | cell.fields
+    return any(
+        is_value(found, value) for name, found in known.items() if f".{name}".endswith(f".{axis}")
+    )
 
 
 def _replications(cells: Sequence[GridCell], num_seeds: int, replicate: Sequence[str]) -> list[int]:
@@ -123,17 +160,23 @@ def _without_seed(cell: GridCell) -> str:
 
 
 def select(cells: Sequence[GridCell], patterns: Sequence[str]) -> list[GridCell]:
-    """Return the cells whose id contains one of the patterns; all cells without a pattern.
+    """Return the cells that one of the patterns of `--only` means; all cells without a pattern.
+
+    A pattern is a text that a cell id contains, or AXIS=VALUE.
 
     Raises:
         ConfigError: If no cell matches a pattern.
     """
-    ids = [cell.cell_id for cell in cells]
-    for pattern in patterns:
-        if not pattern or not any(pattern in cell_id for cell_id in ids):
-            raise ConfigError(
-                unknown_name("cell", pattern, ids, fix="--only takes a part of a cell id.")
-            )
-    return [
-        cell for cell in cells if not patterns or any(part in cell.cell_id for part in patterns)
-    ]
+    matching = {pattern: [c for c in cells if _contains(c, pattern)] for pattern in patterns}
+    for pattern, found in matching.items():
+        if not found:
+            ids = [cell.cell_id for cell in cells]
+            fix = "--only takes a part of a cell id, or AXIS=VALUE."
+            raise ConfigError(unknown_name("cell", pattern, ids, fix=fix))
+    return [cell for cell in cells if not patterns or any(cell in x for x in matching.values())]
+
+
+def _contains(cell: GridCell, pattern: str) -> bool:
+    return bool(pattern) and (
+        pattern in cell.cell_id or ("=" in pattern and _has_value(cell, pattern))
+    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from configuration.grid_request import GridRequest
 from core.process.options import given_path
 from experiments.cli import add_grid_options
 from reporting.build import build_report
@@ -37,9 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of the report (default: ROOT/grids/NAME/report)",
     )
     options = parser.parse_args(arguments)
-    experiment_name = f"{options.exp}-{options.profile}"
+    name, _ = GridRequest.split_experiment(options.exp)
+    experiment_name = f"{name}-{options.profile}"
     page = build_report(
-        options.exp,
+        name,
         profile=options.profile,
         name=options.name,
         root=options.root,

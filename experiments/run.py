@@ -37,6 +37,7 @@ _EPILOG = """examples:
   python -m experiments.run --profile paper --exp full_grid --dry-run --gpu a100-80
   python -m experiments.run --profile paper --exp full_grid --dry-run --trace-memory
   python -m experiments.run --exp mix_ablation --only share20 --seeds 3
+  python -m experiments.run --exp my_experiment.py --dry-run
   python -m experiments.run --exp mix_ablation --replicate share20=3 share100=3
   python -m experiments.run --exp mix_ablation --why share20_s0
   python -m experiments.run --exp mix_ablation --name longer --set instruct.num_steps=1800
@@ -169,7 +170,7 @@ def _prepare(
         launcher=LauncherName(args.launcher), num_cores=args.jobs, slurm=tuple(args.slurm)
     )
     if args.list or not args.exp:
-        show_experiments(console, questions())
+        show_experiments(console, questions(args.exp))
         return None
     request = request_of(args)
     plan, store = make_plan(request), Store(request.root)

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -96,13 +97,31 @@ def make_task(request: GridRequest, resources: CloudResources) -> dict[str, Any]
 
 def _run_script(request: GridRequest, resources: CloudResources) -> str:
     devices = resources.devices or int(resources.accelerators.partition(":")[2])
-    command = ["-m", "experiments.run", "--exp", request.experiment, "--profile", request.profile]
+    command = ["-m", "experiments.run", "--exp", _experiment_option(request)]
+    command += ["--profile", request.profile]
     command += ["--seeds", str(request.num_seeds), "--root", _STORE]
     if request.only:
         command += ["--only", *request.only]
     command += ["--set", "trainer.accelerator=gpu", f"trainer.devices={devices}"]
     command += [f"data.folder={_DATA}", *request.overrides]
     return f"exec ~/irudimen-env/bin/python {shlex.join(command)}\n"
+
+
+def _experiment_option(request: GridRequest) -> str:
+    """Return `--exp` as the node needs it: SkyPilot copies the working folder, and nothing else.
+
+    Raises:
+        ConfigError: If the experiment is a file outside of the working folder.
+    """
+    if request.experiment_file is None:
+        return request.experiment
+    file, folder = request.experiment_file.resolve(), Path.cwd().resolve()
+    if not file.is_relative_to(folder):
+        raise ConfigError(
+            f"--exp {request.experiment_file} is outside of {folder}, which is all that SkyPilot "
+            "copies to the node; move the file into it"
+        )
+    return str(file.relative_to(folder))
 
 
 def build_parser() -> argparse.ArgumentParser:

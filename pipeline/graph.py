@@ -111,6 +111,13 @@ class Graph:
         shares = {cell: share for cell, share in self.target_shares.items() if cell in cells}
         return Graph(nodes=nodes, cells=kept, missing=self.missing, target_shares=shares)
 
+    def equal_cells(self) -> list[list[str]]:
+        """Return the cells that have the same stage runs although their configurations differ."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for cell, stages in self.cells.items():
+            groups.setdefault(tuple(sorted(stages.values())), []).append(cell)
+        return [cells for cells in groups.values() if len(cells) > 1]
+
     def only_titled(self, texts: Collection[str]) -> "Graph":
         """Return the stage runs whose title contains one of the texts, and all they read."""
         wanted: set[str] = set()
@@ -205,8 +212,8 @@ def _name_nodes(
         users = [cell for cell in cells if address in stages[cell.cell_id].values()]
         shared = {
             axis: value
-            for axis, value in users[0].axes.items()
-            if all(cell.axes.get(axis) == value for cell in users)
+            for axis, value in (users[0].axes | users[0].fields).items()
+            if all((cell.axes | cell.fields).get(axis) == value for cell in users)
         }
         if len(users) == 1:
             label = users[0].cell_id

@@ -4,7 +4,7 @@ A grid may be unfinished in any way; its stage runs are then in the state `waiti
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class CellRecord:
     target_share: float
     """Share of the target language in the image data of stage 2: that of the configuration, or the
     one that its number of samples means."""
+    fields: Mapping[str, AxisValue] = field(default_factory=dict)
+    """Configuration fields that are no axes because the cell's named variants set them."""
 
     @property
     def evaluation(self) -> StageRecord | None:
@@ -150,7 +152,11 @@ def _parse_cell(store: Path, raw: Mapping[str, Any]) -> CellRecord:
     stages = {kind: load_stage(store / kind / addr) for kind, addr in raw["stages"].items()}
     share = raw["axes"].get("target_share") if "target_share" not in raw else raw["target_share"]
     return CellRecord(
-        cell_id=raw["cell_id"], axes=raw["axes"], stages=stages, target_share=float(share or 0.0)
+        cell_id=raw["cell_id"],
+        axes=raw["axes"],
+        stages=stages,
+        target_share=float(share or 0.0),
+        fields=raw.get("fields") or {},
     )
 
 

@@ -197,7 +197,8 @@ class View:
     @property
     def titles(self) -> dict[str, str]:
         """Titles of the axes."""
-        return axis_titles([name for setting in self.settings[:1] for name, _ in setting])
+        names = dict.fromkeys(name for setting in self.settings for name, _ in setting)
+        return axis_titles(list(names))
 
     def label(self, setting: Setting, *, without: Sequence[str] = ()) -> str:
         """Describe a setting by the axes that vary; empty if none varies.

@@ -69,6 +69,14 @@ def share_of(cell: CellRecord) -> float:
     return cell.target_share
 
 
+def describe_equal_cells(cells: Sequence[str]) -> str:
+    """Describe cells that have the same stage runs."""
+    return (
+        f"{', '.join(cells)} have the same stage runs: what they differ in changes no result, so "
+        "they are one trained model and not several."
+    )
+
+
 def with_axis(setting: Setting, name: str, *, value: AxisValue) -> Setting:
     """Return a setting in which one axis has another value."""
     return tuple((key, value if key == name else old) for key, old in setting)
@@ -96,6 +104,8 @@ def format_percent(share: float) -> str:
 
 def format_value(axis: str, value: AxisValue) -> str:
     """Format the value of an axis without the name of the axis."""
+    if value is None:
+        return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"
     if axis == SHARE and isinstance(value, float | int):

@@ -11,12 +11,15 @@ from configuration.axes import AxisValue, flatten
 from configuration.grid_request import GridRequest
 from core.config import to_plain
 from core.errors import ConfigError
+from core.io.files import sha256_file
 from core.packages import package_versions
 from pipeline.grid_plan import GridPlan
 from pipeline.store.registration import Registration
 
 _EXECUTION_PREFIX = "trainer."
 """Overrides of these fields change where and how fast a grid runs, not what it computes."""
+EXPERIMENT_COPY = "experiment.py"
+"""File in a grid's folder: a copy of an experiment that is a file of the user."""
 _MAX_SHOWN = 4
 
 
@@ -26,6 +29,7 @@ def describe_grid(
     """Return the description of a grid that the report and MLflow read."""
     return {
         "experiment": request.experiment,
+        "experiment_sha256": _file_hash(request),
         "profile": request.profile,
         "overrides": _result_overrides(request),
         "title": _title(request),
@@ -90,6 +94,11 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def _file_hash(request: GridRequest) -> str | None:
+    """Return the hash of an experiment's own file, which the commit does not cover; else None."""
+    return None if request.experiment_file is None else sha256_file(request.experiment_file)
+
+
 def _result_overrides(request: GridRequest) -> list[str]:
     return sorted(one for one in request.overrides if not one.startswith(_EXECUTION_PREFIX))
 
@@ -122,6 +131,7 @@ def _describe_cells(plan: GridPlan) -> dict[str, object]:
         {
             "cell_id": cell.cell_id,
             "axes": cell.axes,
+            "fields": cell.fields,
             "target_share": plan.full_graph.target_shares.get(
                 cell.cell_id, cell.config.cell.target_share
             ),

@@ -13,7 +13,11 @@ from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text, locked, present
 from core.process.stop import StopFlag
 from experiments.console import GridProgress, show_failures, show_results
-from experiments.run_steps.grid_description import check_continues, describe_grid
+from experiments.run_steps.grid_description import (
+    EXPERIMENT_COPY,
+    check_continues,
+    describe_grid,
+)
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
@@ -115,6 +119,8 @@ class GridRun:
         registration = register(folder) if self.plan.cells else None
         self.store.registration = registration
         description = describe_grid(request, self.plan, registration)
+        if (file := request.experiment_file) is not None:
+            atomic_write_text(folder / EXPERIMENT_COPY, file.read_text(encoding="utf-8"))
         atomic_write_text(folder / "grid.json", json.dumps(description, indent=1))
 
     @property

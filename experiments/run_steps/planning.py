@@ -1,13 +1,17 @@
 """Turn a grid request into a plan: load the configuration, make the cells, build the graph."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from configuration.axes import flatten, name_cells
+from configuration.axes import GridCell, flatten, name_cells
 from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
-from core.config import load_config
+from core.config import load_config, to_plain
 from core.errors import ConfigError, unknown_name
+from core.precision import Precision
+from experiments.experiment_files import make_cells
 from experiments.registry import get_experiment, is_grid, select, with_seeds
 from pipeline.graph import Graph, build_graph
 from pipeline.grid_plan import GridPlan
@@ -23,7 +27,7 @@ def make_plan(request: GridRequest) -> GridPlan:
         ConfigError: If the experiment, the profile, a configuration key or a cell is unknown.
         DataError: If a dataset is missing and the request is not a dry run.
     """
-    experiment = get_experiment(request.experiment)
+    experiment = get_experiment(request.experiment, request.experiment_file)
     if not is_grid(experiment):
         return _plan_recipe(request, experiment)
     cells = name_cells(_load_configs(request, experiment))
@@ -44,6 +48,7 @@ def make_plan(request: GridRequest) -> GridPlan:
             ),
         )
 
+    _check_trainers(cells)
     full_graph = build_graph(cells, is_plan=request.is_dry_run)
     selected = {cell.cell_id for cell in select(cells, request.only)}
     return GridPlan(
@@ -61,9 +66,27 @@ def _load_configs(request: GridRequest, experiment: ModuleType) -> list[RunConfi
         fix = "" if profiles else "Run the command from the root of the repository."
         raise ConfigError(unknown_name("profile", request.profile, profiles, fix=fix))
     base = load_config(RunConfig, profiles[request.profile], overrides=request.overrides)
-    configs: list[RunConfig] = experiment.cells(base)
+    configs = make_cells(experiment, base)
     _check_overrides(request, base, configs)
     return with_seeds(configs, request.num_seeds, request.replicate)
+
+
+def _check_trainers(cells: Sequence[GridCell]) -> None:
+    """Reject cells with different execution settings: a grid is run with those of its first cell.
+
+    Raises:
+        ConfigError: If a field of `trainer` other than the precision differs.
+    """
+    settings = [
+        to_plain(dataclasses.replace(cell.config.trainer, precision=Precision.FLOAT32))
+        for cell in cells
+    ]
+    for name, value in settings[0].items():
+        if any(other[name] != value for other in settings):
+            raise ConfigError(
+                f"trainer.{name} differs between cells, but it says how the whole grid runs, and "
+                "does not change results; give all cells the same value (--set)"
+            )
 
 
 def _check_overrides(request: GridRequest, base: RunConfig, configs: list[RunConfig]) -> None:

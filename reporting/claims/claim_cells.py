@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from configuration.axes import AxisValue
+from configuration.axes import AxisValue, is_value
 from reporting.claims.hypotheses_schema import (
     BEFORE,
     BEST,
@@ -34,6 +35,7 @@ def select_cells(
     hypothesis: Hypothesis,
     planned: Sequence[Setting],
     common: Mapping[str, AxisValue],
+    fields: Mapping[Setting, Mapping[str, AxisValue]] | None = None,
 ) -> list[ClaimCells] | str:
     """Find the claims of a hypothesis, or say why it does not apply.
 
@@ -41,15 +43,17 @@ def select_cells(
         hypothesis: The hypothesis.
         planned: Axes of every cell of the grid except the seed.
         common: Configuration fields that all cells share.
+        fields: Fields of cells that are no axes because named variants set them.
     """
     axis = hypothesis.axis
-    kept, reason = _filter_cells(hypothesis, planned, common)
+    fields = fields or {}
+    kept, reason = _filter_cells(hypothesis, planned, common, fields)
     if reason:
         return reason
     values = list(dict.fromkeys(dict(cell)[axis] for cell in kept if axis in dict(cell)))
     if not values:
-        return f"no cell has the axis {axis}"
-    first = values[0] if hypothesis.first == FIRST_NAMED else hypothesis.first
+        return _missing_axis(axis, fields)
+    first, second = (_named(values, one) for one in (hypothesis.first, hypothesis.second))
     if first not in values:
         return f"no cell has {axis} = {first}"
     if hypothesis.second in (BLIND, BEFORE):
@@ -61,21 +65,33 @@ def select_cells(
         return f"all cells have {axis} = {values[0]}"
     seconds = [v for v in values if v != first]
     if hypothesis.second != OTHERS:
-        if hypothesis.second not in seconds:
-            return f"no cell has {axis} = {hypothesis.second}"
-        seconds = [hypothesis.second]
+        if second not in seconds:
+            return f"no cell has {axis} = {second}"
+        seconds = [second]
     claims = []
-    for second in seconds:
+    for other_value in seconds:
         pairs = [
             (cell, other)
             for cell in kept
             if dict(cell).get(axis) == first
             for other in kept
-            if _is_counterpart(hypothesis, cell, other, second)
+            if _is_counterpart(hypothesis, cell, other, other_value)
         ]
-        claims += _group(hypothesis, first, second, pairs)
+        claims += _group(hypothesis, first, other_value, pairs)
     alone = f"{axis} and {', '.join(hypothesis.along)}" if hypothesis.along else f"{axis} alone"
     return claims or f"no two cells differ in {alone}"
+
+
+def _missing_axis(axis: str, fields: Mapping[Setting, Mapping[str, AxisValue]]) -> str:
+    is_set = any(axis in known for known in fields.values())
+    return f"no cell has the axis {axis}" + (", which named variants set" if is_set else "")
+
+
+def _named(values: Sequence[AxisValue], written: Any) -> AxisValue:
+    """Return the value of an axis that a hypothesis names, or what it names if there is none."""
+    if written == FIRST_NAMED:
+        return values[0]
+    return next((value for value in values if is_value(value, written)), written)
 
 
 def _is_counterpart(
@@ -93,14 +109,17 @@ def _is_counterpart(
 
 
 def _filter_cells(
-    hypothesis: Hypothesis, planned: Sequence[Setting], common: Mapping[str, AxisValue]
+    hypothesis: Hypothesis,
+    planned: Sequence[Setting],
+    common: Mapping[str, AxisValue],
+    fields: Mapping[Setting, Mapping[str, AxisValue]],
 ) -> tuple[list[Setting], str]:
     """Return the cells that fulfil `only_if`, and the reason if there are none."""
     kept = list(planned)
     for field, wanted in hypothesis.only_if.items():
         unknown = common.get(field, "not recorded")
-        found = {cell: dict(cell).get(field, unknown) for cell in kept}
-        kept = [cell for cell in kept if found[cell] == wanted]
+        found = {cell: {**fields.get(cell, {}), **dict(cell)}.get(field, unknown) for cell in kept}
+        kept = [cell for cell in kept if is_value(found[cell], wanted)]
         if not kept:
             values = ", ".join(sorted({str(value) for value in found.values()}))
             return [], f"requires {field} = {wanted}, but here it is {values}"

@@ -107,10 +107,11 @@ class _Study:
         self._values = Measurements(grid)
         self._preferences = GridPreferences(grid)
         self._planned = list(dict.fromkeys(configured_axes(c.axes) for c in grid.cells))
+        self._fields = {configured_axes(cell.axes): cell.fields for cell in grid.cells}
 
     def claims(self, name: str, hypothesis: Hypothesis, kind: ClaimKind) -> list[_Pending] | str:
         """Return the claims of a hypothesis about one kind, or why it does not apply."""
-        groups = select_cells(hypothesis, self._planned, self._grid.common)
+        groups = select_cells(hypothesis, self._planned, self._grid.common, self._fields)
         if isinstance(groups, str):
             return groups
         is_target = hypothesis.language is QuestionLanguage.TARGET

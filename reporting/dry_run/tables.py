@@ -18,6 +18,7 @@ from planner.costs import Cost
 from planner.estimator import Estimator, StageEstimate
 from planner.gpus import ACHIEVED, GIB, GPUS, TimeSpan, get_gpu
 from reporting.dry_run.memory_fixes import GPU_COUNTS, memory_fixes
+from reporting.settings import describe_equal_cells
 
 _HOUR = 3600.0
 _COLUMNS = ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
@@ -38,13 +39,19 @@ class _StageRow:
 
 def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None:
     """Print the plan for this machine's cores, or for GPUs if the profile uses them."""
-    expected = expected_manifests(plan.cells[0].config) if plan.cells else {}
+    expected = {
+        path: source
+        for cell in plan.cells
+        for path, source in expected_manifests(cell.config).items()
+    }
     estimator = Estimator(expected, root / "cache")
     if plan.trainer.accelerator is Accelerator.CPU:
         _show_cpu(console, plan, estimator, root)
     else:
         _show_gpu(console, plan, estimator, root, gpu)
     _show_missing(console, plan.graph)
+    for cells in plan.full_graph.equal_cells():
+        console.print(f"[yellow]{describe_equal_cells(cells)}[/]", soft_wrap=True, highlight=False)
 
 
 def _show_cpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:

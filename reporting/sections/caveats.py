@@ -6,6 +6,7 @@ from reporting.claims.preregistration import has_changed
 from reporting.records import GridRecord
 from reporting.sections.leakage import leakage_notes
 from reporting.series import TRUNCATED_PANEL, View, lines, main_panel
+from reporting.settings import describe_equal_cells
 
 _MANY_TRUNCATED = 1.0
 """Percentage of truncated replies above which they are mentioned."""
@@ -32,7 +33,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
         notes.append(
             "Each cell was trained with one seed, so the variation between trainings was not "
             "measured, and no claim about a recipe is decided. Replicate some cells, for example "
-            "with --replicate share20=3 share100=3."
+            f"with --replicate {_replication(grid)}."
         )
     else:
         notes.append(
@@ -51,6 +52,7 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "The embedded profile trains very small models on drawn images. It demonstrates the "
             "method; its scores say nothing about models of 8 billion parameters."
         )
+    notes += _equal_cells(grid)
     notes += _truncated_replies(grid, view)
     notes += _skipped_samples(grid)
     notes += leakage_notes(grid)
@@ -65,6 +67,21 @@ def caveats(grid: GridRecord, view: View) -> list[str]:
             "grid."
         )
     return notes
+
+
+def _replication(grid: GridRecord) -> str:
+    """Return an option that replicates the first and the last cell of a grid."""
+    ids = dict.fromkeys((grid.cells[0].cell_id, grid.cells[-1].cell_id))
+    return " ".join(f"{cell_id}=3" for cell_id in ids)
+
+
+def _equal_cells(grid: GridRecord) -> list[str]:
+    """Name the cells that have the same stage runs."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for cell in grid.cells:
+        addresses = tuple(sorted(stage.address for stage in cell.stages.values()))
+        groups.setdefault(addresses, []).append(cell.cell_id)
+    return [describe_equal_cells(cells) for cells in groups.values() if len(cells) > 1]
 
 
 def _truncated_replies(grid: GridRecord, view: View) -> list[str]:

@@ -70,17 +70,16 @@ def stage_tags(grid: GridRecord, stage: StageRecord, cells: Sequence[CellRecord]
 
 
 def stage_params(stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, str]:
-    """Return the parameters of a stage run and the axes on which all of its cells agree.
+    """Return the parameters of a stage run, and the axes and fields on which its cells agree.
 
     An evaluation belongs to one cell and therefore has all axes, so that MLflow can plot scores
     over any of them; a shared stage run has only the axes whose values its cells share.
     """
     params: dict[str, AxisValue] = dict(stage.params)
-    names = cells[0].axes if cells else {}
-    for name in names:
-        values = {cell.axes.get(name) for cell in cells}
-        if len(values) == 1:
-            params[name] = cells[0].axes[name]
+    known = [{**cell.axes, **cell.fields} for cell in cells]
+    for name in known[0] if known else {}:
+        if len({values.get(name) for values in known}) == 1:
+            params[name] = known[0][name]
     return {valid_name(k): _format_param(v) for k, v in params.items()}
 
 

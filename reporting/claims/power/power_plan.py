@@ -138,6 +138,7 @@ def plan_claims(
     for cell in cells:
         setting = configured_axes(cell.axes)
         seeds[setting] = seeds.get(setting, 0) + 1
+    fields = {configured_axes(cell.axes): cell.fields for cell in cells}
     flat = [flatten(cell.config) for cell in cells]
     common = {
         path: value
@@ -154,7 +155,7 @@ def plan_claims(
     )
     planned = list[PlannedClaim]()
     for name, hypothesis in hypotheses.hypotheses.items():
-        found = select_cells(hypothesis, list(seeds), common)
+        found = select_cells(hypothesis, list(seeds), common, fields)
         for kind in hypothesis.kinds:
             planned += planning.claims(name, hypothesis, kind, found)
     counted = [claim for claim in planned if not claim.reason]

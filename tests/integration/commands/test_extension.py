@@ -1,4 +1,4 @@
-"""An experiment and a stage kind are one file each: dropped into a checkout, they run."""
+"""An experiment and a stage kind are one file each: they run without a change of another file."""
 
 import json
 import re
@@ -26,6 +26,19 @@ def cells(base: RunConfig) -> list[RunConfig]:
     """Return four cells: two connectors, two lengths of stage 2."""
     kinds = (ConnectorKind.LINEAR, ConnectorKind.MLP2X_GELU)
     return vary(base, {"model.connector.kind": kinds, "instruct.num_steps": (3, 5)})
+'''
+OUTSIDE = '''\
+"""Does the length of training or the connector matter more?"""
+
+from configuration.axes import vary
+from configuration.run_config import RunConfig
+
+
+def cells(base: RunConfig) -> list[RunConfig]:
+    """Return four cells: two lengths of both stages, two connectors."""
+    length = {"short": {}, "long": {"align.num_steps": 4, "instruct.num_steps": 5}}
+    fields = {"length": length, "model.connector.kind": ("linear", "mlp2x_gelu")}
+    return vary(base, fields)
 '''
 STAGE = '''\
 """Stage kind `reply_length`: the mean length of the replies of an evaluation."""
@@ -66,6 +79,11 @@ IDS = [
     for kind in ("linear", "mlp2x_gelu")
     for steps in (3, 5)
 ]
+OUTSIDE_IDS = [
+    f"general_share40_s0_length{length}_kind{kind}"
+    for length in ("short", "long")
+    for kind in ("linear", "mlp2x_gelu")
+]
 
 
 @pytest.fixture(scope="module")
@@ -96,20 +114,24 @@ def test_a_new_experiment_is_listed_and_planned(checkout: Path) -> None:
     assert all(cell_id in "".join(planned.split()) for cell_id in IDS)
 
 
-def test_a_new_experiment_and_a_new_stage_kind_end_in_one_report(checkout: Path) -> None:
-    run(
-        checkout, "--exp", "connector_ablation", "--profile", worlds.PROFILE, "--root", "out",
-        "--set", "align.num_steps=2",
-    )  # fmt: skip
+def test_a_users_file_and_a_new_stage_kind_end_in_one_report(
+    checkout: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "length_or_connector.py"
+    file.write_text(OUTSIDE)
+    arguments = ("--exp", str(file), "--profile", worlds.PROFILE, "--root", "out")
+    run(checkout, *arguments, "--set", "cell.target_share=0.4")
     lengths = sorted((checkout / "out" / "store" / "reply_length").glob("*/result/length.json"))
     assert len(lengths) == 4
     assert all(json.loads(path.read_text())["characters"] >= 0 for path in lengths)
-    folder = checkout / "out" / "grids" / f"connector_ablation-{worlds.PROFILE}"
+    folder = checkout / "out" / "grids" / f"length_or_connector-{worlds.PROFILE}"
     cells = json.loads((folder / "grid.json").read_text())["cells"]
-    assert [cell["cell_id"] for cell in cells] == IDS
-    assert {cell["axes"]["instruct.num_steps"] for cell in cells} == {3, 5}
+    assert [cell["cell_id"] for cell in cells] == OUTSIDE_IDS
+    assert {cell["fields"]["instruct.num_steps"] for cell in cells} == {60, 5}
+    assert (folder / "experiment.py").read_text() == OUTSIDE
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
     page = (folder / "report" / "report.html").read_text()
-    for text in ("mlp2x_gelu", "linear", "num_steps", "reply_length"):
+    for text in ("mlp2x_gelu", "linear", "length", "long", "reply_length"):
         assert text in page
     rows = (folder / "report" / "cells.csv").read_text()
-    assert all(cell_id in rows for cell_id in IDS)
+    assert all(cell_id in rows for cell_id in OUTSIDE_IDS)

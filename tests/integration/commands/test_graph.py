@@ -16,8 +16,14 @@ from configuration.run_config import RunConfig
 from core.config import dump_config, load_config
 from core.errors import ConfigError
 from experiments import run
-from experiments.registry import experiments as all_experiments
-from experiments.registry import get_experiment, is_grid, questions, select, with_seeds
+from experiments.registry import (
+    experiment_names,
+    get_experiment,
+    is_grid,
+    questions,
+    select,
+    with_seeds,
+)
 from pipeline.graph import Graph, StageNode, build_graph
 from pipeline.stages.registry import stage_kinds
 from tests.support import small_world as worlds
@@ -25,7 +31,7 @@ from tests.support import small_world as worlds
 CELL_IDS = [
     f"general_share{share}{text}_s0" for text in ("", "_txt") for share in (0, 20, 40, 60, 80, 100)
 ]
-GRIDS = sorted(name for name, module in all_experiments().items() if is_grid(module))
+GRIDS = [name for name in experiment_names() if is_grid(get_experiment(name))]
 TRAINED = ("align", "instruct")
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from configuration.axes import name_cells, vary
 from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError
 from experiments.grids import embedded_backbones, mix_ablation
-from experiments.registry import with_seeds
+from experiments.registry import select, with_seeds
 from experiments.run_steps.grid_description import check_continues
 
 _NUM_CELLS = 12
@@ -43,6 +44,22 @@ def test_a_full_id_replicates_one_cell(selector: str) -> None:
 def test_an_axis_replicates_the_cells_with_its_value() -> None:
     counts = _counts("text_only=true=2")
     assert {text for (_, text), number in counts.items() if number == 2} == {True}
+
+
+def test_axes_and_fields_of_variants_select_cells() -> None:
+    base = load_config(RunConfig, Path("configs/embedded.yaml"))
+    length = {"short": {}, "long": {"instruct.num_steps": 1800}}
+    configs = vary(base, {"length": length, "instruct.optim.lr": (1e-3, 1e-4)})
+    seeds = [c.cell.seed for c in with_seeds(configs, 1, ["length=long=3"])]
+    assert seeds == [0, 0, 0, 1, 2, 0, 1, 2]
+    cells = name_cells(configs)
+    for pattern, found in (
+        ("lr=1e-3", [0, 2]), ("optim.lr=0.0001", [1, 3]), ("num_steps=1800", [2, 3]),
+        ("length=short", [0, 1]), ("lengthlong", [2, 3]),
+    ):  # fmt: skip
+        assert select(cells, [pattern]) == [cells[at] for at in found], pattern
+    with pytest.raises(ConfigError, match="AXIS=VALUE"):
+        select(cells, ["lr=1e-5"])
 
 
 def test_other_cells_keep_the_number_of_seeds() -> None:

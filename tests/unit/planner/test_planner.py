@@ -15,7 +15,7 @@ from core.errors import ConfigError, DataError
 from core.process.stop import StopFlag
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.option_likelihood import beginnings
-from experiments.registry import experiments, is_grid
+from experiments.registry import experiment_names, get_experiment, is_grid
 from experiments.run_steps.launching import resource_estimate
 from experiments.run_steps.planning import make_plan
 from lightning_modules.compute import StrategyName
@@ -39,7 +39,7 @@ from planner.workload import Load
 from reporting.dry_run.memory_fixes import memory_fixes
 from reporting.dry_run.tables import format_span, show_plan
 
-GRIDS = sorted(name for name, module in experiments().items() if is_grid(module))
+GRIDS = [name for name in experiment_names() if is_grid(get_experiment(name))]
 CONNECTOR = 1024 * 4096 + 4096
 LLAMA_8B = 8_030_261_248
 TOWER = 303_507_456

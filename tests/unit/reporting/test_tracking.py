@@ -1,6 +1,7 @@
 """Tracking: one parent per grid and one child per stage, without duplicates, across outages."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
@@ -279,6 +280,10 @@ def test_evaluation_has_every_axis_as_a_parameter(tmp_path: Path) -> None:
     params = payload.stage_params(stage, grid.cells_of(stage.address))
     assert params["model.connector.kind"] == "mlp2x_gelu"
     assert params["instruct.num_steps"] == "300"
+    cells = [dataclasses.replace(one, fields={"align.num_steps": 600}) for one in grid.cells[:2]]
+    assert payload.stage_params(stage, cells)["align.num_steps"] == "600"
+    cells[1] = dataclasses.replace(cells[1], fields={"align.num_steps": 7})
+    assert "align.num_steps" not in payload.stage_params(stage, cells)
 
 
 def test_names_are_valid_for_mlflow() -> None:
