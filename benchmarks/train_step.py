@@ -57,7 +57,7 @@ from datamodules.batches.packing import plan_step
 from datamodules.shards.source import Source
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import VlmModule
-from models.connector import ConnectorConfig, ConnectorKind, build_connector
+from models.connector import ConnectorConfig, build_connector
 from models.vlm import VisionLanguageModel
 
 FOLDER = Path(__file__).parents[1] / "data" / "embedded"
@@ -259,7 +259,7 @@ def _ref(source: str, key: str, encoded: EncodedSample) -> SampleRef:
 def our_model(llava: LlavaForConditionalGeneration, chat: ChatFormat) -> VisionLanguageModel:
     """Build our model with the weights of LLaVA."""
     connector = build_connector(
-        ConnectorConfig(kind=ConnectorKind.MLP2X_GELU),
+        ConnectorConfig(kind="mlp2x_gelu"),
         vision_width=VISION_WIDTH,
         model_width=llava.config.text_config.hidden_size,
         seed=0,

@@ -20,7 +20,7 @@ from evaluation.retention import RetentionConfig
 from lightning_modules.compute import ComputeConfig
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
-from models.connector import ConnectorConfig
+from models.connector import ConnectorConfig, get_connector_class
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.towers.vision_tower import VisionTowerConfig
@@ -28,7 +28,7 @@ from models.towers.vision_tower import VisionTowerConfig
 ALIGN_POLICY = FreezePolicy(connector=True, language_model=False)
 """Parts of the model that stage 1 trains."""
 INSTRUCT_POLICY = FreezePolicy(connector=True, language_model=True)
-"""Parts of the model that stage 2 trains."""
+"""Parts of the model that stage 2 trains, unless its architecture freezes the language model."""
 
 
 def _check_amount(
@@ -188,10 +188,22 @@ class ModelConfig:
     tower: VisionTowerConfig = dataclasses.field(default_factory=VisionTowerConfig)
     """The frozen vision tower."""
     connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
-    """Connector from the features of the tower to the language model."""
+    """Architecture: how the features of the tower reach the language model."""
     cache_features: bool = True
     """Compute the features of the frozen tower once per image and cache them on disk. Worthwhile if
-    every image is seen several times; otherwise the tower runs in every step."""
+    every image is seen several times; otherwise the tower runs in every step. The architecture
+    single_stream has nothing to cache."""
+
+    @property
+    def vision(self) -> VisionTowerConfig:
+        """The tower that the architecture uses."""
+        connector = get_connector_class(self.connector.kind)
+        return connector.choose_tower(self.tower, self.connector.own_options)
+
+    @property
+    def has_feature_cache(self) -> bool:
+        """True if features are computed once per image."""
+        return self.cache_features and get_connector_class(self.connector.kind).caches_features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,6 +253,9 @@ class TrainConfig:
     """Standard deviation of Gaussian noise added to cached features."""
     max_bad_fraction: float = 0.01
     """Maximum share of unusable samples of a source; more are an error."""
+    policy: FreezePolicy | None = None
+    """Parts of the model that the stage trains. None is the connector in stage 1; in stage 2 also
+    the language model, except with cross_attention, whose language model stays frozen."""
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     """Tuning method of the language model, in stages that train it."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
@@ -332,8 +347,18 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; set two different languages")
-        stages = (("align", self.align, ALIGN_POLICY), ("instruct", self.instruct, INSTRUCT_POLICY))
+        stages = (
+            ("align", self.align, self.align_policy),
+            ("instruct", self.instruct, self.instruct_policy),
+        )
+        can_compile = get_connector_class(self.model.connector.kind).can_compile
         for name, stage, policy in stages:
+            if stage.compute.compile_blocks and not can_compile:
+                raise ConfigError(
+                    f"{name}.compute.compile_blocks=true is not supported with "
+                    f"model.connector.kind={self.model.connector.kind}, which works between the "
+                    "blocks; set compile_blocks=false"
+                )
             check_combination(
                 name,
                 optimizer=stage.optim.optimizer,
@@ -342,6 +367,17 @@ class RunConfig:
                 precision=self.trainer.precision,
                 trains_language_model=policy.language_model,
             )
+
+    @property
+    def align_policy(self) -> FreezePolicy:
+        """Parts of the model that stage 1 trains."""
+        return self.align.policy or ALIGN_POLICY
+
+    @property
+    def instruct_policy(self) -> FreezePolicy:
+        """Parts of the model that stage 2 trains."""
+        learns = get_connector_class(self.model.connector.kind).trains_language_model
+        return self.instruct.policy or (INSTRUCT_POLICY if learns else ALIGN_POLICY)
 
     @property
     def backbone(self) -> BackboneConfig:

@@ -145,7 +145,6 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     from core.chat.format import ChatFormat, load_tokenizer
     from core.chat.templates import TEMPLATES
     from datamodules.mixture_datamodule import MixtureDataModule
-    from models.towers.vision_tower import count_image_tokens
     from pipeline.stages.training import TrainingStage
 
     spec = node.stage
@@ -154,7 +153,7 @@ def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     chat = ChatFormat(
         load_tokenizer(spec.model.language_model.path, revision=spec.model.language_model.revision),
         TEMPLATES[spec.model.template],
-        num_image_tokens=count_image_tokens(spec.model.tower),
+        num_image_tokens=spec.model.num_image_tokens,
     )
     module = MixtureDataModule(
         # Noise is added to features, and none are loaded here.

@@ -1,9 +1,9 @@
 """Sharding of a model over several devices (FSDP2), and loading of sharded weights.
 
 Every decoder block, the embeddings and the output layer are groups of their own, gathered only when
-they compute; the connector and the final norm are in the root group. Parts without trainable
-parameters are replicated on every rank: sharding a frozen language model in stage 1 would only add
-communication.
+they compute, as are the layers of a connector that works inside the decoder. Other parts of a
+connector and the final norm are in the root group. Parts without trainable parameters are
+replicated on every rank: sharding a frozen language model in stage 1 would only add communication.
 """
 
 import json
@@ -59,6 +59,9 @@ def shard_model(model: VisionLanguageModel, mesh: DeviceMesh, policy: MixedPreci
         for block in decoder_blocks(model.language_model):
             fully_shard(block, mesh=mesh, mp_policy=policy)
         _shard_vocabulary(model.language_model, mesh, policy)
+    if any(p.requires_grad for p in model.connector.parameters()):
+        for group in model.connector.sharding_groups():
+            fully_shard(group, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=replicated)
 
 

@@ -4,6 +4,7 @@ Shape legend: core/samples.py.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from core.errors import ConfigError, DataError
 from core.samples import MicroBatch, find_placeholders
 from models.connector import Connector
-from models.fusion import fuse
+from models.image_layout import packed_layout, row_layout
 from models.language.attention import AttentionKind, attention_inputs
 from models.language.generation import (
     EmbeddedPrompts,
@@ -65,6 +66,7 @@ class VisionLanguageModel(nn.Module):
             raise ConfigError(
                 f"image token {image_token_id} is outside the vocabulary of {vocabulary}"
             )
+        connector.attach(language_model)
         self.tower = tower
         self.connector = connector
         self.language_model = language_model
@@ -113,6 +115,7 @@ class VisionLanguageModel(nn.Module):
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
             **attention_inputs(micro_batch, self.attention, embeds_BTD.dtype),
+            **self._packed_arguments(features_NPE, micro_batch),
         ).last_hidden_state
         return hidden_BTD
 
@@ -133,13 +136,12 @@ class VisionLanguageModel(nn.Module):
             image_positions_M = find_placeholders(input_ids_BT, self.image_token_id)
         embeds_BTD: torch.Tensor = self.language_model.get_input_embeddings()(input_ids_BT)
         if features_NPE is not None:
-            # The features must match the compute dtype of the connector under mixed precision.
-            projected_NPD = self.connector(features_NPE.to(next(self.connector.parameters()).dtype))
-            return fuse(embeds_BTD, projected_NPD, image_positions_M)
+            return self.connector.embed_images(embeds_BTD, features_NPE, image_positions_M)
         if num_placeholders := image_positions_M.numel():
             raise DataError(f"{num_placeholders} placeholders in the tokens, 0 images in the batch")
         if torch.is_grad_enabled():
-            embeds_BTD = embeds_BTD + self._idle_connector(embeds_BTD.dtype)
+            # Otherwise the gradients of the connector would be missing on this rank.
+            embeds_BTD = embeds_BTD + self.connector.idle().to(embeds_BTD.dtype)
         return embeds_BTD
 
     def generate(
@@ -227,14 +229,26 @@ class VisionLanguageModel(nn.Module):
     @torch.no_grad()
     def _embed_batch(self, prompts: Sequence[Prompt], pad_token_id: int) -> EmbeddedPrompts:
         batch = split_prompts(prompts)
-        heads_HPD, is_head_HP = self._embed_rows(batch.heads, batch.head_images, pad_token_id)
-        tails_BTD, is_tail_BT = self._embed_rows(batch.tails, batch.tail_images, pad_token_id)
+        heads_HPD, is_head_HP, sees_HP = self._embed_rows(
+            batch.heads, batch.head_images, pad_token_id
+        )
+        tails_BTD, is_tail_BT, sees_BT = self._embed_rows(
+            batch.tails, batch.tail_images, pad_token_id
+        )
+        images = [prompt.image for prompt in prompts]
+        head_images = [batch.head_images[head] for head in batch.head_of]
+        is_after_B1 = torch.tensor([[image is not None] for image in head_images])
+        has_image_B1 = torch.tensor([[image is not None] for image in images])
+        sees_BT = sees_BT | is_after_B1.to(self.device)
         return EmbeddedPrompts(
             heads_HPD=heads_HPD,
             is_head_HP=is_head_HP,
             head_of_B=torch.tensor(batch.head_of, device=self.device),
             tails_BTD=tails_BTD,
             is_tail_BT=is_tail_BT,
+            head_arguments=self._row_arguments(batch.head_images, sees_HP),
+            tail_arguments=self._row_arguments(images, sees_BT),
+            next_arguments=self._row_arguments(images, has_image_B1.to(self.device)),
         )
 
     def _embed_rows(
@@ -242,13 +256,40 @@ class VisionLanguageModel(nn.Module):
         rows: Sequence[np.ndarray],
         images: Sequence[torch.Tensor | None],
         pad_token_id: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the left-padded embeddings (B, T, D) and a mask of the tokens (B, T)."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the left-padded embeddings (B, T, D) and two masks (B, T).
+
+        They are of the tokens, and of the first placeholder of a row and all positions after it.
+        """
         ids, is_token = left_padded(rows, pad_token_id)
         input_ids_BT = torch.from_numpy(ids)
         positions_M = find_placeholders(input_ids_BT, self.image_token_id).to(self.device)
         embeds_BTD = self.embed(input_ids_BT.to(self.device), self._stack(images), positions_M)
-        return embeds_BTD, torch.from_numpy(is_token).to(self.device)
+        sees_BT = torch.from_numpy((ids == self.image_token_id).cumsum(axis=1) > 0)
+        return embeds_BTD, torch.from_numpy(is_token).to(self.device), sees_BT.to(self.device)
+
+    def _row_arguments(
+        self, images: Sequence[torch.Tensor | None], sees_BT: torch.Tensor
+    ) -> dict[str, Any]:
+        """Return the connector's arguments of the decoder for rows with one image or none."""
+        present = [image for image in images if image is not None]
+        if not present or not self.connector.works_inside:
+            return {}
+        blank = torch.zeros_like(present[0])
+        features_NPE = self._stack([blank if image is None else image for image in images])
+        if features_NPE is None:
+            return {}
+        return self.connector.decoder_arguments(features_NPE, row_layout(sees_BT))
+
+    def _packed_arguments(
+        self, features_NPE: torch.Tensor | None, micro_batch: MicroBatch
+    ) -> dict[str, Any]:
+        """Return the connector's arguments of the decoder for packed rows."""
+        if features_NPE is None or not self.connector.works_inside:
+            return {}
+        num_image_tokens = micro_batch.image_positions_M.numel() // features_NPE.shape[0]
+        layout = packed_layout(micro_batch, num_image_tokens=num_image_tokens)
+        return self.connector.decoder_arguments(features_NPE, layout)
 
     @torch.no_grad()
     def _encode_distinct_images(
@@ -291,15 +332,3 @@ class VisionLanguageModel(nn.Module):
             )
         features_NPE: torch.Tensor = self.tower(pixels_NCHW)
         return features_NPE
-
-    def _idle_connector(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return a zero whose graph contains every parameter of the connector.
-
-        A text-only micro-batch does not use the connector, but data-parallel training needs the
-        gradient of every parameter on every rank (otherwise DDP raises and FSDP hangs).
-        """
-        weight = next(self.connector.parameters())
-        shape = (1, 1, self.connector.vision_width)
-        features_NPE = torch.zeros(shape, device=weight.device, dtype=weight.dtype)
-        zero: torch.Tensor = 0.0 * self.connector(features_NPE).sum().to(dtype)
-        return zero

@@ -13,7 +13,7 @@ from configuration.vlm_spec import VlmSpec
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from datamodules.batches.feature_cache import FeatureCache
-from models.connector import build_connector
+from models.connector import build_connector, count_placeholders
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
 from models.language.language_model import (
     empty_language_model,
@@ -115,15 +115,17 @@ def _build_model(
 ) -> tuple[VisionLanguageModel, ChatFormat]:
     """Build the model with pretrained parts and a fresh connector, and its chat format."""
     tower = load_vision_tower(spec.tower) if cache is None else None
-    width, num_tokens = _feature_shape(tower, cache)
+    width, num_features = _feature_shape(tower, cache)
     connector = build_connector(
         spec.connector,
         vision_width=width,
         model_width=language_model.config.hidden_size,
         seed=seed,
+        language_model=language_model.config,
     )
+    num_image_tokens = count_placeholders(spec.connector, num_features)
     tokenizer = load_tokenizer(spec.language_model.path, revision=spec.language_model.revision)
-    chat = ChatFormat(tokenizer, TEMPLATES[spec.template], num_image_tokens=num_tokens)
+    chat = ChatFormat(tokenizer, TEMPLATES[spec.template], num_image_tokens=num_image_tokens)
     fit_vocabulary(language_model, len(tokenizer))
     model = VisionLanguageModel(
         tower, connector, language_model, image_token_id=chat.image_token_id
@@ -143,7 +145,7 @@ def _load_parts(model: VisionLanguageModel, results: Sequence[Path]) -> None:
 
 
 def _feature_shape(tower: VisionTower | None, cache: FeatureCache | None) -> tuple[int, int]:
-    """Return the width of the visual features and the number of visual tokens of an image."""
+    """Return the width of the visual features and their number for one image."""
     if tower is not None:
         return tower.width, tower.num_image_tokens
     if cache is None:

@@ -157,7 +157,7 @@ class _MeasuredSources:
     def find(self, path: str, stage: TrainingStage) -> tuple[Source, SourceLengths] | None:
         """Return a source and its lengths for a stage; None if they can't be known here."""
         model, style = stage.model, stage.stream.prompt_style
-        key = (path, model.language_model, model.template, model.tower, style)
+        key = (path, model.language_model, model.template, model.num_image_tokens, style)
         if key not in self._known:
             self._known[key] = self._measure(Path(path), stage)
         return self._known[key]

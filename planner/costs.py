@@ -76,7 +76,7 @@ def training_cost(
     """Return the cost of a training stage; `model` is counted with its tuning method."""
     memory = training_memory(stage, model, load, setup)
     return Cost(
-        flops=_training_flops(stage, model, load, setup),
+        flops=training_flops(stage, model, load, has_tower=setup.has_tower),
         memory=_with_reserve(memory),
         uses_float8=stage.precision is Precision.FLOAT8_MIXED,
     )
@@ -106,7 +106,7 @@ def evaluation_cost(
     steps += sum(limit * n for limit, n in load.num_alone.items())
     images = model.image_flops * load.num_images if has_tower else 0.0
     return Cost(
-        flops=sum(_block_flops(model, load)) + images,
+        flops=sum(_block_flops(model, load)) + images + _connector_flops(model, load),
         memory=_with_reserve(memory),
         read_bytes=steps * language_model,
     )
@@ -132,9 +132,10 @@ def retention_cost(settings: RetentionConfig, model: Footprint) -> Cost:
     return Cost(flops=sum(_block_flops(model, load)) + head, memory=_with_reserve(memory))
 
 
-def _training_flops(
-    stage: TrainingFields, model: Footprint, load: Load, setup: TrainingSetup
+def training_flops(
+    stage: TrainingFields, model: Footprint, load: Load, *, has_tower: bool
 ) -> float:
+    """Return the floating point operations of a training stage."""
     is_full = stage.policy.language_model and stage.tuning.kind is TuningKind.FULL
     passes = 1 + (2 if is_full else 1)  # forward; gradients of inputs (and of weights)
     every = stage.compute.checkpoint_blocks
@@ -150,9 +151,15 @@ def _training_flops(
         if stage.policy.language_model and not is_full
         else 0.0
     )
-    connector = 2.0 * 3 * load.num_images * model.num_image_tokens * model.connector
-    tower = model.image_flops * load.num_images if setup.has_tower else 0.0
+    connector = 3 * _connector_flops(model, load)
+    tower = model.image_flops * load.num_images if has_tower else 0.0
     return blocks + head + adapters + connector + tower
+
+
+def _connector_flops(model: Footprint, load: Load) -> float:
+    """Return the forward FLOPs of the connector; a document with an image has it at its start."""
+    following = load.num_images * load.document_tokens
+    return load.num_images * model.connector_image_flops + following * model.connector_token_flops
 
 
 def _block_flops(model: Footprint, load: Load) -> tuple[float, float]:

@@ -113,6 +113,12 @@ class Estimator:
         cost = costs.training_cost(stage, model, load, setup)
         return _estimate(model, load, weights, cost, num_states=states)
 
+    def training_flops(self, stage: TrainingFields, *, has_tower: bool) -> float:
+        """Return the floating point operations of a training stage."""
+        load = self._workloads.of_training(stage)
+        model = count_model(stage.model, stage.tuning)
+        return costs.training_flops(stage, model, load, has_tower=has_tower)
+
     def evaluation(self, stage: EvaluationStageFields, *, has_tower: bool) -> StageEstimate:
         """Estimate the generation of all replies on one GPU."""
         load = self._workloads.of_evaluation(stage)

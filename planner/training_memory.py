@@ -91,7 +91,7 @@ def training_memory(
 ) -> dict[str, float]:
     """Return the bytes of every part at the peak of a step, without a reserve."""
     sizes = _Sizes.of(stage)
-    kept = _kept_bytes(stage, model, setup)
+    kept = _kept_bytes(stage, model, setup) + _connector_bytes(stage, sizes, model, load)
     moments = [{"tower": _tower_bytes(stage, model, load)}] if setup.has_tower else []
     moments += [
         {"activations": kept, **moment}
@@ -129,6 +129,15 @@ def _kept_bytes(stage: TrainingFields, model: Footprint, setup: TrainingSetup) -
     recomputed = -(-model.num_blocks // every) if every else 0
     whole = model.num_blocks - recomputed
     return float(whole * setup.block.kept + recomputed * setup.block.inputs)
+
+
+def _connector_bytes(stage: TrainingFields, sizes: _Sizes, model: Footprint, load: Load) -> float:
+    """Return what a connector inside the decoder keeps; recomputed with the blocks it precedes."""
+    if stage.compute.checkpoint_blocks == 1:
+        return 0.0
+    per_token = load.num_images * load.document_tokens / max(load.num_tokens, 1.0)
+    tokens = stage.stream.micro_batch_tokens * min(per_token, 1.0)
+    return tokens * model.connector_token_values * sizes.compute
 
 
 def _loss_moments(
@@ -189,5 +198,5 @@ def _reduced_bytes(sizes: _Sizes, num_weights: int, count: int) -> float:
 
 def _tower_bytes(stage: TrainingFields, model: Footprint, load: Load) -> float:
     images = stage.stream.micro_batch_tokens * load.num_images / max(load.num_tokens, 1.0)
-    patches = images * model.num_image_tokens
+    patches = images * model.num_features
     return images * model.image_bytes + patches * _TOWER_WORK * model.hidden_size

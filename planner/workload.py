@@ -23,7 +23,6 @@ from evaluation.benchmarks.items import Benchmark, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.reasked import NUM_ALONE, WORDED_KINDS, shuffled_per_group
 from evaluation.option_likelihood import beginnings
-from models.towers.vision_tower import VisionTowerConfig, count_image_tokens
 
 TOKENS_PER_QUESTION = 60
 """Mean of the embedded benchmark; profiles with other benchmarks state their own number."""
@@ -139,7 +138,7 @@ class Workloads:
     def of_evaluation(self, stage: EvaluationFields) -> Load:
         """Return the questions in all languages, with a blank image, and of the sanity checks."""
         rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
-        num_image_tokens = _count_image_tokens(stage.model.tower)
+        num_image_tokens = stage.model.num_image_tokens
         groups = {path: self._questions_by_group(path) for path in stage.benchmarks}
         scored = sum(
             kind is not Benchmark.WILD for of_path in groups.values() for kind, _ in of_path
@@ -213,7 +212,7 @@ class Workloads:
         return path in self._expected and not Path(path).exists()
 
     def _lengths(self, path: str, model: VlmSpec, style: PromptStyle) -> _Lengths:
-        key = (path, model.language_model, model.template, model.tower, style)
+        key = (path, model.language_model, model.template, model.num_image_tokens, style)
         if key not in self._known:
             is_guessed = path in self._expected and not (
                 Path(path).exists() and _has_tokenizer(model)
@@ -228,7 +227,7 @@ class Workloads:
         images = 1.0 if source.has_images else 0.0
         return _Lengths(
             num_samples=source.num_samples,
-            tokens=source.text_tokens[language] + images * _count_image_tokens(model.tower),
+            tokens=source.text_tokens[language] + images * model.num_image_tokens,
             loss_tokens=source.loss_tokens.get(language, source.text_tokens[language]),
             images=images,
             is_expected=True,
@@ -247,18 +246,11 @@ class Workloads:
 
 
 @cache
-def _count_image_tokens(tower: VisionTowerConfig) -> int:
-    return count_image_tokens(tower)
-
-
-@cache
 def chat_of(model: VlmSpec) -> ChatFormat:
     """Return the chat format of a model."""
     language_model = model.language_model
     tokenizer = load_tokenizer(language_model.path, revision=language_model.revision, is_local=True)
-    return ChatFormat(
-        tokenizer, TEMPLATES[model.template], num_image_tokens=_count_image_tokens(model.tower)
-    )
+    return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=model.num_image_tokens)
 
 
 @cache

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 from core.errors import CheckpointError, ConfigError, unknown_name
 from core.io.reading import reading
-from models.connector import ConnectorConfig, ConnectorKind, LinearConnector, MlpConnector
+from models.connector import ConnectorConfig, count_placeholders, empty_connector
 from models.language.language_model import LanguageModelConfig
 from models.towers.vision_tower import VisionTower, VisionTowerConfig, empty_vision_tower
 from models.vlm import VisionLanguageModel
@@ -69,6 +69,8 @@ class EmptyVlm:
 
     model: VisionLanguageModel
     tower: VisionTower
+    num_image_tokens: int
+    """Positions that an image takes in the text."""
 
 
 def empty_vlm(
@@ -82,13 +84,16 @@ def empty_vlm(
     """
     empty_tower = empty_vision_tower(tower)
     empty_lm = empty_shaped_model(language_model)
-    is_linear = connector.kind is ConnectorKind.LINEAR
     with torch.device("meta"):
-        empty_connector = (LinearConnector if is_linear else MlpConnector)(
-            empty_tower.width, empty_lm.config.hidden_size
+        fresh = empty_connector(
+            connector,
+            vision_width=empty_tower.width,
+            model_width=empty_lm.config.hidden_size,
+            language_model=empty_lm.config,
         )
-    model = VisionLanguageModel(empty_tower, empty_connector, empty_lm, image_token_id=0)
-    return EmptyVlm(model=model, tower=empty_tower)
+    model = VisionLanguageModel(empty_tower, fresh, empty_lm, image_token_id=0)
+    num_image_tokens = count_placeholders(connector, empty_tower.num_image_tokens)
+    return EmptyVlm(model=model, tower=empty_tower, num_image_tokens=num_image_tokens)
 
 
 def empty_shaped_model(config: LanguageModelConfig) -> PreTrainedModel:

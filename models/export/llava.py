@@ -14,7 +14,9 @@ from transformers import CLIPVisionConfig, LlavaConfig, PreTrainedModel
 
 from core.chat.format import ChatFormat
 from core.errors import ConfigError
-from models.connector import Connector, LinearConnector
+from models.architectures.linear import LinearConnector
+from models.architectures.mlp2x_gelu import MlpConnector
+from models.connector import Connector
 from models.vlm import VisionLanguageModel
 
 _LOG = logging.getLogger("irudimen.export")
@@ -82,8 +84,14 @@ def projector_weights(
     A linear connector W is represented exactly because gelu(x) - gelu(-x) = x: the first layer
     computes [x, -x, 0], the second applies [W, -W, 0]. That needs 2 E <= D.
     """
-    if not isinstance(connector, LinearConnector):
+    if isinstance(connector, MlpConnector):
         return "gelu", dict(connector.state_dict()), ()
+    if not isinstance(connector, LinearConnector):
+        raise ConfigError(
+            f"{type(connector).__name__} has no counterpart in stock LLaVA, which has a projector "
+            "of two layers; no class of transformers joins a CLIP ViT and this language model in "
+            "this way (docs/reference/architectures.md); chat with it through experiments.chat"
+        )
     weight_DE, bias_D = connector.proj.weight.detach(), connector.proj.bias.detach()
     width = connector.vision_width
     eye_EE = torch.eye(width, dtype=weight_DE.dtype, device=weight_DE.device)
@@ -98,7 +106,7 @@ def projector_weights(
     if width > model_width:
         raise ConfigError(
             f"a linear connector from {width} to {model_width} does not fit LLaVA's projector, "
-            "whose hidden width is the language model's; train with model.connector.kind=MLP2X_GELU"
+            "whose hidden width is the language model's; train with model.connector.kind=mlp2x_gelu"
         )
     first_DE[:width], second_DD[:, :width] = eye_EE, weight_DE
     warning = (

@@ -6,6 +6,8 @@ beginning of several prompts is computed once, and its keys and values are copie
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +36,11 @@ class EmbeddedPrompts:
     """Index of every prompt's head."""
     tails_BTD: torch.Tensor
     is_tail_BT: torch.Tensor
+    head_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further arguments of the decoder for the heads, of connectors that work inside it."""
+    tail_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    next_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Those for one new token of every prompt."""
 
 
 @torch.no_grad()
@@ -62,6 +69,7 @@ def greedy_decode(
             "input_ids": next_B[:, None],
             "position_ids": next_position_B1,
             "attention_mask": key_mask_BS[:, None, None, :],
+            **prompts.next_arguments,
         }
         next_position_B1 = next_position_B1 + 1
     return _truncate_at_end(new_ids, limits.end_token_id)
@@ -90,6 +98,7 @@ def start_tails(
         "inputs_embeds": prompts.tails_BTD,
         "position_ids": positions_of(key_mask_BS)[:, -num_tail:],
         "attention_mask": torch.cat([head_mask_B1TP, tail_mask_B1TT], dim=-1),
+        **prompts.tail_arguments,
     }
 
 
@@ -104,6 +113,7 @@ def _prefill_heads(
             attention_mask=prompt_mask(prompts.is_head_HP),
             past_key_values=cache,
             use_cache=True,
+            **prompts.head_arguments,
         )
         cache.batch_select_indices(prompts.head_of_B)
     return prompts.is_head_HP[prompts.head_of_B]

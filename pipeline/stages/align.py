@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Self
 
-from configuration.run_config import ALIGN_POLICY, RunConfig, Stages
+from configuration.run_config import RunConfig, Stages
 from pipeline.stages.training import TrainingStage
 
 
@@ -19,4 +19,4 @@ class AlignStage(TrainingStage):
         """Return stage 1 of a cell."""
         if config.cell.stages is Stages.INSTRUCT_ONLY:
             return None
-        return cls.from_train_config(config, config.align, policy=ALIGN_POLICY, text_only={})
+        return cls.from_train_config(config, config.align, policy=config.align_policy, text_only={})

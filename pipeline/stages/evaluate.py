@@ -10,13 +10,7 @@ import torch
 
 from callbacks.metrics_log import write_progress
 from configuration.mixture import benchmark_manifests
-from configuration.run_config import (
-    ALIGN_POLICY,
-    INSTRUCT_POLICY,
-    EvaluateConfig,
-    RunConfig,
-    Stages,
-)
+from configuration.run_config import EvaluateConfig, RunConfig, Stages
 from configuration.vlm_spec import VlmSpec
 from core.errors import PreemptedError
 from core.process.log import get_logger
@@ -73,7 +67,7 @@ class EvaluateStage(Stage):
             benchmarks=benchmarks,
             languages=(config.languages.base, config.languages.target),
             settings=config.evaluate,
-            policy=ALIGN_POLICY if is_aligned_only else INSTRUCT_POLICY,
+            policy=config.align_policy if is_aligned_only else config.instruct_policy,
             tuning=last_stage.tuning,
         )
 

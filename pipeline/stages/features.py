@@ -50,14 +50,14 @@ class FeaturesStage(Stage):
     @classmethod
     def from_config(cls, config: RunConfig) -> Self | None:
         """Collect the image sources of both stages and of the benchmarks."""
-        if not config.model.cache_features:
+        if not config.model.has_feature_cache:
             return None
         stages = (config.align, config.instruct)
         lines = [line for stage in stages for line in used_lines(stage.visual).values()]
         base = config.languages.base
         paths = {manifest_path(config, f"{line.source}_{base}") for line in lines}
         paths.update(benchmark_manifests(config))
-        return cls(tower=config.model.tower, sources=tuple(sorted(paths)))
+        return cls(tower=config.model.vision, sources=tuple(sorted(paths)))
 
     @property
     def manifests(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar, Self
 
-from configuration.run_config import INSTRUCT_POLICY, RunConfig, Stages
+from configuration.run_config import RunConfig, Stages
 from pipeline.stages.training import TrainingStage
 
 
@@ -21,4 +21,5 @@ class InstructStage(TrainingStage):
             return None
         stage = config.instruct
         text_only = stage.text_only if config.cell.text_only else {}
-        return cls.from_train_config(config, stage, policy=INSTRUCT_POLICY, text_only=text_only)
+        policy = config.instruct_policy
+        return cls.from_train_config(config, stage, policy=policy, text_only=text_only)

@@ -25,9 +25,9 @@ class OutOfDomainFeaturesStage(FeaturesStage):
     def from_config(cls, config: RunConfig) -> Self | None:
         """Collect the out-of-domain benchmarks that exist."""
         paths = out_of_domain_manifests(config)
-        if not paths or not config.model.cache_features:
+        if not paths or not config.model.has_feature_cache:
             return None
-        return cls(tower=config.model.tower, sources=tuple(sorted(paths)))
+        return cls(tower=config.model.vision, sources=tuple(sorted(paths)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

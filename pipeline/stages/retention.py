@@ -24,6 +24,7 @@ from evaluation.retention import (
     run_retention,
     save_retention,
 )
+from models.connector import ConnectorConfig
 from models.freezing import cast_all
 from models.language.adapters import TuningConfig
 from models.language.language_model import load_language_model
@@ -55,7 +56,9 @@ class RetentionBaselineStage(Stage):
         """Score the backbone of a cell."""
         if not config.retention.tasks:
             return None
-        return cls._from_tuning(config, TuningConfig())
+        # Only the language model is scored: cells of all architectures share the stage run.
+        plain = dataclasses.replace(config.model, connector=ConnectorConfig())
+        return cls._from_tuning(dataclasses.replace(config, model=plain), TuningConfig())
 
     @classmethod
     def _from_tuning(cls, config: RunConfig, tuning: TuningConfig) -> Self:

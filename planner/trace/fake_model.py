@@ -105,7 +105,7 @@ def fake_micro_batch(
         _document(
             length=row_tokens // per_row,
             image=image if index < num_images else None,
-            num_image_tokens=tower.num_image_tokens,
+            num_image_tokens=vlm.num_image_tokens,
             num_loss_tokens=round(num_loss_tokens / (num_rows * per_row)),
         )
         for index in range(num_rows * per_row)

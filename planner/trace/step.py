@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_modules.optim import build_optimizer
 from models.accounting.fake_model import constants_of, dropout_of_a_gpu
 from models.accounting.live_memory import LiveMemory
 from models.accounting.shapes import empty_vlm
+from models.connector import get_connector_class
 from models.language.generation import decoder_and_output_layer
 from models.sharding import reduce_gradients
 from models.vlm import VisionLanguageModel
@@ -62,7 +64,10 @@ def trace_memory(
         count: Number of ranks.
         num_blocks: Decoder blocks of the whole model.
     """
-    period = stage.compute.checkpoint_blocks or 1  # both traces end like the whole model
+    connector = stage.model.connector
+    inside = get_connector_class(connector.kind).block_period(connector.own_options)
+    # Both traces end like the whole model.
+    period = math.lcm(stage.compute.checkpoint_blocks or 1, inside)
     few = min(num_blocks, _FEW_BLOCKS + (num_blocks - _FEW_BLOCKS) % period)
     more = min(num_blocks, few + period * -(-_MORE_BLOCKS // period))
     trace = functools.partial(trace_step, stage, load, has_tower=has_tower, count=count)

@@ -22,7 +22,7 @@ from reporting.settings import describe_equal_cells
 
 _HOUR = 3600.0
 _COLUMNS = ("stage run", "address", "cells", "steps", "samples", "tokens", "epochs (source)",
-            "trained", "frozen", "memory", "time", "state")  # fmt: skip
+            "trained", "frozen", "operations", "memory", "time", "state")  # fmt: skip
 _LEFT_ALIGNED = ("stage run", "epochs (source)", "state")
 _MISSING_SHOWN = 4
 _MINUTES_BELOW_H, _DECIMALS_BELOW_H = 2.0, 10.0
@@ -132,6 +132,7 @@ def _show_stages(
             *(f"{count:,.0f}" if count else "" for count in counts),
             load.epochs,
             *(f"{count / 1e6:,.2f} M" if count else "" for count in parameters),
+            "" if numbers.estimate.cost is None else f"{numbers.estimate.cost.flops:.1e}",
             numbers.memory,
             numbers.time,
             "data missing" if graph.missing else state,

@@ -38,6 +38,7 @@ PLANS = (
     ("stage_ablation", "embedded"),
     ("text_only_ablation", "embedded"),
     ("share_amount", "embedded"),
+    ("architecture_ablation", "embedded"),
     ("mix_ablation", "small"),
     ("full_grid", "paper"),
 )

@@ -37,14 +37,22 @@ class World:
         return node
 
 
-def build_ranks_world(folder: Path) -> World:
-    """Build a world whose stages were trained by one process, in `one`; it is the directory."""
+def build_ranks_world(folder: Path, *settings: str) -> World:
+    """Build a world whose stages were trained by one process, in `one`; it is the directory.
+
+    Args:
+        folder: The folder of the world.
+        settings: Further arguments of `--set`.
+    """
     worlds.build_world(folder)
     steps = [f"{stage}.num_steps={NUM_STEPS}" for stage in ("align", "instruct")]
-    arguments = worlds.grid_arguments("one", "--set", *steps)
+    arguments = worlds.grid_arguments("one", "--set", *steps, *settings)
     graph = make_plan(request_of(run.build_parser().parse_args(arguments))).graph
     world = World(folder=folder, graph=graph)
+    kinds = {node.kind for node in graph.nodes.values()}
     for kind in ("features", "align", "instruct"):
+        if kind not in kinds:  # an architecture without a tower
+            continue
         train(world, kind, root="one", devices=1)
     return world
 

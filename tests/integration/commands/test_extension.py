@@ -19,12 +19,11 @@ EXPERIMENT = '''\
 
 from configuration.axes import vary
 from configuration.run_config import RunConfig
-from models.connector import ConnectorKind
 
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return four cells: two connectors, two lengths of stage 2."""
-    kinds = (ConnectorKind.LINEAR, ConnectorKind.MLP2X_GELU)
+    kinds = ("linear", "mlp2x_gelu")
     return vary(base, {"model.connector.kind": kinds, "instruct.num_steps": (3, 5)})
 '''
 OUTSIDE = '''\

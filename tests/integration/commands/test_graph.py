@@ -154,7 +154,7 @@ def test_execution_settings_do_not_change_an_address(world: Path, override: str)
         ("align.optim.lr=0.002", {*TRAINED, "evaluate"}),
         ("cell.seed=1", {*TRAINED, "evaluate"}),
         ("trainer.precision=bf16-true", {*TRAINED, "evaluate"}),
-        ("model.connector.kind=MLP2X_GELU", {*TRAINED, "evaluate"}),
+        ("model.connector.kind=mlp2x_gelu", {*TRAINED, "evaluate"}),
     ],
 )
 def test_settings_that_determine_a_result_change_its_address(

@@ -20,7 +20,7 @@ from transformers import (
 
 from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.samples import MicroBatch
-from models.connector import Connector, ConnectorConfig, ConnectorKind, build_connector
+from models.connector import Connector, ConnectorConfig, build_connector
 from models.freezing import FreezePolicy, apply_freeze
 from models.towers.image_transform import ImageTransform
 from models.towers.libraries.open_clip import OpenClipTower
@@ -179,8 +179,8 @@ def gradients(model: VisionLanguageModel, batches: Sequence[MicroBatch]) -> dict
     return found | {"loss": total.detach() / sum(int(loss.num_loss_tokens) for loss in losses)}
 
 
-@pytest.mark.parametrize("kind", list(ConnectorKind))
-def test_packed_equals_unpacked(kind: ConnectorKind) -> None:
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
+def test_packed_equals_unpacked(kind: str) -> None:
     llava = build_llava()
     connector = build_connector(
         ConnectorConfig(kind=kind), vision_width=VISION_WIDTH, model_width=MODEL_WIDTH, seed=1
@@ -240,7 +240,7 @@ def assert_same_logits(llava: LlavaForConditionalGeneration, model: VisionLangua
 def test_mlp_connector_equals_llava() -> None:
     llava = build_llava()
     connector = build_connector(
-        ConnectorConfig(kind=ConnectorKind.MLP2X_GELU),
+        ConnectorConfig(kind="mlp2x_gelu"),
         vision_width=VISION_WIDTH,
         model_width=MODEL_WIDTH,
         seed=1,
@@ -282,7 +282,7 @@ def test_penultimate_features_equal_hugging_face() -> None:
 def test_generation_equals_llava() -> None:
     llava = build_llava()
     connector = build_connector(
-        ConnectorConfig(kind=ConnectorKind.MLP2X_GELU),
+        ConnectorConfig(kind="mlp2x_gelu"),
         vision_width=VISION_WIDTH,
         model_width=MODEL_WIDTH,
         seed=1,

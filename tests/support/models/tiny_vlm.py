@@ -21,8 +21,18 @@ IMAGE, VOCABULARY, VISION_WIDTH = 5, 61, 16
 NUM_IMAGE_TOKENS = 4
 
 
-def build_model(*, num_layers: int = 3) -> VisionLanguageModel:
-    """Build a model without a tower; its weights are the same in every call."""
+OPTIONS = {
+    "resampler": {"num_queries": 3, "num_layers": 2, "num_heads": 4},
+    "cross_attention": {"every_n_blocks": 2},
+}
+"""Options of the architectures of `build_model`."""
+
+
+def build_model(*, num_layers: int = 3, kind: str = "linear") -> VisionLanguageModel:
+    """Build a model without a tower; its weights are the same in every call.
+
+    Gates, which start at zero, are open.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32,
@@ -34,8 +44,16 @@ def build_model(*, num_layers: int = 3) -> VisionLanguageModel:
         initializer_range=0.3,
     )
     connector = build_connector(
-        ConnectorConfig(), vision_width=VISION_WIDTH, model_width=32, seed=0
+        ConnectorConfig(kind=kind, options=OPTIONS),
+        vision_width=VISION_WIDTH,
+        model_width=32,
+        seed=0,
+        language_model=config,
     )
+    with torch.no_grad():
+        for name, parameter in connector.named_parameters():
+            if "gate" in name and parameter.ndim == 1:
+                parameter.fill_(0.7)
     language_model = LlamaForCausalLM(config).eval()
     return VisionLanguageModel(None, connector, language_model, image_token_id=IMAGE)
 

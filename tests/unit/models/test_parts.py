@@ -11,7 +11,7 @@ from torch import nn
 from core.chat.tokens import IGNORE_INDEX
 from core.errors import CheckpointError, DataError
 from core.samples import MicroBatch, find_placeholders
-from models.connector import ConnectorConfig, ConnectorKind, build_connector
+from models.connector import ConnectorConfig, build_connector
 from models.fusion import fuse
 from models.loss import summed_cross_entropy
 from models.weights import list_parts, load_weights, save_weights
@@ -22,8 +22,8 @@ IMAGE = 9
 # --- connector ---
 
 
-@pytest.mark.parametrize("kind", list(ConnectorKind))
-def test_a_connector_depends_on_its_seed_only(kind: ConnectorKind) -> None:
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
+def test_a_connector_depends_on_its_seed_only(kind: str) -> None:
     config = ConnectorConfig(kind=kind)
     build = [build_connector(config, vision_width=6, model_width=8, seed=s) for s in (3, 3, 4)]
     torch.manual_seed(99)

@@ -20,7 +20,7 @@ from experiments.run_steps.planning import make_plan
 from models.accounting.kept import block_memory
 from models.accounting.live_memory import LiveMemory
 from models.accounting.shapes import EmptyVlm
-from models.connector import LinearConnector
+from models.connector import ConnectorConfig, empty_connector
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
 from models.language.blocks import decoder_blocks
@@ -65,9 +65,9 @@ def tiny_llama() -> LlamaForCausalLM:
 
 def tiny_memory(**changes: Any) -> Any:
     with torch.device("meta"):
-        connector = LinearConnector(8, 64)
+        connector = empty_connector(ConnectorConfig(), vision_width=8, model_width=64)
     model = VisionLanguageModel(None, connector, tiny_llama().to("meta"), image_token_id=0)
-    vlm = EmptyVlm(model=model, tower=None)  # type: ignore[arg-type]
+    vlm = EmptyVlm(model=model, tower=None, num_image_tokens=1)  # type: ignore[arg-type]
     settings = {"tuning": TuningConfig(), "policy": TRAINS, "precision": Precision.FLOAT32}
     settings |= {"is_sharded": False, "is_compiled": False, "num_tokens": 512}
     return block_memory(vlm, **(settings | changes))

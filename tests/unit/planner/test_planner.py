@@ -335,8 +335,9 @@ def tiny_footprint(model: LlamaForCausalLM, *, adapters: int = 0) -> Footprint:
         quantisable=matrices, adapters=adapters,
         block=sum(p.numel() for p in blocks[0].parameters()), num_blocks=3, hidden_size=64,
         output_layer=96 * 64, has_tied_embeddings=False,
-        inner_size=160, cache_width=64, vocab_size=96, num_image_tokens=0, image_flops=0.0,
-        image_bytes=0,
+        inner_size=160, cache_width=64, vocab_size=96, num_features=0, num_image_tokens=0,
+        connector_image_flops=0.0, connector_token_flops=0.0, connector_token_values=0.0,
+        image_flops=0.0, image_bytes=0,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Connectors by name: one module per architecture (see `models.connector`)."""

@@ -1,0 +1,348 @@
+"""Architectures: parity with reference implementations, packing, generation, freezing."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from transformers import IdeficsConfig
+from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
+from transformers.models.mllama.modeling_mllama import MllamaCrossAttentionDecoderLayer
+
+from core.errors import ConfigError, DataError
+from core.samples import EncodedSample, MicroBatch, SampleRef
+from datamodules.batches.collate import ReadySample, RowLayout, collate_micro_batch
+from models.architectures.cross_attention import CrossAttentionConnector
+from models.architectures.resampler import ResamplerConnector
+from models.connector import (
+    ConnectorConfig,
+    build_connector,
+    connector_kinds,
+    count_placeholders,
+)
+from models.freezing import FreezePolicy, apply_freeze
+from models.language.adapters import TuningConfig, TuningKind, add_adapters, merge_adapters
+from models.language.blocks import checkpoint_activations
+from models.sharding import gather_tensor, shard_model, sharding_policy
+from models.vlm import VisionLanguageModel
+from tests.support.models.tiny_vlm import (
+    IMAGE,
+    OPTIONS,
+    VISION_WIDTH,
+    VOCABULARY,
+    build_model,
+    one_rank,
+)
+
+NUM_FEATURES, PAD, END = 4, 0, 7
+KINDS = connector_kinds()
+
+
+def num_placeholders(kind: str) -> int:
+    return count_placeholders(ConnectorConfig(kind=kind, options=OPTIONS), NUM_FEATURES)
+
+
+def make_samples(kind: str, count: int = 7) -> list[ReadySample]:
+    """Make documents of which most have an image, and some have branches after it."""
+    rng = np.random.default_rng(3)
+    samples = []
+    for number in range(count):
+        has_image = number % 4 != 2
+        before, after = int(rng.integers(1, 4)), int(rng.integers(3, 9))
+        places = num_placeholders(kind) if has_image else 0
+        ids_T = np.concatenate(
+            [rng.integers(10, VOCABULARY, before), [IMAGE] * places,
+             rng.integers(10, VOCABULARY, after)]
+        ).astype(np.int64)  # fmt: skip
+        mask_T = np.arange(len(ids_T)) > before + places
+        branches_T = np.zeros(len(ids_T), dtype=np.int64)
+        if number % 3 == 0:
+            branches_T[-2:] = 1
+        image = torch.from_numpy(rng.normal(size=(NUM_FEATURES, VISION_WIDTH))).float()
+        ref = SampleRef(
+            position=number, source="s", language="eu", key=str(number),
+            num_tokens=len(ids_T), num_loss_tokens=int(mask_T.sum()),
+        )  # fmt: skip
+        encoded = EncodedSample(input_ids_T=ids_T, loss_mask_T=mask_T, branch_ids_T=branches_T)
+        samples.append(ReadySample(ref=ref, encoded=encoded, image=image if has_image else None))
+    return samples
+
+
+def collate(rows: Sequence[Sequence[ReadySample]], *, is_end_to_end: bool = False) -> MicroBatch:
+    return collate_micro_batch(
+        rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True,
+        layout=RowLayout(is_end_to_end=is_end_to_end, multiple=8),
+    )  # fmt: skip
+
+
+def loss_and_gradients(
+    model: VisionLanguageModel, batches: Sequence[MicroBatch]
+) -> dict[str, torch.Tensor]:
+    """Return the sum of the losses of some batches and the gradients of all parameters."""
+    model.zero_grad()
+    total = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        loss = model(batch).loss_sum
+        loss.backward()
+        total += loss.detach()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": total, **found}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        scale = max(1.0, float(value.abs().max()))
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6 * scale, msg=name)
+
+
+# --- configuration ---
+
+
+def test_unknown_names_and_options_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"model.connector.kind 'resampeler'. Did you mean 'res"):
+        ConnectorConfig(kind="resampeler")
+    with pytest.raises(ConfigError, match=r"options.resampler 'queries'"):
+        ConnectorConfig(options={"resampler": {"queries": 3}})
+    with pytest.raises(ConfigError, match=r"resampler.num_queries must be at least 1, got 0"):
+        ConnectorConfig(options={"resampler": {"num_queries": 0}})
+    with pytest.raises(ConfigError, match=r"num_heads=8 does not divide .* 12"):
+        build_connector(ConnectorConfig(kind="resampler"), vision_width=12, model_width=8, seed=0)
+    with pytest.raises(ConfigError, match="every_n_blocks=2, but the language model has 1 blocks"):
+        build_model(kind="cross_attention", num_layers=1)
+
+
+def test_only_options_of_the_chosen_architecture_are_part_of_the_address() -> None:
+    assert ConnectorConfig(options=OPTIONS).resolved() == ConnectorConfig()
+    resolved = ConnectorConfig(kind="resampler", options={"resampler": {"num_queries": 9}})
+    assert resolved.resolved().options == {
+        "resampler": {"num_queries": 9, "num_layers": 2, "num_heads": 8}
+    }
+    assert hash(resolved) != hash(resolved.resolved())
+
+
+# --- parity with reference implementations ---
+
+
+def test_resampler_equals_the_perceiver_of_idefics() -> None:
+    config = IdeficsConfig(vision_config={"embed_dim": 16}, perceiver_config={})
+    config.perceiver_config.qk_layer_norms_perceiver = False
+    torch.manual_seed(0)
+    theirs = IdeficsPerceiverResampler(config, 16, depth=2, n_heads=4, head_dim=4, n_latents=3)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ours = build_connector(
+        ConnectorConfig(kind="resampler", options=OPTIONS), vision_width=16, model_width=16, seed=1
+    )
+    assert isinstance(ours, ResamplerConnector)
+    names = {
+        "context_layer_norm": "features_norm", "latents_layer_norm": "queries_norm",
+        "output_proj": "o_proj", "fc": "up_proj", "c_proj": "down_proj", "ln": "mlp_norm",
+        "latents": "queries_QE", "layer_norm": "norm",
+    }  # fmt: skip
+    state = {}
+    for name, value in theirs.state_dict().items():
+        parts = [names.get(part, part) for part in name.split(".")]
+        if parts[0] == "blocks":  # blocks.LAYER.0 is attention, blocks.LAYER.1 the MLP
+            parts = ["layers", parts[1], *parts[3:]]
+        state[".".join(parts)] = value
+    state |= {"proj.weight": torch.eye(16), "proj.bias": torch.zeros(16)}
+    ours.load_state_dict(state, strict=True)
+    features_NPE = torch.randn(5, 7, 16)
+    torch.testing.assert_close(ours(features_NPE), theirs(features_NPE), rtol=1e-5, atol=1e-5)
+
+
+def test_cross_attention_layer_equals_that_of_llama_3_2_vision() -> None:
+    model = build_model(kind="cross_attention")
+    ours, lm = model.connector, model.language_model.config
+    assert isinstance(ours, CrossAttentionConnector)
+    config = MllamaTextConfig(
+        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        num_hidden_layers=3, cross_attention_layers=[1], rms_norm_eps=lm.rms_norm_eps,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    theirs = MllamaCrossAttentionDecoderLayer(config, layer_idx=1)
+    layer, images = ours.layers[0].state_dict(), ours.images[0].state_dict()
+    names = {
+        "input_norm.weight": "input_layernorm.weight", "mlp_norm.weight":
+        "post_attention_layernorm.weight", "attention_gate": "cross_attn_attn_gate",
+        "mlp_gate": "cross_attn_mlp_gate",
+    }  # fmt: skip
+    state = {f"cross_attn.{name}": value for name, value in images.items()}
+    for name, value in layer.items():
+        is_mlp = name.startswith(("gate_", "up_", "down_"))
+        state[names.get(name, f"{'mlp' if is_mlp else 'cross_attn'}.{name}")] = value
+    theirs.load_state_dict(state, strict=True)
+    hidden_NLD, projected_NPD = torch.randn(2, 5, 32), torch.randn(2, 6, 32)
+    found = ours.layers[0](hidden_NLD, *ours.images[0](projected_NPD))
+    everything = torch.zeros(2, 1, 5, 6)  # without a mask, transformers attends causally
+    expected = theirs(hidden_NLD, projected_NPD, everything, None, None)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+# --- packing ---
+
+
+@pytest.mark.parametrize("is_end_to_end", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_rows_equal_single_samples(kind: str, is_end_to_end: bool) -> None:
+    model, samples = build_model(kind=kind, num_layers=4).double(), make_samples(kind)
+    packed = collate([samples[:3], samples[3:]], is_end_to_end=is_end_to_end)
+    single = [collate([[sample]]) for sample in samples]
+    assert_close(loss_and_gradients(model, [packed]), loss_and_gradients(model, single))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputed_blocks_give_the_same_gradients(kind: str) -> None:
+    model, batch = build_model(kind=kind, num_layers=4).double(), collate([make_samples(kind)])
+    expected = loss_and_gradients(model, [batch])
+    checkpoint_activations(model.language_model, every=1)
+    assert_close(loss_and_gradients(model, [batch]), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_depends_on_the_image(kind: str) -> None:
+    model, samples = build_model(kind=kind), make_samples(kind)[:1]
+    loss = model(collate([samples])).loss_sum
+    other = [ReadySample(ref=s.ref, encoded=s.encoded, image=-s.image) for s in samples]  # type: ignore[operator]
+    assert abs(model(collate([other])).loss_sum - loss) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_only_rows_give_every_parameter_a_gradient_of_zero(kind: str) -> None:
+    model = build_model(kind=kind)
+    model(collate([[make_samples(kind)[2]]])).loss_sum.backward()
+    for name, parameter in model.connector.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+# --- generation ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_generation_equals_whole_forward_passes(kind: str) -> None:
+    model, samples = build_model(kind=kind, num_layers=4), make_samples(kind, 9)
+    prompts = [sample.encoded.input_ids_T for sample in samples]
+    images = [sample.image for sample in samples]
+    # Several questions about one image share its head.
+    prompts += [np.append(prompts[0], [20 + n]) for n in range(6)]
+    images += [images[0]] * 6
+    found = model.generate(
+        prompts, images, max_new_tokens=5, end_token_id=END, pad_token_id=PAD, batch_size=4
+    )
+    for prompt, image, answer in zip(prompts, images, found, strict=True):
+        ids = prompt.copy()
+        for token in itertools.takewhile(lambda token: token != IMAGE, [*answer, END][:5]):
+            logits_V = _logits(model, ids, image)[-1]
+            assert logits_V[token] >= logits_V.max() - 1e-5
+            ids = np.append(ids, token)
+    assert len({tuple(answer) for answer in found}) > 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihoods_equal_those_of_whole_forward_passes(kind: str) -> None:
+    model, samples = build_model(kind=kind), make_samples(kind, 5)
+    conversations = [(sample.encoded.input_ids_T, 2) for sample in samples]
+    images = [sample.image for sample in samples]
+    found = model.log_likelihoods(conversations, images, pad_token_id=PAD, batch_size=3)
+    for (ids, _), image, likelihood in zip(conversations, images, found, strict=True):
+        logs_TV = _logits(model, ids, image).log_softmax(dim=-1)
+        expected = sum(float(logs_TV[at - 1, ids[at]]) for at in (-2, -1))
+        assert likelihood == pytest.approx(expected, abs=1e-4)
+
+
+@torch.no_grad()
+def _logits(
+    model: VisionLanguageModel, ids: np.ndarray, image: torch.Tensor | None
+) -> torch.Tensor:
+    mask_T = np.zeros(len(ids), dtype=bool)
+    encoded = EncodedSample(
+        input_ids_T=ids, loss_mask_T=mask_T, branch_ids_T=np.zeros(len(ids), dtype=np.int64)
+    )
+    ref = SampleRef(
+        position=0, source="s", language="eu", key="k", num_tokens=len(ids), num_loss_tokens=0
+    )
+    batch = collate_micro_batch(
+        [[ReadySample(ref=ref, encoded=encoded, image=image)]], pad_token_id=PAD,
+        image_token_id=IMAGE, is_features=True,
+    )  # fmt: skip
+    return model.logits(batch)[0]
+
+
+# --- cross-attention ---
+
+
+def test_closed_gates_and_missing_images_leave_the_language_model_as_it_is() -> None:
+    model, samples = build_model(kind="cross_attention"), make_samples("cross_attention")
+    with torch.no_grad():
+        reference = build_model(kind="cross_attention")
+        for name, parameter in reference.connector.named_parameters():
+            if name.endswith("_gate"):
+                parameter.zero_()
+    text, image = collate([[samples[2]]]), collate([[samples[1]]])
+    assert torch.equal(model.logits(text), reference.logits(text))
+    assert not torch.allclose(model.logits(image), reference.logits(image), atol=1e-3)
+    plain = reference.language_model(image.input_ids_BT, use_cache=False).logits
+    num_tokens = image.num_tokens  # the rest is padding
+    torch.testing.assert_close(reference.logits(image)[:, :num_tokens], plain[:, :num_tokens])
+
+
+def test_cross_attention_rejects_misaligned_images() -> None:
+    model, (sample, other, *_) = build_model(kind="cross_attention"), make_samples("linear")
+    with pytest.raises(DataError, match="8 placeholders in the tokens, 2 images"):
+        model(collate([[sample, other]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_new_parameters_are_the_part_connector(kind: str) -> None:
+    model = build_model(kind=kind)
+    report = apply_freeze(model, FreezePolicy(connector=True, language_model=False))
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {f"connector.{name}" for name, _ in model.connector.named_parameters()}
+    assert report.num_trainable == sum(p.numel() for p in model.connector.parameters())
+
+
+# --- sharding and adapters ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sharded_models_have_the_same_gradients(kind: str, learns: bool) -> None:
+    policy, samples = FreezePolicy(language_model=learns), make_samples(kind)
+    batches = [collate([samples]), collate([[samples[2]]])]  # the second one has no image
+    single = build_model(kind=kind, num_layers=4)
+    apply_freeze(single, policy)
+    expected = loss_and_gradients(single, batches)
+    with one_rank() as mesh:
+        model = build_model(kind=kind, num_layers=4)
+        apply_freeze(model, policy)
+        shard_model(model, mesh, sharding_policy("32-true"))
+        found = {
+            name: gather_tensor(value) for name, value in loss_and_gradients(model, batches).items()
+        }
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_trained_and_merged(kind: str) -> None:
+    model, samples = build_model(kind=kind), make_samples(kind)
+    tuning = TuningConfig(kind=TuningKind.LORA, rank=2, alpha=4.0, dropout=0.0)
+    add_adapters(model.language_model, tuning, seed=0)
+    apply_freeze(model.double(), FreezePolicy(language_model=True))
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trainable} == {"connector", "language_model"}
+    assert all("lora_" in name for name in trainable if name.startswith("language_model"))
+    with torch.no_grad():
+        for name, parameter in model.language_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    packed, single = collate([samples]), [collate([[sample]]) for sample in samples]
+    assert_close(loss_and_gradients(model, [packed]), loss_and_gradients(model, single))
+    before = model.logits(packed)
+    merge_adapters(model.language_model)
+    torch.testing.assert_close(model.logits(packed), before, rtol=1e-5, atol=1e-5)
