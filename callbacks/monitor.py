@@ -1,4 +1,4 @@
-"""Callback that logs loss, throughput, padding, source shares and bad samples of a training run.
+"""Callback that logs losses, throughput, padding, source shares and bad samples of a training run.
 
 The monitor comes before the checkpoint callback and writes immediately. Lightning's own `log` waits
 until all callbacks have run, so a run that is stopped right after a save would lose that line.
@@ -19,8 +19,9 @@ _INVALID_METRIC_CHARS = re.compile(r"[^\w .-]+")
 
 
 class StreamMonitor(Callback):
-    """Log the module's metrics, throughput, batch density, and the share of every source.
+    """Log the module's metrics, throughput, batch density, and share and loss of every source.
 
+    Losses by source and language are means over all loss tokens since the last line, on all ranks.
     Throughput and density are those of this rank since the last line. Shares and epochs cover all
     ranks and attempts exactly: they follow from the order of samples, without communication.
     """
@@ -31,9 +32,14 @@ class StreamMonitor(Callback):
         self._positions = 0
         self._since = 0.0
 
-    def on_train_start(self, *args: Any) -> None:
-        """Start the clock."""
-        del args
+    def on_train_start(
+        self,
+        trainer: lightning.Trainer,
+        module: VlmModule,  # type: ignore[override]  # the only module class in use
+    ) -> None:
+        """Start the clock and the losses by source."""
+        languages = MixtureDataModule.of(trainer).source_languages()
+        module.source_losses.begin(languages, module.device)
         self._since = time.perf_counter()
 
     def on_train_batch_end(
@@ -56,6 +62,7 @@ class StreamMonitor(Callback):
         now = time.perf_counter()
         values = {
             **{name: float(value) for name, value in module.step_metrics.items()},
+            **module.source_losses.take(),
             "train/tokens_per_s": self._tokens / max(now - self._since, 1e-9),
             "train/density": self._tokens / max(self._positions, 1),
         }

@@ -61,6 +61,10 @@ class TrainerConfig:
     """Also keep the checkpoints of every n-th step; 0 keeps none."""
     log_every_n_steps: int = 10
     """Interval of logged metrics, in optimizer steps."""
+    gradient_agreement_every_n_steps: int = 0
+    """Interval of the cosine between the gradients of the languages (`gradient_cosine`), in steps
+    and as a multiple of `log_every_n_steps`; 0 never measures it. Each measurement takes about as
+    long as the step itself per language, and 4 bytes per trained parameter and language."""
     allow_data_change: bool = False
     """Resume a checkpoint although its data stream was different: a warning instead of an error."""
 
@@ -78,6 +82,18 @@ class TrainerConfig:
         for name in ("hours_between_failures", "hung_after_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"trainer.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("retries", "num_workers", "keep_every_n_steps", "checkpoint_every_n_steps"):
+        for name in (
+            "retries",
+            "num_workers",
+            "keep_every_n_steps",
+            "checkpoint_every_n_steps",
+            "gradient_agreement_every_n_steps",
+        ):
             if (value := getattr(self, name)) < 0:
                 raise ConfigError(f"trainer.{name} must be 0 or more, got {value}")
+        if self.gradient_agreement_every_n_steps % self.log_every_n_steps:
+            raise ConfigError(
+                f"trainer.gradient_agreement_every_n_steps={self.gradient_agreement_every_n_steps} "
+                f"is not a multiple of trainer.log_every_n_steps={self.log_every_n_steps}; "
+                "measurements between two lines would be lost"
+            )

@@ -152,6 +152,11 @@ class MicroBatch:
     """Number of stretches of equal document and branch."""
     has_branches: bool
     """Whether any document has branches."""
+    loss_sources_K: torch.Tensor
+    """int32; for each of `loss_positions_K`, the index of its source in `sources`. Empty if the
+    samples are not known."""
+    sources: tuple[str, ...]
+    """Names of the sources of the samples, sorted."""
 
     @classmethod
     def of_rows(  # noqa: PLR0913 - one argument per tensor
@@ -175,6 +180,9 @@ class MicroBatch:
         starts_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
         offsets = np.append(np.flatnonzero(starts_BT), documents_BT.size)
         starts_BT[:, 1:] |= branches_BT[:, 1:] != branches_BT[:, :-1]
+        sources = tuple(sorted({ref.source for ref in samples}))
+        numbers = [sources.index(ref.source) for ref in samples]
+        loss_sources = np.repeat(numbers, [ref.num_loss_tokens for ref in samples])
         return cls(
             input_ids_BT=input_ids_BT,
             labels_BT=labels_BT,
@@ -190,6 +198,8 @@ class MicroBatch:
             longest_document=int(np.diff(offsets).max()),
             num_segments=int(starts_BT.sum()),
             has_branches=bool(branches_BT.any()),
+            loss_sources_K=torch.from_numpy(loss_sources.astype(np.int32)),
+            sources=sources,
         )
 
     @property

@@ -100,6 +100,10 @@ class MixtureDataModule(LightningDataModule):
             raise TypeError(f"the trainer's data module is {module!r}, expected {cls.__name__}")
         return module
 
+    def source_languages(self) -> dict[str, str]:
+        """Return the language of every source that the stream reads from, by name."""
+        return {name: source.language for name, source in _used_sources(self.stream).items()}
+
     def prepare_data(self) -> None:
         """Measure lengths once per node, so that the other ranks only load them."""
         for source in _used_sources(self._open_stream()).values():

@@ -22,10 +22,13 @@ from core.process.distributed import all_reduce_sum, max_over_ranks
 from core.rng import torch_seed
 from core.samples import MicroBatch, StepBatch, empty_micro_batch
 from datamodules.batches.packing import GROUP_RANKS
+from lightning_modules.gradient_agreement import gradient_agreement
 from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.precision import check_rotary_frequencies
+from lightning_modules.source_losses import SourceLosses
 from lightning_modules.strategy import ReplicatedStrategy, ShardedStrategy
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze, cast_all
+from models.loss import LossSum
 from models.sharding import (
     gather_tensor,
     materialise,
@@ -34,6 +37,9 @@ from models.sharding import (
     sharding_policy,
 )
 from models.vlm import VisionLanguageModel
+
+_SOURCE_LOSSES = "source_losses"
+"""Key of the state of a checkpoint with the losses by source since the last logged line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +77,10 @@ class VlmModule(lightning.LightningModule):
         self.optim = optim
         self.num_steps = num_steps
         self.freeze_report: FreezeReport = apply_freeze(model, policy)
+        self.source_losses = SourceLosses()
+        """Loss by source, measured if a callback begins it (callbacks/monitor.py)."""
+        self.agreement_every_n_steps = 0
+        """Interval of `gradient_agreement` in steps; 0 never measures it."""
         self.step_metrics: dict[str, torch.Tensor | float] = {}
         """Metrics of the last step, logged by callbacks/monitor.py."""
 
@@ -104,18 +114,24 @@ class VlmModule(lightning.LightningModule):
             names = ("dropout", self.trainer.global_step, self.global_rank)
             torch.manual_seed(torch_seed(self.dropout_seed, *names))
         optimizer = cast(LightningOptimizer, self.optimizers())
-        totals = torch.tensor([batch.num_loss_tokens], dtype=torch.float64, device=self.device)
-        num_loss_tokens = float(all_reduce_sum(totals).clamp(min=1).item())
+        numbers = [batch.num_loss_tokens, *self.source_losses.count_tokens(batch.micro_batches)]
+        totals = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        num_loss_tokens, *source_counts = all_reduce_sum(totals).tolist()
+        num_loss_tokens = max(num_loss_tokens, 1.0)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        agreement = self._measure_agreement(batch)
         micro_batches = self._equally_many(batch.micro_batches)
         last = len(micro_batches) - 1
         for index, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(is_last=index == last):
-                loss = self(micro_batch)
+                loss_of_batch: LossSum = self.model(micro_batch)
                 # DDP and FSDP average gradients over ranks; world_size undoes it.
-                self.manual_backward(loss * (self.trainer.world_size / num_loss_tokens))
-            loss_sum += loss.detach().double()
+                scale = self.trainer.world_size / num_loss_tokens
+                self.manual_backward(loss_of_batch.loss_sum * scale)
+            loss_sum += loss_of_batch.loss_sum.detach().double()
+            self.source_losses.add(micro_batch, loss_of_batch.token_losses_K)
         loss = (all_reduce_sum(loss_sum) / num_loss_tokens).float()
+        self.source_losses.end_step(source_counts)
         grad_norm = self._clip_gradients(optimizer, loss)
         optimizer.step()
         # See ReplicatedStrategy. Elsewhere, the memory of gradients is free between two steps.
@@ -124,7 +140,8 @@ class VlmModule(lightning.LightningModule):
         scheduler = cast(torch.optim.lr_scheduler.LambdaLR, self.lr_schedulers())
         lr = scheduler.get_last_lr()[0]
         scheduler.step()
-        self.step_metrics = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr}
+        steps = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr}
+        self.step_metrics = {**steps, **agreement}
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over the trainable parameters and its schedule."""
@@ -139,6 +156,7 @@ class VlmModule(lightning.LightningModule):
             for name, value in checkpoint["state_dict"].items()
             if name in self._trainable_names()
         }
+        checkpoint[_SOURCE_LOSSES] = self.source_losses.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reject a checkpoint of another freeze policy or model.
@@ -147,6 +165,7 @@ class VlmModule(lightning.LightningModule):
             CheckpointError: If its parameters are not those this stage trains.
         """
         self.check_saved_names(set(checkpoint["state_dict"]))
+        self.source_losses.restore(checkpoint.get(_SOURCE_LOSSES, {}))
 
     def check_saved_names(self, saved: set[str]) -> None:
         """Check the names of the weights in a checkpoint; see `on_load_checkpoint`."""
@@ -159,6 +178,13 @@ class VlmModule(lightning.LightningModule):
 
     def _trainable_names(self) -> set[str]:
         return {name for name, value in self.named_parameters() if value.requires_grad}
+
+    def _measure_agreement(self, batch: StepBatch) -> dict[str, float]:
+        """Return the agreement of the languages' gradients if it is due in this step."""
+        every = self.agreement_every_n_steps
+        if not every or (self.trainer.global_step + 1) % every:
+            return {}
+        return gradient_agreement(self.model, batch.micro_batches, self.source_losses.languages)
 
     def _equally_many(self, micro_batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Add empty micro-batches until all ranks have the same number.

@@ -21,6 +21,8 @@ class LossSum:
     """float32 scalar with gradient."""
     num_loss_tokens: int
     """Number of positions whose loss was summed."""
+    token_losses_K: torch.Tensor
+    """float32 loss of each of these positions, without gradient."""
 
 
 def summed_cross_entropy(
@@ -47,8 +49,10 @@ def summed_cross_entropy(
     labels_K = labels_BT.flatten().index_select(0, loss_positions_K)
     attached = getattr(output_layer, LOSS_METHOD, None)
     sum_loss = attached or partial(_sum_chunks, output_layer)
-    loss_sum = sum_loss(hidden_KD, labels_K, chunk=chunk)
-    return LossSum(loss_sum=loss_sum, num_loss_tokens=labels_K.numel())
+    loss_sum, token_losses_K = sum_loss(hidden_KD, labels_K, chunk=chunk)
+    return LossSum(
+        loss_sum=loss_sum, num_loss_tokens=labels_K.numel(), token_losses_K=token_losses_K
+    )
 
 
 def attach_loss(output_layer: nn.Module) -> None:
@@ -65,7 +69,7 @@ def _sum_chunks(
     labels_K: torch.Tensor,
     *,
     chunk: int,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     if not 0 < chunk < labels_K.numel():
         return _cross_entropy(hidden_KD, labels_K, output_layer)
     parts = [
@@ -74,13 +78,19 @@ def _sum_chunks(
         )
         for part in zip(torch.split(hidden_KD, chunk), torch.split(labels_K, chunk), strict=True)
     ]
-    return torch.stack(parts).sum()
+    sums, token_losses = zip(*parts, strict=True)
+    return torch.stack(sums).sum(), torch.cat(token_losses)
 
 
 def _cross_entropy(
     hidden_KD: torch.Tensor,
     labels_K: torch.Tensor,
     output_layer: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    logits_KV = output_layer(hidden_KD).float()
-    return functional.cross_entropy(logits_KV, labels_K, reduction="sum")
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the summed loss and the loss of every position, which has no gradient."""
+    # What cross_entropy computes, in two steps: the sum is rounded as it is there, and the losses
+    # of the positions are read from a result that the backward pass keeps anyway.
+    log_probs_KV = functional.log_softmax(output_layer(hidden_KD).float(), dim=-1)
+    loss_sum = functional.nll_loss(log_probs_KV, labels_K, reduction="sum")
+    token_losses_K = -log_probs_KV.detach().gather(1, labels_K[:, None])[:, 0]
+    return loss_sum, token_losses_K

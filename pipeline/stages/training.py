@@ -13,6 +13,7 @@ from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import RunConfig, TrainConfig
 from configuration.vlm_spec import VlmSpec
 from core.config import EXECUTION_ONLY
+from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.precision import Precision
 from core.process.log import get_logger
@@ -76,7 +77,17 @@ class TrainingStage(Stage):
         policy: FreezePolicy,
         text_only: Mapping[str, MixtureLineConfig],
     ) -> Self:
-        """Return the stage that a section of the configuration describes."""
+        """Return the stage that a section of the configuration describes.
+
+        Raises:
+            ConfigError: If the agreement of gradients is to be measured on sharded weights.
+        """
+        if config.trainer.gradient_agreement_every_n_steps and stage.compute.strategy.is_sharded:
+            raise ConfigError(
+                "trainer.gradient_agreement_every_n_steps needs whole gradients on every rank, but "
+                f"{cls.kind}.compute.strategy={stage.compute.strategy} shards them; set it to 0, "
+                "or strategy=ddp"
+            )
         stream = StreamConfig(
             mixture=stage_mixture(config, stage, text_only=text_only),
             prompt_style=stage.prompt_style,
@@ -187,6 +198,7 @@ def fit(
     strategy: StrategyName = StrategyName.AUTO,
 ) -> bool:
     """Train from the newest intact checkpoint; returns whether this process is rank 0."""
+    module.agreement_every_n_steps = context.trainer.gradient_agreement_every_n_steps
     checkpoint = latest_checkpoint(context.folder.checkpoints)
     trainer = build_trainer(
         context.folder.path,

@@ -19,8 +19,11 @@ from pipeline.store.store import StageFolder, Store
 from tests.support import small_world as worlds
 
 NUM_STEPS = 16
+AGREEMENT_STEPS = 8
+"""Interval of the gradient agreement of the process that trains alone."""
 TOLERANCE = 1e-5
 """Relative for losses, absolute for weights: sums of fp32 numbers in another order."""
+AGREEMENT = "gradient_cosine/en-eu"
 WORKER = "pipeline.launchers.worker"
 
 
@@ -53,7 +56,7 @@ def build_ranks_world(folder: Path, *settings: str) -> World:
     for kind in ("features", "align", "instruct"):
         if kind not in kinds:  # an architecture without a tower
             continue
-        train(world, kind, root="one", devices=1)
+        train(world, kind, root="one", devices=1, agreement_every_n_steps=AGREEMENT_STEPS)
     return world
 
 
@@ -65,6 +68,7 @@ def prepare(
     devices: int,
     num_nodes: int = 1,
     checkpoint_every_n_steps: int = 5,
+    agreement_every_n_steps: int = 0,
 ) -> StageFolder:
     """Return a stage folder that is ready to run, with its inputs from `one`."""
     node, store = world.node(kind), Store(Path(root))
@@ -79,6 +83,7 @@ def prepare(
         num_nodes=num_nodes,
         checkpoint_every_n_steps=checkpoint_every_n_steps,
         log_every_n_steps=1,
+        gradient_agreement_every_n_steps=agreement_every_n_steps,
     )
     write_execution(folder, Execution(root=root, num_threads=1, trainer=trainer))
     return folder
@@ -96,20 +101,36 @@ def run_to_the_end(world: World, folder: StageFolder) -> None:
     assert folder.is_done()
 
 
-def train(world: World, kind: str, *, root: str, devices: int) -> StageFolder:
+def train(
+    world: World, kind: str, *, root: str, devices: int, agreement_every_n_steps: int = 0
+) -> StageFolder:
     """Prepare a stage run and run it to the end."""
-    folder = prepare(world, kind, root=root, devices=devices)
+    folder = prepare(
+        world, kind, root=root, devices=devices, agreement_every_n_steps=agreement_every_n_steps
+    )
     run_to_the_end(world, folder)
     return folder
 
 
 def check_same(world: World, kind: str, folder: StageFolder) -> None:
-    """Compare losses and weights with those that one process trained."""
+    """Compare losses, also by language, and weights with those that one process trained."""
     single = Store(Path("one")).folder(kind, world.node(kind).address)
-    expected, found = worlds.series(single.path), worlds.series(folder.path)
-    assert sorted(found) == sorted(expected) == list(range(NUM_STEPS))
-    for step, loss in expected.items():
-        assert math.isclose(found[step], loss, rel_tol=TOLERANCE), (step, found[step], loss)
+    assert sorted(worlds.series(folder.path)) == list(range(NUM_STEPS))
+    for name in ("train/loss", "loss_by_language/en", "loss_by_language/eu"):
+        expected, found = worlds.series(single.path, name), worlds.series(folder.path, name)
+        assert sorted(found) == sorted(expected) != []
+        for step, loss in expected.items():
+            place = (name, step, found[step], loss)
+            assert math.isclose(found[step], loss, rel_tol=TOLERANCE), place
+    check_same_agreement(single, folder)
     theirs = safetensors.torch.load_file(single.result / "model.safetensors")
     ours = safetensors.torch.load_file(folder.result / "model.safetensors")
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
+
+
+def check_same_agreement(single: StageFolder, folder: StageFolder) -> None:
+    """Compare the agreement of gradients, where it was measured, with that of one process."""
+    expected, found = (worlds.series(one.path, AGREEMENT) for one in (single, folder))
+    assert sorted(expected) == [AGREEMENT_STEPS - 1, NUM_STEPS - 1]
+    for step, cosine in found.items():
+        assert math.isclose(cosine, expected[step], abs_tol=1e-4), (step, cosine, expected[step])

@@ -19,7 +19,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("kind", ["align", "instruct"])
 def test_two_ranks_train_like_one(world: World, kind: str) -> None:
-    ranks.check_same(world, kind, ranks.train(world, kind, root="two", devices=2))
+    folder = ranks.train(
+        world, kind, root="two", devices=2, agreement_every_n_steps=ranks.AGREEMENT_STEPS
+    )
+    ranks.check_same(world, kind, folder)
+    assert len(worlds.series(folder.path, ranks.AGREEMENT)) == 2
 
 
 def test_two_ranks_stop_together_and_one_resumes(world: World) -> None:

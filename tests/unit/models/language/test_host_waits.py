@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from core.samples import MicroBatch, find_placeholders
+from lightning_modules.source_losses import SourceLosses
 from models.language import attention
 from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations
@@ -65,8 +66,12 @@ def test_a_micro_batch_needs_no_value_on_the_host(
         checkpoint_activations(model.language_model, every=2)
     batch = fake_batch(packed(with_branches=with_branches, with_image=with_image), mode)
     with mode, torch.autocast("cpu", torch.bfloat16):
-        loss = model(batch).loss_sum
-        loss.backward()
+        loss = model(batch)
+        loss.loss_sum.backward()
+        losses = SourceLosses()
+        losses.begin({"s": "eu"}, torch.device("cpu"))
+        losses.add(batch, loss.token_losses_K)
+        losses.end_step(losses.count_tokens([batch]))
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
