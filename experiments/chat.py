@@ -20,7 +20,8 @@ from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
 from serving.cell import TrainedCell, find_cells
-from serving.talker import Talker, load_talkers
+from serving.own_format import describe_own
+from serving.talker import Talker, load_own_talker, load_talkers
 
 _MAX_CELLS = 2
 _EPILOG = """examples:
@@ -45,10 +46,15 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("chat options").add_argument
     add(
         "--run",
-        required=True,
         action="append",
         metavar="CELL",
         help="cell id or a unique part of it; repeat the option to compare two cells",
+    )
+    add(
+        "--model",
+        type=given_path,
+        metavar="FOLDER",
+        help="export in our own format (experiments.export --to irudimen) instead of --run",
     )
     add(
         "--image",
@@ -98,6 +104,27 @@ def find_chat_cells(args: argparse.Namespace) -> tuple[list[TrainedCell], str]:
     request = request_of(args)
     cells = find_cells(make_plan(request), args.run, root=request.root)
     return cells, args.language or cells[0].config.languages.target
+
+
+def load_chat(args: argparse.Namespace) -> tuple[list[Talker], str]:
+    """Load what answers, and return it with the language of the conversation.
+
+    Raises:
+        ConfigError: If not exactly one of --run and --model is given.
+    """
+    if bool(args.run) == bool(args.model):
+        raise ConfigError("give either --run CELL or --model FOLDER")
+    if args.model:
+        language = args.language or describe_own(args.model).languages[-1]
+        talker = load_own_talker(
+            args.model, language=language, style=args.style, max_new_tokens=args.max_new_tokens
+        )
+        return [talker], language
+    cells, language = find_chat_cells(args)
+    talkers = load_talkers(
+        cells, language=language, style=args.style, max_new_tokens=args.max_new_tokens
+    )
+    return talkers, language
 
 
 def chat_in_terminal(
@@ -155,10 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.ask is not None and not args.ask.strip():
         raise ConfigError("--ask is empty; write a question, or leave it out for several questions")
     image = b"" if args.page else _read_image(args.image)
-    cells, language = find_chat_cells(args)
-    talkers = load_talkers(
-        cells, language=language, style=args.style, max_new_tokens=args.max_new_tokens
-    )
+    talkers, language = load_chat(args)
     if args.page:
         from serving.chat_page.server import serve_page  # loads the web server, only needed here
 

@@ -1,4 +1,4 @@
-"""Export a trained cell in Hugging Face format.
+"""Export a trained cell in Hugging Face format, or in our own.
 
 python -m experiments.export --run CELL --to hf FOLDER
 """
@@ -13,16 +13,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from core.errors import ConfigError
+from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
 from experiments.cli import add_grid_options, request_of
 from experiments.run_steps.planning import make_plan
 from serving.cell import find_cells
 from serving.hugging_face_export import EXPORT_DTYPES, ExportResult, export_cell
+from serving.own_format import export_own
 
+_OWN = "irudimen"
+_FORMATS = ("hf", _OWN)
 _EPILOG = """examples:
   python -m experiments.export --run general_share40_s0 --profile paper --to hf exports/share40
   python -m experiments.export --run share40_txt --dtype bfloat16 --to hf exports/share40
+  python -m experiments.export --exp architecture_ablation --run resampler --to irudimen exports/r
 
 Pass --exp, --profile, --set and --seeds as in the run that trained the cell.
 """
@@ -33,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.export",
         description="Write a trained cell as a stock Hugging Face LLaVA model, and verify that\n"
-        "transformers computes the same logits.",
+        "transformers computes the same logits. Architectures without a stock class are written\n"
+        "in our own format, for experiments.chat --model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -45,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         nargs=2,
         metavar=("FORMAT", "FOLDER"),
-        help="format (only 'hf') and a new folder",
+        help="format ('hf' or 'irudimen') and a new folder",
     )
     add(
         "--dtype",
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-shard",
         default="5GB",
         metavar="SIZE",
-        help="maximum size of a weights file (default: 5GB)",
+        help="maximum size of a weights file of 'hf' (default: 5GB)",
     )
     return parser
 
@@ -79,13 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = build_parser().parse_args(arguments)
     export_format, folder = args.to[0], Path(args.to[1])
-    if export_format != "hf":
-        raise ConfigError(f"--to {export_format}: unknown format; use --to hf FOLDER")
+    if export_format not in _FORMATS:
+        raise ConfigError(unknown_name("format of --to", export_format, _FORMATS))
     if folder.exists():  # before the grid is loaded
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
     request = request_of(args)
     with sole_writer(folder):
         (cell,) = find_cells(make_plan(request), [args.run], root=request.root)
+        if export_format == _OWN:
+            export_own(cell, folder, dtype=EXPORT_DTYPES[args.dtype])
+            Console(stderr=True).print(
+                f"Exported to {escape(str(folder))}; weights and features equal those of the cell. "
+                "Chat: python -m experiments.chat --model FOLDER",
+                soft_wrap=True,
+                highlight=False,
+            )
+            return 0
         result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
     _print_result(Console(stderr=True), result)
     return 0

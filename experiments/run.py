@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.grid_plan import GridPlan
     from pipeline.store.store import Store
 
-_TABLE_WIDTH = 170
+_TABLE_WIDTH = 183
 """Width of the tables where the output is not a terminal."""
 _LAUNCHERS = ("local", "slurm", "torchrun")
 

@@ -52,6 +52,22 @@ class StageEstimate:
     """Time on one core of this machine."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSize:
+    """Amounts of a training stage that do not depend on a device."""
+
+    parameters: int
+    """All weights of the model, adapters included."""
+    trained: int
+    """Weights that the stage trains."""
+    image_tokens: int
+    """Positions of an image in the text."""
+    tokens: float
+    """Tokens of the whole training, image tokens included."""
+    flops: float
+    """Executed floating point operations."""
+
+
 class EvaluationStageFields(EvaluationFields, Protocol):
     """Fields of an evaluation stage that its cost depends on."""
 
@@ -113,11 +129,19 @@ class Estimator:
         cost = costs.training_cost(stage, model, load, setup)
         return _estimate(model, load, weights, cost, num_states=states)
 
-    def training_flops(self, stage: TrainingFields, *, has_tower: bool) -> float:
-        """Return the floating point operations of a training stage."""
+    def training_size(self, stage: TrainingFields, *, has_tower: bool) -> TrainingSize:
+        """Return the amounts of a training stage that do not depend on a device."""
         load = self._workloads.of_training(stage)
         model = count_model(stage.model, stage.tuning)
-        return costs.training_flops(stage, model, load, has_tower=has_tower)
+        learns = stage.policy.language_model
+        weights = weights_of(model, stage.tuning.kind, trains_language_model=learns)
+        return TrainingSize(
+            parameters=weights.trained + weights.frozen,
+            trained=weights.trained,
+            image_tokens=model.num_image_tokens,
+            tokens=load.num_tokens,
+            flops=costs.training_flops(stage, model, load, has_tower=has_tower),
+        )
 
     def evaluation(self, stage: EvaluationStageFields, *, has_tower: bool) -> StageEstimate:
         """Estimate the generation of all replies on one GPU."""

@@ -22,6 +22,8 @@ from reporting.sections.exposures import ENOUGH, exposure_sentences, exposure_ta
 from reporting.sections.further_benchmarks import further_benchmarks
 from reporting.sections.image_use import image_use_table
 from reporting.sections.language_collapse import collapse_sentences
+from reporting.sections.model_sizes import TITLES as SIZE_TITLES
+from reporting.sections.model_sizes import size_table
 from reporting.sections.out_of_domain import out_of_domain_section
 from reporting.sections.preference_rows import preference_section
 from reporting.series import View, view_of
@@ -89,6 +91,8 @@ def render_page(
         delta=100 * load_registered(grid.folder).margin,
         sufficiency=sufficiency_tables(grid, view),
         scores=tables.score_table(grid, view),
+        sizes=size_table(grid, view),
+        size_titles=SIZE_TITLES,
         below_chance=tables.below_chance_sentences(grid, view),
         likelihoods=tables.likelihood_table(grid, view),
         wordings=tables.wording_table(grid, view),

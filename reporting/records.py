@@ -13,6 +13,7 @@ from core.errors import DataError
 from core.io.reading import reading
 from pipeline.store.records import StageRecord, load_stage, read_grid_json
 from pipeline.store.registration import Registration
+from planner.estimator import TrainingSize
 
 _STAGE_ORDER = (
     "tokenizer",
@@ -42,6 +43,8 @@ class CellRecord:
     one that its number of samples means."""
     fields: Mapping[str, AxisValue] = field(default_factory=dict)
     """Configuration fields that are no axes because the cell's named variants set them."""
+    training_sizes: Mapping[str, TrainingSize] = field(default_factory=dict)
+    """Training stage -> its planned size, in grids whose cells differ in their models."""
 
     @property
     def evaluation(self) -> StageRecord | None:
@@ -157,6 +160,9 @@ def _parse_cell(store: Path, raw: Mapping[str, Any]) -> CellRecord:
         stages=stages,
         target_share=float(share or 0.0),
         fields=raw.get("fields") or {},
+        training_sizes={
+            kind: TrainingSize(**size) for kind, size in (raw.get("training_sizes") or {}).items()
+        },
     )
 
 

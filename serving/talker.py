@@ -3,17 +3,22 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from configuration.trainer import Accelerator
 from core.chat.tokens import IMAGE_MARK
+from core.config import load_config
 from core.errors import DataError
 from core.samples import Role, Turn
 from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
 from pipeline.assemble import VlmParts
 from pipeline.device import compute_device
 from serving.cell import TrainedCell, load_cell
+from serving.own_format import describe_own, load_own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,3 +107,21 @@ def load_talkers(
         )
         for cell in cells
     ]
+
+
+def load_own_talker(folder: Path, *, language: str, style: str, max_new_tokens: int) -> Talker:
+    """Load a folder of `serving.own_format` for a conversation; see `load_talkers`.
+
+    Raises:
+        ConfigError: If the language lacks the prompt style.
+        CheckpointError: If the folder is no export, or damaged.
+    """
+    described = describe_own(folder)
+    asking = load_config(AskingConfig, folder / ASKING_FILE)
+    book = load_prompts([language], style=style or asking.prompt_style)
+    return Talker(
+        described.cell,
+        load_own(folder, compute_device(Accelerator.AUTO)),
+        max_new_tokens=max_new_tokens,
+        template=book.templates[language][Benchmark.VQA],
+    )

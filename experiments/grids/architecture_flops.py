@@ -40,4 +40,6 @@ def _stage_flops(config: RunConfig, estimator: Estimator) -> dict[str, float]:
     """Return the operations of both training stages by kind."""
     has_tower = not config.model.has_feature_cache
     stages = [stage for kind in _STAGES if (stage := kind.from_config(config)) is not None]
-    return {stage.kind: estimator.training_flops(stage, has_tower=has_tower) for stage in stages}
+    return {
+        stage.kind: estimator.training_size(stage, has_tower=has_tower).flops for stage in stages
+    }

@@ -5,21 +5,27 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from configuration.axes import AxisValue, flatten
 from configuration.grid_request import GridRequest
+from configuration.mixture import expected_manifests
 from core.config import to_plain
 from core.errors import ConfigError
 from core.io.files import sha256_file
 from core.packages import package_versions
 from pipeline.grid_plan import GridPlan
+from pipeline.stages.training import TrainingStage
 from pipeline.store.registration import Registration
+from planner.estimator import Estimator
 
 _EXECUTION_PREFIX = "trainer."
 """Overrides of these fields change where and how fast a grid runs, not what it computes."""
 EXPERIMENT_COPY = "experiment.py"
 """File in a grid's folder: a copy of an experiment that is a file of the user."""
+_MODEL_PREFIX = "model."
+"""Fields of the model other than its backbone, which is a field of the cell."""
 _MAX_SHOWN = 4
 
 
@@ -39,7 +45,7 @@ def describe_grid(
         "versions": package_versions(),
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "registration": None if registration is None else registration.to_json(),
-        **_describe_cells(plan),
+        **_describe_cells(plan, request.root / "cache"),
     }
 
 
@@ -122,11 +128,24 @@ def _common_fields(plan: GridPlan) -> dict[str, AxisValue]:
     }
 
 
-def _describe_cells(plan: GridPlan) -> dict[str, object]:
+def _training_sizes(plan: GridPlan, cache_folder: Path) -> dict[str, dict[str, Any]]:
+    """Return address -> size of every training stage, if cells differ in their models."""
+    paths = {path for cell in plan.cells for path in (*cell.axes, *cell.fields)}
+    if not any(path.startswith(_MODEL_PREFIX) for path in paths):
+        return {}
+    estimator = Estimator(expected_manifests(plan.cells[0].config), cache_folder)
+    return {
+        address: to_plain(estimator.training_size(node.stage, has_tower=node.has_tower))
+        for address, node in plan.full_graph.nodes.items()
+        if isinstance(node.stage, TrainingStage)
+    }
+
+
+def _describe_cells(plan: GridPlan, cache_folder: Path) -> dict[str, object]:
     """Describe all cells: with `--only`, the report keeps the results of the other cells."""
     if not plan.cells:
         return {"cells": [], "stages": sorted(plan.full_graph.nodes)}
-    first = plan.cells[0].config
+    first, sizes = plan.cells[0].config, _training_sizes(plan, cache_folder)
     cells = [
         {
             "cell_id": cell.cell_id,
@@ -136,6 +155,11 @@ def _describe_cells(plan: GridPlan) -> dict[str, object]:
                 cell.cell_id, cell.config.cell.target_share
             ),
             "stages": plan.full_graph.cells[cell.cell_id],
+            "training_sizes": {
+                kind: sizes[address]
+                for kind, address in plan.full_graph.cells[cell.cell_id].items()
+                if address in sizes
+            },
         }
         for cell in plan.cells
     ]

@@ -174,9 +174,10 @@ def check_language_model(model: PreTrainedModel) -> None:
             )
 
 
-def save_language_model(folder: Path, model: PreTrainedModel, *, fp16: bool = True) -> None:
+def save_language_model(
+    folder: Path, model: PreTrainedModel, *, dtype: torch.dtype = torch.float16
+) -> None:
     """Write config.json and safetensors; other files of the folder (tokenizer) are kept."""
-    dtype = torch.float16 if fp16 else torch.float32
     state = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in model.state_dict().items()

@@ -95,7 +95,7 @@ class PretrainStage(Stage):
         )
         module = VlmModule(model, policy=_POLICY, optim=self.optim, num_steps=self.num_steps)
         if fit(context, module, data, self):
-            save_language_model(context.folder.scratch, language_model, fp16=True)
+            save_language_model(context.folder.scratch, language_model)
             tokenizer.save_pretrained(context.folder.scratch)
 
     def _initial_model(self, init: Path | None, chat: ChatFormat) -> PreTrainedModel:

@@ -171,7 +171,15 @@ def _make_cell(
         if kind == "evaluate" and is_done:
             _make_evaluation(folder / "result", axes, num_images)
         addresses[kind] = address
-    return {"cell_id": cell_id, "axes": axes, "stages": addresses}
+    described: dict[str, Any] = {"cell_id": cell_id, "axes": axes, "stages": addresses}
+    if "connector" in shared:
+        trained = {"align": 25_000, "instruct": 1_620_000}
+        described["training_sizes"] = {
+            kind: {"parameters": 5_550_000, "trained": number, "image_tokens": 5,
+                   "tokens": 388_050.0, "flops": 1.7e12}
+            for kind, number in trained.items()
+        }  # fmt: skip
+    return described
 
 
 def _make_stage(folder: Path, params: dict[str, Any], upstream: dict[str, str], cell: str) -> None:

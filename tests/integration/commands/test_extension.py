@@ -1,4 +1,4 @@
-"""An experiment and a stage kind are one file each: they run without a change of another file."""
+"""Experiments, stage kinds and architectures are one file each, without a change of others."""
 
 import json
 import re
@@ -36,8 +36,32 @@ from configuration.run_config import RunConfig
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return four cells: two lengths of both stages, two connectors."""
     length = {"short": {}, "long": {"align.num_steps": 4, "instruct.num_steps": 5}}
-    fields = {"length": length, "model.connector.kind": ("linear", "mlp2x_gelu")}
+    fields = {"length": length, "model.connector.kind": ("linear", "mean_token")}
     return vary(base, fields)
+'''
+ARCHITECTURE = '''\
+"""Architecture `mean_token`: one visual token, the mean of the features."""
+
+from collections.abc import Mapping
+
+import torch
+
+from models.architectures.linear import LinearConnector
+from models.connector import register_connector
+
+
+@register_connector("mean_token")
+class MeanTokenConnector(LinearConnector):
+    """Affine map of the mean of the features."""
+
+    @classmethod
+    def count_image_tokens(cls, num_features: int, options: Mapping[str, int]) -> int:
+        """Return 1."""
+        return 1
+
+    def forward(self, features_NPE: torch.Tensor) -> torch.Tensor:
+        """Average and project features."""
+        return super().forward(features_NPE.mean(dim=1, keepdim=True))
 '''
 STAGE = '''\
 """Stage kind `reply_length`: the mean length of the replies of an evaluation."""
@@ -81,19 +105,20 @@ IDS = [
 OUTSIDE_IDS = [
     f"general_share40_s0_length{length}_kind{kind}"
     for length in ("short", "long")
-    for kind in ("linear", "mlp2x_gelu")
+    for kind in ("linear", "mean_token")
 ]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the packages with one new experiment and one new stage kind."""
+    """A copy of the packages with a new experiment, a new stage kind and a new architecture."""
     folder = worlds.build_world(tmp_path_factory.mktemp("checkout"))
     for name in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(worlds.REPOSITORY / name, folder / name, ignore=ignored)
     (folder / "experiments" / "grids" / "connector_ablation.py").write_text(EXPERIMENT)
     (folder / "pipeline" / "stages" / "reply_length.py").write_text(STAGE)
+    (folder / "models" / "architectures" / "mean_token.py").write_text(ARCHITECTURE)
     return folder
 
 
@@ -130,7 +155,10 @@ def test_a_users_file_and_a_new_stage_kind_end_in_one_report(
     assert (folder / "experiment.py").read_text() == OUTSIDE
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     page = (folder / "report" / "report.html").read_text()
-    for text in ("mlp2x_gelu", "linear", "length", "long", "reply_length"):
-        assert text in page
+    sizes = [cell["training_sizes"]["instruct"] for cell in cells]
+    assert [size["image_tokens"] for size in sizes] == [4, 1, 4, 1]
+    assert sizes[1]["flops"] < sizes[0]["flops"]
+    texts = ("mean_token", "linear", "length", "long", "reply_length", "training operations")
+    assert [text for text in texts if text not in page] == []
     rows = (folder / "report" / "cells.csv").read_text()
     assert all(cell_id in rows for cell_id in OUTSIDE_IDS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from transformers import IdeficsConfig
+from transformers import FuyuConfig, FuyuForCausalLM, FuyuImageProcessor, IdeficsConfig
 from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 from transformers.models.mllama.modeling_mllama import MllamaCrossAttentionDecoderLayer
@@ -26,6 +26,7 @@ from models.freezing import FreezePolicy, apply_freeze
 from models.language.adapters import TuningConfig, TuningKind, add_adapters, merge_adapters
 from models.language.blocks import checkpoint_activations
 from models.sharding import gather_tensor, shard_model, sharding_policy
+from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
 from models.vlm import VisionLanguageModel
 from tests.support.models.tiny_vlm import (
     IMAGE,
@@ -183,6 +184,67 @@ def test_cross_attention_layer_equals_that_of_llama_3_2_vision() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_single_stream_equals_fuyu() -> None:
+    """Logits, loss, gradients and generated ids of transformers' Fuyu with the same weights."""
+    tower = load_vision_tower(VisionTowerConfig(library="patches", name="16/8"))
+    small = build_model()
+    config, lm = small.language_model.config, small.language_model
+    connector = build_connector(
+        ConnectorConfig(kind="single_stream"), vision_width=tower.width, model_width=32, seed=0
+    )
+    ours = VisionLanguageModel(tower, connector, lm, image_token_id=IMAGE)
+    fuyu = FuyuForCausalLM(
+        FuyuConfig(
+            text_config=config.to_dict(),
+            patch_size=8,
+            image_token_id=IMAGE,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+        )
+    ).eval()
+    renamed = {
+        name.replace("model.", "model.language_model.", 1): value
+        for name, value in lm.state_dict().items()
+    }
+    renamed |= {
+        name.replace("proj", "model.vision_embed_tokens"): value
+        for name, value in connector.state_dict().items()
+    }
+    fuyu.load_state_dict(renamed, strict=True)
+    rng = np.random.default_rng(0)
+    pixels_CHW = torch.from_numpy(rng.integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    normalised_NCHW = tower.normalise(pixels_CHW[None])
+    # The patches of Fuyu's own image processor.
+    patches_NPE = FuyuImageProcessor(patch_size={"height": 8, "width": 8}).patchify_image(
+        normalised_NCHW
+    )
+    torch.testing.assert_close(tower(pixels_CHW[None]), patches_NPE)
+    prompt_T = np.array([11, *[IMAGE] * tower.num_image_tokens, 12, 13, 14])
+    batch = _row(prompt_T, pixels_CHW, num_loss_tokens=2)
+    ids_BT = torch.from_numpy(prompt_T)[None]
+    loss = ours(batch).loss_sum
+    loss.backward()
+    labels_BT = torch.where(torch.arange(len(prompt_T)) >= len(prompt_T) - 2, ids_BT, -100)
+    theirs = fuyu(input_ids=ids_BT, pixel_values=patches_NPE, labels=labels_BT)
+    (2 * theirs.loss).backward()
+    torch.testing.assert_close(ours.logits(batch), theirs.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, 2 * theirs.loss, rtol=1e-6, atol=0)
+    for mine, other in (
+        (connector.proj.weight, fuyu.model.vision_embed_tokens.weight),
+        (lm.model.norm.weight, fuyu.model.language_model.norm.weight),
+        (lm.model.embed_tokens.weight, fuyu.model.language_model.embed_tokens.weight),
+    ):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-5)
+    (found,) = ours.generate(
+        [prompt_T], [pixels_CHW], max_new_tokens=5, end_token_id=-1, pad_token_id=PAD, batch_size=1
+    )
+    ids_1T = fuyu.generate(
+        input_ids=ids_BT, pixel_values=patches_NPE, max_new_tokens=5, do_sample=False,
+        eos_token_id=None, pad_token_id=PAD,
+    )  # fmt: skip
+    assert found == ids_1T[0, len(prompt_T) :].tolist()
+
+
 # --- packing ---
 
 
@@ -259,18 +321,24 @@ def test_likelihoods_equal_those_of_whole_forward_passes(kind: str) -> None:
 def _logits(
     model: VisionLanguageModel, ids: np.ndarray, image: torch.Tensor | None
 ) -> torch.Tensor:
-    mask_T = np.zeros(len(ids), dtype=bool)
+    return model.logits(_row(ids, image))[0]
+
+
+def _row(ids: np.ndarray, image: torch.Tensor | None, *, num_loss_tokens: int = 0) -> MicroBatch:
+    """Return a row of one sample, with features or pixels."""
     encoded = EncodedSample(
-        input_ids_T=ids, loss_mask_T=mask_T, branch_ids_T=np.zeros(len(ids), dtype=np.int64)
+        input_ids_T=ids,
+        loss_mask_T=np.arange(len(ids)) >= len(ids) - num_loss_tokens,
+        branch_ids_T=np.zeros(len(ids), dtype=np.int64),
     )
     ref = SampleRef(
-        position=0, source="s", language="eu", key="k", num_tokens=len(ids), num_loss_tokens=0
-    )
-    batch = collate_micro_batch(
-        [[ReadySample(ref=ref, encoded=encoded, image=image)]], pad_token_id=PAD,
-        image_token_id=IMAGE, is_features=True,
+        position=0, source="s", language="eu", key="k", num_tokens=len(ids),
+        num_loss_tokens=num_loss_tokens,
     )  # fmt: skip
-    return model.logits(batch)[0]
+    return collate_micro_batch(
+        [[ReadySample(ref=ref, encoded=encoded, image=image)]], pad_token_id=PAD,
+        image_token_id=IMAGE, is_features=image is None or image.is_floating_point(),
+    )  # fmt: skip
 
 
 # --- cross-attention ---

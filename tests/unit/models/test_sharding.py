@@ -51,7 +51,7 @@ def write_model(folder: Path, *, tied: bool) -> LlamaForCausalLM:
         tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config)
-    save_language_model(folder, model, fp16=False)
+    save_language_model(folder, model, dtype=torch.float32)
     return model
 
 

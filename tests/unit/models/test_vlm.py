@@ -299,7 +299,7 @@ def test_language_model_round_trip(tmp_path: Path, tied: bool) -> None:
     model = build_model(tied=tied).language_model
     (tmp_path / "lm").mkdir()
     (tmp_path / "lm" / "tokenizer.json").write_text("{}")
-    save_language_model(tmp_path / "lm", model, fp16=False)
+    save_language_model(tmp_path / "lm", model, dtype=torch.float32)
     loaded = load_language_model(LanguageModelConfig(path=str(tmp_path / "lm")))
     for (name, ours), theirs in zip(model.named_parameters(), loaded.parameters(), strict=True):
         assert torch.equal(ours, theirs), name

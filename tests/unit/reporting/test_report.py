@@ -18,6 +18,7 @@ from reporting.claims import preregistration
 from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
+from reporting.sections.model_sizes import size_table
 from reporting.summary import summary
 from tests.support import fake_grid
 
@@ -223,6 +224,20 @@ def test_labels_name_the_varying_axes_only(root: Path) -> None:
     assert [view.label(setting) for setting in view.settings] == [
         "without text-only data", "with text-only data",
     ]  # fmt: skip
+
+
+def test_sizes_stand_next_to_scores_where_models_differ(root: Path) -> None:
+    table = size_table(*_load(root, "connector"))
+    assert table is not None
+    row, texts = table.rows[1]
+    assert row.values == ("mlp2x_gelu", "300")
+    assert row.points[0] is not None
+    assert [text.replace("\xa0", " ") for text in texts] == [
+        "5", "5.55 M", "25 k, 1.62 M", "776 k", "3.40e+12",
+    ]  # fmt: skip
+    assert size_table(*_load(root, "mix_ablation")) is None
+    page = build.build_report("connector", root=root).read_text(encoding="utf-8")
+    assert "Size and cost of the models" in page
 
 
 def test_score_table_has_a_column_per_varying_axis(root: Path) -> None:
