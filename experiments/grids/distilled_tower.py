@@ -26,8 +26,8 @@ class DistilledTowerConfig:
 
     teacher: str
     """Folder of the tower that is imitated."""
-    captions: str
-    """Manifest of drawings and their base-language names."""
+    captions: list[str]
+    """Manifests of drawings and their base-language names."""
     drawings: list[str]
     """Manifests of further drawings, of which only the images are used."""
     models: str
@@ -60,7 +60,7 @@ def build_graph(config: DistilledTowerConfig) -> Graph:
     """Build the graph of one stage run."""
     stage = DistilledTowerStage(
         teacher=config.teacher,
-        captions=config.captions,
+        captions=tuple(config.captions),
         drawings=tuple(config.drawings),
         recipe=config.recipe,
         seed=config.seed,

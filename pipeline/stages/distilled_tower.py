@@ -37,8 +37,8 @@ class DistilledTowerStage(Stage):
 
     teacher: str
     """Folder of the tower that is imitated."""
-    captions: str
-    """Manifest of a caption source in the base language: drawings and their names."""
+    captions: tuple[str, ...]
+    """Manifests of caption sources in the base language: drawings and their names."""
     drawings: tuple[str, ...]
     """Manifests of further drawings, of which only the images are used."""
     recipe: DistillationRecipe
@@ -47,7 +47,7 @@ class DistilledTowerStage(Stage):
     @property
     def manifests(self) -> tuple[str, ...]:
         """Manifests of all drawings."""
-        return (self.captions, *self.drawings)
+        return (*self.captions, *self.drawings)
 
     @property
     def weight_folders(self) -> tuple[str, ...]:
@@ -75,8 +75,8 @@ class DistilledTowerStage(Stage):
 
     def _read_captions(self) -> tuple[list[str], list[bytes]]:
         """Return the names with that of an empty cell, and the drawings that are not composed."""
-        source = Source(Path(self.captions))
-        samples = [source.read(i) for i in range(len(source))]
+        sources = [Source(Path(path)) for path in self.captions]
+        samples = [source.read(i) for source in sources for i in range(len(source))]
         singles = [s for s in samples if s.image is not None and not is_composed(s.key)]
         names = sorted({sample.turns[-1].content for sample in singles})
         return [*names, EMPTY_NAME], [s.image for s in singles if s.image is not None]

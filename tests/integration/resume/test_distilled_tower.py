@@ -39,7 +39,7 @@ def test_a_stopped_distillation_continues_with_the_same_result(
     world = worlds.build_world(tmp_path / "world")
     stage = DistilledTowerStage(
         teacher=str(worlds.REPOSITORY / "data/embedded/models/tower"),
-        captions=str(world / "data/caption_en.manifest.json"),
+        captions=(str(world / "data/caption_en.manifest.json"),),
         drawings=(str(world / "data/benchmark_test.manifest.json"),),
         recipe=RECIPE,
         seed=0,
