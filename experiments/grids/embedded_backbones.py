@@ -58,7 +58,7 @@ class BackbonesConfig:
     """Base and target language."""
     corpus: str
     """Folder written by `data_prep.embedded --corpus`."""
-    captions: str
+    captions: list[str]
     """Manifest of images and base-language names that train the tower."""
     models: str
     """Folder to which finished models are copied."""
@@ -161,7 +161,7 @@ def build_graph(config: BackbonesConfig) -> Graph:
         if continued := _recipe(config, name).continues:
             inputs["init"] = backbones[continued]
         backbones[name] = _pretrain_node(config, name, hashes, inputs)
-    tower_stage = TowerStage(captions=config.captions, recipe=config.tower, seed=config.seed)
+    tower_stage = TowerStage(captions=tuple(config.captions), recipe=config.tower, seed=config.seed)
     tower = make_node(tower_stage, hashes, params={"seed": config.seed})
     nodes = (tokenizer, *backbones.values(), tower)
     return Graph(nodes={node.address: node for node in nodes}, cells={})

@@ -9,8 +9,8 @@ from lightning_modules.contrastive.module import TowerRecipe
 from lightning_modules.contrastive.training import TowerImage, train_tower
 from pipeline.stages.base import Stage, StageContext
 
-_SCENES = "scene-"
-"""Keys of composed images; the recipe of the tower composes its own."""
+_SCENE = "scene-"
+"""Part of the keys of composed images; the recipe of the tower composes its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,20 +20,20 @@ class TowerStage(Stage):
     kind: ClassVar[str] = "tower"
     uses_all_cores: ClassVar[bool] = True
 
-    captions: str
-    """Manifest of a caption source in the base language: images and names."""
+    captions: tuple[str, ...]
+    """Manifests of caption sources in the base language: images and names."""
     recipe: TowerRecipe
     seed: int
 
     @property
     def manifests(self) -> tuple[str, ...]:
-        """Manifest of the caption source."""
-        return (self.captions,)
+        """Manifests of the caption sources."""
+        return self.captions
 
     def run(self, context: StageContext) -> None:
         """Train the head and save the tower."""
-        source = Source(Path(self.captions))
-        samples = (source.read(i) for i in range(len(source)))
+        sources = [Source(Path(path)) for path in self.captions]
+        samples = (source.read(i) for source in sources for i in range(len(source)))
         images = [
             TowerImage(name=sample.turns[-1].content, image=sample.image)
             for sample in samples
@@ -44,4 +44,4 @@ class TowerStage(Stage):
 
 def is_composed(key: str) -> bool:
     """Return whether a sample of the embedded captions is a scene of several drawings."""
-    return key.startswith(_SCENES)
+    return _SCENE in key
