@@ -38,6 +38,12 @@ _LISTING_PATTERNS = ((1, 1), (1, 1, 1), (2, 1), (1, 1, 1, 1), (2, 1, 1), (2, 2),
 _NUM_LISTED_PLACES = 3
 _NUM_LISTED_NEIGHBOURS = 2
 
+_YES_NO_SCENE_SHARE = 0.4
+_YES_NO_KINDS = (
+    *(QuestionKind.IS_SHOWN, QuestionKind.IS_SHOWN),
+    *(QuestionKind.CAPTION_CHECK, QuestionKind.CAPTION_CHECK),
+)
+
 _T = TypeVar("_T")
 
 Conversation = dict[str, list[dict[str, str]]]
@@ -151,6 +157,24 @@ def make_listing(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> C
     order = rng.permutation(len(questions))
     questions = [questions[int(i)] for i in order]
     return Chat(concept=None, scene=scene, by_keywords=False, questions=tuple(questions))
+
+
+def make_yes_no(asker: Asker, maker: SceneMaker, rng: np.random.Generator) -> Chat:
+    """Draw a text-only conversation of yes/no questions about a concept or a listed scene.
+
+    The answers are independent of each other, so that none follows from an earlier one.
+    """
+    scene = maker.make(draw_pattern(rng), rng) if rng.random() < _YES_NO_SCENE_SHARE else None
+    concept = None if scene else int(rng.integers(len(asker.catalogue)))
+    shown = tuple(sorted(scene.counts)) if scene else (int(concept or 0),)
+    questions = [
+        asker.is_shown(shown, rng, answer_yes=_toss_coin(rng), kind=kind) for kind in _YES_NO_KINDS
+    ]
+    if concept is not None:
+        questions.append(asker.is_category(concept, rng, answer_yes=_toss_coin(rng)))
+    order = rng.permutation(len(questions))
+    questions = [questions[int(i)] for i in order]
+    return Chat(concept=concept, scene=scene, by_keywords=False, questions=tuple(questions))
 
 
 def word_turns(opening: str, questions: tuple[Question, ...], lexicon: Lexicon) -> Conversation:
