@@ -292,6 +292,9 @@ class EvaluateConfig(AskingConfig):
     """Prompts per batch; predictions do not depend on it."""
     blind: bool = True
     """Also ask every question with a blank image."""
+    guided_choice: bool = False
+    """Allow only the options as replies to multiple-choice questions, so that no reply names
+    anything else. A reply is then the option that greedy decoding reaches."""
     likelihood: bool = False
     """Also decide multiple-choice and yes/no questions by the log-likelihood of their options."""
     wordings: list[str] = dataclasses.field(default_factory=list)

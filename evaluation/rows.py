@@ -26,6 +26,8 @@ class RowBuilder:
     scorer: Scorer
     reply_language: ReplyLanguage
     refusals: RefusalDetector
+    guided: frozenset[Benchmark] = frozenset()
+    """Kinds of benchmarks whose replies had to be one of the options."""
 
     def build(
         self,
@@ -83,7 +85,10 @@ class RowBuilder:
             "score_aware": [score.score_aware for score in scores],
             "score_any_language": self._any_language(replies),
             "language_identified": list(identified),
-            "is_in_language": [is_in_language(found, item.language) for item, found in pairs],
+            "is_in_language": [
+                None if item.benchmark in self.guided else is_in_language(found, item.language)
+                for item, found in pairs
+            ],
             "is_refusal": [
                 self._is_refusal(item, reply, score)
                 for item, reply, score in zip(self.items, replies, scores, strict=True)

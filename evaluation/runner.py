@@ -22,7 +22,7 @@ from evaluation.answerers.base import Answerer, ModelReply
 from evaluation.answers.refusals import RefusalDetector
 from evaluation.answers.yes_no import YesNoParser, YesNoPolicy
 from evaluation.asking import AskingConfig
-from evaluation.benchmarks.items import BenchmarkItem
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.predictions import PREDICTIONS_FILE, write_predictions
 from evaluation.benchmarks.prompting import BARE_STYLE, PromptBook, load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
@@ -55,6 +55,8 @@ class EvaluationOptions:
     """Languages in which a yes or no is accepted."""
     blind: bool = True
     """Also ask every question with a blank image."""
+    guided_choice: bool = False
+    """Allow only the options as replies to multiple-choice questions."""
     wordings: tuple[str, ...] = ()
     """Further styles with which questions are asked, to see how scores depend on the wording."""
     seed: int = 0
@@ -62,7 +64,12 @@ class EvaluationOptions:
 
     @classmethod
     def from_config(
-        cls, config: AskingConfig, *, blind: bool, wordings: Sequence[str] = ()
+        cls,
+        config: AskingConfig,
+        *,
+        blind: bool,
+        guided_choice: bool = False,
+        wordings: Sequence[str] = (),
     ) -> Self:
         """Return the options that a configuration describes."""
         return cls(
@@ -71,12 +78,18 @@ class EvaluationOptions:
             relaxed=config.relaxed,
             yes_no_policy=config.yes_no_policy,
             blind=blind,
+            guided_choice=guided_choice,
             wordings=tuple(wordings),
         )
 
     def load_prompts(self, languages: Iterable[str], *, style: str = "") -> PromptBook:
         """Return the prompts of some languages in this or another style, with these limits."""
-        return load_prompts(languages, style=style or self.prompt_style, limits=self.limits)
+        return load_prompts(
+            languages,
+            style=style or self.prompt_style,
+            limits=self.limits,
+            guided_choice=self.guided_choice,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +161,7 @@ def evaluate(
         scorer=scorer,
         reply_language=ReplyLanguage(items, languages),
         refusals=RefusalDetector(book.refusal_phrases),
+        guided=frozenset({Benchmark.MULTIPLE_CHOICE} if options.guided_choice else ()),
     )
     prompts = [book.question_text(item) for item in items]
     likeliest = None if rater is None else likeliest_replies(rater, items, book)

@@ -22,6 +22,7 @@ from models.language.generation import (
     decoder_and_output_layer,
     greedy_decode,
 )
+from models.language.guided import GuidedReplies
 from models.language.language_model import check_language_model
 from models.language.likelihood import reply_log_likelihoods
 from models.language.shared_prompts import (
@@ -144,7 +145,7 @@ class VisionLanguageModel(nn.Module):
             embeds_BTD = embeds_BTD + self.connector.idle().to(embeds_BTD.dtype)
         return embeds_BTD
 
-    def generate(
+    def generate(  # noqa: PLR0913 - all but the first two are keywords
         self,
         prompts: Sequence[np.ndarray],
         images: Sequence[torch.Tensor | None],
@@ -153,6 +154,7 @@ class VisionLanguageModel(nn.Module):
         end_token_id: int,
         pad_token_id: int,
         batch_size: int,
+        allowed: Sequence[Sequence[Sequence[int]]] | None = None,
     ) -> list[list[int]]:
         """Decode answers greedily and return them in the order of the prompts.
 
@@ -165,6 +167,8 @@ class VisionLanguageModel(nn.Module):
             batch_size: Prompts per batch; predictions do not depend on it. Prompts of a batch with
                 the same image tensor and the same text before it share that part if it is long
                 enough.
+            allowed: For each prompt the token ids of the only allowed answers, empty for a free
+                answer; None if all are free.
 
         Returns:
             Token ids of each answer, without the end token.
@@ -187,7 +191,9 @@ class VisionLanguageModel(nn.Module):
         answers: list[list[int]] = [[] for _ in prompts]
         for batch in arrange_batches(shareable, batch_size):
             embedded = self._embed_batch([prompt for _, prompt in batch], pad_token_id)
-            rows = greedy_decode(self.language_model, embedded, limits)
+            chosen = [allowed[index] for index, _ in batch] if allowed else []
+            guide = GuidedReplies(chosen, end_token_id) if any(chosen) else None
+            rows = greedy_decode(self.language_model, embedded, limits, guide)
             for (index, _), row in zip(batch, rows, strict=True):
                 answers[index] = row
         return answers

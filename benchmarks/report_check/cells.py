@@ -49,6 +49,11 @@ def _value(text: str) -> float | None:
     return float(text) if text else None
 
 
+def _is_known(values: np.ndarray) -> np.ndarray:
+    """Return which replies could be in another language than their question."""
+    return np.array([value is not None for value in values])
+
+
 _PLAIN = {"fidelity": "is_in_language", "refusals": "is_refusal", "likelihood": "likeliest_score"}
 """Columns of metrics that are their mean."""
 
@@ -61,7 +66,7 @@ def _metric(  # noqa: C901 (one branch per metric)
     columns = training.columns
     what = more[0] if more else ""
     if kind in _SHARES:
-        rows = training.rows(language)
+        rows = training.rows(language) & _is_known(columns[_SHARES[kind]])
         return columns[_SHARES[kind]][rows].astype(float), columns["image_key"][rows], None, ""
     suffix = _SUFFIXES.get(kind, "")
     if kind not in (*_SUFFIXES, "mc", "capqa"):
@@ -80,12 +85,13 @@ def _metric(  # noqa: C901 (one branch per metric)
     if what == "attributable":
         return (score - columns[f"blind_score{suffix}"])[rows], images[rows], None, ""
     if what in _PLAIN:
+        rows &= _is_known(columns[_PLAIN[what]])
         return columns[_PLAIN[what]][rows].astype(float), images[rows], None, ""
     if what == "unparsed":
         missing = np.array([parsed is None for parsed in columns["parsed"]], dtype=float)
         return missing[rows], images[rows], None, ""
     if what == "accuracy_in_language":
-        rows &= columns["is_in_language"].astype(bool)
+        rows &= np.array([value is not False for value in columns["is_in_language"]])
         plain = columns["score_lmms"] if kind == "vqa" else score
         return (plain[rows], images[rows], None, "") if rows.any() else None
     if what == "accuracy_any_language":

@@ -47,6 +47,7 @@ def measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Meas
         return None
     first = grid.trainings[0]
     mask = first.rows(language, "" if kind == "fidelity" or "contrast" in known else kind)
+    mask &= np.array([kind != "fidelity" or v is not None for v in first.columns["is_in_language"]])
     groups = np.zeros(len(mask), dtype=int)
     coefficients: tuple[float, ...] = (1.0,)
     if "contrast" in known:

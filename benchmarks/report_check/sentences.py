@@ -112,7 +112,7 @@ def _check_replies(grid: Grid, checks: Checks, lead: str, setting: Setting) -> N
     """Check the sentence about replies in another language at the largest share of a setting."""
     base = grid.languages[1]
     faithful, either = (
-        100 * float(np.mean([t.columns[name][t.rows(base, kind)].astype(float).mean()
+        100 * float(np.mean([np.nanmean(t.columns[name][t.rows(base, kind)].astype(float))
                              for t in grid.settings[setting]]))
         for name, kind in (("is_in_language", ""), ("score_any_language", "vqa"))
     )  # fmt: skip

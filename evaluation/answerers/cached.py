@@ -99,7 +99,7 @@ def _slice_key(questions: Sequence[VisualQuestion]) -> str:
     digest = hashlib.sha256()
     for question in questions:
         turns = [[turn.role.value, turn.content] for turn in question.turns]
-        text = json.dumps([turns, question.max_new_tokens])
+        text = json.dumps([turns, question.max_new_tokens, question.options])
         for content in (text.encode("utf-8"), question.image):
             digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

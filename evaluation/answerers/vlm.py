@@ -17,7 +17,7 @@ from evaluation.benchmarks.reply_limits import ReplyLimits
 class GeneratingModel(Protocol):
     """The part of the vision-language model that an evaluation uses."""
 
-    def generate(
+    def generate(  # noqa: PLR0913 - all but the first two are keywords
         self,
         prompts: Sequence[np.ndarray],
         images: Sequence[torch.Tensor | None],
@@ -26,6 +26,7 @@ class GeneratingModel(Protocol):
         end_token_id: int,
         pad_token_id: int,
         batch_size: int,
+        allowed: Sequence[Sequence[Sequence[int]]] | None = None,
     ) -> list[list[int]]:
         """Decode greedily and return ids without the end token, in the order of the prompts."""
         ...
@@ -109,11 +110,20 @@ class VlmAnswerer:
             )
         return rates
 
+    def _option_ids(self, question: VisualQuestion) -> list[list[int]]:
+        """Return the token ids of the only allowed replies."""
+        encoded = (self._chat_format.encode_reply(question.turns, one) for one in question.options)
+        return [ids[-num_reply:].tolist() for ids, num_reply in encoded]
+
     def _answer_slice(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
         features = self._images.load(question.image for question in questions)
         replies: dict[int, ModelReply] = {}
         for limit, positions in group_by_limit(questions).items():
             asked = [questions[position] for position in positions]
+            allowed = [self._option_ids(question) for question in asked]
+            # A guided reply is never truncated: it ends behind the longest option at the latest.
+            longest = max((len(ids) for options in allowed for ids in options), default=0)
+            limit = max(limit, longest + 1)
             generated = self._model.generate(
                 [self._chat_format.encode_prompt(question.turns) for question in asked],
                 [features[question.image] for question in asked],
@@ -123,6 +133,7 @@ class VlmAnswerer:
                 batch_size=self._limits.prompts_per_batch(
                     self._batch_size, limit, self._chat_format.num_image_tokens
                 ),
+                allowed=allowed,
             )
             for position, ids in zip(positions, generated, strict=True):
                 replies[position] = ModelReply(

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         pa.field("score_aware", pa.float64()),
         pa.field("score_any_language", pa.float64(), nullable=False),
         pa.field("language_identified", pa.string(), nullable=False),
-        pa.field("is_in_language", pa.bool_(), nullable=False),
+        pa.field("is_in_language", pa.bool_()),
         pa.field("is_refusal", pa.bool_(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("is_truncated", pa.bool_(), nullable=False),
@@ -57,10 +57,11 @@ SCHEMA = pa.schema(
 `dataset` is the name of the benchmark and `benchmark` its kind. `output` is the raw reply and
 `parsed` the part of it that was compared. `expected` is the correct choice (mc) or "yes"/"no"
 (capqa). `score_any_language` is the best score of the reply against the same question in any
-language of the run; for vqa it is the one of lmms-eval. `likeliest_*` concern the option of a
-closed question that the model finds most likely, if it was asked for likelihoods. `blind_*` concern
-the reply to a blank image, so `score` minus `blind_score` is what the image contributes, and
-`blind_likeliest_*` the likeliest option with a blank image.
+language of the run; for vqa it is the one of lmms-eval. `is_in_language` is null for replies that
+had to be one of the options, and so could not be in another language. `likeliest_*` concern the
+option of a closed question that the model finds most likely, if it was asked for likelihoods.
+`blind_*` concern the reply to a blank image, so `score` minus `blind_score` is what the image
+contributes, and `blind_likeliest_*` the likeliest option with a blank image.
 `majority_score` and `chance_score` are the scores of the baselines on the item.
 """
 

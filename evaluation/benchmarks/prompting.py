@@ -78,6 +78,8 @@ class PromptBook:
     """Words for parsing replies to multiple-choice questions, by language."""
     limits: ReplyLimits = dataclasses.field(default_factory=ReplyLimits)
     """Lengths of the replies that are asked for."""
+    guided_choice: bool = False
+    """Whether the replies to multiple-choice questions must be one of the options."""
 
     def question_text(self, item: BenchmarkItem) -> str:
         """Return the text of the user turn, without the image placeholder."""
@@ -108,6 +110,7 @@ class PromptBook:
             turns=(Turn(role=Role.USER, content=content),),
             image=item.image if image is None else image,
             max_new_tokens=self.limits.of_kind(item.benchmark),
+            options=(self.letters(item) or item.choices) if self.guided_choice else (),
         )
 
 
@@ -116,6 +119,7 @@ def load_prompts(
     *,
     style: str = BARE_STYLE,
     limits: ReplyLimits | None = None,
+    guided_choice: bool = False,
     folder: Path = FOLDER,
 ) -> PromptBook:
     """Load the prompt files of some languages.
@@ -127,6 +131,7 @@ def load_prompts(
         languages: Language codes.
         style: Style of the templates.
         limits: Maximum lengths of the replies; None for the default.
+        guided_choice: Whether the replies to multiple-choice questions must be one of the options.
         folder: Folder of the language files.
 
     Raises:
@@ -148,6 +153,7 @@ def load_prompts(
         refusal_phrases={code: own.refusal_phrases for code, own in choice_words.items()},
         choice_words=choice_words,
         limits=limits or ReplyLimits(),
+        guided_choice=guided_choice,
     )
 
 

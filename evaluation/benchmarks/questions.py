@@ -12,8 +12,8 @@ MAX_NEW_TOKENS = 32
 class VisualQuestion:
     """A conversation that ends with a user turn, and its image.
 
-    Two questions are equal if their turns, the bytes of their images and their limits are, so a
-    question can serve as the key of its reply.
+    Two questions are equal if their turns, the bytes of their images, their limits and their
+    options are, so a question can serve as the key of its reply.
     """
 
     turns: tuple[Turn, ...]
@@ -22,3 +22,5 @@ class VisualQuestion:
     """The encoded image (webp, jpg, png)."""
     max_new_tokens: int = MAX_NEW_TOKENS
     """Maximum number of tokens of the reply."""
+    options: tuple[str, ...] = ()
+    """The only allowed replies; empty if the reply is free."""

@@ -19,7 +19,7 @@ from evaluation.metrics.accuracy import (
     YesNoAccuracy,
 )
 from evaluation.metrics.baseline_tests import baseline_p_value
-from evaluation.metrics.columns import PredictionColumns, mean_percent
+from evaluation.metrics.columns import PredictionColumns, has_value, mean_percent
 from evaluation.metrics.vqa import is_unanimous
 from evaluation.statistics.intervals import mean_interval, paired_difference
 
@@ -108,7 +108,7 @@ def aggregate(table: pa.Table, *, seed: int) -> dict[str, MetricValue]:
                     )
                     metrics |= _kind_metrics(part) | _vision_and_language_metrics(part)
             for name, column in (("fidelity", "is_in_language"), ("truncated", "is_truncated")):
-                metrics[f"{prefix}{name}/{language}"] = _share(columns, in_language, column, seed)
+                metrics |= _share(f"{prefix}{name}/{language}", columns, in_language, column, seed)
     return metrics
 
 
@@ -128,9 +128,9 @@ def _kind_metrics(part: _Part) -> dict[str, MetricValue]:
 def _vision_and_language_metrics(part: _Part) -> dict[str, MetricValue]:
     """Return what separates the image from the language, and knowledge from the reply language."""
     columns, mask = part.columns, part.mask
-    metrics = {}
+    metrics: dict[str, MetricValue] = {}
     for name, column in (("refusals", "is_refusal"), ("fidelity", "is_in_language")):
-        metrics[part.name(name)] = _share(columns, mask, column, part.seed)
+        metrics |= _share(part.name(name), columns, mask, column, part.seed)
     if part.kind is Benchmark.WILD:
         return metrics
     is_vqa = part.kind is Benchmark.VQA
@@ -139,7 +139,8 @@ def _vision_and_language_metrics(part: _Part) -> dict[str, MetricValue]:
         if not np.isnan(columns[f"blind_{score}"][mask]).any():
             metrics[part.name("attributable", suffix=suffix)] = _attributable(part, score)
     normalised = "score_lmms" if is_vqa else "score"
-    faithful = mask & columns["is_in_language"].astype(bool)
+    is_guided = ~has_value(columns["is_in_language"])
+    faithful = mask & (is_guided | columns["is_in_language"].astype(bool))
     for name, column, selected in (
         ("accuracy_in_language", normalised, faithful),
         ("accuracy_any_language", "score_any_language", mask),
@@ -208,7 +209,7 @@ def _answer_type_metrics(part: _Part, suffix: str) -> dict[str, MetricValue]:
     answer_types = columns["answer_type"]
     accuracy = VQAAccuracy(sorted(set(answer_types[mask])))
     accuracy.update(columns[f"score{suffix}"][mask], answer_types[mask])
-    metrics = {}
+    metrics: dict[str, MetricValue] = {}
     for answer_type, value in accuracy.compute().items():
         name = part.name(_METRIC_NAMES.get(answer_type, answer_type), suffix=suffix)
         selected = mask if answer_type == "accuracy" else mask & (answer_types == answer_type)
@@ -290,10 +291,16 @@ def _score_metric(
     )
 
 
-def _share(columns: PredictionColumns, mask: np.ndarray, column: str, seed: int) -> MetricValue:
-    """Return the share of the rows for which a column is true."""
-    scores = columns[column][mask]
-    return _with_interval(columns, mask, value=mean_percent(scores), scores=scores, seed=seed)
+def _share(
+    name: str, columns: PredictionColumns, mask: np.ndarray, column: str, seed: int
+) -> dict[str, MetricValue]:
+    """Return the share of the rows with a value for which it is true; nothing if there are none."""
+    rows = mask & has_value(columns[column])
+    if not rows.any():
+        return {}
+    scores = columns[column][rows]
+    interval = _with_interval(columns, rows, value=mean_percent(scores), scores=scores, seed=seed)
+    return {name: interval}
 
 
 def _with_interval(

@@ -23,6 +23,11 @@ class PredictionColumns:
         return None if np.isnan(scores).any() else mean_percent(scores)
 
 
+def has_value(values: np.ndarray) -> np.ndarray:
+    """Return which values of a column of objects are not missing."""
+    return np.array([value is not None for value in values], dtype=bool)
+
+
 def mean_percent(scores: np.ndarray) -> float:
     """Return the mean of scores in 0..1 in percent."""
     metric = MeanScore()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from models.language.guided import GuidedReplies
 from models.language.key_value_cache import preallocate
 
 
@@ -45,9 +46,19 @@ class EmbeddedPrompts:
 
 @torch.no_grad()
 def greedy_decode(
-    language_model: nn.Module, prompts: EmbeddedPrompts, limits: GenerationLimits
+    language_model: nn.Module,
+    prompts: EmbeddedPrompts,
+    limits: GenerationLimits,
+    guide: GuidedReplies | None = None,
 ) -> list[list[int]]:
-    """Return the new token ids of every prompt, without the end token."""
+    """Return the new token ids of every prompt, without the end token.
+
+    Args:
+        language_model: The language model.
+        prompts: The prompts.
+        limits: Limits and special tokens.
+        guide: Restricts replies to given ones; None if every reply is free.
+    """
     decoder, output_layer = decoder_and_output_layer(language_model)
     cache = DynamicCache(config=language_model.config)
     key_mask_BS, inputs = start_tails(decoder, prompts, cache)
@@ -58,8 +69,11 @@ def greedy_decode(
         states_BTD = decoder(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
         if step == 0:  # the cache now holds the prompts; all later tokens go behind them
             preallocate(cache, limits.max_new_tokens - 1)
-        next_B = output_layer(states_BTD[:, -1]).argmax(dim=-1)
+        logits_BV = output_layer(states_BTD[:, -1])
+        next_B = (guide.restrict(logits_BV) if guide else logits_BV).argmax(dim=-1)
         next_B = next_B.masked_fill(finished_B, limits.end_token_id)
+        if guide:
+            guide.advance(next_B)
         new_ids.append(next_B)
         finished_B = finished_B | (next_B == limits.end_token_id)
         if bool(finished_B.all()):

@@ -124,7 +124,10 @@ class EvaluateStage(Stage):
             prefetch=together.prefetch,
         )
         options = EvaluationOptions.from_config(
-            self.settings, blind=self.settings.blind, wordings=self.settings.wordings
+            self.settings,
+            blind=self.settings.blind,
+            guided_choice=self.settings.guided_choice,
+            wordings=self.settings.wordings,
         )
         rater = together if self.settings.likelihood else None
         folder = context.folder.scratch

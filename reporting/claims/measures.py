@@ -8,6 +8,7 @@ import numpy as np
 
 from configuration.report_config import DecidingMetric
 from evaluation.benchmarks.predictions import read_predictions
+from evaluation.metrics.columns import has_value
 from evaluation.retention import read_items
 from pipeline.store.records import StageRecord
 from reporting.claims.hypotheses_schema import (
@@ -255,6 +256,8 @@ def _select(columns: _Columns, measure: Measure, population: Population) -> np.n
     """Return a mask of the rows of a population."""
     dataset = measure.benchmark or columns["dataset"][0]
     mask = (columns["dataset"] == dataset) & (columns["language"] == measure.language)
+    if measure.kind is ClaimKind.FIDELITY:
+        mask &= has_value(columns["is_in_language"])
     kinds = population.kinds
     if not kinds and measure.kind in BENCHMARK_KINDS:
         kinds = [measure.kind.value]

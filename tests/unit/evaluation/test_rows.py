@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.answerers.base import ModelReply
-from evaluation.benchmarks.items import load_benchmark
+from evaluation.benchmarks.items import Benchmark, load_benchmark
 from evaluation.benchmarks.predictions import SCHEMA
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.metrics.baseline_tests import one_sided_p_value
@@ -87,6 +87,24 @@ def test_a_reply_in_the_wrong_language_is_not_forgetting(items):
     # Numbers belong to both languages, so a third of the questions is answered as asked.
     assert metrics["vqa/eu/fidelity"].value == pytest.approx(100 / 3)
     assert metrics["vqa/eu/accuracy_in_language"].value == 100
+
+
+def test_replies_that_must_be_an_option_do_not_count_in_the_fidelity(items):
+    options = EvaluationOptions(blind=False, guided_choice=True)
+    book = options.load_prompts(["eu"])
+    asked = {item.benchmark: book.question(item) for item in items if item.language == "eu"}
+    assert asked[Benchmark.MULTIPLE_CHOICE].options
+    assert not asked[Benchmark.VQA].options + asked[Benchmark.CAPTION_QA].options
+    result = evaluate(Swapped(items), items, options)
+    free = evaluate(Swapped(items), items, EvaluationOptions(blind=False))
+    is_choice = [kind == "mc" for kind in result.predictions["benchmark"].to_pylist()]
+    known = result.predictions["is_in_language"].to_pylist()
+    assert [value is None for value in known] == is_choice
+    assert "mc/eu/fidelity" not in result.metrics
+    found, all_replies = (one.metrics["fidelity/eu"] for one in (result, free))
+    assert found.n == all_replies.n - free.metrics["mc/eu/fidelity"].n
+    assert found.value * found.n == pytest.approx(all_replies.value * all_replies.n)
+    assert result.metrics["vqa/eu/fidelity"] == free.metrics["vqa/eu/fidelity"]
 
 
 def test_rows_say_whether_a_reply_is_in_the_language_of_the_question(items):

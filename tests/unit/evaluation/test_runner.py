@@ -1,5 +1,6 @@
 """Scores, metrics and files of an evaluation, and the answerer around a model."""
 
+import dataclasses
 import itertools
 import json
 
@@ -166,8 +167,12 @@ class EchoModel:
     def __init__(self, chat):
         self.ids = chat.tokenizer.encode("etxe", add_special_tokens=False)
         self.calls = []
+        self.allowed = []
 
-    def generate(self, prompts, images, *, max_new_tokens, end_token_id, pad_token_id, batch_size):
+    def generate(
+        self, prompts, images, *, max_new_tokens, end_token_id, pad_token_id, batch_size, allowed
+    ):
+        self.allowed += allowed
         self.calls.append((len(prompts), max_new_tokens, end_token_id, pad_token_id, batch_size))
         assert all(isinstance(image, torch.Tensor) for image in images)
         return [self.ids[: int(image[0, 0])] for image in images]
@@ -193,6 +198,18 @@ def test_the_vlm_answerer_asks_in_slices_and_looks_up_each_image_once(chat):
     assert [call[0] for call in model.calls] == [16, 4]
     assert model.calls[0][1:] == (3, chat.end_token_id, chat.pad_token_id, 1)
     assert looked_up == [b"x", b"xx", b"xxx"] * 2
+
+
+def test_guided_questions_pass_the_ids_of_their_options_and_room_for_the_longest(chat):
+    model = EchoModel(chat)
+    answerer = VlmAnswerer(model, chat, lambda _: np.zeros((NUM_IMAGE_TOKENS, 2)), batch_size=4)
+    turns = (Turn(role=Role.USER, content=f"{IMAGE_MARK}\nZer da hau?"),)
+    free = VisualQuestion(turns=turns, image=b"x", max_new_tokens=3)
+    guided = dataclasses.replace(free, options=("etxe", "txakurra"))
+    answerer.answer([free, guided])
+    assert model.allowed[0] == []
+    assert [chat.decode(ids) for ids in model.allowed[1]] == ["etxe", "txakurra"]
+    assert model.calls[0][1] == max(map(len, model.allowed[1])) + 1
 
 
 def test_questions_of_different_limits_never_share_a_batch(chat):

@@ -223,6 +223,40 @@ def test_generation_equals_hugging_face_greedy_search() -> None:
         assert answer == [token for token in theirs if token != END]
 
 
+def test_guided_answers_are_the_allowed_ones_that_greedy_search_reaches() -> None:
+    model = build_model()
+    prompts, images = prompts_and_images(12)
+    options = [[20, 21, 22], [20, 21], [33], [34, 20]]
+    allowed = [options if at % 2 else [] for at in range(12)]
+    settings = {"max_new_tokens": 8, "end_token_id": END, "pad_token_id": PAD}
+    free = model.generate(prompts, images, batch_size=12, **settings)
+    for size in (1, 5, 12):
+        guided = model.generate(prompts, images, batch_size=size, allowed=allowed, **settings)
+        assert guided[::2] == free[::2]
+        assert guided[1::2] == [
+            choose_greedily(model, prompts[at], images[at], options) for at in range(1, 12, 2)
+        ]
+    assert len({tuple(answer) for answer in guided[1::2]}) > 1
+
+
+def choose_greedily(
+    model: VisionLanguageModel,
+    prompt: np.ndarray,
+    image: torch.Tensor | None,
+    options: list[list[int]],
+) -> list[int]:
+    """Keep the options with the likeliest next token until one is left, without a cache."""
+    left, length = [[*option, END] for option in options], 0
+    while len(left) > 1:
+        ids = torch.from_numpy(np.concatenate([prompt, left[0][:length]]).astype(np.int64))[None]
+        embeds = model.embed(ids, None if image is None else image[None])
+        logits = model.language_model(inputs_embeds=embeds).logits[0, -1]
+        best = max({option[length] for option in left}, key=lambda token: logits[token].item())
+        left = [option for option in left if option[length] == best]
+        length += 1
+    return left[0][:-1]
+
+
 def several_questions_each(before: int) -> tuple[list[np.ndarray], list[torch.Tensor | None]]:
     """Build 60 prompts: 5 images after texts of three lengths, images at the end, text only."""
     rng = np.random.default_rng(1)
