@@ -30,6 +30,7 @@ _KINDS = {
     "corpus_text": "help documents",
     "corpus_chat": "conversations",
     "corpus_listing": "conversations about listings",
+    "corpus_yes_no": "conversations of yes/no questions",
 }
 _WIDTH = 120
 _TEMPLATE = Path(__file__).with_name("card_template.md")
