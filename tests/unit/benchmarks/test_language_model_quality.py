@@ -85,7 +85,7 @@ def write_text(folder: Path, name: str, text: str) -> None:
 
 
 def test_a_card_states_recipe_quality_and_fertility(tmp_path: Path) -> None:
-    for kind in ("corpus_text", "corpus_chat", "corpus_listing"):
+    for kind in ("corpus_text", "corpus_chat", "corpus_listing", "corpus_yes_no"):
         for code in ("en", "eu"):
             write_text(tmp_path, f"{kind}_{code}", f"some text of {kind}")
     write_text(tmp_path, "fertility_ka", "წითელი ვაშლი")
@@ -100,8 +100,8 @@ def test_a_card_states_recipe_quality_and_fertility(tmp_path: Path) -> None:
     assert "**0.667**" in card
     assert "between two levels" in card
     assert "licence of corpus_text_en" in card
-    assert "7 Basque conversations, " in samples
-    assert "1.75 Basque conversations about listings" in samples
+    assert "1.68 Basque conversations, " in samples
+    assert "0.77 Basque conversations about listings" in samples
     assert "* **Code**: commit 12345." in card
     assert "| ka | " in card
     assert "{" not in card

@@ -23,7 +23,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "corpus"
     config = load_config(recipe.BackbonesConfig, ROOT / recipe.CONFIG)
     codes = ("en", "eu")
-    kinds = ("corpus_text", "corpus_chat", "corpus_listing")
+    kinds = ("corpus_text", "corpus_chat", "corpus_listing", "corpus_yes_no")
     names = [f"{kind}_{code}" for kind in kinds for code in codes]
     folder.mkdir()
     for name in [*names, *(f"script_{code}" for code in config.scripts)]:
@@ -53,7 +53,7 @@ def test_a_model_that_knows_only_the_base_language_reads_nothing_else(corpus: Pa
     graph = graph_of(corpus)
     kinds = ("corpus_text", "corpus_chat", "corpus_listing")
     assert sources(graph, "pretrain base_only") == {f"{kind}_en" for kind in kinds}
-    target = {f"{kind}_eu" for kind in kinds}
+    target = {f"{kind}_eu" for kind in (*kinds, "corpus_yes_no")}
     assert target <= sources(graph, "pretrain general")
     assert target <= sources(graph, "pretrain adapted")
 
