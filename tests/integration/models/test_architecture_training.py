@@ -1,4 +1,4 @@
-"""Architectures in real stage runs: killed and resumed, and on two sharded ranks."""
+"""Architectures in real stage runs: killed and resumed, and on two ranks (DDP and FSDP2)."""
 
 import signal
 from pathlib import Path
@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_killed_and_sharded_stage_runs_give_the_same_weights(
+def test_killed_and_distributed_stage_runs_give_the_same_weights(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,6 +36,7 @@ def test_killed_and_sharded_stage_runs_give_the_same_weights(
     weights = [folder.result / "model.safetensors" for folder in (single, killed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
+    ranks.check_same(world, "instruct", ranks.train(world, "instruct", root="two", devices=2))
     sharded = ranks.prepare(world, "instruct", root="sharded", devices=2)
     spec = sharded.path / "spec.yaml"
     stage = load_config(stage_class("instruct"), spec, overrides=["compute.strategy=fsdp2"])

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configuration.run_config import DataConfig, EvaluateConfig, ExpectedSource
+from configuration.run_config import DataConfig, EvaluateConfig, ExpectedSource, RunConfig
+from core.config import load_config
 from core.errors import ConfigError
 from evaluation.benchmarks.items import Benchmark
 from lightning_modules.compute import ComputeConfig, StrategyName
+from models.freezing import FreezePolicy
+from models.towers.vision_tower import VisionTowerConfig
 from tests.support.small_world import REPOSITORY
 
 PROFILES = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -81,3 +84,21 @@ def test_gradients_are_reduced_once_only_where_they_are_sharded() -> None:
         ConfigError, match=r"reduce_once=true needs strategy fsdp2 or hsdp, got ddp"
     ):
         ComputeConfig(strategy=StrategyName.DDP, reduce_once=True)
+
+
+def test_architectures_decide_what_stages_train_and_what_is_supported() -> None:
+    profile, kind = Path("configs/embedded.yaml"), "model.connector.kind=cross_attention"
+    plain, frozen = (load_config(RunConfig, profile, overrides=o) for o in ([], [kind]))
+    assert plain.instruct_policy == FreezePolicy(connector=True, language_model=True)
+    assert plain.align_policy == frozen.align_policy == frozen.instruct_policy == FreezePolicy()
+    opened = ["instruct.policy.language_model=true", "instruct.tuning.kind=lora"]
+    trained = load_config(RunConfig, profile, overrides=[kind, *opened])
+    assert trained.instruct_policy.language_model
+    with pytest.raises(ConfigError, match=r"instruct\.tuning"):
+        load_config(RunConfig, profile, overrides=[kind, opened[1]])
+    with pytest.raises(ConfigError, match=r"align\.compute\.compile_blocks=true is not supported"):
+        load_config(RunConfig, profile, overrides=[kind, "align.compute.compile_blocks=true"])
+    pixels = load_config(RunConfig, profile, overrides=["model.connector.kind=single_stream"])
+    assert pixels.model.vision == VisionTowerConfig(library="patches", name="64/16")
+    assert plain.model.has_feature_cache
+    assert not pixels.model.has_feature_cache
