@@ -36,10 +36,13 @@ def test_killed_and_distributed_stage_runs_give_the_same_weights(
     weights = [folder.result / "model.safetensors" for folder in (single, killed)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
-    ranks.check_same(world, "instruct", ranks.train(world, "instruct", root="two", devices=2))
+    # Text without an image does not reach the layers of cross-attention, so it has no gradient.
+    has_agreement = kind != "cross_attention"
+    two = ranks.train(world, "instruct", root="two", devices=2)
+    ranks.check_same(world, "instruct", two, has_agreement=has_agreement)
     sharded = ranks.prepare(world, "instruct", root="sharded", devices=2)
     spec = sharded.path / "spec.yaml"
     stage = load_config(stage_class("instruct"), spec, overrides=["compute.strategy=fsdp2"])
     spec.write_text(dump_config(stage))
     ranks.run_to_the_end(world, sharded)
-    ranks.check_same(world, "instruct", sharded)
+    ranks.check_same(world, "instruct", sharded, has_agreement=has_agreement)
