@@ -1,8 +1,9 @@
 """The plan of a grid: what a command runs, and what it writes once the stage runs have ended."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from configuration.axes import GridCell
 from configuration.trainer import TrainerConfig
@@ -22,5 +23,7 @@ class GridPlan:
     """Execution settings of every stage run."""
     cells: tuple[GridCell, ...]
     """Every cell of the grid; empty for an experiment that trains no cells."""
+    hypotheses: Mapping[str, Mapping[str, Any]]
+    """Hypotheses of the experiment itself, besides those of the project."""
     publish: Callable[[Store], Path]
     """Write the final output (a report or trained models) and return its path."""

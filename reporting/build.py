@@ -18,6 +18,7 @@ from reporting.claims.sufficiency import sufficiency_tables
 from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
+from reporting.sections.drawn_lines import label_line, line_keys
 from reporting.sections.exposures import ENOUGH, exposure_sentences, exposure_tables
 from reporting.sections.further_benchmarks import further_benchmarks
 from reporting.sections.image_use import image_use_table
@@ -26,6 +27,7 @@ from reporting.sections.model_sizes import TITLES as SIZE_TITLES
 from reporting.sections.model_sizes import size_table
 from reporting.sections.out_of_domain import out_of_domain_section
 from reporting.sections.preference_rows import preference_section
+from reporting.sections.retention_rows import retention_table
 from reporting.series import View, view_of
 from reporting.summary import key_figures, summary
 
@@ -85,7 +87,7 @@ def render_page(
         registration=registration,
         key_figures=key_figures(grid, view),
         groups=[(label, drawn) for label, drawn in groups if drawn],
-        legend=[(view.label(s), figures.dash_of(view, s)) for s in view.settings],
+        legend=[(label_line(view, key), figures.dash_of(view, key)) for key in line_keys(view)],
         claims=claim_rows(results),
         inapplicable=results.inapplicable,
         delta=100 * load_registered(grid.folder).margin,
@@ -106,7 +108,7 @@ def render_page(
         exposures=exposures,
         exposure_sentences=exposure_sentences(exposures),
         enough_exposures=ENOUGH,
-        retention=tables.retention_table(grid),
+        retention=retention_table(grid),
         image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],

@@ -16,9 +16,11 @@ from reporting.item_scores import ItemQuery, seed_averaged_interval
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import (
     SEED,
+    SHARE,
     Setting,
     axis_titles,
     format_axis,
+    is_number,
     setting_of,
     share_of,
     varying_axes,
@@ -195,6 +197,20 @@ class View:
         return varying_axes(self.settings)
 
     @property
+    def x_axis(self) -> str:
+        """Axis over which figures draw lines, the share or another number; empty for bars."""
+        if self.is_curve:
+            return SHARE
+        numeric = {
+            name: len(values)
+            for name, values in self.varying.items()
+            if len(values) >= _MIN_SHARES_FOR_A_CURVE and all(map(is_number, values))
+        }
+        name = max(numeric, key=lambda axis: numeric[axis], default="")
+        others = {tuple(pair for pair in setting if pair[0] != name) for setting in self.settings}
+        return name if 2 * len(others) <= len(self.settings) else ""
+
+    @property
     def titles(self) -> dict[str, str]:
         """Titles of the axes."""
         names = dict.fromkeys(name for setting in self.settings for name, _ in setting)
@@ -215,12 +231,14 @@ class View:
 
 def view_of(grid: GridRecord) -> View:
     """Determine which axes vary in a grid."""
+    places = {(setting_of(cell), share_of(cell)) for cell in grid.cells}
     return make_view(
         base=grid.base_language,
         target=grid.target_language,
         settings=tuple(dict.fromkeys(setting_of(cell) for cell in grid.cells)),
         shares=tuple(sorted({share_of(cell) for cell in grid.cells})),
         seeds=tuple(dict.fromkeys(cell.axes.get(SEED, 0) for cell in grid.cells)),
+        num_places=len(places),
     )
 
 
@@ -231,15 +249,16 @@ def make_view(
     settings: tuple[Setting, ...],
     shares: tuple[float, ...],
     seeds: tuple[AxisValue, ...],
+    num_places: int,
 ) -> View:
-    """Return the view of a grid with these settings; it draws curves if the shares suffice."""
+    """Return the view of a grid; it draws curves if settings have several shares on average."""
     return View(
         base=base,
         target=target,
         settings=settings,
         shares=shares,
         seeds=seeds,
-        is_curve=len(shares) >= _MIN_SHARES_FOR_A_CURVE,
+        is_curve=len(shares) >= _MIN_SHARES_FOR_A_CURVE and num_places >= 2 * len(settings),
     )
 
 

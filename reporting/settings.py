@@ -91,6 +91,11 @@ def varying_axes(settings: Sequence[Setting]) -> dict[str, tuple[AxisValue, ...]
     return {name: tuple(found) for name, found in values.items() if len(found) > 1}
 
 
+def is_number(value: AxisValue) -> bool:
+    """Return whether a value of an axis has a place on a numeric scale."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def axis_titles(names: Sequence[str]) -> dict[str, str]:
     """Map the names of axes to their titles in tables and figures."""
     paths = [name for name in names if name not in _TITLES]

@@ -36,6 +36,7 @@ def describe_grid(
     return {
         "experiment": request.experiment,
         "experiment_sha256": _file_hash(request),
+        "experiment_hypotheses": sorted(plan.hypotheses),
         "profile": request.profile,
         "overrides": _result_overrides(request),
         "title": _title(request),

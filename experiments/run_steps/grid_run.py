@@ -116,7 +116,7 @@ class GridRun:
     def _write_description_alone(self, request: GridRequest, folder: Path) -> None:
         before = read_grid_json(folder, default={})
         check_continues(folder.name, before, describe_grid(request, self.plan, None))
-        registration = register(folder) if self.plan.cells else None
+        registration = register(folder, self.plan.hypotheses) if self.plan.cells else None
         self.store.registration = registration
         description = describe_grid(request, self.plan, registration)
         if (file := request.experiment_file) is not None:

@@ -56,6 +56,7 @@ def make_plan(request: GridRequest) -> GridPlan:
         full_graph=full_graph,
         trainer=cells[0].config.trainer,
         cells=cells,
+        hypotheses=getattr(experiment, "hypotheses", {}),
         publish=publish,
     )
 
@@ -120,5 +121,6 @@ def _plan_recipe(request: GridRequest, recipe: ModuleType) -> GridPlan:
         full_graph=full_graph,
         trainer=config.trainer,
         cells=(),
+        hypotheses={},
         publish=lambda store: recipe.publish(config, graph, store),
     )

@@ -20,9 +20,8 @@ from reporting.claims.power.pilot import ClaimAssumptions, measure_pilot
 from reporting.claims.power.power_plan import BenchmarkSizes, PlannedClaim, plan_claims
 from reporting.claims.preregistration import (
     PUBLISHED_NAME,
-    SHIPPED,
+    combine_hypotheses,
     find_registration,
-    load_hypotheses,
     load_registered,
     write_copy,
 )
@@ -38,7 +37,7 @@ def planned_claims(
         return []
     folder = grid_folder(request.root, request.experiment, request.profile, request.name)
     has_copy = find_registration(folder) is not None
-    hypotheses = load_registered(folder) if has_copy else load_hypotheses(SHIPPED)
+    hypotheses = load_registered(folder) if has_copy else combine_hypotheses(plan.hypotheses)
     return plan_claims(plan.cells, hypotheses, _benchmark_sizes(plan), assumptions)
 
 
@@ -67,7 +66,7 @@ def register_grid(request: GridRequest, plan: GridPlan, console: Console) -> Pat
         )
     assumptions = assumed_variances(request)
     claims = planned_claims(request, plan, assumptions)
-    registration = write_copy(folder)
+    registration = write_copy(folder, plan.hypotheses)
     path = folder / PUBLISHED_NAME
     content = _describe(request, plan, registration, folder, claims)
     atomic_write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))

@@ -7,11 +7,17 @@ evaluation that the grid uses, including those that it found in the store.
 """
 
 import dataclasses
+import tempfile
+import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
-from core.config import load_config
+import yaml
+
+from core.config import load_config, to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
@@ -25,6 +31,10 @@ SHIPPED = Path(__file__).parents[1] / "hypotheses.yaml"
 """The hypotheses of the project; a grid that starts copies them."""
 PUBLISHED_NAME = "registration.yaml"
 """File that `--register` writes for publication."""
+
+OwnHypotheses: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Name of a hypothesis of an experiment -> its fields, as in the file."""
+NO_HYPOTHESES: OwnHypotheses = MappingProxyType({})
 
 _COPY_NAME = "hypotheses.yaml"
 _LOG = get_logger("registration")
@@ -46,11 +56,15 @@ class RegistrationCheck:
         return not self.problems
 
 
-def register(folder: Path) -> Registration:
+def register(folder: Path, own: OwnHypotheses = NO_HYPOTHESES) -> Registration:
     """Register the hypotheses for the grid in a folder, unless it already has a registration.
 
     A registration is never replaced, even if its copy is missing or changed: the report then says
     so. A registration made by `--register` keeps its time.
+
+    Args:
+        folder: Folder of the grid.
+        own: Hypotheses of its experiment, which are added to the shipped ones.
 
     Raises:
         ConfigError: If the hypotheses are invalid.
@@ -59,8 +73,9 @@ def register(folder: Path) -> Registration:
     if registration is not None:
         for problem in _problems_of_copy(folder, registration):
             _LOG.warning("%s: %s; the report will call its claims exploratory", folder, problem)
+        _warn_of_changed(folder, own)
         return registration
-    return _read_published(folder) or write_copy(folder)
+    return _read_published(folder) or write_copy(folder, own)
 
 
 def find_registration(folder: Path) -> Registration | None:
@@ -72,15 +87,22 @@ def find_registration(folder: Path) -> Registration | None:
     return _read_started(folder) or _read_published(folder)
 
 
-def write_copy(folder: Path, *, now: float | None = None) -> Registration:
-    """Copy the shipped hypotheses to the folder of a grid and return their registration.
+def write_copy(
+    folder: Path, own: OwnHypotheses = NO_HYPOTHESES, *, now: float | None = None
+) -> Registration:
+    """Copy the hypotheses to the folder of a grid and return their registration.
 
     A copy that is already there is kept.
+
+    Args:
+        folder: Folder of the grid.
+        own: Hypotheses of its experiment, which are added to the shipped ones.
+        now: Unix time of the registration; None for the present.
     """
     copy = folder / _COPY_NAME
     if not copy.is_file():
-        load_hypotheses(SHIPPED)
-        atomic_write_text(copy, SHIPPED.read_text(encoding="utf-8"))
+        combine_hypotheses(own)
+        atomic_write_text(copy, _join_texts(own))
     load_hypotheses(copy)
     # Whole microseconds, so that the time equals the one that is read back from JSON.
     when = round(time.time() if now is None else now, 6)
@@ -107,6 +129,57 @@ def load_hypotheses(path: Path) -> Hypotheses:
     if content not in _PARSED:  # the copy of a grid has the content of the shipped file
         _PARSED[content] = load_config(Hypotheses, path)
     return _PARSED[content]
+
+
+def combine_hypotheses(own: OwnHypotheses) -> Hypotheses:
+    """Return the shipped hypotheses with those of an experiment.
+
+    Raises:
+        ConfigError: If a hypothesis is invalid, or has the name of a shipped one.
+    """
+    shipped = load_hypotheses(SHIPPED)
+    if not own:
+        return shipped
+    if not isinstance(own, Mapping) or not all(isinstance(one, Mapping) for one in own.values()):
+        raise ConfigError(
+            f"the hypotheses of the experiment are {own!r:.80}; expected names with the fields "
+            "that reporting/hypotheses.yaml explains"
+        )
+    if both := sorted(set(own) & set(shipped.hypotheses)):
+        raise ConfigError(
+            f"the experiment's hypothesis '{both[0]}' has the name of one in "
+            "reporting/hypotheses.yaml; rename it"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hypotheses of the experiment"
+        path.write_text(_join_texts(own), encoding="utf-8")
+        try:
+            return load_config(Hypotheses, path)
+        except ConfigError as error:
+            message = str(error).replace(str(path), path.name)
+            raise ConfigError(f"{message}; correct them in its file") from error
+
+
+def _join_texts(own: OwnHypotheses) -> str:
+    """Return the text of the shipped file, with the hypotheses of an experiment at its end."""
+    text = SHIPPED.read_text(encoding="utf-8")
+    if not own:
+        return text
+    added = yaml.safe_dump(to_plain(own), sort_keys=False, allow_unicode=True)
+    return f"{text}  # Hypotheses of the experiment itself:\n{textwrap.indent(added, '  ')}"
+
+
+def _warn_of_changed(folder: Path, own: OwnHypotheses) -> None:
+    """Warn of hypotheses of the experiment that are not those registered for its grid."""
+    now, known = combine_hypotheses(own).hypotheses, load_registered(folder).hypotheses
+    changed = [name for name in own if now[name] != known.get(name)]
+    if changed:
+        _LOG.warning(
+            "%s: the experiment's hypotheses have changed since the grid was registered (%s); the "
+            "registered ones are decided. Register another grid with --name NAME",
+            folder,
+            ", ".join(changed),
+        )
 
 
 def check_registration(
@@ -136,8 +209,12 @@ def check_registration(
 
 
 def has_changed(folder: Path) -> bool:
-    """Return whether the current hypotheses differ from those of a grid in more than wording."""
-    return _without_wording(load_registered(folder)) != _without_wording(load_hypotheses(SHIPPED))
+    """Return whether the shipped hypotheses differ from those of a grid in more than wording."""
+    own = read_grid_json(folder, default={}).get("experiment_hypotheses") or ()
+    registered = load_registered(folder)
+    shipped = {name: h for name, h in registered.hypotheses.items() if name not in own}
+    registered = dataclasses.replace(registered, hypotheses=shipped)
+    return _without_wording(registered) != _without_wording(load_hypotheses(SHIPPED))
 
 
 def _read_started(folder: Path) -> Registration | None:

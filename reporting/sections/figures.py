@@ -20,10 +20,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from core.io.files import atomic_file
-from reporting.amounts import amounts_of, format_count
 from reporting.records import GridRecord
+from reporting.sections.drawn_lines import (
+    DrawnLine,
+    drawn_lines,
+    is_logarithmic,
+    label_line,
+    line_key,
+    x_ticks,
+)
 from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
-from reporting.settings import DESCRIPTIVE_AXES, Setting, format_axis, format_value
+from reporting.settings import DESCRIPTIVE_AXES, SHARE, Setting, format_axis, format_value
 
 INK, MUTED, GRID, PAPER = "#1c2024", "#6b727c", "#e6e8eb", "#ffffff"
 TARGET, BASE = "#c2410c", "#2563a8"
@@ -63,31 +70,43 @@ def setting_groups(view: View) -> list[SettingGroup]:
     The first varying axis distinguishes the lines of a diagram, and each combination of the other
     axes has its own diagram. Settings that fit into one diagram as bars stay together.
     """
-    apart = list(view.varying)[1:]
-    if not view.is_curve and len(view.settings) * len(view.shares) <= _MAX_BARS:
+    if not view.x_axis and len(view.settings) * len(view.shares) <= _MAX_BARS:
         return [SettingGroup(label="", settings=view.settings)]
-    by_label: dict[str, list[Setting]] = {}
+    apart = [name for name in view.varying if name != view.x_axis][1:]
+    by_label: dict[str, dict[Setting, list[Setting]]] = {}
     for setting in view.settings:
         label = view.label(tuple(pair for pair in setting if pair[0] in apart))
-        by_label.setdefault(label, []).append(setting)
-    size = len(_DASHES) if view.is_curve else _MAX_BARS
+        first = line_key(view, setting, view.shares[0])
+        by_label.setdefault(label, {}).setdefault(first, []).append(setting)
+    num_shares = len(view.shares) if view.x_axis not in ("", SHARE) else 1
+    size = max(1, len(_DASHES) // num_shares) if view.x_axis else _MAX_BARS
     groups = []
-    for label, settings in by_label.items():
-        num_parts = -(-len(settings) // size)
+    for label, settings_of in by_label.items():
+        lines_here = list(settings_of.values())
+        num_parts = -(-len(lines_here) // size)
         for part in range(num_parts):
             suffix = f"part {part + 1} of {num_parts}" if num_parts > 1 else ""
             full_label = ", ".join(filter(None, (label, suffix)))
-            chunk = tuple(settings[part * size : (part + 1) * size])
-            groups.append(SettingGroup(label=full_label, settings=chunk))
+            chunk = lines_here[part * size : (part + 1) * size]
+            settings = tuple(setting for same in chunk for setting in same)
+            groups.append(SettingGroup(label=full_label, settings=settings))
     return groups
 
 
-def dash_of(view: View, setting: Setting) -> tuple[int, bool]:
-    """Return the index of a setting's dash pattern, and whether its markers are filled."""
-    group = next(g for g in setting_groups(view) if setting in g.settings)
-    is_alone = len(group.settings) == 1
-    index = 1 if is_alone else group.settings.index(setting) % len(_DASHES)
-    return index, index == 1
+def dash_of(view: View, key: Setting) -> tuple[int, bool]:
+    """Return the index of a line's dash pattern, and whether its markers are filled.
+
+    Args:
+        view: The grid.
+        key: Key of the line (`line_key`).
+    """
+    for group in setting_groups(view):
+        members = ((setting, share) for setting in group.settings for share in view.shares)
+        keys = list(dict.fromkeys(line_key(view, *member) for member in members))
+        if key in keys:
+            index = 1 if len(keys) == 1 else keys.index(key) % len(_DASHES)
+            return index, index == 1
+    raise ValueError(f"no line of the grid has the key {key}")
 
 
 def page_figures(grid: GridRecord, view: View, group: SettingGroup) -> list[PageFigure]:
@@ -160,23 +179,19 @@ def _combine_panels(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, ti
 
 def _legend_handles(axes: Axes, view: View) -> list[Artist]:
     handles: list[Artist] = list(axes.get_legend_handles_labels()[0])
-    if not view.is_curve:
+    if not view.x_axis:
         handles = [Patch(color=_language_colour(view, lang), label=lang) for lang in view.languages]
     constant = Line2D([], [], color=MUTED, linestyle=":", label="majority-answer baseline")
-    if not view.is_curve:
+    if not view.x_axis:
         constant.set(linestyle="", marker="_")
     blind = Line2D([], [], color=MUTED, linestyle="", marker="x", label="without the image")
     return [*handles, constant, blind]
 
 
 def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
-    if view.is_curve:
+    if view.x_axis:
         _draw_curves(axes, found, view)
-        labels = [_share_label(found, share) for share in view.shares]
-        has_amounts = any("\n" in label for label in labels)
-        amounts = "\nnumber of images; answer tokens" if has_amounts else ""
-        axes.set_xlabel(f"share of images in the target language ({view.target}){amounts}")
-        axes.set_xticks(view.shares, labels, fontsize=7 if has_amounts else None)
+        _draw_x_axis(axes, found, view)
     else:
         _draw_bars(axes, found, view)
     axes.set_ylim(0, 103)  # a marker at 100 % must not be cut off
@@ -186,51 +201,53 @@ def _draw_panel(axes: Axes, found: Sequence[Line], view: View) -> None:
     axes.set_axisbelow(True)
 
 
-def _share_label(found: Sequence[Line], share: float) -> str:
-    """Return a share with the images and answer tokens behind it, where all lines agree on them.
-
-    They agree if they print the same: lines with other seeds have other means of tokens.
-    """
-    points = [point for line in found if (point := line.at(share)) is not None]
-    amounts = [amounts_of(point.cells) for point in points]
-    texts = {
-        f" %\n{target.num_different:,}\n{format_count(target.num_loss_tokens)}"
-        for target, _ in filter(None, amounts)
-    }
-    is_known = len(texts) == 1 and None not in amounts
-    return f"{100 * share:.3g}" + (texts.pop() if is_known else "")
+def _draw_x_axis(axes: Axes, found: Sequence[Line], view: View) -> None:
+    ticks, labels = x_ticks(found, view)
+    has_amounts = any("\n" in label for label in labels)
+    if is_logarithmic(view):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    title = view.titles[view.x_axis]
+    if view.x_axis == SHARE:
+        amounts = "\nnumber of images; answer tokens" if has_amounts else ""
+        title = f"share of images in the target language ({view.target}){amounts}"
+    axes.set_xlabel(title)
+    style: dict[str, Any] = {"fontsize": 7} if has_amounts else {}
+    if view.x_axis != SHARE:
+        style = _tick_style(axes, labels)
+    axes.set_xticks(ticks, labels, **style)
 
 
 def _draw_curves(axes: Axes, found: Sequence[Line], view: View) -> None:
-    for line in found:
-        dash, is_filled = dash_of(view, line.setting)
+    drawn = drawn_lines(found, view)
+    for line in drawn:
+        dash, is_filled = dash_of(view, line.key)
         colour = _language_colour(view, line.language)
-        shares = [point.share for point in line.points]
         values = [point.value for point in line.points]
-        bounded = [(p.share, p.low, p.high) for p in line.points if None not in (p.low, p.high)]
+        pairs = list(zip(line.places, line.points, strict=True))
+        bounded = [(x, p.low, p.high) for x, p in pairs if None not in (p.low, p.high)]
         if bounded:
             x, low, high = (list(column) for column in zip(*bounded, strict=True))
             axes.fill_between(x, low, high, color=colour, alpha=0.11, linewidth=0)
-        axes.plot(shares, values, color=colour, linestyle=_DASHES[dash], linewidth=1.8, marker="o",
-                  markersize=4.6, markeredgewidth=1.2, label=_line_label(view, line),
+        axes.plot(line.places, values, color=colour, linestyle=_DASHES[dash], linewidth=1.8,
+                  marker="o", markersize=4.6, markeredgewidth=1.2, label=_label_drawn(view, line),
                   markerfacecolor=colour if is_filled else PAPER)  # fmt: skip
-        for point in line.points:
+        for place, point in pairs:
             if len(point.seeds) > 1:
-                axes.plot([point.share] * len(point.seeds), point.seeds, ".", color=colour,
+                axes.plot([place] * len(point.seeds), point.seeds, ".", color=colour,
                           markersize=3, alpha=0.6)  # fmt: skip
     for language in view.languages:
-        _draw_baselines(axes, found, view, language)
+        _draw_baselines(axes, [x for x in drawn if x.language == language], view, language)
 
 
-def _draw_baselines(axes: Axes, found: Sequence[Line], view: View, language: str) -> None:
-    """Draw the majority baseline as one level, and the blind baseline at each share."""
-    in_language = [line for line in found if line.language == language]
-    points = [point for line in in_language for point in line.points]
+def _draw_baselines(axes: Axes, drawn: Sequence[DrawnLine], view: View, language: str) -> None:
+    """Draw the majority baseline as one level, and the blind baseline at each place."""
+    pairs = [pair for line in drawn for pair in zip(line.places, line.points, strict=True)]
     colour = _language_colour(view, language)
-    levels = [p.majority for p in points if p.majority is not None]
+    levels = [p.majority for _, p in pairs if p.majority is not None]
     if levels:
         axes.axhline(max(levels), color=colour, linewidth=0.9, linestyle=(0, (1, 2)), alpha=0.9)
-    blind = [(p.share, p.blind) for p in points if p.blind is not None]
+    blind = [(x, p.blind) for x, p in pairs if p.blind is not None]
     if blind:
         axes.plot(*zip(*blind, strict=True), "x", color=colour, markersize=4, alpha=0.55,
                   markeredgewidth=1)  # fmt: skip
@@ -283,9 +300,9 @@ def _tick_style(axes: Axes, names: Sequence[str]) -> dict[str, Any]:
     return {"fontsize": 7, "rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 
 
-def _line_label(view: View, line: Line) -> str:
-    setting = view.label(line.setting)
-    return f"{line.language}, {setting}" if setting else line.language
+def _label_drawn(view: View, line: DrawnLine) -> str:
+    label = label_line(view, line.key)
+    return f"{line.language}, {label}" if label else line.language
 
 
 def _language_colour(view: View, language: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables of a report: scores, fidelity, retention and stage runs, and the CSV."""
+"""Tables of a report: scores, fidelity and stage runs, and the CSV."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.store.records import StageRecord
 from pipeline.store.states import State
 from reporting.amounts import describe_amount
 from reporting.best_set import not_below_best
@@ -37,7 +36,6 @@ from reporting.settings import (
 
 _MINUTE, _HOUR = 60, 3600
 _HEADLINES = tuple(panel for panel in PANELS if panel.key in ("vqa", "mc", "capqa"))
-_NORMAL_95 = 1.96
 _ALL = 100.0
 
 _Place = tuple[Setting, float]
@@ -95,15 +93,6 @@ class StageRow:
     error: str
     failures: tuple[str, ...]
     """Failures and the reaction to each, oldest first."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetentionTable:
-    """Scores of the language models without images, and their change by the training."""
-
-    tasks: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    """Cell or backbone, and its formatted score per task."""
 
 
 def score_table(grid: GridRecord, view: View) -> ScoreTable:
@@ -192,29 +181,6 @@ def fidelity_table(grid: GridRecord, view: View) -> ScoreTable:
 def collapse_table(grid: GridRecord, view: View) -> ScoreTable:
     """Return the scores that tell a lost reply language from lost knowledge."""
     return tabulate(grid, view, COLLAPSE_PANELS)
-
-
-def retention_table(grid: GridRecord) -> RetentionTable:
-    """Return one row per backbone, then one per cell with its change from the backbone."""
-    before: dict[str, StageRecord] = {}
-    after: list[tuple[CellRecord, StageRecord]] = []
-    for cell in grid.cells:
-        if (stage := cell.stages.get("backbone")) is not None and stage.retention:
-            before[stage.address] = stage
-        if (stage := cell.stages.get("retention")) is not None and stage.retention:
-            after.append((cell, stage))
-    found = [*before.values(), *(stage for _, stage in after)]
-    tasks = tuple(dict.fromkeys(task for stage in found for task in stage.retention))
-    rows = [
-        (f"{stage.params.get('backbone', 'backbone')}, before training",
-         tuple(_format_retention(stage.retention.get(task)) for task in tasks))
-        for stage in before.values()
-    ]  # fmt: skip
-    for cell, stage in after:
-        own = cell.stages["backbone"].retention if "backbone" in cell.stages else {}
-        texts = (_format_retention(stage.retention.get(task), own.get(task)) for task in tasks)
-        rows.append((cell.cell_id, tuple(texts)))
-    return RetentionTable(tasks=tasks, rows=tuple(rows))
 
 
 def stage_rows(grid: GridRecord) -> list[StageRow]:
@@ -316,24 +282,6 @@ def _best_set(points: Mapping[_Place, Point], panel: Panel, language: str) -> se
         return set()
     return {place for place, is_best in zip(parts, not_below_best(scores, images), strict=True)
             if is_best}  # fmt: skip
-
-
-def _format_retention(
-    found: Mapping[str, Any] | None, before: Mapping[str, Any] | None = None
-) -> str:
-    if found is None:
-        return ""
-    is_bits = found["metric"] == "bits_per_byte"
-    scale, unit = (1.0, " bits/byte") if is_bits else (100.0, " %")
-    digits = 3 if is_bits else 1
-    text = f"{scale * found['value']:.{digits}f}{unit}"
-    if found["stderr"]:
-        text += f" \N{PLUS-MINUS SIGN} {_NORMAL_95 * scale * found['stderr']:.{digits}f}"
-    if found.get("num_truncated"):
-        text += f", {found['num_truncated']} prompts cut"
-    if before is not None:
-        text += f" ({scale * (found['value'] - before['value']):+.{digits}f})"
-    return text
 
 
 def _format_failure(failure: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from datamodules.batches.target_data import EXPOSURES_FILE, TARGET_DATA_FILE
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
 from reporting.series import View, view_of
-from reporting.settings import Setting, setting_of, share_of
+from reporting.settings import SHARE, Setting, setting_of, share_of
 
 MAX_TABLE_ROWS = 2000
 """Maximum number of rows of the per-item table; the parquet artifact contains all rows."""
@@ -136,20 +136,27 @@ def items_table(predictions: Path) -> tuple[dict[str, list[Any]], str]:
 
 
 def curves(grid: GridRecord) -> dict[str, dict[int, float]]:
-    """Return accuracy over share in percent, per metric and setting, averaged over seeds."""
+    """Return accuracy over share in percent, per metric and setting, averaged over seeds.
+
+    In a grid with one share, it is over the axis of the figures, if its values are whole numbers:
+    MLflow draws metrics over steps.
+    """
     view = view_of(grid)
-    if len(view.shares) <= 1:
+    axis = SHARE if len(view.shares) > 1 else view.x_axis
+    if axis != SHARE and not all(isinstance(x, int) for x in view.varying.get(axis, (0.0,))):
         return {}
+    prefix = "over_share" if axis == SHARE else f"over_{view.titles[axis]}"
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in grid.cells:
         if cell.evaluation is None:
             continue
-        percent = round(100 * share_of(cell))
-        setting = _name_setting(view, setting_of(cell))
+        own = dict(setting_of(cell))
+        x = round(100 * share_of(cell)) if axis == SHARE else int(str(own.pop(axis)))
+        setting = _name_setting(view, tuple(own.items()))
         for name, score in cell.evaluation.scores.items():
             if name.endswith("/accuracy"):
-                key = valid_name("/".join(filter(None, ("over_share", name, setting))))
-                points[key][percent].append(score.value)
+                key = valid_name("/".join(filter(None, (prefix, name, setting))))
+                points[key][x].append(score.value)
     return {key: {x: fmean(ys) for x, ys in sorted(p.items())} for key, p in points.items()}
 
 

@@ -224,6 +224,7 @@ def _view(config: RunConfig, planned: Sequence[Setting]) -> View:
         settings=tuple(dict.fromkeys(settings)),
         shares=tuple(sorted({float(str(dict(cell).get(SHARE) or 0.0)) for cell in planned})),
         seeds=(),
+        num_places=len(planned),
     )
 
 

@@ -32,6 +32,13 @@ OUTSIDE = '''\
 from configuration.axes import vary
 from configuration.run_config import RunConfig
 
+hypotheses = {
+    "longer_helps": {
+        "text": "Training {first} is better than {second}", "source": "test", "axis": "length",
+        "first": "long", "second": "short", "pool": ["model.connector.kind"], "test": "superiority",
+    }
+}
+
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return four cells: two lengths of both stages, two connectors."""
@@ -158,7 +165,8 @@ def test_a_users_file_and_a_new_stage_kind_end_in_one_report(
     sizes = [cell["training_sizes"]["instruct"] for cell in cells]
     assert [size["image_tokens"] for size in sizes] == [4, 1, 4, 1]
     assert sizes[1]["flops"] < sizes[0]["flops"]
-    texts = ("mean_token", "linear", "length", "long", "reply_length", "training operations")
+    texts = ("mean_token", "linear", "Training long is better than short", "reply_length",
+             "training operations")  # fmt: skip
     assert [text for text in texts if text not in page] == []
     rows = (folder / "report" / "cells.csv").read_text()
     assert all(cell_id in rows for cell_id in OUTSIDE_IDS)

@@ -260,7 +260,7 @@ def test_first_varying_axis_shares_a_diagram(root: Path) -> None:
 
 
 def test_settings_that_fit_as_bars_share_a_diagram(root: Path) -> None:
-    _, view = _load(root, "connector")
+    _, view = _load(root, "stage_ablation")
     (group,) = figures.setting_groups(view)
     assert group.settings == view.settings
 
