@@ -142,7 +142,10 @@ def test_a_new_experiment_is_listed_and_planned(checkout: Path) -> None:
     planned = run(checkout, "--exp", "connector_ablation", "--profile", worlds.PROFILE, "--dry-run")
     # Features are shared, and one alignment per connector; everything else is per cell.
     assert "4 cells, 15 stage runs" in planned
-    assert all(cell_id in "".join(planned.split()) for cell_id in IDS)
+    # Names of stage runs are folded in the first column of the table.
+    rows = [line.split("\u2502") for line in planned.splitlines() if line.startswith("\u2502")]
+    names = "".join(row[1].strip() for row in rows)
+    assert all(cell_id in names for cell_id in IDS)
 
 
 def test_a_users_file_and_a_new_stage_kind_end_in_one_report(
