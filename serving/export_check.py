@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError
@@ -46,8 +46,8 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
     Raises:
         CheckpointError: If a weight is missing or unexpected, or the outputs differ.
     """
-    theirs, info = LlavaForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
+    theirs, info = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
     )
     problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
     if problems:

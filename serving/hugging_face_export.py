@@ -1,4 +1,4 @@
-"""Export of a trained cell as a stock `LlavaForConditionalGeneration`, with a parity check."""
+"""Export of a trained cell as a stock model of transformers, with a parity check."""
 
 import dataclasses
 import json
@@ -14,8 +14,9 @@ from core.config import dump_config
 from core.errors import CheckpointError, ConfigError
 from core.io.files import atomic_write_text, use_umask
 from evaluation.asking import ASKING_FILE, AskingConfig
-from models.export.llava import to_hugging_face
+from models.export.conversion import to_hugging_face
 from models.export.processor import chat_template, generation_config, image_processor_config
+from models.export.stock import HfModel
 from models.freezing import cast_all
 from pipeline.assemble import VlmParts
 from serving.cell import TrainedCell, load_cell
@@ -48,7 +49,7 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
         max_shard: Maximum size of a weights file, e.g. "5GB".
 
     Raises:
-        ConfigError: If the folder exists, or the model has a part that LLaVA doesn't support.
+        ConfigError: If the folder exists, or no class of transformers has a part of the model.
         CheckpointError: If the cell is not finished, or the export differs from our model.
     """
     if folder.exists():
@@ -58,23 +59,27 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
     shutil.rmtree(part_folder, ignore_errors=True)
     part_folder.mkdir(parents=True)
     try:
-        warnings = write_model(
-            part_folder, cell, parts, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard
+        stock = write_model(
+            part_folder,
+            parts,
+            AskingConfig.of(cell.evaluation.settings),
+            dtype=EXPORT_DTYPES[dtype],
+            max_shard=max_shard,
         )
         report = check_export(part_folder, parts)
-        card = model_card(cell, report, dtype=dtype, warnings=warnings)
+        card = model_card(cell, report, stock, dtype=dtype)
         atomic_write_text(part_folder / "README.md", card)
         use_umask(part_folder)
         part_folder.rename(folder)
     finally:
         shutil.rmtree(part_folder, ignore_errors=True)
-    return ExportResult(folder=folder, report=report, warnings=warnings)
+    return ExportResult(folder=folder, report=report, warnings=stock.warnings)
 
 
 def write_model(
-    folder: Path, cell: TrainedCell, parts: VlmParts, *, dtype: torch.dtype, max_shard: str
-) -> tuple[str, ...]:
-    """Write every file except the model card and return warnings.
+    folder: Path, parts: VlmParts, asking: AskingConfig, *, dtype: torch.dtype, max_shard: str
+) -> HfModel:
+    """Write every file except the model card and return what was written.
 
     The weights of `parts` are rounded to `dtype` in place.
     """
@@ -88,15 +93,14 @@ def write_model(
     except SafetensorError as error:  # its only error for a full disk
         raise CheckpointError(f"{folder}: the weights can't be written ({error})") from error
     _write_json(folder / "config.json", stock.config)
-    limit = cell.evaluation.settings.max_new_tokens
-    settings = generation_config(parts.chat, max_new_tokens=limit)
+    settings = generation_config(parts.chat, max_new_tokens=asking.max_new_tokens)
     _write_json(folder / "generation_config.json", settings)
-    atomic_write_text(folder / ASKING_FILE, dump_config(AskingConfig.of(cell.evaluation.settings)))
-    write_processor(folder, parts)
-    return stock.warnings
+    atomic_write_text(folder / ASKING_FILE, dump_config(asking))
+    write_processor(folder, parts, stock)
+    return stock
 
 
-def write_processor(folder: Path, parts: VlmParts) -> None:
+def write_processor(folder: Path, parts: VlmParts, stock: HfModel) -> None:
     """Write the tokenizer, the image processor and the chat template under their usual names."""
     if parts.model.tower is None:
         raise ValueError("the model was built without its tower")
@@ -105,11 +109,9 @@ def write_processor(folder: Path, parts: VlmParts) -> None:
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor.from_dict(settings),
         tokenizer=parts.chat.tokenizer,
-        patch_size=parts.model.tower.clip_vision_config()["patch_size"],
-        vision_feature_select_strategy="default",
         chat_template=template,
         image_token=parts.chat.template.image_token,
-        num_additional_image_tokens=1,  # the class token, which the "default" strategy drops
+        **stock.processor,
     )
     processor.save_pretrained(folder)
     # transformers 5 stores these settings in processor_config.json; other tools read this file.

@@ -7,6 +7,7 @@ from pathlib import Path
 from core.io.jsonl import read_jsonl
 from datamodules.mixture.config import ComponentConfig
 from datamodules.shards.manifest import load_manifest
+from models.export.stock import HfModel
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.stages.training import TrainingStage
 from pipeline.store.records import load_stage
@@ -16,13 +17,11 @@ from serving.export_check import ParityReport
 _SHARE_METRICS = ("share_of_samples/", "share_of_loss_tokens/")
 
 
-def model_card(
-    cell: TrainedCell, report: ParityReport, *, dtype: str, warnings: tuple[str, ...]
-) -> str:
+def model_card(cell: TrainedCell, report: ParityReport, stock: HfModel, *, dtype: str) -> str:
     """Return the card as Markdown with the metadata header of model hubs."""
     parts = [
         _render_metadata(cell),
-        _render_summary(cell, report, dtype=dtype, warnings=warnings),
+        _render_summary(cell, report, stock, dtype=dtype),
         _render_table(
             "Data", ("source", "language", "samples", "licence"), list(_iterate_sources(cell))
         ),
@@ -41,17 +40,15 @@ def _render_metadata(cell: TrainedCell) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _render_summary(
-    cell: TrainedCell, report: ParityReport, *, dtype: str, warnings: tuple[str, ...]
-) -> str:
+def _render_summary(cell: TrainedCell, report: ParityReport, stock: HfModel, *, dtype: str) -> str:
     model = cell.evaluation.model
     language_model, tower = model.language_model, model.tower
     revision = f" (revision {language_model.revision})" if language_model.revision else ""
     lines = [
         f"# {cell.cell_id}\n",
-        "A vision-language model trained with Irudimen. It consists of a frozen CLIP tower, a "
+        "A vision-language model trained with Irudimen. It consists of a frozen vision tower, a "
         "connector and a Llama-class language model, and is stored as a stock "
-        "`LlavaForConditionalGeneration`.\n",
+        f"`{stock.class_name}` of transformers.\n",
         f"- Language model: {language_model.path}{revision}; its licence applies to this model",
         f"- Tower: {tower.path or f'{tower.name} ({tower.pretrained})'}",
         f"- Connector: {model.connector.kind}; chat template: {model.template}",
@@ -59,7 +56,7 @@ def _render_summary(
         f"- Parity check: logits of transformers differ from the trained model's by at most "
         f"{report.logits:.1e} (fp32, {report.num_positions} positions, largest logit "
         f"{report.largest_logit:.1f})",
-        *(f"- Warning: {warning}" for warning in warnings),
+        *(f"- Warning: {warning}" for warning in stock.warnings),
     ]
     return "\n".join(lines) + "\n"
 

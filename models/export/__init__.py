@@ -1,1 +1,1 @@
-"""Conversion to stock Hugging Face LLaVA format."""
+"""Conversion to stock model classes of transformers."""

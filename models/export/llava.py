@@ -4,19 +4,18 @@ Weight names are those of transformers 4, which version 5 also reads (it writes 
 leaves randomly initialised with only a warning). Shape legend: core/samples.py.
 """
 
-import copy
-import dataclasses
 import logging
-from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlavaConfig, PreTrainedModel
+from transformers import CLIPVisionConfig, LlavaConfig
 
 from core.chat.format import ChatFormat
 from core.errors import ConfigError
 from models.architectures.linear import LinearConnector
 from models.architectures.mlp2x_gelu import MlpConnector
 from models.connector import Connector
+from models.export.stock import HfModel, model_config, text_config, text_weights, written
+from models.towers.vision_tower import VisionTower
 from models.vlm import VisionLanguageModel
 
 _LOG = logging.getLogger("irudimen.export")
@@ -24,56 +23,46 @@ _FEATURE_LAYER = -2
 _TOWER, _LM, _PROJECTOR = "vision_tower.vision_model.", "language_model.", "multi_modal_projector."
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HfModel:
-    """Content of config.json and the safetensors file of a stock model folder."""
-
-    config: dict[str, Any]
-    state: dict[str, torch.Tensor]
-    warnings: tuple[str, ...] = ()
-    """Restrictions for programs other than transformers."""
-
-
-def to_hugging_face(
-    model: VisionLanguageModel, chat: ChatFormat, *, dtype: torch.dtype = torch.float32
+def to_llava(
+    model: VisionLanguageModel, tower: VisionTower, chat: ChatFormat, *, dtype: torch.dtype
 ) -> HfModel:
-    """Convert a complete model, including its tower.
-
-    The tensors may share memory with those of the model if these are on the CPU in `dtype`.
+    """Convert a model with the penultimate features of a CLIP ViT.
 
     Raises:
         ConfigError: If stock LLaVA has no counterpart for a part.
     """
-    tower = model.tower
-    if tower is None:
-        raise ConfigError("this model runs on cached features; load its tower to export it")
     language_model = model.language_model
     model_width = int(language_model.config.hidden_size)
     act, projector, warnings = projector_weights(model.connector, model_width=model_width)
     state = {_TOWER + name: value for name, value in tower.clip_vision_weights().items()}
     state |= {_PROJECTOR + name: value for name, value in projector.items()}
-    state |= _language_model_weights(language_model)
-    name = str(dtype).removeprefix("torch.")
-    config = {
-        **LlavaConfig(
-            vision_config=CLIPVisionConfig(**tower.clip_vision_config()),
-            image_token_index=model.image_token_id,
-            projector_hidden_act=act,
-            vision_feature_select_strategy="default",
-            vision_feature_layer=_FEATURE_LAYER,
-            image_seq_length=tower.num_image_tokens,
-            tie_word_embeddings=False,
-        ).to_dict(),
-        "text_config": text_config(language_model, chat),
-        "architectures": ["LlavaForConditionalGeneration"],
-        "image_token_id": model.image_token_id,
-        "image_token_index": model.image_token_id,
-        "pad_token_id": chat.pad_token_id,
-        "dtype": name,
-        "torch_dtype": name,
+    state |= {_LM + name: value for name, value in text_weights(language_model).items()}
+    vision_config = CLIPVisionConfig(**tower.clip_vision_config())
+    defaults = LlavaConfig(
+        vision_config=vision_config,
+        image_token_index=model.image_token_id,
+        projector_hidden_act=act,
+        vision_feature_select_strategy="default",
+        vision_feature_layer=_FEATURE_LAYER,
+        image_seq_length=tower.num_image_tokens,
+        tie_word_embeddings=False,
+    ).to_dict()
+    config = model_config(
+        defaults,
+        text_config(language_model, chat),
+        chat,
+        class_name="LlavaForConditionalGeneration",
+        image_token_id=model.image_token_id,
+        dtype=dtype,
+    )
+    processor = {
+        "patch_size": vision_config.patch_size,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,  # the class token, which the strategy drops
     }
-    converted = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    return HfModel(config=config, state=converted, warnings=warnings)
+    return HfModel(
+        config=config, state=written(state, dtype), processor=processor, warnings=warnings
+    )
 
 
 def projector_weights(
@@ -116,33 +105,3 @@ def projector_weights(
     )
     _LOG.warning(warning)
     return "linear", tensors, (warning,)
-
-
-def text_config(language_model: PreTrainedModel, chat: ChatFormat) -> dict[str, Any]:
-    """Return the language model's configuration with rotary settings for versions 4 and 5."""
-    config: dict[str, Any] = copy.deepcopy(language_model.config.to_dict())
-    rope = dict(config.get("rope_parameters") or {})
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-        scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-        config["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
-    # A tied output layer is written too: versions differ in which of two flags they read.
-    config["tie_word_embeddings"] = False
-    config["eos_token_id"] = chat.end_token_id
-    config["pad_token_id"] = chat.pad_token_id
-    for name in ("_name_or_path", "transformers_version", "quantization_config"):
-        config.pop(name, None)
-    return config
-
-
-def _language_model_weights(language_model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    state = {_LM + name: value for name, value in language_model.state_dict().items()}
-    # A tied output layer is copied: files hold no shared tensors.
-    state[_LM + "lm_head.weight"] = language_model.get_output_embeddings().weight.detach().clone()
-    unexpected = [key for key in state if not key.startswith((_LM + "model.", _LM + "lm_head."))]
-    if unexpected:
-        raise ConfigError(
-            f"language model tensor '{unexpected[0]}' has no counterpart in LLaVA; merge "
-            "adapters first, and use a Llama-like model"
-        )
-    return state
