@@ -36,10 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.export",
-        description="Write a trained cell as a stock model of transformers (LLaVA, FastVLM), and
-"
-        "verify that transformers computes the same logits. Architectures without a stock class
-"
+        description="Write a trained cell as a stock model of transformers (LLaVA, FastVLM), and\n"
+        "verify that transformers computes the same logits. Architectures without a stock class\n"
         "are written in our own format, for experiments.chat --model.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

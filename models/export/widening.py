@@ -12,8 +12,10 @@ import torch
 
 from core.errors import ConfigError
 
-_INPUTS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
-_INPUTS += ("embed_tokens.weight", "lm_head.weight")
+_INPUTS = (
+    *("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight"),
+    *("embed_tokens.weight", "lm_head.weight"),
+)
 _OUTPUTS = ("o_proj.weight", "down_proj.weight", "o_proj.bias", "down_proj.bias")
 _NORMS = ("norm.weight", "layernorm.weight")
 
