@@ -119,8 +119,8 @@ def check_efficient_net(trunk: Any, image_size: int) -> None:
     if not is_lite or type(trunk.conv_stem).__name__ != "Conv2dSame":
         raise ConfigError(
             f"a {kind} tower with pooled features can't be exported; supported is timm's "
-            "tf_efficientnet_lite0, as transformers' EfficientNetModel; chat with this cell "
-            "through experiments.chat"
+            "tf_efficientnet_lite0, as transformers' EfficientNetModel; export this cell "
+            "with --to irudimen"
         )
     norms = [trunk.bn1, trunk.bn2, *(block.bn1 for block in blocks)]
     eps = {norm.eps for norm in norms}

@@ -95,7 +95,7 @@ def count_halvings(side: int, grids: Sequence[int]) -> int:
         raise ConfigError(
             f"a tower with model.tower.grids={list(grids)} can't be exported: FastVLM, the class "
             f"of transformers for convolutional towers, has the cells of one grid; train with "
-            f"model.tower.grids={choices}, or chat with this cell through experiments.chat"
+            f"model.tower.grids={choices}, or export this cell with --to irudimen"
         )
     return possible.index(grids[0])
 
@@ -112,7 +112,7 @@ def projector_weights(
     if not isinstance(connector, LinearConnector):
         raise ConfigError(
             "a convolutional tower is exported with model.connector.kind=linear only: FastVLM's "
-            "projector has two layers, which the head of the tower needs"
+            "projector has two layers, which the head of the tower needs; use --to irudimen"
         )
     weight_DE, bias_D = connector.proj.weight.double(), connector.proj.bias.double()
     product_DM = weight_DE @ second.weight.double()
