@@ -1,4 +1,4 @@
-"""What conversions to stock Hugging Face models share: their result and the language model."""
+"""Common parts of conversions to stock Hugging Face models: their result, the language model."""
 
 import copy
 import dataclasses
