@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones,$(basename $(notdir $(wildcard experiments/grids/*.py))))
+EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones vlm_mix_ablation,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help env run smoke ui test test-fast gpu gpu-check check dry-run lock clean
@@ -52,6 +52,7 @@ dry-run: env  ## print the plan of every experiment
 		$(BIN)/python -m experiments.run --exp $$name --dry-run || exit 1; done
 	$(BIN)/python -m experiments.run --profile small --exp mix_ablation --dry-run
 	$(BIN)/python -m experiments.run --profile paper --exp full_grid --dry-run
+	$(BIN)/python -m experiments.run --profile modern --exp vlm_mix_ablation --dry-run
 
 lock: env  ## write the exact versions of the environment to requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+from configuration.data_config import ExpectedSource
 from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import (
-    ExpectedSource,
     RunConfig,
     TextOnly,
     TrainConfig,

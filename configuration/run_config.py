@@ -7,23 +7,23 @@ Users write it in YAML and with `--set`; it is validated before anything starts.
 import dataclasses
 from enum import StrEnum
 
+from configuration.data_config import DataConfig, LanguagesConfig
 from configuration.mixture_lines import MixtureLineConfig
+from configuration.model_config import BackboneConfig, ModelConfig
 from configuration.report_config import ReportConfig
 from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
-from core.chat.templates import TEMPLATES
+from core.chat.ready_made import OWN_TEMPLATE
 from core.errors import ConfigError, unknown_name
-from core.precision import EvaluationWeights
+from core.precision import EvaluationWeights, Precision
 from evaluation.asking import AskingConfig
-from evaluation.benchmarks.items import Benchmark
 from evaluation.retention import RetentionConfig
-from lightning_modules.compute import ComputeConfig
+from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.lowbit import check_combination
 from lightning_modules.optim import OptimConfig
-from models.connector import ConnectorConfig, get_connector_class
+from models.connector import get_connector_class
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
-from models.towers.vision_tower import VisionTowerConfig
 
 ALIGN_POLICY = FreezePolicy(connector=True, language_model=False)
 """Parts of the model that stage 1 trains."""
@@ -104,123 +104,6 @@ class CellConfig:
             raise ConfigError(
                 "cell.target_share and cell.target_samples are both null; set exactly one of them"
             )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LanguagesConfig:
-    """The two languages of a study, by CLDR code."""
-
-    base: str = "en"
-    """The high-resource language."""
-    target: str = "eu"
-    """The low-resource language that the study is about."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExpectedSource:
-    """Expected size of a source that is not prepared yet; used by dry runs only."""
-
-    num_samples: int
-    """Number of samples; for a benchmark, questions in one language."""
-    text_tokens: dict[str, float]
-    """Language -> mean number of tokens of a sample, with chat markers, without image tokens."""
-    loss_tokens: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Language -> mean number of loss tokens of a sample."""
-    has_images: bool = True
-    """Whether samples have images."""
-    questions_by_kind: dict[str, int] = dataclasses.field(default_factory=dict)
-    """For a benchmark: kind -> number of questions in one language, which sum to `num_samples`."""
-
-    def __post_init__(self) -> None:
-        """Validate numeric ranges."""
-        if self.num_samples < 1:
-            raise ConfigError(f"expected.*.num_samples must be at least 1, got {self.num_samples}")
-        if unknown := sorted(self.loss_tokens.keys() - self.text_tokens.keys()):
-            raise ConfigError(
-                f"expected.*.loss_tokens has '{unknown[0]}', but text_tokens does not; add it there"
-            )
-        for kind in self.questions_by_kind:
-            if kind not in set(Benchmark):
-                unknown_kind = unknown_name("kind of benchmark", kind, [k.value for k in Benchmark])
-                raise ConfigError(f"expected.*.questions_by_kind: {unknown_kind}")
-        total = sum(self.questions_by_kind.values())
-        if self.questions_by_kind and total != self.num_samples:
-            raise ConfigError(
-                f"expected.*.questions_by_kind sums to {total}, but num_samples is "
-                f"{self.num_samples}; make them equal"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Location of the data."""
-
-    folder: str = "data/embedded"
-    """Folder of the manifests, `{source}_{language}.manifest.json`."""
-    benchmarks: list[str] = dataclasses.field(default_factory=lambda: ["benchmark_test"])
-    """Names of the benchmark manifests in that folder. The first is the main one: its metrics have
-    no prefix, and a claim that names no benchmark is about it."""
-    out_of_domain: list[str] = dataclasses.field(default_factory=list)
-    """Names of benchmark manifests in that folder whose images differ in kind from the training
-    images. Those that exist are evaluated in a separate stage run, and the report shows them
-    separately; a missing one is left out, because they are not shipped."""
-    smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source -> smaller source that the experiment `smoke` reads instead."""
-    expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
-    """Name -> source that a dry run may assume before it is prepared."""
-
-    def __post_init__(self) -> None:
-        """Validate the lists of benchmarks."""
-        if not self.benchmarks:
-            raise ConfigError("data.benchmarks is empty; name at least one benchmark manifest")
-        named = [*self.benchmarks, *self.out_of_domain]
-        if len(set(named)) < len(named):
-            raise ConfigError(
-                "data.benchmarks and data.out_of_domain name a benchmark twice: "
-                f"{', '.join(named)}; keep one"
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The vision side of the model."""
-
-    tower: VisionTowerConfig = dataclasses.field(default_factory=VisionTowerConfig)
-    """The frozen vision tower."""
-    connector: ConnectorConfig = dataclasses.field(default_factory=ConnectorConfig)
-    """Architecture: how the features of the tower reach the language model."""
-    cache_features: bool = True
-    """Compute the features of the frozen tower once per image and cache them on disk. Worthwhile if
-    every image is seen several times; otherwise the tower runs in every step. The architecture
-    single_stream has nothing to cache."""
-
-    @property
-    def vision(self) -> VisionTowerConfig:
-        """The tower that the architecture uses."""
-        connector = get_connector_class(self.connector.kind)
-        return connector.choose_tower(self.tower, self.connector.own_options)
-
-    @property
-    def has_feature_cache(self) -> bool:
-        """True if features are computed once per image."""
-        return self.cache_features and get_connector_class(self.connector.kind).caches_features
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """A language model and its chat template."""
-
-    path: str
-    """Local folder or hub name."""
-    revision: str = ""
-    """Hub revision; empty for a local folder."""
-    template: str = "embedded"
-    """Name of a template in core.chat.format."""
-
-    def __post_init__(self) -> None:
-        """Validate the name of the template."""
-        if self.template not in TEMPLATES:
-            raise ConfigError(unknown_name("chat template", self.template, TEMPLATES))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,7 +208,7 @@ class RunConfig:
     instruct: TrainConfig
     """Stage 2."""
     backbones: dict[str, BackboneConfig]
-    """Language models by name."""
+    """Language models, or ready-made vision-language models, by name."""
     cell: CellConfig = dataclasses.field(default_factory=CellConfig)
     """Axes of the study."""
     languages: LanguagesConfig = dataclasses.field(default_factory=LanguagesConfig)
@@ -333,7 +216,7 @@ class RunConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Data."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    """Tower and connector."""
+    """Family, tower and connector."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """Evaluation on the benchmarks."""
     retention: RetentionConfig = dataclasses.field(default_factory=RetentionConfig)
@@ -350,6 +233,7 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; set two different languages")
+        self._check_family()
         stages = (
             ("align", self.align, self.align_policy),
             ("instruct", self.instruct, self.instruct_policy),
@@ -379,10 +263,54 @@ class RunConfig:
     @property
     def instruct_policy(self) -> FreezePolicy:
         """Parts of the model that stage 2 trains."""
-        learns = get_connector_class(self.model.connector.kind).trains_language_model
+        kind = self.model.connector.kind
+        learns = self.model.is_ready_made or get_connector_class(kind).trains_language_model
         return self.instruct.policy or (INSTRUCT_POLICY if learns else ALIGN_POLICY)
 
     @property
     def backbone(self) -> BackboneConfig:
-        """Language model of this cell."""
+        """Language model, or ready-made model, of this cell."""
         return self.backbones[self.cell.backbone]
+
+    def _check_family(self) -> None:
+        """Check that the other settings suit the family of the model.
+
+        Raises:
+            ConfigError: If one does not; the message names the value that does.
+        """
+        where = f"backbones.{self.cell.backbone}.template"
+        if not self.model.is_ready_made:
+            if self.backbone.template == OWN_TEMPLATE:
+                raise ConfigError(
+                    f"{where}={OWN_TEMPLATE} is the template of a ready-made model; set "
+                    "model.family=hf, or name a template"
+                )
+            for stage, policy in (("align", self.align_policy), ("instruct", self.instruct_policy)):
+                if policy.tower:
+                    raise ConfigError(
+                        f"{stage}.policy.tower=true, but the tower of a composed model computes "
+                        "without gradients; set it to false"
+                    )
+            return
+        strategy, precision = self.instruct.compute.strategy, self.trainer.precision
+        required = {
+            where: (self.backbone.template, OWN_TEMPLATE),
+            "cell.stages": (self.cell.stages, Stages.INSTRUCT_ONLY),
+            "instruct.prompt_style": (self.instruct.prompt_style, PromptStyle.CHAT),
+            "instruct.feature_noise_std": (self.instruct.feature_noise_std, 0.0),
+            "evaluate.guided_choice": (self.evaluate.guided_choice, False),
+            "instruct.compute.strategy": (
+                strategy,
+                StrategyName.DDP if strategy.is_sharded else strategy,
+            ),
+            "trainer.precision": (
+                precision,
+                Precision.BF16_MIXED if precision is Precision.FLOAT8_MIXED else precision,
+            ),
+        }
+        for name, (found, needed) in required.items():
+            if found != needed:
+                raise ConfigError(
+                    f"model.family=hf: {name}={found} is not supported for ready-made models; set "
+                    f"it to {needed}"
+                )

@@ -2,6 +2,7 @@
 
 Shape legend of variable names in the whole repository:
     B  rows of a micro-batch          T  token positions of a row
+    A  axes of rotary positions
     N  images of a micro-batch        P  visual tokens of an image
     E  width of the vision tower      D  width of the language model
     V  vocabulary                     C, H, W  channels, height, width of an image
@@ -20,6 +21,7 @@ from core.tensor_buffer import TensorPlace, pack_tensors
 _EMPTY_POSITIONS = 128
 """Length of a micro-batch of padding: kernels of a GPU need multiples of 128 (block masks) or 16
 (float8)."""
+_INPUTS = "image_inputs"
 
 
 class Role(StrEnum):
@@ -51,6 +53,8 @@ class Sample:
     turns: tuple[Turn, ...]
     image: bytes | None
     """Encoded image (webp, jpg, png), or None for text-only records."""
+    image_size: tuple[int, int] | None = None
+    """Width and height of the upright image where the index of the shard records them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,8 @@ class EncodedSample:
     branch_ids_T: np.ndarray
     """int64: 0 in the shared part, to which all later tokens attend; 1, 2, ... in branches, which
     attend to the shared part and to themselves. All 0 in an ordinary sequence."""
+    rotary_positions_AT: np.ndarray | None = None
+    """int64: positions on each axis of multimodal rotary embeddings; None without such axes."""
 
     @property
     def num_tokens(self) -> int:
@@ -157,6 +163,10 @@ class MicroBatch:
     samples are not known."""
     sources: tuple[str, ...]
     """Names of the sources of the samples, sorted."""
+    rotary_positions_ABT: torch.Tensor | None = None
+    """int64; positions on each axis of multimodal rotary embeddings, or None without such axes."""
+    image_inputs: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    """What a ready-made model's own image processor returns for the images of the batch."""
 
     @classmethod
     def of_rows(  # noqa: PLR0913 - one argument per tensor
@@ -171,6 +181,8 @@ class MicroBatch:
         pixels_NCHW: torch.Tensor | None = None,
         features_NPE: torch.Tensor | None = None,
         samples: tuple[SampleRef, ...] = (),
+        rotary_positions_ABT: torch.Tensor | None = None,
+        image_inputs: dict[str, torch.Tensor] | None = None,
     ) -> Self:
         """Build a micro-batch from rows on the CPU, and count what the forward pass must know."""
         is_label_BT = labels_BT.numpy() != IGNORE_INDEX
@@ -200,6 +212,8 @@ class MicroBatch:
             has_branches=bool(branches_BT.any()),
             loss_sources_K=torch.from_numpy(loss_sources.astype(np.int32)),
             sources=sources,
+            rotary_positions_ABT=rotary_positions_ABT,
+            image_inputs=image_inputs or {},
         )
 
     @property
@@ -209,19 +223,20 @@ class MicroBatch:
 
     @property
     def num_images(self) -> int:
-        """Number of images in this micro-batch."""
+        """Number of images in this micro-batch, apart from those in `image_inputs`."""
         images = self.features_NPE if self.features_NPE is not None else self.pixels_NCHW
         return 0 if images is None else int(images.shape[0])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the fields that are tensors."""
+        """Return all tensors by field; those of `image_inputs` have this prefix."""
         values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return {name: value for name, value in values if isinstance(value, torch.Tensor)}
+        own = {name: value for name, value in values if isinstance(value, torch.Tensor)}
+        return own | {f"{_INPUTS}.{name}": value for name, value in self.image_inputs.items()}
 
     def to(self, device: torch.device | str) -> Self:
         """Move all tensors to a device."""
-        moved: dict[str, Any] = {name: t.to(device) for name, t in self.tensors().items()}
-        return dataclasses.replace(self, **moved)
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **_nest_inputs(moved))
 
 
 def find_placeholders(input_ids_BT: torch.Tensor, image_token_id: int) -> torch.Tensor:
@@ -298,7 +313,15 @@ class PackedStep:
             name: value.view(self.buffer) if isinstance(value, TensorPlace) else value
             for name, value in fields.items()
         }
-        return MicroBatch(**values)
+        return MicroBatch(**_nest_inputs(values))
+
+
+def _nest_inputs(values: dict[str, Any]) -> dict[str, Any]:
+    """Collect the image inputs of `MicroBatch.tensors` in a field of their own."""
+    prefix = f"{_INPUTS}."
+    inputs = {name: value for name, value in values.items() if name.startswith(prefix)}
+    fields = {name: value for name, value in values.items() if name not in inputs}
+    return {**fields, _INPUTS: {name.removeprefix(prefix): x for name, x in inputs.items()}}
 
 
 def pack_step(batch: StepBatch) -> PackedStep:
@@ -310,7 +333,9 @@ def pack_step(batch: StepBatch) -> PackedStep:
         {
             field.name: next(next_place) if field.name in named else getattr(mb, field.name)
             for field in dataclasses.fields(mb)
+            if field.name != _INPUTS
         }
+        | {name: next(next_place) for name in named if name.startswith(_INPUTS)}
         for mb, named in zip(batch.micro_batches, tensors, strict=True)
     )
     return PackedStep(

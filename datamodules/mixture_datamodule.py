@@ -16,7 +16,7 @@ from core.process.log import get_logger
 from core.process.machine import raise_open_files_limit, read_shared_memory
 from core.samples import StepBatch
 from datamodules.batches.accounting import check_prediction, log_token_shares
-from datamodules.batches.collate import PADDED_ROWS, RowLayout
+from datamodules.batches.collate import PADDED_ROWS, JoinImages, RowLayout
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths, describe_excess, measure_lengths
 from datamodules.batches.packing import check_lengths
@@ -78,6 +78,7 @@ class MixtureDataModule(LightningDataModule):
         features: FeatureCache | None = None,
         transform: Transform | None = None,
         layout: RowLayout = PADDED_ROWS,
+        join_images: JoinImages | None = None,
         allow_data_change: bool = False,
         ledger_dir: Path | None = None,
     ) -> None:
@@ -85,6 +86,7 @@ class MixtureDataModule(LightningDataModule):
         self.config, self.chat, self.num_steps = config, chat, num_steps
         self.prompt_style = config.prompt_style
         self.features, self.transform, self.layout = features, transform, layout
+        self.join_images = join_images
         self.allow_data_change = allow_data_change
         """Load a checkpoint of a different data stream with a warning instead of an error."""
         self._ledger_dir = ledger_dir
@@ -143,6 +145,7 @@ class MixtureDataModule(LightningDataModule):
             transform=self.transform,
             feature_noise_std=self.config.feature_noise_std,
             layout=self.layout,
+            join_images=self.join_images,
         )
 
     @property

@@ -142,19 +142,14 @@ def find_stage(graph: "Graph", kind: str) -> "StageNode":
 
 def open_stream(node: "StageNode", *, root: Path) -> "MixtureDataModule":
     """Open the data module of a stage as the stage does, but without decoding images."""
-    from core.chat.format import ChatFormat, load_tokenizer
-    from core.chat.templates import TEMPLATES
     from datamodules.mixture_datamodule import MixtureDataModule
     from pipeline.stages.training import TrainingStage
+    from planner.encoding import load_chat_format
 
     spec = node.stage
     if not isinstance(spec, TrainingStage):
         raise TypeError(f"stage '{node.kind}' is not a training stage")
-    chat = ChatFormat(
-        load_tokenizer(spec.model.language_model.path, revision=spec.model.language_model.revision),
-        TEMPLATES[spec.model.template],
-        num_image_tokens=spec.model.num_image_tokens,
-    )
+    chat = load_chat_format(spec.model)
     module = MixtureDataModule(
         # Noise is added to features, and none are loaded here.
         dataclasses.replace(spec.stream, feature_noise_std=0.0),

@@ -15,7 +15,7 @@ from torch import nn
 
 from core.process.distributed import all_reduce_sum
 from core.samples import MicroBatch
-from models.vlm import VisionLanguageModel
+from models.any_vlm import AnyVlm
 
 PREFIX = "gradient_cosine"
 """Prefix of the metrics."""
@@ -25,7 +25,7 @@ _Gradients = dict[str, torch.Tensor]
 
 
 def gradient_agreement(
-    model: VisionLanguageModel,
+    model: AnyVlm,
     micro_batches: Sequence[MicroBatch],
     languages: Sequence[str],
 ) -> dict[str, float]:
@@ -61,7 +61,7 @@ def gradient_agreement(
 
 
 def _gradients(
-    model: VisionLanguageModel,
+    model: AnyVlm,
     trained: Mapping[str, nn.Parameter],
     micro_batches: Sequence[MicroBatch],
     language: str,

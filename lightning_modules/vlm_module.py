@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.distributed.fsdp import FSDPModule
 
-from core.errors import CheckpointError, NotFiniteError
+from core.errors import CheckpointError, ConfigError, NotFiniteError
 from core.precision import Precision
 from core.process.distributed import all_reduce_sum, max_over_ranks
 from core.rng import torch_seed
@@ -27,6 +27,7 @@ from lightning_modules.optim import OptimConfig, build_optimizer, lr_factor
 from lightning_modules.precision import check_rotary_frequencies
 from lightning_modules.source_losses import SourceLosses
 from lightning_modules.strategy import ReplicatedStrategy, ShardedStrategy
+from models.any_vlm import AnyVlm
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze, cast_all
 from models.loss import LossSum
 from models.sharding import (
@@ -59,7 +60,7 @@ class VlmModule(lightning.LightningModule):
 
     def __init__(
         self,
-        model: VisionLanguageModel,
+        model: AnyVlm,
         *,
         policy: FreezePolicy,
         optim: OptimConfig,
@@ -88,6 +89,8 @@ class VlmModule(lightning.LightningModule):
         """Shard the model and load its weights if the strategy requires it."""
         if self.device_mesh is None or self.sharding is None:
             return
+        if not isinstance(self.model, VisionLanguageModel):
+            raise ConfigError("sharding of ready-made models is not supported; set strategy=ddp")
         sharding, self.sharding = self.sharding, None
         if sharding.precision is Precision.BF16_TRUE:
             # Before sharding: FSDP2 keeps the type that parameters had then, whatever is assigned.

@@ -1,8 +1,8 @@
 """Selection of the trainable parts of a model, and a report of their sizes."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -11,26 +11,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.errors import ConfigError
 from models.language.adapters import learnable_names, num_weights
 
-if TYPE_CHECKING:
-    from models.vlm import VisionLanguageModel
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreezePolicy:
     """Parts of the model that a stage trains."""
 
     tower: bool = False
-    """Not supported, because the tower computes without gradients and its features are cached."""
+    """Train the vision encoder of a ready-made model. The tower of a composed model computes
+    without gradients, and its features are cached."""
     connector: bool = True
     """Train the connector."""
     language_model: bool = False
     """Train the language model: its adapters if it has any, else all weights."""
 
     def __post_init__(self) -> None:
-        """Reject unsupported policies."""
-        if self.tower:
-            raise ConfigError("a trainable tower is not supported; set tower=False")
-        if not (self.connector or self.language_model):
+        """Reject a policy that trains nothing."""
+        if not (self.tower or self.connector or self.language_model):
             raise ConfigError("the freeze policy trains nothing; set connector or language_model")
 
 
@@ -67,7 +63,7 @@ class FreezeReport:
         return "\n".join(rows)
 
 
-def cast_frozen(model: "VisionLanguageModel", dtype: torch.dtype) -> None:
+def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast frozen weights to a smaller type.
 
     16-bit matrix products would round them to the same numbers anyway. Buffers (rotary frequencies)
@@ -98,22 +94,37 @@ def _cast_parameters(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtyp
             parameter.data = parameter.data.to(dtype)
 
 
-def apply_freeze(model: "VisionLanguageModel", policy: FreezePolicy) -> FreezeReport:
-    """Set `requires_grad` of every parameter and drop the gradients of frozen ones."""
-    flags = {"connector": policy.connector, "language_model": policy.language_model}
-    parts = {"tower": model.tower, "connector": model.connector}
-    parts["language_model"] = model.language_model
+class Freezable(Protocol):
+    """A model whose parts can be trained or frozen."""
+
+    @property
+    def has_trainable_tower(self) -> bool:
+        """True if its vision encoder computes with gradients."""
+
+    def named_parts(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
+        """Return the parameters of every part by name; parts are named as in `FreezePolicy`."""
+
+
+def apply_freeze(model: Freezable, policy: FreezePolicy) -> FreezeReport:
+    """Set `requires_grad` of every parameter and drop the gradients of frozen ones.
+
+    Raises:
+        ConfigError: If the policy trains a tower that computes without gradients.
+    """
+    if policy.tower and not model.has_trainable_tower:
+        raise ConfigError(
+            "the tower of a composed model can't be trained, because it computes without "
+            "gradients; set tower=False"
+        )
     lines = []
-    for name, part in parts.items():
-        if part is None:
-            continue
-        chosen = learnable_names(part) if flags.get(name, False) else frozenset()
-        for key, parameter in part.named_parameters():
-            parameter.requires_grad_(key in chosen)
-            if key not in chosen:
+    for part, parameters in model.named_parts().items():
+        chosen = learnable_names(parameters) if getattr(policy, part) else frozenset()
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in chosen)
+            if name not in chosen:
                 parameter.grad = None
         count = {True: 0, False: 0}
-        for parameter in part.parameters():
+        for parameter in parameters.values():
             count[parameter.requires_grad] += num_weights(parameter)
-        lines.append(FreezeLine(part=name, trainable=count[True], frozen=count[False]))
+        lines.append(FreezeLine(part=part, trainable=count[True], frozen=count[False]))
     return FreezeReport(lines=tuple(lines))

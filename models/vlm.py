@@ -3,7 +3,7 @@
 Shape legend: core/samples.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ _FEATURE_DIMS = 2
 
 class VisionLanguageModel(nn.Module):
     """Composition of the three parts, independent of training, files and text."""
+
+    has_trainable_tower = False
 
     def __init__(
         self,
@@ -81,6 +83,17 @@ class VisionLanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Device of the parameters."""
         return next(self.parameters()).device
+
+    def named_parts(self) -> Mapping[str, Mapping[str, nn.Parameter]]:
+        """Return the parameters of every part by name."""
+        parts = {
+            "tower": self.tower,
+            "connector": self.connector,
+            "language_model": self.language_model,
+        }
+        return {
+            name: dict(part.named_parameters()) for name, part in parts.items() if part is not None
+        }
 
     def forward(self, micro_batch: MicroBatch) -> LossSum:
         """Return the summed loss over the loss tokens of packed rows."""

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,19 @@ def save_weights(
     Raises:
         OSError: If the file can't be written.
     """
+    save_tensors(path, _unique_tensors(parts), dtype=dtype, is_writer=is_writer)
+
+
+def save_tensors(
+    path: Path,
+    named: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    is_writer: bool = True,
+) -> None:
+    """Save tensors under names that begin with a part; see `save_weights`."""
     tensors = {}
-    for name, value in _unique_tensors(parts).items():
+    for name, value in named.items():
         whole = gather_tensor(value.detach())
         if is_writer:
             cast = whole.to(dtype) if dtype and whole.is_floating_point() else whole
@@ -62,7 +73,15 @@ def load_weights(path: Path, parts: Mapping[str, nn.Module]) -> None:
     Raises:
         CheckpointError: If the file is missing or damaged, or does not match a part exactly.
     """
-    expected = _unique_tensors(parts)
+    load_tensors(path, _unique_tensors(parts), tuple(parts))
+
+
+def load_tensors(path: Path, expected: Mapping[str, torch.Tensor], parts: Sequence[str]) -> None:
+    """Load tensors in place; the file must have those of these parts exactly.
+
+    Raises:
+        CheckpointError: See `load_weights`.
+    """
     prefixes = tuple(f"{part}." for part in parts)
     with _open_weights(path) as file:
         names = set(file.keys())

@@ -13,7 +13,11 @@ from configuration.vlm_spec import VlmSpec
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from datamodules.batches.feature_cache import FeatureCache
+from datamodules.batches.step_dataset import Transform
+from evaluation.answerers.vlm import VlmAnswerer
+from evaluation.benchmarks.reply_limits import ReplyLimits
 from models.connector import build_connector, count_placeholders
+from models.freezing import FreezeReport
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
 from models.language.language_model import (
     empty_language_model,
@@ -24,7 +28,7 @@ from models.language.language_model import (
 from models.sharding import load_pretrained
 from models.towers.vision_tower import VisionTower, load_vision_tower
 from models.vlm import VisionLanguageModel
-from models.weights import list_parts, load_weights
+from models.weights import list_parts, load_weights, save_weights
 
 WEIGHTS = "model.safetensors"
 """File of a training stage's result with the parts that it trained."""
@@ -50,6 +54,35 @@ class VlmParts:
         if self.model.tower is None:
             raise ValueError("neither features nor a tower")
         return self.model.tower.transform(image)
+
+    @property
+    def transform(self) -> Transform | None:
+        """Transform that loaders apply to an image; None if its features are cached."""
+        return None if self.model.tower is None else self.model.tower.transform
+
+    join_images = None
+    """Pixels and features are stacked."""
+    attention = None
+    """Every kernel of `compute.attention` is supported."""
+
+    def save_trained(self, path: Path, report: FreezeReport, *, is_writer: bool) -> None:
+        """Save the parts that a stage trained."""
+        trained = {line.part for line in report.lines if line.trainable}
+        parts = {name: getattr(self.model, name) for name in sorted(trained)}
+        save_weights(path, parts, is_writer=is_writer)
+
+    def answerer(
+        self, *, batch_size: int, limits: ReplyLimits, num_threads: int = 0
+    ) -> VlmAnswerer:
+        """Return the answerer of an evaluation; see `VlmAnswerer`."""
+        return VlmAnswerer(
+            self.model,
+            self.chat,
+            self.encode_image,
+            batch_size=batch_size,
+            limits=limits,
+            num_threads=num_threads,
+        )
 
 
 def assemble(  # noqa: PLR0913 - every argument is a step of the assembly

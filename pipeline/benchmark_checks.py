@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configuration.mixture import benchmark_manifests, out_of_domain_manifests
 from configuration.run_config import RunConfig
+from configuration.vlm_spec import VlmSpec
 from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from core.config import to_plain
@@ -19,6 +20,7 @@ from evaluation.benchmarks.prompting import load_prompts
 from evaluation.item_checks import check_items
 from evaluation.reply_length_checks import check_reply_lengths
 from pipeline.content import ContentHashes
+from planner.encoding import chat_of
 
 
 class BenchmarkChecks:
@@ -57,7 +59,7 @@ class BenchmarkChecks:
             check_languages(path, languages)
         for asked in (settings, *worded):
             load_prompts(languages, style=asked.prompt_style)
-        chat = _text_format(*model) if paths else None
+        chat = _text_format(VlmSpec.from_config(config)) if paths else None
         for path in paths:
             items = load_benchmark(Path(path), languages, with_images=False)
             for asked in (settings, *worded):
@@ -105,16 +107,19 @@ def check_special_tokens(items: Sequence[BenchmarkItem], chat: ChatFormat) -> No
 
 
 @cache
-def _text_format(path: str, revision: str, template: str) -> ChatFormat | None:
-    """Return the chat format of a backbone; None if its tokenizer has not been downloaded.
+def _text_format(model: VlmSpec) -> ChatFormat | None:
+    """Return the chat format of a model; None if its tokenizer has not been downloaded.
 
     Raises:
         ConfigError: If a local tokenizer can't be loaded, or does not fit the template.
     """
+    place = model.language_model
     try:
-        tokenizer = load_tokenizer(path, revision=revision, is_local=True)
+        if model.ready_made is not None:
+            return chat_of(model)
+        tokenizer = load_tokenizer(place.path, revision=place.revision, is_local=True)
     except ConfigError:
-        if Path(path).is_dir():
+        if Path(place.path).is_dir():
             raise
         return None
-    return ChatFormat(tokenizer, TEMPLATES[template], num_image_tokens=1)
+    return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=1)

@@ -25,17 +25,15 @@ from datamodules.batches.collate import PADDED_ROWS, RowLayout
 from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.precision import trainer_arguments
 from lightning_modules.strategy import build_strategy
+from models.any_vlm import AnyVlm
 from models.language.attention import AttentionKind, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks
-from models.vlm import VisionLanguageModel
 
 GPU_ROW_MULTIPLE = 128
 """Positions; also the block size of flex attention."""
 
 
-def apply_compute(
-    model: VisionLanguageModel, config: ComputeConfig, accelerator: Accelerator
-) -> None:
+def apply_compute(model: AnyVlm, config: ComputeConfig, accelerator: Accelerator) -> None:
     """Apply the execution settings of a training stage; none of them changes what is computed."""
     kind = config.attention
     if kind is AttentionKind.AUTO and accelerator is Accelerator.CPU:

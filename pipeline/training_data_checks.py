@@ -28,7 +28,7 @@ from pipeline.graph import Graph, StageNode
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.training import TrainingStage, mixture_manifests
 from pipeline.store.store import Store
-from planner.workload import chat_of
+from planner.encoding import chat_of
 
 _LOG = get_logger(__name__)
 
@@ -157,7 +157,7 @@ class _MeasuredSources:
     def find(self, path: str, stage: TrainingStage) -> tuple[Source, SourceLengths] | None:
         """Return a source and its lengths for a stage; None if they can't be known here."""
         model, style = stage.model, stage.stream.prompt_style
-        key = (path, model.language_model, model.template, model.num_image_tokens, style)
+        key = (path, model.encoding, style)
         if key not in self._known:
             self._known[key] = self._measure(Path(path), stage)
         return self._known[key]

@@ -27,6 +27,8 @@ RESERVE = "reserve"
 """Part of the memory for what no formula and no trace sees."""
 _ON_HOST = ("frozen weights", "trained weights", "optimizer")
 _ATTENTION_PASSES = 3
+_TRAINED_PASSES = 3
+"""Forward pass, gradients of inputs, and gradients of weights."""
 _EVALUATION_COPIES = 6
 _TASK_DOCUMENTS, _DOCUMENT_TOKENS = 3000, 150
 """Assumed size of an lm-eval task."""
@@ -153,6 +155,7 @@ def training_flops(
     )
     connector = 3 * _connector_flops(model, load)
     tower = model.image_flops * load.num_images if has_tower else 0.0
+    tower *= _TRAINED_PASSES if stage.policy.tower else 1
     return blocks + head + adapters + connector + tower
 
 

@@ -13,12 +13,15 @@ from core.precision import Precision
 from evaluation.retention import RetentionConfig
 from models.accounting.footprint import Footprint, footprint, tower_flops
 from models.accounting.kept import BlockMemory, block_memory
+from models.accounting.ready_made_shapes import empty_shaped_ready_made, ready_made_footprint
 from models.accounting.shapes import EmptyVlm, empty_vlm
 from models.freezing import FreezePolicy
 from models.language.adapters import TuningConfig
+from models.ready_made.model import ReadyMadeVlm
 from models.towers.vision_tower import VisionTowerConfig, empty_vision_tower
 from planner import costs
 from planner.costs import Cost
+from planner.encoding import image_tokens_of
 from planner.training_fields import TrainingFields
 from planner.training_memory import TrainingSetup, Weights, weights_of
 from planner.workload import EvaluationFields, ExpectedSources, Load, Workloads
@@ -124,7 +127,7 @@ class Estimator:
         )
         setup = TrainingSetup(has_tower=has_tower, block=block, count=count)
         model = count_model(stage.model, stage.tuning)
-        weights = weights_of(model, stage.tuning.kind, trains_language_model=trains)
+        weights = weights_of(model, stage.tuning.kind, stage.policy)
         states = _STATES_PER_TRAINED * weights.trained if trains else weights.trained
         cost = costs.training_cost(stage, model, load, setup)
         return _estimate(model, load, weights, cost, num_states=states)
@@ -133,8 +136,7 @@ class Estimator:
         """Return the amounts of a training stage that do not depend on a device."""
         load = self._workloads.of_training(stage)
         model = count_model(stage.model, stage.tuning)
-        learns = stage.policy.language_model
-        weights = weights_of(model, stage.tuning.kind, trains_language_model=learns)
+        weights = weights_of(model, stage.tuning.kind, stage.policy)
         return TrainingSize(
             parameters=weights.trained + weights.frozen,
             trained=weights.trained,
@@ -172,18 +174,23 @@ def _estimate(
 
 
 def _all_frozen(model: Footprint, tuning: TuningConfig) -> Weights:
-    weights = weights_of(model, tuning.kind, trains_language_model=False)
+    weights = weights_of(model, tuning.kind, FreezePolicy(connector=True))
     return Weights(trained=0, frozen=weights.trained + weights.frozen)
 
 
 @cache
 def count_model(model: VlmSpec, tuning: TuningConfig) -> Footprint:
     """Count the weights and operations of a model under a tuning method."""
-    return footprint(_empty_model(model), tuning)
+    empty = _empty_model(model)
+    if isinstance(empty, EmptyVlm):
+        return footprint(empty, tuning)
+    return ready_made_footprint(empty, tuning, num_image_tokens=image_tokens_of(model))
 
 
 @cache
-def _empty_model(model: VlmSpec) -> EmptyVlm:
+def _empty_model(model: VlmSpec) -> EmptyVlm | ReadyMadeVlm:
+    if model.ready_made is not None:
+        return empty_shaped_ready_made(model.ready_made)
     return empty_vlm(model.tower, model.connector, model.language_model)
 
 
@@ -198,8 +205,9 @@ def _block_memory(  # noqa: PLR0913 - the settings that it depends on
     is_compiled: bool,
     num_tokens: int,
 ) -> BlockMemory:
+    empty = _empty_model(model)
     return block_memory(
-        _empty_model(model),
+        empty.model if isinstance(empty, EmptyVlm) else empty,
         tuning=tuning,
         policy=policy,
         precision=precision,

@@ -11,6 +11,7 @@ from core.precision import Precision
 from lightning_modules.optim import OptimizerName
 from models.accounting.footprint import Footprint
 from models.accounting.kept import BlockMemory
+from models.freezing import FreezePolicy
 from models.language.adapters import TuningKind
 from planner.training_fields import TrainingFields
 from planner.workload import Load
@@ -38,13 +39,12 @@ class Weights:
     frozen: int
 
 
-def weights_of(model: Footprint, tuning: TuningKind, *, trains_language_model: bool) -> Weights:
-    """Return how many weights a stage trains; the tower is always frozen."""
-    learns = trains_language_model
-    trained = model.connector
-    if learns:
+def weights_of(model: Footprint, tuning: TuningKind, policy: FreezePolicy) -> Weights:
+    """Return how many weights a stage trains."""
+    trained = (model.tower if policy.tower else 0) + (model.connector if policy.connector else 0)
+    if policy.language_model:
         trained += model.language_model if tuning is TuningKind.FULL else model.adapters
-    adapters = model.adapters if learns else 0
+    adapters = model.adapters if policy.language_model else 0
     total = model.tower + model.connector + model.language_model + adapters
     return Weights(trained=trained, frozen=total - trained)
 
@@ -93,8 +93,9 @@ def training_memory(
     sizes = _Sizes.of(stage)
     kept = _kept_bytes(stage, model, setup) + _connector_bytes(stage, sizes, model, load)
     moments = [{"tower": _tower_bytes(stage, model, load)}] if setup.has_tower else []
+    vision = _kept_by_tower(stage, sizes, model, load)
     moments += [
-        {"activations": kept, **moment}
+        {"activations": kept, **vision, **moment}
         for moment in (
             *_loss_moments(stage, sizes, model, load, setup),
             _backward_moment(stage, sizes, model, setup),
@@ -109,7 +110,7 @@ def _state_bytes(
 ) -> dict[str, float]:
     """Return weights, gradients and moments, which exist in the whole step."""
     kind = stage.tuning.kind
-    weights = weights_of(model, kind, trains_language_model=stage.policy.language_model)
+    weights = weights_of(model, kind, stage.policy)
     quantised = model.quantisable if kind is TuningKind.QLORA else 0
     trained = weights.trained / (setup.count if sizes.is_sharded else 1)
     is_8bit = stage.optim.optimizer is OptimizerName.ADAMW_8BIT
@@ -194,6 +195,16 @@ def _reduced_bytes(sizes: _Sizes, num_weights: int, count: int) -> float:
     """Return the buffers in which FSDP2 reduces gradients: float32 in and out, and the result."""
     result = 0.0 if sizes.weight == _FLOAT else sizes.weight
     return num_weights * (_FLOAT + (_FLOAT + result) / count)
+
+
+def _kept_by_tower(
+    stage: TrainingFields, sizes: _Sizes, model: Footprint, load: Load
+) -> dict[str, float]:
+    """Return what a trained vision encoder keeps for the backward pass; no trace checks this."""
+    if not stage.policy.tower:
+        return {}
+    images = stage.stream.micro_batch_tokens * load.num_images / max(load.num_tokens, 1.0)
+    return {"tower activations": images * model.image_kept * sizes.compute}
 
 
 def _tower_bytes(stage: TrainingFields, model: Footprint, load: Load) -> float:

@@ -3,15 +3,13 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from configuration.run_config import EvaluateConfig, ExpectedSource
+from configuration.data_config import ExpectedSource
+from configuration.run_config import EvaluateConfig
 from configuration.vlm_spec import VlmSpec
-from core.chat.format import ChatFormat, PromptStyle, load_tokenizer
-from core.chat.templates import TEMPLATES
-from core.errors import ConfigError
+from core.chat.format import PromptStyle
 from datamodules.batches.lengths import measure_lengths
 from datamodules.mixture.config import ComponentConfig
 from datamodules.mixture.curriculum import mixture_schedule
@@ -23,6 +21,7 @@ from evaluation.benchmarks.items import Benchmark, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.reasked import NUM_ALONE, WORDED_KINDS, shuffled_per_group
 from evaluation.option_likelihood import beginnings
+from planner.encoding import chat_of, has_chat, image_tokens_of
 
 TOKENS_PER_QUESTION = 60
 """Mean of the embedded benchmark; profiles with other benchmarks state their own number."""
@@ -138,7 +137,7 @@ class Workloads:
     def of_evaluation(self, stage: EvaluationFields) -> Load:
         """Return the questions in all languages, with a blank image, and of the sanity checks."""
         rounds = len(stage.languages) * (2 if stage.settings.blind else 1)
-        num_image_tokens = stage.model.num_image_tokens
+        num_image_tokens = image_tokens_of(stage.model)
         groups = {path: self._questions_by_group(path) for path in stage.benchmarks}
         scored = sum(
             kind is not Benchmark.WILD for of_path in groups.values() for kind, _ in of_path
@@ -212,11 +211,9 @@ class Workloads:
         return path in self._expected and not Path(path).exists()
 
     def _lengths(self, path: str, model: VlmSpec, style: PromptStyle) -> _Lengths:
-        key = (path, model.language_model, model.template, model.num_image_tokens, style)
+        key = (path, model.encoding, style)
         if key not in self._known:
-            is_guessed = path in self._expected and not (
-                Path(path).exists() and _has_tokenizer(model)
-            )
+            is_guessed = path in self._expected and not (Path(path).exists() and has_chat(model))
             self._known[key] = (
                 self._expect(path, model) if is_guessed else self._measure(path, model, style)
             )
@@ -227,7 +224,7 @@ class Workloads:
         images = 1.0 if source.has_images else 0.0
         return _Lengths(
             num_samples=source.num_samples,
-            tokens=source.text_tokens[language] + images * model.num_image_tokens,
+            tokens=source.text_tokens[language] + images * image_tokens_of(model),
             loss_tokens=source.loss_tokens.get(language, source.text_tokens[language]),
             images=images,
             is_expected=True,
@@ -243,23 +240,6 @@ class Workloads:
             images=1.0 if source.manifest.modality == "image-text" else 0.0,
             is_expected=False,
         )
-
-
-@cache
-def chat_of(model: VlmSpec) -> ChatFormat:
-    """Return the chat format of a model."""
-    language_model = model.language_model
-    tokenizer = load_tokenizer(language_model.path, revision=language_model.revision, is_local=True)
-    return ChatFormat(tokenizer, TEMPLATES[model.template], num_image_tokens=model.num_image_tokens)
-
-
-@cache
-def _has_tokenizer(model: VlmSpec) -> bool:
-    try:
-        chat_of(model)
-    except ConfigError:
-        return False
-    return True
 
 
 def _draws(

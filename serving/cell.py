@@ -8,7 +8,7 @@ import torch
 
 from configuration.run_config import RunConfig
 from core.errors import CheckpointError, ConfigError, unknown_name
-from pipeline.assemble import VlmParts, assemble
+from pipeline.assemble_trained import ModelParts, assemble_trained
 from pipeline.graph import StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.stages.align import AlignStage
@@ -64,7 +64,7 @@ def find_cells(plan: GridPlan, names: Sequence[str], *, root: Path) -> list[Trai
     return [_get_cell(plan, _match_cell_id(name, ids), root) for name in names]
 
 
-def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
+def load_cell(cell: TrainedCell, device: torch.device) -> ModelParts:
     """Load the model after its last stage in fp32, in evaluation mode, with merged adapters.
 
     Raises:
@@ -79,11 +79,11 @@ def load_cell(cell: TrainedCell, device: torch.device) -> VlmParts:
                 "and --set)"
             )
     last = list(cell.training_stages)[-1]
-    parts = assemble(
+    parts = assemble_trained(
         evaluation.model,
         features=None,
         tuning=evaluation.tuning,
-        trains_language_model=evaluation.policy.language_model,
+        policy=evaluation.policy,
         device=device,
         trained=[cell.folder(last).result],
         is_merged=True,

@@ -19,9 +19,11 @@ from models.export.processor import chat_template, generation_config, image_proc
 from models.export.stock import HfModel
 from models.freezing import cast_all
 from pipeline.assemble import VlmParts
+from pipeline.assemble_ready_made import ReadyMadeParts
 from serving.cell import TrainedCell, load_cell
 from serving.export_check import ParityReport, check_export
 from serving.model_card import model_card
+from serving.ready_made_export import check_ready_made, write_ready_made
 
 EXPORT_DTYPES = {
     "float32": torch.float32,
@@ -59,21 +61,26 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
     shutil.rmtree(part_folder, ignore_errors=True)
     part_folder.mkdir(parents=True)
     try:
-        stock = write_model(
-            part_folder,
-            parts,
-            AskingConfig.of(cell.evaluation.settings),
-            dtype=EXPORT_DTYPES[dtype],
-            max_shard=max_shard,
-        )
-        report = check_export(part_folder, parts)
+        asking = AskingConfig.of(cell.evaluation.settings)
+        stock: HfModel | None = None
+        if isinstance(parts, ReadyMadeParts):
+            write_ready_made(part_folder, parts, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard)
+            _write_asking(part_folder, asking)
+            report = check_ready_made(part_folder, parts)
+        else:
+            stock = write_model(
+                part_folder, parts, asking, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard
+            )
+            report = check_export(part_folder, parts)
         card = model_card(cell, report, stock, dtype=dtype)
         atomic_write_text(part_folder / "README.md", card)
         use_umask(part_folder)
         part_folder.rename(folder)
     finally:
         shutil.rmtree(part_folder, ignore_errors=True)
-    return ExportResult(folder=folder, report=report, warnings=stock.warnings)
+    return ExportResult(
+        folder=folder, report=report, warnings=() if stock is None else stock.warnings
+    )
 
 
 def write_model(
@@ -95,9 +102,14 @@ def write_model(
     _write_json(folder / "config.json", stock.config)
     settings = generation_config(parts.chat, max_new_tokens=asking.max_new_tokens)
     _write_json(folder / "generation_config.json", settings)
-    atomic_write_text(folder / ASKING_FILE, dump_config(asking))
+    _write_asking(folder, asking)
     write_processor(folder, parts, stock)
     return stock
+
+
+def _write_asking(folder: Path, asking: AskingConfig) -> None:
+    """Write how the evaluation of the cell asked its questions."""
+    atomic_write_text(folder / ASKING_FILE, dump_config(asking))
 
 
 def write_processor(folder: Path, parts: VlmParts, stock: HfModel) -> None:

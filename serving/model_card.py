@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from configuration.vlm_spec import VlmSpec
 from core.io.jsonl import read_jsonl
 from datamodules.mixture.config import ComponentConfig
 from datamodules.shards.manifest import load_manifest
@@ -17,7 +18,9 @@ from serving.export_check import ParityReport
 _SHARE_METRICS = ("share_of_samples/", "share_of_loss_tokens/")
 
 
-def model_card(cell: TrainedCell, report: ParityReport, stock: HfModel, *, dtype: str) -> str:
+def model_card(
+    cell: TrainedCell, report: ParityReport, stock: HfModel | None, *, dtype: str
+) -> str:
     """Return the card as Markdown with the metadata header of model hubs."""
     parts = [
         _render_metadata(cell),
@@ -40,25 +43,43 @@ def _render_metadata(cell: TrainedCell) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _render_summary(cell: TrainedCell, report: ParityReport, stock: HfModel, *, dtype: str) -> str:
-    model = cell.evaluation.model
-    language_model, tower = model.language_model, model.tower
-    revision = f" (revision {language_model.revision})" if language_model.revision else ""
+def _render_summary(
+    cell: TrainedCell, report: ParityReport, stock: HfModel | None, *, dtype: str
+) -> str:
+    warnings = () if stock is None else stock.warnings
     lines = [
         f"# {cell.cell_id}\n",
-        "A vision-language model trained with Irudimen. It consists of a frozen vision tower, a "
-        "connector and a Llama-class language model, and is stored as a stock "
-        f"`{stock.class_name}` of transformers.\n",
-        f"- Language model: {language_model.path}{revision}; its licence applies to this model",
-        f"- Tower: {tower.path or f'{tower.name} ({tower.pretrained})'}",
-        f"- Connector: {model.connector.kind}; chat template: {model.template}",
+        *_describe_model(cell.evaluation.model, "" if stock is None else stock.class_name),
         f"- Weights: {dtype}",
         f"- Parity check: logits of transformers differ from the trained model's by at most "
         f"{report.logits:.1e} (fp32, {report.num_positions} positions, largest logit "
         f"{report.largest_logit:.1f})",
-        *(f"- Warning: {warning}" for warning in stock.warnings),
+        *(f"- Warning: {warning}" for warning in warnings),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _describe_model(model: VlmSpec, class_name: str) -> list[str]:
+    if (source := model.ready_made) is not None:
+        return [
+            "A ready-made vision-language model, trained further with Irudimen and stored in its "
+            "own class.\n",
+            f"- Model: {source.path}{_revision(source.revision)}; its licence applies to this one",
+        ]
+    language_model, tower = model.language_model, model.tower
+    revision = _revision(language_model.revision)
+    return [
+        "A vision-language model trained with Irudimen. It consists of a frozen vision tower, a "
+        "connector and a Llama-class language model, and is stored as a stock "
+        f"`{class_name}` of transformers.\n",
+        f"- Language model: {language_model.path}{revision}; its licence applies to this model",
+        f"- Tower: {tower.path or f'{tower.name} ({tower.pretrained})'}",
+        f"- Connector: {model.connector.kind}; chat template: {model.template}",
+    ]
+
+
+def _revision(name: str) -> str:
+    return f" (revision {name})" if name else ""
 
 
 def _iterate_sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:

@@ -63,6 +63,10 @@ def export_own(cell: TrainedCell, folder: Path, *, dtype: torch.dtype) -> None:
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
     parts = load_cell(cell, torch.device("cpu"))
+    if not isinstance(parts, VlmParts):
+        raise ConfigError(
+            f"cell '{cell.cell_id}' is a ready-made model, which transformers loads; use --to hf"
+        )
     part_folder = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part_folder, ignore_errors=True)
     part_folder.mkdir(parents=True)

@@ -10,12 +10,12 @@ from core.chat.tokens import IMAGE_MARK
 from core.config import load_config
 from core.errors import DataError
 from core.samples import Role, Turn
-from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.asking import ASKING_FILE, AskingConfig
 from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
-from pipeline.assemble import VlmParts
+from evaluation.benchmarks.reply_limits import ReplyLimits
+from pipeline.assemble_trained import ModelParts
 from pipeline.device import compute_device
 from serving.cell import TrainedCell, load_cell
 from serving.own_format import describe_own, load_own
@@ -35,12 +35,12 @@ class ChatAnswer:
 class Talker:
     """A cell that answers as in its evaluation: greedy decoding with the same prompt template."""
 
-    def __init__(self, name: str, parts: VlmParts, *, max_new_tokens: int, template: str) -> None:
+    def __init__(self, name: str, parts: ModelParts, *, max_new_tokens: int, template: str) -> None:
         """Wrap a loaded cell; `template` contains the placeholder {question}."""
         self.name = name
         self._template = template
         self._max_new_tokens = max_new_tokens
-        self._answerer = VlmAnswerer(parts.model, parts.chat, parts.encode_image, batch_size=1)
+        self._answerer = parts.answerer(batch_size=1, limits=ReplyLimits())
 
     def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:
         """Answer the last turn, which must be the user's.

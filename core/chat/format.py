@@ -8,13 +8,16 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
 from core.chat.templates import ChatTemplate
 from core.chat.tokens import IMAGE_MARK
+from core.config import to_plain
 from core.errors import ConfigError, DataError
+from core.io.files import sha256_bytes
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.samples import EncodedSample, Role, Sample, Turn
 
@@ -64,6 +67,9 @@ def load_tokenizer(
 class ChatFormat:
     """Converts turns to token ids and loss masks, with placeholders for the image."""
 
+    depends_on_image_size = False
+    """Whether the number of placeholders depends on the size of the image."""
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -81,6 +87,11 @@ class ChatFormat:
         self._check_marks()
         marks = sorted(_special_tokens(tokenizer), key=len, reverse=True)
         self._reserved = re.compile("|".join(re.escape(mark) for mark in marks))
+
+    def identity(self, style: PromptStyle) -> list[Any]:
+        """Return everything that token ids depend on, as JSON types."""
+        tokenizer = sha256_bytes(self.tokenizer.backend_tokenizer.to_str().encode("utf-8"))
+        return [tokenizer, to_plain(self.template), style, self.num_image_tokens]
 
     def encode(self, sample: Sample, style: PromptStyle) -> EncodedSample:
         """Encode a training sample as one token sequence.
@@ -244,12 +255,20 @@ class ChatFormat:
                 f"{IMAGE_MARK} and image do not agree",
             )
 
-    def _tokenize(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
-        placeholders = self.template.image_token * self.num_image_tokens
-        expanded = [(text.replace(IMAGE_MARK, placeholders), has_loss) for text, has_loss in pieces]
+    def _tokenize(
+        self, pieces: Sequence[tuple[str, bool]], image_text: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise the joined pieces; `image_text` stands for the image, by default placeholders.
+
+        The tokenizer adds its own begin and end tokens where a subclass asks for it.
+        """
+        if image_text is None:
+            image_text = self.template.image_token * self.num_image_tokens
+        expanded = [(text.replace(IMAGE_MARK, image_text), has_loss) for text, has_loss in pieces]
+        whole = "".join(text for text, _ in expanded)
         encoding = self.tokenizer(
-            "".join(text for text, _ in expanded),
-            add_special_tokens=False,
+            whole,
+            add_special_tokens=self._adds_special_tokens(whole),
             return_offsets_mapping=True,
         )
         starts = np.cumsum([0, *(len(text) for text, _ in expanded)])
@@ -257,6 +276,11 @@ class ChatFormat:
         piece_of_token = np.searchsorted(starts, offsets[:, 0], side="right") - 1
         has_loss = np.asarray([flag for _, flag in expanded], dtype=bool)
         return np.asarray(encoding["input_ids"], dtype=np.int64), has_loss[piece_of_token]
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        """Return whether the tokenizer adds its own special tokens to a rendered conversation."""
+        del text
+        return False
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

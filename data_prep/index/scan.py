@@ -263,8 +263,14 @@ def _scan_shard(plan: IndexPlan, folder: Path, shard: str) -> ShardReport | Irud
 
 
 def _sample(plan: IndexPlan, key: str, turns: tuple[Turn, ...]) -> Sample:
-    names = {"key": key, "source": plan.name, "language": plan.language, "parallel_id": key}
-    return Sample(**names, turns=turns, image=b"" if plan.has_image else None)
+    return Sample(
+        key=key,
+        source=plan.name,
+        language=plan.language,
+        parallel_id=key,
+        turns=turns,
+        image=b"" if plan.has_image else None,
+    )
 
 
 def _lengths_paths(plan: IndexPlan, folder: Path, sha256: str) -> list[Path]:

@@ -1,13 +1,18 @@
 """Collation of planned rows of encoded samples into one packed micro-batch."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from core.chat.tokens import IGNORE_INDEX, PADDING_DOCUMENT
 from core.samples import EncodedSample, MicroBatch, SampleRef
+
+ImageInputs = Mapping[str, torch.Tensor]
+"""Inputs of a ready-made model for one image."""
+JoinImages = Callable[[Sequence[ImageInputs]], dict[str, torch.Tensor]]
+"""Joins the inputs of the images of a micro-batch, in order."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,8 +21,9 @@ class ReadySample:
 
     ref: SampleRef
     encoded: EncodedSample
-    image: torch.Tensor | None
-    """float32 features (P, E) from the feature cache, or uint8 pixels (C, H, W)."""
+    image: torch.Tensor | ImageInputs | None
+    """float32 features (P, E) from the feature cache, uint8 pixels (C, H, W), or what the image
+    processor of a ready-made model returns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +48,7 @@ def collate_micro_batch(
     image_token_id: int,
     is_features: bool,
     layout: RowLayout = PADDED_ROWS,
+    join_images: JoinImages | None = None,
 ) -> MicroBatch:
     """Pack the samples of each row one after the other, as separate documents.
 
@@ -55,6 +62,7 @@ def collate_micro_batch(
         image_token_id: Token id of placeholders.
         is_features: Whether images are features of the frozen vision tower instead of pixels.
         layout: Arrangement of the rows.
+        join_images: For ready-made models: joins the inputs of several images.
     """
     rows = [row for row in rows if row]
     if layout.is_end_to_end:
@@ -67,6 +75,7 @@ def collate_micro_batch(
     position_ids_BT = np.zeros(shape, dtype=np.int64)
     document_ids_BT = np.full(shape, PADDING_DOCUMENT, dtype=np.int64)
     branch_ids_BT = np.zeros(shape, dtype=np.int64)
+    rotary_ABT = _empty_axes(rows, shape)
     for b, row in enumerate(rows):
         start = 0
         for document, sample in enumerate(row, start=PADDING_DOCUMENT + 1):
@@ -77,9 +86,13 @@ def collate_micro_batch(
             position_ids_BT[b, span] = sample.encoded.positions()
             document_ids_BT[b, span] = document
             branch_ids_BT[b, span] = sample.encoded.branch_ids_T
+            if rotary_ABT is not None:
+                rotary_ABT[:, b, span] = sample.encoded.rotary_positions_AT
             start = span.stop
     images = [sample.image for row in rows for sample in row if sample.image is not None]
-    stacked = torch.stack(images) if images else None
+    tensors = [image for image in images if isinstance(image, torch.Tensor)]
+    inputs = [image for image in images if not isinstance(image, torch.Tensor)]
+    stacked = torch.stack(tensors) if tensors else None
     return MicroBatch.of_rows(
         input_ids_BT=torch.from_numpy(input_ids_BT),
         labels_BT=torch.from_numpy(labels_BT),
@@ -90,4 +103,14 @@ def collate_micro_batch(
         pixels_NCHW=None if is_features else stacked,
         features_NPE=stacked if is_features else None,
         samples=tuple(sample.ref for row in rows for sample in row),
+        rotary_positions_ABT=None if rotary_ABT is None else torch.from_numpy(rotary_ABT),
+        image_inputs=join_images(inputs) if inputs and join_images is not None else None,
     )
+
+
+def _empty_axes(rows: Sequence[Sequence[ReadySample]], shape: tuple[int, int]) -> np.ndarray | None:
+    """Return zeros (A, B, T) for the rotary positions of all rows; None without such axes."""
+    axes = [x.encoded.rotary_positions_AT for row in rows for x in row]
+    if not axes or axes[0] is None:
+        return None
+    return np.zeros((len(axes[0]), *shape), dtype=np.int64)

@@ -17,7 +17,7 @@ import numpy as np
 from core import config
 from core.chat.format import ChatFormat, PromptStyle
 from core.errors import DataError
-from core.io.files import atomic_write_bytes, atomic_write_text, sha256_bytes
+from core.io.files import atomic_write_bytes, atomic_write_text
 from core.process.log import get_logger
 from core.samples import Sample
 from datamodules.batches.encode import encode_sample
@@ -88,10 +88,7 @@ class SourceLengths:
 
 def chat_fingerprint(chat: ChatFormat, style: PromptStyle) -> str:
     """Return a content address of tokenizer, template, prompt style and visual token count."""
-    tokenizer = sha256_bytes(chat.tokenizer.backend_tokenizer.to_str().encode("utf-8"))
-    return config.fingerprint(
-        [_RECIPE, tokenizer, config.to_plain(chat.template), style, chat.num_image_tokens]
-    )
+    return config.fingerprint([_RECIPE, *chat.identity(style)])
 
 
 class ShardLengths:
@@ -270,7 +267,10 @@ def _measure_shard(
     lengths = ShardLengths(chat, style)
     for i in source.samples_of(shard):
         try:
-            lengths.add(source.read(i, with_image=False))
+            sample = source.read(i, with_image=False)
+            if chat.depends_on_image_size and sample.image is not None:
+                sample = sample if sample.image_size is not None else source.read(i)
+            lengths.add(sample)
         except DataError as error:
             lengths.add(error)
     return lengths

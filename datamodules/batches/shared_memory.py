@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import torch
+
 from core.errors import ConfigError, DataError
 from core.process.log import get_logger
 from core.process.machine import SharedMemory
@@ -62,7 +64,10 @@ def estimate_step_bytes(dataset: StepDataset, step: int) -> int:
             image = prepare_sample(data, planned).image
         except DataError:  # skipped, and counted when its step is read
             continue
-        image_bytes = 0 if image is None else image.nbytes
+        if isinstance(image, torch.Tensor):
+            image_bytes = image.nbytes
+        elif image is not None:
+            image_bytes = sum(tensor.nbytes for tensor in image.values())
         break
     total = num_tokens * _TOKEN_BYTES + len(with_image) * image_bytes
     return -(-total // dataset.world_size)

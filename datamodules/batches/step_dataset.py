@@ -17,7 +17,14 @@ from core.chat.format import ChatFormat, PromptStyle
 from core.errors import DataError
 from core.rng import named_rng
 from core.samples import BadSample, EncodedSample, MicroBatch, Sample, SampleRef, StepBatch
-from datamodules.batches.collate import PADDED_ROWS, ReadySample, RowLayout, collate_micro_batch
+from datamodules.batches.collate import (
+    PADDED_ROWS,
+    ImageInputs,
+    JoinImages,
+    ReadySample,
+    RowLayout,
+    collate_micro_batch,
+)
 from datamodules.batches.encode import encode_sample
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.lengths import SourceLengths
@@ -25,8 +32,9 @@ from datamodules.batches.packing import MicroBatchPlan, plan_rank
 from datamodules.mixture.stream import MixtureStream, SampleLocations
 from datamodules.shards.source import Source
 
-Transform = Callable[[bytes], torch.Tensor]
-"""Maps an encoded image to uint8 pixels (C, H, W); raises DataError if it can't be decoded."""
+Transform = Callable[[bytes], "torch.Tensor | ImageInputs"]
+"""Maps an encoded image to uint8 pixels (C, H, W), or to the inputs of a ready-made model; raises
+DataError if it can't be decoded."""
 
 _MAX_MEMOISED_SAMPLES = 8192
 """Largest source whose encoded samples stay in memory, at about 1 kB each."""
@@ -52,6 +60,7 @@ class StepData:
     """Image transform, used only if there is no feature cache."""
     feature_noise_std: float = 0.0
     layout: RowLayout = PADDED_ROWS
+    join_images: JoinImages | None = None
     encoded: dict[tuple[str, int], EncodedSample] = dataclasses.field(default_factory=dict)
     """Memoised samples of small sources, keyed by source name and sample index."""
 
@@ -221,6 +230,7 @@ class StepDataset(IterableDataset[StepBatch]):
             image_token_id=self.data.chat.image_token_id,
             is_features=self.data.features is not None,
             layout=self.data.layout,
+            join_images=self.data.join_images,
         )
 
 
@@ -294,7 +304,7 @@ def _encode_memoised(data: StepData, planned: PlannedSample, sample: Sample) -> 
 
 def _image_tensor(
     data: StepData, planned: PlannedSample, image: bytes | None
-) -> torch.Tensor | None:
+) -> torch.Tensor | ImageInputs | None:
     if image is None:
         return None
     try:

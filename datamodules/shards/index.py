@@ -172,6 +172,13 @@ class ShardIndex:
             return np.zeros((len(self), 2), dtype=np.uint16)
         return np.stack([self.rows["width"], self.rows["height"]], axis=1)
 
+    def image_size(self, row: int) -> tuple[int, int] | None:
+        """Return the width and height of a sample's image; None if not recorded."""
+        if not self.is_compact:
+            return None
+        width, height = int(self.rows["width"][row]), int(self.rows["height"][row])
+        return (width, height) if width and height else None
+
     def to_bytes(self) -> bytes:
         """Serialize the index to the content of its file."""
         buffer = io.BytesIO()

@@ -131,6 +131,7 @@ class Source:
             parallel_id=str(raw.get("parallel_id", key)),
             turns=turns,
             image=self._checked_image(image, where),
+            image_size=reader.index.image_size(row) if self.has_images else None,
         )
 
     def _locate(self, i: int) -> tuple[ShardReader, int]:

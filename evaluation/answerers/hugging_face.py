@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, GenerationConfig
 
+from core.chat.messages import to_messages
 from core.chat.tokens import IMAGE_MARK
 from core.errors import CheckpointError, ConfigError, IrudimenError
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
@@ -69,6 +70,9 @@ class HuggingFaceAnswerer:
         except LOADING_ERRORS as error:
             reason = explain_hub_error(error, source, revision)
             raise CheckpointError(f"model '{source}' can't be loaded: {reason}") from error
+        self._prepare(source, device=device, batch_size=batch_size)
+
+    def _prepare(self, source: str, *, device: str, batch_size: int) -> None:
         self._source, self._device, self._batch_size = source, device, batch_size
         _check_processor(self._processor, source)
         self._model.eval().to(device)
@@ -108,7 +112,9 @@ class HuggingFaceAnswerer:
             ConfigError: If the processor can't combine a prompt with its image.
         """
         conversations = [
-            _messages(question, decode_image(question.image) if _has_image(question) else None)
+            to_messages(
+                question.turns, decode_image(question.image) if has_image(question) else None
+            )
             for question in questions
         ]
         return self._encode(conversations)
@@ -129,17 +135,15 @@ class HuggingFaceAnswerer:
         return inputs
 
     def _batches(self, order: list[int], questions: Sequence[VisualQuestion]) -> list[list[int]]:
-        kinds = [
-            [at for at in order if _has_image(questions[at]) is kind] for kind in (True, False)
-        ]
+        kinds = [[at for at in order if has_image(questions[at]) is kind] for kind in (True, False)]
         size = self._batch_size
         return [kind[at : at + size] for kind in kinds for at in range(0, len(kind), size)]
 
     def _render(self, question: VisualQuestion) -> str:
-        image = Image.new("RGB", (1, 1)) if _has_image(question) else None
+        image = Image.new("RGB", (1, 1)) if has_image(question) else None
         try:
             prompt: str = self._processor.apply_chat_template(
-                _messages(question, image), add_generation_prompt=True
+                to_messages(question.turns, image), add_generation_prompt=True
             )
         except _TEMPLATE_ERRORS as error:
             raise self._unusable_template(error) from error
@@ -159,7 +163,7 @@ class HuggingFaceAnswerer:
         """
         turn = Turn(role=Role.USER, content=f"{IMAGE_MARK}\n?")
         question = VisualQuestion(turns=(turn,), image=b"")
-        inputs = self._encode([_messages(question, Image.new("RGB", _EXAMPLE_SIZE))])
+        inputs = self._encode([to_messages(question.turns, Image.new("RGB", _EXAMPLE_SIZE))])
         config = self._model.config
         token_id = getattr(config, "image_token_id", None)
         if token_id is None:
@@ -316,24 +320,6 @@ def _load_processor(source: str, arguments: dict[str, Any], *, uses_pil: bool) -
     return processor
 
 
-def _has_image(question: VisualQuestion) -> bool:
+def has_image(question: VisualQuestion) -> bool:
+    """Return whether a question is about an image."""
     return any(IMAGE_MARK in turn.content for turn in question.turns)
-
-
-def _messages(question: VisualQuestion, image: Image.Image | None) -> list[dict[str, Any]]:
-    """Return a conversation as the messages that chat templates expect."""
-    return [
-        {"role": turn.role.value, "content": _content_parts(turn.content, image)}
-        for turn in question.turns
-    ]
-
-
-def _content_parts(content: str, image: Image.Image | None) -> list[dict[str, Any]]:
-    """Convert a turn's content to the list of image and text parts that chat templates expect."""
-    if IMAGE_MARK not in content:
-        return [{"type": "text", "text": content}]
-    before, _, after = content.partition(IMAGE_MARK)
-    parts: list[dict[str, Any]] = [{"type": "image", "image": image}]
-    if text := (before + after).strip("\n"):
-        parts.append({"type": "text", "text": text})
-    return parts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configuration.axes import AxisValue
-from configuration.run_config import LanguagesConfig
+from configuration.data_config import LanguagesConfig
 from configuration.trainer import TrainerConfig
 from core.chat.format import PromptStyle
 from core.config import load_config

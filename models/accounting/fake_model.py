@@ -12,20 +12,20 @@ from torch.nn import functional
 
 from core.precision import Precision
 from models.accounting.shapes import block_linears
+from models.any_vlm import AnyVlm
 from models.freezing import FreezePolicy, apply_freeze, cast_all, cast_frozen
 from models.language.adapters import TuningConfig, TuningKind, adapter_names, add_adapters
 from models.language.blocks import decoder_blocks
 from models.language.float8 import use_float8
 from models.language.generation import decoder_and_output_layer
 from models.language.language_model import loading_dtype
-from models.vlm import VisionLanguageModel
 
 _BLOCK, _NESTED_BLOCK = 64, 256
 """Weights that share a constant in nf4, and constants that share one (bitsandbytes)."""
 
 
 def fill_with_fakes(
-    model: VisionLanguageModel,
+    model: AnyVlm,
     mode: FakeTensorMode | torch.device,
     *,
     num_blocks: int,

@@ -56,6 +56,9 @@ class Footprint:
     """FLOPs of the tower's forward pass for one image."""
     image_bytes: int
     """Size of the pixels of one image in float32."""
+    image_kept: int = 0
+    """Values that a vision encoder in training keeps for the backward pass of one image; 0 for one
+    that is always frozen."""
 
 
 def footprint(vlm: EmptyVlm, tuning: TuningConfig) -> Footprint:

@@ -11,7 +11,7 @@ from core.precision import Precision
 from models.accounting.compiled_block import partition_blocks
 from models.accounting.fake_model import constants_of, dropout_of_a_gpu, fill_with_fakes
 from models.accounting.live_memory import LiveMemory
-from models.accounting.shapes import EmptyVlm
+from models.any_vlm import AnyVlm
 from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
 from models.language.attention import AttentionKind, use_packed_attention
@@ -32,7 +32,7 @@ class BlockMemory:
 
 
 def block_memory(  # noqa: PLR0913 - the settings that it depends on
-    vlm: EmptyVlm,
+    vlm: AnyVlm,
     *,
     tuning: TuningConfig,
     policy: FreezePolicy,
@@ -56,9 +56,10 @@ def block_memory(  # noqa: PLR0913 - the settings that it depends on
         num_tokens: Tokens of a micro-batch.
     """
     is_mixed = precision.is_mixed
-    model, mode = copy.deepcopy(vlm.model), FakeTensorMode()
+    model, mode = copy.deepcopy(vlm), FakeTensorMode()
     fill_with_fakes(model, mode, num_blocks=2, tuning=tuning, policy=policy, precision=precision)
-    use_packed_attention(model.language_model, AttentionKind.VARLEN)
+    decoder: Any = decoder_and_output_layer(model.language_model)[0]
+    use_packed_attention(decoder, AttentionKind.VARLEN)
     if is_compiled:
         partition_blocks(model.language_model)
     model.train()
@@ -73,7 +74,7 @@ def _run_block(language_model: Any, num_tokens: int, *, is_sharded: bool) -> Blo
     decoder: Any = decoder_and_output_layer(language_model)[0]
     first, second = decoder_blocks(language_model)
     dtype = language_model.get_input_embeddings().weight.dtype
-    hidden_BTD = torch.empty(1, num_tokens, language_model.config.hidden_size, dtype=dtype)
+    hidden_BTD = torch.empty(1, num_tokens, decoder.config.hidden_size, dtype=dtype)
     positions_BT = torch.arange(num_tokens)[None]
     angles = decoder.rotary_emb(hidden_BTD, positions_BT)
     arguments = {

@@ -5,6 +5,7 @@ docs/running/gpus.md explains which method suits which setting.
 
 import dataclasses
 import math
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -137,14 +138,17 @@ def add_adapters(language_model: nn.Module, config: TuningConfig, *, seed: int) 
 
 def adapter_names(part: nn.Module) -> frozenset[str]:
     """Return the names of a part's adapter parameters; empty if it has none."""
-    names = (name for name, _ in part.named_parameters())
-    return frozenset(name for name in names if {_DOWN, _UP} & set(name.split(".")))
+    return _select_adapters(name for name, _ in part.named_parameters())
 
 
-def learnable_names(part: nn.Module) -> frozenset[str]:
+def learnable_names(parameters: Mapping[str, nn.Parameter]) -> frozenset[str]:
     """Return the names of the parameters to train in a part: its adapters, or else all weights."""
-    all_names = frozenset(name for name, p in part.named_parameters() if p.is_floating_point())
-    return adapter_names(part) or all_names
+    all_names = frozenset(name for name, p in parameters.items() if p.is_floating_point())
+    return _select_adapters(parameters) or all_names
+
+
+def _select_adapters(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name for name in names if {_DOWN, _UP} & set(name.split(".")))
 
 
 def num_weights(parameter: nn.Parameter) -> int:

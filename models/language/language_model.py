@@ -166,7 +166,7 @@ def check_language_model(model: PreTrainedModel) -> None:
         ConfigError: If the model has such a setting.
     """
     for name in _LOGIT_SETTINGS:
-        value = getattr(model.config, name, None)
+        value = getattr(model.config.get_text_config(), name, None)
         if value not in (None, 1, 1.0):
             raise ConfigError(
                 f"{type(model).__name__} sets {name}={value}, which our loss does not support; "

@@ -16,14 +16,13 @@ from core.errors import PreemptedError
 from core.process.log import get_logger
 from core.process.machine import available_cores
 from evaluation.answerers.cached import CachedAnswerer
-from evaluation.answerers.vlm import VlmAnswerer
 from evaluation.benchmarks.items import load_benchmarks
 from evaluation.canaries import run_canaries
 from evaluation.language_content import language_content
 from evaluation.runner import EvaluationOptions, evaluate
 from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
-from pipeline.assemble import VlmParts, assemble
+from pipeline.assemble_trained import ModelParts, assemble_trained
 from pipeline.device import compute_device
 from pipeline.stages.base import InputRole, NodeT, Stage, StageContext
 from pipeline.stages.training import cached_features, initial_weights
@@ -105,10 +104,7 @@ class EvaluateStage(Stage):
         # A GPU would wait for images to be decoded; on a CPU, threads would slow each other down.
         is_waiting = parts.features is None and parts.model.device.type != "cpu"
         together, alone = (
-            VlmAnswerer(
-                parts.model,
-                parts.chat,
-                parts.encode_image,
+            parts.answerer(
                 batch_size=batch_size,
                 limits=self.settings.limits,
                 num_threads=available_cores() if is_waiting else 0,
@@ -140,14 +136,14 @@ class EvaluateStage(Stage):
                 *(checks.num_changed, checks.num_alone),
             )
 
-    def _load_model(self, context: StageContext) -> VlmParts:
+    def _load_model(self, context: StageContext) -> ModelParts:
         dtype = self.settings.weights.dtype
         device = compute_device(context.trainer.accelerator)
-        parts = assemble(
+        parts = assemble_trained(
             self.model,
             features=cached_features(context),
             tuning=self.tuning,
-            trains_language_model=self.policy.language_model,
+            policy=self.policy,
             dtype=dtype,
             device=device,
             trained=initial_weights(context),

@@ -16,6 +16,7 @@ from configuration.mixture import manifest_path
 from configuration.run_config import INSTRUCT_POLICY, RunConfig, Stages
 from configuration.vlm_spec import VlmSpec
 from core.chat.format import load_tokenizer
+from core.config import ABSENT_IF_NONE
 from evaluation.retention import (
     TEXT_PREFIX,
     RetentionConfig,
@@ -25,10 +26,11 @@ from evaluation.retention import (
     save_retention,
 )
 from models.connector import ConnectorConfig
-from models.freezing import cast_all
+from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
 from models.language.language_model import load_language_model
-from pipeline.assemble import assemble
+from models.ready_made.loading import load_chat, load_ready_made
+from pipeline.assemble_trained import assemble_trained
 from pipeline.device import compute_device
 from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.stages.evaluate import report_progress
@@ -50,6 +52,8 @@ class RetentionBaselineStage(Stage):
     settings: RetentionConfig
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     """How the last training stage trained the language model."""
+    policy: FreezePolicy | None = dataclasses.field(default=None, metadata=ABSENT_IF_NONE)
+    """Parts that the last training stage of a ready-made model trained; None for composed ones."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self | None:
@@ -97,13 +101,15 @@ class RetentionBaselineStage(Stage):
 
     def run(self, context: StageContext) -> None:
         """Score the pretrained language model."""
+        dtype = self.settings.weights.dtype
+        device = compute_device(context.trainer.accelerator)
+        if (source := self.model.ready_made) is not None:
+            model = load_ready_made(source, dtype=dtype, device=device)
+            self._score(context, model.stock, load_chat(source).tokenizer)
+            return
         path = self.model.language_model
         tokenizer = load_tokenizer(path.path, revision=path.revision)
-        language_model = load_language_model(
-            path,
-            dtype=self.settings.weights.dtype,
-            device=compute_device(context.trainer.accelerator),
-        )
+        language_model = load_language_model(path, dtype=dtype, device=device)
         self._score(context, language_model, tokenizer)
 
     def _score(
@@ -137,7 +143,10 @@ class RetentionStage(RetentionBaselineStage):
         """Score the trained language model of a cell."""
         if not config.retention.tasks or config.cell.stages is Stages.ALIGN_ONLY:
             return None
-        return cls._from_tuning(config, config.instruct.tuning)
+        stage = cls._from_tuning(config, config.instruct.tuning)
+        if not config.model.is_ready_made:
+            return stage
+        return dataclasses.replace(stage, policy=config.instruct_policy)
 
     @property
     def definitions(self) -> Mapping[str, object]:
@@ -147,11 +156,11 @@ class RetentionStage(RetentionBaselineStage):
     def run(self, context: StageContext) -> None:
         """Score the language model that stage 2 trained."""
         dtype = self.settings.weights.dtype
-        parts = assemble(
+        parts = assemble_trained(
             self.model,
             features=cached_features(context),
             tuning=self.tuning,
-            trains_language_model=INSTRUCT_POLICY.language_model,
+            policy=self.policy or INSTRUCT_POLICY,
             dtype=dtype,
             device=compute_device(context.trainer.accelerator),
             trained=[context.inputs[InputRole.INSTRUCT]],

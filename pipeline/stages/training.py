@@ -33,8 +33,9 @@ from models.freezing import FreezePolicy, cast_frozen
 from models.language.adapters import TuningConfig, adapter_names
 from models.language.float8 import check_float8, use_float8
 from models.language.language_model import loading_dtype
-from models.weights import save_weights
 from pipeline.assemble import WEIGHTS, assemble, feature_folder
+from pipeline.assemble_ready_made import assemble_ready_made
+from pipeline.assemble_trained import ModelParts
 from pipeline.device import training_device, uses_gpu
 from pipeline.stages.base import InputRole, Stage, StageContext
 from pipeline.trainer import Supervision, TrainingRun, apply_compute, build_trainer, row_layout
@@ -143,26 +144,19 @@ class TrainingStage(Stage):
         device = training_device(context.trainer.accelerator)
         if self.precision is Precision.FLOAT8_MIXED:
             check_float8(device)
-        is_frozen = not trains_language_model and self.precision is not Precision.FLOAT32
-        parts = assemble(
-            self.model,
-            features=cached_features(context),
-            tuning=self.tuning,
-            trains_language_model=trains_language_model,
-            seed=self.seed,
-            dtype=torch.bfloat16 if is_frozen else loading_dtype(self.precision),
-            device=device,
-            initial=initial_weights(context),
-            is_empty=is_sharded,
-        )
+        parts = self._assemble(context, device)
+        compute = self.compute
+        if parts.attention is not None:
+            compute = dataclasses.replace(compute, attention=parts.attention)
         data = MixtureDataModule(
             self.stream,
             chat=parts.chat,
             num_steps=self.num_steps,
             cache_dir=context.cache,
             features=parts.features,
-            transform=None if parts.model.tower is None else parts.model.tower.transform,
-            layout=row_layout(self.compute.attention, is_gpu=uses_gpu(context.trainer.accelerator)),
+            transform=parts.transform,
+            layout=row_layout(compute.attention, is_gpu=uses_gpu(context.trainer.accelerator)),
+            join_images=parts.join_images,
             allow_data_change=context.trainer.allow_data_change,
             ledger_dir=context.folder.path / LEDGER_FOLDER,
         )
@@ -173,7 +167,7 @@ class TrainingStage(Stage):
             cast_frozen(parts.model, torch.bfloat16)
         if self.precision is Precision.FLOAT8_MIXED:
             use_float8(parts.model.language_model, is_emulated=device.type == "cpu")
-        apply_compute(parts.model, self.compute, context.trainer.accelerator)
+        apply_compute(parts.model, compute, context.trainer.accelerator)
         if self.tuning.dropout and adapter_names(parts.model.language_model):
             module.dropout_seed = self.seed
         if is_sharded:
@@ -181,11 +175,33 @@ class TrainingStage(Stage):
                 precision=self.precision, load=parts.fill, reduces_once=self.compute.reduce_once
             )
         is_first = fit(context, module, data, self, strategy=self.compute.strategy)
-        trained = {line.part for line in module.freeze_report.lines if line.trainable}
-        save_weights(
-            context.folder.scratch / WEIGHTS,
-            {name: getattr(parts.model, name) for name in sorted(trained)},
-            is_writer=is_first,
+        parts.save_trained(
+            context.folder.scratch / WEIGHTS, module.freeze_report, is_writer=is_first
+        )
+
+    def _assemble(self, context: StageContext, device: torch.device) -> ModelParts:
+        """Build the model of the stage with the weights of earlier ones."""
+        is_frozen = not self.policy.language_model and self.precision is not Precision.FLOAT32
+        dtype = torch.bfloat16 if is_frozen else loading_dtype(self.precision)
+        if self.model.ready_made is not None:
+            return assemble_ready_made(
+                self.model.ready_made,
+                tuning=self.tuning,
+                policy=self.policy,
+                seed=self.seed,
+                dtype=dtype,
+                device=device,
+            )
+        return assemble(
+            self.model,
+            features=cached_features(context),
+            tuning=self.tuning,
+            trains_language_model=self.policy.language_model,
+            seed=self.seed,
+            dtype=dtype,
+            device=device,
+            initial=initial_weights(context),
+            is_empty=self.compute.strategy.is_sharded,
         )
 
 

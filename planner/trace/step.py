@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import FSDPModule
 
+from core.errors import ConfigError
 from core.samples import MicroBatch
 from lightning_modules.optim import build_optimizer
 from models.accounting.fake_model import constants_of, dropout_of_a_gpu
@@ -93,7 +94,15 @@ def trace_step(
 
     Returns:
         Phase -> part -> bytes at the peak of the phase.
+
+    Raises:
+        ConfigError: If the model is a ready-made one.
     """
+    if stage.model.ready_made is not None:
+        raise ConfigError(
+            f"the memory of a ready-made model ('{stage.model.ready_made.path}') can't be traced; "
+            "leave out --trace-memory"
+        )
     spec, mode, memory = stage.model, FakeTensorMode(), LiveMemory()
     vlm = empty_vlm(spec.tower, spec.connector, spec.language_model)
     vlm.model.tower = vlm.model.tower if has_tower else None

@@ -41,6 +41,7 @@ PLANS = (
     ("architecture_ablation", "embedded"),
     ("mix_ablation", "small"),
     ("full_grid", "paper"),
+    ("vlm_mix_ablation", "modern"),
 )
 """Experiment and profile of each recorded plan."""
 COMMANDS = (

@@ -28,13 +28,16 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 
 
 
 def chat_template(image: str, *, begin: str = "") -> str:
-    """Return a template with a mark for the image, as most authors write it."""
+    """Return a template with a mark for the image, as most authors write it.
+
+    Answers end with a control token and a line break, as in ChatML and Gemma's format.
+    """
     return (
         f"{begin}{{% for m in messages %}}{{{{ '[' + m['role'] + '] ' }}}}"
         "{% for c in m['content'] %}"
         f"{{% if c['type'] == 'image' %}}{{{{ '{image}\\n' }}}}{{% else %}}{{{{ c['text'] }}}}"
-        "{% endif %}{% endfor %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ ' [assistant] ' }}{% endif %}"
+        "{% endif %}{% endfor %}{{ eos_token if m['role'] == 'assistant' else '' }}{{ '\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
     )
 
 
@@ -159,6 +162,13 @@ def qwen2_5_vl(folder: Path) -> None:
     _qwen_vl(folder, "Qwen2_5_VL", vision)
 
 
+def qwen3_vl(folder: Path) -> None:
+    """Write a Qwen3-VL: features of several layers of its tower are added in the decoder."""
+    vision = {"out_hidden_size": 32, "intermediate_size": 48, "deepstack_visual_indexes": [0, 1],
+              "num_position_embeddings": 64}  # fmt: skip
+    _qwen_vl(folder, "Qwen3VL", vision)
+
+
 def _qwen_vl(folder: Path, name: str, vision: dict[str, Any]) -> None:
     marks = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     tokenizer = make_tokenizer(*marks, adds_begin=False)
@@ -168,11 +178,12 @@ def _qwen_vl(folder: Path, name: str, vision: dict[str, Any]) -> None:
                        "spatial_merge_size": 2, "temporal_patch_size": 2, **vision},
         vision_start_token_id=3, vision_end_token_id=4, image_token_id=5, video_token_id=6,
     )  # fmt: skip
+    video_class = getattr(hf, f"{name}VideoProcessor", hf.Qwen2VLVideoProcessor)
     processor = getattr(hf, f"{name}Processor")(
         image_processor=hf.Qwen2VLImageProcessor(
             patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 1024}
         ),
-        video_processor=hf.Qwen2VLVideoProcessor(patch_size=4, merge_size=2), tokenizer=tokenizer,
+        video_processor=video_class(patch_size=4, merge_size=2), tokenizer=tokenizer,
         chat_template=chat_template("<|vision_start|><|image_pad|><|vision_end|>"),
     )  # fmt: skip
     _save(folder, getattr(hf, f"{name}ForConditionalGeneration")(config), processor)
@@ -261,8 +272,8 @@ def _qwen2(tokenizer: hf.PreTrainedTokenizerFast) -> hf.Qwen2Config:
 
 
 _BUILDERS: tuple[Callable[[Path], None], ...] = (
-    llava, llava_next, llava_onevision, idefics3, qwen2_vl, qwen2_5_vl, internvl, gemma3, mistral3,
-    paligemma,
+    llava, llava_next, llava_onevision, idefics3, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, gemma3,
+    mistral3, paligemma,
 )  # fmt: skip
 BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 """Name of a class -> its builder."""

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configuration.run_config import DataConfig, EvaluateConfig, ExpectedSource, RunConfig
+from configuration.data_config import DataConfig, ExpectedSource
+from configuration.model_config import ReadyMadeConfig
+from configuration.run_config import EvaluateConfig, RunConfig
 from core.config import load_config
 from core.errors import ConfigError
 from evaluation.benchmarks.items import Benchmark
@@ -102,3 +104,11 @@ def test_architectures_decide_what_stages_train_and_what_is_supported() -> None:
     assert pixels.model.vision == VisionTowerConfig(library="patches", name="64/16")
     assert plain.model.has_feature_cache
     assert not pixels.model.has_feature_cache
+
+
+def test_limits_of_ready_made_images_are_checked() -> None:
+    assert ReadyMadeConfig(min_pixels=4, max_pixels=9).max_pixels == 9
+    with pytest.raises(ConfigError, match="max_pixels must be at least 1, got 0"):
+        ReadyMadeConfig(max_pixels=0)
+    with pytest.raises(ConfigError, match="exchange them"):
+        ReadyMadeConfig(min_pixels=9, max_pixels=4)

@@ -41,11 +41,12 @@ def test_tasks_are_scored_in_the_configured_type(
         assert dtype is weights.dtype
         return SimpleNamespace(model=model, chat=SimpleNamespace(tokenizer=None))
 
-    monkeypatch.setattr(retention, "assemble", assemble)
+    monkeypatch.setattr(retention, "assemble_trained", assemble)
     monkeypatch.setattr(retention, "load_tokenizer", lambda *_, **__: None)
     monkeypatch.setattr(retention, "run_retention", score)
     monkeypatch.setattr(retention, "save_retention", lambda *_: None)
-    spec = SimpleNamespace(language_model=LanguageModelConfig(path=str(tmp_path / "model")))
+    place = LanguageModelConfig(path=str(tmp_path / "model"))
+    spec = SimpleNamespace(language_model=place, ready_made=None)
     stage = kind(
         model=cast(Any, spec),
         texts={},

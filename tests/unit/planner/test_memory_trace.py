@@ -70,7 +70,7 @@ def tiny_memory(**changes: Any) -> Any:
     vlm = EmptyVlm(model=model, tower=None, num_image_tokens=1)  # type: ignore[arg-type]
     settings = {"tuning": TuningConfig(), "policy": TRAINS, "precision": Precision.FLOAT32}
     settings |= {"is_sharded": False, "is_compiled": False, "num_tokens": 512}
-    return block_memory(vlm, **(settings | changes))
+    return block_memory(vlm.model, **(settings | changes))
 
 
 def test_kept_bytes_are_those_of_a_real_block() -> None:

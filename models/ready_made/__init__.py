@@ -1,0 +1,1 @@
+"""Ready-made vision-language models of transformers, trained and asked as they are."""
