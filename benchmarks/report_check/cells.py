@@ -258,7 +258,8 @@ def check_image_use(grid: Grid, checks: Checks) -> None:
             options = [_conclude(*pair, is_wrong=is_wrong) for pair in pairs]
             printed = row[at].title.split(";")[0]
             verdicts.append(printed)
-            known = printed if printed in options or _is_close(pairs) else options[1]
+            is_between = _is_between(printed, options)
+            known = printed if is_between or _is_close(pairs) else options[1]
             checks.same(f"{name} verdict", printed, known)
             checks.same(f"{name} stored", stored[key]["verdict"], printed)
         changed = training.read_json("evaluate", "canaries.json")["num_changed"]
@@ -281,6 +282,15 @@ def _conclude(raw: float, corrected: float, *, is_wrong: bool) -> str:
     if raw > _LEVEL:
         return "does not use the image"
     return "undecided" if corrected > _LEVEL or is_wrong else "uses the image"
+
+
+def _is_between(printed: str, options: list[str]) -> bool:
+    """Return whether a verdict is one of those of the two tests, or lies between them."""
+    order = ("does not use the image", "undecided", "uses the image")
+    if printed not in order:
+        return printed in options
+    ranks = [order.index(option) for option in options]
+    return min(ranks) <= order.index(printed) <= max(ranks)
 
 
 def _is_close(pairs: list[tuple[float, float]]) -> bool:
