@@ -272,6 +272,13 @@ class RunConfig:
         """Language model, or ready-made model, of this cell."""
         return self.backbones[self.cell.backbone]
 
+    @property
+    def suitable_backbones(self) -> tuple[str, ...]:
+        """Names of the backbones of the configured family: language models, or ready-made ones."""
+        is_own = self.model.is_ready_made
+        models = self.backbones.items()
+        return tuple(name for name, one in models if (one.template == OWN_TEMPLATE) is is_own)
+
     def _check_family(self) -> None:
         """Check that the other settings suit the family of the model.
 

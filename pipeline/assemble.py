@@ -14,8 +14,6 @@ from core.chat.format import ChatFormat, load_tokenizer
 from core.chat.templates import TEMPLATES
 from datamodules.batches.feature_cache import FeatureCache
 from datamodules.batches.step_dataset import Transform
-from evaluation.answerers.vlm import VlmAnswerer
-from evaluation.benchmarks.reply_limits import ReplyLimits
 from models.connector import build_connector, count_placeholders
 from models.freezing import FreezeReport
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
@@ -70,19 +68,6 @@ class VlmParts:
         trained = {line.part for line in report.lines if line.trainable}
         parts = {name: getattr(self.model, name) for name in sorted(trained)}
         save_weights(path, parts, is_writer=is_writer)
-
-    def answerer(
-        self, *, batch_size: int, limits: ReplyLimits, num_threads: int = 0
-    ) -> VlmAnswerer:
-        """Return the answerer of an evaluation; see `VlmAnswerer`."""
-        return VlmAnswerer(
-            self.model,
-            self.chat,
-            self.encode_image,
-            batch_size=batch_size,
-            limits=limits,
-            num_threads=num_threads,
-        )
 
 
 def assemble(  # noqa: PLR0913 - every argument is a step of the assembly

@@ -9,8 +9,6 @@ import torch
 from core.chat.ready_made import ReadyMadeChat
 from datamodules.batches.collate import JoinImages
 from datamodules.batches.step_dataset import Transform
-from evaluation.answerers.ready_made import ReadyMadeAnswerer
-from evaluation.benchmarks.reply_limits import ReplyLimits
 from models.freezing import FreezePolicy, FreezeReport, apply_freeze
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
 from models.language.attention import AttentionKind
@@ -55,19 +53,6 @@ class ReadyMadeParts:
         """Save the weights that a stage trained."""
         del report
         save_tensors(path, _trained_tensors(self.model), is_writer=is_writer)
-
-    def answerer(
-        self, *, batch_size: int, limits: ReplyLimits, num_threads: int = 0
-    ) -> ReadyMadeAnswerer:
-        """Return the answerer of an evaluation: greedy decoding of the class itself."""
-        del limits, num_threads
-        return ReadyMadeAnswerer(
-            self.model.stock,
-            self.chat.processor,
-            source=self.source,
-            batch_size=batch_size,
-            end_token_id=self.chat.end_token_id,
-        )
 
 
 def assemble_ready_made(  # noqa: PLR0913 - every argument is a step of the assembly

@@ -15,6 +15,7 @@ from evaluation.benchmarks.items import Benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.benchmarks.reply_limits import ReplyLimits
+from pipeline.answerers import make_answerer
 from pipeline.assemble_trained import ModelParts
 from pipeline.device import compute_device
 from serving.cell import TrainedCell, load_cell
@@ -40,7 +41,7 @@ class Talker:
         self.name = name
         self._template = template
         self._max_new_tokens = max_new_tokens
-        self._answerer = parts.answerer(batch_size=1, limits=ReplyLimits())
+        self._answerer = make_answerer(parts, batch_size=1, limits=ReplyLimits())
 
     def ask(self, image: bytes, turns: Sequence[Turn]) -> ChatAnswer:
         """Answer the last turn, which must be the user's.

@@ -8,4 +8,4 @@ BACKBONE_SHARES = (0.0, 0.2, 1.0)
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return every configured backbone at three shares; in the paper, Llama-3.1 against Latxa."""
-    return vary(base, backbone=tuple(base.backbones), target_share=BACKBONE_SHARES)
+    return vary(base, backbone=base.suitable_backbones, target_share=BACKBONE_SHARES)

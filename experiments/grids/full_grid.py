@@ -7,4 +7,6 @@ from experiments.grids.mix_ablation import SHARES
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return the full product; 24 cells with two backbones."""
-    return vary(base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SHARES)
+    return vary(
+        base, backbone=base.suitable_backbones, text_only=(False, True), target_share=SHARES
+    )

@@ -9,5 +9,5 @@ SMALL_SHARES = (0.0, 0.1, 0.2)
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return text-only data off and on, for every backbone, at three small shares."""
     return vary(
-        base, backbone=tuple(base.backbones), text_only=(False, True), target_share=SMALL_SHARES
+        base, backbone=base.suitable_backbones, text_only=(False, True), target_share=SMALL_SHARES
     )

@@ -22,6 +22,7 @@ from evaluation.language_content import language_content
 from evaluation.runner import EvaluationOptions, evaluate
 from models.freezing import FreezePolicy, cast_all
 from models.language.adapters import TuningConfig
+from pipeline.answerers import make_answerer
 from pipeline.assemble_trained import ModelParts, assemble_trained
 from pipeline.device import compute_device
 from pipeline.stages.base import InputRole, NodeT, Stage, StageContext
@@ -104,7 +105,8 @@ class EvaluateStage(Stage):
         # A GPU would wait for images to be decoded; on a CPU, threads would slow each other down.
         is_waiting = parts.features is None and parts.model.device.type != "cpu"
         together, alone = (
-            parts.answerer(
+            make_answerer(
+                parts,
                 batch_size=batch_size,
                 limits=self.settings.limits,
                 num_threads=available_cores() if is_waiting else 0,

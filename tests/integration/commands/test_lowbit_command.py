@@ -90,7 +90,8 @@ def test_two_ranks_train_adapters_like_one(folder: Path) -> None:
     world = World(folder=folder, graph=graph)
     for kind in ("features", "align", "instruct"):
         train(world, kind, root="one", devices=1)
-    check_same(world, "instruct", train(world, "instruct", root="two", devices=2))
+    trained = train(world, "instruct", root="two", devices=2)
+    check_same(world, "instruct", trained, has_agreement=False)
 
 
 @pytest.mark.parametrize(

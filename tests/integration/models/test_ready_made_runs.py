@@ -15,9 +15,11 @@ from callbacks.checkpoints import latest_checkpoint
 from core.samples import Role, Turn
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.questions import VisualQuestion
+from evaluation.benchmarks.reply_limits import ReplyLimits
 from experiments.cli import request_of
 from experiments.export import build_parser, main
 from experiments.run_steps.planning import make_plan
+from pipeline.answerers import make_answerer
 from pipeline.store.store import StageFolder
 from serving.cell import find_cells, load_cell
 from tests.support import ranks
@@ -133,7 +135,7 @@ def check_same_model(folder: Path, parts: Any) -> None:
         for i in range(10)
     ]
     theirs = HuggingFaceAnswerer(str(folder), batch_size=4).answer(questions)
-    ours = parts.answerer(batch_size=10, limits=None).answer(questions)
+    ours = make_answerer(parts, batch_size=10, limits=ReplyLimits()).answer(questions)
     assert [reply.text for reply in theirs] == [reply.text for reply in ours]
     processor = AutoProcessor.from_pretrained(folder)
     assert processor.chat_template == parts.chat.processor.chat_template
