@@ -7,6 +7,18 @@ from configuration.replacing import replace_fields
 from configuration.run_config import RunConfig
 from models.connector import connector_kinds, get_connector_class
 
+hypotheses: dict[str, dict[str, Any]] = {
+    "linear_suffices": {
+        "text": "The {first} architecture is not inferior to the {second} architecture",
+        "source": "PAPER: next check, architectures other than a connector between two models",
+        "axis": "architecture",
+        "first": "linear",
+        "second": "others",
+        "quantity": "attributable",
+        "test": "non_inferiority",
+    }
+}
+
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return one cell per architecture; the paper's second next check asks for them."""

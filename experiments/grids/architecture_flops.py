@@ -2,16 +2,19 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from configuration.axes import vary
 from configuration.mixture import expected_manifests
 from configuration.replacing import replace_fields
 from configuration.run_config import RunConfig
+from experiments.grids.architecture_ablation import hypotheses as linear_suffices
 from experiments.grids.architecture_ablation import uncompiled, variants
 from pipeline.stages.align import AlignStage
 from pipeline.stages.instruct import InstructStage
 from planner.estimator import Estimator
 
+hypotheses: dict[str, dict[str, Any]] = linear_suffices
 _REFERENCE = "linear"
 _STAGES = (AlignStage, InstructStage)
 
