@@ -13,11 +13,15 @@ from benchmarks.report_check.data import (
     Setting,
     Training,
     deviate,
+    name_value,
+    title_axis,
 )
-from benchmarks.report_check.page import Table, numbers
+from benchmarks.report_check.page import Cell, Table, numbers
 
 _SUFFIXES = {"vqa": "", "vqa_lmms": "_lmms", "vqa_aware": "_aware"}
 _EXACT, _PRINTED, _LEVEL = 1e-6, 0.0501, 0.05
+_ROUNDED_SHARE = 0.06
+"""Difference in percent of a share that is printed with three digits."""
 _KINDS = {"VQA accuracy": "vqa", "Multiple choice": "mc", "Caption verification": "capqa",
           "Replies in the language of the question": "fidelity",
           "Truncated replies": "truncated"}  # fmt: skip
@@ -142,27 +146,44 @@ def _check_baselines(
     checks.number(f"{name} chance", _value(row["chance"]), expected, _EXACT)
 
 
-def _rows_of_table(table: Table) -> Iterator[tuple[Setting, list[tuple[str, str, int]]]]:
-    """Yield the setting of every row, and (column title, language, position) of its columns."""
-    header = table.header
+def _rows_of_table(grid: Grid, table: Table) -> Iterator[tuple[Setting, list[Cell]]]:
+    """Yield every row of a table of scores with the setting that it is about.
+
+    Raises:
+        ValueError: If a row is about no setting of the grid or about several.
+    """
+    axes = {}
+    for at, head in enumerate(table.header[1:], start=1):
+        titles = (name for name in grid.varying if title_axis(name) == head)
+        if (name := next(titles, None)) is not None:
+            axes[at] = name
     for row in table.rows[1:]:
-        share = numbers(row[0].text)[0] / 100
-        text = row[header.index("text-only data")].text.strip() == "on"
-        columns = [(*head.rsplit(" ", 1), at) for at, head in enumerate(header) if at > 1]
-        yield (share, text), [(str(a), str(b), int(c)) for a, b, c in columns]
+        share = numbers(row[0].text)[0]
+        found = [
+            setting
+            for setting in grid.settings
+            if abs(100 * grid.shares[setting] - share) < _ROUNDED_SHARE
+            and all(name_value(name, setting.axes.get(name)) == row[at].text.strip()
+                    for at, name in axes.items())
+        ]  # fmt: skip
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} settings match the row {[c.text for c in row]}")
+        yield found[0], row
 
 
 def check_tables(grid: Grid, checks: Checks) -> None:
     """Check the tables of scores of the page against the means over seeds."""
     for section in ("cells", "language"):
         for table in grid.sections[section].tables:
-            if "text-only data" in table.header:
-                for at, (setting, columns) in enumerate(_rows_of_table(table)):
-                    for title, language, column in columns:
-                        cell = table.rows[at + 1][column]
-                        metric = _page_metric(title, language)
-                        if metric:
-                            _check_score(grid, checks, setting, metric, cell.text, cell.style)
+            columns = [(head.rsplit(" ", 1), at) for at, head in enumerate(table.header)]
+            metrics = {at: _page_metric(*words) for words, at in columns
+                       if words[-1] in grid.languages}  # fmt: skip
+            if table.header[0] != "share" or not metrics:
+                continue
+            for setting, row in _rows_of_table(grid, table):
+                for at, metric in metrics.items():
+                    if metric:
+                        _check_score(grid, checks, setting, metric, row[at].text, row[at].style)
 
 
 def _page_metric(title: str, language: str) -> str:
@@ -186,7 +207,7 @@ def _check_score(
     """Check one cell of a table: mean over seeds, interval, deviation, unparsed, and its style."""
     trainings = grid.settings[setting]
     found = [one for one in (_metric(t, metric) for t in trainings) if one is not None]
-    name = f"page {setting[0]:.0%} {'with' if setting[1] else 'without'} text, {metric}"
+    name = f"page {grid.label(setting.axes)}, {metric}"
     if not text.strip() or len(found) < len(trainings):
         return
     means = [100 * values.mean() for values, _, _, _ in found]

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report_check import own_statistics as own
-from benchmarks.report_check.data import Checks, Grid, Setting
+from benchmarks.report_check.data import (
+    BASE_SAMPLES,
+    Checks,
+    Grid,
+    Setting,
+    name_axis,
+    name_value,
+)
 from benchmarks.report_check.measures import LEVEL, Measured, measure
 from benchmarks.report_check.page import Cell, numbers
 
-_BEFORE, _BEST = "before_training", "best"
+_BEFORE, _BEST, _OTHERS, _BLIND = "before_training", "best", "others", "blind"
+_MIN_SHARES = 3
 Pair = tuple[Setting, Setting | None]
 """First and second cell; the second is None for the language model before training."""
 
@@ -45,45 +53,26 @@ def check_claims(grid: Grid, checks: Checks) -> None:
     number = sum(bool(claim.kept) for claim in expected)
     for claim, row in zip(expected, rows, strict=False):
         if claim.kept:
-            _check_row(checks, claim, row, number)
+            _check_row(grid, checks, claim, row, number)
         else:
             name = f"claim “{', '.join(claim.words)}” without cells above their baselines"
             checks.same(name, [row[at].text.split()[0] for at in (1, 2)], ["undecided"] * 2)
 
 
-def _claims(grid: Grid, name: str) -> Iterator[Expected]:  # noqa: C901
-    """Yield the claims of one hypothesis that apply to a grid of shares and text-only data."""
+def _claims(grid: Grid, name: str) -> Iterator[Expected]:
+    """Yield the claims of one hypothesis that apply to a grid."""
     known = grid.hypotheses["hypotheses"][name]
-    axes = {"target_share": 0, "text_only": 1}
-    common = grid.record.get("common", {})
-    if known["axis"] not in axes or any(
-        common.get(field) not in values if isinstance(values, list) else common.get(field) != values
-        for field, values in known.get("only_if", {}).items()
-    ):
-        return
-    at, pool = axes[known["axis"]], known.get("pool", [])
+    if "benchmark" in known and known["benchmark"] != grid.trainings[0].datasets[0]:
+        raise NotImplementedError(f"hypothesis {name} is about another than the first benchmark")
     kinds = known.get("kind", "vqa")
     language = grid.languages[0 if known.get("language", "target") == "target" else 1]
     for kind in kinds if isinstance(kinds, list) else [kinds]:
-        measured = measure(grid, known, kind, language)
+        groups = list(_groups(grid, known))
+        measured = measure(grid, known, kind, language) if groups else None
         if measured is None:
             continue
-        pairs: dict[object, list[Pair]] = {}
-        for setting in grid.settings:
-            if setting[at] != known["first"]:
-                continue
-            other = setting[1 - at]
-            group = "" if ("text_only", "target_share")[at] in pool else other
-            second: list[Setting | None] = [None]
-            if known["second"] == _BEST:
-                second = [s for s in grid.settings if s[1] == setting[1] and s != setting]
-            elif known["second"] != _BEFORE:
-                second = [(known["second"], other) if at == 0 else (other, known["second"])]
-            pairs.setdefault(group, []).extend((setting, one) for one in second)
-        for group, found in pairs.items():
-            words = [_fill(known)]
-            if group is not None and group != "":
-                words.append(f"with{'' if group else 'out'} text-only data")
+        for first, second, group, found in groups:
+            words = [_fill(known, first, second), *_name_group(grid, group)]
             if isinstance(kinds, list):
                 words.append(kind)
             yield _decide(
@@ -93,18 +82,67 @@ def _claims(grid: Grid, name: str) -> Iterator[Expected]:  # noqa: C901
             )  # fmt: skip
 
 
+Group = tuple[Any, Any, dict[str, Any], list[Pair]]
+"""First and second value of a claim, the axes that its cells share, and its pairs of cells."""
+
+
+def _groups(grid: Grid, known: dict[str, Any]) -> Iterator[Group]:
+    """Yield the cells of every claim of a hypothesis."""
+    axis = known["axis"]
+    cells = [cell for cell in grid.settings if axis in cell.axes and _is_kept(grid, known, cell)]
+    values = list(dict.fromkeys(cell.axes[axis] for cell in cells))
+    first = values[0] if values and known["first"] == "first" else known["first"]
+    starts = [cell for cell in cells if cell.axes[axis] == first]
+    if not starts:
+        return
+    apart = (axis, *known.get("along", []))
+    seconds = [value for value in values if value != first]
+    if known["second"] in (_BEFORE, _BLIND, _BEST):
+        seconds = [known["second"]]
+    elif known["second"] != _OTHERS:
+        seconds = [value for value in seconds if value == known["second"]]
+    for second in seconds:
+        pairs: dict[str, tuple[dict[str, Any], list[Pair]]] = {}
+        for cell in starts:
+            found: list[Setting | None] = [None]
+            if second == _BEST:
+                found = [one for one in cells if one != cell
+                         and one.without(axis) == cell.without(axis)]  # fmt: skip
+                if len(found) < _MIN_SHARES - 1:
+                    continue
+            elif second not in (_BEFORE, _BLIND):
+                found = [one for one in cells if one.axes[axis] == second
+                         and one.without(*apart) == cell.without(*apart)]  # fmt: skip
+            group = cell.without(*apart, *known.get("pool", []))
+            rows = pairs.setdefault(str(group), (group, []))[1]
+            rows.extend((cell, one) for one in found)
+        yield from ((first, second, group, rows) for group, rows in pairs.values() if rows)
+
+
+def _is_kept(grid: Grid, known: dict[str, Any], cell: Setting) -> bool:
+    """Return whether a cell fulfils the conditions of a hypothesis."""
+    for path, wanted in known.get("only_if", {}).items():
+        value = cell.axes.get(path, grid.record.get("common", {}).get(path))
+        if value not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+def _name_group(grid: Grid, group: dict[str, Any]) -> list[str]:
+    shown = [name for name in group if name in grid.varying and name != BASE_SAMPLES]
+    return [name_axis(name, group[name]) for name in shown]
+
+
 def _margin(grid: Grid, known: dict[str, Any], measured: Measured) -> float:
     is_bits = measured.factor == 1
     own_margin = known.get("bits_margin" if is_bits else "margin")
     return float(own_margin or (0.0 if is_bits else grid.hypotheses["margin"]))
 
 
-def _fill(known: dict[str, Any]) -> str:
-    def name(value: object) -> str:
-        is_share = isinstance(value, float) and known["axis"] == "target_share"
-        return f"{100 * float(str(value)):.0f} %" if is_share else str(value)
-
-    text: str = known["text"].format(first=name(known["first"]), second=name(known["second"]))
+def _fill(known: dict[str, Any], first: Any, second: Any) -> str:
+    names = (name_value(known["axis"], first), name_value(known["axis"], second)
+             if second not in (_BEST, _BLIND, _BEFORE) else str(second))  # fmt: skip
+    text: str = known["text"].format(first=names[0], second=names[1])
     return text
 
 
@@ -120,7 +158,7 @@ def _decide(claim: Expected) -> Expected:
         return claim
     spread = own.training_spread(list(measured.values.values()), measured.items)
     for group in [[pair] for pair in claim.kept] if claim.is_best else [claim.kept]:
-        gap = np.mean([measured.mean(a) - measured.mean(b) for a, b in group], axis=0)
+        gap = np.mean([measured.gap(pair) for pair in group], axis=0)
         limit = np.full(len(gap), 0.0 if claim.test == "superiority" else claim.margin)
         if claim.relative is not None:
             second = [measured.image_part[b] for _, b in group if b is not None]
@@ -189,10 +227,10 @@ def _verdict(claim: Expected, supported: float, refuted: float, disagreement: fl
 
 def _part(claim: Expected, pair: Pair) -> float:
     measured = claim.measured
-    return measured.items.influence(measured.mean(pair[0]) - measured.mean(pair[1]))[0]
+    return measured.items.influence(measured.gap(pair))[0]
 
 
-def _check_row(checks: Checks, claim: Expected, row: list[Cell], number: int) -> None:
+def _check_row(grid: Grid, checks: Checks, claim: Expected, row: list[Cell], number: int) -> None:
     text = row[0].text
     name = f"claim “{', '.join(claim.words)}”"
     checks.same(f"{name} text", [w for w in claim.words if w not in text], [])
@@ -215,7 +253,7 @@ def _check_row(checks: Checks, claim: Expected, row: list[Cell], number: int) ->
     supported, refuted = (min(1.0, number * p) for p in _p_values(claim, claim.models))
     careful = tuple(min(1.0, number * p) for p in _p_values(claim, claim.cautious))
     checks.p_value(f"{name} p", numbers(row[4].text)[0], min(supported, refuted), min(careful))
-    disagreement = _check_parts(checks, name, claim, text)
+    disagreement = _check_parts(grid, checks, name, claim, text)
     clear = all(not 0.03 < p < 0.08 for p in (supported, refuted))
     if clear:
         # Where few values differ, a report that allows for further changes is right as well.
@@ -248,14 +286,14 @@ def _check_recipe_interval(
         checks.number(f"{name} recipe {which}", float(printed), end, slack)
 
 
-def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float | None:
+def _check_parts(grid: Grid, checks: Checks, name: str, claim: Expected, text: str) -> float | None:
     """Check the pooled pairs, the test of their equality, and the cells that were left out."""
     left_out = re.search(r"left out, because they do not exceed [^:]*: (.*)", text)
     listed = left_out[1].split(";") if left_out else []
     shown = [cell for cell in claim.silent if claim.is_best or len(claim.pairs) > 1]
-    names = [f"with{'' if cell[1] else 'out'} text-only data, {cell[0]:.0%}" for cell in shown]
-    checks.same(f"{name} cells that show nothing", sorted(one.strip().replace(" %", "%")
-                for one in listed), sorted(names))  # fmt: skip
+    names = [grid.label(cell.axes) for cell in shown]
+    checks.same(f"{name} cells that show nothing", sorted(one.strip() for one in listed),
+                sorted(names))  # fmt: skip
     if claim.is_best or len(claim.kept) < 2:
         return None
     found = re.search(r"single pairs: (.*)", text)
@@ -265,7 +303,7 @@ def _check_parts(checks: Checks, name: str, claim: Expected, text: str) -> float
     for at, (printed, part) in enumerate(zip(sorted(values), sorted(parts), strict=False)):
         checks.number(f"{name} pair {at}", printed, part, claim.measured.rounding)
     measured = claim.measured
-    rows = np.array([measured.mean(a) - measured.mean(b) for a, b in claim.kept])
+    rows = np.array([measured.gap(pair) for pair in claim.kept])
     p = own.heterogeneity(rows, measured.items)
     printed_p = re.search(r"all pairs: p = ([\d.]+)", text)
     checks.p_value(f"{name} equal effects", float(printed_p[1]) if printed_p else 2.0, p)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,10 +16,42 @@ from scipy.special import ndtri
 
 from benchmarks.report_check.page import Section, read_page
 
-Setting = tuple[float, bool]
-"""Share and text-only data of a cell."""
+SHARE, SAMPLES, BASE_SAMPLES, TEXT_ONLY = (
+    "target_share", "target_samples", "base_samples", "text_only",
+)  # fmt: skip
 DEVIATE_TOLERANCE = 0.15
 """Largest difference of the normal deviates of p-values of equally defensible tests."""
+
+
+class Setting(NamedTuple):
+    """Axes of a cell except the seed."""
+
+    share: float | None
+    """Share of the target language; None in cells that have numbers of images instead."""
+    text_only: bool
+    others: tuple[tuple[str, Any], ...] = ()
+    """Every further axis with its value, in the order of the grid."""
+
+    @classmethod
+    def of(cls, axes: dict[str, Any]) -> "Setting":
+        """Return the setting of the axes in grid.json."""
+        others = {name: value for name, value in axes.items() if name not in
+                  ("seed", SHARE, TEXT_ONLY) and value is not None}  # fmt: skip
+        share = None if SAMPLES in others else float(axes.get(SHARE) or 0.0)
+        return cls(share, bool(axes.get(TEXT_ONLY)), tuple(others.items()))
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Return all axes; the amounts of data are the last ones."""
+        others = dict(self.others)
+        last = {name: others.pop(name) for name in (SAMPLES, BASE_SAMPLES) if name in others}
+        if self.share is not None:
+            last[SHARE] = self.share
+        return {TEXT_ONLY: self.text_only, **others, **last}
+
+    def without(self, *names: str) -> "dict[str, Any]":
+        """Return the axes without some of them."""
+        return {name: value for name, value in self.axes.items() if name not in names}
 
 
 @dataclass
@@ -69,6 +101,36 @@ class Checks:
             line = f"DIFFERS  {name}: the report has {printed}, recomputed {own}"
             self.differing.append(line)
             print(line)
+
+
+def name_value(axis: str, value: Any) -> str:
+    """Return how the report prints a value of an axis."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if axis == SHARE:
+        return f"{100 * float(value):.3g} %"
+    if axis in (SAMPLES, BASE_SAMPLES):
+        return f"{value:,} images"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def name_axis(axis: str, value: Any) -> str:
+    """Return how the report names an axis with its value."""
+    text = name_value(axis, value)
+    if axis == TEXT_ONLY:
+        return f"with{'' if value else 'out'} text-only data"
+    if axis == "backbone":
+        return f"{value} backbone"
+    if axis in (SHARE, SAMPLES):
+        return text
+    return f"{title_axis(axis)} = {text}"
+
+
+def title_axis(axis: str) -> str:
+    """Return how the report names an axis."""
+    known = {TEXT_ONLY: "text-only data", "stages": "training stages",
+             BASE_SAMPLES: "base-language images"}  # fmt: skip
+    return known.get(axis, ".".join(axis.split(".")[-2:]))
 
 
 def deviate(p: float) -> float:
@@ -150,7 +212,7 @@ class Grid:
         return [
             Training(
                 cell["cell_id"],
-                (float(cell["axes"]["target_share"]), bool(cell["axes"]["text_only"])),
+                Setting.of(cell["axes"]),
                 int(cell["axes"]["seed"]),
                 cell["stages"],
                 self.root / "store",
@@ -161,11 +223,33 @@ class Grid:
 
     @cached_property
     def settings(self) -> dict[Setting, list[Training]]:
-        """Return the trainings of every setting, in the order of their seeds."""
+        """Return the trainings of every setting: both in the order of the grid."""
         found: dict[Setting, list[Training]] = {}
-        for training in sorted(self.trainings, key=lambda one: (one.setting[::-1], one.seed)):
+        for training in self.trainings:
             found.setdefault(training.setting, []).append(training)
+        for trainings in found.values():
+            trainings.sort(key=lambda one: one.seed)
         return found
+
+    @cached_property
+    def shares(self) -> dict[Setting, float]:
+        """Return the share of the target language of every setting."""
+        return {Setting.of(cell["axes"]): float(cell.get(SHARE) or cell["axes"].get(SHARE) or 0)
+                for cell in self.record["cells"]}  # fmt: skip
+
+    @cached_property
+    def varying(self) -> set[str]:
+        """Return the axes in which cells differ."""
+        values: dict[str, set[Any]] = {}
+        for setting in self.settings:
+            for name, value in setting.axes.items():
+                values.setdefault(name, set()).add(value)
+        return {name for name, found in values.items() if len(found) > 1}
+
+    def label(self, axes: dict[str, Any]) -> str:
+        """Return how the report names axes: those that vary, and amounts of images or a share."""
+        shown = (name for name in axes if name in self.varying or name in (SHARE, SAMPLES))
+        return ", ".join(name_axis(name, axes[name]) for name in shown)
 
     @cached_property
     def hypotheses(self) -> dict[str, Any]:

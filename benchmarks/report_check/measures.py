@@ -1,6 +1,6 @@
 """Values of all cells for a hypothesis, read from the stored predictions and retention items."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,18 +20,21 @@ class Measured:
     values: dict[Setting, np.ndarray]
     image_part: dict[Setting, np.ndarray]
     gaps: dict[Setting, list[np.ndarray]]
-    before: np.ndarray | None = None
+    before: dict[Setting, np.ndarray] = field(default_factory=dict)
+    """Values that a cell is compared with if not with another cell: before its training."""
     factor: float = 100
     """Factor from a value to a printed number: points, or bits per byte."""
     rounding: float = 0.0501
 
-    def mean(self, setting: Setting | None) -> np.ndarray:
+    def mean(self, setting: Setting) -> np.ndarray:
         """Return the values of a cell, averaged over its trainings."""
-        if setting is None:
-            assert self.before is not None
-            return self.before
         mean: np.ndarray = self.values[setting].mean(axis=0)
         return mean
+
+    def gap(self, pair: tuple[Setting, Setting | None]) -> np.ndarray:
+        """Return the first cell minus the second, or minus itself before its training."""
+        first, second = pair
+        return self.mean(first) - (self.before[first] if second is None else self.mean(second))
 
     def shows_nothing(self, setting: Setting) -> bool:
         """Return whether a cell does not exceed its blind or its majority baseline."""
@@ -70,7 +73,7 @@ def measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Meas
             score.append(scores)
             if kind == "fidelity":
                 own_values.append(columns["is_in_language"][mask].astype(float))
-            elif known.get("quantity") == "attributable":
+            elif known.get("quantity") == "attributable" or known["second"] == "blind":
                 own_values.append(scores - blind[-1])
             else:
                 own_values.append(scores)
@@ -79,7 +82,8 @@ def measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Meas
         if kind != "fidelity" and "contrast" not in known:
             majority_gap = np.mean(score, axis=0) - np.mean(majority, axis=0)
             gaps[setting] = [parts[setting], majority_gap]
-    return Measured(items, values, parts, gaps)
+    nothing = {setting: np.zeros(len(rows[0])) for setting, rows in values.items()}
+    return Measured(items, values, parts, gaps, nothing if known["second"] == "blind" else {})
 
 
 def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measured | None:
@@ -112,6 +116,9 @@ def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measur
     for setting, trainings in grid.settings.items():
         rows = [read(training, "retention") for training in trainings]
         values[setting] = np.array([row[0] for row in rows if row is not None])
-    before = read(grid.trainings[0], "backbone")
+    before = {}
+    for setting, trainings in grid.settings.items():
+        if (row := read(trainings[0], "backbone")) is not None:
+            before[setting] = row[0]
     scale = (1, 0.000501) if is_bits else (100, 0.0501)
-    return Measured(items, values, {}, {}, None if before is None else before[0], *scale)
+    return Measured(items, values, {}, {}, before, *scale)

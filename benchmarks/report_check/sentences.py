@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report_check import own_statistics as own
 from benchmarks.report_check.cells import check_interval, largest_p
-from benchmarks.report_check.data import Checks, Grid, Setting
+from benchmarks.report_check.data import BASE_SAMPLES, SAMPLES, SHARE, Checks, Grid, Setting
 from benchmarks.report_check.page import numbers
 
 _PRINTED, _MARGIN, _LEVEL = 0.0501, 0.03, 0.05
@@ -49,63 +49,101 @@ def _mean(grid: Grid, setting: Setting, language: str, column: str = "score") ->
 
 def check_summary(grid: Grid, checks: Checks) -> None:
     """Check every number of the opening paragraph."""
-    lead = next(text for text in grid.sections["head"].texts if text.startswith("On questions"))
-    target, base = grid.languages
+    head = grid.sections["head"].texts
+    target = grid.languages[0]
     scores = {setting: _mean(grid, setting, target) for setting in grid.settings}
     top = max(scores, key=lambda one: scores[one])
+    lead = next((text for text in head if text.startswith("On questions")), "")
+    if lead:
+        _check_curve(grid, checks, lead, scores, top)
+    else:
+        lead = next(text for text in head if "accuracy on open questions" in text)
+        _check_list(checks, lead, scores)
+    for what, pattern in (("majority_score", r"majority-answer baseline reaches ([\d.]+) %"),
+                          ("blind_score", r"reaches ([\d.]+) % without the image")):  # fmt: skip
+        checks.number(f"summary: {what}", _take(lead, pattern)[0], _mean(grid, top, target, what),
+                      _PRINTED)  # fmt: skip
+    _check_effects(grid, checks, lead, scores)
+    _check_counts(grid, checks, lead)
 
-    def take(pattern: str) -> list[float]:
-        found = re.search(pattern, lead)
-        return [float(group) for group in found.groups() if group] if found else [-1.0] * 9
 
-    found = take(r"highest of (\d+) observed accuracies on open questions is ([\d.]+) %")
+def _take(lead: str, pattern: str) -> list[float]:
+    found = re.search(pattern, lead)
+    return [float(group) for group in found.groups() if group] if found else [-1.0] * 9
+
+
+def _check_curve(
+    grid: Grid, checks: Checks, lead: str, scores: dict[Setting, float], top: Setting
+) -> None:
+    """Check the sentences about a grid with several shares."""
+    target, base = grid.languages
+    found = _take(lead, r"highest of (\d+) observed accuracies on open questions is ([\d.]+) %")
     checks.number("summary: number of accuracies", found[0], len(scores), 0)
     checks.number("summary: highest accuracy", found[1], scores[top], _PRINTED)
-    checks.number("summary: its share", take(r"target-language share of (\d+) %")[0],
-                  100 * top[0], 0)  # fmt: skip
-    checks.same("summary: its text-only data", "(with text-only data)" in lead, top[1])
-    if top[0] != 0.2 and (0.2, top[1]) in scores:
-        found = take(r"share of 20 % reaches ([\d.]+) % \[([\d.]+), ([\d.]+)\]")
-        checks.number("summary: accuracy at 20 %", found[0], scores[0.2, top[1]], _PRINTED)
-        trainings = grid.settings[0.2, top[1]]
+    shares = sorted(one.share or 0.0 for one in scores if one[1:] == top[1:])
+    checks.number("summary: its share", _take(lead, r"target-language share of (\d+) %")[0],
+                  100 * grid.shares[top], 0)  # fmt: skip
+    label = grid.label(top.without(SHARE))
+    checks.same("summary: its setting", label if f"({label})" in lead else "", label)
+    reference = top._replace(share=0.2)
+    if top != reference and reference in scores:
+        found = _take(lead, r"share of 20 % reaches ([\d.]+) % \[([\d.]+), ([\d.]+)\]")
+        checks.number("summary: accuracy at 20 %", found[0], scores[reference], _PRINTED)
+        trainings = grid.settings[reference]
         rows = trainings[0].rows(target, "vqa")
         values = np.mean([t.columns[grid.score_column][rows] for t in trainings], axis=0)
         images = trainings[0].columns["image_key"][rows]
         check_interval(checks, "summary: interval at 20 %", (found[1], found[2]), values, images,
                        _PRINTED)  # fmt: skip
-        zero = take(r"compared with ([\d.]+) % at a share of zero")[0]
-        checks.number("summary: accuracy at 0 %", zero, scores[0.0, top[1]], _PRINTED)
-    for what, pattern in (("majority_score", r"majority-answer baseline reaches ([\d.]+) %"),
-                          ("blind_score", r"reaches ([\d.]+) % without the image")):  # fmt: skip
-        checks.number(f"summary: {what}", take(pattern)[0], _mean(grid, top, target, what),
-                      _PRINTED)  # fmt: skip
-    _check_effect(grid, checks, lead, scores)
-    shares = sorted({share for share, text in scores if text == top[1]})
-    found = take(r"changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
+        zero = _take(lead, r"compared with ([\d.]+) % at a share of zero")[0]
+        checks.number("summary: accuracy at 0 %", zero, scores[top._replace(share=0.0)], _PRINTED)
+    found = _take(lead, r"changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
     for printed, share in zip(found, (shares[0], shares[-1]), strict=False):
-        own = _mean(grid, (share, top[1]), base)
+        own = _mean(grid, top._replace(share=share), base)
         checks.number(f"summary: {base} at {share:.0%}", printed, own, _PRINTED)
-    _check_replies(grid, checks, lead, (shares[-1], top[1]))
-    _check_counts(grid, checks, lead)
+    _check_replies(grid, checks, lead, top._replace(share=shares[-1]))
 
 
-def _check_effect(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
-    """Check the effect of text-only data, averaged over pairs of cells that show something."""
+def _check_list(checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
+    """Check the accuracies that are listed one by one, or the lowest and the highest."""
+    first = lead.split("%.")[0].split(". In ")[0]
+    found = [float(number) for number in re.findall(r"([\d.]+) % \[", first)]
+    own = list(scores.values())
+    if " ranges from " in first:
+        own = [min(own), max(own)]
+    checks.number("summary: number of accuracies", len(found), len(own), 0)
+    for printed, value in zip(sorted(found), sorted(own), strict=False):
+        checks.number("summary: accuracy", printed, value, _PRINTED)
+
+
+def _check_effects(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
+    """Check the effect of every axis, averaged over pairs of cells that show something."""
     rows = grid.trainings[0].rows(grid.languages[0], "vqa")
     suffix = grid.score_column.removeprefix("score")
     seeing = {s for s, found in grid.settings.items() if largest_p(found, rows, suffix) <= _LEVEL}
-    effects = [scores[share, True] - scores[share, False] for share, text in scores
-               if text and {(share, True), (share, False)} <= seeing]  # fmt: skip
+    own = []
+    for axis in sorted(grid.varying - {SHARE, SAMPLES, BASE_SAMPLES}):
+        values = list(dict.fromkeys(setting.axes.get(axis) for setting in grid.settings))
+        for value in values[1:]:
+            pairs = [
+                (a, b)
+                for a in seeing
+                for b in seeing
+                if (a.axes.get(axis), b.axes.get(axis)) == (values[0], value)
+                and grid.shares[a] == grid.shares[b]
+                and a.without(axis, SAMPLES, BASE_SAMPLES) == b.without(axis, SAMPLES, BASE_SAMPLES)
+            ]
+            effects = [scores[b] - scores[a] for a, b in pairs]
+            if len(effects) > 1:
+                own.append((np.mean(effects), min(effects), max(effects), len(effects)))
     number = r"([-+][\d.]+)"
-    found = re.search(
-        rf"by {number} points on average \({number} to {number} over (\d+) pairs", lead
-    )
-    checks.same("summary: states the effect of text", found is not None, len(effects) > 1)
-    if found:
-        own_values = (np.mean(effects), min(effects), max(effects), len(effects))
-        for name, printed, value in zip(("mean", "lowest", "highest", "pairs of the"),
-                                        found.groups(), own_values, strict=True):  # fmt: skip
-            checks.number(f"summary: {name} effect of text", float(printed), float(value), _PRINTED)
+    pattern = rf"by {number} points on average \({number} to {number} over (\d+) pairs"
+    found = sorted(tuple(map(float, groups)) for groups in re.findall(pattern, lead))
+    checks.same("summary: number of effects", len(found), len(own))
+    for printed, values in zip(found, sorted(own), strict=False):
+        for name, one, value in zip(("mean", "lowest", "highest", "pairs of the"),
+                                    printed, values, strict=True):  # fmt: skip
+            checks.number(f"summary: {name} effect", one, float(value), _PRINTED)
 
 
 def _check_replies(grid: Grid, checks: Checks, lead: str, setting: Setting) -> None:
@@ -163,11 +201,11 @@ def _check_counts(grid: Grid, checks: Checks, lead: str) -> None:
 def check_shares(grid: Grid, checks: Checks) -> None:
     """Check the tables of sufficient shares and their sentences."""
     target = grid.languages[0]
-    section = grid.sections["sufficiency"]
-    for table in section.tables:
-        text = table.heading.startswith("with ")
-        settings = sorted(setting for setting in grid.settings if setting[1] == text)
-        trainings = {setting: grid.settings[setting] for setting in settings}
+    section = grid.sections.get("sufficiency")
+    for table in section.tables if section is not None else []:
+        settings = [one for one in grid.settings if one.share is not None
+                    and grid.label(one.without(SHARE)) in ("", table.heading)]  # fmt: skip
+        trainings = {one: grid.settings[one] for one in sorted(settings, key=lambda s: s[0] or 0)}
         first = next(iter(trainings.values()))[0]
         rows = first.rows(target, "vqa")
         items = own.plain(first.columns["image_key"][rows])
@@ -196,7 +234,9 @@ def check_shares(grid: Grid, checks: Checks) -> None:
 def _check_set(grid: Grid, checks: Checks, heading: str, within: dict[float, float]) -> None:
     """Check the sentence that names the shares within the margin of the best."""
     texts = grid.sections["sufficiency"].texts
-    sentence = texts[texts.index(heading) + 1]
+    start = texts.index(heading)
+    sentence = next(text for text in texts[start:]
+                    if text.startswith(("With 95 %", "No share", "Nothing can")))  # fmt: skip
     corrected = dict(zip(within, own.holm(list(within.values())), strict=True))
     certain = {share for share, p in corrected.items() if p < 0.04}
     possible = {share for share, p in within.items() if p < 0.06}
