@@ -89,14 +89,20 @@ def prepare(
     return folder
 
 
-def start(world: World, folder: StageFolder, variables: Mapping[str, str] = {}) -> worlds.Process:
+def start(
+    world: World,
+    folder: StageFolder,
+    variables: Mapping[str, str] = {},
+    *,
+    module: str = WORKER,
+) -> worlds.Process:
     """Start a prepared stage run on a node; Lightning starts its further ranks there."""
-    return worlds.start(world.folder, str(folder.path), module=WORKER, variables=variables)
+    return worlds.start(world.folder, str(folder.path), module=module, variables=variables)
 
 
-def run_to_the_end(world: World, folder: StageFolder) -> None:
+def run_to_the_end(world: World, folder: StageFolder, *, module: str = WORKER) -> None:
     """Run a prepared stage run, which must succeed."""
-    code, output = worlds.finish(start(world, folder))
+    code, output = worlds.finish(start(world, folder, module=module))
     assert code == 0, output
     assert folder.is_done()
 

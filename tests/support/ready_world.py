@@ -30,8 +30,13 @@ def sized_image(seed: int) -> bytes:
     """Return an image of one of ten shapes."""
     image = Image.open(io.BytesIO(_square(seed))).convert("RGB")
     buffer = io.BytesIO()
-    image.resize(_SHAPES[seed % len(_SHAPES)]).save(buffer, "PNG")
+    image.resize(image_shape(seed)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def image_shape(seed: int) -> tuple[int, int]:
+    """Return width and height of the image with this number."""
+    return _SHAPES[seed % len(_SHAPES)]
 
 
 _square = worlds.image

@@ -102,15 +102,6 @@ def test_a_killed_training_resumes_to_identical_bits(world: World) -> None:
     check_same(folder)
 
 
-def test_one_rank_resumes_what_two_began(world: World) -> None:
-    folder = ranks.prepare(world, "instruct", root="two", devices=2)
-    process = ranks.start(world, folder)
-    worlds.wait_for_step(folder.path, 7, is_alive=lambda: process.poll() is None, since=0.0)
-    process.send_signal(signal.SIGKILL)
-    worlds.finish(process)
-    check_same(ranks.train(world, "instruct", root="two", devices=1))
-
-
 def export(root: str, target: Path, *settings: str) -> Any:
     """Export the cell, and return what was exported: the trained model and its chat."""
     more = ("--set", *settings) if settings else ()
