@@ -4,8 +4,9 @@ Text-only data "inside" the image data and fractions of the training are resolve
 stream only deals with steps and samples.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from configuration.run_config import (
     TextOnly,
     TrainConfig,
 )
+from configuration.source_places import LineManifests, line_manifests, manifest_path
 from core.errors import ConfigError
 from datamodules.mixture.config import (
     ComponentConfig,
@@ -74,11 +76,6 @@ def used_lines(lines: Mapping[str, MixtureLineConfig]) -> dict[str, MixtureLineC
     }
 
 
-def manifest_path(config: RunConfig, source: str) -> str:
-    """Return the path of a source's manifest in the data folder."""
-    return f"{config.data.folder}/{source}.manifest.json"
-
-
 def benchmark_manifests(config: RunConfig) -> tuple[str, ...]:
     """Return the paths of the benchmarks' manifests, the main one first."""
     return tuple(manifest_path(config, name) for name in config.data.benchmarks)
@@ -102,18 +99,81 @@ def expected_manifests(config: RunConfig) -> dict[str, tuple[ExpectedSource, str
     return found
 
 
+def image_manifests(config: RunConfig) -> list[str]:
+    """Return the manifest of every image source of both stages, for its images.
+
+    Raises:
+        ConfigError: If the location of a source has none.
+    """
+    return [
+        line_manifests(config, name, line, has_images=True).images
+        for stage in (config.align, config.instruct)
+        for name, line in used_lines(stage.visual).items()
+    ]
+
+
+def single_language_notes(configs: Iterable[RunConfig]) -> list[str]:
+    """Say which image lines are served in one language because their source has no other."""
+    notes = dict[str, None]()
+    for config in configs:
+        for stage in (config.align, config.instruct):
+            for name, line in used_lines(stage.visual).items():
+                found = line_manifests(config, name, line, has_images=True)
+                if found.base and found.target:
+                    continue
+                notes[
+                    f"{name}: {found.base or found.target} has no parallel source, so it is served "
+                    "in its own language at every share of the target language"
+                ] = None
+    return list(notes)
+
+
 def _parallel_component(config: RunConfig, stage: TrainConfig, name: str) -> ComponentConfig:
-    line, languages = stage.visual[name], config.languages
+    line = stage.visual[name]
+    found = line_manifests(config, name, line, has_images=True)
+    if line.base_only:
+        if not found.base:
+            raise ConfigError(
+                f"visual.{name} has base_only, but its source in data.sources is in "
+                f"{config.languages.target} only; remove base_only or give another source"
+            )
+        found = LineManifests(base=found.base)
     share = (stage if stage.has_amount else config.cell).target_share
-    return ComponentConfig(
-        base=manifest_path(config, f"{line.source}_{languages.base}"),
-        target="" if line.base_only else manifest_path(config, f"{line.source}_{languages.target}"),
+    is_parallel = bool(found.base and found.target)
+    component = ComponentConfig(
+        base=found.base or found.target,
+        target=found.target if is_parallel else "",
         # With a number of samples, the stream chooses them.
-        target_share=0.0 if line.base_only else share or 0.0,
+        target_share=(share or 0.0) if is_parallel else 0.0,
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
         share_of=ShareOf(line.share_of),
         phases=_convert_phases(line, stage.num_steps),
+    )
+    has_number = (stage if stage.has_amount else config.cell).target_samples is not None
+    return component if has_number else _without_missing_language(component)
+
+
+def _without_missing_language(component: ComponentConfig) -> ComponentConfig:
+    """Remove the language of a parallel component that no phase uses if it does not exist."""
+    used = component.used_manifests()
+    if not component.target or len(used) != 1 or not Path(used[0]).is_file():
+        return component
+    (unused,) = {component.base, component.target} - {used[0]}
+    if Path(unused).is_file():
+        return component
+    phases = [
+        dataclasses.replace(phase, target_share=None)
+        for phase in component.phases
+        if phase.samples_per_step is not None
+    ]
+    return dataclasses.replace(
+        component,
+        base=used[0],
+        target="",
+        target_share=0.0,
+        share_of=ShareOf.SAMPLES,
+        phases=phases,
     )
 
 
@@ -128,8 +188,14 @@ def _text_component(
             f"text_only.{name} has target-language data only; remove share_of and the "
             "target_share of its phases"
         )
+    target = line_manifests(config, name, line, has_images=False).target
+    if not target:
+        raise ConfigError(
+            f"text_only.{name}: its source in data.sources is not in {config.languages.target}; "
+            "text-only lines hold the target language"
+        )
     return ComponentConfig(
-        base=manifest_path(config, f"{line.source}_{config.languages.target}"),
+        base=target,
         samples_per_step=line.samples_per_step,
         max_epochs=line.max_epochs,
         phases=_convert_phases(line, stage.num_steps),

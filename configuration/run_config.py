@@ -233,6 +233,7 @@ class RunConfig:
         if self.languages.base == self.languages.target:
             both = f"languages.base and languages.target are both '{self.languages.base}'"
             raise ConfigError(f"{both}; set two different languages")
+        self._check_replaced_sources()
         self._check_family()
         stages = (
             ("align", self.align, self.align_policy),
@@ -278,6 +279,21 @@ class RunConfig:
         is_own = self.model.is_ready_made
         models = self.backbones.items()
         return tuple(name for name, one in models if (one.template == OWN_TEMPLATE) is is_own)
+
+    def _check_replaced_sources(self) -> None:
+        """Check that every name in `data.sources` is that of a mixture line, or of its source.
+
+        Raises:
+            ConfigError: If one is neither, so that it would have no effect.
+        """
+        stages = (self.align, self.instruct)
+        sections = [lines for stage in stages for lines in (stage.visual, stage.text_only)]
+        known = {name for lines in sections for name in lines}
+        known |= {line.source for lines in sections for line in lines.values()}
+        for name in self.data.sources:
+            if name not in known:
+                what = "mixture line or source in data.sources"
+                raise ConfigError(unknown_name(what, name, sorted(known)))
 
     def _check_family(self) -> None:
         """Check that the other settings suit the family of the model.

@@ -6,6 +6,7 @@ import glob
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from datamodules.storage.remote import (
     with_retries,
 )
 
+_ROW_SUFFIXES = frozenset({".json", ".jsonl", ".parquet", ".csv", ".tsv"})
 _WILDCARDS = frozenset("*?[")
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 _MAX_SHARDS = 1_000_000
@@ -50,6 +52,7 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
     """
     shards: list[str] = []
     for pattern in patterns:
+        _check_kind(pattern)
         if not is_url(pattern) and Path(pattern).is_file():
             shards.append(str(Path(pattern).resolve()))  # whatever characters its name has
             continue
@@ -68,6 +71,28 @@ def expand_shards(patterns: Sequence[str], retry: RetryConfig) -> tuple[str, ...
     if twice := sorted(shard for shard, count in Counter(shards).items() if count > 1)[:1]:
         raise DataError(f"shard {redact_url(twice[0])} is named twice; remove one of its patterns")
     return tuple(shards)
+
+
+def _check_kind(pattern: str) -> None:
+    """Reject files that other commands read.
+
+    Raises:
+        DataError: If the name is that of rows or a benchmark, or of a folder.
+    """
+    suffix = Path(pattern).suffix.lower()
+    if suffix in _ROW_SUFFIXES:
+        shown = redact_url(pattern)
+        raise DataError(
+            f"'{shown}' is a file of rows, not a WebDataset shard (.tar). Conversations, questions "
+            f"or captions: python -m data_prep.from_llava {shlex.quote(shown)} --images DIR "
+            "--language CODE. Data to translate: data_prep.prepare. A benchmark: "
+            "data_prep.import_benchmark"
+        )
+    if not is_url(pattern) and Path(pattern).is_dir():
+        raise DataError(
+            f"'{pattern}' is a folder; give its shards: '{Path(pattern) / '*.tar'}' (JSON, Parquet "
+            "and CSV files: python -m data_prep.from_llava)"
+        )
 
 
 def local_path(shard: str) -> Path | None:

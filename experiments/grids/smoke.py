@@ -13,7 +13,8 @@ _STEPS = 10
 
 def cells(base: RunConfig) -> list[RunConfig]:
     """Return one cell with few steps: it writes every file, but its scores are meaningless."""
-    smaller = base.data.smoke_sources
+    replaced = base.data.sources
+    smaller = {name: new for name, new in base.data.smoke_sources.items() if name not in replaced}
     align, instruct = (_shorten(stage, smaller) for stage in (base.align, base.instruct))
     short = dataclasses.replace(base, align=align, instruct=instruct, retention=RetentionConfig())
     return vary(short, target_share=(0.4,), text_only=(True,))

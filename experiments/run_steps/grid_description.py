@@ -10,11 +10,12 @@ from typing import Any
 
 from configuration.axes import AxisValue, flatten
 from configuration.grid_request import GridRequest
-from configuration.mixture import expected_manifests
+from configuration.mixture import benchmark_manifests, expected_manifests
 from core.config import to_plain
 from core.errors import ConfigError
 from core.io.files import sha256_file
 from core.packages import package_versions
+from datamodules.shards.manifest import SUFFIX
 from pipeline.grid_plan import GridPlan
 from pipeline.stages.training import TrainingStage
 from pipeline.store.registration import Registration
@@ -166,7 +167,7 @@ def _describe_cells(plan: GridPlan, cache_folder: Path) -> dict[str, object]:
     ]
     return {
         "languages": to_plain(first.languages),
-        "benchmarks": [f"{first.data.folder}/{name}" for name in first.data.benchmarks],
+        "benchmarks": [path.removesuffix(SUFFIX) for path in benchmark_manifests(first)],
         "common": _common_fields(plan),
         "deciding_metric": first.report.deciding_metric.value,
         "cells": cells,

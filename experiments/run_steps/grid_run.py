@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from configuration.grid_request import GridRequest
+from configuration.mixture import single_language_notes
 from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text, locked, present
 from core.process.stop import StopFlag
@@ -71,6 +73,8 @@ class GridRun:
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
         check_training_data(self.graph, self.store)
+        for note in single_language_notes(cell.config for cell in self.plan.cells):
+            self._print_line(f"[yellow]{escape(note)}[/]")
         self._write_description()
         with present(grid_folder(*self._grid_key) / ".running") as has_others:
             try:

@@ -8,7 +8,8 @@ import yaml
 from rich.console import Console
 
 from configuration.grid_request import GridRequest
-from configuration.mixture import expected_manifests, manifest_path
+from configuration.mixture import expected_manifests
+from configuration.source_places import manifest_path
 from core.config import to_plain
 from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from callbacks.metrics_log import write_progress
-from configuration.mixture import benchmark_manifests, manifest_path, used_lines
+from configuration.mixture import benchmark_manifests, image_manifests
 from configuration.run_config import RunConfig
 from core.errors import DataError, PreemptedError
 from core.io.files import atomic_write_text
@@ -52,11 +52,7 @@ class FeaturesStage(Stage):
         """Collect the image sources of both stages and of the benchmarks."""
         if not config.model.has_feature_cache:
             return None
-        stages = (config.align, config.instruct)
-        lines = [line for stage in stages for line in used_lines(stage.visual).values()]
-        base = config.languages.base
-        paths = {manifest_path(config, f"{line.source}_{base}") for line in lines}
-        paths.update(benchmark_manifests(config))
+        paths = {*image_manifests(config), *benchmark_manifests(config)}
         return cls(tower=config.model.vision, sources=tuple(sorted(paths)))
 
     @property

@@ -12,8 +12,8 @@ from typing import ClassVar, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from configuration.mixture import manifest_path
 from configuration.run_config import INSTRUCT_POLICY, RunConfig, Stages
+from configuration.source_places import manifest_path
 from configuration.vlm_spec import VlmSpec
 from core.chat.format import load_tokenizer
 from core.config import ABSENT_IF_NONE

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from configuration.mixture import expected_manifests
+from configuration.mixture import expected_manifests, single_language_notes
 from configuration.trainer import Accelerator
 from pipeline.graph import Graph, StageNode
 from pipeline.grid_plan import GridPlan
@@ -50,6 +50,8 @@ def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None
     else:
         _show_gpu(console, plan, estimator, root, gpu)
     _show_missing(console, plan.graph)
+    for note in single_language_notes(cell.config for cell in plan.cells):
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
     for cells in plan.full_graph.equal_cells():
         console.print(f"[yellow]{describe_equal_cells(cells)}[/]", soft_wrap=True, highlight=False)
 

@@ -56,6 +56,7 @@ COMMANDS = (
     "data_prep.embedded",
     "data_prep.index",
     "data_prep.prepare",
+    "data_prep.from_llava",
     "data_prep.import_benchmark",
     "data_prep.photographs",
     "data_prep.tower_drawings",

@@ -50,6 +50,8 @@ class Part:
     """Number of rows in the files before this one."""
     has_head: bool = True
     """True if the first line of a .tsv names the columns."""
+    reads_images: bool = True
+    """Replace an `image` column that is a path beside the file by the bytes of the image."""
 
 
 def find_files(place: str) -> list[str]:
@@ -210,7 +212,7 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         except (ValueError, RecursionError) as error:
             yield number, DroppedError("row is not JSON", str(error))
             continue
-        yield number, _with_image(part.file, row)
+        yield number, _with_image(part, row)
 
 
 def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -225,7 +227,7 @@ def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         found = type(rows).__name__
         raise DataError(f"{part.file} holds {found}; convert it to a list of rows", "damaged")
     for number, row in _slice_part(rows, part):
-        yield number, _with_image(part.file, row)
+        yield number, _with_image(part, row)
 
 
 def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -255,7 +257,7 @@ def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
             continue
         texts = [unquote(cell, always=has_quotes) for cell in cells]
         row = dict(zip(names or map(str, range(len(cells))), texts, strict=True))
-        yield number, _with_image(part.file, row)
+        yield number, _with_image(part, row)
 
 
 def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -265,7 +267,7 @@ def _read_csv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
         if None in row or None in row.values():
             yield number, DroppedError("row has more or fewer cells than the header")
             continue
-        yield number, _with_image(part.file, row)
+        yield number, _with_image(part, row)
 
 
 def _read_parquet(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -292,14 +294,16 @@ def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
             yield number, row
 
 
-def _with_image(file: str, row: Any) -> DatasetRow | DroppedError:
+def _with_image(part: Part, row: Any) -> DatasetRow | DroppedError:
     """Replace an `image` column that is a path by the bytes of the image."""
     if not isinstance(row, dict):
         return DroppedError("row is not an object", repr(row)[:80])
+    if not part.reads_images:
+        return row
     image = row.get("image")
     if isinstance(image, str) and image and "://" not in image:
         try:
-            path = safe_join(Path(file).parent, image)
+            path = safe_join(Path(part.file).parent, image)
             if path.exists() and not path.is_file():  # reading a pipe would never return
                 return DroppedError("no image file", f"{image[:80]!r} is not a file")
             row["image"] = path.read_bytes()

@@ -1,0 +1,1 @@
+"""Conversation files of other programs: their columns, and their conversion to shards."""
