@@ -34,7 +34,7 @@ from evaluation.people.preferences import save_preferences
 from evaluation.people.tasks import Task
 
 _LABEL = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")
-_MAX_TOKENS = 1024
+DEFAULT_MAX_TOKENS = 1024
 SYSTEM = (
     "You compare two assistants' answers to a question about an image. Judge what is true of the "
     "image, how helpful the answer is, and whether it is in the language of the question. Give "
@@ -43,13 +43,15 @@ SYSTEM = (
 )
 
 
-def judge_pair(endpoint: Endpoint, task: Task, image: bytes | None) -> list[JudgeVerdict]:
-    """Judge one question in both orders."""
+def judge_pair(
+    endpoint: Endpoint, task: Task, image: bytes | None, *, max_tokens: int = DEFAULT_MAX_TOKENS
+) -> list[JudgeVerdict]:
+    """Judge one question in both orders, with replies of at most `max_tokens` tokens."""
     names = sorted(task.content)
     verdicts = []
     for first, second in (names, names[::-1]):
         messages = _build_messages(task, first, second, image)
-        reply = endpoint.completion(messages, max_tokens=_MAX_TOKENS)
+        reply = endpoint.completion(messages, max_tokens=max_tokens)
         label = read_label(reply.text)
         if not label:
             again = [
@@ -57,7 +59,7 @@ def judge_pair(endpoint: Endpoint, task: Task, image: bytes | None) -> list[Judg
                 {"role": "assistant", "content": reply.text or "-"},
                 {"role": "user", "content": "End with one of the five labels, and nothing else."},
             ]
-            reply = endpoint.completion(again, max_tokens=_MAX_TOKENS)
+            reply = endpoint.completion(again, max_tokens=max_tokens)
             label = read_label(reply.text)
         verdicts.append(
             JudgeVerdict(
@@ -138,6 +140,14 @@ def build_parser() -> argparse.ArgumentParser:
         default="OPENAI_API_KEY",
         help="environment variable that holds the API key (default: OPENAI_API_KEY)",
     )
+    add(
+        "--max-tokens",
+        type=whole_number(1),
+        default=DEFAULT_MAX_TOKENS,
+        metavar="N",
+        help="maximum number of tokens of a reply; with the question it must fit into the context "
+        "of the server (default: %(default)s)",
+    )
     price = number_between(0, math.inf)
     add("--price-in", type=price, default=0.0, help="price per million input tokens")
     add("--price-out", type=price, default=0.0, help="price per million output tokens")
@@ -189,7 +199,9 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
     images: ImageLookup = open_images(options.images) if options.images else lambda _key: None
     verdicts: list[JudgeVerdict] = []
     for task in track(tasks, description="judging", console=console, transient=True):
-        verdicts += judge_pair(endpoint, task, images(task.image_key))
+        verdicts += judge_pair(
+            endpoint, task, images(task.image_key), max_tokens=options.max_tokens
+        )
     lines = [json.dumps(dataclasses.asdict(v), ensure_ascii=False) for v in verdicts]
     atomic_write_text(options.out / "verdicts.jsonl", "\n".join(lines) + "\n")
     record = judge_record(verdicts, comparison, config.model)
@@ -205,7 +217,7 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
     if num_truncated := sum(report.num_truncated for report in reports):
         console.print(
             f"[yellow]{num_truncated} of {len(verdicts)} replies of the judge reached its limit of "
-            f"{_MAX_TOKENS} tokens[/]; verdicts without a label are left out",
+            f"{options.max_tokens} tokens[/]; verdicts without a label are left out",
             highlight=False,
         )
     if options.save:

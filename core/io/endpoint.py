@@ -26,6 +26,8 @@ from core.process.log import without_password
 from core.retry import call_with_retries
 
 _RETRIED = (408, 409, 429, 500, 502, 503, 504, 529)
+SENT_TYPES = frozenset({"image/jpeg", "image/png"})
+"""Formats in which images are sent: those that every server decodes."""
 _DELAYS_S = (1.0, 4.0, 15.0, 60.0)
 
 
@@ -218,12 +220,14 @@ def _is_transient(error: Exception) -> bool:
 
 
 def image_part(image: bytes) -> dict[str, Any]:
-    """Return an encoded image as a part of a message.
+    """Return an encoded image as a part of a message, as a JPEG or PNG.
+
+    Servers on llama.cpp reject every other format; a WebP image becomes a lossless PNG.
 
     Raises:
         DataError: If the image can't be decoded.
     """
-    content, media_type = portable_image(image)
+    content, media_type = portable_image(image, media_types=SENT_TYPES)
     data = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     return {"type": "image_url", "image_url": {"url": data}}
 

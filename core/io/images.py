@@ -46,6 +46,7 @@ _TRANSPOSITIONS = {
 """Orientation in Exif -> transposition that turns the stored pixels upright."""
 _FIRST_SWAPPED = 5
 """Orientation from which width and height are exchanged."""
+_PORTABLE_TYPES = frozenset({"image/jpeg", "image/png", "image/webp"})
 _MAX_16_BIT, _WHITE = 65535, 255
 
 
@@ -92,17 +93,23 @@ def decode_image(image_bytes: bytes) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
 
 
-def portable_image(image_bytes: bytes) -> tuple[bytes, str]:
+def portable_image(
+    image_bytes: bytes, *, media_types: frozenset[str] = _PORTABLE_TYPES
+) -> tuple[bytes, str]:
     """Return an image and its media type in a form that browsers and servers show alike.
 
-    Still JPEG, PNG and WebP images without an orientation are returned unchanged; others become PNG
+    Still images of `media_types` without an orientation are returned unchanged; others become PNG
     as they are decoded, an animation as its first frame.
+
+    Args:
+        image_bytes: An encoded image.
+        media_types: Formats that the receiver can show.
 
     Raises:
         DataError: If the image can't be decoded.
     """
     media_type = image_type(image_bytes)
-    if media_type is not None and _is_shown_as_decoded(image_bytes):
+    if media_type in media_types and _is_shown_as_decoded(image_bytes):
         return image_bytes, media_type
     buffer = io.BytesIO()
     decode_image(image_bytes).save(buffer, "PNG")

@@ -109,9 +109,9 @@ def test_both_orders_are_asked_and_the_report_is_right(
     ]
     verdicts = [v for one in tasks for v in judge.judge_pair(endpoint, one, image(0, size=16))]
     assert len(handler.requests) == 8
-    assert handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"].startswith(
-        "data:image/webp"
-    )
+    sent = handler.requests[0]["messages"][1]["content"][0]["image_url"]["url"]
+    assert sent.startswith("data:image/png;base64,"), "servers on llama.cpp can't decode WebP"
+    assert {request["max_tokens"] for request in handler.requests} == {1024}
     found = summary_of(verdicts, tasks)
     assert found.preferences.num_judged == 4
     assert (found.num_unreadable, found.num_inconsistent) == (0, 0)
@@ -124,6 +124,14 @@ def test_both_orders_are_asked_and_the_report_is_right(
     again = endpoint_of(url, tmp_path)
     assert [v for one in tasks for v in judge.judge_pair(again, one, image(0, size=16))] == verdicts
     assert (again.bill.asked, again.bill.cached, again.bill.cost) == (0, 8, 0.0)
+
+
+def test_a_reply_may_be_limited_to_the_context_of_the_server(
+    server: tuple[str, type[Judge]], tmp_path: Path
+) -> None:
+    url, handler = server
+    judge.judge_pair(endpoint_of(url, tmp_path), task(0, "longer", "short"), None, max_tokens=64)
+    assert {request["max_tokens"] for request in handler.requests} == {64}
 
 
 def test_a_judge_that_always_prefers_the_first_answer_is_detected() -> None:

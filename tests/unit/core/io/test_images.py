@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from core.errors import DataError
 from core.io import images
+from core.io.endpoint import SENT_TYPES
 from core.io.images import (
     IMAGE_FORMATS,
     MAX_PIXELS,
@@ -217,6 +218,15 @@ def test_portable_images_are_kept_and_others_become_png() -> None:
         converted, media_type = portable_image(content)
         assert media_type == "image/png"
         assert decode_image(converted).tobytes() == decode_image(content).tobytes()
+
+
+def test_a_receiver_without_webp_gets_a_lossless_png() -> None:
+    sent, media_type = portable_image(encode(noise(9, 7), "webp"), media_types=SENT_TYPES)
+    assert (media_type, sent[:4]) == ("image/png", b"\x89PNG")
+    assert decode_image(sent).tobytes() == decode_image(encode(noise(9, 7), "webp")).tobytes()
+    for kind in ("jpeg", "png"):
+        content = encode(noise(9, 7), kind)
+        assert portable_image(content, media_types=SENT_TYPES) == (content, f"image/{kind}")
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
