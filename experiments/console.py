@@ -21,7 +21,7 @@ from rich.table import Table
 from configuration.report_config import DecidingMetric
 from core.errors import CheckpointError
 from pipeline.graph import Graph
-from pipeline.store.records import read_note
+from pipeline.store.notes import read_note
 from pipeline.store.states import State
 from pipeline.store.store import Store
 

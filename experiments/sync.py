@@ -18,7 +18,7 @@ from core.errors import DataError
 from core.io.reading import reading
 from core.process.log import without_password
 from core.process.options import given_path
-from pipeline.store.records import read_grid_json
+from pipeline.store.notes import read_grid_json
 from reporting.tracking.local_store import check_database
 from reporting.tracking.sync import sync_grid
 

@@ -15,7 +15,7 @@ from typing import Any
 from core.config import to_plain
 from core.errors import DataError
 from pipeline.graph import StageNode
-from pipeline.store.records import read_json
+from pipeline.store.notes import read_json
 from pipeline.store.store import Store
 
 _MAX_VALUE_LENGTH = 60

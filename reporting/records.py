@@ -11,7 +11,8 @@ from typing import Any
 from configuration.axes import AxisValue
 from core.errors import DataError
 from core.io.reading import reading
-from pipeline.store.records import StageRecord, load_stage, read_grid_json
+from pipeline.store.notes import read_grid_json
+from pipeline.store.records import StageRecord, load_stage
 from pipeline.store.registration import Registration
 from planner.estimator import TrainingSize
 

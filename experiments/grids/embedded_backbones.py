@@ -22,7 +22,7 @@ from pipeline.graph import RECORD_ONLY, Graph, StageNode, make_node
 from pipeline.stages.pretrain import LlamaShape, PretrainStage
 from pipeline.stages.tokenizer import TokenizerStage
 from pipeline.stages.tower import TowerStage
-from pipeline.store.records import read_json
+from pipeline.store.notes import read_json
 from pipeline.store.store import Store
 
 CONFIG = Path("configs/recipes/embedded_backbones.yaml")

@@ -23,7 +23,8 @@ from experiments.run_steps.grid_description import (
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
-from pipeline.store.records import read_grid_json
+from pipeline.store.locks import RUNNING, using_store
+from pipeline.store.notes import read_grid_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
 from pipeline.training_data_checks import check_training_data
@@ -61,7 +62,7 @@ class GridRun:
         self._last_sync = time.monotonic()
 
     def run(self) -> None:
-        """Run every missing stage run and publish the results.
+        """Run every missing stage run and publish the results, while none can be deleted.
 
         Raises:
             ConfigError: If the folder of the grid holds another one.
@@ -69,6 +70,10 @@ class GridRun:
             StageFailedError: If stage runs failed; the others are finished.
             PreemptedError: If the command was asked to stop; running stages have saved.
         """
+        with using_store(self.request.root):
+            self._run()
+
+    def _run(self) -> None:
         begin = time.monotonic()
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
@@ -76,7 +81,7 @@ class GridRun:
         for note in single_language_notes(cell.config for cell in self.plan.cells):
             self._print_line(f"[yellow]{escape(note)}[/]")
         self._write_description()
-        with present(grid_folder(*self._grid_key) / ".running") as has_others:
+        with present(grid_folder(*self._grid_key) / RUNNING) as has_others:
             try:
                 states = self._launch()
             except PreemptedError:

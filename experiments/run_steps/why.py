@@ -7,7 +7,7 @@ from core.errors import ConfigError, unknown_name
 from pipeline.code_digest import code_digest
 from pipeline.differences import StageDifferences
 from pipeline.graph import Graph, StageNode
-from pipeline.store.records import read_json
+from pipeline.store.notes import read_json
 from pipeline.store.store import StageFolder, Store
 
 

@@ -32,7 +32,7 @@ from pipeline.launchers.slurm_jobs import (
     run_slurm_command,
     submit,
 )
-from pipeline.store.records import read_note
+from pipeline.store.notes import read_note
 from pipeline.store.retry_policy import find_bad_nodes
 from pipeline.store.states import State
 from pipeline.store.store import Store

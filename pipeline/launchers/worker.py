@@ -42,7 +42,7 @@ with without_collection():
     from pipeline.launchers.execution import read_execution
     from pipeline.stages.base import StageContext
     from pipeline.stages.registry import stage_class, stage_kinds
-    from pipeline.store.records import read_note
+    from pipeline.store.notes import read_note
     from pipeline.store.retry_policy import Fault, fault_of
     from pipeline.store.states import State
     from pipeline.store.store import StageFolder, Store, timed_attempt

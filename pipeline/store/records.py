@@ -4,7 +4,6 @@ The report, the tracker and the model card all read these records, so that they 
 values. A stage folder may be incomplete: a stage that has never started is in the state `waiting`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 from configuration.axes import AxisValue
 from core.errors import DataError
 from core.io.reading import reading
-from core.process.log import get_logger
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from datamodules.batches.target_data import TARGET_DATA_FILE, TargetData
 from evaluation import canaries, retention
+from pipeline.store.notes import read_json, read_note
 from pipeline.store.registration import Registration
 from pipeline.store.states import State
-
-_LOG = get_logger("store")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,40 +114,6 @@ def load_stage(folder: Path) -> StageRecord:
     )
 
 
-def read_grid_json(folder: Path, *, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Read the `grid.json` of a grid's folder.
-
-    Raises:
-        DataError: See `read_json`.
-    """
-    fix = "delete it and run the grid again, which writes it and reuses finished stages"
-    return read_json(folder / "grid.json", default=default, fix=fix)
-
-
-def read_json(
-    path: Path, *, default: dict[str, Any] | None = None, fix: str = "run the stage again"
-) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: The file.
-        default: Value of a missing file; None if it must exist.
-        fix: What a user can do about a damaged file.
-
-    Raises:
-        DataError: If the file is damaged, or missing and no default was given.
-    """
-    if default is not None and not path.is_file():
-        return default
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read ({error}); {fix}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds {type(content).__name__}, expected an object; {fix}")
-    return content
-
-
 def _read_result(path: Path, required: Sequence[str]) -> dict[str, Any]:
     """Read a JSON object of a result that has some keys; {} if the result has no such file."""
     content = read_json(path, default={})
@@ -163,18 +126,6 @@ def _read_target_data(path: Path) -> TargetData | None:
     raw = read_json(path, default={})
     with reading(path, fix="delete the result to run the stage again"):
         return TargetData.from_json(raw) if raw else None
-
-
-def read_note(path: Path) -> dict[str, Any]:
-    """Read a JSON object that no result depends on; {} with a warning if it is damaged.
-
-    A full disk or a lost machine leaves such files empty.
-    """
-    try:
-        return read_json(path, default={})
-    except DataError as error:
-        _LOG.warning("%s; it is ignored and will be rewritten", str(error).partition("; ")[0])
-        return {}
 
 
 def _parse_score(raw: Mapping[str, Any] | float) -> Score:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from core.errors import CheckpointError
 from core.io.files import atomic_write_text, locked, warning_if_unwritten
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
+from pipeline.store.inventory import CHECKPOINTS, LEFT_OUT, RESULT, SCRATCH
+from pipeline.store.locks import STAGE_LOCK, STORE
 from pipeline.store.registration import Registration
 from pipeline.store.retry_policy import NODES_VARIABLE, Failure, Fault, next_attempt_time
 from pipeline.store.states import State
@@ -59,17 +62,26 @@ class StageFolder:
     @property
     def result(self) -> Path:
         """Folder of the complete result."""
-        return self.path / "result"
+        return self.path / RESULT
 
     @property
     def scratch(self) -> Path:
         """Folder in which the result is written before it is complete."""
-        return self.path / "result.tmp"
+        return self.path / SCRATCH
 
     @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints and partial results; deleted when the stage is done."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    @property
+    def left_out(self) -> Path:
+        """File that lists what an imported result lacks (`pipeline.store.bundle`), such as weights.
+
+        Such a result can be reported and compared. It does not count as done, so that a grid
+        computes it again where it needs the rest.
+        """
+        return self.path / LEFT_OUT
 
     def write_stage(
         self,
@@ -83,7 +95,7 @@ class StageFolder:
         cached features, the number of workers) may have changed. The registrations under which
         the stage run was started before are kept.
         """
-        if self.result.is_dir():
+        if self.result.is_dir() and not self.left_out.is_file():
             return
         stamps = self._read_stamps()
         if registration is not None and (stamp := registration.to_json()) not in stamps:
@@ -160,7 +172,10 @@ class StageFolder:
     def seal(self) -> None:
         """Seal the scratch folder and rename it to the result."""
         seal_folder(self.scratch)
+        if self.left_out.is_file():
+            shutil.rmtree(self.result, ignore_errors=True)
         publish_folder(self.scratch, self.result)
+        self.left_out.unlink(missing_ok=True)
 
     def is_done(self) -> bool:
         """Return whether there is a result, and verify it.
@@ -171,6 +186,8 @@ class StageFolder:
         if not self.result.is_dir():
             return False
         if (reason := find_damage(self.result)) is not None:
+            if self.left_out.is_file():
+                return False
             raise CheckpointError(
                 f"{self.result} is damaged ({reason}); delete it to rerun the stage"
             )
@@ -183,7 +200,7 @@ class StageFolder:
         Raises:
             PreemptedError: If `is_stopped` returned True while waiting.
         """
-        with locked(self.path / "lock", is_stopped=is_stopped):
+        with locked(self.path / STAGE_LOCK, is_stopped=is_stopped):
             yield
 
 
@@ -202,7 +219,7 @@ class Store:
 
     def folder(self, kind: str, address: str) -> StageFolder:
         """Return the folder of a stage run, which may not exist yet."""
-        return StageFolder(self.root / "store" / kind / address)
+        return StageFolder(self.root / STORE / kind / address)
 
 
 def can_start(folder: StageFolder, *, retries: int) -> bool:

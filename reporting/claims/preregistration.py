@@ -22,7 +22,8 @@ from core.errors import ConfigError
 from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
 from core.yaml_text import read_yaml
-from pipeline.store.records import StageRecord, read_grid_json
+from pipeline.store.notes import read_grid_json
+from pipeline.store.records import StageRecord
 from pipeline.store.registration import Registration
 from reporting.claims.hypotheses_schema import Hypotheses
 from reporting.records import GridRecord

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.io.files import atomic_write_text
 from core.process.log import without_password
-from pipeline.store.records import read_note
+from pipeline.store.notes import read_note
 from reporting.tracking.client import MlflowClient, MlflowException
 
 RUN_FILE = "mlflow_run.json"

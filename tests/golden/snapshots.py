@@ -50,6 +50,7 @@ COMMANDS = (
     "experiments.chat",
     "experiments.export",
     "experiments.inspect_stream",
+    "experiments.store",
     "experiments.sync",
     "experiments.ui",
     "experiments.skypilot",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.records import read_json
+from pipeline.store.notes import read_json
 from tests.support import small_world as worlds
 
 pytestmark = pytest.mark.slow

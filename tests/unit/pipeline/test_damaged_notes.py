@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from pipeline.store.records import load_stage, read_grid_json
+from pipeline.store.notes import read_grid_json
+from pipeline.store.records import load_stage
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Status
 from reporting.tracking.upload_notes import RUN_FILE, UploadNotes
