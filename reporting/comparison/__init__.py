@@ -1,0 +1,1 @@
+"""Comparison of finished grids or cells side by side."""
