@@ -9,19 +9,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 
 from core.errors import ConfigError
 from core.process.options import given_path, port_number, whole_number
-from core.samples import Role, Turn
 from experiments.cli import add_grid_options, request_of
-from experiments.run_steps.planning import make_plan
-from serving.cell import TrainedCell, find_cells
-from serving.own_format import describe_own
-from serving.talker import Talker, load_own_talker, load_talkers
+
+if TYPE_CHECKING:
+    from serving.cell import TrainedCell
+    from serving.talker import Talker
 
 _MAX_CELLS = 2
 _EPILOG = """examples:
@@ -93,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_chat_cells(args: argparse.Namespace) -> tuple[list[TrainedCell], str]:
+def find_chat_cells(args: argparse.Namespace) -> "tuple[list[TrainedCell], str]":
     """Return the cells of `--run` and the language of the conversation.
 
     Raises:
@@ -101,12 +100,15 @@ def find_chat_cells(args: argparse.Namespace) -> tuple[list[TrainedCell], str]:
     """
     if len(args.run) > _MAX_CELLS:
         raise ConfigError(f"--run names {len(args.run)} cells; at most {_MAX_CELLS} are supported")
+    from experiments.run_steps.planning import make_plan  # loads torch
+    from serving.cell import find_cells
+
     request = request_of(args)
     cells = find_cells(make_plan(request), args.run, root=request.root)
     return cells, args.language or cells[0].config.languages.target
 
 
-def load_chat(args: argparse.Namespace) -> tuple[list[Talker], str]:
+def load_chat(args: argparse.Namespace) -> "tuple[list[Talker], str]":
     """Load what answers, and return it with the language of the conversation.
 
     Raises:
@@ -114,6 +116,9 @@ def load_chat(args: argparse.Namespace) -> tuple[list[Talker], str]:
     """
     if bool(args.run) == bool(args.model):
         raise ConfigError("give either --run CELL or --model FOLDER")
+    from serving.own_format import describe_own
+    from serving.talker import load_own_talker, load_talkers
+
     if args.model:
         language = args.language or describe_own(args.model).languages[-1]
         talker = load_own_talker(
@@ -129,7 +134,7 @@ def load_chat(args: argparse.Namespace) -> tuple[list[Talker], str]:
 
 def chat_in_terminal(
     console: Console,
-    talkers: Sequence[Talker],
+    talkers: "Sequence[Talker]",
     image: bytes,
     *,
     question: str | None = None,
@@ -144,6 +149,8 @@ def chat_in_terminal(
         question: The only question; None to read several.
         remembers: Send the earlier turns with every question.
     """
+    from core.samples import Role, Turn
+
     history: dict[str, list[Turn]] = {talker.name: [] for talker in talkers}
     while text := question or _read_question(console):
         for talker in talkers:
@@ -188,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         serve_page(talkers, console, language=language, port=args.port)
     else:
+        import torch
+
         with torch.no_grad():
             chat_in_terminal(console, talkers, image, question=args.ask, remembers=args.remember)
     return 0

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,13 +17,13 @@ from rich.markup import escape
 from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
 from experiments.cli import add_grid_options, request_of
-from experiments.run_steps.planning import make_plan
-from serving.cell import find_cells
-from serving.hugging_face_export import EXPORT_DTYPES, ExportResult, export_cell
-from serving.own_format import export_own
+
+if TYPE_CHECKING:
+    from serving.hugging_face_export import ExportResult
 
 _OWN = "irudimen"
 _FORMATS = ("hf", _OWN)
+_DTYPES = ("bfloat16", "float16", "float32")
 _EPILOG = """examples:
   python -m experiments.export --run general_share40_s0 --profile paper --to hf exports/share40
   python -m experiments.export --run share40_txt --dtype bfloat16 --to hf exports/share40
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--dtype",
-        choices=sorted(EXPORT_DTYPES),
+        choices=_DTYPES,
         default="float32",
         help="data type of the weights (default: float32)",
     )
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_result(console: Console, result: ExportResult) -> None:
+def _print_result(console: Console, result: "ExportResult") -> None:
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     console.print(
@@ -88,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(unknown_name("format of --to", export_format, _FORMATS))
     if folder.exists():  # before the grid is loaded
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
+    from experiments.run_steps.planning import make_plan  # loads torch
+    from serving.cell import find_cells
+    from serving.hugging_face_export import EXPORT_DTYPES, export_cell
+    from serving.own_format import export_own
+
     request = request_of(args)
     with sole_writer(folder):
         (cell,) = find_cells(make_plan(request), [args.run], root=request.root)

@@ -6,13 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from configuration.grid_request import GridRequest
 from core.process.options import given_path
 from experiments.cli import add_grid_options
-from reporting.build import build_report
-from reporting.tracking.registration import tracked_registration
 
 _EPILOG = """examples:
   python -m experiments.report --exp mix_ablation
@@ -38,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder of the report (default: ROOT/grids/NAME/report)",
     )
     options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from reporting.build import build_report  # matplotlib and MLflow are slow to import
+    from reporting.tracking.registration import tracked_registration
+
     name, _ = GridRequest.split_experiment(options.exp)
     experiment_name = f"{name}-{options.profile}"
     page = build_report(

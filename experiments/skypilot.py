@@ -24,7 +24,6 @@ from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.process.options import given_path, whole_number
 from experiments.cli import add_grid_options, request_of
-from experiments.run_steps.planning import make_plan
 
 _STORE, _DATA = "/irudimen/root", "/irudimen/data"
 _BUCKET = re.compile(r"(s3|gs|r2)://[a-z0-9][a-z0-9.-]*[a-z0-9](/[\w./-]*)?")
@@ -72,6 +71,8 @@ def make_task(request: GridRequest, resources: CloudResources) -> dict[str, Any]
     Raises:
         ConfigError: If the experiment, the profile, a cell or an override is invalid.
     """
+    from experiments.run_steps.planning import make_plan  # loads torch
+
     make_plan(request)  # reject an invalid request before a node is rented
     bucket = resources.bucket.rstrip("/")
     return {

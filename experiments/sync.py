@@ -19,8 +19,6 @@ from core.io.reading import reading
 from core.process.log import without_password
 from core.process.options import given_path
 from pipeline.store.notes import read_grid_json
-from reporting.tracking.local_store import check_database
-from reporting.tracking.sync import sync_grid
 
 
 @catch_user_errors
@@ -39,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="output folder of all runs (default: mlruns)",
     )
     options = parser.parse_args(arguments)
+    from reporting.tracking.local_store import check_database
+    from reporting.tracking.sync import sync_grid  # MLflow is slow to import
+
     console, is_any_behind = Console(), False
     paths = sorted(options.root.glob("grids/*/grid.json"))
     if not paths:

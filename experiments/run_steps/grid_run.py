@@ -23,7 +23,7 @@ from experiments.run_steps.grid_description import (
 from experiments.run_steps.launching import LaunchOptions, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
-from pipeline.store.locks import RUNNING, using_store
+from pipeline.store.locks import RUNNING_MARK, using_store
 from pipeline.store.notes import read_grid_json
 from pipeline.store.states import State
 from pipeline.store.store import Store
@@ -81,7 +81,7 @@ class GridRun:
         for note in single_language_notes(cell.config for cell in self.plan.cells):
             self._print_line(f"[yellow]{escape(note)}[/]")
         self._write_description()
-        with present(grid_folder(*self._grid_key) / RUNNING) as has_others:
+        with present(grid_folder(*self._grid_key) / RUNNING_MARK) as has_others:
             try:
                 states = self._launch()
             except PreemptedError:

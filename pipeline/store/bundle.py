@@ -22,7 +22,7 @@ from core.io.sealed_folder import SEAL_FILE, find_damage, read_seal
 from pipeline.store.inventory import LEFT_OUT, RESULT, Inventory, StoredGrid, StoredStage
 
 MANIFEST = "bundle.json"
-FORMAT = 1
+BUNDLE_FORMAT = 1
 _SMALL_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".md", ".parquet", ".txt", ".yaml"})
 """Files of results that every bundle has; others hold weights or features."""
 STAGE_FILES = ("stage.json", "spec.yaml", "status.json", "progress.json", "metrics.jsonl")
@@ -35,7 +35,7 @@ Load it into an output folder with: python -m experiments.store import FILE.tar
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BundleContent:
-    """What a bundle has."""
+    """Content of a bundle."""
 
     grids: tuple[str, ...]
     num_stages: int
@@ -140,7 +140,7 @@ class _BundleWriter:
 
     def finish(self, grids: Collection[str]) -> None:
         """Add the list of all files."""
-        content = {"format": FORMAT, "grids": sorted(grids), "files": self.files}
+        content = {"format": BUNDLE_FORMAT, "grids": sorted(grids), "files": self.files}
         text = json.dumps(content, indent=1).encode()
         self._tar.addfile(_member(MANIFEST, len(text)), io.BytesIO(text))
 

@@ -20,7 +20,7 @@ from core.file_names import FILE_NAME
 from core.io.files import safe_join
 from core.io.reading import reading
 from core.io.sealed_folder import find_damage, read_seal
-from pipeline.store.bundle import FORMAT, MANIFEST, STAGE_FILES
+from pipeline.store.bundle import BUNDLE_FORMAT, MANIFEST, STAGE_FILES
 from pipeline.store.inventory import (
     CHECKPOINTS,
     LEFT_OUT,
@@ -29,7 +29,7 @@ from pipeline.store.inventory import (
     parse_grid,
     read_stage,
 )
-from pipeline.store.locks import GRIDS, STORE
+from pipeline.store.locks import GRIDS_FOLDER, STORE_FOLDER
 from pipeline.store.notes import read_grid_json
 from pipeline.store.removal import INCOMING, move_to_trash
 
@@ -41,7 +41,7 @@ _FIX = "get the file again"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImportResult:
-    """What an import has added."""
+    """Numbers of stage runs that an import has added or kept."""
 
     grids: tuple[str, ...]
     added: int
@@ -64,23 +64,23 @@ def import_bundle(file: Path, root: Path, *, name: str = "") -> ImportResult:
         ConfigError: If a grid of this name exists with other stage runs, or `name` does not fit.
         DataError: If the file is damaged, or is not a bundle.
     """
-    incoming = root / STORE / INCOMING
+    incoming = root / STORE_FOLDER / INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
     try:
         with reading(file, fix=_FIX), tarfile.open(file, "r:") as tar:
             _unpack(tar, incoming, file)
-        grids = [_read_grid(path, file) for path in sorted((incoming / GRIDS).glob("*"))]
+        grids = [_read_grid(path, file) for path in sorted((incoming / GRIDS_FOLDER).glob("*"))]
         if not grids:
             raise DataError(f"{file} has no grid; {_FIX}")
         names = _new_names(grids, root, name)
-        stages = sorted((incoming / STORE).glob("*/*"))
+        stages = sorted((incoming / STORE_FOLDER).glob("*/*"))
         for path in stages:
             _check_stage(path, file)
         incomplete = sum((path / LEFT_OUT).is_file() for path in stages)
-        added = sum(_place_stage(path, root / STORE / path.parent.name) for path in stages)
+        added = sum(_place_stage(path, root / STORE_FOLDER / path.parent.name) for path in stages)
         for grid in grids:
-            _place_grid(grid, root / GRIDS / names[grid.name])
+            _place_grid(grid, root / GRIDS_FOLDER / names[grid.name])
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
     return ImportResult(
@@ -126,9 +126,9 @@ def _unpack(tar: tarfile.TarFile, folder: Path, file: Path) -> None:
 def _read_manifest(content: bytes, file: Path) -> dict[str, str]:
     """Return the checksum of every file."""
     raw: Mapping[str, Any] = json.loads(content)
-    if raw["format"] != FORMAT:
+    if raw["format"] != BUNDLE_FORMAT:
         raise DataError(
-            f"{file} has format {raw['format']}, this version reads {FORMAT}; update Irudimen"
+            f"{file} has format {raw['format']}, this version reads {BUNDLE_FORMAT}; update Irudimen"
         )
     return {str(name): str(entry["sha256"]) for name, entry in raw["files"].items()}
 
@@ -151,7 +151,7 @@ def _new_names(grids: list[StoredGrid], root: Path, name: str) -> dict[str, str]
         raise ConfigError(f"--name names one grid, but the bundle has {len(grids)}; omit it")
     names = {grid.name: name or grid.name for grid in grids}
     for grid in grids:
-        folder = root / GRIDS / names[grid.name]
+        folder = root / GRIDS_FOLDER / names[grid.name]
         if not (folder / "grid.json").is_file():
             if any(not path.name.startswith(".") for path in folder.glob("*")):
                 raise ConfigError(f"{folder} exists and is no grid that has run; choose a --name")

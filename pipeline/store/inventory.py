@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from core.errors import DataError
 from core.io.reading import reading
-from pipeline.store.locks import GRIDS, RUNNING, STAGE_LOCK, STORE, is_held
+from pipeline.store.locks import GRIDS_FOLDER, RUNNING_MARK, STAGE_LOCK, STORE_FOLDER, is_held
 from pipeline.store.notes import read_grid_json, read_json
 
 LEFT_OUT = "left_out.json"
@@ -44,17 +44,17 @@ class StoredStage:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has a result, whose checksums are not verified here."""
+        """True if it has a result, whose checksums are not verified here."""
         return (self.path / RESULT).is_dir() and not self.lacks_files
 
     @property
     def lacks_files(self) -> bool:
-        """Whether its result was imported without some of its files."""
+        """True if its result was imported without some of its files."""
         return (self.path / LEFT_OUT).is_file()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a process is working on it."""
+        """True while a process is working on it."""
         return is_held(self.path / STAGE_LOCK)
 
 
@@ -82,8 +82,8 @@ class StoredGrid:
 
     @property
     def is_running(self) -> bool:
-        """Whether a command is running the grid on this machine."""
-        return is_held(self.path / RUNNING)
+        """True while a command is running the grid on this machine."""
+        return is_held(self.path / RUNNING_MARK)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,8 @@ class Inventory:
         """
         return cls(
             root=root,
-            grids={grid.name: grid for grid in _read_grids(root / GRIDS)},
-            stages={stage.address: stage for stage in _read_stages(root / STORE)},
+            grids={grid.name: grid for grid in _read_grids(root / GRIDS_FOLDER)},
+            stages={stage.address: stage for stage in _read_stages(root / STORE_FOLDER)},
         )
 
     def get_grid(self, name: str) -> StoredGrid:
@@ -210,7 +210,7 @@ def _read_grids(folder: Path) -> Iterator[StoredGrid]:
             raw = read_grid_json(path)
             with reading(path / "grid.json", fix="run the grid again, which writes it"):
                 yield parse_grid(path, raw)
-        elif (path / RUNNING).exists() or (path / "report").exists():
+        elif (path / RUNNING_MARK).exists() or (path / "report").exists():
             raise DataError(
                 f"{path} has no grid.json, so that the results that it needs are unknown; run the "
                 "grid again, which writes it, or delete the folder"

@@ -12,11 +12,11 @@ from pathlib import Path
 from core.errors import ConfigError
 from core.io.files import present
 
-STORE, GRIDS = "store", "grids"
+STORE_FOLDER, GRIDS_FOLDER = "store", "grids"
 """Folders of the stage runs and of the descriptions of grids in an output folder."""
 STAGE_LOCK = "lock"
 """Lock file in the folder of a stage run."""
-RUNNING = ".running"
+RUNNING_MARK = ".running"
 """File in the folder of a grid that every command holds while it runs the grid."""
 _LOCK = ".lock"
 
@@ -24,7 +24,7 @@ _LOCK = ".lock"
 @contextlib.contextmanager
 def using_store(root: Path) -> Iterator[None]:
     """Keep other commands from deleting results; wait until one that does so has ended."""
-    with present(root / STORE / _LOCK):
+    with present(root / STORE_FOLDER / _LOCK):
         yield
 
 
@@ -35,15 +35,19 @@ def changing_store(root: Path) -> Iterator[None]:
     Raises:
         ConfigError: If a grid is running, or another command changes the store.
     """
-    path = root / STORE / _LOCK
+    path = root / STORE_FOLDER / _LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         if not _try_lock(file.fileno()):
             names = sorted(
-                one.parent.name for one in (root / GRIDS).glob(f"*/{RUNNING}") if is_held(one)
+                one.parent.name
+                for one in (root / GRIDS_FOLDER).glob(f"*/{RUNNING_MARK}")
+                if is_held(one)
             )
             who = f"grid {', '.join(names)} is running" if names else "another command uses it"
-            raise ConfigError(f"{root / STORE} can't be changed: {who}; wait until it has ended")
+            raise ConfigError(
+                f"{root / STORE_FOLDER} can't be changed: {who}; wait until it has ended"
+            )
         yield
 
 

@@ -23,7 +23,7 @@ from pipeline.store.inventory import (
     StoredGrid,
     StoredStage,
 )
-from pipeline.store.locks import STAGE_LOCK, STORE
+from pipeline.store.locks import STAGE_LOCK, STORE_FOLDER
 
 _TRASH = ".trash"
 INCOMING = ".incoming"
@@ -33,7 +33,7 @@ _LOCK_TIMEOUT_S = 1.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """What a command deletes."""
+    """Folders that a command deletes."""
 
     stages: tuple[StoredStage, ...]
     """Stage runs in the order of their deletion."""
@@ -113,7 +113,7 @@ def execute(root: Path, removal: Removal, *, on_step: Callable[[], None] = lambd
     Raises:
         ConfigError: If a process is working on one of the stage runs; those before it are deleted.
     """
-    trash = root / STORE / _TRASH
+    trash = root / STORE_FOLDER / _TRASH
     trash.mkdir(parents=True, exist_ok=True)
     for grid in removal.grids:
         move_to_trash(root, grid.path)
@@ -123,7 +123,7 @@ def execute(root: Path, removal: Removal, *, on_step: Callable[[], None] = lambd
             move_to_trash(root, stage.path)
         on_step()
     for path in removal.leftovers:
-        if path.parent.parent.parent == root / STORE:
+        if path.parent.parent.parent == root / STORE_FOLDER:
             with _alone(_stage_of(path)):
                 move_to_trash(root, path)
         else:
@@ -134,7 +134,7 @@ def execute(root: Path, removal: Removal, *, on_step: Callable[[], None] = lambd
 
 def move_to_trash(root: Path, path: Path) -> None:
     """Rename a folder into the trash, from which `prune` deletes it."""
-    trash = root / STORE / _TRASH
+    trash = root / STORE_FOLDER / _TRASH
     trash.mkdir(parents=True, exist_ok=True)
     path.rename(trash / f"{path.parent.name}-{path.name}-{secrets.token_hex(4)}")
     _flush(path.parent)
@@ -163,7 +163,7 @@ def _leftovers(stage: StoredStage) -> Iterator[Path]:
 
 def _interrupted(root: Path) -> list[Path]:
     """Return the folders of interrupted removals and imports."""
-    return [path for name in (_TRASH, INCOMING) if (path := root / STORE / name).is_dir()]
+    return [path for name in (_TRASH, INCOMING) if (path := root / STORE_FOLDER / name).is_dir()]
 
 
 def _stage_of(path: Path) -> StoredStage:

@@ -21,7 +21,7 @@ from core.io.files import atomic_write_text, locked, warning_if_unwritten
 from core.io.sealed_folder import SEAL_FILE, find_damage, publish_folder, seal_folder
 from core.process.log import get_logger
 from pipeline.store.inventory import CHECKPOINTS, LEFT_OUT, RESULT, SCRATCH
-from pipeline.store.locks import STAGE_LOCK, STORE
+from pipeline.store.locks import STAGE_LOCK, STORE_FOLDER
 from pipeline.store.registration import Registration
 from pipeline.store.retry_policy import NODES_VARIABLE, Failure, Fault, next_attempt_time
 from pipeline.store.states import State
@@ -219,7 +219,7 @@ class Store:
 
     def folder(self, kind: str, address: str) -> StageFolder:
         """Return the folder of a stage run, which may not exist yet."""
-        return StageFolder(self.root / STORE / kind / address)
+        return StageFolder(self.root / STORE_FOLDER / kind / address)
 
 
 def can_start(folder: StageFolder, *, retries: int) -> bool:

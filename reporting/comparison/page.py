@@ -25,7 +25,7 @@ from reporting.comparison.sides import Side
 from reporting.series import PANELS, Panel, main_panel
 from reporting.tracking.upload_notes import RUN_FILE
 
-PAGE, TABLE, VALUES = "comparison.html", "differences.csv", "differences.json"
+COMPARISON_PAGE, TABLE, VALUES = "comparison.html", "differences.csv", "differences.json"
 _UI = "http://127.0.0.1:5000/#"
 
 
@@ -43,8 +43,8 @@ def build_comparison(sides: Sequence[Side], out: Path) -> Path:
     with locked(lock_path(out)):
         atomic_write_text(out / TABLE, differences_csv(scores))
         atomic_write_text(out / VALUES, json.dumps(differences_json(scores), indent=1))
-        atomic_write_text(out / PAGE, render_comparison(sides, scores))
-    return out / PAGE
+        atomic_write_text(out / COMPARISON_PAGE, render_comparison(sides, scores))
+    return out / COMPARISON_PAGE
 
 
 def render_comparison(sides: Sequence[Side], scores: PairedScores) -> str:

@@ -12,7 +12,7 @@ from pipeline.store.notes import read_grid_json
 from reporting.records import CellRecord, GridRecord, load_grid
 from reporting.settings import SEED, Setting, configured_axes
 
-SEPARATOR = ":"
+CELL_SEPARATOR = ":"
 """Stands between the name of a grid and that of a cell."""
 LETTERS = "ABCDEFGH"
 
@@ -59,7 +59,7 @@ def load_sides(names: Sequence[str], root: Path) -> list[Side]:
 
 
 def _load_side(letter: str, name: str, root: Path) -> Side:
-    text, _, cell = name.partition(SEPARATOR)
+    text, _, cell = name.partition(CELL_SEPARATOR)
     folder = Path(text) if (Path(text) / "grid.json").is_file() else root / "grids" / text
     about = read_grid_json(folder, default={})
     experiment, profile = str(about.get("experiment", text)), str(about.get("profile", "embedded"))
