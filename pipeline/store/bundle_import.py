@@ -128,7 +128,8 @@ def _read_manifest(content: bytes, file: Path) -> dict[str, str]:
     raw: Mapping[str, Any] = json.loads(content)
     if raw["format"] != BUNDLE_FORMAT:
         raise DataError(
-            f"{file} has format {raw['format']}, this version reads {BUNDLE_FORMAT}; update Irudimen"
+            f"{file} has format {raw['format']}, this version reads {BUNDLE_FORMAT}; update "
+            "Irudimen"
         )
     return {str(name): str(entry["sha256"]) for name, entry in raw["files"].items()}
 

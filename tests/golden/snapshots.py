@@ -48,6 +48,7 @@ COMMANDS = (
     "experiments.run",
     "experiments.report",
     "experiments.chat",
+    "experiments.compare",
     "experiments.export",
     "experiments.inspect_stream",
     "experiments.store",
