@@ -321,7 +321,6 @@ class RunConfig:
             "cell.stages": (self.cell.stages, Stages.INSTRUCT_ONLY),
             "instruct.prompt_style": (self.instruct.prompt_style, PromptStyle.CHAT),
             "instruct.feature_noise_std": (self.instruct.feature_noise_std, 0.0),
-            "evaluate.guided_choice": (self.evaluate.guided_choice, False),
             "instruct.compute.strategy": (
                 strategy,
                 StrategyName.DDP if strategy.is_sharded else strategy,

@@ -4,9 +4,9 @@ The checkpoint's own processor renders, tokenises and pads the prompts and prepr
 so a third-party model is used as its authors intended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -28,6 +28,8 @@ _TEMPLATE_FILE = "chat_template.jinja"
 _TEMPLATE_ERRORS: tuple[type[Exception], ...] = (Exception,)
 """A template is a program of its authors, which can raise any error."""
 _EXAMPLE_SIZE = (64, 64)
+LogitsRule: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps the ids (B, T) so far and the logits (B, V) of the next ones to other logits."""
 _KEPT_TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 """Generation settings of a checkpoint that say what its tokens mean, not how it decodes."""
 
@@ -185,7 +187,10 @@ class HuggingFaceAnswerer:
         self._warn_if_too_long(num_prompt, limit)
         try:
             ids_BT = self._model.generate(
-                **inputs, max_new_tokens=limit, do_sample=False, logits_processor=[_check_finite]
+                **inputs,
+                max_new_tokens=limit,
+                do_sample=False,
+                logits_processor=[_check_finite, *self._restrictions(questions)],
             )
         except (IrudimenError, torch.OutOfMemoryError):
             raise
@@ -199,6 +204,11 @@ class HuggingFaceAnswerer:
         repeats_prompt = torch.equal(ids_BT[:, :num_prompt], prompt_BT)
         new_ids_BT: list[list[int]] = ids_BT[:, num_prompt if repeats_prompt else 0 :].tolist()
         return new_ids_BT
+
+    def _restrictions(self, questions: Sequence[VisualQuestion]) -> list[LogitsRule]:
+        """Return rules that change the logits (B, V) of a batch; a checkpoint answers freely."""
+        del questions
+        return []
 
     def _warn_if_too_long(self, num_prompt: int, limit: int) -> None:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

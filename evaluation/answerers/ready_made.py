@@ -1,5 +1,6 @@
 """Answerer for ready-made models that this project has trained."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,11 @@ import torch
 from torch.nn import functional
 
 from core.io.images import decode_image
+from evaluation.answerers.base import ModelReply
 from evaluation.answerers.cached import BATCHES_PER_SLICE
-from evaluation.answerers.hugging_face import HuggingFaceAnswerer, has_image
+from evaluation.answerers.hugging_face import HuggingFaceAnswerer, LogitsRule, has_image
 from evaluation.benchmarks.questions import VisualQuestion
+from models.language.guided import GuidedReplies
 
 
 class ReadyMadeAnswerer(HuggingFaceAnswerer):
@@ -28,6 +31,7 @@ class ReadyMadeAnswerer(HuggingFaceAnswerer):
             end_token_id: Token with which the model was trained to end its replies.
         """
         self._model, self._processor = model, processor
+        self._end_token_id = end_token_id
         self._prepare(source, device=str(model.device), batch_size=batch_size)
         ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
@@ -40,6 +44,35 @@ class ReadyMadeAnswerer(HuggingFaceAnswerer):
 
     def prefetch(self, questions: Sequence[VisualQuestion]) -> None:
         """Do nothing: the images of a batch are decoded when it is asked."""
+
+    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
+        """Return one reply per question, in their order; see `HuggingFaceAnswerer`.
+
+        A guided reply is never truncated: it ends behind the longest option at the latest.
+        """
+        return super().answer([self._with_room(question) for question in questions])
+
+    def _with_room(self, question: VisualQuestion) -> VisualQuestion:
+        longest = max(map(len, self._option_ids(question)), default=-1)
+        limit = max(question.max_new_tokens, longest + 1)
+        return dataclasses.replace(question, max_new_tokens=limit)
+
+    def _restrictions(self, questions: Sequence[VisualQuestion]) -> list[LogitsRule]:
+        allowed = [self._option_ids(question) for question in questions]
+        return [_Guide(GuidedReplies(allowed, self._end_token_id))] if any(allowed) else []
+
+    def _option_ids(self, question: VisualQuestion) -> list[list[int]]:
+        """Return the token ids of the only allowed replies, as they continue the prompt."""
+        if not question.options:
+            return []
+        prompt = self._render(question)
+        texts = [prompt, *(prompt + option for option in question.options), *question.options]
+        ids, *found = self._processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        whole, alone = found[: len(question.options)], found[len(question.options) :]
+        return [
+            one[len(ids) :] if one[: len(ids)] == ids else other
+            for one, other in zip(whole, alone, strict=True)
+        ]
 
     @torch.no_grad()
     def rate(self, pairs: Sequence[tuple[VisualQuestion, str]]) -> list[float]:
@@ -78,3 +111,16 @@ class ReadyMadeAnswerer(HuggingFaceAnswerer):
             padding=True,
             return_tensors="pt",
         )
+
+
+class _Guide:
+    """Allows only the options of each row of a batch, in a call of `generate`."""
+
+    def __init__(self, replies: GuidedReplies) -> None:
+        self._replies, self._has_begun = replies, False
+
+    def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        if self._has_begun:
+            self._replies.advance(ids_BT[:, -1])
+        self._has_begun = True
+        return self._replies.restrict(logits_BV)

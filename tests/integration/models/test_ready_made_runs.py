@@ -155,7 +155,6 @@ def test_adapters_and_a_trained_tower(world: World) -> None:
     [
         ("instruct.prompt_style=shared_prefix", "set it to chat"),
         ("cell.stages=both", "set it to instruct_only"),
-        ("evaluate.guided_choice=true", "set it to False"),
         ("backbones.vlm.template=embedded", "set it to own"),
         ("instruct.compute.strategy=fsdp2", "set it to ddp"),
         ("trainer.precision=float8-mixed", "set it to"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -132,22 +133,37 @@ def llava_onevision(folder: Path) -> None:
 
 def idefics3(folder: Path) -> None:
     """Write an Idefics3: images are split into tiles of a grid, named in the prompt."""
-    names = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
+    _idefics3(folder, "Idefics3")
+
+
+def smolvlm(folder: Path) -> None:
+    """Write a SmolVLM: as Idefics3, with a processor that also takes videos."""
+    pytest.importorskip("num2words", reason="the processor of SmolVLM needs it")
+    more = {
+        "video_processor": hf.SmolVLMVideoProcessor(
+            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+        )
+    }
+    _idefics3(folder, "SmolVLM", **more)
+
+
+def _idefics3(folder: Path, name: str, **more: Any) -> None:
+    names = ("<fake_token_around_image>", "<end_of_utterance>", "<global-img>", "<video>")
     grid = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = make_tokenizer("<image>", *names, *grid)
-    config = hf.Idefics3Config(
+    config = getattr(hf, f"{name}Config")(
         vision_config={**_VISION, "image_size": 32},
         text_config=hf.LlamaConfig(**_TEXT, vocab_size=len(tokenizer)),
         image_token_id=3, scale_factor=2, pad_token_id=2,
     )  # fmt: skip
-    processor = hf.Idefics3Processor(
-        image_processor=hf.Idefics3ImageProcessor(
+    processor = getattr(hf, f"{name}Processor")(
+        image_processor=getattr(hf, f"{name}ImageProcessor")(
             size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
         ),
         tokenizer=tokenizer, image_seq_len=4,
-        chat_template=chat_template("<image>", begin="{{ bos_token }}"),
+        chat_template=chat_template("<image>", begin="{{ bos_token }}"), **more,
     )  # fmt: skip
-    _save(folder, hf.Idefics3ForConditionalGeneration(config), processor)
+    _save(folder, getattr(hf, f"{name}ForConditionalGeneration")(config), processor)
 
 
 def qwen2_vl(folder: Path) -> None:
@@ -272,8 +288,8 @@ def _qwen2(tokenizer: hf.PreTrainedTokenizerFast) -> hf.Qwen2Config:
 
 
 _BUILDERS: tuple[Callable[[Path], None], ...] = (
-    llava, llava_next, llava_onevision, idefics3, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, gemma3,
-    mistral3, paligemma,
+    llava, llava_next, llava_onevision, idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl,
+    gemma3, mistral3, paligemma,
 )  # fmt: skip
 BUILDERS = {builder.__name__: builder for builder in _BUILDERS}
 """Name of a class -> its builder."""

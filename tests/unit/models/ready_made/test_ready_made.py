@@ -1,60 +1,31 @@
 """Ready-made models: token ids, packed loss and gradients equal those of the class itself."""
 
 import dataclasses
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from core.chat.format import PromptStyle
-from core.chat.messages import to_messages
 from core.chat.ready_made import ReadyMadeChat, find_image_size
 from core.errors import ConfigError, DataError
-from core.io.images import decode_image
-from core.samples import MicroBatch, Role, Sample, SampleRef, StepBatch, Turn, empty_micro_batch
-from datamodules.batches.collate import ReadySample, collate_micro_batch
+from core.samples import Role, StepBatch, Turn, empty_micro_batch
 from models.accounting.ready_made_shapes import empty_shaped_ready_made
 from models.freezing import FreezePolicy, apply_freeze
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
 from models.ready_made.loading import ReadyMadeSource, load_chat, load_ready_made
 from models.ready_made.model import ReadyMadeVlm
-from models.ready_made.model_class import model_classes
-from tests.support.models.foreign_classes import BUILDERS, write_checkpoint
-
-PACKED = sorted({*BUILDERS} & {*model_classes()})
-_SIZES = ((40, 32), (64, 30), (24, 72), (50, 50), None)
-_ANSWERS = ("txakur bat", "bi", "mahai gainean", "ez dakit", "ondo")
-
-
-def encode_image(size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_sample(number: int, size: tuple[int, int] | None) -> Sample:
-    """Return a conversation of two questions, with an image unless `size` is None."""
-    mark = "" if size is None else "<image>\n"
-    turns = (
-        Turn(role=Role.USER, content=f"{mark}Zer da hau? {number}"),
-        Turn(role=Role.ASSISTANT, content=_ANSWERS[number]),
-        Turn(role=Role.USER, content="Non?"),
-        Turn(role=Role.ASSISTANT, content="hor"),
-    )
-    return Sample(
-        key=f"k{number}", source="s", language="eu", parallel_id=f"k{number}", turns=turns,
-        image=None if size is None else encode_image(size), image_size=size,
-    )  # fmt: skip
-
-
-SAMPLES = [make_sample(number, size) for number, size in enumerate(_SIZES)]
+from tests.support.models.foreign_classes import write_checkpoint
+from tests.support.models.ready_made import (
+    ANSWERS,
+    PACKED,
+    SAMPLES,
+    collate,
+    reference_inputs,
+    reference_loss,
+)
 
 
 @pytest.fixture(scope="module", params=PACKED)
@@ -72,52 +43,6 @@ def model(folder: Path) -> ReadyMadeVlm:
     return load_ready_made(ReadyMadeSource(path=str(folder)))
 
 
-def collate(
-    chat: ReadyMadeChat, model: ReadyMadeVlm, rows: Sequence[Sequence[Sample]]
-) -> MicroBatch:
-    ready = [[prepare(chat, sample) for sample in row] for row in rows]
-    return collate_micro_batch(
-        ready,
-        pad_token_id=chat.pad_token_id,
-        image_token_id=chat.image_token_id,
-        is_features=False,
-        join_images=model.rules.join_images,
-    )
-
-
-def prepare(chat: ReadyMadeChat, sample: Sample) -> ReadySample:
-    encoded = chat.encode(sample, PromptStyle.CHAT)
-    ref = SampleRef(
-        position=0, source=sample.source, language=sample.language, key=sample.key,
-        num_tokens=encoded.num_tokens, num_loss_tokens=encoded.num_loss_tokens,
-    )  # fmt: skip
-    image = None if sample.image is None else chat.encode_image(sample.image)
-    return ReadySample(ref=ref, encoded=encoded, image=image)
-
-
-def reference_inputs(processor: Any, sample: Sample) -> Any:
-    image = None if sample.image is None else decode_image(sample.image)
-    return processor.apply_chat_template(
-        [to_messages(sample.turns, image)], tokenize=True, return_dict=True, return_tensors="pt"
-    )
-
-
-def reference_loss(folder: Path, chat: ReadyMadeChat) -> tuple[float, dict[str, torch.Tensor]]:
-    """Return summed loss and gradients of the class's own forward pass, one sample at a time."""
-    stock = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor, total = AutoProcessor.from_pretrained(folder), 0.0
-    for sample in SAMPLES:
-        inputs = reference_inputs(processor, sample)
-        mask = torch.from_numpy(chat.encode(sample, PromptStyle.CHAT).loss_mask_T)
-        labels = inputs["input_ids"].masked_fill(~mask[None], -100)
-        output = stock(**inputs, labels=labels, use_cache=False)
-        loss = output.loss * int((labels[:, 1:] != -100).sum())
-        loss.backward()
-        total += float(loss.detach())
-    grads = {name: p.grad for name, p in stock.named_parameters() if p.grad is not None}
-    return total, grads
-
-
 def test_token_ids_are_those_of_apply_chat_template(folder: Path, chat: ReadyMadeChat) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     for sample in SAMPLES:
@@ -125,7 +50,7 @@ def test_token_ids_are_those_of_apply_chat_template(folder: Path, chat: ReadyMad
         expected = reference_inputs(processor, sample)["input_ids"][0].numpy()
         np.testing.assert_array_equal(encoded.input_ids_T, expected)
         answers = chat.tokenizer.decode(encoded.input_ids_T[encoded.loss_mask_T])
-        assert answers == f"{_ANSWERS[int(sample.key[1:])]}</s>hor</s>"
+        assert answers == f"{ANSWERS[int(sample.key[1:])]}</s>hor</s>"
 
 
 def test_visual_tokens_follow_from_the_size_alone(chat: ReadyMadeChat) -> None:
