@@ -1,4 +1,4 @@
-"""Export a trained cell in Hugging Face format, or in our own.
+"""Export a trained cell in Hugging Face format, its language model alone, or in our own format.
 
 python -m experiments.export --run CELL --to hf FOLDER
 """
@@ -19,14 +19,18 @@ from core.io.files import sole_writer
 from experiments.cli import add_grid_options, request_of
 
 if TYPE_CHECKING:
+    from serving.cell import TrainedCell
     from serving.hugging_face_export import ExportResult
 
 _OWN = "irudimen"
-_FORMATS = ("hf", _OWN)
+_LANGUAGE_MODEL, _GGUF = "hf-lm", "gguf"
+_FORMATS = ("hf", _LANGUAGE_MODEL, _OWN)
 _DTYPES = ("bfloat16", "float16", "float32")
 _EPILOG = """examples:
   python -m experiments.export --run general_share40_s0 --profile paper --to hf exports/share40
   python -m experiments.export --run share40_txt --dtype bfloat16 --to hf exports/share40
+  python -m experiments.export --run share40_txt --to hf-lm exports/share40-lm   # for lm_eval
+  python -m experiments.export --run share40_txt --to hf exports/share40 --push me/share40 --dry-run
   python -m experiments.export --exp architecture_ablation --run resampler --to irudimen exports/r
 
 Pass --exp, --profile, --set and --seeds as in the run that trained the cell.
@@ -51,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         nargs=2,
         metavar=("FORMAT", "FOLDER"),
-        help="format ('hf' or 'irudimen') and a new folder",
+        help="format and a new folder: 'hf' (the whole model), 'hf-lm' (its language model alone), "
+        "or 'irudimen'",
     )
     add(
         "--dtype",
@@ -63,8 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-shard",
         default="5GB",
         metavar="SIZE",
-        help="maximum size of a weights file of 'hf' (default: 5GB)",
+        help="maximum size of a weights file of 'hf' and 'hf-lm' (default: 5GB)",
     )
+    add(
+        "--push",
+        default="",
+        metavar="OWNER/NAME",
+        help="upload the folder to this repository of the hub (HF_ENDPOINT, hf auth login)",
+    )
+    add("--public", action="store_true", help="with --push: make a new repository public")
+    add("--dry-run", action="store_true", help="with --push: list what would be sent, send nothing")
     return parser
 
 
@@ -85,30 +98,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     args = build_parser().parse_args(arguments)
     export_format, folder = args.to[0], Path(args.to[1])
+    if export_format == _GGUF:
+        raise ConfigError(
+            "--to gguf is not supported: export the language model with --to hf-lm and convert it "
+            "with llama.cpp (docs/guides/export-and-chat.md#llama-cpp)"
+        )
     if export_format not in _FORMATS:
         raise ConfigError(unknown_name("format of --to", export_format, _FORMATS))
     if folder.exists():  # before the grid is loaded
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
+    if (args.dry_run or args.public) and not args.push:
+        raise ConfigError("--dry-run and --public concern --push OWNER/NAME; add it")
     from experiments.run_steps.planning import make_plan  # loads torch
     from serving.cell import find_cells
-    from serving.hugging_face_export import EXPORT_DTYPES, export_cell
-    from serving.own_format import export_own
 
-    request = request_of(args)
+    request, console = request_of(args), Console(stderr=True)
     with sole_writer(folder):
         (cell,) = find_cells(make_plan(request), [args.run], root=request.root)
-        if export_format == _OWN:
-            export_own(cell, folder, dtype=EXPORT_DTYPES[args.dtype])
-            Console(stderr=True).print(
-                f"Exported to {escape(str(folder))}; weights and features equal those of the cell. "
-                "Chat: python -m experiments.chat --model FOLDER",
-                soft_wrap=True,
-                highlight=False,
-            )
-            return 0
-        result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
-    _print_result(Console(stderr=True), result)
+        _export(console, cell, export_format, folder, args)
+        if args.push:
+            _push(console, folder, args)
     return 0
+
+
+def _export(
+    console: Console, cell: "TrainedCell", name: str, folder: Path, args: argparse.Namespace
+) -> None:
+    from serving.hugging_face_export import EXPORT_DTYPES, export_cell
+    from serving.language_model_export import export_language_model
+    from serving.own_format import export_own
+
+    if name == _OWN:
+        export_own(cell, folder, dtype=EXPORT_DTYPES[args.dtype])
+        _print(
+            console,
+            f"Exported to {folder}; weights and features equal those of the cell. "
+            "Chat: python -m experiments.chat --model FOLDER",
+        )
+        return
+    if name == _LANGUAGE_MODEL:
+        report = export_language_model(
+            cell, folder, dtype=EXPORT_DTYPES[args.dtype], max_shard=args.max_shard
+        )
+        _print(
+            console,
+            f"Exported to {folder}. AutoModelForCausalLM loads it; its logits differ from our "
+            f"model's by at most {report.logits:.1e} at {report.num_positions} positions.",
+        )
+        return
+    result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
+    _print_result(console, result)
+
+
+def _push(console: Console, folder: Path, args: argparse.Namespace) -> None:
+    from serving.hub_upload import plan_upload, upload
+
+    if not args.dry_run:
+        _print(console, f"Uploaded: {upload(folder, args.push, is_private=not args.public)}")
+        return
+    plan = plan_upload(folder, args.push)
+    kind = "public" if args.public else "private"
+    for name, size in plan.files:
+        _print(console, f"{size:>14,} bytes  {name}")
+    _print(
+        console,
+        f"--push without --dry-run sends {len(plan.files)} files ({plan.num_bytes / 1e6:,.1f} MB) "
+        f"to {plan.endpoint}/{plan.repository} ({kind} if it is new)",
+    )
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(escape(text), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

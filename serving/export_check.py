@@ -15,6 +15,7 @@ from core.errors import CheckpointError
 from core.io.images import decode_image
 from core.rng import named_rng
 from core.samples import Role, Turn
+from models.export.portable import check_portable
 from models.language.generation import decoder_and_output_layer
 from models.vlm import VisionLanguageModel
 from pipeline.assemble import VlmParts
@@ -44,8 +45,10 @@ def check_export(folder: Path, parts: VlmParts) -> ParityReport:
         parts: The model, with the values that were written (rounded to the exported data type).
 
     Raises:
-        CheckpointError: If a weight is missing or unexpected, or the outputs differ.
+        CheckpointError: If a weight is missing or unexpected, the outputs differ, or transformers 4
+            can't read the files of the tokenizer.
     """
+    check_portable(folder)
     theirs, info = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
     )

@@ -15,6 +15,7 @@ from core.errors import CheckpointError, ConfigError
 from core.io.files import atomic_write_text, use_umask
 from evaluation.asking import ASKING_FILE, AskingConfig
 from models.export.conversion import to_hugging_face
+from models.export.portable import make_portable
 from models.export.processor import chat_template, generation_config, image_processor_config
 from models.export.stock import HfModel
 from models.freezing import cast_all
@@ -129,6 +130,7 @@ def write_processor(folder: Path, parts: VlmParts, stock: HfModel) -> None:
     # transformers 5 stores these settings in processor_config.json; other tools read this file.
     both = {**settings, "processor_class": "LlavaProcessor"}
     _write_json(folder / "preprocessor_config.json", both)
+    make_portable(folder)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -1,13 +1,17 @@
 """Model card (README.md) of an exported cell: its data, its scores and its provenance."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from configuration.vlm_spec import VlmSpec
+from core.io.hub import is_hub_name
 from core.io.jsonl import read_jsonl
 from datamodules.mixture.config import ComponentConfig
-from datamodules.shards.manifest import load_manifest
+from datamodules.shards.manifest import SUFFIX, Manifest, load_manifest
 from models.export.stock import HfModel
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.stages.training import TrainingStage
@@ -15,6 +19,33 @@ from pipeline.store.records import load_stage
 from serving.cell import TrainedCell
 from serving.export_check import ParityReport
 
+_EXACT_IMAGES = """\
+# transformers 5: resize exactly as in training; version 4 takes use_fast=False
+processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+"""
+_USAGE = """\
+## Use
+
+```python
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+
+name = "."  # this folder, or its name on the hub
+model = AutoModelForImageTextToText.from_pretrained(name)
+processor = AutoProcessor.from_pretrained(name)
+EXACTcontent = [{"type": "image"}, {"type": "text", "text": "Zer da hau?"}]
+messages = [{"role": "user", "content": content}]
+text = processor.apply_chat_template(messages, add_generation_prompt=True)
+image = Image.open("photo.jpg").convert("RGB")
+inputs = processor(images=image, text=text, add_special_tokens=False, return_tensors="pt")
+answer = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+print(processor.decode(answer, skip_special_tokens=True))
+```
+
+The chat template and greedy decoding are those of the evaluation below, which asks each question
+alone.
+"""
+_HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?=[@/\"])")
 _SHARE_METRICS = ("share_of_samples/", "share_of_loss_tokens/")
 
 
@@ -25,6 +56,7 @@ def model_card(
     parts = [
         _render_metadata(cell),
         _render_summary(cell, report, stock, dtype=dtype),
+        _render_usage(stock),
         _render_table(
             "Data", ("source", "language", "samples", "licence"), list(_iterate_sources(cell))
         ),
@@ -37,10 +69,61 @@ def model_card(
 
 
 def _render_metadata(cell: TrainedCell) -> str:
-    languages = [cell.config.languages.base, cell.config.languages.target]
-    lines = ["library_name: transformers", "pipeline_tag: image-text-to-text", "license: other"]
-    lines += ["license_name: see-data", "language:", *(f"- {tag}" for tag in languages)]
-    return "\n".join(["---", *lines, "---"])
+    """Render the header that model hubs read: languages, licence, origins and scores."""
+    languages = cell.config.languages
+    results = _results(cell)
+    data = ModelCardData(
+        model_name=cell.cell_id if results else None,
+        language=[languages.base, languages.target],
+        license="other",
+        license_name="see-data",
+        license_link="#data",
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["irudimen", "vision-language-model", languages.target],
+        base_model=_hub_models(cell.evaluation.model) or None,
+        datasets=_hub_datasets(cell) or None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(cell: TrainedCell) -> list[EvalResult]:
+    """Return the scores as entries of the hub's model-index."""
+    scores = load_stage(cell.folder(EvaluateStage.kind).path).scores
+    benchmark = _manifest_name(cell.evaluation.benchmarks[0])
+    return [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type=benchmark,
+            dataset_name=benchmark,
+            metric_type=name.rpartition("/")[2],
+            metric_name=name,
+            metric_value=round(score.value, 2),
+        )
+        for name, score in sorted(scores.items())
+    ]
+
+
+def _hub_models(model: VlmSpec) -> list[str]:
+    """Return the parts that are models of the hub."""
+    if model.ready_made is not None:
+        names = [model.ready_made.path]
+    else:
+        names = [model.language_model.path, model.tower.path or model.tower.name]
+    return [name for name in names if is_hub_name(name)]
+
+
+def _hub_datasets(cell: TrainedCell) -> list[str]:
+    """Return the datasets of the hub that the sources were prepared from."""
+    origins = [json.dumps(manifest.provenance) for manifest in _manifests(cell)]
+    return sorted({name for text in origins for name in _HUB_DATASET.findall(text)})
+
+
+def _render_usage(stock: HfModel | None) -> str:
+    """Render how the model is asked a question; the PIL backend resizes exactly as in training."""
+    exact = "" if stock is None else _EXACT_IMAGES
+    return _USAGE.replace("EXACT", exact)
 
 
 def _render_summary(
@@ -49,7 +132,7 @@ def _render_summary(
     warnings = () if stock is None else stock.warnings
     lines = [
         f"# {cell.cell_id}\n",
-        *_describe_model(cell.evaluation.model, "" if stock is None else stock.class_name),
+        *_describe_model(cell, "" if stock is None else stock.class_name),
         f"- Weights: {dtype}",
         f"- Parity check: logits of transformers differ from the trained model's by at most "
         f"{report.logits:.1e} (fp32, {report.num_positions} positions, largest logit "
@@ -59,41 +142,61 @@ def _render_summary(
     return "\n".join(lines) + "\n"
 
 
-def _describe_model(model: VlmSpec, class_name: str) -> list[str]:
+def _describe_model(cell: TrainedCell, class_name: str) -> list[str]:
+    model = cell.evaluation.model
     if (source := model.ready_made) is not None:
         return [
             "A ready-made vision-language model, trained further with Irudimen and stored in its "
             "own class.\n",
-            f"- Model: {source.path}{_revision(source.revision)}; its licence applies to this one",
+            f"- Model: {_describe_part(cell, source.path, source.revision)}; its licence applies "
+            "to this one",
         ]
     language_model, tower = model.language_model, model.tower
-    revision = _revision(language_model.revision)
+    part = _describe_part(cell, language_model.path, language_model.revision)
+    shown = _describe_part(cell, tower.path, "") if tower.path else tower.name
     return [
         "A vision-language model trained with Irudimen. It consists of a frozen vision tower, a "
         "connector and a Llama-class language model, and is stored as a stock "
         f"`{class_name}` of transformers.\n",
-        f"- Language model: {language_model.path}{revision}; its licence applies to this model",
-        f"- Tower: {tower.path or f'{tower.name} ({tower.pretrained})'}",
+        f"- Language model: {part}; its licence applies to this model",
+        f"- Tower: {shown}{f' ({tower.pretrained})' if tower.pretrained else ''}",
         f"- Connector: {model.connector.kind}; chat template: {model.template}",
     ]
 
 
-def _revision(name: str) -> str:
-    return f" (revision {name})" if name else ""
+def _describe_part(cell: TrainedCell, path: str, revision: str) -> str:
+    """Return a model's name and revision on the hub, or the name and hash of its local weights."""
+    if not Path(path).is_dir():
+        return f"{path} (revision {revision})" if revision else path
+    content = {
+        file: digest for node in cell.nodes.values() for file, digest in node.content.items()
+    }
+    hashes = [
+        f"{Path(file).name} sha256 {digest}"
+        for file, digest in sorted(content.items())
+        if Path(file).suffix == ".safetensors" and Path(file).is_relative_to(path)
+    ]
+    return f"{Path(path).name} ({', '.join(hashes)})" if hashes else Path(path).name
+
+
+def _manifests(cell: TrainedCell) -> list[Manifest]:
+    paths = {path for stage in cell.training_stages.values() for path in stage.manifests}
+    return [load_manifest(Path(path)) for path in sorted(paths)]
 
 
 def _iterate_sources(cell: TrainedCell) -> Iterator[tuple[str, ...]]:
-    paths = {path for stage in cell.training_stages.values() for path in stage.manifests}
-    for manifest in (load_manifest(Path(path)) for path in sorted(paths)):
+    for manifest in _manifests(cell):
         yield manifest.name, manifest.language, str(manifest.num_samples), manifest.licence
+
+
+def _manifest_name(path: str) -> str:
+    return Path(path).name.removesuffix(SUFFIX)
 
 
 def _render_mixture(cell: TrainedCell, kind: str, spec: TrainingStage) -> str:
     rows, amount = [], spec.stream.mixture.target_samples
     for name, component in sorted(spec.stream.mixture.components.items()):
-        names = [
-            Path(path).name.removesuffix(".manifest.json") for path in _source_paths(component)
-        ]
+        names = [_manifest_name(path) for path in _source_paths(component)]
         share = f"{100 * component.target_share:g} % of {component.share_of}"
         if amount is not None:
             share = f"a part of {amount.number:,} different samples"
@@ -145,14 +248,18 @@ def _render_scores(cell: TrainedCell) -> str:
         rows.append((name, f"{score.value:.1f}", interval, _format_number(score.n, 0), *baselines))
     columns = ("metric", "percent", "95 % interval", "n", "majority answer", "without image")
     settings = cell.evaluation
-    benchmarks = ", ".join(f"`{path}`" for path in settings.benchmarks)
+    benchmarks = ", ".join(f"`{_manifest_name(path)}`" for path in settings.benchmarks)
     source = f"Benchmarks: {benchmarks}; weights {settings.settings.weights}.\n"
     return _render_table("Scores", columns, rows) + "\n" + source
 
 
 def _render_provenance(cell: TrainedCell) -> str:
     rows = [(kind, f"`{node.address}`") for kind, node in cell.nodes.items()]
-    data = {path: digest for node in cell.nodes.values() for path, digest in node.content.items()}
+    data = dict[str, str]()
+    for node in cell.nodes.values():
+        for path, digest in node.content.items():  # without the folders of this machine
+            name = "/".join(Path(path).parts[-2:])
+            data[name if data.get(name, digest) == digest else f"{name} {digest[:8]}"] = digest
     listing = json.dumps(data, indent=1, sort_keys=True)
     table = _render_table("Provenance", ("stage", "address"), rows)
     note = (
