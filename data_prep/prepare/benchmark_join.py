@@ -13,11 +13,13 @@ from data_prep.prepare.benchmark_recipe import (
     NO_COLUMN,
     BenchmarkRecipe,
     is_left_out,
+    is_other_language,
     parse_id,
     read_item,
 )
 from data_prep.prepare.faults import DroppedError
 from data_prep.prepare.reading import rows
+from data_prep.prepare.reading.benchmarks import read_benchmark
 from data_prep.prepare.same_image import ImageDigest
 from data_prep.shards.writer import ShardSample
 from evaluation.benchmarks.gate import ItemGate
@@ -167,10 +169,15 @@ class _RowReader:
         """Return the questions of a language by id."""
         column = self._recipe.columns.question_id
         found: dict[str, _Question] = {}
-        for number, row in enumerate(read_rows(place)):
+        reader = self._recipe.reader
+        table = read_benchmark(reader, place) if reader else read_rows(place)
+        for number, row in enumerate(table):
             self._num_rows += 1
             where = f"{place}, row {number}"
             try:
+                if is_other_language(self._recipe, row, language, where):
+                    self.count(f"{language}: another {self._recipe.language_column}", 1)
+                    continue
                 if is_left_out(self._recipe, row, where):
                     self.count(f"{language}: {self._recipe.leave_out_if}", 1)
                     continue

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataError, unknown_name
+from core.errors import ConfigError, DataError, unknown_name
 from core.io.reading import RepeatedKeyError, parse_json
 from evaluation.answers.rule import normalise_neutral
 from evaluation.benchmarks.item_texts import check_choices, parse_text
@@ -58,6 +58,26 @@ class BenchmarkRecipe:
     leave_out_if: str = ""
     """Column of true or false, in any case, or 1 or 0: rows where it is true are left out and
     counted."""
+    reader: str = ""
+    """Module of `data_prep/prepare/reading/benchmarks/` that reads the files; empty for tables."""
+    language_column: str = ""
+    """Column that names the language of a row, in tables of several languages."""
+    languages: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Language code -> regular expression of its values in `language_column`; rows of other
+    languages are counted."""
+
+    def __post_init__(self) -> None:
+        """Check that the languages have a column, and are regular expressions."""
+        if bool(self.language_column) != bool(self.languages):
+            raise ConfigError("benchmark recipe: set language_column and languages, or neither")
+        for code, pattern in self.languages.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"benchmark recipe: languages.{code}: {pattern!r} is not a regular expression "
+                    f"({error}); correct it"
+                ) from error
 
 
 def is_left_out(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> bool:
@@ -76,6 +96,28 @@ def is_left_out(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> 
     if (flag := _FLAGS.get(text.lower())) is None:
         raise DataError(f"{where}, {column}: {value!r:.80}, expected true or false", "no flag")
     return flag
+
+
+def is_other_language(
+    recipe: BenchmarkRecipe, row: Mapping[str, Any], language: str, where: str
+) -> bool:
+    """Return whether a row of a table of several languages is in another language.
+
+    Raises:
+        ConfigError: If the recipe does not know the language.
+        DataError: If the column of the language is missing.
+    """
+    column = recipe.language_column
+    if not column:
+        return False
+    if language not in recipe.languages:
+        raise ConfigError(
+            unknown_name("language of the recipe", language, recipe.languages)
+            + " Add it to `languages` in a copy of the recipe"
+        )
+    if column not in row:
+        raise DataError(f"{where}: {unknown_name('column', column, row)}", NO_COLUMN)
+    return re.fullmatch(recipe.languages[language], str(row[column])) is None
 
 
 def read_item(recipe: BenchmarkRecipe, row: Mapping[str, Any], where: str) -> dict[str, Any]:
