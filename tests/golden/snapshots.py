@@ -67,6 +67,7 @@ COMMANDS = (
     "data_prep.small_models",
     "data_prep.culture_images",
     "evaluation.run",
+    "evaluation.export_tasks",
     "evaluation.judge",
     "evaluation.contamination",
     "evaluation.people.run",
