@@ -6,20 +6,29 @@ A plain `mlflow ui` would open a new, empty database in the working directory in
 from core.process.command import catch_user_errors
 
 import argparse
+import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlencode
 
 from rich.console import Console
 from rich.markup import escape
 
 from core.process.log import without_password
 from core.process.options import given_path, port_number
-from reporting.tracking.local_store import check_database, relocate_artifacts
+from reporting.tracking.local_store import (
+    check_database,
+    newest_evaluations,
+    relocate_artifacts,
+)
 from reporting.tracking.server import SERVER_HOST, server_command
+
+_MAX_COMPARED = 12
+"""Evaluations in the prepared comparison: more do not fit onto the screen."""
 
 
 @catch_user_errors
@@ -48,9 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"MLflow: http://{SERVER_HOST}:{options.port}  (stop with Ctrl-C)", highlight=False
     )
+    for link in _links(options.root, f"http://{SERVER_HOST}:{options.port}"):
+        console.print(escape(link), highlight=False, soft_wrap=True)
     console.print(shlex.join(["mlflow", *command[3:]]), highlight=False, soft_wrap=True)
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ}
     return _replace_process(command, environment)
+
+
+def _links(root: Path, server: str) -> Iterator[str]:
+    """Yield the address of every experiment in the training view, and of a comparison of cells."""
+    for number, name, runs in newest_evaluations(root, _MAX_COMPARED):
+        yield f"  {name}: {server}/#/experiments/{number}/runs"
+        if len(runs) > 1:
+            query = urlencode({"runs": json.dumps(runs), "experiments": json.dumps([number])})
+            yield f"    {len(runs)} evaluations compared: {server}/#/compare-runs?{query}"
 
 
 def _replace_process(command: list[str], environment: dict[str, str]) -> NoReturn:

@@ -80,6 +80,8 @@ class GridRecord:
     """Configuration fields in which all cells agree, by dotted path."""
     registration: Registration | None
     """Registration of the hypotheses; None if the grid has none."""
+    changed: Mapping[str, AxisValue] = field(default_factory=dict)
+    """Those of `common` that the command changed (`--set`)."""
 
     @property
     def name(self) -> str:
@@ -145,11 +147,22 @@ def _parse_grid(
         benchmarks=tuple(raw.get("benchmarks") or ()),
         deciding_metric=raw.get("deciding_metric") or "vqa",
         common=raw.get("common") or {},
+        changed=_changed_fields(raw),
         registration=Registration.from_json(raw["registration"])
         if raw.get("registration")
         else None,
         cells=tuple(_parse_cell(root / "store", cell) for cell in raw["cells"]),
     )
+
+
+def _changed_fields(raw: Mapping[str, Any]) -> dict[str, AxisValue]:
+    """Return the fields that the overrides of the command set, also those inside of a section."""
+    paths = [one.partition("=")[0].strip() for one in raw.get("overrides") or ()]
+    return {
+        name: value
+        for name, value in (raw.get("common") or {}).items()
+        if any(name == path or name.startswith(f"{path}.") for path in paths)
+    }
 
 
 def _parse_cell(store: Path, raw: Mapping[str, Any]) -> CellRecord:

@@ -18,12 +18,22 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 from mlflow import MlflowClient  # noqa: E402  (reads the variables above)
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 __all__ = [
     "TRACKING_ERRORS",
+    "Dataset",
+    "DatasetInput",
+    "InputTag",
     "Metric",
     "MlflowClient",
     "MlflowException",

@@ -236,6 +236,10 @@ class GridTracker:
         if grid.registration is not None and not has_registration(run.data.params):
             params = registration_params(grid.registration)
             log_batch(self._client, self.parent_id, params=params)
+        # MLflow never changes a parameter: a grid that continues keeps the values of its start.
+        changed = payload.changed_params(grid)
+        missing = {name: changed[name] for name in changed.keys() - run.data.params.keys()}
+        log_batch(self._client, self.parent_id, params=missing)
         log_batch(self._client, self.parent_id, tags=payload.grid_tags(grid))
         self._client.log_text(self.parent_id, payload.to_json(grid.versions), "versions.json")
         self._client.log_artifact(self.parent_id, str(grid.folder / "grid.json"))
@@ -265,7 +269,8 @@ class GridTracker:
             self._experiment_id, start_time=started, run_name=payload.run_name(stage, cells),
             tags=tags,
         )  # fmt: skip
-        log_batch(self._client, run.info.run_id, params=payload.stage_params(stage, cells))
+        params = payload.changed_params(grid) | payload.stage_params(stage, cells)
+        log_batch(self._client, run.info.run_id, params=params)
         return str(run.info.run_id)
 
     def _find_child(self, stage: StageRecord, tags: dict[str, str]) -> str:
@@ -322,6 +327,8 @@ class GridTracker:
         grid = self._load_grid()
         values = payload.final_metrics(stage, grid.target_language)
         log_batch(self._client, run_id, metrics=[Metric(k, v, ended, 0) for k, v in values.items()])
+        if inputs := payload.dataset_inputs(stage):
+            self._client.log_inputs(run_id, datasets=inputs)
         if not has_artifacts:
             return
         for name, text in payload.stage_texts(grid, stage).items():

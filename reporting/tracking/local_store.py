@@ -135,6 +135,34 @@ def has_database(root: Path) -> bool:
     return database.is_file()
 
 
+def newest_evaluations(root: Path, most: int) -> list[tuple[str, str, list[str]]]:
+    """Return id, name and newest finished evaluations of every experiment that has runs.
+
+    Args:
+        root: Output folder of all runs.
+        most: Maximum number of evaluations per experiment.
+
+    Raises:
+        sqlite3.Error: If the database is damaged or locked.
+    """
+    database = root.resolve() / _DATABASE
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        experiments = connection.execute(
+            "SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' AND "
+            "experiment_id IN (SELECT experiment_id FROM runs) ORDER BY name"
+        ).fetchall()
+        runs = (
+            "SELECT runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
+            "AND tags.key = 'kind' AND tags.value = 'evaluate' "
+            "WHERE runs.experiment_id = ? AND runs.lifecycle_stage = 'active' "
+            "AND runs.status = 'FINISHED' ORDER BY runs.start_time DESC, runs.run_uuid LIMIT ?"
+        )
+        return [
+            (str(number), str(name), [r for (r,) in connection.execute(runs, (number, most))])
+            for number, name in experiments
+        ]
+
+
 def relocate_artifacts(root: Path) -> int:
     """Correct the artifact paths in the database of a folder that was moved.
 

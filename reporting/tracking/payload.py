@@ -20,15 +20,21 @@ from core.io.jsonl import read_jsonl_from
 from core.io.reading import reading
 from datamodules.batches.bad_samples import SUMMARY_NAME
 from datamodules.batches.target_data import EXPOSURES_FILE, TARGET_DATA_FILE
+from datamodules.shards.manifest import SUFFIX
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
 from reporting.series import View, view_of
 from reporting.settings import SHARE, Setting, setting_of, share_of
+from reporting.tracking.client import Dataset, DatasetInput, InputTag
 
 MAX_TABLE_ROWS = 2000
 """Maximum number of rows of the per-item table; the parquet artifact contains all rows."""
 
 _MAX_TAG_CHARS = 5000
+_MAX_DIGEST = 36
+"""Length of the digest of a dataset in MLflow's database."""
+_CONTEXTS = {"evaluate": "evaluation", "out_of_domain": "evaluation"}
+"""Stage kind -> purpose of its data."""
 _TABLE_COLUMNS = (
     "benchmark", "language", "answer_type", "question", "answers", "output", "parsed", "score",
     "language_identified", "is_truncated", "image_key", "question_id",
@@ -81,6 +87,32 @@ def stage_params(stage: StageRecord, cells: Sequence[CellRecord]) -> dict[str, s
         if len({values.get(name) for values in known}) == 1:
             params[name] = known[0][name]
     return {valid_name(k): _format_param(v) for k, v in params.items()}
+
+
+def changed_params(grid: GridRecord) -> dict[str, str]:
+    """Return the configuration values that the command changed, which all its runs have."""
+    return {valid_name(name): _format_param(value) for name, value in grid.changed.items()}
+
+
+def dataset_inputs(stage: StageRecord) -> list[DatasetInput]:
+    """Return the data that a stage run read, as the datasets of MLflow.
+
+    Weights and other files are in `data.json` alone.
+    """
+    tag = InputTag("mlflow.data.context", _CONTEXTS.get(stage.kind, "training"))
+    return [
+        DatasetInput(
+            Dataset(
+                name=Path(path).name.removesuffix(SUFFIX),
+                digest=digest[:_MAX_DIGEST],
+                source_type="local",
+                source=json.dumps({"uri": path}),
+            ),
+            [tag],
+        )
+        for path, digest in sorted(stage.data.items())
+        if path.endswith(SUFFIX)
+    ]
 
 
 def final_metrics(stage: StageRecord, target_language: str) -> dict[str, float]:

@@ -291,6 +291,44 @@ def test_names_are_valid_for_mlflow() -> None:
     assert payload.valid_name("share[x]=3%") == "share_x__3_"
 
 
+def test_changed_values_are_parameters_and_data_are_inputs(root: Path) -> None:
+    """Two grids that differ in a setting alone could not be told apart in a comparison."""
+    path = root / "grids" / "mix_ablation-embedded" / "grid.json"
+    described = json.loads(path.read_text())
+    described["overrides"] = ["instruct.num_steps=700", "instruct.optim={lr: 0.01}", "cell.seed=1"]
+    described["common"] = {"instruct.num_steps": 700, "instruct.optim.lr": 0.01, "align.x": 2}
+    path.write_text(json.dumps(described))
+    tracker = _track(root)
+    changed = {"instruct.num_steps": "700", "instruct.optim.lr": "0.01"}
+    for run in _runs(root):
+        assert changed.items() <= run.data.params.items()
+        assert "align.x" not in run.data.params
+    described["common"]["instruct.num_steps"] = 800  # MLflow keeps what it has
+    path.write_text(json.dumps(described))
+    assert not _track(root).is_behind
+    folder = next(f for f in _stages(root) if f.parent.name == "evaluate")
+    stage = load_stage(folder)
+    manifests = {path: sha for path, sha in stage.data.items() if path.endswith(".manifest.json")}
+    inputs = tracker._client.get_run(_owner(folder)).inputs.dataset_inputs
+    found = {one.dataset.name: one.dataset.digest for one in inputs}
+    assert found == {Path(p).name.split(".")[0]: sha[:36] for p, sha in manifests.items()}
+    assert found
+    assert {tag.value for one in inputs for tag in one.tags} == {"evaluation"}
+
+
+def test_ui_links_experiments_and_a_comparison(tracked: Path) -> None:
+    ((number, name, runs),) = [
+        one for one in local_store.newest_evaluations(tracked, 12) if one[1].startswith("mix")
+    ]
+    assert name == "mix_ablation-embedded"
+    evaluations = [f for f in _stages(tracked) if f.parent.name == "evaluate"]
+    assert sorted(runs) == sorted(_owner(folder) for folder in evaluations)
+    links = list(ui._links(tracked, "http://127.0.0.1:5000"))
+    assert f"  {name}: http://127.0.0.1:5000/#/experiments/{number}/runs" in links
+    assert any("compare-runs?runs=" in link and runs[0] in link for link in links)
+    assert len(local_store.newest_evaluations(tracked, 1)[-1][2]) <= 1
+
+
 def test_ui_opens_our_database(root: Path) -> None:
     command = server.server_command(root, 5001)
     assert f"sqlite:///{root}/mlflow.db" in command
