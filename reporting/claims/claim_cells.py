@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from configuration.axes import AxisValue, is_value
@@ -10,13 +11,14 @@ from reporting.claims.hypotheses_schema import (
     BEST,
     BLIND,
     FIRST_NAMED,
+    MAJORITY,
     OTHERS,
     Hypothesis,
 )
 from reporting.settings import SHARE, Setting, without_amount
 
-_MIN_SHARES = 3
-"""Number of shares from which it makes sense to ask which of them suffices."""
+_MIN_VALUES = 3
+"""Number of shares, or of values of another axis, from which it makes sense to ask for the best."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,8 @@ class ClaimCells:
     """A value of the axis, or one of the special names of the second value."""
     pairs: tuple[tuple[Setting, Setting], ...]
     """First and second cell of every pooled pair. For `best`, the first cell with every other share
-    of its setting; for `blind` and `before_training`, a cell with itself."""
+    of its setting, or every other value of another axis; for `blind`, `majority` and
+    `before_training`, a cell with itself."""
 
 
 def select_cells(
@@ -47,20 +50,21 @@ def select_cells(
     """
     axis = hypothesis.axis
     fields = fields or {}
-    kept, reason = _filter_cells(hypothesis, planned, common, fields)
+    sides, reason = _sides(hypothesis, planned, common, fields)
     if reason:
         return reason
+    kept = [cell for cell in planned if any(cell in side for side in sides)]
     values = list(dict.fromkeys(dict(cell)[axis] for cell in kept if axis in dict(cell)))
     if not values:
         return _missing_axis(axis, fields)
     first, second = (_named(values, one) for one in (hypothesis.first, hypothesis.second))
     if first not in values:
         return f"no cell has {axis} = {first}"
-    if hypothesis.second in (BLIND, BEFORE):
+    if hypothesis.second in (BLIND, MAJORITY, BEFORE):
         cells = [cell for cell in kept if dict(cell).get(axis) == first]
         return _group(hypothesis, first, hypothesis.second, [(cell, cell) for cell in cells])
     if hypothesis.second == BEST:
-        return _against_best(kept, first)
+        return _against_best(hypothesis, kept, first)
     if len(values) == 1:
         return f"all cells have {axis} = {values[0]}"
     seconds = [v for v in values if v != first]
@@ -68,18 +72,33 @@ def select_cells(
         if second not in seconds:
             return f"no cell has {axis} = {second}"
         seconds = [second]
+    firsts = [cell for cell in sides[0] if dict(cell).get(axis) == first]
     claims = []
-    for other_value in seconds:
-        pairs = [
-            (cell, other)
-            for cell in kept
-            if dict(cell).get(axis) == first
-            for other in kept
-            if _is_counterpart(hypothesis, cell, other, other_value)
-        ]
-        claims += _group(hypothesis, first, other_value, pairs)
+    for value in seconds:
+        found = product(firsts, sides[1])
+        pairs = [pair for pair in found if _is_counterpart(hypothesis, *pair, value)]
+        claims += _group(hypothesis, first, value, pairs)
     alone = f"{axis} and {', '.join(hypothesis.along)}" if hypothesis.along else f"{axis} alone"
     return claims or f"no two cells differ in {alone}"
+
+
+def _sides(
+    hypothesis: Hypothesis,
+    planned: Sequence[Setting],
+    common: Mapping[str, AxisValue],
+    fields: Mapping[Setting, Mapping[str, AxisValue]],
+) -> tuple[list[list[Setting]], str]:
+    """Return the cells that may be the first and the second of a pair, or why there are none."""
+    kept, reason = _filter_cells(hypothesis.only_if, planned, common, fields)
+    if not reason and hypothesis.minus:
+        kept = [cell for cell in kept if subtracted_cell(hypothesis, cell) in planned]
+        reason = "" if kept else f"no two cells differ in {', '.join(hypothesis.minus)} alone"
+    sides = []
+    for wanted in (hypothesis.first_if, hypothesis.second_if):
+        side, missing = _filter_cells(wanted, kept, common, fields) if kept else ([], "")
+        sides.append(side)
+        reason = reason or missing
+    return sides, reason
 
 
 def _missing_axis(axis: str, fields: Mapping[Setting, Mapping[str, AxisValue]]) -> str:
@@ -108,15 +127,26 @@ def _is_counterpart(
     )
 
 
+def subtracted_cell(hypothesis: Hypothesis, cell: Setting) -> Setting | None:
+    """Return the cell whose value is subtracted from that of a cell (`minus`); None if it has none.
+
+    It is the cell with another value on one axis; the cells that have this value have none.
+    """
+    ((axis, wanted),) = hypothesis.minus.items()
+    if axis not in dict(cell) or is_value(dict(cell)[axis], wanted):
+        return None
+    return tuple((name, wanted if name == axis else value) for name, value in cell)
+
+
 def _filter_cells(
-    hypothesis: Hypothesis,
+    conditions: Mapping[str, Any],
     planned: Sequence[Setting],
     common: Mapping[str, AxisValue],
     fields: Mapping[Setting, Mapping[str, AxisValue]],
 ) -> tuple[list[Setting], str]:
-    """Return the cells that fulfil `only_if`, and the reason if there are none."""
+    """Return the cells that fulfil conditions, and the reason if there are none."""
     kept = list(planned)
-    for field, wanted in hypothesis.only_if.items():
+    for field, wanted in conditions.items():
         unknown = common.get(field, "not recorded")
         found = {cell: {**fields.get(cell, {}), **dict(cell)}.get(field, unknown) for cell in kept}
         kept = [cell for cell in kept if is_value(found[cell], wanted)]
@@ -141,16 +171,22 @@ def _group(
     return [ClaimCells(first=first, second=second, pairs=tuple(group)) for group in groups.values()]
 
 
-def _against_best(kept: Sequence[Setting], first: AxisValue) -> list[ClaimCells] | str:
-    """Return one claim per setting: its cell with the first share against all its others."""
+def _against_best(
+    hypothesis: Hypothesis, kept: Sequence[Setting], first: AxisValue
+) -> list[ClaimCells] | str:
+    """Return one claim per setting: its cell with the first value against all its others."""
+    axis = hypothesis.axis
+    apart = {axis, *hypothesis.along}
     settings: dict[Setting, list[Setting]] = {}
     for cell in kept:
-        if SHARE in dict(cell):
-            settings.setdefault(without_amount(cell), []).append(cell)
+        if axis in dict(cell):
+            others = tuple(pair for pair in cell if pair[0] not in apart)
+            key = without_amount(cell) if axis == SHARE else others
+            settings.setdefault(key, []).append(cell)
     claims = []
     for cells in settings.values():
-        firsts = [cell for cell in cells if dict(cell)[SHARE] == first]
-        if firsts and len(cells) >= _MIN_SHARES:
-            others = [(firsts[0], cell) for cell in cells if cell != firsts[0]]
-            claims.append(ClaimCells(first=first, second=BEST, pairs=tuple(others)))
-    return claims or f"no setting has {_MIN_SHARES} shares or more"
+        firsts = [cell for cell in cells if dict(cell)[axis] == first]
+        if firsts and len(cells) >= _MIN_VALUES:
+            pairs = [(firsts[0], cell) for cell in cells if cell != firsts[0]]
+            claims.append(ClaimCells(first=first, second=BEST, pairs=tuple(pairs)))
+    return claims or f"no setting has {_MIN_VALUES} {'shares' if axis == SHARE else axis} or more"

@@ -5,7 +5,7 @@ and trainings vary).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,9 +25,10 @@ from evaluation.statistics.heterogeneity import Heterogeneity, heterogeneity
 from evaluation.statistics.sweeps.sufficiency import enough_decision, sufficient_shares
 from evaluation.statistics.trainings.recipes import RecipeDecision, recipe_decision
 from evaluation.statistics.trainings.training_variance import TrainingVariance, training_variance
-from reporting.claims.hypotheses_schema import Comparison
+from reporting.claims.claim_cells import subtracted_cell
+from reporting.claims.hypotheses_schema import BLIND, Comparison, Hypothesis
 from reporting.claims.paired_scores import CellScores, align_items
-from reporting.settings import format_percent
+from reporting.settings import Setting, format_percent
 
 _SEED = 0
 
@@ -65,6 +66,29 @@ class ComparisonOutcome:
     """Whether the pooled pairs differ; None for a single pair."""
     notes: tuple[str, ...] = ()
     """What else the comparison shows."""
+
+
+def subtract_cells(
+    hypothesis: Hypothesis, cells: Mapping[Setting, CellScores]
+) -> dict[Setting, CellScores]:
+    """Return the values of cells less those of the cells that `minus` names."""
+    found = {}
+    for cell, values in cells.items():
+        other = subtracted_cell(hypothesis, cell)
+        if other is None or other not in cells:
+            continue
+        if (difference := values.minus(cells[other])) is not None:
+            found[cell] = difference
+    return found
+
+
+def baselines(cells: Mapping[Setting, CellScores], second: str) -> dict[Setting, CellScores]:
+    """Return the cells that have a baseline, with its scores instead of their own."""
+    if second == BLIND:
+        return {c: one.without_image() for c, one in cells.items() if one.blind_KI is not None}
+    return {
+        c: one.with_majority_answer() for c, one in cells.items() if one.majority_KI is not None
+    }
 
 
 def shows_nothing(cell: CellScores) -> bool:

@@ -6,7 +6,15 @@ from typing import Protocol
 from configuration.axes import AxisValue
 from evaluation.statistics.intervals import Interval
 from reporting.claims.claim_cells import ClaimCells
-from reporting.claims.hypotheses_schema import BEFORE, BEST, BLIND, OTHERS, Comparison, Hypothesis
+from reporting.claims.hypotheses_schema import (
+    BEFORE,
+    BEST,
+    BLIND,
+    MAJORITY,
+    OTHERS,
+    Comparison,
+    Hypothesis,
+)
 from reporting.claims.measures import Measure
 from reporting.claims.units import Unit
 from reporting.series import View
@@ -26,6 +34,7 @@ _SECOND_NAMES = {
     OTHERS: "other",
     BEST: "the best of the other shares",
     BLIND: "the same model with a blank image",
+    MAJORITY: "the most frequent answer",
     BEFORE: "the language model before training",
 }
 
@@ -43,9 +52,14 @@ class _LabelledEffect(Protocol):
 def fill_text(hypothesis: Hypothesis, first: AxisValue, second: AxisValue) -> str:
     """Insert the values into the text of a hypothesis."""
     return hypothesis.text.format(
-        first=format_value(hypothesis.axis, first),
-        second=_SECOND_NAMES.get(str(second), format_value(hypothesis.axis, second)),
+        first=format_value(hypothesis.axis, first), second=_second_name(hypothesis, second)
     )
+
+
+def _second_name(hypothesis: Hypothesis, second: AxisValue) -> str:
+    if second == BEST and hypothesis.axis != SHARE:
+        return "the best of the other values"
+    return _SECOND_NAMES.get(str(second), format_value(hypothesis.axis, second))
 
 
 def describe_comparison(
@@ -62,8 +76,11 @@ def describe_comparison(
     """
     title = view.titles.get(hypothesis.axis, hypothesis.axis)
     first = format_value(hypothesis.axis, cells.first)
-    named = _SECOND_NAMES.get(str(cells.second), format_value(hypothesis.axis, cells.second))
+    named = _second_name(hypothesis, cells.second)
     detail = f"{title}: {first} minus {named}"
+    for axis, value in hypothesis.minus.items():
+        title = view.titles.get(axis, axis)
+        detail += f", less the same difference at {title} = {format_value(axis, value)}"
     if len(cells.pairs) > 1 and cells.second != BEST:
         detail += f", mean over {len(cells.pairs)} pairs of cells"
     return f"{measure.describe()}; {detail}{_describe_margin(hypothesis, margin, measure.unit)}"

@@ -23,9 +23,11 @@ from reporting.claims.claim_corrections import correct_claims, take_back
 from reporting.claims.claim_decisions import (
     ComparisonOutcome,
     Margin,
+    baselines,
     decide_enough,
     decide_pairs,
     shows_nothing,
+    subtract_cells,
 )
 from reporting.claims.claim_texts import (
     describe_cell,
@@ -37,6 +39,7 @@ from reporting.claims.hypotheses_schema import (
     BEFORE,
     BEST,
     BLIND,
+    MAJORITY,
     PAIRWISE_KINDS,
     ClaimKind,
     Comparison,
@@ -94,6 +97,8 @@ class _Pending:
     pairs: tuple[tuple[Setting, Setting], ...]
     firsts: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
     seconds: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
+    evidence: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
+    """Values of the cells themselves, where the claim concerns differences to other cells."""
     record: PreferenceRecord | None = None
     """Preferences between the two cells, for claims about people or judges."""
 
@@ -158,16 +163,13 @@ class _Study:
         if record is not None:
             return _Pending(claim=claim, hypothesis=hypothesis, second=cells.second,
                             margin=margin, pairs=cells.pairs, record=record)  # fmt: skip
-        firsts = self._values.cells(measure)
+        own = self._values.cells(measure)
+        firsts = subtract_cells(hypothesis, own) if hypothesis.minus else own
         seconds = firsts
         if cells.second == BEFORE:
             seconds = self._values.cells(measure, is_before=True)
-        if cells.second == BLIND:
-            seconds = {
-                cell: values.without_image()
-                for cell, values in firsts.items()
-                if values.blind_KI is not None
-            }
+        if cells.second in (BLIND, MAJORITY):
+            seconds = baselines(firsts, str(cells.second))
         ran = tuple((a, b) for a, b in cells.pairs if a in firsts and b in seconds)
         missing = len(cells.pairs) - len(ran)
         if missing:
@@ -183,6 +185,7 @@ class _Study:
             pairs=ran,
             firsts=firsts,
             seconds=seconds,
+            evidence=own,
         )
 
     def decide(self, pending: _Pending, *, alpha: float) -> Claim:
@@ -206,7 +209,8 @@ class _Study:
             )
             return _fill(claim, outcome)
         named = {cell: firsts[cell] for pair in ran for cell in pair if cell in firsts}
-        silent = [] if pending.second == BLIND else [c for c in named if shows_nothing(named[c])]
+        is_baseline = pending.second in (BLIND, MAJORITY)
+        silent = [] if is_baseline else [c for c in named if shows_nothing(pending.evidence[c])]
         claim = dataclasses.replace(
             claim,
             excluded=tuple(describe_cell(cell, self._view) for cell in silent),
@@ -216,9 +220,7 @@ class _Study:
         replicated = [values for values in firsts.values() if len(values.seeds) > 1]
         if pending.second == BEST:
             first = ran[0][0]
-            shares = [(float(str(dict(c)[SHARE])), v) for c, v in named.items()]
-            own = float(str(dict(first)[SHARE]))
-            outcome = decide_enough(shares, own, replicated, margin=margin, alpha=alpha)
+            outcome = _decide_best(hypothesis, first, named, replicated, margin=margin, alpha=alpha)
             empty = describe_cell(first, self._view) if first in silent else ""
             return _fill(_with_trainings(claim, pending, ran), outcome, empty=empty)
         kept = list(ran)
@@ -261,11 +263,39 @@ class _Study:
         )
 
 
+def _decide_best(
+    hypothesis: Hypothesis,
+    first: Setting,
+    named: Mapping[Setting, CellScores],
+    replicated: Sequence[CellScores],
+    *,
+    margin: Margin,
+    alpha: float,
+) -> ComparisonOutcome:
+    """Compare a cell with the best of the others, whichever that is.
+
+    Shares have an order, in which a decrease is reported; the values of another axis have none.
+    """
+    is_share = hypothesis.axis == SHARE
+    places = {
+        cell: float(str(dict(cell)[SHARE])) if is_share else float(number)
+        for number, cell in enumerate(named)
+    }
+    outcome = decide_enough(
+        [(places[cell], values) for cell, values in named.items()],
+        places[first],
+        replicated,
+        margin=margin,
+        alpha=alpha,
+    )
+    return outcome if is_share else dataclasses.replace(outcome, notes=())
+
+
 def _with_trainings(
     claim: Claim, pending: _Pending, kept: Sequence[tuple[Setting, Setting]]
 ) -> Claim:
     """Add how often the compared cells were trained, and whose training variance is used."""
-    is_apart = pending.second not in (BLIND, BEFORE)
+    is_apart = pending.second not in (BLIND, MAJORITY, BEFORE)
     sides = [{cell for cell, _ in kept}, {cell for _, cell in kept} if is_apart else set()]
     trained = {cell: len(values.seeds) for cell, values in pending.firsts.items()}
     first, second = (tuple(sorted({trained[cell] for cell in side})) for side in sides)

@@ -8,11 +8,13 @@ from core.errors import ConfigError, unknown_name
 from reporting.settings import SHARE
 
 BEST = "best"
-"""Second value: the best of the other shares, whichever it is."""
+"""Second value: the best of the other values of the axis (of the other shares), whichever it is."""
 OTHERS = "others"
 """Second value: every other value of the axis, with one claim each."""
 BLIND = "blind"
 """Second value: the same cell with a blank image."""
+MAJORITY = "majority"
+"""Second value: the most frequent answer of each kind of question."""
 BEFORE = "before_training"
 """Second value: the language model of the same cell before any training (kind retention)."""
 FIRST_NAMED = "first"
@@ -71,6 +73,8 @@ class Quantity(StrEnum):
 class Population:
     """A part of the questions of a benchmark; empty lists select everything."""
 
+    benchmark: str = ""
+    """Name of the benchmark; by default, that of the hypothesis."""
     kinds: list[str] = dataclasses.field(default_factory=list)
     """Kinds of benchmarks; by default, that of the hypothesis."""
     answer_types: list[str] = dataclasses.field(default_factory=list)
@@ -78,7 +82,8 @@ class Population:
 
     def describe(self) -> str:
         """Describe the selection; empty if it selects everything."""
-        return ", ".join([*self.kinds, *self.answer_types, *self.question_types])
+        named = [self.benchmark] if self.benchmark else []
+        return ", ".join([*named, *self.kinds, *self.answer_types, *self.question_types])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,13 @@ class Hypothesis:
     """Axes that change together with the compared one, whatever their values."""
     only_if: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Configuration fields and the values that cells must have."""
+    first_if: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The same for the first cell of a pair only."""
+    second_if: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The same for the second cell of a pair only."""
+    minus: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """An axis and a value: the value of every cell counts less that of the cell that differs from
+    it in this axis alone, so that the claim concerns a difference in differences."""
     margin: float | None = None
     """Fraction of accuracy that replaces the margin of the file; for kind fidelity a fraction of
     the replies, and for kinds people and judge a fraction of the net preference."""
@@ -123,8 +135,6 @@ class Hypothesis:
             if name not in list(ClaimKind):
                 raise ConfigError(unknown_name(f"kind in '{self.text}'", str(name), ClaimKind))
         kinds = self.kinds
-        if self.second == BEST and self.axis != SHARE:
-            raise ConfigError(f"'{self.text}': second: {BEST} requires axis: {SHARE}")
         if self.second == BEST and (self.pool or self.contrast or self.test != "non_inferiority"):
             raise ConfigError(
                 f"'{self.text}': second: {BEST} requires test: non_inferiority, without pool and "
@@ -134,21 +144,27 @@ class Hypothesis:
             raise ConfigError(f"'{self.text}': the compared axis '{self.axis}' can't be pooled")
         if self.second == BEFORE and kinds != (ClaimKind.RETENTION,):
             raise ConfigError(f"'{self.text}': second: {BEFORE} requires kind: retention")
+        if self.second == MAJORITY and self.quantity is not Quantity.SCORE:
+            raise ConfigError(
+                f"'{self.text}': second: {MAJORITY} requires quantity: score, as the most frequent "
+                "answer uses no image"
+            )
         needs_blind = (
             self.quantity is Quantity.ATTRIBUTABLE
-            or self.second == BLIND
+            or self.second in (BLIND, MAJORITY)
             or self.relative_margin is not None
         )
         if needs_blind and not set(kinds) <= set(BENCHMARK_KINDS):
             raise ConfigError(
                 f"'{self.text}': kind {self.kind} has no score without the image; remove quantity, "
-                f"relative_margin and second: {BLIND}"
+                f"relative_margin and second: {self.second}"
             )
         if ClaimKind.RETENTION in kinds and not self.tasks:
             raise ConfigError(f"'{self.text}': kind: retention needs tasks")
         if set(kinds) & set(PAIRWISE_KINDS) and self.pool:
             raise ConfigError(f"'{self.text}': preferences between two cells can't be pooled")
         self._check_along()
+        self._check_minus()
         self._check_margins()
 
     def _check_along(self) -> None:
@@ -157,9 +173,31 @@ class Hypothesis:
             raise ConfigError(
                 f"'{self.text}': along names '{both[0]}', which is compared or pooled; remove it"
             )
-        if self.along and self.second in (BEST, BLIND, BEFORE):
+        is_best = self.second == BEST and self.axis == SHARE
+        if self.along and (is_best or self.second in (BLIND, MAJORITY, BEFORE)):
             raise ConfigError(
                 f"'{self.text}': along needs a second value of the axis, not second: {self.second}"
+            )
+
+    def _check_minus(self) -> None:
+        """Check that a difference in differences is one, and that pairs have two cells."""
+        is_pair = self.second not in (BEST, BLIND, MAJORITY, BEFORE)
+        if (self.first_if or self.second_if or self.minus) and not is_pair:
+            raise ConfigError(
+                f"'{self.text}': first_if, second_if and minus need a second value of the axis, "
+                f"not second: {self.second}"
+            )
+        if not self.minus:
+            return
+        if len(self.minus) > 1 or {*self.minus} & {self.axis, *self.pool, *self.along}:
+            raise ConfigError(
+                f"'{self.text}': minus={self.minus}; name one axis that is neither compared nor "
+                "pooled, with one value"
+            )
+        if self.relative_margin is not None or set(self.kinds) & set(PAIRWISE_KINDS):
+            raise ConfigError(
+                f"'{self.text}': minus can't be combined with relative_margin or preferences; "
+                "state a margin in points"
             )
 
     def _check_margins(self) -> None:

@@ -254,7 +254,7 @@ def _read_answers(columns: _Columns, measure: Measure) -> CellScores | None:
 
 def _select(columns: _Columns, measure: Measure, population: Population) -> np.ndarray:
     """Return a mask of the rows of a population."""
-    dataset = measure.benchmark or columns["dataset"][0]
+    dataset = population.benchmark or measure.benchmark or columns["dataset"][0]
     mask = (columns["dataset"] == dataset) & (columns["language"] == measure.language)
     if measure.kind is ClaimKind.FIDELITY:
         mask &= has_value(columns["is_in_language"])

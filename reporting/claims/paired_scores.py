@@ -38,10 +38,7 @@ class CellScores:
 
     def per_training(self) -> np.ndarray:
         """Return values (K, I) whose mean over items is the value of the cell, per training."""
-        values_KI = self.scores_KI
-        if self.is_attributable and self.blind_KI is not None:
-            values_KI = values_KI - self.blind_KI
-        return self._linearise(values_KI)
+        return self._linearise(self.raw())
 
     @property
     def values(self) -> np.ndarray:
@@ -86,6 +83,38 @@ class CellScores:
         if self.blind_KI is None:
             raise ValueError("the cell was not evaluated with blank images")
         return dataclasses.replace(self, scores_KI=self.blind_KI)
+
+    def minus(self, other: "CellScores") -> "CellScores | None":
+        """Return the difference to another cell per training and item; None without a common seed.
+
+        Trainings are paired by their seed. Baselines do not apply to differences.
+        """
+        first, second = align_items([self, other])
+        seeds = [seed for seed in first.seeds if seed in second.seeds]
+        if not seeds:
+            return None
+        rows = [cell.raw()[[cell.seeds.index(seed) for seed in seeds]] for cell in (first, second)]
+        return dataclasses.replace(
+            first,
+            seeds=tuple(seeds),
+            scores_KI=rows[0] - rows[1],
+            blind_KI=None,
+            majority_KI=None,
+            is_attributable=False,
+        )
+
+    def raw(self) -> np.ndarray:
+        """Return the value (K, I) of every training on every item, before any weighting."""
+        values_KI = self.scores_KI
+        if self.is_attributable and self.blind_KI is not None:
+            values_KI = values_KI - self.blind_KI
+        return values_KI
+
+    def with_majority_answer(self) -> "CellScores":
+        """Return the cell as if every reply were the most frequent answer."""
+        if self.majority_KI is None:
+            raise ValueError("the questions have no most frequent answer")
+        return dataclasses.replace(self, scores_KI=self.majority_KI)
 
     def _linearise(self, values_KI: np.ndarray) -> np.ndarray:
         """Replace a sum of weighted group means by a plain mean over all items.

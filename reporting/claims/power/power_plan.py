@@ -106,13 +106,13 @@ class BenchmarkSizes:
             return BenchmarkSize(num_questions=number, num_images=number, spread=spread)
         if not self._items:
             return None
-        dataset = hypothesis.benchmark or self.main
         parts = [hypothesis.population, *([hypothesis.contrast] if hypothesis.contrast else [])]
         found = [
             [
                 image
                 for name, item_kind, item_language, answer_type, question_type, image in self._items
-                if (name, item_language) == (dataset, language)
+                if (name, item_language)
+                == (part.benchmark or hypothesis.benchmark or self.main, language)
                 and _selects(part, kind, item_kind, answer_type, question_type)
             ]
             for part in parts
@@ -243,6 +243,8 @@ def _with_power(
     margin = hypotheses.margin_of(hypothesis)
     if hypothesis.relative_margin is not None:
         margin = hypothesis.relative_margin * IMAGE_CONTRIBUTION
+    # A difference in differences has twice the variance of a difference.
+    spread = math.sqrt(2.0) if hypothesis.minus else 1.0
     is_attributable = hypothesis.quantity is Quantity.ATTRIBUTABLE
     assumed = assumptions.attributable if is_attributable else assumptions.score
     models = ClaimPlan(
@@ -252,13 +254,13 @@ def _with_power(
         test=hypothesis.test.value,
         delta=0.0 if is_gain else margin,
         true_difference=margin if is_gain else 0.0,
-        sd_item_difference=claim.size.spread * assumed.sd_item_difference,
+        sd_item_difference=spread * claim.size.spread * assumed.sd_item_difference,
         intra_image_correlation=assumed.intra_image_correlation,
         noise_share=assumed.noise_share,
         training_sd=None,
         num_claims=num_claims,
     )
-    recipe = dataclasses.replace(models, training_sd=assumed.training_sd, training_df=df)
+    recipe = dataclasses.replace(models, training_sd=spread * assumed.training_sd, training_df=df)
     return dataclasses.replace(claim, models=describe_power(models), recipe=describe_power(recipe))
 
 

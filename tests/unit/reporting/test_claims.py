@@ -314,7 +314,7 @@ def test_judgements_of_people_carry_claims(tmp_path: Path) -> None:
         ("margin: 0.03", "margin: 3", "fractions of accuracy"),
         ("test: superiority", "test: better", "better"),
         ("axis: text_only", "axis: text_only\n    sort: x", "sort"),
-        ("second: false", "second: best", "requires axis: target_share"),
+        ("second: false", "second: best", "requires test: non_inferiority"),
         ("pool: [target_share]", "pool: [text_only]", "can't be pooled"),
         ("kind: [vqa, mc, capqa]", "kind: vqaa", "Did you mean 'vqa'"),
         ("kind: fidelity", "kind: fidelity\n    quantity: attributable", "without the image"),
