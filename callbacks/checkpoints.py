@@ -7,7 +7,7 @@ previous checkpoint along with the new one. Large states are written by a thread
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint.api import CheckpointException
 
-from callbacks.checkpoint_files import STATE_NAME, SavedState, latest_checkpoint
+from callbacks.checkpoint_files import (
+    STATE_NAME,
+    SavedState,
+    checkpoint_folder,
+    latest_checkpoint,
+)
 from callbacks.checkpoint_interval import Cadence
 from core.errors import CheckpointError, ConfigError, UnsavedError
 from core.io.sealed_folder import publish_folder, seal_folder
@@ -44,6 +49,8 @@ class RetentionRule:
     """Number of the newest checkpoints to keep."""
     every_n_steps: int = 0
     """Also keep the checkpoints at multiples of this many steps; 0 means none."""
+    steps: frozenset[int] = frozenset()
+    """Steps whose checkpoints are always written and kept."""
 
     def outdated(self, saved: list[Path], newest: Path) -> list[Path]:
         """Return the checkpoints to delete once `newest` is complete.
@@ -52,9 +59,14 @@ class RetentionRule:
         """
         index = saved.index(newest)
         old = saved[: max(0, index + 1 - self.last)]
+        old = [p for p in old if _step_of(p) not in self.steps]
         if self.every_n_steps:
-            old = [p for p in old if int(p.name.removeprefix("step=")) % self.every_n_steps]
+            old = [p for p in old if _step_of(p) % self.every_n_steps]
         return [*saved[index + 1 :], *old]
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step="))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,13 +86,14 @@ class AtomicCheckpoint(Callback):
     `max_failures` consecutive failures abort the run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings of independent aspects
         self,
         folder: Path,
         *,
         cadence: Cadence,
         keep: int = 2,
         keep_every_n_steps: int = 0,
+        keep_steps: Collection[int] = (),
         background_above_bytes: float = SMALL_BYTES,
         max_failures: int = 3,
     ) -> None:
@@ -88,7 +101,9 @@ class AtomicCheckpoint(Callback):
             raise ConfigError(f"the number of checkpoints to keep must be at least 1, got {keep}")
         self.folder = folder
         self.cadence = cadence
-        self.rule = RetentionRule(last=keep, every_n_steps=keep_every_n_steps)
+        self.rule = RetentionRule(
+            last=keep, every_n_steps=keep_every_n_steps, steps=frozenset(keep_steps)
+        )
         self.background_above_bytes = background_above_bytes
         self.max_failures = max_failures
         self.last_step: int | None = None
@@ -112,7 +127,8 @@ class AtomicCheckpoint(Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save if a checkpoint is due; a batch is a whole optimizer step."""
         del args
-        if self.cadence.is_due(trainer):
+        is_due = self.cadence.is_due(trainer)  # it measures the step
+        if is_due or trainer.global_step in self.rule.steps:
             begin = time.monotonic()
             self.save(trainer)
             self.cadence.saved(trainer, time.monotonic() - begin)
@@ -139,7 +155,7 @@ class AtomicCheckpoint(Callback):
         step = trainer.global_step
         if step == self.last_step:
             return True
-        final = self.folder / f"step={step:08d}"
+        final = checkpoint_folder(self.folder, step)
         temporary = final.with_name(f".{final.name}.tmp")
         fault = self._prepare_folder(temporary) if trainer.is_global_zero else ""
         if fault := trainer.strategy.broadcast(fault):

@@ -12,6 +12,7 @@ from configuration.mixture_lines import MixtureLineConfig
 from configuration.model_config import BackboneConfig, ModelConfig
 from configuration.report_config import ReportConfig
 from configuration.trainer import TrainerConfig
+from configuration.trunks import check_trunk
 from core.chat.format import PromptStyle
 from core.chat.ready_made import OWN_TEMPLATE
 from core.errors import ConfigError, unknown_name
@@ -141,6 +142,9 @@ class TrainConfig:
     the language model, except with cross_attention, whose language model stays frozen."""
     tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
     """Tuning method of the language model, in stages that train it."""
+    branch_points: list[int] = dataclasses.field(default_factory=list)
+    """Steps at which a training at a constant rate, the trunk, is saved, so that stages of several
+    lengths continue from it (docs/guides/studies.md). Empty trains the whole stage."""
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     """Settings for speed and memory that do not change the result."""
 
@@ -155,6 +159,9 @@ class TrainConfig:
             raise ConfigError(
                 f"'{both[0]}' names a line in both `visual` and `text_only`; rename one of them"
             )
+        if self.branch_points:
+            lines = (*self.visual.values(), *self.text_only.values())
+            check_trunk(self.branch_points, self.optim, self.num_steps, lines)
         if self.text_only_as is not TextOnly.ON_TOP and not self.text_only:
             raise ConfigError(
                 f"text_only_as={self.text_only_as.value}, but `text_only` has no lines; add one or "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -85,13 +85,18 @@ def build_trainer(
     stage: TrainingRun,
     supervision: Supervision,
     strategy: StrategyName,
+    keep_steps: Collection[int] = (),
 ) -> lightning.Trainer:
-    """Return a step-based Trainer with our checkpoints, logs and preemption handling."""
+    """Return a step-based Trainer with our checkpoints, logs and preemption handling.
+
+    Checkpoints of `keep_steps` are written and kept whatever the other settings say.
+    """
     checkpoint = AtomicCheckpoint(
         folder / "checkpoints",
         cadence=checkpoint_cadence(config),
         keep=config.keep_checkpoints,
         keep_every_n_steps=config.keep_every_n_steps,
+        keep_steps=keep_steps,
         background_above_bytes=SMALL_BYTES if config.save_in_background else math.inf,
     )
     return lightning.Trainer(

@@ -29,6 +29,7 @@ from reporting.sections.out_of_domain import out_of_domain_section
 from reporting.sections.preference_rows import preference_section
 from reporting.sections.retention_rows import retention_table
 from reporting.series import View, view_of
+from reporting.studies.study_section import study_sections
 from reporting.summary import key_figures, summary
 
 PAGE = "report.html"
@@ -92,6 +93,7 @@ def render_page(
         inapplicable=results.inapplicable,
         delta=100 * load_registered(grid.folder).margin,
         sufficiency=sufficiency_tables(grid, view),
+        studies=study_sections(grid, view),
         scores=tables.score_table(grid, view),
         sizes=size_table(grid, view),
         size_titles=SIZE_TITLES,

@@ -12,7 +12,7 @@ class AlignStage(TrainingStage):
     """Alignment of the connector; its target share is fixed, so a backbone has one."""
 
     kind: ClassVar[str] = "align"
-    upstream: ClassVar[tuple[str, ...]] = ("features",)
+    upstream: ClassVar[tuple[str, ...]] = ("features", "align_trunk")
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self | None:

@@ -12,7 +12,7 @@ class InstructStage(TrainingStage):
     """Instruction tuning; the target share and the text-only data of a cell apply here."""
 
     kind: ClassVar[str] = "instruct"
-    upstream: ClassVar[tuple[str, ...]] = ("features", "align")
+    upstream: ClassVar[tuple[str, ...]] = ("features", "align", "instruct_trunk")
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self | None:

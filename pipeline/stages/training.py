@@ -1,18 +1,18 @@
 """Training stages of a cell: what `align` and `instruct` have in common."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 
-from callbacks.checkpoints import latest_checkpoint
+from callbacks.checkpoint_files import checkpoint_at, latest_checkpoint
 from configuration.mixture import stage_mixture
 from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import RunConfig, TrainConfig
 from configuration.vlm_spec import VlmSpec
-from core.config import EXECUTION_ONLY
+from core.config import ABSENT_IF_NONE, EXECUTION_ONLY
 from core.errors import ConfigError
 from core.io.files import atomic_write_text
 from core.precision import Precision
@@ -27,7 +27,7 @@ from datamodules.mixture.config import MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.compute import ComputeConfig, StrategyName
 from lightning_modules.lowbit import check_combination
-from lightning_modules.optim import OptimConfig
+from lightning_modules.optim import OptimConfig, first_decay_step
 from lightning_modules.vlm_module import Sharding, VlmModule
 from models.freezing import FreezePolicy, cast_frozen
 from models.language.adapters import TuningConfig, adapter_names
@@ -68,6 +68,9 @@ class TrainingStage(Stage):
     compute: ComputeConfig = dataclasses.field(
         default_factory=ComputeConfig, metadata=EXECUTION_ONLY
     )
+    branch_at: int | None = dataclasses.field(default=None, metadata=ABSENT_IF_NONE)
+    """Steps after which the stage leaves its trunk, from whose checkpoint it continues; None trains
+    all steps."""
 
     @classmethod
     def from_train_config(
@@ -108,7 +111,20 @@ class TrainingStage(Stage):
             precision=config.trainer.precision,
             tuning=stage.tuning,
             compute=stage.compute,
+            branch_at=first_decay_step(stage.optim, stage.num_steps)
+            if stage.branch_points
+            else None,
         )
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoints are written and kept in any case."""
+        return ()
+
+    @property
+    def stream_steps(self) -> int:
+        """Steps for which the data stream can serve samples."""
+        return self.num_steps
 
     @property
     def manifests(self) -> tuple[str, ...]:
@@ -126,8 +142,11 @@ class TrainingStage(Stage):
         return self.model.definitions
 
     def estimate(self, estimator: Estimator, *, has_tower: bool, count: int) -> StageEstimate:
-        """Estimate the training."""
-        return estimator.training(self, has_tower=has_tower, count=count)
+        """Estimate the training; the steps before a branch are those of the trunk."""
+        own = self
+        if self.branch_at:
+            own = dataclasses.replace(self, num_steps=self.num_steps - self.branch_at)
+        return estimator.training(own, has_tower=has_tower, count=count)
 
     def run(self, context: StageContext) -> None:
         """Train the parts that the freeze policy leaves trainable, and save them."""
@@ -151,7 +170,7 @@ class TrainingStage(Stage):
         data = MixtureDataModule(
             self.stream,
             chat=parts.chat,
-            num_steps=self.num_steps,
+            num_steps=self.stream_steps,
             cache_dir=context.cache,
             features=parts.features,
             transform=parts.transform,
@@ -174,10 +193,31 @@ class TrainingStage(Stage):
             module.sharding = Sharding(
                 precision=self.precision, load=parts.fill, reduces_once=self.compute.reduce_once
             )
-        is_first = fit(context, module, data, self, strategy=self.compute.strategy)
-        parts.save_trained(
-            context.folder.scratch / WEIGHTS, module.freeze_report, is_writer=is_first
+        is_first = fit(
+            context,
+            module,
+            data,
+            self,
+            strategy=self.compute.strategy,
+            trunk=self._trunk_checkpoint(context),
+            keep_steps=self.kept_steps,
         )
+        self.save_result(context, parts, module, is_writer=is_first)
+
+    def save_result(
+        self, context: StageContext, parts: ModelParts, module: VlmModule, *, is_writer: bool
+    ) -> None:
+        """Save the trained weights; every rank calls this, and one writes."""
+        parts.save_trained(
+            context.folder.scratch / WEIGHTS, module.freeze_report, is_writer=is_writer
+        )
+
+    def _trunk_checkpoint(self, context: StageContext) -> Path | None:
+        """Return the checkpoint of the trunk from which the stage continues."""
+        if self.branch_at is None:
+            return None
+        trunk = context.inputs[InputRole(f"{self.kind}_trunk")]
+        return checkpoint_at(trunk, self.branch_at).path
 
     def _assemble(self, context: StageContext, device: torch.device) -> ModelParts:
         """Build the model of the stage with the weights of earlier ones."""
@@ -205,15 +245,27 @@ class TrainingStage(Stage):
         )
 
 
-def fit(
+def fit(  # noqa: PLR0913 - runtime objects
     context: StageContext,
     module: VlmModule,
     data: MixtureDataModule,
     stage: TrainingRun,
     *,
     strategy: StrategyName = StrategyName.AUTO,
+    trunk: Path | None = None,
+    keep_steps: Collection[int] = (),
 ) -> bool:
-    """Train from the newest intact checkpoint; returns whether this process is rank 0."""
+    """Train from the newest intact checkpoint; returns whether this process is rank 0.
+
+    Args:
+        context: The stage run.
+        module: Model and optimizer.
+        data: Data.
+        stage: Fields of the stage.
+        strategy: How ranks share the training.
+        trunk: Checkpoint of another training that this one continues; None starts at step 0.
+        keep_steps: Steps whose checkpoints are written and kept in any case.
+    """
     module.agreement_every_n_steps = context.trainer.gradient_agreement_every_n_steps
     checkpoint = latest_checkpoint(context.folder.checkpoints)
     trainer = build_trainer(
@@ -222,12 +274,13 @@ def fit(
         stage=stage,
         supervision=Supervision(flag=context.flag, on_hung=context.on_hung),
         strategy=strategy,
+        keep_steps=keep_steps,
     )
     if trainer.is_global_zero:
         report = module.freeze_report.table()
         _LOG.info("trainable and frozen parameters:\n%s", report)
         atomic_write_text(context.folder.scratch / FREEZE_REPORT, report)
-    path = checkpoint.path if checkpoint else None
+    path = checkpoint.path if checkpoint else trunk
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if trainer.is_global_zero:
         stop = stage.num_steps * data.stream.samples_per_step

@@ -6,7 +6,7 @@ dark theme.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,10 +151,18 @@ def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
 
 def page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, salt: str) -> str:
     """Draw one diagram as SVG text; the salt keeps the ids of a page's drawings distinct."""
+    return drawing_svg(lambda axes: _draw_panel(axes, found, view), size, salt=salt)
+
+
+def drawing_svg(draw: Callable[[Axes], None], size: tuple[float, float], *, salt: str) -> str:
+    """Draw something in the style of the page as SVG text; sizes are in inches."""
     with _plot_style():
         matplotlib.rcParams["svg.hashsalt"] = salt
         figure = Figure(figsize=size, layout="constrained")
-        _draw_panel(figure.add_subplot(), found, view)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
         return _to_inline_svg(figure)
 
 

@@ -1,0 +1,1 @@
+"""Sections of the report that single studies need; each module that defines `section` is one."""
