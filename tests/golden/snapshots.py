@@ -60,6 +60,7 @@ COMMANDS = (
     "data_prep.prepare",
     "data_prep.from_llava",
     "data_prep.import_benchmark",
+    "data_prep.native_study",
     "data_prep.photographs",
     "data_prep.tower_drawings",
     "data_prep.fixes",

@@ -40,15 +40,15 @@ def _decide(root: Path, chances: dict[str, float], blind: float = 0.1) -> Any:
 def test_cells_are_compared_with_baselines_and_with_the_best_of_all_values(tmp_path: Path) -> None:
     chances = {"none": 0.25, "stage_1": 0.5, "share_20": 0.95, "share_100": 0.6}
     results = _decide(tmp_path, chances)
-    sees_image = claim_of(results, "zero_images_see", "blank image, vqa")
+    sees_image = claim_of(results, "zero_images_see", ", vqa")
     assert sees_image.verdict is Verdict.SUPPORTED
     # Every fake majority score is 0.2.
-    majority = claim_of(results, "zero_images_beat_majority", "answer, vqa")
+    majority = claim_of(results, "zero_images_beat_majority", ", vqa")
     assert majority.decision is not None
     none = sees_image.decision.difference.value + 0.1
     assert majority.decision.difference.value == pytest.approx(none - 0.2, abs=0.05)
     assert majority.verdict is Verdict.UNDECIDED
-    enough = claim_of(results, "zero_images_suffice", "sufficient, vqa")
+    enough = claim_of(results, "zero_images_suffice", ", vqa")
     assert enough.verdict is Verdict.REFUTED
     # The best is the cell with 20 %, and not the last one.
     assert enough.decision.difference.value == pytest.approx(0.25 - 0.95, abs=0.1)
