@@ -12,7 +12,7 @@ from lightning_modules.optim import first_decay_step
 
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Lengths of a stage relative to the profile's."""
-SHARES = (0.2, 0.4, 1.0)
+_SHARES = (0.2, 0.4, 1.0)
 """The share that is claimed to suffice, twice that, and everything."""
 DECAY_FRACTION = 0.2
 """Last fraction of every length over which the rate decreases. DEVIATION: profiles use a cosine."""
@@ -120,11 +120,11 @@ def cells(base: RunConfig) -> list[RunConfig]:
     }
     whole = {name: values for name, values in aligned.items() if name != "x1"}
     return [
-        *vary(base, {ALIGN: {"x1": aligned["x1"]}, INSTRUCT: instructed}, target_share=SHARES),
+        *vary(base, {ALIGN: {"x1": aligned["x1"]}, INSTRUCT: instructed}, target_share=_SHARES),
         *vary(
             base,
             {ALIGN: whole, INSTRUCT: {"x1": instructed["x1"]}},
-            target_share=(SHARES[0], SHARES[-1]),
+            target_share=(_SHARES[0], _SHARES[-1]),
         ),
     ]
 

@@ -76,7 +76,7 @@ def section(grid: GridRecord, view: View) -> StudySection | None:
         note="Loss and accuracy over the length of a training stage; other stages are equal.",
         sentences=tuple(sentence for curve in curves if (sentence := _cost(view, curve))),
         figures=tuple(drawn),
-        tables=tuple(_table(view, curve) for curve in curves),
+        tables=tuple(_tabulate_lengths(view, curve) for curve in curves),
     )
 
 
@@ -178,7 +178,7 @@ def _label(view: View, key: Setting) -> str:
     return ", ".join(filter(None, (label, f"{share} share")))
 
 
-def _table(view: View, curve: _Curve) -> StudyTable:
+def _tabulate_lengths(view: View, curve: _Curve) -> StudyTable:
     """Return accuracy, last loss and trained steps of every length."""
     rows = []
     steps_of = [steps for steps, _ in curve.points[view.target]]
