@@ -1,7 +1,8 @@
-"""Compare the planner's memory with traced training steps of Llama-3.1-8B, without a GPU.
+"""Compare the planner's memory with traced training steps of large models, without a GPU.
 
-    python -m benchmarks.memory_trace                 # all settings, about 25 minutes on one core
+    python -m benchmarks.memory_trace                 # all settings, about 30 minutes on one core
     python -m benchmarks.memory_trace --only lora     # the settings whose name contains a word
+    python -m benchmarks.memory_trace --only qwen3    # ready-made models of the profile modern
 
 Writes one row for each setting to docs/benchmarks/memory_trace.md and .json. Settings that are
 already in the JSON file are not traced again; delete it to start over.
@@ -29,10 +30,12 @@ OUT = Path("docs/benchmarks/memory_trace")
 LIMIT = 0.05
 """Largest allowed difference of planner and trace."""
 COUNTS = (1, 2, 4, 8)
+READY_MADE = ("qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b")
 _EXPLANATION = (
     "Written by `python -m benchmarks.memory_trace`: training steps of the profile `paper` "
-    "(Llama-3.1-8B with CLIP ViT-L/14-336), traced on fake tensors and planned by formula, in GiB "
-    f"on each GPU, without the planner's reserve. {NOT_TRACED} Compiled blocks run as the graphs "
+    "(Llama-3.1-8B with CLIP ViT-L/14-336) and of Qwen3-VL in the profile `modern` (rows "
+    "that begin with a model), traced on fake tensors and planned by formula, in GiB on each GPU, "
+    f"without the planner's reserve. {NOT_TRACED} Compiled blocks run as the graphs "
     "of AOTAutograd, operation by operation: fused kernels need less while a block works. 4-bit "
     "weights are added by formula. Rows of DDP on several GPUs repeat that of one: its gradients "
     "are the buckets in which they are reduced."
@@ -41,7 +44,7 @@ _EXPLANATION = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One way to run a training stage of the paper's profile."""
+    """One way to run a training stage of the profile `paper`, or `modern` for ready-made models."""
 
     stage: str
     tuning: str
@@ -50,12 +53,15 @@ class Setting:
     checkpoint: int
     is_compiled: bool
     count: int
+    model: str = ""
+    """Ready-made model of the profile `modern`; empty for the profile `paper`."""
 
     @property
     def name(self) -> str:
         """Name of the row."""
         compiled = "compiled" if self.is_compiled else "eager"
-        parts = (self.stage, self.tuning, self.strategy, self.precision)
+        model = (self.model,) if self.model else ()
+        parts = (*model, self.stage, self.tuning, self.strategy, self.precision)
         return " ".join((*parts, f"checkpoint={self.checkpoint}", compiled, f"x{self.count}"))
 
     @property
@@ -104,6 +110,22 @@ def settings() -> Iterator[Setting]:
             )
 
 
+def ready_made_settings() -> Iterator[Setting]:
+    """Yield settings of the ready-made models; their weights are not sharded."""
+    ways = itertools.product(READY_MADE, ("lora", "full"), (0, 1), COUNTS)
+    for model, tuning, checkpoint, count in ways:
+        yield Setting(
+            model=model,
+            stage="instruct",
+            tuning=tuning,
+            strategy="ddp",
+            precision="bf16-mixed",
+            checkpoint=checkpoint,
+            is_compiled=False,
+            count=count,
+        )
+
+
 def measure(setting: Setting, cache: Path) -> dict[str, Any]:
     """Return the planned and the traced bytes of a setting by part."""
     node, estimator = stage_of(setting, cache)
@@ -125,14 +147,16 @@ def stage_of(
 ) -> tuple[StageNode, Estimator]:
     """Return the first training stage of a profile under a setting, and its estimator."""
     request = GridRequest(
-        experiment="mix_ablation",
-        profile=profile,
+        experiment="vlm_mix_ablation" if setting.model else "mix_ablation",
+        profile="modern" if setting.model else profile,
         overrides=(*setting.overrides, *more),
         is_dry_run=True,
     )
     plan = make_plan(request)
-    node = next(node for node in plan.graph.nodes.values() if node.kind == setting.stage)
-    return node, Estimator(expected_manifests(plan.cells[0].config), cache)
+    cell = next(cell for cell in plan.cells if setting.model in ("", cell.config.cell.backbone))
+    address = plan.graph.cells[cell.cell_id][setting.stage]
+    estimator = Estimator(expected_manifests(cell.config), cache)
+    return plan.graph.nodes[address], estimator
 
 
 def write_table(rows: Mapping[str, dict[str, Any]]) -> str:
@@ -165,7 +189,7 @@ def main() -> int:
     stored = options.out.with_suffix(".json")
     rows = json.loads(stored.read_text()) if stored.is_file() else {}
     with tempfile.TemporaryDirectory() as cache:
-        for setting in settings():
+        for setting in (*settings(), *ready_made_settings()):
             if options.only in setting.name and setting.name not in rows:
                 twin = rows.get(setting.twin)
                 row = measure(setting, Path(cache)) if twin is None else twin

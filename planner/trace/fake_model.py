@@ -102,7 +102,7 @@ def fake_micro_batch(
     pixels, features = (3, size, size), (tower.num_image_tokens, tower.width)
     image = torch.zeros(features) if is_features else torch.zeros(pixels, dtype=torch.uint8)
     documents = [
-        _document(
+        fake_document(
             length=row_tokens // per_row,
             image=image if index < num_images else None,
             num_image_tokens=vlm.num_image_tokens,
@@ -145,12 +145,27 @@ def kernels_of_a_gpu() -> Iterator[None]:
         attention.choose_kernel = real
 
 
-def _document(
-    *, length: int, image: torch.Tensor | None, num_image_tokens: int, num_loss_tokens: int
+def fake_document(
+    *,
+    length: int,
+    image: torch.Tensor | dict[str, torch.Tensor] | None,
+    num_image_tokens: int,
+    num_loss_tokens: int,
+    tokens: tuple[int, int] = (_TEXT_TOKEN, _IMAGE_TOKEN),
 ) -> ReadySample:
-    ids_T = np.full(length, _TEXT_TOKEN, dtype=np.int64)
+    """Build a document that begins with its image and ends with its answer.
+
+    Args:
+        length: Tokens of the document.
+        image: Features, pixels, or the inputs of a ready-made model; None for text alone.
+        num_image_tokens: Visual tokens of the image.
+        num_loss_tokens: Tokens of the answer.
+        tokens: Ids of a text token and of the placeholder.
+    """
+    text_token, image_token = tokens
+    ids_T = np.full(length, text_token, dtype=np.int64)
     if image is not None:
-        ids_T[:num_image_tokens] = _IMAGE_TOKEN
+        ids_T[:num_image_tokens] = image_token
     mask_T = np.arange(length) >= length - num_loss_tokens
     ref = SampleRef(
         position=0, source="", language="", key="", num_tokens=length,

@@ -6,25 +6,29 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
-from core.errors import ConfigError
 from core.samples import MicroBatch
 from lightning_modules.optim import build_optimizer
 from models.accounting.fake_model import constants_of, dropout_of_a_gpu
 from models.accounting.live_memory import LiveMemory
 from models.accounting.shapes import empty_vlm
+from models.any_vlm import AnyVlm
 from models.connector import get_connector_class
 from models.language.generation import decoder_and_output_layer
+from models.ready_made.model import ReadyMadeVlm
 from models.sharding import reduce_gradients
-from models.vlm import VisionLanguageModel
 from planner.trace.fake_model import fake_micro_batch, fake_model, fake_ranks, kernels_of_a_gpu
+from planner.trace.ready_made import fake_ready_made, fake_ready_micro_batch, vision_encoder
+from planner.trace.real_integers import RealIntegers
 from planner.training_fields import TrainingFields
 from planner.workload import Load
 
@@ -32,6 +36,8 @@ _NUM_MICRO_BATCHES = 2
 """The second one runs next to the gradients of the first."""
 _FEW_BLOCKS, _MORE_BLOCKS = 2, 4
 """Blocks of the shorter trace, and how many more the longer one has."""
+_FEW_READY_MADE_BLOCKS = 4
+"""The first three decoder blocks of Qwen3-VL add features of its vision encoder."""
 _SETUP = "set-up"
 
 
@@ -69,7 +75,8 @@ def trace_memory(
     inside = get_connector_class(connector.kind).block_period(connector.own_options)
     # Both traces end like the whole model.
     period = math.lcm(stage.compute.checkpoint_blocks or 1, inside)
-    few = min(num_blocks, _FEW_BLOCKS + (num_blocks - _FEW_BLOCKS) % period)
+    first = _FEW_BLOCKS if stage.model.ready_made is None else _FEW_READY_MADE_BLOCKS
+    few = min(num_blocks, first + (num_blocks - first) % period)
     more = min(num_blocks, few + period * -(-_MORE_BLOCKS // period))
     trace = functools.partial(trace_step, stage, load, has_tower=has_tower, count=count)
     longer = trace(num_blocks=more)
@@ -96,21 +103,15 @@ def trace_step(
         Phase -> part -> bytes at the peak of the phase.
 
     Raises:
-        ConfigError: If the model is a ready-made one.
+        ConfigError: If the class of a ready-made model can't be traced.
     """
-    if stage.model.ready_made is not None:
-        raise ConfigError(
-            f"the memory of a ready-made model ('{stage.model.ready_made.path}') can't be traced; "
-            "leave out --trace-memory"
-        )
-    spec, mode, memory = stage.model, FakeTensorMode(), LiveMemory()
-    vlm = empty_vlm(spec.tower, spec.connector, spec.language_model)
-    vlm.model.tower = vlm.model.tower if has_tower else None
-    micro_batch = fake_micro_batch(stage, vlm, load, mode)
+    mode, memory = FakeTensorMode(), LiveMemory()
     with fake_ranks(count) as mesh, kernels_of_a_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = fake_model(stage, vlm, mode, mesh, num_blocks=num_blocks)
-        with mode, dropout_of_a_gpu():
+        model, micro_batch, integers = _fakes(
+            stage, load, mode, mesh, has_tower=has_tower, num_blocks=num_blocks
+        )
+        with mode, integers, dropout_of_a_gpu():
             run_micro_batch(stage, model, micro_batch)  # compiles the blocks
             hold(memory, model, micro_batch)
             with memory, _sharding_parts(memory):
@@ -122,7 +123,29 @@ def trace_step(
     }
 
 
-def hold(memory: LiveMemory, model: VisionLanguageModel, micro_batch: MicroBatch) -> None:
+def _fakes(
+    stage: TrainingFields,
+    load: Load,
+    mode: FakeTensorMode,
+    mesh: DeviceMesh,
+    *,
+    has_tower: bool,
+    num_blocks: int,
+) -> tuple[AnyVlm, MicroBatch, AbstractContextManager[Any]]:
+    """Return the fake model, a micro-batch, and the mode of tensors that are not fake."""
+    if stage.model.ready_made is not None:
+        ready_made = fake_ready_made(stage, mode, num_blocks=num_blocks)
+        ready_batch = fake_ready_micro_batch(stage, ready_made.rules, load, mode)
+        return ready_made, ready_batch, RealIntegers(mode)
+    spec = stage.model
+    vlm = empty_vlm(spec.tower, spec.connector, spec.language_model)
+    vlm.model.tower = vlm.model.tower if has_tower else None
+    micro_batch = fake_micro_batch(stage, vlm, load, mode)
+    model = fake_model(stage, vlm, mode, mesh, num_blocks=num_blocks)
+    return model, micro_batch, contextlib.nullcontext()
+
+
+def hold(memory: LiveMemory, model: AnyVlm, micro_batch: MicroBatch) -> None:
     """Count the weights and the micro-batch, which are alive before the step."""
     for tensor in (*model.parameters(), *model.buffers()):
         is_trained = tensor.requires_grad
@@ -136,7 +159,7 @@ def hold(memory: LiveMemory, model: VisionLanguageModel, micro_batch: MicroBatch
 
 
 def run_step(
-    stage: TrainingFields, model: VisionLanguageModel, micro_batch: MicroBatch, memory: LiveMemory
+    stage: TrainingFields, model: AnyVlm, micro_batch: MicroBatch, memory: LiveMemory
 ) -> None:
     """Run what `VlmModule.training_step` runs, in the phases of the step.
 
@@ -161,9 +184,7 @@ def run_step(
     optimizer.step()
 
 
-def run_micro_batch(
-    stage: TrainingFields, model: VisionLanguageModel, micro_batch: MicroBatch
-) -> None:
+def run_micro_batch(stage: TrainingFields, model: AnyVlm, micro_batch: MicroBatch) -> None:
     """Run the forward and backward pass of one micro-batch."""
     is_mixed = stage.precision.is_mixed
     # Lightning's plugin disables the cache of autocast, too.
@@ -192,7 +213,7 @@ def _make_gradients(stage: TrainingFields, trained: list[nn.Parameter], memory: 
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _watch(model: VisionLanguageModel, memory: LiveMemory) -> None:
+def _watch(model: AnyVlm, memory: LiveMemory) -> None:
     """Enter a phase of the step when the model gets there."""
     decoder = decoder_and_output_layer(model.language_model)[0]
 
@@ -201,7 +222,8 @@ def _watch(model: VisionLanguageModel, memory: LiveMemory) -> None:
 
     def start_decoder(_module: nn.Module, _args: Any, kwargs: Any) -> None:
         memory.enter("blocks", part="activations")
-        kwargs["inputs_embeds"].register_hook(start_end)
+        if kwargs["inputs_embeds"].requires_grad:
+            kwargs["inputs_embeds"].register_hook(start_end)
 
     def start_loss(_module: nn.Module, _inputs: Any, output: Any) -> None:
         memory.enter("loss", part="loss")
@@ -213,8 +235,9 @@ def _watch(model: VisionLanguageModel, memory: LiveMemory) -> None:
     def start_end(_gradient: torch.Tensor) -> None:
         memory.enter("backward of embeddings", part="backward")
 
-    if model.tower is not None:
-        model.tower.register_forward_pre_hook(start_tower)
+    tower = vision_encoder(model) if isinstance(model, ReadyMadeVlm) else model.tower
+    if tower is not None:
+        tower.register_forward_pre_hook(start_tower)
     decoder.register_forward_pre_hook(start_decoder, with_kwargs=True)
     decoder.register_forward_hook(start_loss)
 
