@@ -7,7 +7,7 @@ else is changed.
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +177,47 @@ def run_hugging_face(
     batch_size: int,
 ) -> Result:
     """Train with padded batches that accumulate to the same steps."""
-    collator, clock = PaddingCollator(chat.pad_token_id), TheirClock()
+    collator = PaddingCollator(chat.pad_token_id)
+    clock = train_padded(
+        clone(llava, chat),
+        Flat(steps),
+        collator,
+        num_steps=len(steps),
+        batch_size=batch_size,
+        batches_per_step=len(steps[0]) // batch_size,
+    )
+    density = count_tokens(steps) / collator.num_positions
+    return Result(seconds=clock.seconds, losses=clock.losses, density=density)
+
+
+def train_padded(  # noqa: PLR0913 - all but the first three are keywords
+    model: transformers.PreTrainedModel,
+    samples: Dataset[Any],
+    collator: Callable[[Sequence[Any]], Mapping[str, Any]],
+    *,
+    num_steps: int,
+    batch_size: int,
+    batches_per_step: int,
+    loss: Callable[..., torch.Tensor] | None = None,
+) -> TheirClock:
+    """Train a model with the stock Trainer in the order of the samples; returns the clock.
+
+    Args:
+        model: The model; parameters without gradient are frozen.
+        samples: The samples of all steps.
+        collator: Maps the samples of a batch to the inputs of the model.
+        num_steps: Optimizer steps.
+        batch_size: Samples per batch.
+        batches_per_step: Batches whose gradients are accumulated in a step.
+        loss: Loss of a batch (`compute_loss_func`); None for that of the model.
+    """
+    clock = TheirClock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            max_steps=len(steps),
+            max_steps=num_steps,
             per_device_train_batch_size=batch_size,
-            gradient_accumulation_steps=len(steps[0]) // batch_size,
+            gradient_accumulation_steps=batches_per_step,
             learning_rate=LR,
             lr_scheduler_type="constant",
             weight_decay=0.0,
@@ -198,13 +232,13 @@ def run_hugging_face(
             dataloader_pin_memory=False,
         )
         trainer = OrderedTrainer(
-            model=clone(llava, chat),
+            model=model,
             args=arguments,
-            train_dataset=Flat(steps),
+            train_dataset=samples,
             data_collator=collator,
             callbacks=[clock],
+            compute_loss_func=loss,
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-    density = count_tokens(steps) / collator.num_positions
-    return Result(seconds=clock.seconds, losses=clock.losses, density=density)
+    return clock
