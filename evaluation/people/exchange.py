@@ -1,4 +1,4 @@
-"""Export and import of judgements: JSON of Label Studio, records of Argilla, and CSV.
+"""Export and import of judgements: records of Argilla, and CSV.
 
 The formats of the annotation programs are as blind as the annotation page: the replies are called
 left and right, in an order that is random per task, and system names do not occur. The CSV table
@@ -14,71 +14,11 @@ from typing import Any
 
 from core.errors import DataError
 from core.io.reading import parse_json
-from evaluation.people.store import JUDGED_ASPECTS, SKIP, AnnotationStore, Judgement
+from evaluation.people.store import AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind
 
 _EXPORT_SIDES = ""
 """Name that selects the sides of exported tasks; annotators can't have an empty name."""
-
-
-def to_label_studio(store: AnnotationStore) -> str:
-    """Return the tasks with their annotations in the JSON format of Label Studio."""
-    by_task: dict[str, list[Judgement]] = {}
-    for judgement in store.judgements():
-        by_task.setdefault(judgement.task_id, []).append(judgement)
-    tasks = [
-        {
-            "data": _task_fields(store, task),
-            "annotations": [
-                {
-                    "completed_by": {"email": judgement.annotator},
-                    "result": [
-                        {
-                            "from_name": name,
-                            "to_name": "question",
-                            "type": "textarea" if name == "text" else "choices",
-                            "value": {"text": [answer]}
-                            if name == "text"
-                            else {"choices": [answer]},
-                        }
-                        for name, answer in sorted(_hide(store, judgement).items())
-                    ],
-                }
-                for judgement in by_task.get(task.task_id, [])
-            ],
-        }
-        for task in store.tasks
-    ]
-    return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
-
-
-def from_label_studio(text: str) -> list[Judgement]:
-    """Parse the annotations of a Label Studio export; cancelled annotations are skipped tasks.
-
-    Raises:
-        DataError: If the text is not an export of annotation tasks.
-    """
-    found = []
-    try:
-        for task in parse_json(text):
-            for annotation in task.get("annotations", []):
-                answers = {
-                    part["from_name"]: (
-                        part["value"]["text"]
-                        if "text" in part["value"]
-                        else part["value"]["choices"]
-                    )[0]
-                    for part in annotation["result"]
-                }
-                if annotation.get("was_cancelled"):
-                    aspects = JUDGED_ASPECTS[_kind_of(task["data"])]
-                    answers = dict.fromkeys(aspects, SKIP)
-                author = annotation.get("completed_by")
-                name = author["email"] if isinstance(author, dict) else author
-                found.append(_judgement(task["data"]["task_id"], name, answers))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(f"not a Label Studio export of annotation tasks: {error!r}") from error
-    return found
 
 
 def to_argilla(store: AnnotationStore) -> str:
@@ -90,10 +30,10 @@ def to_argilla(store: AnnotationStore) -> str:
     for task in store.tasks:
         responses: dict[str, list[dict[str, str]]] = {}
         for judgement in by_task.get(task.task_id, []):
-            for name, answer in _hide(store, judgement).items():
+            for name, answer in hide_names(store, judgement).items():
                 entry = {"value": answer, "user_id": judgement.annotator}
                 responses.setdefault(name, []).append(entry)
-        record = {"id": task.task_id, "fields": _task_fields(store, task), "responses": responses}
+        record = {"id": task.task_id, "fields": task_fields(store, task), "responses": responses}
         lines.append(json.dumps(record, ensure_ascii=False))
     return "\n".join(lines) + "\n"
 
@@ -118,7 +58,7 @@ def from_argilla(text: str) -> list[Judgement]:
                     answers[name] = response["value"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"not an Argilla export of annotation tasks: {error!r}") from error
-    return [_judgement(task, name, answers) for (task, name), answers in found.items()]
+    return [foreign_judgement(task, name, answers) for (task, name), answers in found.items()]
 
 
 def to_csv(store: AnnotationStore) -> str:
@@ -156,7 +96,7 @@ def import_judgements(store: AnnotationStore, judgements: Iterable[Judgement]) -
     return len(checked)
 
 
-def _judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> Judgement:
+def foreign_judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> Judgement:
     """Return a judgement of a foreign file.
 
     Raises:
@@ -169,7 +109,7 @@ def _judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> Judgeme
     return Judgement(task_id=task_id, annotator=str(annotator), answers=answers)
 
 
-def _hide(store: AnnotationStore, judgement: Judgement) -> dict[str, str]:
+def hide_names(store: AnnotationStore, judgement: Judgement) -> dict[str, str]:
     """Return the answers of a judgement with system names replaced by left and right."""
     task = store.task(judgement.task_id)
     if task.kind is not TaskKind.COMPARE:
@@ -179,19 +119,17 @@ def _hide(store: AnnotationStore, judgement: Judgement) -> dict[str, str]:
     return {name: sides.get(answer, answer) for name, answer in judgement.answers.items()}
 
 
-def _task_fields(store: AnnotationStore, task: Task) -> dict[str, Any]:
+def task_fields(store: AnnotationStore, task: Task) -> dict[str, Any]:
+    """Return what an annotator sees of a task, without the names of systems."""
     content = task.content
     if task.kind is TaskKind.COMPARE:
         left, right = store.sides(task, _EXPORT_SIDES)
         content = {"left": content[left], "right": content[right]}
     return {
         "task_id": task.task_id,
-        "language": task.language,
+        # An aspect is named `language`; answers to it must not replace a field of the task.
+        "text_language": task.language,
         "image_key": task.image_key,
         "question": task.question,
         **content,
     }
-
-
-def _kind_of(fields: dict[str, Any]) -> TaskKind:
-    return TaskKind.COMPARE if "left" in fields else TaskKind.VALIDATE

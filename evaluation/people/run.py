@@ -23,7 +23,7 @@ from core.io.files import atomic_write_text
 from core.io.reading import read_text_file
 from core.process.options import given_path, port_number, whole_number
 from evaluation.benchmarks.images import open_images
-from evaluation.people import exchange
+from evaluation.people import exchange, label_studio
 from evaluation.people.comparison import compare_systems
 from evaluation.people.judge_agreement import compare_with_people
 from evaluation.people.measures import acceptance, preferences
@@ -32,12 +32,16 @@ from evaluation.people.preferences import people_record, read_preferences, save_
 from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import TaskKind, validate_tasks
 
+_LABEL_STUDIO = "labelstudio"
 _EXPORTS = {
-    "labelstudio": exchange.to_label_studio,
+    _LABEL_STUDIO: label_studio.to_label_studio,
     "argilla": exchange.to_argilla,
     "csv": exchange.to_csv,
 }
-_IMPORTS = {"labelstudio": exchange.from_label_studio, "argilla": exchange.from_argilla}
+_IMPORTS = {
+    _LABEL_STUDIO: label_studio.from_label_studio,
+    "argilla": lambda text: (exchange.from_argilla(text), []),
+}
 _EPILOG = """examples:
   compare two cells on 199 Basque questions, 40 of them judged by all annotators:
     python -m evaluation.people.run --db people.db --language eu --most 199 --overlap 40 \\
@@ -153,14 +157,25 @@ def run(options: argparse.Namespace, console: Console) -> None:
         parse = _select_format(_IMPORTS, kind)
         text = read_text_file(Path(path))
         try:
-            judgements = parse(text)
+            judgements, left_out = parse(text)
         except DataError as error:
             raise DataError(f"{path}: {error}; export it again") from error
         count = exchange.import_judgements(store, judgements)
-        console.print(f"Imported {count} judgements", highlight=False)
+        for reason in left_out:
+            console.print(f"[yellow]left out:[/] {escape(reason)}", highlight=False)
+        console.print(f"Imported {count} judgements, left out {len(left_out)}", highlight=False)
     elif options.export:
         kind, path = options.export
-        atomic_write_text(Path(path), _select_format(_EXPORTS, kind)(store))
+        write = _select_format(_EXPORTS, kind)
+        if kind == _LABEL_STUDIO:
+            images = open_images(options.images) if options.images else None
+            atomic_write_text(Path(path), label_studio.to_label_studio(store, images))
+            config = Path(path).with_suffix(".labels.xml")
+            text = label_studio.label_config(store.kind, has_images=images is not None)
+            atomic_write_text(config, text)
+            console.print(f"Labelling configuration: {escape(str(config))}", highlight=False)
+        else:
+            atomic_write_text(Path(path), write(store))
         console.print(f"Judgements written to {escape(path)}", highlight=False)
     elif options.save:
         path = save_preferences(options.save, people_record(store))

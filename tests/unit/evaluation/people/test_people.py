@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pyarrow as pa
 import pytest
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
-from evaluation.people import exchange, run
+from evaluation.people import exchange, label_studio, run
 from evaluation.people.comparison import compare_systems, draw_order
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.store import AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind, validate_tasks
 from tests.support.comparisons import comparison_of
+from tests.support.small_world import image
 
 
 def compare(number: int) -> Task:
@@ -226,26 +228,93 @@ def test_exports_for_annotators_are_blind_and_keep_ties(
 ) -> None:
     judge_remaining(store, "ane", "general", "tie", "adapted", most=3)
     judge_remaining(store, "jon", "tie", "skip", "tie", most=3)
-    text = {"labelstudio": exchange.to_label_studio, "argilla": exchange.to_argilla}[kind](store)
+    text = {"labelstudio": label_studio.to_label_studio, "argilla": exchange.to_argilla}[kind](
+        store
+    )
     assert "general" not in text
     assert "adapted" not in text
     assert text.count('"tie"') == 3 + 6
     revealed = re.sub(r'"left"(?!:)', '"general"', text)
     other = compared(tmp_path / "other.db", store.tasks, overlap=4)
-    parsed = exchange.from_label_studio if kind == "labelstudio" else exchange.from_argilla
+    parse = {
+        "labelstudio": lambda text: label_studio.from_label_studio(text)[0],
+        "argilla": exchange.from_argilla,
+    }[kind]
     with pytest.raises(DataError, match="hidden"):
-        exchange.import_judgements(other, parsed(revealed))
+        exchange.import_judgements(other, parse(revealed))
     assert not other.judgements()
 
 
 def test_cancelled_annotations_of_label_studio_are_skipped_tasks(store: AnnotationStore) -> None:
-    tasks = json.loads(exchange.to_label_studio(store))
+    tasks = json.loads(label_studio.to_label_studio(store))
     tasks[2]["annotations"] = [
         {"completed_by": {"email": "a@b"}, "was_cancelled": True, "result": []}
     ]
-    assert exchange.import_judgements(store, exchange.from_label_studio(json.dumps(tasks))) == 1
+    found, left_out = label_studio.from_label_studio(json.dumps(tasks))
+    assert exchange.import_judgements(store, found) == 1
+    assert not left_out
     (judgement,) = store.judgements()
     assert set(judgement.answers.values()) == {"skip"}
+
+
+def test_a_part_of_the_answers_is_left_out_and_named(
+    store: AnnotationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One such annotation used to refuse the whole file without naming the task."""
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=2)
+    tasks = json.loads(label_studio.to_label_studio(store))
+    tasks[1]["annotations"][0]["result"].pop()
+    (tmp_path / "out.json").write_text(json.dumps(tasks))
+    other = compared(tmp_path / "other.db", store.tasks, overlap=4)
+    words = ["--db", str(other.path), "--import", "labelstudio", str(tmp_path / "out.json")]
+    assert run.main(words) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"left out: task {store.tasks[1].task_id} by ane: content, language is answered" in output
+    )
+    assert "overall is not" in output
+    assert "Imported 1 judgements, left out 1" in output
+
+
+def test_the_short_format_of_label_studio_is_read(store: AnnotationStore, tmp_path: Path) -> None:
+    """JSON_MIN has fields and answers side by side; it used to give no judgement at all."""
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=3)
+    short = []
+    for task in json.loads(label_studio.to_label_studio(store)):
+        for annotation in task["annotations"]:
+            parts = annotation["result"]
+            answers = {part["from_name"]: part["value"]["choices"][0] for part in parts}
+            short.append(task["data"] | answers | {"annotator": "ane", "annotation_id": 7})
+    found, left_out = label_studio.from_label_studio(json.dumps(short))
+    other = compared(tmp_path / "other.db", store.tasks, overlap=4)
+    assert exchange.import_judgements(other, found) == 3
+    assert not left_out
+    assert other.judgements() == store.judgements()
+
+
+def test_label_studio_gets_images_labels_and_no_accounts(
+    store: AnnotationStore, tmp_path: Path
+) -> None:
+    """Label Studio refuses a file with unknown accounts, and shows what the configuration names."""
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=1)
+    tasks = json.loads(label_studio.to_label_studio(store, lambda _key: image(1)))
+    assert all("completed_by" not in a for task in tasks for a in task["annotations"])
+    shown = {task["data"]["image"].partition(",")[0] for task in tasks}
+    assert shown == {"data:image/webp;base64"}
+    view = ET.fromstring(label_studio.label_config(store.kind, has_images=True))
+    fields = {part.get("value", "")[1:] for part in view if part.tag in ("Text", "Image")}
+    assert fields == {"image", "question", "left", "right"} <= tasks[0]["data"].keys()
+    asked = {part.get("name"): [c.get("value") for c in part] for part in view.iter("Choices")}
+    aspects = ("content", "language", "overall")
+    assert asked == {aspect: ["left", "right", "tie", "skip"] for aspect in aspects}
+    assert not asked.keys() & tasks[0]["data"].keys(), "an answer would replace a field"
+    results = [part for task in tasks for a in task["annotations"] for part in a["result"]]
+    assert {part["from_name"] for part in results} == asked.keys()
+    assert (
+        run.main(["--db", str(store.path), "--export", "labelstudio", str(tmp_path / "o.json")])
+        == 0
+    )
+    assert "Image" not in (tmp_path / "o.labels.xml").read_text()
 
 
 JSON_VALUES = st.recursive(
@@ -263,11 +332,15 @@ JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
+def read_label_studio(text: str) -> list[Judgement]:
+    return label_studio.from_label_studio(text)[0]
+
+
 @given(JSON_VALUES)
 def test_foreign_judgements_are_read_or_rejected(content: object) -> None:
     for parse, text in (
-        (exchange.from_label_studio, json.dumps(content)),
-        (exchange.from_label_studio, json.dumps([content])),
+        (read_label_studio, json.dumps(content)),
+        (read_label_studio, json.dumps([content])),
         (exchange.from_argilla, json.dumps(content)),
         (exchange.from_argilla, str(content)),
     ):

@@ -1,0 +1,168 @@
+"""Tasks and judgements in the JSON format of Label Studio, with the configuration of its labels."""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from core.errors import DataError
+from core.io.images import portable_image
+from core.io.reading import parse_json
+from evaluation.benchmarks.images import ImageLookup
+from evaluation.people.exchange import foreign_judgement, hide_names, task_fields
+from evaluation.people.store import JUDGED_ASPECTS, SKIP, TIE, VERDICTS, AnnotationStore, Judgement
+from evaluation.people.tasks import Task, TaskKind
+
+_FIX_TEXT = "text"
+"""Name of the question for a corrected translation."""
+_ANNOTATOR = "annotator"
+
+
+def to_label_studio(store: AnnotationStore, images: ImageLookup | None = None) -> str:
+    """Return the tasks with their annotations in the JSON format of Label Studio.
+
+    Label Studio rejects a file whose annotators have no account, so their names are stored with the
+    answers (`meta`) and not as accounts.
+
+    Args:
+        store: The annotation database.
+        images: Lookup of the images, which become part of the file; None for tasks without images.
+
+    Raises:
+        DataError: If an image can't be decoded.
+    """
+    by_task: dict[str, list[Judgement]] = {}
+    for judgement in store.judgements():
+        by_task.setdefault(judgement.task_id, []).append(judgement)
+    tasks = [
+        {
+            "data": task_fields(store, task) | _image_field(task, images),
+            "annotations": [
+                {"result": _results(store, judgement)}
+                for judgement in by_task.get(task.task_id, [])
+            ],
+        }
+        for task in store.tasks
+    ]
+    return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
+
+
+def label_config(kind: TaskKind, *, has_images: bool) -> str:
+    """Return the labelling configuration of a project: what is shown and asked.
+
+    Args:
+        kind: Kind of the tasks.
+        has_images: Whether the tasks have images.
+    """
+    view = ET.Element("View")
+    if has_images:
+        ET.SubElement(view, "Image", name="picture", value="$image")
+    names = ("left", "right") if kind is TaskKind.COMPARE else ("source", "translation")
+    for name in ("question", *names):
+        ET.SubElement(view, "Header", value=name)
+        ET.SubElement(view, "Text", name=name, value=f"${name}")
+    answers = ("left", "right", TIE, SKIP) if kind is TaskKind.COMPARE else tuple(VERDICTS)
+    for aspect in JUDGED_ASPECTS[kind]:
+        ET.SubElement(view, "Header", value=aspect)
+        options = {"name": aspect, "toName": "question", "required": "true"}
+        choices = ET.SubElement(view, "Choices", options, choice="single-radio", showInline="true")
+        for answer in answers:
+            ET.SubElement(choices, "Choice", value=answer)
+    if kind is TaskKind.VALIDATE:
+        ET.SubElement(view, "TextArea", name=_FIX_TEXT, toName="question", maxSubmissions="1")
+    ET.indent(view)
+    return ET.tostring(view, encoding="unicode") + "\n"
+
+
+def from_label_studio(text: str) -> tuple[list[Judgement], list[str]]:
+    """Parse the annotations of an export in the format JSON or JSON_MIN.
+
+    Cancelled annotations are skipped tasks. Annotations with a part of the answers are left out.
+
+    Returns:
+        The judgements, and what was left out with the reason.
+
+    Raises:
+        DataError: If the text is not an export of annotation tasks.
+    """
+    found, left_out = list[Judgement](), list[str]()
+    try:
+        for task in parse_json(text):
+            for data, author, answers in _annotations(task):
+                judgement = foreign_judgement(data["task_id"], author, answers)
+                missing = [one for one in JUDGED_ASPECTS[_kind_of(data)] if one not in answers]
+                if not missing:
+                    found.append(judgement)
+                    continue
+                given = ", ".join(sorted(answers)) or "nothing"
+                left_out.append(
+                    f"task {judgement.task_id} by {judgement.annotator}: {given} is answered, "
+                    f"{', '.join(missing)} is not"
+                )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"not a Label Studio export of annotation tasks: {error!r}") from error
+    return found, left_out
+
+
+def _annotations(task: Mapping[str, Any]) -> list[tuple[dict[str, Any], Any, dict[str, Any]]]:
+    """Return the fields of a task with the author and the answers of each annotation."""
+    if "data" not in task:  # JSON_MIN: fields, answers and annotator side by side
+        data = dict(task)
+        names = (*JUDGED_ASPECTS[_kind_of(data)], _FIX_TEXT)
+        answers = {name: _single(task[name]) for name in names if name in task}
+        return [(data, task[_ANNOTATOR], answers)]
+    data = task["data"]
+    return [
+        (data, _author(annotation), _answers(annotation, _kind_of(data)))
+        for annotation in task.get("annotations", [])
+    ]
+
+
+def _author(annotation: Mapping[str, Any]) -> Any:
+    """Return the name that an export of ours has stored, else the account."""
+    for part in annotation["result"]:
+        if name := (part.get("meta") or {}).get(_ANNOTATOR):
+            return name
+    author = annotation.get("completed_by")
+    return author["email"] if isinstance(author, dict) else author
+
+
+def _answers(annotation: Mapping[str, Any], kind: TaskKind) -> dict[str, Any]:
+    if annotation.get("was_cancelled"):
+        return dict.fromkeys(JUDGED_ASPECTS[kind], SKIP)
+    return {
+        part["from_name"]: (
+            part["value"]["text"] if "text" in part["value"] else part["value"]["choices"]
+        )[0]
+        for part in annotation["result"]
+    }
+
+
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, list) else value
+
+
+def _results(store: AnnotationStore, judgement: Judgement) -> list[dict[str, Any]]:
+    return [
+        {
+            "from_name": name,
+            "to_name": "question",
+            "type": "textarea" if name == _FIX_TEXT else "choices",
+            "value": {"text": [answer]} if name == _FIX_TEXT else {"choices": [answer]},
+            "meta": {_ANNOTATOR: judgement.annotator},
+        }
+        for name, answer in sorted(hide_names(store, judgement).items())
+    ]
+
+
+def _image_field(task: Task, images: ImageLookup | None) -> dict[str, str]:
+    content = images(task.image_key) if images is not None and task.image_key else None
+    if content is None:
+        return {}
+    portable, media_type = portable_image(content)
+    return {"image": f"data:{media_type};base64,{base64.b64encode(portable).decode()}"}
+
+
+def _kind_of(fields: Mapping[str, Any]) -> TaskKind:
+    return TaskKind.COMPARE if "left" in fields else TaskKind.VALIDATE
