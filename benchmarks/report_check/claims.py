@@ -52,10 +52,15 @@ def check_claims(grid: Grid, checks: Checks) -> None:
     checks.same("number of claims", len(rows), len(expected))
     number = sum(bool(claim.kept) for claim in expected)
     for claim, row in zip(expected, rows, strict=False):
-        if claim.kept:
+        name = f"claim “{', '.join(claim.words)}”"
+        if claim.kept and _lacks_scale(claim):
+            checks.same(f"{name}, whose best cell does not see", ["does not exist" in row[1].text,
+                        *(row[at].text.split()[0] for at in (1, 2))],
+                        [True, "undecided", "undecided"])  # fmt: skip
+        elif claim.kept:
             _check_row(grid, checks, claim, row, number)
         else:
-            name = f"claim “{', '.join(claim.words)}” without cells above their baselines"
+            name = f"{name} without cells above their baselines"
             checks.same(name, [row[at].text.split()[0] for at in (1, 2)], ["undecided"] * 2)
 
 
@@ -80,6 +85,16 @@ def _claims(grid: Grid, name: str) -> Iterator[Expected]:
                          margin=_margin(grid, known, measured), pairs=found,
                          measured=measured, is_best=known["second"] == _BEST)
             )  # fmt: skip
+
+
+def _lacks_scale(claim: Expected) -> bool:
+    """Return whether a margin is relative to what the image contributes to a cell that is blind."""
+    if not claim.is_best or claim.relative is None:
+        return False
+    measured = claim.measured
+    others = [second for _, second in claim.pairs if second is not None]
+    best = max(others, key=lambda cell: measured.items.influence(measured.mean(cell))[0])
+    return measured.items.estimate(measured.image_part[best]).p_above() > LEVEL
 
 
 Group = tuple[Any, Any, dict[str, Any], list[Pair]]

@@ -85,7 +85,7 @@ class Checks:
         Several own values are those of equally defensible tests; the printed one has to lie within
         their range.
         """
-        low, high = 0.0015, 0.99  # farther out, no conclusion depends on them
+        low, high = 0.004, 0.99  # farther out, no conclusion depends on them; resampling ends there
         a, *others = (deviate(min(max(p, low), high)) for p in (printed, *own))
         is_equal = min(others) - DEVIATE_TOLERANCE <= a <= max(others) + DEVIATE_TOLERANCE
         is_equal = is_equal or any(abs(printed - p) <= 0.0015 for p in own)
