@@ -1,18 +1,24 @@
 """An exported cell in plain transformers: same logits and answers, nothing missing."""
 
+import hashlib
 import io
 import json
+import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
+    AutoModelForCausalLM,
     AutoProcessor,
+    AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
@@ -294,3 +300,70 @@ def test_an_export_gets_the_scores_of_its_cell(inside: Path) -> None:
     own = read_predictions(next(folder.rglob("predictions.parquet"))).select(columns)
     assert read_predictions(results / "predictions.parquet").select(columns) == own
     assert evaluation_run.main(words) == 2, "results are not overwritten"
+
+
+def test_the_card_serves_a_hub(inside: Path) -> None:
+    """Its header is that of the hub, and no path of this machine is in it."""
+    target = inside / "out" / "carded"
+    assert main(arguments(target)) == 0
+    card = ModelCard.load(target / "README.md")
+    data = card.data.to_dict()
+    assert data["language"] == ["en", "eu"]
+    assert (data["license"], data["library_name"]) == ("other", "transformers")
+    assert "base_model" not in data, "a local language model is no model of the hub"
+    names = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    folder = worlds.stage_folder(inside / "mlruns", "evaluate")
+    scores = json.loads((folder / "result" / "metrics.json").read_text())["metrics"]
+    assert names["vqa/eu/accuracy"] == pytest.approx(scores["vqa/eu/accuracy"]["value"], abs=0.01)
+    weights = (inside / "data" / "lm" / "model.safetensors").read_bytes()
+    assert f"lm (model.safetensors sha256 {hashlib.sha256(weights).hexdigest()})" in card.text
+    assert "data/lm" not in card.text
+    assert "data/benchmark_test" not in card.text.partition("```json")[0]
+    code = card.text.split("```python\n")[1].split("```")[0]
+    compile(code, "snippet", "exec")
+    assert "AutoModelForImageTextToText.from_pretrained(name)" in code
+
+
+def test_the_language_model_is_exported_alone(inside: Path) -> None:
+    target = inside / "out" / "lm"
+    words = arguments(target)
+    words[words.index("hf")] = "hf-lm"
+    assert main(words) == 0
+    parts = trained(words)
+    model, info = AutoModelForCausalLM.from_pretrained(target, output_loading_info=True)
+    assert not any(info.values()), info
+    ids = torch.tensor([parts.chat.encode_prompt([Turn(role=Role.USER, content="Zer da hau?")])])
+    with torch.no_grad():
+        theirs = model.eval()(ids).logits
+        ours = parts.model.language_model(input_ids=ids).logits
+    assert torch.allclose(ours, theirs, atol=LOGIT_TOLERANCE)
+    rendered = AutoTokenizer.from_pretrained(target).apply_chat_template(
+        [{"role": "user", "content": "Zer da hau?"}], add_generation_prompt=True, tokenize=True,
+        return_dict=True,
+    )["input_ids"]  # fmt: skip
+    assert rendered == ids[0].tolist()
+    assert (target / "model.safetensors").stat().st_mode & 0o044, "readable by other users"
+
+
+def test_a_dry_run_of_an_upload_sends_nothing(
+    inside: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run uses the network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    target = inside / "out" / "pushed"
+    assert main(arguments(target, *LOUD, "--push", "me/cell", "--dry-run")) == 0
+    output = capsys.readouterr().err
+    for name in ("model.safetensors", "README.md", "tokenizer.json"):
+        assert re.search(rf"{(target / name).stat().st_size:,} bytes  {name}", output)
+    assert "/me/cell (private if it is new)" in " ".join(output.split())
+    assert main(arguments(inside / "out" / "x", *LOUD, "--dry-run")) == 2
+    assert "concern --push" in capsys.readouterr().err
+
+
+def test_what_gguf_needs_is_said(inside: Path, capsys: pytest.CaptureFixture) -> None:
+    words = arguments(inside / "out" / "gguf")
+    words[words.index("hf")] = "gguf"
+    assert main(words) == 2
+    assert "--to hf-lm and convert it with llama.cpp" in " ".join(capsys.readouterr().err.split())
