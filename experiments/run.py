@@ -6,6 +6,7 @@ python -m experiments.run --exp mix_ablation
 from core.process.command import catch_user_errors
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from pipeline.launchers import forkserver
 
 if TYPE_CHECKING:
     from configuration.grid_request import GridRequest
+    from experiments.run_steps.grid_run import GridRun
+    from experiments.run_steps.sequential_plan import SequentialOptions, SequentialPlan
     from pipeline.grid_plan import GridPlan
     from pipeline.store.store import Store
 
@@ -40,6 +43,7 @@ _EPILOG = """examples:
   python -m experiments.run --exp my_experiment.py --dry-run
   python -m experiments.run --exp mix_ablation --replicate share20=3 share100=3
   python -m experiments.run --exp mix_ablation --why share20_s0
+  python -m experiments.run --profile paper --exp mix_ablation --sequential --dry-run
   python -m experiments.run --exp mix_ablation --name longer --set instruct.num_steps=1800
 
 Rerun the same command to resume an interrupted grid; finished stage runs are never repeated.
@@ -66,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="resume checkpoints even if their data stream has changed; the log lists the changes",
     )
     _add_launch_options(parser)
+    _add_sequential_options(parser)
     add = parser.add_argument_group("display options (print and exit)").add_argument
     add("--list", action="store_true", help="list the experiments")
     add(
@@ -96,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--gpu",
         default="h100",
         metavar="TYPE",
-        help="with --dry-run: GPU type of the estimated costs (default: h100)",
+        help="GPU type of the costs estimated for --dry-run and --sequential (default: h100)",
     )
     return parser
 
@@ -123,6 +128,40 @@ def _add_launch_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--status", action="store_true", help="print the SLURM jobs of the grid and exit")
     add("--cancel", action="store_true", help="cancel the SLURM jobs of the grid and exit")
+
+
+def _add_sequential_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("sequential grids (docs/guides/sequential.md)").add_argument
+    add(
+        "--sequential",
+        action="store_true",
+        help="train a designed part of the grid, then one cell after the other, until the "
+        "registered claims are decided; with --dry-run, print the expected cells, hours and cost",
+    )
+    add(
+        "--decide",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="hypotheses that decide what is trained (default: all about the measure of the first "
+        "one)",
+    )
+    add(
+        "--budget",
+        type=float,
+        default=math.inf,
+        metavar="HOURS",
+        help="stop before a cell that would exceed these GPU-hours (core-hours without GPUs), as "
+        "planned for --gpu",
+    )
+    add(
+        "--gpu-hour",
+        type=float,
+        default=2.5,
+        metavar="PRICE",
+        help="price of a GPU-hour, for the cost that --sequential --dry-run prints (default: 2.5)",
+    )
 
 
 def run(args: argparse.Namespace, console: Console, flag: StopFlag) -> None:
@@ -200,7 +239,30 @@ def _prepare(
         return None
     if options.launcher is LauncherName.TORCHRUN and torchrun.is_follower():
         return partial(_follow, store, flag)
-    return GridRun(request=request, options=options, plan=plan, flag=flag, console=console).run
+    grid = GridRun(request=request, options=options, plan=plan, flag=flag, console=console)
+    return _run_sequential(args, grid) if args.sequential else grid.run
+
+
+def _run_sequential(args: argparse.Namespace, grid: "GridRun") -> Callable[[], None]:
+    """Return the run that trains one cell after the other."""
+    from experiments.run_steps.sequential_run import SequentialRun
+
+    found = _plan_sequential(args, grid.request, grid.plan)
+    return SequentialRun(grid, found, budget=args.budget).run
+
+
+def _sequential_options(args: argparse.Namespace) -> "SequentialOptions":
+    from experiments.run_steps.sequential_plan import SequentialOptions
+
+    return SequentialOptions(decide=tuple(args.decide), budget=args.budget, price=args.gpu_hour)
+
+
+def _plan_sequential(
+    args: argparse.Namespace, request: "GridRequest", plan: "GridPlan"
+) -> "SequentialPlan":
+    from experiments.run_steps.sequential_plan import plan_sequential
+
+    return plan_sequential(request, plan, _sequential_options(args), args.gpu)
 
 
 def _follow(store: "Store", flag: StopFlag) -> NoReturn:
@@ -234,6 +296,11 @@ def _show_dry_run(
     if plan.cells:
         assumed = assumed_variances(request)
         show_claims(console, planned_claims(request, plan, assumed), assumed)
+    if args.sequential:
+        from experiments.run_steps.sequential_plan import show_sequential
+
+        found = _plan_sequential(args, request, plan)
+        show_sequential(console, request, plan, found, _sequential_options(args))
     check_training_data(plan.graph, Store(request.root))
 
 

@@ -28,6 +28,7 @@ from reporting.sections.model_sizes import size_table
 from reporting.sections.out_of_domain import out_of_domain_section
 from reporting.sections.preference_rows import preference_section
 from reporting.sections.retention_rows import retention_table
+from reporting.sequential.section import sequential_section
 from reporting.series import View, view_of
 from reporting.studies.study_section import study_sections
 from reporting.summary import key_figures, summary
@@ -92,6 +93,7 @@ def render_page(
         claims=claim_rows(results),
         inapplicable=results.inapplicable,
         delta=100 * load_registered(grid.folder).margin,
+        sequential=sequential_section(grid),
         sufficiency=sufficiency_tables(grid, view),
         studies=study_sections(grid, view),
         scores=tables.score_table(grid, view),

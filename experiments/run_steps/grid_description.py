@@ -119,7 +119,7 @@ def _title(request: GridRequest) -> str:
     return f"{title} with {', '.join(overrides)}" if overrides else title
 
 
-def _common_fields(plan: GridPlan) -> dict[str, AxisValue]:
+def common_fields(plan: GridPlan) -> dict[str, AxisValue]:
     """Return the configuration fields in which all cells agree."""
     first, *others = (flatten(cell.config) for cell in plan.cells)
     return {
@@ -168,7 +168,7 @@ def _describe_cells(plan: GridPlan, cache_folder: Path) -> dict[str, object]:
     return {
         "languages": to_plain(first.languages),
         "benchmarks": [path.removesuffix(SUFFIX) for path in benchmark_manifests(first)],
-        "common": _common_fields(plan),
+        "common": common_fields(plan),
         "deciding_metric": first.report.deciding_metric.value,
         "cells": cells,
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class GridRun:
         self.console = console
         self.store = Store(request.root)
         self._states: dict[str, State] = {}
-        self._last_sync = time.monotonic()
+        self._begin = self._last_sync = time.monotonic()
 
     def run(self) -> None:
         """Run every missing stage run and publish the results, while none can be deleted.
@@ -71,24 +72,38 @@ class GridRun:
             PreemptedError: If the command was asked to stop; running stages have saved.
         """
         with using_store(self.request.root):
-            self._run()
+            self.publish(self.train())
 
-    def _run(self) -> None:
-        begin = time.monotonic()
+    def train(self) -> dict[str, State]:
+        """Run every missing stage run of the graph, and return the final states.
+
+        Errors are those of `run`, except for failed stage runs, which are states.
+        """
         if "MLFLOW_TRACKING_URI" not in os.environ:
             default_store(self.request.root)  # an unusable name is an error before training
         check_training_data(self.graph, self.store)
-        for note in single_language_notes(cell.config for cell in self.plan.cells):
-            self._print_line(f"[yellow]{escape(note)}[/]")
+        if not self._states:  # a sequential grid trains several times
+            for note in single_language_notes(cell.config for cell in self.plan.cells):
+                self._print_line(f"[yellow]{escape(note)}[/]")
         self._write_description()
         with present(grid_folder(*self._grid_key) / RUNNING_MARK) as has_others:
             try:
-                states = self._launch()
+                return self._launch()
             except PreemptedError:
                 self._track(dict.fromkeys(self._states, State.INTERRUPTED))
                 if not has_others():  # another copy of the command continues the grid
                     self._tracker.finish(state=State.INTERRUPTED)
                 raise
+
+    def publish(self, states: Mapping[str, State]) -> None:
+        """Show the results of stage runs, and write the report.
+
+        Args:
+            states: Final states of the stage runs.
+
+        Raises:
+            StageFailedError: If stage runs failed.
+        """
         failed = [address for address, state in states.items() if state is not State.DONE]
         if self.plan.cells:
             metric = self.plan.cells[0].config.report.deciding_metric
@@ -106,7 +121,7 @@ class GridRun:
             self._tracker.finish(artifacts, state=grid_state)
             if self._tracker.is_behind and self.plan.cells:  # MLflow could not be used for a time
                 self._tracker = sync_grid(*self._grid_key)
-        minutes = (time.monotonic() - begin) / 60
+        minutes = (time.monotonic() - self._begin) / 60
         if failed:
             self._print_places(output, "Report of the finished stages")
             raise StageFailedError(

@@ -36,6 +36,8 @@ class LaunchOptions:
     """Cores of this node to use; 0 uses all cores."""
     slurm: tuple[str, ...] = ()
     """Settings of SLURM jobs as KEY=VALUE."""
+    keeps_ranks: bool = False
+    """Whether the ranks of torchrun wait for another graph of the same command."""
 
     def __post_init__(self) -> None:
         """Check the number of cores."""
@@ -60,6 +62,7 @@ def make_launcher(plan: GridPlan, options: LaunchOptions, store: Store, flag: St
             trainer=ranks_here(trainer),
             flag=flag,
             num_cores=num_cores,
+            keeps_ranks=options.keeps_ranks,
         )
     if trainer.num_nodes > 1:
         raise ConfigError(

@@ -110,7 +110,8 @@ class _RankGroup:
                 "torchrun would keep the addresses of lost ranks after a restart; set "
                 "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every node before starting torchrun"
             )
-        dist.init_process_group("gloo", timeout=_COMMAND_TIMEOUT)
+        if not dist.is_initialized():  # by an earlier graph of the same command
+            dist.init_process_group("gloo", timeout=_COMMAND_TIMEOUT)
 
     def broadcast_command(self, command: _Command | None) -> _Command | None:
         """Return the command of rank 0 on every rank; None ends the loop of the followers."""
@@ -151,6 +152,11 @@ def follow(store: Store, flag: StopFlag) -> int:
     return 0
 
 
+def release_ranks(flag: StopFlag) -> None:
+    """End the loop of the other ranks after graphs that kept them."""
+    _RankGroup(flag).broadcast_command(None)
+
+
 def _do_nothing() -> None:
     """Only rank 0 reports the states of the stage runs."""
 
@@ -165,6 +171,8 @@ class TorchrunLauncher:
     flag: StopFlag
     num_cores: int
     """Cores of this node."""
+    keeps_ranks: bool = False
+    """Whether the other ranks wait for another graph; `release_ranks` ends them."""
 
     def run(self, on_tick: OnTick) -> dict[str, State]:
         """Run the stage runs and return their final states.
@@ -180,7 +188,8 @@ class TorchrunLauncher:
         while ready := self._find_ready(states):
             self._run_batch(self._choose_batch(ready), ranks, states, lambda: on_tick(states))
             on_tick(states)
-        ranks.broadcast_command(None)
+        if not self.keeps_ranks:
+            ranks.broadcast_command(None)
         return states
 
     def _attempt(self, node: StageNode) -> StageAttempt:

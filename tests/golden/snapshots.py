@@ -47,6 +47,7 @@ PLANS = (
 COMMANDS = (
     "experiments.run",
     "experiments.report",
+    "experiments.advise",
     "experiments.chat",
     "experiments.compare",
     "experiments.export",

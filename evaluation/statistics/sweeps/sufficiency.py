@@ -193,6 +193,8 @@ def _fit(
     comparison: ShareComparison, left_out: Collection[float], seed: int
 ) -> SaturatingCurve | None:
     used = [i for i, share in enumerate(comparison.shares) if share not in left_out]
+    if not used:
+        return None
     covariance_SS = comparison.covariance[np.ix_(used, used)]
     means_S = comparison.means[used]
     rng = named_rng(seed, "saturating curve")

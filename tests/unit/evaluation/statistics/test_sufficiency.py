@@ -180,3 +180,9 @@ def test_invalid_input_is_an_error():
     assert found.points[0].next_gain is None
     with pytest.raises(DataError, match="has no cell"):
         enough_decision(found, 0.2)
+
+
+def test_a_curve_without_any_share_is_none():
+    scores, images = grid([0.05, 0.1, 0.1, 0.1, 0.1, 0.1])
+    found = sufficient_shares(SHARES, scores, images, delta=0.03, seed=1, left_out_of_curve=SHARES)
+    assert found.curve is None

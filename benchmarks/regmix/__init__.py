@@ -1,0 +1,1 @@
+"""Prediction of RegMix's published runs from 16 of them."""

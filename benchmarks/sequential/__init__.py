@@ -1,0 +1,1 @@
+"""Simulated sequential grids with known truth."""

@@ -1,0 +1,1 @@
+"""Response surfaces: values of planned cells predicted from trained ones, with uncertainty."""
