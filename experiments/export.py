@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _OWN = "irudimen"
 _LANGUAGE_MODEL, _GGUF = "hf-lm", "gguf"
-_FORMATS = ("hf", _LANGUAGE_MODEL, _OWN)
+_ADAPTER = "peft"
+_FORMATS = ("hf", _LANGUAGE_MODEL, _ADAPTER, _OWN)
 _DTYPES = ("bfloat16", "float16", "float32")
 _EPILOG = """examples:
   python -m experiments.export --run general_share40_s0 --profile paper --to hf exports/share40
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("FORMAT", "FOLDER"),
         help="format and a new folder: 'hf' (the whole model), 'hf-lm' (its language model alone), "
-        "or 'irudimen'",
+        "'peft' (adapters of a ready-made model alone), or 'irudimen'",
     )
     add(
         "--dtype",
@@ -146,7 +147,13 @@ def _export(
             f"model's by at most {report.logits:.1e} at {report.num_positions} positions.",
         )
         return
-    result = export_cell(cell, folder, dtype=args.dtype, max_shard=args.max_shard)
+    result = export_cell(
+        cell,
+        folder,
+        dtype=args.dtype,
+        max_shard=args.max_shard,
+        is_adapter=name == _ADAPTER,
+    )
     _print_result(console, result)
 
 

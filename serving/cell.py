@@ -64,8 +64,13 @@ def find_cells(plan: GridPlan, names: Sequence[str], *, root: Path) -> list[Trai
     return [_get_cell(plan, _match_cell_id(name, ids), root) for name in names]
 
 
-def load_cell(cell: TrainedCell, device: torch.device) -> ModelParts:
-    """Load the model after its last stage in fp32, in evaluation mode, with merged adapters.
+def load_cell(cell: TrainedCell, device: torch.device, *, is_merged: bool = True) -> ModelParts:
+    """Load the model after its last stage in fp32, in evaluation mode.
+
+    Args:
+        cell: A trained cell.
+        device: Where the weights go.
+        is_merged: Merge adapters into the language model.
 
     Raises:
         CheckpointError: If a stage is not finished, or its result is damaged.
@@ -86,7 +91,7 @@ def load_cell(cell: TrainedCell, device: torch.device) -> ModelParts:
         policy=evaluation.policy,
         device=device,
         trained=[cell.folder(last).result],
-        is_merged=True,
+        is_merged=is_merged,
     )
     parts.model.eval().to(device)
     return parts

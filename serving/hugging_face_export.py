@@ -19,8 +19,10 @@ from models.export.portable import make_portable
 from models.export.processor import chat_template, generation_config, image_processor_config
 from models.export.stock import HfModel
 from models.freezing import cast_all
+from models.ready_made.loading import ReadyMadeSource
 from pipeline.assemble import VlmParts
 from pipeline.assemble_ready_made import ReadyMadeParts
+from serving.adapter_export import check_adapter, check_adapter_export, write_adapter
 from serving.cell import TrainedCell, load_cell
 from serving.export_check import ParityReport, check_export
 from serving.model_card import model_card
@@ -42,7 +44,9 @@ class ExportResult:
     warnings: tuple[str, ...]
 
 
-def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) -> ExportResult:
+def export_cell(
+    cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str, is_adapter: bool = False
+) -> ExportResult:
     """Write a cell in Hugging Face format, compare it with our model, and rename it into place.
 
     Args:
@@ -50,21 +54,29 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
         folder: New folder of the export; it is not created if a check fails.
         dtype: Name of the data type of the weights, one of `EXPORT_DTYPES`.
         max_shard: Maximum size of a weights file, e.g. "5GB".
+        is_adapter: Write what was trained instead of the whole model (`serving.adapter_export`).
 
     Raises:
-        ConfigError: If the folder exists, or no class of transformers has a part of the model.
+        ConfigError: If the folder exists, no class of transformers has a part of the model, or the
+            cell has no adapters that can be exported alone.
         CheckpointError: If the cell is not finished, or the export differs from our model.
     """
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose a new folder or remove it")
-    parts = load_cell(cell, torch.device("cpu"))
+    source, tuning = cell.evaluation.model.ready_made, cell.evaluation.tuning
+    if is_adapter:
+        check_adapter_export(tuning, is_ready_made=source is not None)
+    parts = load_cell(cell, torch.device("cpu"), is_merged=not is_adapter)
     part_folder = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part_folder, ignore_errors=True)
     part_folder.mkdir(parents=True)
     try:
         asking = AskingConfig.of(cell.evaluation.settings)
         stock: HfModel | None = None
-        if isinstance(parts, ReadyMadeParts):
+        if is_adapter and source is not None and isinstance(parts, ReadyMadeParts):
+            report = _write_checked_adapter(part_folder, parts, cell, source, dtype=dtype)
+            _write_asking(part_folder, asking)
+        elif isinstance(parts, ReadyMadeParts):
             write_ready_made(part_folder, parts, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard)
             _write_asking(part_folder, asking)
             report = check_ready_made(part_folder, parts)
@@ -73,7 +85,7 @@ def export_cell(cell: TrainedCell, folder: Path, *, dtype: str, max_shard: str) 
                 part_folder, parts, asking, dtype=EXPORT_DTYPES[dtype], max_shard=max_shard
             )
             report = check_export(part_folder, parts)
-        card = model_card(cell, report, stock, dtype=dtype)
+        card = model_card(cell, report, stock, dtype=dtype, is_adapter=is_adapter)
         atomic_write_text(part_folder / "README.md", card)
         use_umask(part_folder)
         part_folder.rename(folder)
@@ -106,6 +118,14 @@ def write_model(
     _write_asking(folder, asking)
     write_processor(folder, parts, stock)
     return stock
+
+
+def _write_checked_adapter(
+    folder: Path, parts: ReadyMadeParts, cell: TrainedCell, source: ReadyMadeSource, *, dtype: str
+) -> ParityReport:
+    tuning = cell.evaluation.tuning
+    write_adapter(folder, parts, source=source, tuning=tuning, dtype=EXPORT_DTYPES[dtype])
+    return check_adapter(folder, parts, source)
 
 
 def _write_asking(folder: Path, asking: AskingConfig) -> None:

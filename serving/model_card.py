@@ -45,18 +45,27 @@ print(processor.decode(answer, skip_special_tokens=True))
 The chat template and greedy decoding are those of the evaluation below, which asks each question
 alone.
 """
+_LOADING = (
+    "- Content: adapters and fully trained modules in the format of PEFT; load the model named "
+    "above with transformers, then call its `load_adapter` with this folder"
+)
 _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?=[@/\"])")
 _SHARE_METRICS = ("share_of_samples/", "share_of_loss_tokens/")
 
 
 def model_card(
-    cell: TrainedCell, report: ParityReport, stock: HfModel | None, *, dtype: str
+    cell: TrainedCell,
+    report: ParityReport,
+    stock: HfModel | None,
+    *,
+    dtype: str,
+    is_adapter: bool = False,
 ) -> str:
     """Return the card as Markdown with the metadata header of model hubs."""
     parts = [
-        _render_metadata(cell),
-        _render_summary(cell, report, stock, dtype=dtype),
-        _render_usage(stock),
+        _render_metadata(cell, library="peft" if is_adapter else "transformers"),
+        _render_summary(cell, report, stock, dtype=dtype, is_adapter=is_adapter),
+        *([] if is_adapter else [_render_usage(stock)]),
         _render_table(
             "Data", ("source", "language", "samples", "licence"), list(_iterate_sources(cell))
         ),
@@ -68,7 +77,7 @@ def model_card(
     return "\n".join(parts)
 
 
-def _render_metadata(cell: TrainedCell) -> str:
+def _render_metadata(cell: TrainedCell, *, library: str) -> str:
     """Render the header that model hubs read: languages, licence, origins and scores."""
     languages = cell.config.languages
     results = _results(cell)
@@ -78,7 +87,7 @@ def _render_metadata(cell: TrainedCell) -> str:
         license="other",
         license_name="see-data",
         license_link="#data",
-        library_name="transformers",
+        library_name=library,
         pipeline_tag="image-text-to-text",
         tags=["irudimen", "vision-language-model", languages.target],
         base_model=_hub_models(cell.evaluation.model) or None,
@@ -127,13 +136,19 @@ def _render_usage(stock: HfModel | None) -> str:
 
 
 def _render_summary(
-    cell: TrainedCell, report: ParityReport, stock: HfModel | None, *, dtype: str
+    cell: TrainedCell,
+    report: ParityReport,
+    stock: HfModel | None,
+    *,
+    dtype: str,
+    is_adapter: bool,
 ) -> str:
     warnings = () if stock is None else stock.warnings
     lines = [
         f"# {cell.cell_id}\n",
         *_describe_model(cell, "" if stock is None else stock.class_name),
         f"- Weights: {dtype}",
+        *([_LOADING] if is_adapter else []),
         f"- Parity check: logits of transformers differ from the trained model's by at most "
         f"{report.logits:.1e} (fp32, {report.num_positions} positions, largest logit "
         f"{report.largest_logit:.1f})",

@@ -38,10 +38,7 @@ def write_ready_made(
         CheckpointError: If the files can't be written.
     """
     stock: Any = parts.model.stock
-    ends = stock.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    known = [end for end in ends if end is not None]
-    stock.generation_config.eos_token_id = list(dict.fromkeys([*known, parts.chat.end_token_id]))
+    set_end_tokens(parts)
     cast_all(parts.model, dtype)
     try:
         stock.save_pretrained(folder, max_shard_size=max_shard)
@@ -51,7 +48,18 @@ def write_ready_made(
     parts.chat.processor.save_pretrained(folder)
 
 
-@torch.no_grad()
+def set_end_tokens(parts: ReadyMadeParts) -> None:
+    """Add the token with which the model was trained to end replies to its generation settings."""
+    settings: Any = parts.model.stock.generation_config
+    ends = (
+        settings.eos_token_id
+        if isinstance(settings.eos_token_id, list)
+        else [settings.eos_token_id]
+    )
+    known = [end for end in ends if end is not None]
+    settings.eos_token_id = list(dict.fromkeys([*known, parts.chat.end_token_id]))
+
+
 def check_ready_made(folder: Path, parts: ReadyMadeParts) -> ParityReport:
     """Load an export with transformers and compare token ids and logits on three conversations.
 
@@ -68,7 +76,21 @@ def check_ready_made(folder: Path, parts: ReadyMadeParts) -> ParityReport:
     problems = {key: sorted(map(str, names)) for key, names in info.items() if names}
     if problems:
         raise CheckpointError(f"transformers can't load the export completely: {problems}")
-    processor = AutoProcessor.from_pretrained(folder)
+    return compare_logits(theirs, AutoProcessor.from_pretrained(folder), parts)
+
+
+@torch.no_grad()
+def compare_logits(theirs: Any, processor: Any, parts: ReadyMadeParts) -> ParityReport:
+    """Compare token ids and logits of a model of transformers with those of training.
+
+    Args:
+        theirs: The model that transformers has loaded, in float32.
+        processor: Its processor.
+        parts: The trained model.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
     error, largest, num_positions = 0.0, 0.0, 0
     for size, question in zip(_SIZES, _QUESTIONS, strict=True):
         sample = _conversation(size, question)
