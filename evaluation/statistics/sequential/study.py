@@ -40,7 +40,7 @@ from evaluation.statistics.surfaces.cell_surface import (
 )
 from evaluation.statistics.surfaces.design import d_optimal
 
-EARLY_SHARE = 0.5
+EARLY_SHARE = 0.1
 """Part of a claim's level that is spent before the grid is complete."""
 CERTAINTY = 0.93
 """Predictive probability of the complete grid's verdict at which a claim is closed."""
