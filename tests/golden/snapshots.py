@@ -39,6 +39,7 @@ PLANS = (
     ("text_only_ablation", "embedded"),
     ("share_amount", "embedded"),
     ("architecture_ablation", "embedded"),
+    ("stage_shares", "embedded"),
     ("mix_ablation", "small"),
     ("full_grid", "paper"),
     ("vlm_mix_ablation", "modern"),
