@@ -5,7 +5,7 @@ suffice once several seeds are averaged.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from core.io.reading import reading
+from evaluation.metrics.baseline_tests import one_sided_p_value
+from evaluation.statistics.decisions import ALPHA
 from evaluation.statistics.intervals import Interval, mean_interval
 from reporting.records import CellRecord
 
 _COLUMNS = ("dataset", "benchmark", "answer_type", "language", "question_id", "image_key", "score",
             "score_lmms", "score_aware", "score_any_language", "likeliest_score",
-            "is_in_language")  # fmt: skip
+            "is_in_language", "blind_score", "blind_score_lmms",
+            "blind_score_aware", "majority_score", "majority_score_lmms",
+            "majority_score_aware")  # fmt: skip
+_BASELINES = ("blind", "majority")
 _SEED = 0
 
 
@@ -85,6 +90,32 @@ def seed_averaged_interval(
     images = [found.image_of[key] for key in found.by_question]
     values = np.array(list(found.by_question.values()))
     return mean_interval(values, images, seed=_SEED)
+
+
+def exceeds_baselines(cells: Sequence[CellRecord], query: ItemQuery, language: str) -> bool | None:
+    """Return whether the mean over seeds significantly exceeds its blind and majority baselines.
+
+    Args:
+        cells: Finished cells that differ in their seed only.
+        query: The rows and column.
+        language: Language of the questions.
+
+    Returns:
+        Whether both one-sided tests, paired by question and clustered by image, reject at the 5 %
+        level; None if a baseline was not measured.
+    """
+    scores = question_scores(cells, query, language)
+    for name in _BASELINES:
+        column = f"{name}_{query.column}"
+        if scores is None or column not in _COLUMNS:
+            return None
+        baseline = question_scores(cells, replace(query, column=column), language)
+        if baseline is None or not baseline.by_question:
+            return None
+        (ours, theirs), images = common_scores((scores, baseline))
+        if one_sided_p_value(ours - theirs, images) > ALPHA:
+            return False
+    return True
 
 
 def common_scores(parts: Sequence[QuestionScores]) -> tuple[np.ndarray, np.ndarray]:

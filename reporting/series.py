@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from configuration.axes import AxisValue
 from evaluation.statistics.decisions import ALPHA
 from pipeline.store.records import Score
-from reporting.item_scores import ItemQuery, seed_averaged_interval
+from reporting.item_scores import ItemQuery, exceeds_baselines, seed_averaged_interval
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import (
     SEED,
@@ -150,8 +150,8 @@ class Point:
     refusals: float | None
     """Percentage of replies that decline to answer."""
     exceeds_baselines: bool | None
-    """Whether every seed significantly exceeds its blind and majority baselines; None if a baseline
-    does not apply."""
+    """Whether the mean over seeds significantly exceeds its blind and majority baselines; None if a
+    baseline does not apply."""
     cells: tuple[CellRecord, ...]
     """The cells that are averaged, one per seed."""
 
@@ -312,6 +312,10 @@ def _average_seeds(share: float, cells: Sequence[CellRecord], panel: Panel, lang
         high = None if interval is None or interval.high is None else _PERCENT * interval.high
     value = fmean(values)
     beats = [p for score in scores for p in (score.beats_blind, score.beats_majority)]
+    exceeds = None if None in beats else all(p is not None and p <= ALPHA for p in beats)
+    if exceeds is not None and len(scores) > 1 and panel.query is not None:
+        averaged = exceeds_baselines(cells, panel.query, language)
+        exceeds = exceeds if averaged is None else averaged
     return Point(
         share=share,
         value=value,
@@ -326,9 +330,7 @@ def _average_seeds(share: float, cells: Sequence[CellRecord], panel: Panel, lang
         num_images=scores[0].num_images,
         unparsed=_mean_of_metric(cells, panel.unparsed, language),
         refusals=_mean_of_metric(cells, panel.refusals, language),
-        exceeds_baselines=None
-        if None in beats
-        else all(p is not None and p <= ALPHA for p in beats),
+        exceeds_baselines=exceeds,
         cells=tuple(cells),
     )
 

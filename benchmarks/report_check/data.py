@@ -19,6 +19,7 @@ from benchmarks.report_check.page import Section, read_page
 SHARE, SAMPLES, BASE_SAMPLES, TEXT_ONLY = (
     "target_share", "target_samples", "base_samples", "text_only",
 )  # fmt: skip
+AMOUNTS = (SHARE, SAMPLES, BASE_SAMPLES)
 DEVIATE_TOLERANCE = 0.15
 """Largest difference of the normal deviates of p-values of equally defensible tests."""
 
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
     def axes(self) -> dict[str, Any]:
         """Return all axes; the amounts of data are the last ones."""
         others = dict(self.others)
-        last = {name: others.pop(name) for name in (SAMPLES, BASE_SAMPLES) if name in others}
+        last = {name: others.pop(name) for name in AMOUNTS if name in others}
         if self.share is not None:
             last[SHARE] = self.share
         return {TEXT_ONLY: self.text_only, **others, **last}

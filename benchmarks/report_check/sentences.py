@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.report_check import own_statistics as own
 from benchmarks.report_check.cells import check_interval, largest_p
-from benchmarks.report_check.data import BASE_SAMPLES, SAMPLES, SHARE, Checks, Grid, Setting
+from benchmarks.report_check.data import AMOUNTS, SHARE, Checks, Grid, Setting
 from benchmarks.report_check.page import numbers
 
 _PRINTED, _MARGIN, _LEVEL = 0.0501, 0.03, 0.05
@@ -80,13 +80,14 @@ def _check_curve(
     found = _take(lead, r"highest of (\d+) observed accuracies on open questions is ([\d.]+) %")
     checks.number("summary: number of accuracies", found[0], len(scores), 0)
     checks.number("summary: highest accuracy", found[1], scores[top], _PRINTED)
-    shares = sorted(one.share or 0.0 for one in scores if one[1:] == top[1:])
+    rest = top.without(*AMOUNTS)
+    line = {grid.shares[one]: one for one in scores if one.without(*AMOUNTS) == rest}
     checks.number("summary: its share", _take(lead, r"target-language share of (\d+) %")[0],
                   100 * grid.shares[top], 0)  # fmt: skip
-    label = grid.label(top.without(SHARE))
+    label = grid.label(rest)
     checks.same("summary: its setting", label if f"({label})" in lead else "", label)
-    reference = top._replace(share=0.2)
-    if top != reference and reference in scores:
+    reference = line.get(0.2)
+    if reference not in (None, top):
         found = _take(lead, r"share of 20 % reaches ([\d.]+) % \[([\d.]+), ([\d.]+)\]")
         checks.number("summary: accuracy at 20 %", found[0], scores[reference], _PRINTED)
         trainings = grid.settings[reference]
@@ -96,12 +97,12 @@ def _check_curve(
         check_interval(checks, "summary: interval at 20 %", (found[1], found[2]), values, images,
                        _PRINTED)  # fmt: skip
         zero = _take(lead, r"compared with ([\d.]+) % at a share of zero")[0]
-        checks.number("summary: accuracy at 0 %", zero, scores[top._replace(share=0.0)], _PRINTED)
+        checks.number("summary: accuracy at 0 %", zero, scores[line[0.0]], _PRINTED)
     found = _take(lead, r"changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
-    for printed, share in zip(found, (shares[0], shares[-1]), strict=False):
-        own = _mean(grid, top._replace(share=share), base)
+    for printed, share in zip(found, (min(line), max(line)), strict=False):
+        own = _mean(grid, line[share], base)
         checks.number(f"summary: {base} at {share:.0%}", printed, own, _PRINTED)
-    _check_replies(grid, checks, lead, top._replace(share=shares[-1]))
+    _check_replies(grid, checks, lead, line[max(line)])
 
 
 def _check_list(checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
@@ -122,7 +123,7 @@ def _check_effects(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, 
     suffix = grid.score_column.removeprefix("score")
     seeing = {s for s, found in grid.settings.items() if largest_p(found, rows, suffix) <= _LEVEL}
     own = []
-    for axis in sorted(grid.varying - {SHARE, SAMPLES, BASE_SAMPLES}):
+    for axis in sorted(grid.varying - set(AMOUNTS)):
         values = list(dict.fromkeys(setting.axes.get(axis) for setting in grid.settings))
         for value in values[1:]:
             pairs = [
@@ -131,7 +132,7 @@ def _check_effects(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, 
                 for b in seeing
                 if (a.axes.get(axis), b.axes.get(axis)) == (values[0], value)
                 and grid.shares[a] == grid.shares[b]
-                and a.without(axis, SAMPLES, BASE_SAMPLES) == b.without(axis, SAMPLES, BASE_SAMPLES)
+                and a.without(axis, *AMOUNTS) == b.without(axis, *AMOUNTS)
             ]
             effects = [scores[b] - scores[a] for a, b in pairs]
             if len(effects) > 1:

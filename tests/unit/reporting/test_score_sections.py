@@ -256,6 +256,30 @@ def test_the_interval_of_several_seeds_is_that_of_the_averaged_scores(tmp_path: 
     assert len(scores.by_question) == 4 * _IMAGES
 
 
+def test_several_seeds_exceed_their_baselines_as_a_mean(tmp_path: Path) -> None:
+    """A seed at chance does not make the mean of the seeds one that shows nothing."""
+    cells = [cell for cell in fake_grid.mix_axes((0, 1))
+             if (cell["text_only"], cell["target_share"]) == (False, 0.2)]  # fmt: skip
+    fake_grid.make_grid(tmp_path, cells=cells, num_images=_IMAGES)
+    blind = load_grid(tmp_path, "mix_ablation", "embedded").cells[1].stages["evaluate"].predictions
+
+    def change(row: dict) -> dict:
+        return {"score": 1.0, "blind_score": 0.0, "majority_score": 0.0}
+
+    change_rows(tmp_path, change)
+    rows = [{**row, "score": 0.0} for row in read_predictions(blind).to_pylist()]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    write_predictions(blind, table)
+    metrics = {name: to_plain(value) for name, value in aggregate(table, seed=0).items()}
+    (blind.parent / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    point = series.lines(grid, series.view_of(grid), series.MAIN_PANEL)[0].points[0]
+    assert point.cells == tuple(grid.cells)
+    assert point.value == pytest.approx(50)
+    assert point.exceeds_baselines is True
+    assert grid.cells[1].evaluation.scores["vqa/eu/accuracy"].beats_blind > 0.05
+
+
 def test_image_use_is_reported_per_language_and_answer_type(root: Path) -> None:
     """Finding H4: Basque yes/no without the image is named although all else uses it."""
 
