@@ -63,11 +63,10 @@ class ProcessorCollator:
         """Keep the processor and the tokens that the loss counts.
 
         Args:
-            processor: Processor of the class; it pads on the right.
+            processor: Processor of the class.
             encoded: Our encoding of every sample, from which the loss tokens are read.
             end: Token that ends running text, which no template lays out.
         """
-        processor.tokenizer.padding_side = "right"
         self.processor, self.encoded, self.end = processor, encoded, end
         self.num_positions = self.num_tokens = 0
 
@@ -78,6 +77,7 @@ class ProcessorCollator:
             text=[self._render(sample) for sample in samples],
             images=images or None,
             padding=True,
+            padding_side="right",  # the default of some classes is for generation
             add_special_tokens=False,
             return_tensors="pt",
         )

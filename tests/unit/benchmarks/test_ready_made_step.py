@@ -8,14 +8,15 @@ from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.llava_baseline import Result
 from benchmarks.ready_made_step import __main__ as benchmark
-from benchmarks.ready_made_step.checkpoints import write_model
+from benchmarks.ready_made_step.checkpoints import CLASSES, write_model
 from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import StreamConfig
 from tests.support import small_world as worlds
 
 
 @pytest.mark.slow
-def test_both_sides_train_the_same_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CLASSES)
+def test_both_sides_train_the_same_losses(name: str, tmp_path: Path) -> None:
     data = worlds.build_world(tmp_path) / "data"
     images = ComponentConfig(
         base=str(data / "instruct_en.manifest.json"),
@@ -27,7 +28,7 @@ def test_both_sides_train_the_same_losses(tmp_path: Path) -> None:
     stream = StreamConfig(
         mixture=MixtureConfig(components={"images": images, "texts": texts}), row_tokens=512
     )
-    checkpoint = write_model("qwen3_vl", "tiny", tmp_path / "vlm")
+    checkpoint = write_model(name, "tiny", tmp_path / "vlm")
     options = argparse.Namespace(steps=1, rounds=1, hf_batch=4)
     found = benchmark.measure(checkpoint, stream, tmp_path, options)
     ours, padded, by_length = found["ours"], found["hf"], found["hf sorted"]
