@@ -1,0 +1,85 @@
+"""The report about several languages: thresholds, averages, covariates, and what is left open."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.statistics.intervals import Interval
+from reporting.languages.page import conclusions, write_language_page
+from reporting.languages.results import (
+    Estimate,
+    LanguageAbout,
+    LanguageResult,
+    language_result,
+    load_about,
+    sufficient_share,
+    token_ratio,
+)
+from tests.support.scored_grid import scored_grid, sees
+
+_LANGUAGES = ("eu", "ca", "cy", "es", "ga", "gl", "ka", "fr", "is")
+
+
+def _result(code: str, threshold: float, ratio: float = 1.5) -> LanguageResult:
+    score = Interval(value=0.5, low=0.4, high=0.6, num_items=100, num_clusters=50)
+    about = LanguageAbout(script="Latn", family="Celtic", relatedness=1)
+    return LanguageResult(
+        code=code, about=about, token_ratio=ratio, scores={0.2: score, 1.0: score}, silent=(),
+        difference=Estimate(value=-0.1, standard_error=0.02, low=-0.14, high=-0.06),
+        threshold=Estimate(value=threshold, standard_error=0.05, low=threshold, high=threshold),
+    )  # fmt: skip
+
+
+def test_the_sufficient_share_is_interpolated() -> None:
+    shares = (0.0, 0.2, 0.5, 1.0)
+    assert sufficient_share(shares, np.array([0.0, 0.3, 0.5, 0.53])) == pytest.approx(0.5)
+    # Halfway between 20 and 50 %, the line from 0.3 to 0.5 reaches 0.43 - 0.03.
+    assert sufficient_share(shares, np.array([0.0, 0.3, 0.5, 0.43])) == pytest.approx(0.455)
+    assert sufficient_share(shares, np.array([0.5, 0.5, 0.5, 0.5])) == 0.0
+
+
+@pytest.mark.slow
+def test_a_grid_is_summarised_from_its_replies(tmp_path: Path) -> None:
+    chances = {0.0: 0.1, 0.2: 0.5, 1.0: 0.8}
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        return sees(chances[axes["target_share"]], 0.05)(axes, row, rng)
+
+    shares = [
+        {"target_share": share, "text_only": False, "backbone": "general", "stages": "both",
+         "seed": 0}
+        for share in chances
+    ]  # fmt: skip
+    grid, _ = scored_grid(tmp_path, scorer, cells=shares)
+    found = language_result(grid, tokens=1.4)
+    assert (found.code, found.about.family) == ("eu", "isolate")
+    assert found.difference.value == pytest.approx(-0.3, abs=0.12)
+    assert found.difference.low < found.difference.value < found.difference.high < 0
+    assert 0.2 < found.threshold.value < 1.0
+    assert 0.0 in found.silent  # below the majority score of 0.2
+
+
+def test_shipped_languages_state_their_typology_and_fertility_is_counted() -> None:
+    assert {code: load_about(code).script for code in _LANGUAGES}["ka"] == "Geor"
+    ratio = token_ratio(
+        Path("data/embedded/benchmark_withheld.manifest.json"),
+        "data/embedded/models/lm_base_only", base="en", target="eu",
+    )  # fmt: skip
+    assert 0.5 < ratio < 3
+
+
+def test_the_page_states_the_prediction_and_what_covariates_cannot_show(tmp_path: Path) -> None:
+    results = [_result(code, 0.3 + 0.04 * at, 1.2 + 0.1 * at) for at, code in
+               enumerate(_LANGUAGES)]  # fmt: skip
+    page = write_language_page(results, tmp_path, missing="xx (no data)").read_text()
+    assert "for a new language" in page
+    assert "Left out: xx (no data)." in page
+    assert "tokens relative to the base language" in page
+    assert "not estimable" in page  # all languages of this test have one script
+    few = conclusions(results[:2])
+    assert few == ["2 languages: at least 3 are needed for an average."]
+    same = [dataclasses.replace(one, threshold=results[0].threshold) for one in results]
+    assert any("standard deviation of 0.0" in line for line in conclusions(same))
