@@ -21,6 +21,8 @@ from reporting.studies.study_section import StudyFigure, StudySection, StudyTabl
 
 _STAGES = {"align": "stage 1", "instruct": "stage 2"}
 _MIN_LENGTHS = 3
+_SCHEDULE = ("num_steps", "branch_at", "optim")
+"""Fields of a training stage that may differ between its lengths."""
 _SIZE = (4.4, 3.1)
 
 
@@ -97,7 +99,16 @@ def _curves(grid: GridRecord, view: View, kind: str) -> list[_Curve]:
         lengths = [[steps for steps, _ in of] for of in ordered.values()]
         if all(len({*one}) == len(one) >= _MIN_LENGTHS for one in lengths):
             curves.append(_Curve(kind=kind, key=key, points=ordered))
-    return curves
+    return [curve for curve in curves if _differ_in_length_only(curve)]
+
+
+def _differ_in_length_only(curve: _Curve) -> bool:
+    """Return whether the runs of a curve are equal but for their steps and schedule."""
+    configs = [
+        {name: value for name, value in run.config.items() if name not in _SCHEDULE}
+        for run in curve.runs
+    ]
+    return all(config == configs[0] for config in configs)
 
 
 def _key(line: Line, point: Point, dropped: set[str]) -> Setting:
