@@ -6,6 +6,7 @@ python -m experiments.languages --languages eu ca cy es ga gl ka fr is
 from core.process.command import catch_user_errors
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from core.config import load_config
 from core.errors import ConfigError, DataError
 from core.process.options import given_path, language_code
 from datamodules.shards.manifest import SUFFIX
-from experiments import run
 from reporting.languages.page import write_language_page
 from reporting.languages.results import language_result, load_about, token_ratio
 from reporting.records import load_grid
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for code in options.languages:
         console.print(f"[bold]{escape(code)}[/]", highlight=False)
         if not options.report_only:
-            status = max(status, run.main(_grid_arguments(options, code)))
+            command = [sys.executable, "-m", "experiments.run", *_grid_arguments(options, code)]
+            status = max(status, subprocess.run(command, check=False).returncode)
     if options.dry_run:
         return status
     page = _write_report(options)
