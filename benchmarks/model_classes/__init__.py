@@ -1,0 +1,1 @@
+"""Equality of every ready-made class with its own forward pass and its exports, measured."""
