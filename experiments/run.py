@@ -199,8 +199,8 @@ def _prepare(
     if console.is_terminal:
         console.print("[dim]Loading[/]")  # the next imports take seconds
     with without_collection():  # these modules load torch
-        from experiments.console import show_experiments
         from experiments.registry import questions
+        from experiments.run_steps.console import show_experiments
         from experiments.run_steps.launching import LauncherName, LaunchOptions, make_slurm_launcher
         from experiments.run_steps.planning import make_plan
         from pipeline.store.store import Store

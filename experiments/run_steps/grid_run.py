@@ -15,13 +15,13 @@ from configuration.mixture import single_language_notes
 from core.errors import PreemptedError, StageFailedError
 from core.io.files import atomic_write_text, locked, present
 from core.process.stop import StopFlag
-from experiments.console import GridProgress, show_failures, show_results
+from experiments.run_steps.console import GridProgress, show_failures, show_results
 from experiments.run_steps.grid_description import (
     EXPERIMENT_COPY,
     check_continues,
     describe_grid,
 )
-from experiments.run_steps.launching import LaunchOptions, make_launcher
+from experiments.run_steps.launching import LaunchOptions, count_slots, make_launcher
 from pipeline.grid_plan import GridPlan
 from pipeline.launchers.base import PREEMPTED_MESSAGE
 from pipeline.store.locks import RUNNING_MARK, using_store
@@ -61,6 +61,7 @@ class GridRun:
         self.store = Store(request.root)
         self._states: dict[str, State] = {}
         self._begin = self._last_sync = time.monotonic()
+        self._first_total_s: float | None = None
 
     def run(self) -> None:
         """Run every missing stage run and publish the results, while none can be deleted.
@@ -128,7 +129,9 @@ class GridRun:
                 f"{len(failed)} of {len(states)} stage runs failed after {minutes:.1f} min. Fix "
                 "the cause and rerun the same command; finished stages are kept."
             )
-        self._print_line(f"\n[bold]Done[/] in {minutes:.1f} min.")
+        first_s = self._first_total_s
+        expected = f" (first estimate: {first_s / 60:.1f} min)" if first_s and minutes > 1 else ""
+        self._print_line(f"\n[bold]Done[/] in {minutes:.1f} min{expected}.")
         self._print_places(output, "Results")
 
     def _write_description(self) -> None:
@@ -161,7 +164,8 @@ class GridRun:
 
     def _launch(self) -> dict[str, State]:
         launcher = make_launcher(self.plan, self.options, self.store, self.flag)
-        with GridProgress(self.console, self.graph, self.store) as progress:
+        num_slots = count_slots(self.plan.trainer, self.options)
+        with GridProgress(self.console, self.graph, self.store, num_slots=num_slots) as progress:
 
             def on_tick(states: dict[str, State]) -> None:
                 progress.update(states)
@@ -169,6 +173,7 @@ class GridRun:
 
             with self.flag.listening():
                 states = launcher.run(on_tick)
+            self._first_total_s = progress.clock.first_total_s
             if self.flag.is_set:  # by a signal while the last stage run ended
                 raise PreemptedError(PREEMPTED_MESSAGE)
         self._track(states)

@@ -3,7 +3,7 @@
 import dataclasses
 from enum import StrEnum
 
-from configuration.trainer import TrainerConfig
+from configuration.trainer import Accelerator, TrainerConfig
 from core.errors import ConfigError
 from core.process.machine import available_cores
 from core.process.stop import StopFlag
@@ -43,6 +43,13 @@ class LaunchOptions:
         """Check the number of cores."""
         if self.num_cores < 0:
             raise ConfigError(f"--jobs must be 0 (all cores) or more, got {self.num_cores}")
+
+
+def count_slots(trainer: TrainerConfig, options: LaunchOptions) -> int:
+    """Return the number of stage runs that run side by side on CPUs of this node, otherwise 0."""
+    if options.launcher is not LauncherName.LOCAL or trainer.accelerator is not Accelerator.CPU:
+        return 0
+    return options.num_cores or available_cores()
 
 
 def make_launcher(plan: GridPlan, options: LaunchOptions, store: Store, flag: StopFlag) -> Launcher:

@@ -14,12 +14,12 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from configuration.report_config import DecidingMetric
 from core.errors import CheckpointError
+from experiments.run_steps.remaining_time import GridClock, format_left
 from pipeline.graph import Graph
 from pipeline.store.notes import read_note
 from pipeline.store.states import State
@@ -85,19 +85,30 @@ def show_failures(console: Console, graph: Graph, store: Store, failed: Sequence
 class GridProgress:
     """Progress display with one bar for the grid and one per running stage."""
 
-    def __init__(self, console: Console, graph: Graph, store: Store) -> None:
+    def __init__(self, console: Console, graph: Graph, store: Store, *, num_slots: int = 0) -> None:
+        """Prepare the display.
+
+        Args:
+            console: Where to show it.
+            graph: Stage runs of the command.
+            store: Their results, and those of earlier grids.
+            num_slots: Stage runs that run side by side; 0 estimates no time for the grid.
+        """
         self._graph, self._store = graph, store
+        self.clock = GridClock(graph, store, num_slots)
+        self._left: float | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._all = self._progress.add_task("[bold]stage runs", total=len(graph.nodes), note="")
+        self._all = self._progress.add_task(
+            "[bold]stage runs", total=len(graph.nodes), note="", left=""
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -114,21 +125,28 @@ class GridProgress:
 
     def update(self, states: dict[str, State]) -> None:
         """Update the display to the current states."""
-        done = sum(state is State.DONE for state in states.values())
-        self._progress.update(self._all, completed=done)
+        ended = [address for address in self._tasks if states[address] is not State.RUNNING]
+        if ended:
+            self.clock.on_end()
         for address, state in states.items():
             if state is State.RUNNING:
                 self._show_running(address)
-            elif address in self._tasks:
-                self._progress.remove_task(self._tasks.pop(address))
-                self._print_end(address, state)
+        self._left = self.clock.grid_left(states)
+        done = sum(state is State.DONE for state in states.values())
+        self._progress.update(self._all, completed=done, left=_describe_left(self._left))
+        for address in ended:
+            self._progress.remove_task(self._tasks.pop(address))
+            self._print_end(address, states[address])
 
     def _show_running(self, address: str) -> None:
         node = self._graph.nodes[address]
         if address not in self._tasks:
-            self._tasks[address] = self._progress.add_task(node.title, total=None, note="")
+            self._tasks[address] = self._progress.add_task(node.title, total=None, note="", left="")
         file = self._store.folder(node.kind, address).path / "progress.json"
         now = read_note(file)
+        self.clock.on_progress(address, now.get("step", 0), now.get("total"))
+        left = _describe_left(self.clock.stage_left(address))
+        self._progress.update(self._tasks[address], left=left)
         if now:
             loss = now["metrics"].get("train/loss")
             note = "" if loss is None else f"loss {loss:.3f}"
@@ -139,8 +157,13 @@ class GridProgress:
     def _print_end(self, address: str, state: State) -> None:
         node = self._graph.nodes[address]
         seconds = self._store.folder(node.kind, address).read_status().wall_s
-        line = f"{state.value:>8}  {node.title}  {seconds:.0f} s"
+        left = f", {_describe_left(self._left)}" if self._left else ""
+        line = f"{state.value:>8}  {node.title}  {seconds:.0f} s{left}"
         self._progress.console.print(line, highlight=False)
+
+
+def _describe_left(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {format_left(seconds)} left"
 
 
 def _read_scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:

@@ -1,0 +1,137 @@
+"""Remaining time of a grid: its stage runs in the order in which cores or GPUs become free."""
+
+import heapq
+import time
+from collections.abc import Mapping
+
+from pipeline.durations import StageDurations
+from pipeline.graph import Graph, StageNode
+from pipeline.store.states import State
+from pipeline.store.store import Store
+
+_MINUTE, _HOUR = 60.0, 3600.0
+
+
+class GridClock:
+    """Estimates the remaining time of a grid and of its running stage runs.
+
+    The speed of a running stage run decides as soon as it has made progress; before that, finished
+    stage runs of this and earlier grids (`pipeline.durations`).
+    """
+
+    def __init__(self, graph: Graph, store: Store, num_slots: int) -> None:
+        """Start the clock.
+
+        Args:
+            graph: Stage runs of the command.
+            store: Results of this and earlier grids.
+            num_slots: Stage runs that run side by side; 0 estimates nothing.
+        """
+        self._graph, self._store, self._num_slots = graph, store, num_slots
+        self._begin = time.monotonic()
+        self._starts: dict[str, tuple[float, int]] = {}
+        self._left: dict[str, float] = {}
+        self._expected: dict[str, float | None] = {}
+        self.first_total_s: float | None = None
+        """The first estimate of the time of the whole command, in seconds."""
+
+    def on_end(self) -> None:
+        """Take a stage run into account that has just ended."""
+        self._expected = {}
+
+    def on_progress(self, address: str, step: int, total: int | None) -> None:
+        """Note the progress of a running stage run."""
+        now = time.monotonic()
+        begin, first = self._starts.setdefault(address, (now, step))
+        if total and step > first:
+            self._left[address] = (total - step) * (now - begin) / (step - first)
+        elif (expected := self._expect(address)) is not None:
+            self._left[address] = max(0.0, expected - (now - begin))
+
+    def stage_left(self, address: str) -> float | None:
+        """Return the remaining seconds of a running stage run; None if unknown."""
+        return self._left.get(address)
+
+    def grid_left(self, states: Mapping[str, State]) -> float | None:
+        """Return the remaining seconds of the grid; None if unknown."""
+        if not self._num_slots:
+            return None
+        left = dict(self._left)
+        for address in self._graph.nodes:
+            is_open = states.get(address) not in (State.DONE, State.FAILED)
+            if is_open and states.get(address) is not State.RUNNING:
+                expected = self._expect(address)
+                if expected is None:
+                    return None
+                left[address] = expected
+        seconds = remaining_seconds(self._graph, states, left, self._num_slots)
+        if seconds is not None and self.first_total_s is None:
+            self.first_total_s = time.monotonic() - self._begin + seconds
+        return seconds
+
+    def _expect(self, address: str) -> float | None:
+        if not self._expected:
+            durations = StageDurations(self._store)
+            nodes = self._graph.nodes.items()
+            self._expected = {address: durations.predict(node) for address, node in nodes}
+        return self._expected[address]
+
+
+def remaining_seconds(
+    graph: Graph, states: Mapping[str, State], left: Mapping[str, float], num_slots: int
+) -> float | None:
+    """Return the time until every stage run of a graph is done.
+
+    Args:
+        graph: Stage runs of the command.
+        states: Their states; a missing one counts as waiting.
+        left: Seconds that each unfinished stage run still needs on its own.
+        num_slots: Stage runs that run side by side. One that uses all cores runs alone.
+
+    Returns:
+        Seconds, or None if the time of an unfinished stage run is unknown.
+    """
+    ended = {address for address in graph.nodes if states.get(address) is State.DONE}
+    failed = {address for address in graph.nodes if states.get(address) is State.FAILED}
+    waiting = [a for a in graph.nodes if a not in ended and a not in failed]
+    waiting = [a for a in waiting if not _depends_on(graph.nodes[a], failed)]
+    if any(address not in left for address in waiting):
+        return None
+    waiting.sort(key=lambda address: states.get(address) is not State.RUNNING)  # stable
+    running: list[tuple[float, str]] = []
+    now, free = 0.0, num_slots
+    while waiting or running:
+        for address in list(waiting):
+            node = graph.nodes[address]
+            needed = _slots(node, num_slots)
+            if needed <= free and all(one.address in ended for one in node.inputs.values()):
+                heapq.heappush(running, (now + left[address], address))
+                waiting.remove(address)
+                free -= needed
+        if not running:
+            return None
+        now, address = heapq.heappop(running)
+        ended.add(address)
+        free += _slots(graph.nodes[address], num_slots)
+    return now
+
+
+def format_left(seconds: float | None) -> str:
+    """Format a remaining time, rounded as its uncertainty deserves."""
+    if seconds is None:
+        return ""
+    if seconds < _MINUTE:
+        return f"{max(1.0, seconds):.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.1f} h"
+
+
+def _slots(node: StageNode, num_slots: int) -> int:
+    return num_slots if node.stage.uses_all_cores else 1
+
+
+def _depends_on(node: StageNode, addresses: set[str]) -> bool:
+    return any(
+        one.address in addresses or _depends_on(one, addresses) for one in node.inputs.values()
+    )
