@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="print the plan, and compare it with the peak memory of a step of each training stage "
         "on fake tensors (no GPU needed)",
     )
+    add("--verbose", action="store_true", help="with --dry-run: one line per stage run")
     add(
         "--gpu",
         default="h100",
@@ -288,7 +289,7 @@ def _show_dry_run(
     from reporting.dry_run.tables import show_plan
 
     get_gpu(args.gpu)  # an unknown type is an error even if the plan needs no GPU
-    show_plan(console, plan, root=request.root, gpu=args.gpu)
+    show_plan(console, plan, root=request.root, gpu=args.gpu, is_verbose=args.verbose)
     if args.trace_memory:
         from reporting.dry_run.memory_trace import show_memory_traces
 

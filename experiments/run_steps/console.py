@@ -19,7 +19,8 @@ from rich.table import Table
 
 from configuration.report_config import DecidingMetric
 from core.errors import CheckpointError
-from experiments.run_steps.remaining_time import GridClock, format_left
+from experiments.run_steps.remaining_time import GridClock
+from pipeline.durations import format_left
 from pipeline.graph import Graph
 from pipeline.store.notes import read_note
 from pipeline.store.states import State

@@ -1,15 +1,12 @@
-"""Remaining time of a grid: its stage runs in the order in which cores or GPUs become free."""
+"""Remaining time of a grid while it runs."""
 
-import heapq
 import time
 from collections.abc import Mapping
 
-from pipeline.durations import StageDurations
-from pipeline.graph import Graph, StageNode
+from pipeline.durations import StageDurations, remaining_seconds
+from pipeline.graph import Graph
 from pipeline.store.states import State
 from pipeline.store.store import Store
-
-_MINUTE, _HOUR = 60.0, 3600.0
 
 
 class GridClock:
@@ -75,63 +72,3 @@ class GridClock:
             nodes = self._graph.nodes.items()
             self._expected = {address: durations.predict(node) for address, node in nodes}
         return self._expected[address]
-
-
-def remaining_seconds(
-    graph: Graph, states: Mapping[str, State], left: Mapping[str, float], num_slots: int
-) -> float | None:
-    """Return the time until every stage run of a graph is done.
-
-    Args:
-        graph: Stage runs of the command.
-        states: Their states; a missing one counts as waiting.
-        left: Seconds that each unfinished stage run still needs on its own.
-        num_slots: Stage runs that run side by side. One that uses all cores runs alone.
-
-    Returns:
-        Seconds, or None if the time of an unfinished stage run is unknown.
-    """
-    ended = {address for address in graph.nodes if states.get(address) is State.DONE}
-    failed = {address for address in graph.nodes if states.get(address) is State.FAILED}
-    waiting = [a for a in graph.nodes if a not in ended and a not in failed]
-    waiting = [a for a in waiting if not _depends_on(graph.nodes[a], failed)]
-    if any(address not in left for address in waiting):
-        return None
-    waiting.sort(key=lambda address: states.get(address) is not State.RUNNING)  # stable
-    running: list[tuple[float, str]] = []
-    now, free = 0.0, num_slots
-    while waiting or running:
-        for address in list(waiting):
-            node = graph.nodes[address]
-            needed = _slots(node, num_slots)
-            if needed <= free and all(one.address in ended for one in node.inputs.values()):
-                heapq.heappush(running, (now + left[address], address))
-                waiting.remove(address)
-                free -= needed
-        if not running:
-            return None
-        now, address = heapq.heappop(running)
-        ended.add(address)
-        free += _slots(graph.nodes[address], num_slots)
-    return now
-
-
-def format_left(seconds: float | None) -> str:
-    """Format a remaining time, rounded as its uncertainty deserves."""
-    if seconds is None:
-        return ""
-    if seconds < _MINUTE:
-        return f"{max(1.0, seconds):.0f} s"
-    if seconds < _HOUR:
-        return f"{seconds / _MINUTE:.0f} min"
-    return f"{seconds / _HOUR:.1f} h"
-
-
-def _slots(node: StageNode, num_slots: int) -> int:
-    return num_slots if node.stage.uses_all_cores else 1
-
-
-def _depends_on(node: StageNode, addresses: set[str]) -> bool:
-    return any(
-        one.address in addresses or _depends_on(one, addresses) for one in node.inputs.values()
-    )

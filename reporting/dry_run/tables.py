@@ -1,6 +1,5 @@
 """Tables of a dry run: what would run, on how much data, in how much memory and time."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,13 +9,17 @@ from rich.table import Table
 
 from configuration.mixture import expected_manifests, single_language_notes
 from configuration.trainer import Accelerator
+from core.process.machine import available_cores
+from pipeline.durations import StageDurations, format_left, remaining_seconds
 from pipeline.graph import Graph, StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.stages.training import TrainingStage
+from pipeline.store.states import State
 from pipeline.store.store import Store
 from planner.costs import Cost
 from planner.estimator import Estimator, StageEstimate
 from planner.gpus import ACHIEVED, GIB, GPUS, TimeSpan, get_gpu
+from reporting.dry_run.kinds import StageRow, show_kinds
 from reporting.dry_run.memory_fixes import GPU_COUNTS, memory_fixes
 from reporting.settings import describe_equal_cells
 
@@ -28,17 +31,18 @@ _MISSING_SHOWN = 4
 _MINUTES_BELOW_H, _DECIMALS_BELOW_H = 2.0, 10.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _StageRow:
-    """Planned amounts of one stage run."""
+def show_plan(
+    console: Console, plan: GridPlan, *, root: Path, gpu: str, is_verbose: bool = False
+) -> None:
+    """Print the plan for this machine's cores, or for GPUs if the profile uses them.
 
-    estimate: StageEstimate
-    memory: str
-    time: str
-
-
-def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None:
-    """Print the plan for this machine's cores, or for GPUs if the profile uses them."""
+    Args:
+        console: Where to print.
+        plan: The plan.
+        root: Output folder, whose finished stage runs tell how long others take.
+        gpu: GPU type of the estimated costs.
+        is_verbose: Print one line per stage run instead of one per stage kind.
+    """
     expected = {
         path: source
         for cell in plan.cells
@@ -46,9 +50,11 @@ def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None
     }
     estimator = Estimator(expected, root / "cache")
     if plan.trainer.accelerator is Accelerator.CPU:
-        _show_cpu(console, plan, estimator, root)
+        _show_cpu(console, plan, estimator, root, is_verbose=is_verbose)
     else:
-        _show_gpu(console, plan, estimator, root, gpu)
+        _show_gpu(console, plan, estimator, root, gpu, is_verbose=is_verbose)
+    if not is_verbose:
+        console.print("--verbose prints every stage run with its address.", highlight=False)
     _show_missing(console, plan.graph)
     for note in single_language_notes(cell.config for cell in plan.cells):
         console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
@@ -56,30 +62,60 @@ def show_plan(console: Console, plan: GridPlan, *, root: Path, gpu: str) -> None
         console.print(f"[yellow]{describe_equal_cells(cells)}[/]", soft_wrap=True, highlight=False)
 
 
-def _show_cpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path) -> None:
+def _show_cpu(
+    console: Console, plan: GridPlan, estimator: Estimator, root: Path, *, is_verbose: bool
+) -> None:
     estimates = {address: node.estimate(estimator) for address, node in plan.graph.nodes.items()}
+    durations = StageDurations(Store(root))
+    known = {
+        address: seconds
+        for address, node in plan.graph.nodes.items()
+        if not plan.graph.missing and (seconds := durations.predict(node)) is not None
+    }
+    times = {address: one.cpu_seconds for address, one in estimates.items()} | known
 
-    def row(address: str) -> _StageRow:
-        estimate = estimates[address]
-        seconds = estimate.cpu_seconds
-        return _StageRow(
+    def row(address: str) -> StageRow:
+        estimate, seconds = estimates[address], times[address]
+        return StageRow(
             estimate=estimate,
             memory=f"{estimate.cpu_memory_mb:,.0f} MB",
             time="?" if seconds is None else f"{seconds:,.0f} s",
         )
 
-    _show_stages(console, plan.graph, root, row)
-    to_run = [estimates[address].cpu_seconds for address in _addresses_to_run(plan.graph, root)]
-    is_known = None not in to_run
-    total_s = sum(seconds or 0.0 for seconds in to_run)
+    _show_stages(console, plan.graph, root, row, is_verbose=is_verbose)
+    to_run = _addresses_to_run(plan.graph, root)
+    total_s = sum(times[address] or 0.0 for address in to_run)
+    is_known = all(times[address] is not None for address in to_run)
+    measured = sum(address in known for address in to_run)
+    source = f"{measured} of {len(to_run)} times from finished stage runs, the others planned"
     console.print(
-        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} core-minutes of computation "
-        f"remain, estimated for this machine. {len(plan.graph.cells)} cells share equal stages.",
+        f"{'About' if is_known else 'More than'} {total_s / 60:.0f} minutes of computation remain "
+        f"({source}){_describe_wall(plan.graph, to_run, times)}.",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path, gpu: str) -> None:
+def _describe_wall(graph: Graph, to_run: list[str], times: Mapping[str, float | None]) -> str:
+    """Return how long the stage runs take side by side on all cores."""
+    left = {a: seconds for a in to_run if (seconds := times[a]) is not None}
+    states = {address: State.DONE for address in graph.nodes if address not in to_run}
+    num_cores = available_cores()
+    seconds = remaining_seconds(graph, states, left, num_cores)
+    if not to_run or seconds is None:
+        return ""
+    return f", about {format_left(seconds)} on {num_cores} cores"
+
+
+def _show_gpu(
+    console: Console,
+    plan: GridPlan,
+    estimator: Estimator,
+    root: Path,
+    gpu: str,
+    *,
+    is_verbose: bool,
+) -> None:
     kind, count = get_gpu(gpu), plan.trainer.devices
     graph = plan.graph
     estimates = {
@@ -87,19 +123,19 @@ def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
         for address, node in graph.nodes.items()
     }
 
-    def row(address: str) -> _StageRow:
+    def row(address: str) -> StageRow:
         estimate, cost = estimates[address], estimates[address].cost
         if cost is None:
-            return _StageRow(estimate=StageEstimate(), memory="?", time="?")
+            return StageRow(estimate=StageEstimate(), memory="?", time="?")
         number = _num_gpus(graph.nodes[address], count)
         span = cost.time(kind, estimate.width, number)
-        return _StageRow(
+        return StageRow(
             estimate=estimate,
             memory=f"{cost.memory_gib:,.1f} GiB",
             time=f"{format_span(span)} x {number}",
         )
 
-    _show_stages(console, graph, root, row)
+    _show_stages(console, graph, root, row, is_verbose=is_verbose)
     costs = {address: estimate.cost for address, estimate in estimates.items()}
     _show_memory(console, graph, costs, gpu=gpu, room=kind.memory_gib)
     _show_gpu_hours(console, plan, estimator, root)
@@ -114,8 +150,16 @@ def _show_gpu(console: Console, plan: GridPlan, estimator: Estimator, root: Path
 
 
 def _show_stages(
-    console: Console, graph: Graph, root: Path, row: Callable[[str], _StageRow]
+    console: Console,
+    graph: Graph,
+    root: Path,
+    row: Callable[[str], StageRow],
+    *,
+    is_verbose: bool,
 ) -> None:
+    if not is_verbose:
+        show_kinds(console, graph, set(_addresses_to_run(graph, root)), row)
+        return
     table = Table(title=f"{len(graph.cells)} cells, {len(graph.nodes)} stage runs")
     for name in _COLUMNS:
         justify = "left" if name in _LEFT_ALIGNED else "right"

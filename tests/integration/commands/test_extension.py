@@ -139,7 +139,15 @@ def run(checkout: Path, *arguments: str) -> str:
 def test_a_new_experiment_is_listed_and_planned(checkout: Path) -> None:
     listed = run(checkout, "--list")
     assert re.search(r"connector_ablation +Does a deeper connector", listed)
-    planned = run(checkout, "--exp", "connector_ablation", "--profile", worlds.PROFILE, "--dry-run")
+    planned = run(
+        checkout,
+        "--exp",
+        "connector_ablation",
+        "--profile",
+        worlds.PROFILE,
+        "--dry-run",
+        "--verbose",
+    )
     # Features are shared, and one alignment per connector; everything else is per cell.
     assert "4 cells, 15 stage runs" in planned
     # Names of stage runs are folded in the first column of the table.
