@@ -1,4 +1,4 @@
-"""Builds the report of a grid: one static HTML page, its figures (PNG, SVG) and its scores (CSV).
+"""Builds the report of a grid: one static HTML page, its figures (PNG, SVG) and its scores.
 
 The page is self-contained and needs neither a network nor a server.
 """
@@ -31,6 +31,8 @@ from reporting.sections.retention_rows import retention_table
 from reporting.sequential.section import sequential_section
 from reporting.series import View, view_of
 from reporting.studies.study_section import study_sections
+from reporting.study_facts.configuration import changed_fields, study_amounts
+from reporting.study_facts.paper_tables import to_bibtex, to_latex, to_markdown
 from reporting.summary import key_figures, summary
 
 PAGE = "report.html"
@@ -65,8 +67,16 @@ def build_report(
     with locked(lock_path(folder)):  # a second command waits
         files = figures.save_figures(grid, view, folder / "figures")
         atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
-        names = [str(path.relative_to(folder)) for path in files]
-        atomic_write_text(folder / PAGE, render_page(grid, view, [*names, "cells.csv"], tracked))
+        scores = tables.score_table(grid, view)
+        texts = {
+            "scores.md": to_markdown(scores),
+            "scores.tex": to_latex(scores),
+            "data.bib": to_bibtex(grid),
+        }
+        for file, text in texts.items():
+            atomic_write_text(folder / file, text)
+        names = [*(str(path.relative_to(folder)) for path in files), "cells.csv", *texts]
+        atomic_write_text(folder / PAGE, render_page(grid, view, names, tracked))
     return folder / PAGE
 
 
@@ -119,6 +129,8 @@ def render_page(
         stages=tables.stage_rows(grid),
         preferences=preference_section(grid),
         caveats=caveats(grid, view),
+        changed_fields=changed_fields(grid),
+        amounts=study_amounts(grid),
         files=files,
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

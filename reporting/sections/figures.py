@@ -41,6 +41,9 @@ _DASHES = ((0, (4, 2)), "-", (0, (1, 1.2)), (0, (6, 1, 1, 1)))
 _MAX_BARS = 8
 _MAX_LEGEND_ROW = 4
 _SMALL_SIZE, _WIDE_SIZE = (4.0, 3.0), (8.6, 4.3)
+_BAR_WIDTH = 0.38
+_TIP = "tip: "
+"""Beginning of the id of a mark, whose rest becomes its tooltip."""
 _CHARS_PER_INCH = 14
 """Characters of a tick label that fit side by side at its normal size."""
 
@@ -51,6 +54,8 @@ class PageFigure:
 
     title: str
     note: str
+    description: str
+    """All values in words, for readers who can't see the drawing."""
     svg: str
     wide_svg: str
     """A version for wide screens (main diagram only), in which text keeps its size."""
@@ -121,7 +126,15 @@ def page_figures(grid: GridRecord, view: View, group: SettingGroup) -> list[Page
         wide_svg = ""
         if panel is PANELS[0]:
             wide_svg = page_svg(found, view, _WIDE_SIZE, salt=f"{salt}-wide")
-        figures.append(PageFigure(title=panel.title, note=panel.note, svg=svg, wide_svg=wide_svg))
+        figures.append(
+            PageFigure(
+                title=panel.title,
+                note=panel.note,
+                description=f"{panel.title}. {describe_lines(found, view)}",
+                svg=svg,
+                wide_svg=wide_svg,
+            )
+        )
     return figures
 
 
@@ -151,7 +164,13 @@ def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
 
 def page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, salt: str) -> str:
     """Draw one diagram as SVG text; the salt keeps the ids of a page's drawings distinct."""
-    return drawing_svg(lambda axes: _draw_panel(axes, found, view), size, salt=salt)
+
+
+    def draw(axes: Axes) -> None:
+        _draw_panel(axes, found, view)
+        _draw_tips(axes, found, view)
+
+    return drawing_svg(draw, size, salt=salt)
 
 
 def drawing_svg(draw: Callable[[Axes], None], size: tuple[float, float], *, salt: str) -> str:
@@ -164,6 +183,47 @@ def drawing_svg(draw: Callable[[Axes], None], size: tuple[float, float], *, salt
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         return _to_inline_svg(figure)
+
+
+def describe_lines(found: Sequence[Line], view: View) -> str:
+    """Return the values of all lines in words."""
+    parts = []
+    for line in found:
+        values = "; ".join(
+            f"{_bar_label(view, line, point)}: {point.value:.1f} %".replace("\n", " ")
+            for point in line.points
+        )
+        parts.append(f"Questions in {line.language}: {values}.")
+    return " ".join(parts)
+
+
+def _draw_tips(axes: Axes, found: Sequence[Line], view: View) -> None:
+    """Draw invisible marks that show their values when the pointer is over them."""
+    names = list(dict.fromkeys(_bar_label(view, x, point) for x in found for point in x.points))
+    drawn = drawn_lines(found, view) if view.x_axis else []
+    marks = [
+        (place, line.language, label_line(view, line.key), point)
+        for line in drawn
+        for place, point in zip(line.places, line.points, strict=True)
+    ]
+    if not view.x_axis:
+        marks = [
+            (
+                names.index(_bar_label(view, line, point))
+                + (view.languages.index(line.language) - 0.5) * _BAR_WIDTH,
+                line.language,
+                view.label(line.setting),
+                point,
+            )
+            for line in found
+            for point in line.points
+        ]
+    for place, language, label, point in marks:
+        text = f"{language}, share {100 * point.share:g} %: {point.value:.1f} %"
+        if point.low is not None and point.high is not None:
+            text += f" (95 % interval {point.low:.1f} to {point.high:.1f})"
+        (mark,) = axes.plot([place], [point.value], "o", markersize=11, alpha=0.0)
+        mark.set_gid(_TIP + ", ".join(filter(None, (text, label))))
 
 
 def _combine_panels(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, title: str) -> Figure:
@@ -264,12 +324,11 @@ def _draw_baselines(axes: Axes, drawn: Sequence[DrawnLine], view: View, language
 def _draw_bars(axes: Axes, found: Sequence[Line], view: View) -> None:
     bars = [(line, point) for line in found for point in line.points]
     names = list(dict.fromkeys(_bar_label(view, line, point) for line, point in bars))
-    width = 0.38
     for line, point in bars:
         side = view.languages.index(line.language) - 0.5
-        x = names.index(_bar_label(view, line, point)) + side * width
+        x = names.index(_bar_label(view, line, point)) + side * _BAR_WIDTH
         colour = _language_colour(view, line.language)
-        axes.bar(x, point.value, width * 0.92, color=colour, alpha=0.6)
+        axes.bar(x, point.value, _BAR_WIDTH * 0.92, color=colour, alpha=0.6)
         if point.low is not None and point.high is not None:
             error = [[point.value - point.low], [point.high - point.value]]
             axes.errorbar(x, point.value, yerr=error, color=INK, linewidth=1, capsize=2.5)
@@ -344,6 +403,7 @@ def _to_inline_svg(figure: Figure) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(rf'<g id="{_TIP}([^"]*)">', r"<g><title>\1</title>", svg)
     svg = svg.replace(f"fill: {PAPER}", "fill: var(--paper)")
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")

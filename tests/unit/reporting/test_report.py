@@ -1,6 +1,7 @@
 """The report: correct scores and verdicts, and one self-contained page for any kind of grid."""
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.model_sizes import size_table
+from reporting.study_facts.configuration import changed_fields, study_amounts
 from reporting.summary import summary
 from tests.support import fake_grid
 
@@ -26,6 +28,9 @@ pytestmark = pytest.mark.slow
 """Every test builds a report or decides claims."""
 
 _SMALL = 12
+
+
+DOWNLOADS = ("scores.md", "scores.tex", "data.bib")
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +61,12 @@ def _load(root: Path, name: str) -> tuple[GridRecord, series.View]:
 
 def test_page_needs_no_network(page: str) -> None:
     links = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
-    assert not [x for x in links if not x.startswith(("data:", "figures/", "cells.csv"))]
+    assert not [
+        x for x in links if not x.startswith(("data:", "figures/", "cells.csv", *DOWNLOADS))
+    ]
     assert "@import" not in page
     assert "url(" not in page.replace("url(#", "")
-    assert "<script" not in page
+    assert "<script src" not in page
 
 
 def test_page_has_every_part(page: str) -> None:
@@ -94,6 +101,41 @@ def test_figures_and_csv_accompany_the_page(root: Path, page: str) -> None:
     first = next(row for row in rows if row["metric"] == "vqa/eu/accuracy")
     grid = load_grid(root, "mix_ablation", "embedded")
     assert float(first["value"]) == _score(grid, 0)
+
+
+def test_tables_have_headers_and_figures_have_values(page: str) -> None:
+    assert all("scope=" in head for head in re.findall(r"<th(?=[ >])[^>]*>", page))
+    labels = re.findall(r'<div role="img" aria-label="([^"]*)"', page)
+    assert labels
+    assert all(re.search(r"20.%?.*: \d+\.\d %", label) for label in labels)
+    first = page[page.index("<svg viewBox", page.index('class="figures"')) :]
+    titles = re.findall(r"<title>([^<]*)</title>", first[: first.index("</svg>")])
+    assert sum("95 % interval" in title for title in titles) >= len(fake_grid.mix_axes())
+
+
+def test_a_paper_gets_tables_and_references(root: Path, page: str) -> None:
+    del page
+    folder = root / "grids" / "mix_ablation-embedded" / "report"
+    rows = [line.split("|")[1:-1] for line in (folder / "scores.md").read_text().splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == 2 + len(fake_grid.mix_axes())
+    text = (folder / "scores.tex").read_text()
+    assert text.count(r"\\") == 1 + len(fake_grid.mix_axes())
+    assert r"20~\%" in text
+    assert (folder / "data.bib").is_file()
+
+
+def test_changed_fields_and_amounts_are_shown(root: Path) -> None:
+    grid, _ = _load(root, "mix_ablation")
+    changed = dataclasses.replace(
+        grid, changed={"instruct.num_steps": 77}, common={"instruct.num_steps": 77}
+    )
+    (field,) = changed_fields(changed)
+    assert (field.name, field.value, field.is_override) == ("instruct.num_steps", "77", True)
+    assert field.profile_value.isdecimal()
+    amounts = {one.name: one.text for one in study_amounts(grid)}
+    assert amounts["instruct"].startswith("16.8 min in 12 stage runs, median 84 s; 300 steps")
+    assert "last logged loss 0.520" in amounts["instruct"]
 
 
 def _score(grid: GridRecord, cell: int) -> float:
