@@ -165,7 +165,6 @@ def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
 def page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, salt: str) -> str:
     """Draw one diagram as SVG text; the salt keeps the ids of a page's drawings distinct."""
 
-
     def draw(axes: Axes) -> None:
         _draw_panel(axes, found, view)
         _draw_tips(axes, found, view)

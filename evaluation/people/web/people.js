@@ -1,8 +1,8 @@
 "use strict";
 const STRINGS = {
-  eu: { name: "Zure izena", begin: "Hasi", send: "Gorde", skip: "Utzi", undo: "Aurrekoa aldatu", done: "Eginda. Eskerrik asko!",
+  eu: { name: "Zure izena", begin: "Hasi", send: "Gorde", skip: "Saltatu", undo: "Aurrekoa aldatu", done: "Eginda. Eskerrik asko!",
         content: "Edukia", language: "Hizkuntza", overall: "Oro har", left: "Ezkerrekoa", right: "Eskuinekoa", tie: "Berdin",
-        accept: "Ontzat eman", fix: "Zuzendu", reject: "Baztertu", source: "Jatorrizkoa", translation: "Itzulpena", all: "Erantzun guztiei mesedez.",
+        accept: "Ontzat eman", fix: "Zuzendu", reject: "Baztertu", source: "Jatorrizkoa", translation: "Itzulpena", all: "Erantzun guztiei, mesedez.",
         count: (d, l) => `${d} eginda, ${l} egiteko`, keysCompare: "Teklak: 1 ezkerrekoa, 2 eskuinekoa, 0 berdin; Enter gorde; s utzi; u aurrekoa",
         keysValidate: "Teklak: a ontzat eman, f zuzendu, r baztertu; Enter gorde; s utzi; u aurrekoa" },
   en: { name: "Your name", begin: "Start", send: "Save", skip: "Skip", undo: "Undo last answer", done: "All done. Thank you!",

@@ -40,11 +40,15 @@ print(json.dumps([values.mean(), *np.quantile(means, [0.025, 0.975]), len(values
 """Reads two predictions.parquet and compares them without code of this project."""
 
 
+def _cells(seed, shares):
+    return [x for x in mix_axes((seed,)) if x["target_share"] in shares and not x["text_only"]]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    make_grid(folder, "one", cells=mix_axes(), num_images=120)
-    cells = [axes for axes in mix_axes((1,)) if axes["target_share"] != 0.8]
+    make_grid(folder, "one", cells=_cells(0, (0.0, 0.2, 0.4, 0.8, 1.0)), num_images=120)
+    cells = _cells(1, (0.0, 0.2, 0.4, 1.0))
     make_grid(folder, "two", cells=cells, num_images=120, unfinished=1)
     path = folder / "grids" / "one-embedded" / "grid.json"
     other = folder / "grids" / "two-embedded" / "grid.json"
@@ -86,11 +90,11 @@ def test_differences_equal_those_of_another_program(root):
 def test_only_equal_cells_are_paired_and_the_others_named(root):
     found = paired_scores(load_sides(["one-embedded", "two-embedded"], root))
     places = {row.place for row in found.rows}
-    assert len(places) == 9
+    assert len(places) == 3
     assert not any("80" in place for place in places)
     text = " ".join(found.unpaired)
-    assert "3 cells of one-embedded have no counterpart" in text
-    assert "Not finished in two-embedded: 1.0_True_general_both_1" in text
+    assert "2 cells of one-embedded have no counterpart" in text
+    assert "Not finished in two-embedded: 1.0_False_general_both_1" in text
 
 
 def test_named_cells_are_compared_whatever_their_axes(root):
@@ -118,7 +122,7 @@ def test_the_page_is_self_contained_and_describes_its_tables(root, tmp_path, cap
     shown = re.findall(r'<td class="num[^"]*" data-value="([^"]+)">[+-]', page)
     assert sorted(map(float, shown[::2])) == pytest.approx(sorted(v["difference"] for v in values))
     low = re.findall(r"<title>A, share 20[^<]*: ([\d.]+) %", page)
-    assert len(low) > 10
+    assert len(low) > 5
 
 
 def test_curves_and_csv_have_every_value(root, tmp_path):
