@@ -127,8 +127,8 @@ class GridProgress:
     def update(self, states: dict[str, State]) -> None:
         """Update the display to the current states."""
         ended = [address for address in self._tasks if states[address] is not State.RUNNING]
-        if ended:
-            self.clock.on_end()
+        for address in ended:
+            self.clock.on_end(address)
         for address, state in states.items():
             if state is State.RUNNING:
                 self._show_running(address)

@@ -32,8 +32,10 @@ class GridClock:
         self.first_total_s: float | None = None
         """The first estimate of the time of the whole command, in seconds."""
 
-    def on_end(self) -> None:
-        """Take a stage run into account that has just ended."""
+    def on_end(self, address: str) -> None:
+        """Take a stage run into account that has just ended, or waits for its next attempt."""
+        self._starts.pop(address, None)
+        self._left.pop(address, None)
         self._expected = {}
 
     def on_progress(self, address: str, step: int, total: int | None) -> None:
