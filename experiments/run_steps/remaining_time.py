@@ -28,6 +28,7 @@ class GridClock:
         self._begin = time.monotonic()
         self._starts: dict[str, tuple[float, int]] = {}
         self._left: dict[str, float] = {}
+        self._durations = StageDurations(store)
         self._expected: dict[str, float | None] = {}
         self.first_total_s: float | None = None
         """The first estimate of the time of the whole command, in seconds."""
@@ -36,7 +37,7 @@ class GridClock:
         """Take a stage run into account that has just ended, or waits for its next attempt."""
         self._starts.pop(address, None)
         self._left.pop(address, None)
-        self._expected = {}
+        self._durations, self._expected = StageDurations(self._store), {}
 
     def on_progress(self, address: str, step: int, total: int | None) -> None:
         """Note the progress of a running stage run."""
@@ -69,8 +70,6 @@ class GridClock:
         return seconds
 
     def _expect(self, address: str) -> float | None:
-        if not self._expected:
-            durations = StageDurations(self._store)
-            nodes = self._graph.nodes.items()
-            self._expected = {address: durations.predict(node) for address, node in nodes}
+        if address not in self._expected:
+            self._expected[address] = self._durations.predict(self._graph.nodes[address])
         return self._expected[address]
