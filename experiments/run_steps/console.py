@@ -164,7 +164,7 @@ class GridProgress:
 
 
 def _describe_left(seconds: float | None) -> str:
-    return "" if seconds is None else f"about {format_left(seconds)} left"
+    return f"about {format_left(seconds)} left" if seconds else ""
 
 
 def _read_scores(store: Store, stages: dict[str, str]) -> dict[str, dict[str, float]]:
