@@ -14,7 +14,7 @@ _KIND_COLUMNS = ("stage", "stage runs", "to run", "steps", "samples", "tokens", 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StageRow:
+class PlannedRow:
     """Planned amounts of one stage run."""
 
     estimate: StageEstimate
@@ -23,7 +23,7 @@ class StageRow:
 
 
 def show_kinds(
-    console: Console, graph: Graph, to_run: set[str], row: Callable[[str], StageRow]
+    console: Console, graph: Graph, to_run: set[str], row: Callable[[str], PlannedRow]
 ) -> None:
     """Print one line per stage kind, with the smallest and largest values of its stage runs.
 
@@ -65,10 +65,10 @@ def _join(texts: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys((texts[0], texts[-1])))
 
 
-def _memory_of(row: StageRow) -> float:
+def _memory_of(row: PlannedRow) -> float:
     cost = row.estimate.cost
     return row.estimate.cpu_memory_mb if cost is None else cost.memory_gib
 
 
-def _time_of(row: StageRow) -> tuple[int, str]:
+def _time_of(row: PlannedRow) -> tuple[int, str]:
     return len(row.time), row.time

@@ -19,7 +19,7 @@ from pipeline.store.store import Store
 from planner.costs import Cost
 from planner.estimator import Estimator, StageEstimate
 from planner.gpus import ACHIEVED, GIB, GPUS, TimeSpan, get_gpu
-from reporting.dry_run.kinds import StageRow, show_kinds
+from reporting.dry_run.kinds import PlannedRow, show_kinds
 from reporting.dry_run.memory_fixes import GPU_COUNTS, memory_fixes
 from reporting.settings import describe_equal_cells
 
@@ -74,9 +74,9 @@ def _show_cpu(
     }
     times = {address: one.cpu_seconds for address, one in estimates.items()} | known
 
-    def row(address: str) -> StageRow:
+    def row(address: str) -> PlannedRow:
         estimate, seconds = estimates[address], times[address]
-        return StageRow(
+        return PlannedRow(
             estimate=estimate,
             memory=f"{estimate.cpu_memory_mb:,.0f} MB",
             time="?" if seconds is None else f"{seconds:,.0f} s",
@@ -123,13 +123,13 @@ def _show_gpu(
         for address, node in graph.nodes.items()
     }
 
-    def row(address: str) -> StageRow:
+    def row(address: str) -> PlannedRow:
         estimate, cost = estimates[address], estimates[address].cost
         if cost is None:
-            return StageRow(estimate=StageEstimate(), memory="?", time="?")
+            return PlannedRow(estimate=StageEstimate(), memory="?", time="?")
         number = _num_gpus(graph.nodes[address], count)
         span = cost.time(kind, estimate.width, number)
-        return StageRow(
+        return PlannedRow(
             estimate=estimate,
             memory=f"{cost.memory_gib:,.1f} GiB",
             time=f"{format_span(span)} x {number}",
@@ -153,7 +153,7 @@ def _show_stages(
     console: Console,
     graph: Graph,
     root: Path,
-    row: Callable[[str], StageRow],
+    row: Callable[[str], PlannedRow],
     *,
     is_verbose: bool,
 ) -> None:
