@@ -18,13 +18,13 @@ STAGE_LOCK = "lock"
 """Lock file in the folder of a stage run."""
 RUNNING_MARK = ".running"
 """File in the folder of a grid that every command holds while it runs the grid."""
-_LOCK = ".lock"
+_LOCK = ".store.lock"
 
 
 @contextlib.contextmanager
 def using_store(root: Path) -> Iterator[None]:
     """Keep other commands from deleting results; wait until one that does so has ended."""
-    with present(root / STORE_FOLDER / _LOCK):
+    with present(root / _LOCK):
         yield
 
 
@@ -35,7 +35,7 @@ def changing_store(root: Path) -> Iterator[None]:
     Raises:
         ConfigError: If a grid is running, or another command changes the store.
     """
-    path = root / STORE_FOLDER / _LOCK
+    path = root / _LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         if not _try_lock(file.fileno()):
