@@ -295,7 +295,10 @@ def _check_recipe_interval(
         return
     shift = claim.differences[0].value - claim.models[0].value
     scale = claim.measured
-    low, high = (scale.factor * (end + shift) for end in claim.recipes[0].bounds(confidence))
+    # The interval of a recipe is never narrower than that of its models.
+    lows, highs = zip(*(one.bounds(confidence) for one in (claim.recipes[0], claim.models[0])),
+                      strict=True)  # fmt: skip
+    low, high = (scale.factor * (end + shift) for end in (min(lows), max(highs)))
     slack = 0.15 * (high - low) + scale.rounding
     for which, printed, end in (("low", found[1], low), ("high", found[2], high)):
         checks.number(f"{name} recipe {which}", float(printed), end, slack)

@@ -31,6 +31,8 @@ from reporting.claims.paired_scores import CellScores, align_items
 from reporting.settings import Setting, format_percent
 
 _SEED = 0
+_TIE = 1e-9
+"""Distance below which two differences are the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,9 +186,10 @@ def decide_enough(
         f"{format_percent(drop.smaller)}"
         for drop in result.drops
     )
+    decision = _double(decision) if is_halved else decision
     recipe = _enough_recipe(own, shares.index(share), _variance(more), margin, alpha)
     return ComparisonOutcome(
-        decision=_double(decision) if is_halved else decision,
+        decision=decision,
         recipe=_limit_certainty(recipe, decision, alpha),
         notes=notes,
     )
@@ -195,17 +198,37 @@ def decide_enough(
 def _limit_certainty(recipe: RecipeDecision, models: Decision, alpha: float) -> RecipeDecision:
     """Make the verdict about a recipe no more certain than that about its trained models.
 
-    The two use different approximations for few images.
+    The two use different approximations for few images, and an estimated variance of trainings can
+    be negative: neither p-values nor the interval of a recipe are smaller than those of its models.
     """
     p_supported = max(recipe.decision.p_supported, models.p_supported)
     p_refuted = max(recipe.decision.p_refuted, models.p_refuted)
     decision = dataclasses.replace(
-        recipe.decision,
+        _widen(recipe.decision, models),
         p_supported=p_supported,
         p_refuted=p_refuted,
         verdict=judge(p_supported, p_refuted, alpha),
     )
     return dataclasses.replace(recipe, decision=decision)
+
+
+def _widen(recipe: Decision, models: Decision) -> Decision:
+    """Return a decision whose interval contains that of the models, if both are about one value."""
+    inner, outer = recipe.bounds_at, models.bounds_at
+    is_same = abs(recipe.difference.value - models.difference.value) <= _TIE
+    if inner is None or outer is None or not is_same:
+        return recipe
+
+    def bounds_at(confidence: float) -> Bounds:
+        lows, highs = zip(inner(confidence), outer(confidence), strict=True)
+        return (
+            min((low for low in lows if low is not None), default=None),
+            max((high for high in highs if high is not None), default=None),
+        )
+
+    low, high = bounds_at(recipe.confidence)
+    difference = dataclasses.replace(recipe.difference, low=low, high=high)
+    return dataclasses.replace(recipe, difference=difference, bounds_at=bounds_at)
 
 
 def _compare(

@@ -403,6 +403,11 @@ def test_a_recipe_is_never_surer_than_its_trained_models(seed: int) -> None:
     )
     assert outcome.recipe.decision.p_supported >= outcome.decision.p_supported
     assert outcome.recipe.decision.p_refuted >= outcome.decision.p_refuted
+    models, recipe = outcome.decision.difference, outcome.recipe.decision.difference
+    assert models.value == pytest.approx(recipe.value)
+    if recipe.low is not None:
+        assert recipe.low <= models.low
+        assert recipe.high >= models.high
 
 
 def test_a_claim_states_its_margin(tmp_path: Path) -> None:
