@@ -125,6 +125,8 @@ def _curve_sentences(
             f"A share of {format_percent(REFERENCE_SHARE)} reaches "
             f"{_format_score(reference.value)}{_format_interval(reference)}{compared}."
         )
+        if first.share == 0:
+            sentences += _reply_language(grid, view, line, first, "At a share of zero")
     return sentences + _baseline_sentences(view, setting, top)
 
 
@@ -226,21 +228,28 @@ def _base_language_sentences(
         f"{_format_score(first.value)} at a share of {format_percent(first.share)} to "
         f"{_format_score(last.value)} at {format_percent(last.share)}."
     ]
-    fidelity = _value_at(grid, view, FIDELITY_PANEL, line, last.share)
-    if fidelity is not None and fidelity < _FAITHFUL:
-        text = (
-            f"There, only {_format_score(fidelity)} of the replies are in {view.base}: the model "
-            "answers in another language, which is not the same as having forgotten the answer."
-        )
-        panel = Panel(key="any", title="", metric="vqa/{language}/accuracy_any_language", note="")
-        either = _value_at(grid, view, panel, line, last.share)
-        if either is not None:
-            text += (
-                f" If the right answer counts in any language, the accuracy is "
-                f"{_format_score(either)}."
-            )
-        sentences.append(text)
+    sentences += _reply_language(grid, view, line, last, "There")
     return sentences
+
+
+def _reply_language(
+    grid: GridRecord, view: View, line: Line, point: Point, where: str
+) -> list[str]:
+    """Say that a score is low because replies are in another language, if that is so."""
+    fidelity = _value_at(grid, view, FIDELITY_PANEL, line, point.share)
+    if fidelity is None or fidelity >= _FAITHFUL:
+        return []
+    text = (
+        f"{where}, only {_format_score(fidelity)} of the replies are in {line.language}: the model "
+        "answers in another language, which is not the same as not knowing the answer."
+    )
+    panel = Panel(key="any", title="", metric="vqa/{language}/accuracy_any_language", note="")
+    either = _value_at(grid, view, panel, line, point.share)
+    if either is not None:
+        text += (
+            f" If the right answer counts in any language, the accuracy is {_format_score(either)}."
+        )
+    return [text]
 
 
 def _value_at(grid: GridRecord, view: View, panel: Panel, line: Line, share: float) -> float | None:

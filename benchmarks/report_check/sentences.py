@@ -102,7 +102,9 @@ def _check_curve(
     for printed, share in zip(found, (min(line), max(line)), strict=False):
         own = _mean(grid, line[share], base)
         checks.number(f"summary: {base} at {share:.0%}", printed, own, _PRINTED)
-    _check_replies(grid, checks, lead, line[max(line)])
+    _check_replies(grid, checks, lead, line[max(line)], (base, "There"))
+    if reference not in (None, top) and 0.0 in line:
+        _check_replies(grid, checks, lead, line[0.0], (target, "At a share of zero"))
 
 
 def _check_list(checks: Checks, lead: str, scores: dict[Setting, float]) -> None:
@@ -147,20 +149,24 @@ def _check_effects(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, 
             checks.number(f"summary: {name} effect", one, float(value), _PRINTED)
 
 
-def _check_replies(grid: Grid, checks: Checks, lead: str, setting: Setting) -> None:
-    """Check the sentence about replies in another language at the largest share of a setting."""
-    base = grid.languages[1]
+def _check_replies(
+    grid: Grid, checks: Checks, lead: str, setting: Setting, place: tuple[str, str]
+) -> None:
+    """Check the sentence about replies in another language, given its language and beginning."""
+    language, start = place
     faithful, either = (
-        100 * float(np.mean([np.nanmean(t.columns[name][t.rows(base, kind)].astype(float))
+        100 * float(np.mean([np.nanmean(t.columns[name][t.rows(language, kind)].astype(float))
                              for t in grid.settings[setting]]))
         for name, kind in (("is_in_language", ""), ("score_any_language", "vqa"))
     )  # fmt: skip
-    found = re.search(r"only ([\d.]+) % of the replies", lead)
-    checks.same("summary: says that replies change language", found is not None, faithful < 90)
+    found = re.search(rf"{start}, only ([\d.]+) % of the replies are in {language}", lead)
+    name = f"summary: {start.lower()}"
+    checks.same(f"{name} replies change language", found is not None, faithful < 90)
     if found:
-        checks.number("summary: replies in the language", float(found[1]), faithful, _PRINTED)
-        either_text = re.search(r"in any language, the accuracy is ([\d.]+) %", lead)
-        checks.number("summary: accuracy in any language",
+        checks.number(f"{name} replies in the language", float(found[1]), faithful, _PRINTED)
+        rest = lead[found.end() :]
+        either_text = re.search(r"in any language, the accuracy is ([\d.]+) %", rest)
+        checks.number(f"{name} accuracy in any language",
                       float(either_text[1]) if either_text else None, either, _PRINTED)  # fmt: skip
 
 
