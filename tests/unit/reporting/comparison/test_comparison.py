@@ -140,7 +140,7 @@ def test_curves_and_csv_have_every_value(root, tmp_path):
     ("names", "error", "message"),
     [
         (["one-embedded", "three"], DataError, "no grid 'three'"),
-        (["one-embedded", "one-embedded:0.0"], ConfigError, "Did you mean"),
+        (["one-embedded", "one-embedded:0.0"], ConfigError, "unknown cell"),
         (["one-embedded", "one-embedded:0.0_False_general_both_0"], ConfigError, "not both"),
     ],
 )
