@@ -14,9 +14,9 @@ from core.errors import DataError
 from evaluation.statistics.intervals import Interval, paired_difference
 from reporting.comparison.sides import Side
 from reporting.item_scores import common_scores, question_scores
-from reporting.records import CellRecord
+from reporting.records import CellRecord, GridRecord
 from reporting.sections.tables import format_duration
-from reporting.series import FIDELITY_PANEL, PANELS, Panel, main_panel
+from reporting.series import FIDELITY_PANEL, MAIN_PANEL, PANELS, Panel, main_panel
 from reporting.settings import Setting, axis_titles, format_axis
 
 _SEED = 0
@@ -223,9 +223,17 @@ class _Pair:
     place: str
 
 
+def deciding_panel(grid: GridRecord) -> Panel:
+    """Return the panel of the score that decides claims, with a title that stands on its own."""
+    panel = main_panel(grid)
+    if panel.metric == MAIN_PANEL.metric:
+        return MAIN_PANEL
+    return dataclasses.replace(panel, title=f"{MAIN_PANEL.title}, {panel.title}")
+
+
 def _compare_cells(pair: _Pair, unpaired: list[str]) -> Iterator[PairedScore]:
     grid = pair.sides[0].grid
-    panels = dict.fromkeys((main_panel(grid), *PANELS, FIDELITY_PANEL))
+    panels = dict.fromkeys((deciding_panel(grid), *PANELS, FIDELITY_PANEL))
     for panel in panels:
         for language in (grid.target_language, grid.base_language):
             row = _compare(pair, panel, language, unpaired)

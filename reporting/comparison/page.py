@@ -19,10 +19,11 @@ from reporting.comparison.differences import (
     amounts,
     configuration_differences,
     data_differences,
+    deciding_panel,
     paired_scores,
 )
 from reporting.comparison.sides import Side
-from reporting.series import PANELS, Panel, main_panel
+from reporting.series import PANELS, Panel
 from reporting.tracking.upload_notes import RUN_FILE
 
 COMPARISON_PAGE, TABLE, VALUES = "comparison.html", "differences.csv", "differences.json"
@@ -73,7 +74,7 @@ def render_comparison(sides: Sequence[Side], scores: PairedScores) -> str:
 
 def summary_sentences(sides: Sequence[Side], scores: PairedScores) -> list[str]:
     """Return one sentence per side about the main score in the target language."""
-    panel, language = main_panel(sides[0].grid), sides[0].grid.target_language
+    panel, language = deciding_panel(sides[0].grid), sides[0].grid.target_language
     sentences = []
     for side in sides[1:]:
         rows = [
@@ -142,7 +143,7 @@ def _curves(sides: Sequence[Side]) -> list[Curves]:
     if sides[0].is_cell:
         return []
     grid = sides[0].grid
-    panels: list[Panel] = list(dict.fromkeys((main_panel(grid), *PANELS)))
+    panels: list[Panel] = list(dict.fromkeys((deciding_panel(grid), *PANELS)))
     found = [
         overlaid_curves(sides, panel, language)
         for panel in panels
