@@ -67,8 +67,9 @@ def test_every_source_exists():
         "emoji_caption", "emoji_instruct", "round_caption", "round_instruct", "text", "chat",
         "knowledge", "withheld_caption", "withheld_instruct",
     )  # fmt: skip
+    culture = {"culture_test", "culture_instruct_en", "culture_instruct_eu"}
     benchmarks = {"benchmark_test", "benchmark_withheld"}
-    assert names == benchmarks | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
+    assert names == benchmarks | culture | {f"{k}_{code}" for k in kinds for code in LANGUAGES}
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

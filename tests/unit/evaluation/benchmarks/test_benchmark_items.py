@@ -212,10 +212,10 @@ def test_invalid_prompt_files_are_errors(tmp_path):
 
 
 def test_a_language_without_a_prompt_file_uses_the_bare_question(items):
-    book = load_prompts(["ga"])
-    assert book.templates["ga"]["vqa"] == "{question}"
-    with pytest.raises(ConfigError, match="yes and no in 'ga'"):
-        YesNoParser(book.yes_no_words).parse("x", "ga")
+    book = load_prompts(["mt"])
+    assert book.templates["mt"]["vqa"] == "{question}"
+    with pytest.raises(ConfigError, match="yes and no in 'mt'"):
+        YesNoParser(book.yes_no_words).parse("x", "mt")
 
 
 def test_braces_in_a_question_are_kept(items):
