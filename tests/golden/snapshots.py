@@ -146,7 +146,20 @@ def help_text(command: str) -> str:
 def processor() -> str:
     """Return the properties of the processor that change the last bits of float32 results."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {capability} torch {torch.__version__.partition('+')[0]}"
+    version = torch.__version__.partition("+")[0]
+    return f"{platform.machine()} {capability} {_processor_model()} torch {version}"
+
+
+def _processor_model() -> str:
+    """Return family, model and matrix unit, by which the math library chooses its kernels."""
+    known = dict.fromkeys(("cpu family", "model", "flags"), "unknown")
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().split("\n\n")[0].splitlines() if path.is_file() else ():
+        name, _, value = line.partition(":")
+        if name.strip() in known:
+            known[name.strip()] = value.strip()
+    matrix_unit = " amx" if "amx_tile" in known["flags"].split() else ""
+    return f"family {known['cpu family']} model {known['model']}{matrix_unit}"
 
 
 def smoke_snapshot(root: Path) -> dict[str, Any]:
