@@ -171,7 +171,7 @@ def _print_report(plan: ConversionPlan, report: ConversionReport, seconds: float
             table.add_row(f"{count:,}", escape(reason), escape(report.ledger.examples[reason][0]))
         _console.print(table)
     if report.num_recoded:
-        _print(f"{report.num_recoded:,} images were written anew as PNG (rotated, or GIF, BMP ...)")
+        _print(f"{report.num_recoded:,} images were re-encoded as PNG (rotated, or GIF, BMP ...)")
     for modality, manifest in report.manifests.items():
         count = report.num_samples[modality]
         _print(f"{count:,} of {report.ledger.num_in:,} rows, {modality}: {manifest}")

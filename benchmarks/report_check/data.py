@@ -80,13 +80,13 @@ class Checks:
         """Compare two values that must be equal."""
         self._add(name, str(printed), str(own), printed == own)
 
-    def p_value(self, name: str, printed: float, *own: float) -> None:
+    def p_value(self, name: str, printed: float, *own: float, resolution: float = 0.0) -> None:
         """Compare p-values of different tests of one hypothesis, as normal deviates.
 
         Several own values are those of equally defensible tests; the printed one has to lie within
-        their range.
+        their range. Resampling can't give p-values below `resolution`.
         """
-        low, high = 0.004, 0.99  # farther out, no conclusion depends on them; resampling ends there
+        low, high = max(0.0015, resolution), 0.99  # farther out, no conclusion depends on them
         a, *others = (deviate(min(max(p, low), high)) for p in (printed, *own))
         is_equal = min(others) - DEVIATE_TOLERANCE <= a <= max(others) + DEVIATE_TOLERANCE
         is_equal = is_equal or any(abs(printed - p) <= 0.0015 for p in own)

@@ -45,7 +45,7 @@ class ConversionReport:
     manifests: dict[Modality, Path]
     num_samples: dict[Modality, int]
     num_recoded: int
-    """Images that were written anew as PNG."""
+    """Images that were re-encoded as PNG."""
     ledger: Ledger
 
 

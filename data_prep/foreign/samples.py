@@ -25,7 +25,7 @@ class ForeignSample:
     image: bytes | None
     """None for a conversation without an image."""
     is_recoded: bool = False
-    """Whether the image was written anew, because programs show its format differently."""
+    """Whether the image was re-encoded, because programs show its format differently."""
 
 
 def convert_row(row: Mapping[str, Any], columns: Columns, images: Path | None) -> ForeignSample:

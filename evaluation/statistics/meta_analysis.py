@@ -14,9 +14,12 @@ import numpy as np
 from scipy import special
 
 from core.errors import DataError
+from core.rng import named_rng
 from evaluation.statistics.small_samples import student_quantile
 
 _MAX_STEPS, _TOLERANCE = 200, 1e-10
+_GRID, _DRAWS = 400, 20_000
+"""Values of tau^2 and draws for the prediction interval."""
 MIN_STUDIES = 3
 """Studies below which no heterogeneity is estimated."""
 
@@ -112,14 +115,35 @@ def random_effects(
         q=q,
         q_p_value=float(special.chdtrc(df, q)),
         i_squared=tau2 / (tau2 + typical),
-        prediction=_predict(float(beta_P[0]), float(errors_P[0]), tau2, num) if size == 1 else None,
+        prediction=_predict(y_K, v_K) if size == 1 else None,
     )  # fmt: skip
 
 
-def _predict(mean: float, error: float, tau2: float, num: int) -> tuple[float, float]:
-    """Return the interval of Higgins, Thompson and Spiegelhalter (2009)."""
-    half = student_quantile(0.95, num - 2) * math.sqrt(tau2 + error**2)
-    return mean - half, mean + half
+def _predict(y_K: np.ndarray, v_K: np.ndarray) -> tuple[float, float]:
+    """Return the interval of Nagashima, Noma and Furukawa (2019), which covers few studies as well.
+
+    A new effect is drawn many times: tau^2 from its confidence distribution (the value at which the
+    weighted sum of squares equals a draw of chi-squared), then the mean given tau^2 with the error
+    of Knapp and Hartung, then the deviation of the study.
+    """
+    num = len(y_K)
+    spread = float(np.var(y_K, ddof=1))
+    tau2_G = np.concatenate([[0.0], np.geomspace(1e-6, 1e4, _GRID) * (spread + v_K.mean())])
+    weights_GK = 1 / (v_K + tau2_G[:, None])
+    totals_G = weights_GK.sum(axis=1)
+    means_G = weights_GK @ y_K / totals_G
+    squares_G = (weights_GK * (y_K - means_G[:, None]) ** 2).sum(axis=1)
+    rng = named_rng(0, "prediction interval")
+    # The sum of squares falls as tau^2 grows; larger draws than that at zero stand for no spread.
+    draws_R = rng.chisquare(num - 1, _DRAWS)
+    tau2_R = np.interp(draws_R, squares_G[::-1], tau2_G[::-1])
+    means_R, totals_R, squares_R = (np.interp(tau2_R, tau2_G, values_G)
+                                    for values_G in (means_G, totals_G, squares_G))  # fmt: skip
+    errors_R = np.sqrt(np.maximum(1.0, squares_R / (num - 1)) / totals_R)
+    new_R = (means_R + errors_R * rng.standard_t(num - 1, _DRAWS)
+             + np.sqrt(tau2_R) * rng.standard_normal(_DRAWS))  # fmt: skip
+    low, high = np.quantile(new_R, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _fit_weighted(

@@ -16,6 +16,8 @@ from core.rng import Name, named_rng
 NUM_RESAMPLES = 20_000
 _CHUNK_COUNTS = 1 << 18
 """Draw counts that are converted to floating point at a time; they fit into a CPU cache."""
+_BLOCK_COUNTS = 1 << 14
+"""Draws that are counted at a time; codes and counts of 8 bytes each fit into a small CPU cache."""
 _CACHED_COUNTS = 1 << 24
 """Largest number of draw counts (one byte each) that is kept for the next call."""
 _DISTINCT_COST = 8
@@ -137,8 +139,13 @@ def _draw_counts(
     drawn_type = np.uint16 if num_clusters <= 1 << 16 else np.uint32
     for start in range(0, num_resamples, rows):
         shape = (min(rows, num_resamples - start), num_clusters)
-        drawn = rng.integers(0, num_clusters, size=shape, dtype=drawn_type).astype(np.int64)
-        drawn += np.arange(shape[0])[:, None] * num_clusters
-        counts = np.bincount(drawn.ravel(), minlength=shape[0] * num_clusters)
+        drawn = rng.integers(0, num_clusters, size=shape, dtype=drawn_type)
         # A cluster is drawn once on average; more than 255 times never happens.
-        yield counts.astype(np.uint8).reshape(shape)
+        counts = np.empty(shape, dtype=np.uint8)
+        block = max(1, _BLOCK_COUNTS // num_clusters)
+        for first in range(0, shape[0], block):
+            part = drawn[first : first + block]
+            codes = np.add(part, np.arange(len(part))[:, None] * num_clusters, dtype=np.int64)
+            found = np.bincount(codes.ravel(), minlength=codes.size)
+            counts[first : first + block] = found.reshape(codes.shape)
+        yield counts

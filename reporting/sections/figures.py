@@ -4,10 +4,7 @@ The page's SVG refers to its colours by CSS variables, so that one drawing serve
 dark theme.
 """
 
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,21 +26,25 @@ from reporting.sections.drawn_lines import (
     line_key,
     x_ticks,
 )
+from reporting.sections.inline_svg import (
+    BASE,
+    GRID,
+    INK,
+    MUTED,
+    PAPER,
+    TARGET,
+    TIP,
+    plot_style,
+    to_inline_svg,
+)
 from reporting.series import FIDELITY_PANEL, PANELS, Line, Panel, Point, View, lines
 from reporting.settings import DESCRIPTIVE_AXES, SHARE, Setting, format_axis, format_value
-
-INK, MUTED, GRID, PAPER = "#1c2024", "#6b727c", "#e6e8eb", "#ffffff"
-TARGET, BASE = "#c2410c", "#2563a8"
-VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", TARGET: "--target", BASE: "--base"}
-"""Colours of the drawings and the CSS variables that replace them on the page."""
 
 _DASHES = ((0, (4, 2)), "-", (0, (1, 1.2)), (0, (6, 1, 1, 1)))
 _MAX_BARS = 8
 _MAX_LEGEND_ROW = 4
 _SMALL_SIZE, _WIDE_SIZE = (4.0, 3.0), (8.6, 4.3)
 _BAR_WIDTH = 0.38
-_TIP = "tip: "
-"""Beginning of the id of a mark, whose rest becomes its tooltip."""
 _CHARS_PER_INCH = 14
 """Characters of a tick label that fit side by side at its normal size."""
 
@@ -148,7 +149,7 @@ def save_figures(grid: GridRecord, view: View, folder: Path) -> list[Path]:
         drawn = [(panel, found) for panel, found in drawn if found]
         if not drawn:
             continue
-        with _plot_style():
+        with plot_style():
             figure = _combine_panels(drawn, view, title=group.label)
             suffix = f"-{number + 1}" if number else ""
             for kind in ("png", "svg"):
@@ -174,14 +175,14 @@ def page_svg(found: Sequence[Line], view: View, size: tuple[float, float], *, sa
 
 def drawing_svg(draw: Callable[[Axes], None], size: tuple[float, float], *, salt: str) -> str:
     """Draw something in the style of the page as SVG text; sizes are in inches."""
-    with _plot_style():
+    with plot_style():
         matplotlib.rcParams["svg.hashsalt"] = salt
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         draw(axes)
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
-        return _to_inline_svg(figure)
+        return to_inline_svg(figure)
 
 
 def describe_lines(found: Sequence[Line], view: View) -> str:
@@ -222,7 +223,7 @@ def _draw_tips(axes: Axes, found: Sequence[Line], view: View) -> None:
         if point.low is not None and point.high is not None:
             text += f" (95 % interval {point.low:.1f} to {point.high:.1f})"
         (mark,) = axes.plot([place], [point.value], "o", markersize=11, alpha=0.0)
-        mark.set_gid(_TIP + ", ".join(filter(None, (text, label))))
+        mark.set_gid(TIP + ", ".join(filter(None, (text, label))))
 
 
 def _combine_panels(drawn: Sequence[tuple[Panel, list[Line]]], view: View, *, title: str) -> Figure:
@@ -375,36 +376,6 @@ def _language_colour(view: View, language: str) -> str:
     return TARGET if language == view.target else BASE
 
 
-@contextmanager
-def _plot_style() -> Iterator[None]:
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "irudimen", "font.family": "DejaVu Sans",
-        "font.size": 9, "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED,
-        "ytick.color": MUTED, "axes.edgecolor": GRID, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.spines.left": False, "xtick.major.size": 0,
-        "ytick.major.size": 0,
-    }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        yield
-
-
 def _file_metadata(kind: str) -> dict[str, None]:
     """Leave out the date, so that equal scores give equal files."""
     return {"Date": None} if kind == "svg" else {}
-
-
-def _to_inline_svg(figure: Figure) -> str:
-    """Return SVG to embed in the page: no header, no fixed size, colours as CSS variables."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(rf'<g id="{_TIP}([^"]*)">', r"<g><title>\1</title>", svg)
-    svg = svg.replace(f"fill: {PAPER}", "fill: var(--paper)")
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    # The reader's machine may lack the font of the drawing; the page's font stack is safe.
-    return re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)

@@ -14,7 +14,7 @@ from core.io.jsonl import read_jsonl
 from lightning_modules.source_losses import BY_LANGUAGE
 from pipeline.store.records import StageRecord
 from reporting.records import CellRecord, GridRecord
-from reporting.sections import figures
+from reporting.sections import figures, inline_svg
 from reporting.series import MAIN_PANEL, Line, Point, View, lines
 from reporting.settings import SHARE, Setting, format_percent
 from reporting.studies.study_section import StudyFigure, StudySection, StudyTable
@@ -146,7 +146,7 @@ def _losses(run: StageRecord, language: str) -> list[tuple[int, float]]:
 def _loss_svg(curve: _Curve, view: View, *, salt: str) -> str:
     def draw(axes: Axes) -> None:
         for language in view.languages:
-            colour = figures.TARGET if language == view.target else figures.BASE
+            colour = inline_svg.TARGET if language == view.target else inline_svg.BASE
             if curve.trunk is not None:
                 _plot(axes, _losses(curve.trunk, language), colour, width=1.8)
             for run in curve.runs:
@@ -166,7 +166,7 @@ def _plot(axes: Axes, pairs: Sequence[tuple[int, float]], colour: str, *, width:
 def _accuracy_svg(curve: _Curve, view: View, *, salt: str) -> str:
     def draw(axes: Axes) -> None:
         for language, points in curve.points.items():
-            colour = figures.TARGET if language == view.target else figures.BASE
+            colour = inline_svg.TARGET if language == view.target else inline_svg.BASE
             x = [steps for steps, _ in points]
             axes.plot(x, [p.value for _, p in points], color=colour, marker="o", markersize=4)
             bounded = [(s, p.low, p.high) for s, p in points if None not in (p.low, p.high)]

@@ -1,4 +1,4 @@
-"""A killed training of a ready-made model on images of ten sizes goes on with other topologies.
+"""A killed training of a ready-made model on images of ten sizes resumes on other topologies.
 
 Every rank records the samples that it trains on. The global batches of all attempts must be those
 of an uninterrupted run of one process, and so must losses and weights.
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Topology:
-    """How an attempt trains; none of this may change what it trains on."""
+    """Resources of an attempt, none of which may change the samples that it trains on."""
 
     ranks: int
     loader_workers: int

@@ -35,7 +35,7 @@ class RecordedStep:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every rank reached the step."""
+        """True if every rank reached the step."""
         return len(self.shares) == self.world_size
 
     @property

@@ -17,7 +17,7 @@ from pipeline.store.states import State
 from reporting import build, series
 from reporting.claims import preregistration
 from reporting.records import GridRecord, load_grid
-from reporting.sections import figures, gallery, tables
+from reporting.sections import figures, gallery, inline_svg, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.model_sizes import size_table
 from reporting.study_facts.configuration import changed_fields, study_amounts
@@ -87,7 +87,7 @@ def test_ids_inside_drawings_are_distinct(page: str) -> None:
 def test_drawings_follow_the_theme(page: str) -> None:
     drawings = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
     assert "var(--target)" in drawings
-    for colour in figures.VARIABLES:
+    for colour in inline_svg.VARIABLES:
         assert colour not in drawings
 
 

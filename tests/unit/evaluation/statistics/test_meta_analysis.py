@@ -52,7 +52,7 @@ def test_intervals_cover_the_mean_and_a_new_study() -> None:
         hits += (found.mean.low <= 0.1 <= found.mean.high, low <= truths[-1] <= high)
     coverage = hits / runs
     assert 0.93 <= coverage[0] <= 0.98
-    assert 0.9 <= coverage[1] <= 0.98  # 0.918: with eight studies, tau is uncertain
+    assert 0.92 <= coverage[1] <= 0.98
 
 
 def test_equal_studies_have_no_heterogeneity() -> None:

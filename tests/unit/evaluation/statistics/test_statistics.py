@@ -131,15 +131,19 @@ def test_no_spread_falls_back_to_wilson_over_images():
 
 
 @pytest.mark.slow
-def test_3000_items_take_a_fraction_of_a_second():
-    """The goal is 200 ms on an idle core; a core whose neighbour is busy needs up to 260 ms."""
+def test_3000_items_take_less_than_200_ms():
+    """On a core that draws the random numbers in 65 ms; on a slower or busier one in proportion."""
     values, clusters = named_rng(0, "speed").random(3_000), images(3_000, 2)
-    times = []
+    rng, times, references = named_rng(0, "reference"), [], []
     for trial in range(5):
         start = time.process_time()  # other tests run at the same time
         mean_interval(values, clusters, seed=trial)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.5
+        middle = time.process_time()
+        for _ in range(100):
+            rng.integers(0, 1_500, size=(200, 1_500), dtype=np.uint16)
+        times.append(middle - start)
+        references.append(time.process_time() - middle)
+    assert min(times) < 0.2 * max(1.0, min(references) / 0.065)
 
 
 def cells(difference, num_items=1_200, seed=7):

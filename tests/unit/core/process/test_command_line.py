@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import command_line
+from core.process import command_line
 
-_ROOT = Path(__file__).parents[3]
-_CALL = "import sys; from experiments.command_line import main; sys.exit(main(sys.argv[1:]))"
+_ROOT = Path(__file__).parents[4]
+_CALL = "import sys; from core.process.command_line import main; sys.exit(main(sys.argv[1:]))"
 
 
 def irudimen(*arguments):
