@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones vlm_mix_ablation,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: help env run smoke ui test test-fast gpu gpu-check check dry-run lock clean
 

@@ -5,11 +5,13 @@ command reads its configuration.
 """
 
 import multiprocessing
+import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
 from core.process.interrupts import without_interrupts
 from core.process.machine import use_short_socket_folder
+from pipeline.launchers.environment import allocator_settings
 
 _PRELOADED_MODULES = ["pipeline.launchers.worker"]
 
@@ -23,6 +25,10 @@ def get_context() -> ForkServerContext:
     use_short_socket_folder()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED_MODULES)
+    settings = allocator_settings()
     with without_interrupts():
+        os.environ.update(settings)  # read when a program starts, so not by this process
         forkserver.ensure_running()
+    for name in settings:
+        del os.environ[name]
     return context

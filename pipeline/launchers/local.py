@@ -23,7 +23,7 @@ from pipeline.graph import Graph, StageNode
 from pipeline.launchers import forkserver
 from pipeline.launchers.base import PREEMPTED_MESSAGE, OnTick, StageAttempt, choose_num_threads
 from pipeline.launchers.devices import NO_GPUS, GpuPool
-from pipeline.launchers.environment import RANK_VARIABLES
+from pipeline.launchers.environment import RANK_VARIABLES, allocator_settings
 from pipeline.store.states import State
 from pipeline.store.store import StageFolder, Store
 
@@ -183,7 +183,7 @@ class StageProcess:
 
 def start_command(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start the worker of a stage run as a command; its output is appended to log.txt."""
-    environment = {**environment, PARENT: str(os.getpid())}
+    environment = {**allocator_settings(), **environment, PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "pipeline.launchers.worker", str(path)]
     with (path / "log.txt").open("ab") as log, without_interrupts():
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -13,7 +13,11 @@ from core.errors import ConfigError, IrudimenError
 from core.process.loading import without_collection
 from core.process.log import get_logger
 from core.process.stop import EXIT_PREEMPTED
-from pipeline.launchers.environment import ClusterVariable, SlurmVariable
+from pipeline.launchers.environment import (
+    ClusterVariable,
+    SlurmVariable,
+    allocator_settings,
+)
 from pipeline.store.retry_policy import NODES_VARIABLE
 
 QUEUED_STATES = frozenset(
@@ -130,7 +134,10 @@ def submit(
         signal_delay_s=config.signal_s,
         stderr_to_stdout=True,
         teardown=_TEARDOWN,
-        setup=[f"export PYTHONPATH={shlex.quote(path)}"],
+        setup=[
+            f"export {name}={shlex.quote(value)}"
+            for name, value in {**allocator_settings(), "PYTHONPATH": path}.items()
+        ],
         additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
         **{name: value for name, value in optional.items() if value},
     )

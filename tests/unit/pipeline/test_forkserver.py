@@ -1,4 +1,4 @@
-"""Stage runs are forked from a server that never receives Ctrl-C."""
+"""Stage runs are forked from a server that never receives Ctrl-C and asks for huge pages."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 _CODE = """
+import os
 import signal
 from pipeline.launchers import forkserver
 
@@ -13,7 +14,8 @@ forkserver._PRELOADED_MODULES.clear()
 
 
 def show():
-    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+    is_blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    print(is_blocked, os.environ.get("GLIBC_TUNABLES"), flush=True)
 
 
 if __name__ == "__main__":
@@ -24,11 +26,21 @@ if __name__ == "__main__":
 """
 
 
-def test_only_the_command_itself_receives_ctrl_c(tmp_path: Path) -> None:
+def _lines(tmp_path: Path, environment: dict[str, str]) -> list[str]:
     (tmp_path / "code.py").write_text(_CODE)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[3])
     found = subprocess.run(
         [sys.executable, str(tmp_path / "code.py")],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert found.stdout.split() == ["True", "False"]
+    return found.stdout.splitlines()
+
+
+def test_only_the_command_itself_receives_ctrl_c(tmp_path: Path) -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    assert _lines(tmp_path, plain) == ["True glibc.malloc.hugetlb=1", "False None"]
+
+
+def test_a_setting_of_the_user_is_kept(tmp_path: Path) -> None:
+    own = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.check=0"}
+    assert _lines(tmp_path, own) == ["True glibc.malloc.check=0", "False glibc.malloc.check=0"]
