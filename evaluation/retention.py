@@ -272,7 +272,7 @@ def _parse_score(results: Mapping[str, Any], task: str, num_truncated: int) -> T
                 metric=metric,
                 value=float(value),
                 stderr=float(stderr) if isinstance(stderr, float) else None,
-                n=int(results["n-samples"][task]["effective"]),
+                n=_count_documents(results, task),
                 num_fewshot=int(results["n-shot"].get(task, 0)),
                 num_truncated=num_truncated,
                 items=_read_samples(results, task, metric),
@@ -280,6 +280,13 @@ def _parse_score(results: Mapping[str, Any], task: str, num_truncated: int) -> T
     raise ConfigError(
         f"task '{task}' of lm-eval has none of the metrics {', '.join(_METRICS)}; remove it"
     )
+
+
+def _count_documents(results: Mapping[str, Any], task: str) -> int:
+    """Return the number of documents of a task, or of all tasks of a group (INCLUDE, MMLU)."""
+    if parts := results["group_subtasks"].get(task):
+        return sum(_count_documents(results, part) for part in parts)
+    return int(results["n-samples"][task]["effective"])
 
 
 def _read_samples(results: Mapping[str, Any], task: str, metric: str) -> TaskItems:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, DataError
@@ -17,15 +18,13 @@ from data_prep.prepare.benchmark_recipe import (
     parse_id,
     read_item,
 )
-from data_prep.prepare.faults import DroppedError
-from data_prep.prepare.reading import rows
 from data_prep.prepare.reading.benchmarks import read_benchmark
+from data_prep.prepare.reading.rows import read_whole
 from data_prep.prepare.same_image import ImageDigest
 from data_prep.shards.writer import ShardSample
 from evaluation.benchmarks.gate import ItemGate
 
 _HUB = "hub:"
-_ROWS_PER_PART = 1 << 40
 
 
 def read_rows(place: str) -> Iterator[dict[str, Any]]:
@@ -38,11 +37,7 @@ def read_rows(place: str) -> Iterator[dict[str, Any]]:
     if place.startswith(_HUB):
         yield from _hub_rows(place.removeprefix(_HUB))
         return
-    for part in rows.split(place, per_part=_ROWS_PER_PART):
-        for number, row in rows.read(part):
-            if isinstance(row, DroppedError):
-                raise DataError(f"{part.file}, row {number}: {row}", row.reason)
-            yield row
+    yield from read_whole(place)
 
 
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
@@ -260,7 +255,12 @@ def _merge_languages(
 
 
 def _image_bytes(value: Any, where: str) -> bytes:
-    image = value.get("bytes") if isinstance(value, dict) else value
+    """Return the image of a row: bytes, an object with `bytes`, or a file that a reader names."""
+    try:
+        image = value.read_bytes() if isinstance(value, Path) else value
+    except OSError as error:
+        raise DataError(f"{where}: {value}: {error.strerror}", "no image file") from error
+    image = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(image, bytes):
         raise DataError(
             f"{where}: the image column holds {type(value).__name__}, expected image bytes",

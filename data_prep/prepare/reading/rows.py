@@ -30,6 +30,7 @@ DatasetRow = dict[str, Any]
 _SEQUENTIAL = (".json", ".csv", ".tar")
 """Formats that are read from the start of the file for every part."""
 _MAX_LINE_BYTES = 64 << 20
+_ALL_ROWS = 1 << 40
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 """Bytes of a line without a row; the last three are a byte order mark."""
 _HUB_PREFIX = "hf://datasets/"
@@ -125,6 +126,20 @@ def read(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
     reader = _READERS[_suffix(part.file)]
     for number, row in reader(part):
         yield part.before + number, row
+
+
+def read_whole(place: str) -> Iterator[DatasetRow]:
+    """Yield the rows of a location, all of which must be readable.
+
+    Raises:
+        ConfigError: If there is no such file, or its format is not supported.
+        DataError: If a file or a row is damaged.
+    """
+    for part in split(place, per_part=_ALL_ROWS):
+        for number, row in read(part):
+            if isinstance(row, DroppedError):
+                raise DataError(f"{part.file}, row {number}: {row}", row.reason)
+            yield row
 
 
 def _suffix(file: str) -> str:

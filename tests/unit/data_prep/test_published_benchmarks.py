@@ -5,21 +5,15 @@ The contents are synthetic; the columns, file names and identifiers are those of
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from core.io.images import decode_image
 from data_prep.import_benchmark import main
-from evaluation.answerers.base import ModelReply
-from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
+from evaluation.benchmarks.items import Benchmark, BenchmarkItem
 from evaluation.benchmarks.prompting import load_prompts
-from evaluation.benchmarks.questions import VisualQuestion
-from evaluation.runner import EvaluationOptions, evaluate
+from tests.support.published_files import embedded, run, scores, write_parquet
 from tests.support.small_world import image
 
 TOPICS = ("entertainment", "geography", "health", "politics", "science", "sports", "travel")
@@ -38,37 +32,6 @@ REQUESTS = {
     "cy": "Atebwch yn uniongyrchol â llythyren y dewis cywir.",
     "ka": "უპასუხეთ პირდაპირ სწორი ვარიანტის ასოთი.",
 }
-
-
-class Answerer:
-    """Gives the correct answer, or the first letter."""
-
-    def __init__(self, items: Sequence[BenchmarkItem], *, is_right: bool) -> None:
-        prompts = load_prompts({item.language for item in items}, style="instructed")
-        self._known = {}
-        for item in items:
-            right = item.answers[0] if item.answers else ""
-            if item.correct_choice is not None:
-                right = "ABCD"[item.correct_choice]
-            self._known[prompts.question_text(item)] = right if is_right else "A"
-
-    def answer(self, questions: Sequence[VisualQuestion]) -> list[ModelReply]:
-        texts = [q.turns[0].content.removeprefix("<image>\n") for q in questions]
-        return [ModelReply(text=self._known[t], num_tokens=1, is_truncated=False) for t in texts]
-
-
-def run(folder: Path, recipe: str, *sources: str, more: Sequence[str] = ()) -> list[BenchmarkItem]:
-    words = ["--recipe", recipe, "--name", recipe, "--out", str(folder), "--source", *sources]
-    assert main([*words, *more]) == 0
-    return load_benchmark(folder / f"{recipe}.manifest.json")
-
-
-def scores(items: list[BenchmarkItem], folder: Path, *, is_right: bool = True) -> dict[str, float]:
-    options = EvaluationOptions(prompt_style="instructed", blind=False)
-    result = evaluate(
-        Answerer(items, is_right=is_right), items, options, output_folder=folder / "results"
-    )
-    return {name: metric.value for name, metric in result.metrics.items()}
 
 
 def write_sib(folder: Path, code: str, *, per_topic: int = 3) -> Path:
@@ -148,15 +111,6 @@ def test_missing_files_of_mvl_sib_are_named(
     assert "has no image sports_0.jpg; download data/images/sib200" in capsys.readouterr().err
     assert main([*words, "--source", f"eu={place.parent}"]) == 2
     assert "train.tsv does not exist; give the folder of a language" in capsys.readouterr().err
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def embedded(seed: int) -> dict[str, Any]:
-    return {"bytes": image(seed), "path": f"{seed}.jpg"}
 
 
 @pytest.mark.parametrize("language", sorted(CODES))

@@ -142,6 +142,31 @@ def test_prompts_longer_than_the_context_are_counted(
 
 
 @pytest.mark.slow
+def test_the_documents_of_a_group_of_tasks_are_counted(
+    model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    """INCLUDE and Global-MMLU are groups with one task per field, of which the harness counts."""
+    parts = []
+    for name, count in (("one", 2), ("two", 3)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"text": "a" * n}) + "\n" for n in range(1, count + 1)))
+        parts.append({
+            "task": name, "dataset_path": "json", "test_split": "test",
+            "dataset_kwargs": {"data_files": {"test": str(path)}},
+            "output_type": "multiple_choice", "doc_to_text": "{{text}}",
+            "doc_to_choice": ["b", "c"], "doc_to_target": "0", "metric_list": [{"metric": "acc"}],
+        })  # fmt: skip
+    group = {"group": "both", "task": parts,
+             "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retention, "_define_text_task", lambda *_: group)
+        patch.setattr(retention, "_harness_name", lambda _: "both")
+        settings, texts = RetentionConfig(tasks=["text:both"]), {"text:both": ""}
+        found = run_retention(model, make_tokenizer(), settings, texts=texts, folder=tmp_path)
+    assert (found["text:both"].metric, found["text:both"].n) == ("acc", 5)
+
+
+@pytest.mark.slow
 def test_an_unknown_task_is_reported_with_the_nearest_known_one(
     model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
