@@ -146,6 +146,8 @@ def test_the_documents_of_a_group_of_tasks_are_counted(
     model: LlamaForCausalLM, tmp_path: Path
 ) -> None:
     """INCLUDE and Global-MMLU are groups with one task per field, of which the harness counts."""
+    from lm_eval.tasks import TaskManager
+
     parts = []
     for name, count in (("one", 2), ("two", 3)):
         path = tmp_path / f"{name}.jsonl"
@@ -158,12 +160,13 @@ def test_the_documents_of_a_group_of_tasks_are_counted(
         })  # fmt: skip
     group = {"group": "both", "task": parts,
              "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}  # fmt: skip
+    (tmp_path / "both.yaml").write_text(json.dumps(group))  # JSON is YAML
+    known = TaskManager(include_path=str(tmp_path), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retention, "_define_text_task", lambda *_: group)
-        patch.setattr(retention, "_harness_name", lambda _: "both")
-        settings, texts = RetentionConfig(tasks=["text:both"]), {"text:both": ""}
-        found = run_retention(model, make_tokenizer(), settings, texts=texts, folder=tmp_path)
-    assert (found["text:both"].metric, found["text:both"].n) == ("acc", 5)
+        patch.setattr("lm_eval.tasks.TaskManager", lambda **_: known)
+        settings = RetentionConfig(tasks=["both"])
+        found = run_retention(model, make_tokenizer(), settings, texts={}, folder=tmp_path)
+    assert (found["both"].metric, found["both"].n) == ("acc", 5)
 
 
 @pytest.mark.slow
