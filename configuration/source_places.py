@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from configuration.converted_tables import convert_tables
 from configuration.data_config import LanguagesConfig
 from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import RunConfig
@@ -71,7 +72,8 @@ def _manifests_at(
     """Return the manifests of the source at a location, in the languages of the run."""
     modality = Modality.IMAGE_TEXT if has_images else Modality.TEXT
     sources: dict[str, dict[str, str]] = {}
-    for path in _find_manifests(Path(place), is_file=place.endswith(SUFFIX)):
+    found = _find_manifests(Path(place), is_file=place.endswith(SUFFIX))
+    for path in found or convert_tables(where, Path(place)):
         manifest = load_manifest(path)
         if manifest.modality is modality:
             stem = manifest.name.removesuffix(f"_{manifest.language}")
@@ -79,21 +81,22 @@ def _manifests_at(
     if not sources:
         raise ConfigError(
             f"{where} has no manifest of {modality} data; give a folder with one source, or "
-            "FOLDER/NAME for FOLDER/NAME_LANGUAGE.manifest.json. Create it with python -m "
-            "data_prep.from_llava (JSON, Parquet, CSV) or data_prep.index (WebDataset)"
+            "FOLDER/NAME for FOLDER/NAME_LANGUAGE.manifest.json or .parquet. Create it with python "
+            "-m data_prep.from_llava (JSON, Parquet, CSV) or data_prep.index (WebDataset)"
         )
     if len(sources) > 1:
         raise ConfigError(
             f"{where} has {len(sources)} sources of {modality} data: {', '.join(sorted(sources))}; "
             "give FOLDER/NAME instead of the folder"
         )
-    (found,) = sources.values()
-    if languages.base not in found and languages.target not in found:
+    (by_language,) = sources.values()
+    base, target = (by_language.get(one, "") for one in (languages.base, languages.target))
+    if not base and not target:
         raise ConfigError(
-            f"{where} is in {', '.join(sorted(found))}, but the languages of the run are "
+            f"{where} is in {', '.join(sorted(by_language))}, but the languages of the run are "
             f"{languages.base} and {languages.target}; set languages.base or languages.target"
         )
-    return LineManifests(base=found.get(languages.base, ""), target=found.get(languages.target, ""))
+    return LineManifests(base=base, target=target)
 
 
 def _find_manifests(place: Path, *, is_file: bool) -> list[Path]:
