@@ -12,6 +12,7 @@ from data_prep.prepare.faults import Ledger, read_ledger
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.steps.produce import RECORDS, Produced
 from data_prep.prepare.work import COLLECTED, JOINED, PRODUCED, SourcePlan, WorkPlan
+from data_prep.shards.croissant import write_croissant
 from data_prep.shards.writer import SourceInfo, write_manifest
 from datamodules.shards.manifest import SUFFIX, Modality, ShardEntry, load_manifest
 
@@ -45,6 +46,7 @@ def finish(plan: WorkPlan) -> dict[str, Any]:
     _write_benchmarks_manifest(plan)
     atomic_write_text(plan.out / REPORT, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     write_card(plan.out)
+    write_croissant(plan.out, plan.recipe)
     return report
 
 
