@@ -25,6 +25,7 @@ COMMANDS = {
     "people": ("evaluation.people.run", "serve the annotation page"),
     "index": ("data_prep.index", "index existing WebDataset shards"),
     "prepare": ("data_prep.prepare", "prepare and translate published datasets"),
+    "language": ("data_prep.new_language", "write the folder of a new language"),
     "embedded": ("data_prep.embedded", "build the data of the embedded profile"),
 }
 """Name of a command -> its module and what it does."""

@@ -133,7 +133,13 @@ def load_catalogue(
             continue
         chosen.append(concept)
         for names, found in zip(taken, annotations, strict=True):
-            names.add(normalise(found[_to_character(concept.codepoints)][0]))
+            names.add(normalise(found[to_character(concept.codepoints)][0]))
+    if len(chosen) < MIN_CONCEPTS:
+        codes = ", ".join(language.code for language in languages)
+        raise DataError(
+            f"{len(chosen)} objects have a distinct name in all of {codes}, {MIN_CONCEPTS} are "
+            f"needed; write more under `names` in data.yaml (first: {left_out[0]})"
+        )
     lexicons = tuple(
         _make_lexicon(chosen, language, found)
         for language, found in zip(languages, annotations, strict=True)
@@ -184,11 +190,11 @@ def _read_annotations(
                 unknown_name("CLDR language", language.cldr, known, fix=f"Correct {language.code}")
             )
         raw = packages.npm_json(package, f"{key}/{language.cldr}/annotations.json")
-        for character, entry in raw[key]["annotations"].items():
+        for character, entry in raw[key].get("annotations", {}).items():  # `und` has none
             if entry.get("tts"):
                 found[character] = (entry["tts"][0], tuple(entry.get("default", ())))
     for codepoints, name in language.names.items():
-        character = _to_character(codepoints)
+        character = to_character(codepoints)
         wrong, keywords = found.get(character, ("", ()))
         found[character] = (name, tuple(word for word in keywords if word != wrong))
     return found
@@ -200,7 +206,8 @@ def _list_locales(packages: PackageFolder, package: str, key: str) -> frozenset[
     return frozenset(name.split("/")[1] for name in names if name.startswith(f"{key}/"))
 
 
-def _to_character(codepoints: str) -> str:
+def to_character(codepoints: str) -> str:
+    """Return the character of hexadecimal code points that are joined by hyphens."""
     return "".join(chr(int(code, 16)) for code in codepoints.split("-"))
 
 
@@ -211,9 +218,9 @@ def _exclusion_reason(
     taken: list[set[str]],
 ) -> str:
     for language, found, names in zip(languages, annotations, taken, strict=True):
-        if _to_character(concept.codepoints) not in found:
+        if to_character(concept.codepoints) not in found:
             return f"CLDR has no name in '{language.code}'"
-        name = found[_to_character(concept.codepoints)][0]
+        name = found[to_character(concept.codepoints)][0]
         if normalise(name) in names:
             return f"the name '{name}' is taken in '{language.code}'"
     return ""
@@ -224,10 +231,10 @@ def _make_lexicon(
     language: Language,
     found: dict[str, tuple[str, tuple[str, ...]]],
 ) -> Lexicon:
-    names = tuple(found[_to_character(concept.codepoints)][0] for concept in concepts)
+    names = tuple(found[to_character(concept.codepoints)][0] for concept in concepts)
     keywords = []
     for concept, name in zip(concepts, names, strict=True):
-        words = found[_to_character(concept.codepoints)][1]
+        words = found[to_character(concept.codepoints)][1]
         keywords.append(tuple(word for word in words if normalise(word) != normalise(name)))
         forms = language.forms.get(concept.codepoints)
         if language.forms and (forms is None or forms["name"] != name):

@@ -156,17 +156,21 @@ class Language:
     """Code points -> column of the table of forms -> text; the column `name` is the name itself."""
 
 
-def load_language(code: str) -> Language:
+def load_language(code: str, folder: Path | None = None) -> Language:
     """Read and validate a language file.
+
+    Args:
+        code: Language code.
+        folder: Folder of all languages; None for that of the repository.
 
     Raises:
         DataError: If the file or one of its entries is missing or invalid.
     """
-    path = language_file(code, DATA, FOLDER)
+    path = language_file(code, DATA, folder or FOLDER)
     if not path.is_file():
         raise DataError(
-            f"no wordings for language '{code}'; write {path} (copy "
-            f"{language_file('eu', DATA, FOLDER)} and translate its values)"
+            f"no wordings for language '{code}' in {path}; `python -m data_prep.new_language "
+            f"{code}` writes it"
         )
     try:
         raw = read_yaml(path, _WordingFile)

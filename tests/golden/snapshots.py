@@ -63,6 +63,7 @@ COMMANDS = (
     "data_prep.from_llava",
     "data_prep.import_benchmark",
     "data_prep.native_study",
+    "data_prep.new_language",
     "data_prep.photographs",
     "data_prep.tower_drawings",
     "data_prep.fixes",
