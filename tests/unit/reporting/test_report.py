@@ -320,4 +320,4 @@ def test_summary_reports_the_effect_of_every_axis(root: Path) -> None:
     text = " ".join(summary(grid, view, [], preregistration.check_registration(grid)))
     assert "Using connector.kind = mlp2x_gelu instead of linear changes the accuracy" in text
     assert "Using instruct.num_steps = 1200 instead of 300 changes the accuracy" in text
-    assert "over 3 pairs of cells" in text
+    assert "of 3 pairs of cells" in text
