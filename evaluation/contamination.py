@@ -8,10 +8,12 @@ import json
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from core.process.options import given_path
-from evaluation.benchmarks.image_overlap import check_images
+
+_EPILOG = """examples:
+  python -m evaluation.contamination --benchmark data/embedded/benchmark_test.manifest.json \\
+      --training data/embedded/emoji_caption_eu.manifest.json --pixels
+"""
 
 
 @catch_user_errors
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.contamination",
         description="Find images of a benchmark in training sources; exit with 1 if there are any.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--benchmark", type=given_path, required=True, help="benchmark manifest")
@@ -36,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="compare reduced image content instead of bytes (slower)",
     )
     options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    from evaluation.benchmarks.image_overlap import check_images
+
     console = Console()
     result = check_images([options.benchmark], options.training, by_pixels=options.pixels)
     console.print_json(json.dumps(dataclasses.asdict(result)))

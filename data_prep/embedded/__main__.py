@@ -6,23 +6,29 @@ Example: `python -m data_prep.embedded --languages en eu --out data/embedded`.
 from core.process.command import catch_user_errors
 
 import argparse
+import functools
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import track as rich_track
+from typing import TYPE_CHECKING, TypeVar
 
 from core.errors import DataError
 from core.io.files import sha256_file, sole_writer
 from core.process.options import given_path, whole_number
-from data_prep.embedded.build import Builder, BuildPlan
-from data_prep.embedded.corpus import build_corpus
-from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
+from data_prep.embedded.wordings import NUM_CONCEPTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_prep.embedded.build import Builder
+
+_EPILOG = """examples:
+  python -m data_prep.embedded --languages en ca --out data/embedded_ca
+  python -m data_prep.embedded --check
+"""
 
 _OTHER_NAMES = (
     *("benchmark-dev-*", "benchmark_dev.*"),
@@ -35,22 +41,24 @@ _IGNORED = "\n".join(
 
 _T = TypeVar("_T")
 
-_console = Console(stderr=True)
-
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the data, or compare the existing data with a fresh build."""
     options = _build_parser().parse_args(arguments)
     started = time.perf_counter()
-    packages = PackageFolder(options.packages, report=_console.log)
+    from data_prep.embedded.build import Builder, BuildPlan
+    from data_prep.embedded.corpus import build_corpus
+
+    console = _open_console()
+    packages = PackageFolder(options.packages, report=console.log)
     plan = BuildPlan(
         languages=tuple(options.languages),
         num_concepts=options.concepts,
         with_text=not options.without_text,
         seed=options.seed,
     )
-    builder = Builder(packages, plan, track=_track, report=_console.log)
+    builder = Builder(packages, plan, track=_track, report=console.log)
     if options.check:
         _compare_with_build(builder, options.out)
     elif options.corpus is not None:
@@ -59,15 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         with sole_writer(options.out):
             _build(builder, options.out, with_dev=options.with_dev)
-    _console.log(f"done in {time.perf_counter() - started:.0f} s")
+    console.log(f"done in {time.perf_counter() - started:.0f} s")
     return 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.embedded",
-        description="Build the embedded data (images, captions, questions, text, benchmark) from "
+        description="Build the embedded data (images, captions, questions, text, benchmark) from\n"
         "public packages. The same packages and options give the same bytes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--languages",
@@ -94,7 +104,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--concepts",
         type=whole_number(1),
-        default=BuildPlan().num_concepts,
+        default=NUM_CONCEPTS,
         metavar="N",
         help="number of concepts; all other counts scale with it (default: %(default)s, all)",
     )
@@ -130,7 +140,9 @@ def _add_part_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _build(builder: Builder, folder: Path, *, with_dev: bool) -> None:
+def _build(builder: "Builder", folder: Path, *, with_dev: bool) -> None:
+    from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
+
     folder.mkdir(parents=True, exist_ok=True)
     builder.build_images(folder)
     builder.build_texts(folder)
@@ -141,7 +153,7 @@ def _build(builder: Builder, folder: Path, *, with_dev: bool) -> None:
     (folder / ".gitignore").write_text(_IGNORED, encoding="utf-8")
 
 
-def _compare_with_build(builder: Builder, folder: Path) -> None:
+def _compare_with_build(builder: "Builder", folder: Path) -> None:
     """Compare a folder with a fresh build.
 
     Raises:
@@ -163,11 +175,20 @@ def _compare_with_build(builder: Builder, folder: Path) -> None:
             f"{len(wrong)} of {len(built)} files in {folder} differ from the build: "
             f"{', '.join(wrong)}; rebuild into --out, or restore them"
         )
-    _console.log(f"{len(built)} files in {folder} are identical to the build")
+    _open_console().log(f"{len(built)} files in {folder} are identical to the build")
 
 
 def _track(items: Iterable[_T], description: str, total: int) -> Iterable[_T]:
-    return rich_track(items, description, total=total, console=_console, transient=True)
+    from rich.progress import track
+
+    return track(items, description, total=total, console=_open_console(), transient=True)
+
+
+@functools.cache
+def _open_console() -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=True)
 
 
 if __name__ == "__main__":

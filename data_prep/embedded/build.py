@@ -32,14 +32,13 @@ from data_prep.embedded.planning.scenes import Combination, SceneMaker
 from data_prep.embedded.planning.training_images import TrainingImage, TrainingPlanner
 from data_prep.embedded.running_text import ParallelText
 from data_prep.embedded.votes import Voter
-from data_prep.embedded.wordings import load_languages
+from data_prep.embedded.wordings import NUM_CONCEPTS, load_languages
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import Modality, ShardEntry
 
 NAMES_LICENCE = "Unicode-3.0"
 
 _SAMPLES_PER_SHARD = 4000
-_FULL_CONCEPTS = 240
 
 _T = TypeVar("_T")
 
@@ -56,7 +55,7 @@ class BuildPlan:
     """Parameters of a build; the defaults give the data shipped in the repository."""
 
     languages: tuple[str, ...] = ("en", "eu")
-    num_concepts: int = _FULL_CONCEPTS
+    num_concepts: int = NUM_CONCEPTS
     num_rounds: int = 5
     """Rounds of training images; one of five is a share of 20 %."""
     scenes_per_round: int = 216
@@ -69,7 +68,7 @@ class BuildPlan:
 
     def scaled(self, full: int) -> int:
         """Scale a count of the full plan to the number of concepts."""
-        return max(8, full * self.num_concepts // _FULL_CONCEPTS)
+        return max(8, full * self.num_concepts // NUM_CONCEPTS)
 
 
 class Builder:

@@ -80,6 +80,8 @@ CATEGORIES = (
     "vehicle",
 )
 MAX_COUNT = 4
+NUM_CONCEPTS = 240
+"""Concepts of a full build."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,17 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from core.io.files import sole_writer
-from data_prep.choice_checks import print_rules
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
-from data_prep.photographs.build import PHOTOS, build_photos
 
 _EPILOG = """Two benchmarks are written: photos (choice among four titles, yes/no about titles,
 names) and photo_descriptions (choice among four descriptions, for the prompt style instructed).
 The texts are under GPL-2+ (Tux Paint) and GPL-3+ (GCompris); do not commit the result.
+
+examples:
+  python -m data_prep.photographs
+  python -m data_prep.photographs --languages en ca --out data/embedded_ca
 """
 
 
@@ -62,6 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--seed", type=int, default=0, help="seed of all random choices (default: %(default)s)")
     options = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.markup import escape
+
+    from data_prep.choice_checks import print_rules
+    from data_prep.photographs.build import PHOTOS, build_photos
+
     console = Console()
     packages = PackageFolder(options.packages, report=console.log)
     with sole_writer(options.out / PHOTOS):

@@ -14,6 +14,32 @@ _ROOT = Path(__file__).parents[4]
 _CALL = "import sys; from core.process.command_line import main; sys.exit(main(sys.argv[1:]))"
 
 
+_LIGHT = (
+    "data_prep.card",
+    "data_prep.embedded",
+    "data_prep.new_language",
+    "data_prep.photographs",
+    "evaluation.contamination",
+)
+_HELP = """import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit:
+    print("loaded:", sorted({"torch", "transformers", "numpy", "mlflow"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("module", _LIGHT)
+def test_help_loads_no_heavy_library_and_has_examples(module):
+    done = subprocess.run(
+        [sys.executable, "-c", _HELP, module],
+        capture_output=True, text=True, check=True, cwd=_ROOT,
+    )  # fmt: skip
+    assert "\nexamples:\n" in done.stdout
+    assert done.stdout.endswith("loaded: []\n")
+
+
 def irudimen(*arguments):
     return subprocess.run(
         [sys.executable, "-c", _CALL, *arguments],
