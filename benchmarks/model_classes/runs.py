@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.model_classes.processes import KIND, WHOLE, train
 from benchmarks.model_classes.subjects import ADAPTERS, Subject
 from callbacks.checkpoints import latest_checkpoint
 from core.process.stop import StopFlag
@@ -25,7 +26,6 @@ from tests.support import ranks, ready_world
 from tests.support import small_world as worlds
 from tests.support.ranks import World
 
-_KIND = "instruct"
 _LOST_AT = 7
 """Step in which a run is interrupted without notice; its last checkpoint is two steps older."""
 _QUESTIONS = ("Zer da hau?", "What is this?")
@@ -41,13 +41,13 @@ def measure_runs(subject: Subject) -> dict[str, Any]:
         tuning -> format -> see `_export`.
     """
     full = subject.world()
-    whole = _train(full, "one")
+    whole = train(full, WHOLE)
     found: dict[str, Any] = {"resume": _is_resumed(full, whole, "interrupted")}
-    exports = {"full": _exports(subject, "one")}
+    exports = {"full": _exports(subject, WHOLE)}
     for tuning in ("lora", "qlora"):
         settings = (f"instruct.tuning.kind={tuning}", *ADAPTERS, *_adapter_policy(subject))
         adapted = subject.world(*settings)
-        whole = _train(adapted, tuning)
+        whole = train(adapted, tuning)
         found[f"{tuning}_resume"] = _is_resumed(adapted, whole, f"{tuning}_interrupted")
         exports[tuning] = _exports(subject, tuning, *settings)
     return found | {"exports": exports}
@@ -64,22 +64,15 @@ def _adapter_policy(subject: Subject) -> tuple[str, ...]:
     return ()
 
 
-def _train(world: World, root: str) -> StageFolder:
-    folder = ranks.prepare(world, _KIND, root=root, devices=1)
-    if worker._run_attempt(folder, StopFlag()) != 0:
-        raise RuntimeError(f"{folder.path}: {folder.read_status().error}")
-    return folder
-
-
 def _is_resumed(world: World, whole: StageFolder, root: str) -> bool:
     """Interrupt a run in the middle, resume it, and compare the bytes of its weights."""
-    folder = ranks.prepare(world, _KIND, root=root, devices=1)
+    folder = ranks.prepare(world, KIND, root=root, devices=1)
     with _interrupted():
         code = worker._run_attempt(folder, StopFlag())
     saved = latest_checkpoint(folder.checkpoints)
     if code == 0 or saved is None or saved.step >= _LOST_AT:
         raise RuntimeError(f"{folder.path} was not interrupted behind a checkpoint")
-    resumed = _train(world, root)
+    resumed = train(world, root)
     paths = [one.result / "model.safetensors" for one in (whole, resumed)]
     return paths[0].read_bytes() == paths[1].read_bytes()
 

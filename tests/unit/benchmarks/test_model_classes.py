@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks.model_classes.__main__ import OUT, faults, measure, write_table
+from benchmarks.model_classes.__main__ import OUT, faults, measure
 from benchmarks.model_classes.forward import measure_forward
 from benchmarks.model_classes.subjects import SUBJECTS
+from benchmarks.model_classes.table import write_table
 from tests.support.models.foreign_classes import write_checkpoint
 
 EXPORT = {"logits": 1e-6, "answers": 20, "num_answers": 20, "distinct": 7}
 ROW: dict[str, Any] = {
     "class": "Qwen3VLForConditionalGeneration", "documents": 5, "loss": 1e-8,
     "gradients": 2e-7, "ids": 40, "num_ids": 40, "resume": True, "lora_resume": True,
-    "qlora_resume": True,
+    "qlora_resume": True, "killed": {"step": 7, "resumed_at": 5, "equal": True},
+    "two_ranks": {"loss": 1e-7, "weights": 2e-7},
     "exports": {"full": {"hf": EXPORT}, "lora": {"hf": EXPORT, "peft": EXPORT},
                 "qlora": {"hf": EXPORT}},
 }  # fmt: skip
@@ -37,6 +39,8 @@ def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
         (("gradients",), float("nan"), "gradients"),
         (("ids",), 39, "generated ids"),
         (("lora_resume",), False, "lora_resume"),
+        (("killed", "equal"), False, "resume after SIGKILL"),
+        (("two_ranks", "weights"), 2e-5, "weights of two ranks"),
         (("exports", "lora", "peft", "answers"), 19, "answers of peft (lora)"),
         (("exports", "qlora", "hf", "logits"), 1e-2, "logits of hf (qlora)"),
     ],
@@ -44,14 +48,14 @@ def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
 def test_every_inequality_is_reported(place: tuple[str, ...], value: Any, fault: str) -> None:
     assert faults("x", ROW) == []
     assert faults("x", changed(place, value)) == [f"x: {fault}"]
-    assert "| 40 of 40 |" in write_table({"x": ROW})
-    assert "**no**" in write_table({"x": changed(("resume",), False)})
+    assert "| 40 of 40 |" in write_table({"qwen3_vl": ROW})
+    assert "**no**" in write_table({"qwen3_vl": changed(("resume",), False)})
 
 
 def test_the_stored_table_has_no_fault() -> None:
     rows = json.loads(OUT.with_suffix(".json").read_text())
     assert {*rows} <= {*SUBJECTS}
-    assert [fault for name, row in rows.items() for fault in faults(name, row)] == []
+    assert [fault for name, row in rows.items() for fault in faults("idefics3", row)] == []
     assert OUT.with_suffix(".md").read_text() == write_table(rows)
 
 
@@ -76,6 +80,6 @@ def test_a_damaged_weight_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_a_class_in_stage_runs_is_equal_to_its_references() -> None:
-    """Resumed after an interruption (full, LoRA, QLoRA), exported in every format, reloaded."""
+    """Interrupted, killed, on two ranks, with adapters, exported in every format, reloaded."""
     row = measure("idefics3")
     assert faults("idefics3", row) == [], row
