@@ -82,10 +82,16 @@ def count_answer_tokens(language: Language, names: Iterable[str]) -> int:
     return max(map(len, encoded)) + _END_OF_TURN
 
 
+def retention_setting(code: str, *, has_text: bool) -> str:
+    """Return the text-only tasks of a grid; the experiment `smoke` has none."""
+    languages = (_BASE, code) if has_text else (_BASE,)
+    return f"retention.tasks=[{','.join(f'text:text_{one}' for one in languages)}]"
+
+
 def grid_settings(
     code: str, folder: Path, *, has_text: bool, answer_tokens: int, rows: Mapping[str, int]
 ) -> list[str]:
-    """Return the overrides of a grid in the language.
+    """Return the overrides of every experiment in the language.
 
     Args:
         code: Language code.
@@ -104,12 +110,11 @@ def grid_settings(
     if answer_tokens > profile["evaluate"]["max_new_tokens"]:
         settings.append(f"evaluate.max_new_tokens={answer_tokens}")
     if has_text:
-        return [*settings, f"retention.tasks=[text:text_{_BASE},text:text_{code}]"]
+        return settings
     chat, text = (profile["instruct"]["text_only"][key] for key in ("chat", "text"))
     both = chat["samples_per_step"] + text["samples_per_step"]
     return [
         *settings,
-        f"retention.tasks=[text:text_{_BASE}]",
         "instruct.text_only.text.samples_per_step=0",
         f"instruct.text_only.chat.samples_per_step={both:g}",
     ]

@@ -24,6 +24,7 @@ from data_prep.new_language.settings import (
     grid_settings,
     measure_fertility,
     measure_rows,
+    retention_setting,
 )
 from data_prep.new_language.template import write_files
 from datamodules.shards.manifest import SUFFIX
@@ -111,10 +112,11 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
     options += ["--packages", str(packages)] if packages else []
     _run("data_prep.embedded", options, "building the data")
     started = time.perf_counter()
+    has_text = (out / f"text_{code}{SUFFIX}").is_file()
     settings = grid_settings(
         code,
         out,
-        has_text=(out / f"text_{code}{SUFFIX}").is_file(),
+        has_text=has_text,
         answer_tokens=count_answer_tokens(load_language(code), names.values()),
         rows=measure_rows(out, code),
     )
@@ -122,6 +124,7 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
     given = ["--root", f"mlruns/{code}", "--set", *settings]
     _run("experiments.run", ["--exp", "smoke", *given], "training a smoke run")
     _print("the whole grid:")
+    given.append(retention_setting(code, has_text=has_text))
     _print(shlex.join(["python", "-m", "experiments.run", "--exp", "mix_ablation", *given]))
     return 0
 

@@ -2,10 +2,14 @@
 
 import io
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from configuration.axes import flatten
+from configuration.run_config import RunConfig
+from core.config import load_config
 from core.errors import DataError
 from core.languages import ANSWERS, DATA, PROMPTS, TRANSLATION
 from data_prep.embedded.wordings import load_language
@@ -13,9 +17,10 @@ from data_prep.new_language import facts as facts_module
 from data_prep.new_language import steps
 from data_prep.new_language.check import check_folder
 from data_prep.new_language.facts import NO_LOCALE, LanguageFacts, gather_facts
-from data_prep.new_language.settings import grid_settings
+from data_prep.new_language.settings import grid_settings, retention_setting
 from data_prep.new_language.slots import fill, find_slots
 from data_prep.new_language.template import TYPOLOGY, single_words, write_files
+from experiments.grids import smoke
 
 SWAHILI = LanguageFacts(
     code="sw",
@@ -185,10 +190,10 @@ def test_a_folder_that_exists_is_kept(tmp_path, monkeypatch):
 
 def test_settings_follow_from_the_data(tmp_path):
     plain = grid_settings("sw", tmp_path, has_text=True, answer_tokens=9, rows={"align": 90})
-    assert plain == [
-        "languages.target=sw", f"data.folder={tmp_path}",
-        "retention.tasks=[text:text_en,text:text_sw]",
-    ]  # fmt: skip
+    assert plain == ["languages.target=sw", f"data.folder={tmp_path}"]
+    tasks = "retention.tasks=[text:text_en,text:text_sw]"
+    assert retention_setting("sw", has_text=True) == tasks
+    assert retention_setting("ka", has_text=False) == "retention.tasks=[text:text_en]"
     long = grid_settings(
         "ka", tmp_path, has_text=False, answer_tokens=40, rows={"align": 192, "instruct": 5000}
     )
@@ -196,6 +201,13 @@ def test_settings_follow_from_the_data(tmp_path):
     assert "instruct.micro_batch_tokens=5000" in long
     assert "evaluate.max_new_tokens=40" in long
     assert "instruct.text_only.chat.samples_per_step=2" in long
+    # `--build` passes them to `smoke`, which must not set the same fields.
+    base = load_config(RunConfig, Path("configs/embedded.yaml"), overrides=long)
+    (cell,) = (flatten(one) for one in smoke.cells(base))
+    paths = {setting.partition("=")[0] for setting in long}
+    assert {path: cell[path] for path in paths & cell.keys()} == {
+        path: value for path, value in flatten(base).items() if path in paths & cell.keys()
+    }
 
 
 def test_number_words_lose_a_common_particle():
