@@ -27,7 +27,7 @@ examples:
   python -m data_prep.new_language sw --check
       names every problem with file, line and fix
   python -m data_prep.new_language sw --build
-      builds data/embedded_sw, measures row lengths, and trains one tiny cell (1 to 3 minutes)
+      builds data/embedded_sw, measures row lengths, and trains one tiny cell (minutes)
 
 docs/guides/new-language.md describes the same steps.
 """
