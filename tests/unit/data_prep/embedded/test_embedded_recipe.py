@@ -148,7 +148,7 @@ def test_a_language_file_has_wordings_for_every_kind(code, packages):
 
 
 def test_the_error_for_a_missing_language_file_names_the_file():
-    with pytest.raises(DataError, match=r"languages/mt/data\.yaml.*copy .*eu/data\.yaml"):
+    with pytest.raises(DataError, match=r"languages/mt/data\.yaml.*data_prep\.new_language mt"):
         load_language("mt")
 
 
