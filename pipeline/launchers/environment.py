@@ -59,7 +59,7 @@ _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """glibc asks for huge pages where the system gives them on request, the default of most.
 
 Tensors of a step on the CPU are allocated anew, and in virtual machines a first access to a page of
-4 KiB is slow: a training step of the default study takes half the time. The numbers are the same.
+4 KiB can be slow: training there is 1.1 to 2.2 times as fast. The numbers are the same.
 """
 
 
