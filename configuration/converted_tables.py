@@ -8,6 +8,7 @@ from core.errors import ConfigError, DataError
 from core.file_names import FILE_NAME, FILE_NAME_ADVICE, LANGUAGE_CODE
 from core.io.files import sha256_once, sole_writer
 from core.process.log import get_logger
+from data_prep.shards.croissant import CROISSANT_FILE
 from datamodules.shards.manifest import SUFFIX
 
 CONVERTED = Path("data/converted")
@@ -73,8 +74,8 @@ def _convert_once(where: str, name: str, files: Sequence[Path]) -> list[Path]:
 
 
 def _manifests(folder: Path) -> list[Path]:
-    """Return the manifests, which are written after their shards."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
+    """Return the manifests; none if the conversion was stopped before it wrote its last file."""
+    return sorted(folder.glob(f"*{SUFFIX}")) if (folder / CROISSANT_FILE).is_file() else []
 
 
 def _convert(

@@ -168,14 +168,14 @@ def _effect_sentences(found: Sequence[Line], view: View) -> list[str]:
             pairs = list(_paired_points(found, view, axis, first, second))
             seeing = [b.value - a.value for a, b in pairs if _shows_something(a, b)]
             if len(seeing) > 1:
-                spread = f"{_format_change(min(seeing))}, largest {_format_change(max(seeing))}"
+                mean, low, high = map(_format_change, (fmean(seeing), min(seeing), max(seeing)))
                 left_out = len(pairs) - len(seeing)
                 others = "other pair is" if left_out == 1 else "other pairs are"
                 note = f"; {left_out} {others} left out" if left_out else ""
                 sentences.append(
                     f"{_name_effect(view, axis, first, second)} changes the accuracy in the target "
-                    f"language by {_format_change(fmean(seeing))} points on average (smallest "
-                    f"{spread} of {len(seeing)} pairs of cells that exceed their baselines{note})."
+                    f"language by {mean} points on average (smallest {low}, largest {high} of "
+                    f"{len(seeing)} pairs of cells that exceed their baselines{note})."
                 )
     return sentences
 

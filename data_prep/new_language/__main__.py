@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="check the files, build the embedded data, and train a smoke run",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="write the files anew where the folder exists"
+        "--overwrite",
+        action="store_true",
+        help="rename existing files to NAME.old, and write new ones",
     )
     parser.add_argument(
         "--languages-folder",

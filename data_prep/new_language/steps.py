@@ -62,7 +62,7 @@ def create(code: str, folder: Path, plan: CreationPlan) -> int:
     _describe(facts)
     own = folder / code
     if plan.overwrites and own.is_dir():
-        if plan.asks and not confirm(f"Write the files in {own} anew?"):
+        if plan.asks and not confirm(f"Rename the files in {own} to NAME.old, and write new ones?"):
             return 0
         _set_aside(own)
     _write_missing(facts, own)

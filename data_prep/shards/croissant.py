@@ -1,8 +1,8 @@
 """Croissant metadata of a folder of sources, for catalogues and loaders of data sets.
 
 The vocabulary is that of ML Commons Croissant 1.0 (docs.mlcommons.org/croissant): the shards with
-their hashes, and per source the texts and images in them. What nobody has stated is left out: the
-address, creator and date of publication of a data set are added by whoever publishes it.
+their hashes, and per source the texts and images in them. Unknown values are left out:
+the publisher of a data set adds its address, its creator and its date of publication.
 """
 
 import json

@@ -58,8 +58,8 @@ RANK_VARIABLES = DISTRIBUTED_VARIABLES | frozenset(ClusterVariable)
 _HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """glibc asks for huge pages where the system gives them on request, the default of most.
 
-Tensors of a step on the CPU are allocated anew, and in virtual machines a first access to a page of
-4 KiB can be slow: training there is 1.1 to 2.2 times as fast. The numbers are the same.
+Every step on the CPU allocates its tensors again, and in virtual machines the first access to a
+page of 4 KiB can be slow: training there is 1.1 to 2.2 times as fast. The numbers are the same.
 """
 
 

@@ -104,3 +104,17 @@ def test_names_without_a_language_and_images_outside_are_refused() -> None:
     Path("empty").mkdir()
     with pytest.raises(ConfigError, match="has no manifest of image-text data"):
         talk("empty")
+
+
+def test_a_conversion_that_was_stopped_is_repeated() -> None:
+    """Stopped between the manifests of images and of texts, it would have lost the texts."""
+    text = conversation(2)
+    text["messages"][0]["content"], text["images"] = "Zer da 2?", []
+    write("photos_eu.parquet", [conversation(1), text])
+    folder = Path(talk("photos_eu.parquet").target).parent
+    manifests = sorted(folder.glob("*.manifest.json"))
+    assert len(manifests) == 2
+    (folder / "croissant.json").unlink()
+    next(path for path in manifests if "text" in path.name).unlink()
+    assert answers(talk("photos_eu.parquet").target) == ["etxe 1"]
+    assert sorted(folder.glob("*.manifest.json")) == manifests
