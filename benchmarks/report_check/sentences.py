@@ -140,7 +140,8 @@ def _check_effects(grid: Grid, checks: Checks, lead: str, scores: dict[Setting, 
             if len(effects) > 1:
                 own.append((np.mean(effects), min(effects), max(effects), len(effects)))
     number = r"([-+][\d.]+)"
-    pattern = rf"by {number} points on average \({number} to {number} over (\d+) pairs"
+    spread = rf"smallest {number}, largest {number} of (\d+) pairs"
+    pattern = rf"by {number} points on average \({spread}"
     found = sorted(tuple(map(float, groups)) for groups in re.findall(pattern, lead))
     checks.same("summary: number of effects", len(found), len(own))
     for printed, values in zip(found, sorted(own), strict=False):
