@@ -61,9 +61,9 @@ class DataConfig:
     """Further folders, in which manifests that `folder` does not have are looked for, in order."""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Line of a mixture, or source of a line -> location of other data for it: a folder with the
-    manifests of one source, FOLDER/NAME, or a manifest; or Parquet files (`converted_tables`). A
-    source in one of the two languages alone is served in that language, whatever the share; the
-    share then concerns the other lines."""
+    manifests of one source, FOLDER/NAME, or a manifest; or Parquet files, local or on the hub
+    (`converted_tables`). A source in one of the two languages alone is served in that language,
+    whatever the share; the share then concerns the other lines."""
     benchmarks: list[str] = dataclasses.field(default_factory=lambda: ["benchmark_test"])
     """Names of the benchmark manifests in that folder. The first is the main one: its metrics have
     no prefix, and a claim that names no benchmark is about it."""

@@ -72,8 +72,8 @@ def _manifests_at(
     """Return the manifests of the source at a location, in the languages of the run."""
     modality = Modality.IMAGE_TEXT if has_images else Modality.TEXT
     sources: dict[str, dict[str, str]] = {}
-    found = _find_manifests(Path(place), is_file=place.endswith(SUFFIX))
-    for path in found or convert_tables(where, Path(place)):
+    found = [] if "://" in place else _find_manifests(Path(place), is_file=place.endswith(SUFFIX))
+    for path in found or convert_tables(where, place, (languages.base, languages.target)):
         manifest = load_manifest(path)
         if manifest.modality is modality:
             stem = manifest.name.removesuffix(f"_{manifest.language}")

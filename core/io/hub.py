@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -20,6 +20,8 @@ from core.errors import ConfigError
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
 _FORBIDDEN = (401, 403)
+_HTTP_LIBRARIES = ("httpx", "httpx2", "requests")
+"""Libraries that versions of `huggingface_hub` use."""
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 
@@ -52,13 +54,30 @@ They raise arbitrary exceptions: `tokenizers` raises `Exception` itself, and a d
 leads to attribute, index and assertion errors inside the models."""
 
 
-def explain_hub_error(error: BaseException, path: str | Path, revision: str = "") -> str:
-    """Explain a failed download and its fix; access tokens are removed from the message."""
+def explain_hub_error(
+    error: BaseException,
+    path: str | Path,
+    revision: str = "",
+    *,
+    kind: Literal["model", "dataset"] = "model",
+    offline_fix: str = "",
+) -> str:
+    """Explain a failed download and its fix; access tokens are removed from the message.
+
+    Args:
+        error: The error.
+        path: Name on the hub, or local path.
+        revision: Requested revision.
+        kind: Kind of the repository.
+        offline_fix: What to do without network access; empty for the command that downloads it.
+    """
     name = str(path)
-    if not is_hub_name(name):
+    if kind == "model" and not is_hub_name(name):
         return _TOKEN.sub("hf_***", str(error))
     get = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     page = f"https://huggingface.co/{name}"
+    if kind == "dataset":
+        get, page = f"{get} --repo-type dataset", f"https://huggingface.co/datasets/{name}"
     for link in _chain(error):
         if isinstance(link, GatedRepoError):
             return f"accept its licence at {page}, run `hf auth login` (or set HF_TOKEN), and retry"
@@ -69,16 +88,14 @@ def explain_hub_error(error: BaseException, path: str | Path, revision: str = ""
                 f"{page} does not exist, or is private or gated. Check the name, accept its "
                 "licence on that page, and run `hf auth login`"
             )
-        if isinstance(link, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        if isinstance(link, LocalEntryNotFoundError | OfflineModeIsEnabled) or _is_unsent(link):
             break
     else:
         if not is_offline():
             return _TOKEN.sub("hf_***", str(error))
     reason = "HF_HUB_OFFLINE is set" if is_offline() else "the hub can't be reached"
-    return (
-        f"it is not in the cache and {reason}; run `{get}` on a machine with network access first "
-        "(same HF_HOME)"
-    )
+    fix = offline_fix or f"run `{get}` on a machine with network access first (same HF_HOME)"
+    return f"it is not in the cache and {reason}; {fix}"
 
 
 def hub_commit(name: str, revision: str) -> str:
@@ -99,6 +116,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or link.__context__
+
+
+def _is_unsent(error: BaseException) -> bool:
+    """Return whether an HTTP library raised the error without a response, e.g. no connection."""
+    return type(error).__module__.partition(".")[0] in _HTTP_LIBRARIES and not _status(error)
 
 
 def _status(error: BaseException) -> int:

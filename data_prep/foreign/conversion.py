@@ -37,6 +37,8 @@ class ConversionPlan:
     """Maximum number of rows; 0 for all."""
     max_unusable: float
     """Maximum share of rows that can't be used."""
+    origin: str = ""
+    """Where the files were downloaded from; empty for files of the user."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +150,10 @@ class _SourceWriter:
             modality=self._modality,
             record="",
             licence=plan.licence,
-            provenance={"files": [Path(file).name for file in plan.files]},
+            provenance={
+                "files": [Path(file).name for file in plan.files],
+                **({"origin": plan.origin} if plan.origin else {}),
+            },
             statistics={"rows": ledger.num_in, "unusable": dict(sorted(ledger.dropped.items()))},
         )
         return write_manifest(plan.out, info, self._shards)

@@ -168,7 +168,7 @@ class _Hub(_Handler):
             start, end = int(first), min(int(last or end), end)
         self.send_response(206 if wanted else 200)
         self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
-        self.send_header("ETag", '"e"')
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", HUB_COMMIT)
         self.send_header("Content-Length", str(end + 1 - start))
         self.end_headers()

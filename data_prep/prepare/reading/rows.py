@@ -87,7 +87,7 @@ def _pin_revision(place: str) -> str:
         commit = HfApi().dataset_info(repository, revision=revision or None).sha
     # The error types of the HTTP library differ between versions, so all are caught.
     except Exception as error:
-        why = explain_hub_error(error, repository, revision)
+        why = explain_hub_error(error, repository, revision, kind="dataset")
         raise ConfigError(f"{place}: {why}; or use a mirror: --set SOURCE.place=...") from error
     return f"{_HUB_PREFIX}{repository}@{commit}/{'/'.join(rest)}"
 

@@ -92,3 +92,11 @@ def test_offline_errors_contain_the_download_command(monkeypatch: pytest.MonkeyP
         config = VisionTowerConfig(library=library, name=name, hub_revision="abc")
         with pytest.raises(CheckpointError, match=r"HF_HUB_OFFLINE is set.*hf download"):
             load_vision_tower(config)
+
+
+def test_errors_about_data_sets_name_their_page_and_command() -> None:
+    missing = RepositoryNotFoundError("x", response=response(404))
+    explanation = explain_hub_error(missing, NAME, kind="dataset")
+    assert f"https://huggingface.co/datasets/{NAME} does not exist" in explanation
+    command = f"hf download {NAME} --revision abc --repo-type dataset"
+    assert command in explain_hub_error(LocalEntryNotFoundError("x"), NAME, "abc", kind="dataset")
