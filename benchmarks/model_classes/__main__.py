@@ -1,7 +1,7 @@
-"""Compare every ready-made class with its own forward pass and exports, on tiny models.
+"""Compare ready-made classes and architectures with references and exports, on tiny models.
 
-    python -m benchmarks.model_classes                    # what is missing, about 6 minutes
-    python -m benchmarks.model_classes --only qwen3_vl
+    python -m benchmarks.model_classes                    # what is missing, about 10 minutes
+    python -m benchmarks.model_classes --only qwen3_vl resampler
 
 Writes docs/benchmarks/model_classes.json and .md. Subjects in the JSON file are not measured again;
 delete it to start over. The exit status is 1 if anything is not equal within the limits.
@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.model_classes.forward import measure_forward
 from benchmarks.model_classes.processes import measure_processes
 from benchmarks.model_classes.runs import measure_runs
 from benchmarks.model_classes.subjects import SUBJECTS, build_subject
@@ -33,7 +32,7 @@ def measure(name: str, known: Row = MappingProxyType({})) -> dict[str, Any]:
         folder = Path(temporary)
         subject, row = build_subject(name, folder), dict(known)
         if "loss" not in row:
-            row |= measure_forward(folder / "data" / "vlm")
+            row |= subject.measure_forward()
         if "exports" not in row:
             row |= measure_runs(subject)
         if "killed" not in row:
@@ -54,7 +53,7 @@ def faults(name: str, row: Row) -> list[str]:
         for kind, export in formats.items():
             if export["answers"] < export["num_answers"]:
                 found.append(f"answers of {kind} ({tuning})")
-            if not export["logits"] <= LOGITS:
+            if not export.get("logits", 0.0) <= LOGITS:
                 found.append(f"logits of {kind} ({tuning})")
     return [f"{name}: {what}" for what in found]
 
@@ -68,7 +67,7 @@ def main() -> int:
         default=SUBJECTS,
         choices=SUBJECTS,
         metavar="NAME",
-        help="the only classes to measure",
+        help="the only classes and architectures to measure",
     )
     parser.add_argument("--out", type=Path, default=OUT, help="path of the files without suffix")
     options = parser.parse_args()

@@ -9,20 +9,24 @@ from typing import Any
 import torch
 
 from benchmarks.model_classes.processes import KIND, WHOLE, train
-from benchmarks.model_classes.subjects import ADAPTERS, Subject
+from benchmarks.model_classes.subjects import Subject
 from callbacks.checkpoints import latest_checkpoint
 from core.process.stop import StopFlag
 from core.samples import Role, StepBatch, Turn
+from evaluation.answerers.base import Answerer
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
 from evaluation.benchmarks.questions import VisualQuestion
 from evaluation.benchmarks.reply_limits import ReplyLimits
 from lightning_modules.vlm_module import VlmModule
 from pipeline.answerers import make_answerer
+from pipeline.assemble import VlmParts
+from pipeline.assemble_trained import ModelParts
 from pipeline.launchers import worker
 from pipeline.store.store import StageFolder
 from serving.cell import TrainedCell, find_cells, load_cell
 from serving.hugging_face_export import export_cell
-from tests.support import ranks, ready_world
+from serving.own_format import export_own, load_own
+from tests.support import ranks
 from tests.support import small_world as worlds
 from tests.support.ranks import World
 
@@ -41,27 +45,19 @@ def measure_runs(subject: Subject) -> dict[str, Any]:
         tuning -> format -> see `_export`.
     """
     full = subject.world()
+    for kind in subject.earlier_stages:
+        if any(node.kind == kind for node in full.graph.nodes.values()):
+            train(full, WHOLE, kind=kind)
     whole = train(full, WHOLE)
     found: dict[str, Any] = {"resume": _is_resumed(full, whole, "interrupted")}
-    exports = {"full": _exports(subject, WHOLE)}
+    exports = {"full": _exports(subject, "full")}
     for tuning in ("lora", "qlora"):
-        settings = (f"instruct.tuning.kind={tuning}", *ADAPTERS, *_adapter_policy(subject))
+        settings = subject.adapters(tuning)
         adapted = subject.world(*settings)
         whole = train(adapted, tuning)
         found[f"{tuning}_resume"] = _is_resumed(adapted, whole, f"{tuning}_interrupted")
         exports[tuning] = _exports(subject, tuning, *settings)
     return found | {"exports": exports}
-
-
-def _adapter_policy(subject: Subject) -> tuple[str, ...]:
-    """Return the settings under which adapters can be exported alone.
-
-    PEFT stores whole modules; a parameter outside of a module (LLaVA-OneVision's `image_newline`)
-    is frozen with the connector.
-    """
-    if subject.name == "llava_onevision":
-        return ("instruct.policy={connector: false, language_model: true}",)
-    return ()
 
 
 def _is_resumed(world: World, whole: StageFolder, root: str) -> bool:
@@ -95,42 +91,58 @@ def _interrupted() -> Iterator[None]:
         VlmModule.training_step = real  # type: ignore[method-assign]
 
 
-def _exports(subject: Subject, root: str, *settings: str) -> dict[str, Any]:
+def _exports(subject: Subject, tuning: str, *settings: str) -> dict[str, Any]:
     """Export a trained cell in every format that it has; format -> what `_export` measures."""
+    root = WHOLE if tuning == "full" else tuning
     plan = subject.plan(root, *settings)
     (cell,) = find_cells(plan, [worlds.CELL], root=Path(root))
-    formats = ("hf", "peft") if root == "lora" else ("hf",)
-    return {name: _export(cell, name, Path(f"export-{root}-{name}")) for name in formats}
+    questions = _questions(subject)
+    return {
+        name: _export(cell, name, Path(f"export-{tuning}-{name}"), questions)
+        for name in subject.formats(tuning)
+    }
 
 
-def _export(cell: TrainedCell, name: str, folder: Path) -> dict[str, Any]:
+def _export(
+    cell: TrainedCell, name: str, folder: Path, questions: list[VisualQuestion]
+) -> dict[str, Any]:
     """Export a cell and ask both models the same questions.
 
     Returns:
-        `logits`: largest difference from the trained model that the export's own check found;
-        `answers`, `num_answers`, `distinct`: equal greedy answers, all, and different ones.
+        `logits`: largest difference from the trained model that the export's own check found, not
+        for our own format, whose check demands equal weights; `answers`, `num_answers`, `distinct`:
+        equal greedy answers, all, and different ones.
     """
+    found: dict[str, Any] = {}
     is_adapter = name == "peft"
-    result = export_cell(cell, folder, dtype="float32", max_shard="5GB", is_adapter=is_adapter)
     parts = load_cell(cell, torch.device("cpu"), is_merged=not is_adapter)
-    answerer = make_answerer(parts, batch_size=7, limits=ReplyLimits())
-    trained = [reply.text for reply in answerer.answer(_questions())]
-    stock = HuggingFaceAnswerer(str(folder), batch_size=4)
-    reloaded = [reply.text for reply in stock.answer(_questions())]
-    return {
-        "logits": result.report.logits,
+    if name == "irudimen":
+        export_own(cell, folder, dtype=torch.float32)
+        exported: Answerer = _answerer(load_own(folder, torch.device("cpu")))
+    else:
+        done = export_cell(cell, folder, dtype="float32", max_shard="5GB", is_adapter=is_adapter)
+        found["logits"] = done.report.logits
+        is_ours = isinstance(parts, VlmParts)
+        exported = HuggingFaceAnswerer(str(folder), batch_size=4, resizes_with_pil=is_ours)
+    trained = [reply.text for reply in _answerer(parts).answer(questions)]
+    reloaded = [reply.text for reply in exported.answer(questions)]
+    return found | {
         "answers": sum(a == b for a, b in zip(trained, reloaded, strict=True)),
         "num_answers": len(trained),
         "distinct": len(set(trained)),
     }
 
 
-def _questions() -> list[VisualQuestion]:
+def _answerer(parts: ModelParts) -> Answerer:
+    return make_answerer(parts, batch_size=7, limits=ReplyLimits())
+
+
+def _questions(subject: Subject) -> list[VisualQuestion]:
     """Return the same questions about each of some images."""
     return [
         VisualQuestion(
             turns=(Turn(role=Role.USER, content=f"<image>\n{text}"),),
-            image=ready_world.sized_image(number),
+            image=subject.image(number),
             max_new_tokens=_NUM_NEW,
         )
         for text in _QUESTIONS

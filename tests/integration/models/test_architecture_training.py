@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.model_classes.architecture import ARCHITECTURES
 from core.config import dump_config, load_config
 from pipeline.stages.registry import stage_class
 from pipeline.store.store import Store
@@ -13,9 +14,9 @@ from tests.support import small_world as worlds
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
-    "resampler": "model.connector.options.resampler={num_queries: 3, num_heads: 4}",
-    "cross_attention": "model.connector.options.cross_attention={every_n_blocks: 1}",
-    "single_stream": "model.connector.options.single_stream={image_size: 32, patch_size: 16}",
+    kind: f"model.connector.options.{kind}={options}"
+    for kind, options in ARCHITECTURES.items()
+    if options
 }
 
 

@@ -1,26 +1,19 @@
 """Architectures: parity with reference implementations, packing, generation, freezing."""
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
-from transformers import FuyuConfig, FuyuForCausalLM, FuyuImageProcessor, IdeficsConfig
-from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
-from transformers.models.mllama.configuration_mllama import MllamaTextConfig
-from transformers.models.mllama.modeling_mllama import MllamaCrossAttentionDecoderLayer
+from transformers import FuyuConfig, FuyuForCausalLM, FuyuImageProcessor
 
+from benchmarks.model_classes.architecture import ARCHITECTURES, measure_architecture
 from core.errors import ConfigError, DataError
 from core.samples import EncodedSample, MicroBatch, SampleRef
-from datamodules.batches.collate import ReadySample, RowLayout, collate_micro_batch
-from models.architectures.cross_attention import CrossAttentionConnector
-from models.architectures.resampler import ResamplerConnector
+from datamodules.batches.collate import ReadySample, collate_micro_batch
 from models.connector import (
     ConnectorConfig,
     build_connector,
-    connector_kinds,
-    count_placeholders,
 )
 from models.freezing import FreezePolicy, apply_freeze
 from models.language.adapters import TuningConfig, TuningKind, add_adapters, merge_adapters
@@ -28,68 +21,21 @@ from models.language.blocks import checkpoint_activations
 from models.sharding import gather_tensor, shard_model, sharding_policy
 from models.towers.vision_tower import VisionTowerConfig, load_vision_tower
 from models.vlm import VisionLanguageModel
+from tests.support.models.architectures import (
+    KINDS,
+    PAD,
+    collate,
+    loss_and_gradients,
+    make_samples,
+)
 from tests.support.models.tiny_vlm import (
     IMAGE,
     OPTIONS,
-    VISION_WIDTH,
-    VOCABULARY,
     build_model,
     one_rank,
 )
 
-NUM_FEATURES, PAD, END = 4, 0, 7
-KINDS = connector_kinds()
-
-
-def num_placeholders(kind: str) -> int:
-    return count_placeholders(ConnectorConfig(kind=kind, options=OPTIONS), NUM_FEATURES)
-
-
-def make_samples(kind: str, count: int = 7) -> list[ReadySample]:
-    """Make documents of which most have an image, and some have branches after it."""
-    rng = np.random.default_rng(3)
-    samples = []
-    for number in range(count):
-        has_image = number % 4 != 2
-        before, after = int(rng.integers(1, 4)), int(rng.integers(3, 9))
-        places = num_placeholders(kind) if has_image else 0
-        ids_T = np.concatenate(
-            [rng.integers(10, VOCABULARY, before), [IMAGE] * places,
-             rng.integers(10, VOCABULARY, after)]
-        ).astype(np.int64)  # fmt: skip
-        mask_T = np.arange(len(ids_T)) > before + places
-        branches_T = np.zeros(len(ids_T), dtype=np.int64)
-        if number % 3 == 0:
-            branches_T[-2:] = 1
-        image = torch.from_numpy(rng.normal(size=(NUM_FEATURES, VISION_WIDTH))).float()
-        ref = SampleRef(
-            position=number, source="s", language="eu", key=str(number),
-            num_tokens=len(ids_T), num_loss_tokens=int(mask_T.sum()),
-        )  # fmt: skip
-        encoded = EncodedSample(input_ids_T=ids_T, loss_mask_T=mask_T, branch_ids_T=branches_T)
-        samples.append(ReadySample(ref=ref, encoded=encoded, image=image if has_image else None))
-    return samples
-
-
-def collate(rows: Sequence[Sequence[ReadySample]], *, is_end_to_end: bool = False) -> MicroBatch:
-    return collate_micro_batch(
-        rows, pad_token_id=PAD, image_token_id=IMAGE, is_features=True,
-        layout=RowLayout(is_end_to_end=is_end_to_end, multiple=8),
-    )  # fmt: skip
-
-
-def loss_and_gradients(
-    model: VisionLanguageModel, batches: Sequence[MicroBatch]
-) -> dict[str, torch.Tensor]:
-    """Return the sum of the losses of some batches and the gradients of all parameters."""
-    model.zero_grad()
-    total = torch.zeros((), dtype=torch.float64)
-    for batch in batches:
-        loss = model(batch).loss_sum
-        loss.backward()
-        total += loss.detach()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": total, **found}
+END = 7
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -127,61 +73,13 @@ def test_only_options_of_the_chosen_architecture_are_part_of_the_address() -> No
 # --- parity with reference implementations ---
 
 
-def test_resampler_equals_the_perceiver_of_idefics() -> None:
-    config = IdeficsConfig(vision_config={"embed_dim": 16}, perceiver_config={})
-    config.perceiver_config.qk_layer_norms_perceiver = False
-    torch.manual_seed(0)
-    theirs = IdeficsPerceiverResampler(config, 16, depth=2, n_heads=4, head_dim=4, n_latents=3)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    ours = build_connector(
-        ConnectorConfig(kind="resampler", options=OPTIONS), vision_width=16, model_width=16, seed=1
-    )
-    assert isinstance(ours, ResamplerConnector)
-    names = {
-        "context_layer_norm": "features_norm", "latents_layer_norm": "queries_norm",
-        "output_proj": "o_proj", "fc": "up_proj", "c_proj": "down_proj", "ln": "mlp_norm",
-        "latents": "queries_QE", "layer_norm": "norm",
-    }  # fmt: skip
-    state = {}
-    for name, value in theirs.state_dict().items():
-        parts = [names.get(part, part) for part in name.split(".")]
-        if parts[0] == "blocks":  # blocks.LAYER.0 is attention, blocks.LAYER.1 the MLP
-            parts = ["layers", parts[1], *parts[3:]]
-        state[".".join(parts)] = value
-    state |= {"proj.weight": torch.eye(16), "proj.bias": torch.zeros(16)}
-    ours.load_state_dict(state, strict=True)
-    features_NPE = torch.randn(5, 7, 16)
-    torch.testing.assert_close(ours(features_NPE), theirs(features_NPE), rtol=1e-5, atol=1e-5)
-
-
-def test_cross_attention_layer_equals_that_of_llama_3_2_vision() -> None:
-    model = build_model(kind="cross_attention")
-    ours, lm = model.connector, model.language_model.config
-    assert isinstance(ours, CrossAttentionConnector)
-    config = MllamaTextConfig(
-        hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-        num_hidden_layers=3, cross_attention_layers=[1], rms_norm_eps=lm.rms_norm_eps,
-        attn_implementation="sdpa",
-    )  # fmt: skip
-    theirs = MllamaCrossAttentionDecoderLayer(config, layer_idx=1)
-    layer, images = ours.layers[0].state_dict(), ours.images[0].state_dict()
-    names = {
-        "input_norm.weight": "input_layernorm.weight", "mlp_norm.weight":
-        "post_attention_layernorm.weight", "attention_gate": "cross_attn_attn_gate",
-        "mlp_gate": "cross_attn_mlp_gate",
-    }  # fmt: skip
-    state = {f"cross_attn.{name}": value for name, value in images.items()}
-    for name, value in layer.items():
-        is_mlp = name.startswith(("gate_", "up_", "down_"))
-        state[names.get(name, f"{'mlp' if is_mlp else 'cross_attn'}.{name}")] = value
-    theirs.load_state_dict(state, strict=True)
-    hidden_NLD, projected_NPD = torch.randn(2, 5, 32), torch.randn(2, 6, 32)
-    found = ours.layers[0](hidden_NLD, *ours.images[0](projected_NPD))
-    everything = torch.zeros(2, 1, 5, 6)  # without a mask, transformers attends causally
-    expected = theirs(hidden_NLD, projected_NPD, everything, None, None)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_packed_rows_equal_classes_of_transformers(kind: str) -> None:
+    """Loss, gradients and cached greedy decoding, with the same weights."""
+    found = measure_architecture(kind)
+    assert found["loss"] <= 1e-6
+    assert found["gradients"] <= 1e-5
+    assert found["ids"] == found["num_ids"] > 20
 
 
 def test_single_stream_equals_fuyu() -> None:
