@@ -1,5 +1,7 @@
-"""Summary of a report: its key figures and sentences, derived from the values of the diagrams."""
+"""Opening of a report: key figures, sentences and verdicts, from what the page shows below."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -39,6 +41,7 @@ _MIN_POINTS = 2
 """Points of a line between which an accuracy can change."""
 _MAX_LISTED = 8
 """Cells whose accuracies the summary lists one by one."""
+_MODELS_ONLY = "for these trained models, not shown for other trainings"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,21 +53,57 @@ class KeyFigure:
     detail: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecidedClaims:
+    """Decided claims of one hypothesis with the same verdict."""
+
+    verdict: str
+    text: str
+    """What the claims have in common."""
+    cases: tuple[str, ...]
+    """What distinguishes them; empty for a single claim."""
+    scope: str
+    """Empty if the verdict is about the recipe, otherwise what it is about."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """Opening of a page, and what its figures show besides."""
+
+    sentences: tuple[str, ...]
+    """At most three: the scores, the baselines, and how many claims are decided."""
+    verdicts: tuple[DecidedClaims, ...] = ()
+    observations: tuple[str, ...] = ()
+    """Sentences about the figures; nothing in them is a decision."""
+
+
 def summary(
     grid: GridRecord, view: View, claims: Sequence[Claim], registration: RegistrationCheck
-) -> list[str]:
-    """Return the sentences of the opening paragraph."""
+) -> Summary:
+    """Return the opening of the page."""
     found = lines(grid, view, main_panel(grid))
     best = best_point(found, view.target)
     if best is None:
-        return [f"None of the {len(grid.cells)} cells has a result yet."]
+        return Summary(sentences=(f"None of the {len(grid.cells)} cells has a result yet.",))
+    observations = list[str]()
     if view.is_curve:
-        sentences = _curve_sentences(grid, found, view, best)
+        sentence, observations = _curve_sentences(grid, found, view, best)
     else:
-        sentences = _bar_sentences(found, view, best)
-    sentences += _effect_sentences(found, view)
-    sentences += _base_language_sentences(grid, found, view, best[0])
-    return sentences + _verdict_sentences(claims, registration)
+        sentence = _bar_sentence(found, view, best)
+    judged = [claim for claim in claims if claim.verdict is not None or claim.reason != NOT_RUN]
+    return Summary(
+        sentences=(
+            sentence,
+            *_baseline_sentences(view, *best),
+            *_count_sentences(judged, is_registered=registration.is_confirmatory),
+        ),
+        verdicts=tuple(_decided_claims(judged)),
+        observations=(
+            *observations,
+            *_effect_sentences(found, view),
+            *_base_language_sentences(grid, found, view, best[0]),
+        ),
+    )
 
 
 def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
@@ -102,18 +141,20 @@ def key_figures(grid: GridRecord, view: View) -> list[KeyFigure]:
 
 def _curve_sentences(
     grid: GridRecord, found: Sequence[Line], view: View, best: tuple[Setting, Point]
-) -> list[str]:
+) -> tuple[str, list[str]]:
+    """Return the sentence about the scores, and observations about them."""
     setting, top = best
     line = next(x for x in found if x.setting == setting and x.language == view.target)
     first, reference = line.points[0], line.at(REFERENCE_SHARE)
     label = view.label(setting)
     where = f" ({label})" if label else ""
-    sentences = [
+    sentence = (
         f"On questions in the target language ({view.target}), the highest of "
         f"{_num_points(found, view)} observed accuracies on open questions is "
         f"{_format_score(top.value)}{where}, at a target-language share of "
-        f"{format_percent(top.share)}; as the maximum of several it is likely to be too high."
-    ]
+        f"{format_percent(top.share)}"
+    )
+    observations = ["As the maximum of several, the highest accuracy is likely to be too high."]
     if reference is not None and reference is not top:
         compared = ""
         if first.share == 0:
@@ -121,13 +162,12 @@ def _curve_sentences(
             aligned = grid.common.get(_ALIGN_SHARE)
             if isinstance(aligned, int | float) and aligned > 0:
                 compared += f" in stage 2 (stage 1 always has {format_percent(float(aligned))})"
-        sentences.append(
-            f"A share of {format_percent(REFERENCE_SHARE)} reaches "
-            f"{_format_score(reference.value)}{_format_interval(reference)}{compared}."
+            observations += _reply_language(grid, view, line, first, "At a share of zero")
+        sentence += (
+            f"; a share of {format_percent(REFERENCE_SHARE)} reaches "
+            f"{_format_score(reference.value)}{_format_interval(reference)}{compared}"
         )
-        if first.share == 0:
-            sentences += _reply_language(grid, view, line, first, "At a share of zero")
-    return sentences + _baseline_sentences(view, setting, top)
+    return f"{sentence}.", observations
 
 
 def _num_points(found: Sequence[Line], view: View) -> int:
@@ -135,17 +175,15 @@ def _num_points(found: Sequence[Line], view: View) -> int:
     return sum(len(line.points) for line in found if line.language == view.target)
 
 
-def _bar_sentences(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> list[str]:
+def _bar_sentence(found: Sequence[Line], view: View, best: tuple[Setting, Point]) -> str:
     points = [(x.setting, p) for x in found if x.language == view.target for p in x.points]
     intro = f"accuracy on open questions in the target language ({view.target})"
     if len(points) > _MAX_LISTED:
         worst = min(points, key=lambda pair: pair[1].value)
         low, high = (_format_point(view, *pair) for pair in (worst, best))
-        text = f"The {intro} ranges from {low} to {high}."
-    else:
-        listed = "; ".join(_format_point(view, *pair) for pair in points)
-        text = f"The {intro} is {listed}."
-    return [text, *_baseline_sentences(view, *best)]
+        return f"The {intro} ranges from {low} to {high}."
+    listed = "; ".join(_format_point(view, *pair) for pair in points)
+    return f"The {intro} is {listed}."
 
 
 def _baseline_sentences(view: View, setting: Setting, point: Point) -> list[str]:
@@ -261,34 +299,38 @@ def _value_at(grid: GridRecord, view: View, panel: Panel, line: Line, share: flo
     return None
 
 
-def _verdict_sentences(claims: Sequence[Claim], registration: RegistrationCheck) -> list[str]:
-    """Name the decided claims with what they are about, and count the others."""
-    kind = "pre-registered" if registration.is_confirmatory else "exploratory"
-    judged = [claim for claim in claims if claim.verdict is not None or claim.reason != NOT_RUN]
+def _count_sentences(judged: Sequence[Claim], *, is_registered: bool) -> list[str]:
+    """Say how many claims are decided."""
     if not judged:
         return []
-    groups: dict[tuple[Verdict, str], list[str]] = {}
-    for claim in judged:
-        if claim.verdict is not None and claim.verdict is not Verdict.UNDECIDED:
-            quoted = f"\N{LEFT DOUBLE QUOTATION MARK}{claim.text}\N{RIGHT DOUBLE QUOTATION MARK}"
-            groups.setdefault((claim.verdict, _scope(claim)), []).append(quoted)
-    if not groups:
+    kind = "pre-registered" if is_registered else "exploratory"
+    numbers = Counter(claim.verdict or Verdict.UNDECIDED for claim in judged)
+    if numbers[Verdict.UNDECIDED] == len(judged):
         return [f"None of the {len(judged)} {kind} claims is decided by these data."]
-    num_open = len(judged) - sum(map(len, groups.values()))
-    count = f"{num_open} of the {len(judged)} {kind} claims remain undecided."
     return [
-        *([count] if num_open else [f"All {len(judged)} {kind} claims are decided."]),
-        *(
-            f"{verdict.value.capitalize()} {scope}: {'; '.join(texts)}."
-            for (verdict, scope), texts in groups.items()
-        ),
+        f"Of the {len(judged)} {kind} claims, {numbers[Verdict.SUPPORTED]} are supported, "
+        f"{numbers[Verdict.REFUTED]} refuted and {numbers[Verdict.UNDECIDED]} undecided."
     ]
 
 
-def _scope(claim: Claim) -> str:
-    if claim.is_about_recipe:
-        return "for the recipe"
-    return "for these trained models, not shown for other trainings"
+def _decided_claims(judged: Sequence[Claim]) -> Iterator[DecidedClaims]:
+    """Yield the decided claims, those of one hypothesis with the same verdict together."""
+    groups: dict[tuple[Verdict, str, str], list[str]] = {}
+    for claim in judged:
+        if claim.verdict is not None and claim.verdict is not Verdict.UNDECIDED:
+            scope = "" if claim.is_about_recipe else _MODELS_ONLY
+            groups.setdefault((claim.verdict, claim.name, scope), []).append(claim.text)
+    for (verdict, _, scope), texts in groups.items():
+        parts = [text.split(", ") for text in texts]
+        same = itertools.takewhile(lambda found: len({*found}) == 1, zip(*parts, strict=False))
+        number = len([*same])
+        cases = tuple(", ".join(part[number:]) for part in parts)
+        if len(texts) == 1 or not number or not all(cases):
+            for text in texts:
+                yield DecidedClaims(verdict=verdict.value, text=text, cases=(), scope=scope)
+        else:
+            start = ", ".join(parts[0][:number])
+            yield DecidedClaims(verdict=verdict.value, text=start, cases=cases, scope=scope)
 
 
 def _format_point(view: View, setting: Setting, point: Point) -> str:

@@ -209,8 +209,8 @@ class Grid:
 
     @cached_property
     def trainings(self) -> list[Training]:
-        """Return all trained cells."""
-        return [
+        """Return the cells that were evaluated."""
+        cells = [
             Training(
                 cell["cell_id"],
                 Setting.of(cell["axes"]),
@@ -221,6 +221,7 @@ class Grid:
             )
             for cell in self.record["cells"]
         ]
+        return [one for one in cells if (one.result("evaluate") / "predictions.parquet").is_file()]
 
     @cached_property
     def settings(self) -> dict[Setting, list[Training]]:

@@ -48,14 +48,15 @@ def _mean(grid: Grid, setting: Setting, language: str, column: str = "score") ->
 
 
 def check_summary(grid: Grid, checks: Checks) -> None:
-    """Check every number of the opening paragraph."""
+    """Check every number of the opening, and of the sentences below the figures."""
     head = grid.sections["head"].texts
+    shown = " ".join(grid.sections["figures"].texts)
     target = grid.languages[0]
     scores = {setting: _mean(grid, setting, target) for setting in grid.settings}
     top = max(scores, key=lambda one: scores[one])
     lead = next((text for text in head if text.startswith("On questions")), "")
     if lead:
-        _check_curve(grid, checks, lead, scores, top)
+        _check_curve(grid, checks, f"{lead} {shown}", scores, top)
     else:
         lead = next(text for text in head if "accuracy on open questions" in text)
         _check_list(checks, lead, scores)
@@ -63,7 +64,7 @@ def check_summary(grid: Grid, checks: Checks) -> None:
                           ("blind_score", r"reaches ([\d.]+) % without the image")):  # fmt: skip
         checks.number(f"summary: {what}", _take(lead, pattern)[0], _mean(grid, top, target, what),
                       _PRINTED)  # fmt: skip
-    _check_effects(grid, checks, lead, scores)
+    _check_effects(grid, checks, shown, scores)
     _check_counts(grid, checks, lead)
 
 
@@ -179,14 +180,27 @@ def _check_counts(grid: Grid, checks: Checks, lead: str) -> None:
     verdicts = {" ".join(row[0].text.split("\n")[0].split()): row[column].text.split()[0]
                 for row in rows}  # fmt: skip
     decided = {text: v for text, v in verdicts.items() if v in ("supported", "refuted")}
-    groups = re.findall(r"(Supported|Refuted) for [^:]*: ((?:“[^”]*”(?:; )?)+)\.", lead)
-    named = {text: verdict.lower() for verdict, texts in groups
-             for text in re.findall(r"“([^”]*)”", texts)}  # fmt: skip
+    named = {}
+    for item in grid.sections["head"].texts:
+        found = re.fullmatch(r"(supported|refuted) (.*?)( \(for these trained models.*\))?", item)
+        if found:
+            start, _, cases = found[2].partition(": ")
+            whole = [f"{start}, {case}" for case in cases.split("; ")]
+            # A colon may also be part of a claim.
+            is_group = all(text in verdicts for text in whole)
+            named |= dict.fromkeys(whole if is_group else [found[2]], found[1])
     checks.same("summary: decided claims", named, decided)
-    found = re.search(r"(\d+) of the (\d+) [\w-]+ claims remain undecided", lead)
+    numbers = {word: sum(v == word for v in decided.values()) for word in ("supported", "refuted")}
+    found = re.search(
+        r"Of the (\d+) [\w-]+ claims, (\d+) are supported, (\d+) refuted and (\d+) ", lead
+    )
+    own_numbers = (len(rows), *numbers.values(), len(rows) - len(decided))
     if found:
-        checks.number("summary: undecided claims", float(found[1]), len(rows) - len(decided), 0)
-        checks.number("summary: claims", float(found[2]), len(rows), 0)
+        for name, printed, number in zip(("all", "supported", "refuted", "undecided"),
+                                         found.groups(), own_numbers, strict=True):  # fmt: skip
+            checks.number(f"summary: {name} claims", float(printed), number, 0)
+    else:
+        checks.same("summary: numbers of claims", "claims is decided" in lead, not decided)
     texts = grid.sections["canaries"].texts
     for text in texts:
         found = re.match(

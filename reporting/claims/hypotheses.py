@@ -58,6 +58,7 @@ _NO_VALUES = "not measured in this grid"
 _NO_CELL = (
     "no compared cell exceeds its blind and majority baselines, so no number of images decides it"
 )
+_FROZEN = "no stage trains the language model of the compared cells, so its texts can't change"
 _NO_PAIR = (
     "no pooled pair of cells exceeds its blind and majority baselines, so no number of images "
     "decides it"
@@ -159,6 +160,7 @@ class _Study:
             test=hypothesis.test,
             unit=measure.unit,
             notes=self._notes(measure, cells),
+            shows_nothing=_FROZEN if self._is_frozen(measure, cells) else "",
         )
         if record is not None:
             return _Pending(claim=claim, hypothesis=hypothesis, second=cells.second,
@@ -214,7 +216,7 @@ class _Study:
         claim = dataclasses.replace(
             claim,
             excluded=tuple(describe_cell(cell, self._view) for cell in silent),
-            shows_nothing=_NO_CELL if len(silent) == len(named) else "",
+            shows_nothing=_NO_CELL if len(silent) == len(named) else claim.shows_nothing,
         )
         margin = Margin(absolute=pending.margin, relative=hypothesis.relative_margin)
         replicated = [values for values in firsts.values() if len(values.seeds) > 1]
@@ -249,6 +251,12 @@ class _Study:
         parts = tuple(_parts(outcome, [describe_cell(a, self._view, (*hypothesis.pool,))
                                        for a, _ in kept]))  # fmt: skip
         return _fill(_with_trainings(claim, pending, kept), outcome, parts=parts, empty=empty)
+
+    def _is_frozen(self, measure: Measure, cells: ClaimCells) -> bool:
+        """Return whether a measure of texts compares cells whose language model is not trained."""
+        compared = {cell for pair in cells.pairs for cell in pair}
+        is_retention = measure.kind is ClaimKind.RETENTION
+        return is_retention and not self._values.trains_language_model(compared)
 
     def _notes(self, measure: Measure, cells: ClaimCells) -> tuple[str, ...]:
         """State whether texts that measure retention are training data of the compared cells."""

@@ -183,6 +183,18 @@ class Measurements:
             found.update([setting] if known else [])
         return TrainedOnTexts(tasks=tuple(sorted(tasks)), num_cells=len(found))
 
+    def trains_language_model(self, cells: Collection[Setting]) -> bool:
+        """Return whether a stage of one of these cells trains the language model."""
+        stages = [
+            cell.stages[kind]
+            for cell in self._grid.cells
+            if configured_axes(cell.axes) in cells
+            for kind in _TRAINED
+            if kind in cell.stages
+        ]
+        policies = [stage.config.get("policy") or {} for stage in stages]
+        return not stages or any(policy.get("language_model", True) for policy in policies)
+
     def _read_cell(
         self, cell: CellRecord, measure: Measure, *, is_before: bool
     ) -> CellScores | None:

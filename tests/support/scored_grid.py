@@ -1,7 +1,7 @@
 """Fake grids whose cells have given scores, and the claims about them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pyarrow as pa
 from evaluation.benchmarks.predictions import read_predictions, write_predictions
 from evaluation.retention import TaskItems, TaskScore, save_retention
 from reporting.claims.claim import Claim, ClaimResults
+from reporting.claims.preregistration import check_registration
 from reporting.records import GridRecord, load_grid
 from reporting.series import View, view_of
+from reporting.summary import summary
 from tests.support import fake_grid
 
 _NUM_IMAGES = 60
@@ -88,3 +90,9 @@ def write_retention(
         if cell["cell_id"] == cell_id:
             cell["stages"][kind] = folder.name
     path.write_text(json.dumps(about))
+
+
+def opening(grid: GridRecord, view: View, claims: Sequence[Claim]) -> str:
+    """Return the sentences of a report's opening and about its figures."""
+    found = summary(grid, view, claims, check_registration(grid))
+    return " ".join((*found.sentences, *found.observations))

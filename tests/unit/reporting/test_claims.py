@@ -30,7 +30,14 @@ from reporting.series import best_point, lines, main_panel, view_of
 from reporting.summary import key_figures, summary
 from tests.support import fake_grid
 from tests.support.comparisons import record_of, simulated_comparison
-from tests.support.scored_grid import claim_of, scored_grid, sees, three_shares, write_retention
+from tests.support.scored_grid import (
+    claim_of,
+    opening,
+    scored_grid,
+    sees,
+    three_shares,
+    write_retention,
+)
 
 _TEXT_ONLY = "Text-only data in the target language improves answers about images"
 
@@ -244,6 +251,18 @@ def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
     assert kept.decision is not None
     assert kept.decision.verdict is Verdict.SUPPORTED
     assert "minus the language model before training" in kept.detail
+
+    for kind in ("align", "instruct"):  # the same values say nothing if nothing could change
+        for path in (tmp_path / "store" / kind).glob("*/stage.json"):
+            about = json.loads(path.read_text())
+            about["config"] = about.get("config", {}) | {"policy": {"language_model": False}}
+            path.write_text(json.dumps(about))
+    grid = load_grid(tmp_path, "mix_ablation", "embedded")
+    results = hypotheses.decide_claims(grid, view_of(grid))
+    for name in ("text_only_text", "multimodal_training_text"):
+        claim = claim_of(results, name)
+        assert claim.verdict is Verdict.UNDECIDED
+        assert "no stage trains the language model" in claim.reason
 
 
 @pytest.mark.slow
@@ -489,7 +508,7 @@ def test_cells_are_paired_by_question_whatever_their_order() -> None:
 @pytest.mark.slow
 def test_the_highest_accuracy_has_no_interval_and_is_called_a_maximum(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path)
-    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = opening(grid, view, [])
     assert "the highest of 6 observed accuracies" in text
     assert "likely to be too high" in text
     figure = key_figures(grid, view)[0]
@@ -508,7 +527,7 @@ def test_a_lost_reply_language_is_not_called_forgetting(tmp_path: Path) -> None:
         metrics["metrics"]["vqa/en/accuracy_any_language"] = {"value": 58.0}
         path.write_text(json.dumps(metrics))
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
-    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = opening(grid, view, [])
     assert "only 2.1\N{NO-BREAK SPACE}% of the replies are in en" in text
     assert "not the same as not knowing" in text
     assert "in any language, the accuracy is 58.0\N{NO-BREAK SPACE}%" in text
@@ -524,7 +543,7 @@ def test_baselines_of_the_summary_are_those_of_the_highest_cell_in_the_target_la
     found = best_point(lines(grid, view, main_panel(grid)), "eu")
     assert found is not None
     best = found[1]
-    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = opening(grid, view, [])
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     assert f"In eu, the majority-answer baseline reaches {best.majority:.1f} %" in text
     assert f"reaches {best.blind:.1f} % without the image" in text
@@ -541,7 +560,7 @@ def test_the_base_language_is_reported_for_the_setting_of_the_highest_cell(
     assert found is not None
     setting = found[0]
     (line,) = (x for x in drawn if (x.language, x.setting) == ("en", setting))
-    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = opening(grid, view, [])
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     first, last = (f"{line.points[at].value:.1f} %" for at in (0, -1))
     assert f"changes from {first} at a share of 0 % to {last} at 100 %" in text
@@ -552,7 +571,7 @@ def test_the_base_language_is_reported_for_the_setting_of_the_highest_cell(
 def test_a_share_of_zero_names_the_share_of_stage_1(tmp_path: Path) -> None:
     grid, view = scored_grid(tmp_path)
     grid = dataclasses.replace(grid, common={"align.target_share": 0.2})
-    text = " ".join(summary(grid, view, [], check_registration(grid)))
+    text = opening(grid, view, [])
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     assert "at a share of zero in stage 2 (stage 1 always has 20 %)" in text
 
@@ -564,7 +583,12 @@ def test_the_summary_says_what_a_verdict_is_about(tmp_path: Path) -> None:
 
     grid, view = scored_grid(tmp_path, scorer)
     results = hypotheses.decide_claims(grid, view)
-    text = " ".join(summary(grid, view, results.claims, check_registration(grid)))
-    assert "Supported for these trained models, not shown for other trainings: " in text
-    assert f"{_TEXT_ONLY}, vqa" in text
-    assert "claims remain undecided." in text
+    found = summary(grid, view, results.claims, check_registration(grid))
+    (helped,) = (one for one in found.verdicts if one.text == _TEXT_ONLY)
+    assert (helped.verdict, helped.scope) == (
+        "supported", "for these trained models, not shown for other trainings",
+    )  # fmt: skip
+    assert "vqa" in helped.cases
+    numbers = [claim.verdict for claim in results.claims].count(Verdict.SUPPORTED)
+    assert f" {numbers} are supported, " in found.sentences[-1]
+    assert len(found.sentences) == 3

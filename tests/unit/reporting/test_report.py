@@ -15,14 +15,13 @@ from evaluation.benchmarks.predictions import read_predictions, write_prediction
 from experiments import report as report_command
 from pipeline.store.states import State
 from reporting import build, series
-from reporting.claims import preregistration
 from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, gallery, inline_svg, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.model_sizes import size_table
 from reporting.study_facts.configuration import changed_fields, study_amounts
-from reporting.summary import summary
 from tests.support import fake_grid
+from tests.support.scored_grid import opening
 
 pytestmark = pytest.mark.slow
 """Every test builds a report or decides claims."""
@@ -147,7 +146,7 @@ def _score(grid: GridRecord, cell: int) -> float:
 def test_summary_repeats_the_scores_of_the_figures(root: Path) -> None:
     grid, view = _load(root, "mix_ablation")
     best = max(_score(grid, at) for at in range(len(grid.cells)))
-    text = " ".join(summary(grid, view, [], preregistration.check_registration(grid)))
+    text = opening(grid, view, [])
     assert f"{best:.1f}\N{NO-BREAK SPACE}%" in text
     assert "20\N{NO-BREAK SPACE}%" in text
     assert "Adding text-only data" in text
@@ -317,7 +316,7 @@ def test_diagram_with_many_lines_is_split() -> None:
 
 def test_summary_reports_the_effect_of_every_axis(root: Path) -> None:
     grid, view = _load(root, "connector")
-    text = " ".join(summary(grid, view, [], preregistration.check_registration(grid)))
+    text = opening(grid, view, [])
     assert "Using connector.kind = mlp2x_gelu instead of linear changes the accuracy" in text
     assert "Using instruct.num_steps = 1200 instead of 300 changes the accuracy" in text
     assert "of 3 pairs of cells" in text
