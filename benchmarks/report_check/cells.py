@@ -149,6 +149,8 @@ def _check_baselines(
 def _rows_of_table(grid: Grid, table: Table) -> Iterator[tuple[Setting, list[Cell]]]:
     """Yield every row of a table of scores with the setting that it is about.
 
+    Rows of cells that were not evaluated have no scores and are left out.
+
     Raises:
         ValueError: If a row is about no setting of the grid or about several.
     """
@@ -159,6 +161,9 @@ def _rows_of_table(grid: Grid, table: Table) -> Iterator[tuple[Setting, list[Cel
             axes[at] = name
     for row in table.rows[1:]:
         share = numbers(row[0].text)[0]
+        scores = [cell.text for at, cell in enumerate(row[1:], start=1) if at not in axes]
+        if not "".join(scores).strip():
+            continue
         found = [
             setting
             for setting in grid.settings

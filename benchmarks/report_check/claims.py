@@ -21,6 +21,7 @@ from benchmarks.report_check.page import Cell, numbers
 
 _BEFORE, _BEST, _OTHERS, _BLIND = "before_training", "best", "others", "blind"
 _MIN_SHARES = 3
+_ROUNDING = 1e-12
 _UNKNOWN = {"benchmark", "minus", "first_if", "second_if"}
 """Options of hypotheses whose claims are not recomputed: they are reported as differing."""
 Pair = tuple[Setting, Setting | None]
@@ -38,6 +39,8 @@ class Expected:
     pairs: list[Pair]
     measured: Measured
     is_best: bool
+    is_open: bool
+    """Whether a cell was not trained."""
     silent: list[Setting] = field(default_factory=list)
     kept: list[Pair] = field(default_factory=list)
     # Differences less the lower limit of the claim; one for each other share with `best`.
@@ -59,7 +62,14 @@ def check_claims(grid: Grid, checks: Checks) -> None:
     number = sum(bool(claim.kept) for claim in expected)
     for claim, row in zip(expected, rows, strict=False):
         name = f"claim “{', '.join(claim.words)}”"
-        if claim.kept and _lacks_scale(claim):
+        if claim.is_open:
+            checks.same(f"{name}, of which cells have not run", ["not run" in row[1].text,
+                        row[1].text.split()[0] in ("open", "undecided")], [True, True])  # fmt: skip
+        elif _is_unchanged(claim):
+            checks.same(f"{name}, whose texts can't change", ["no stage trains" in row[1].text,
+                        *(row[at].text.split()[0] for at in (1, 2))],
+                        [True, "undecided", "undecided"])  # fmt: skip
+        elif claim.kept and _lacks_scale(claim):
             checks.same(f"{name}, whose best cell does not see", ["does not exist" in row[1].text,
                         *(row[at].text.split()[0] for at in (1, 2))],
                         [True, "undecided", "undecided"])  # fmt: skip
@@ -84,11 +94,18 @@ def _claims(grid: Grid, name: str) -> Iterator[Expected]:
             words = [_fill(known, first, second), *_name_group(grid, group)]
             if isinstance(kinds, list):
                 words.append(kind)
-            yield _decide(
-                Expected(words=words, test=known["test"], relative=known.get("relative_margin"),
-                         margin=_margin(grid, known, measured), pairs=found,
-                         measured=measured, is_best=known["second"] == _BEST)
-            )  # fmt: skip
+            cells = {cell for pair in found for cell in pair if cell is not None}
+            claim = Expected(words=words, test=known["test"], relative=known.get("relative_margin"),
+                             margin=_margin(grid, known, measured), pairs=found,
+                             measured=measured, is_best=known["second"] == _BEST,
+                             is_open=not cells <= {*grid.settings})  # fmt: skip
+            yield claim if claim.is_open else _decide(claim)
+
+
+def _is_unchanged(claim: Expected) -> bool:
+    """Return whether no text of a measure of retention has another score than before."""
+    gaps = [claim.measured.gap(pair) for pair in claim.pairs]
+    return bool(claim.measured.before) and all(np.abs(gap).max() < _ROUNDING for gap in gaps)
 
 
 def _lacks_scale(claim: Expected) -> bool:
@@ -108,7 +125,7 @@ Group = tuple[Any, Any, dict[str, Any], list[Pair]]
 def _groups(grid: Grid, known: dict[str, Any]) -> Iterator[Group]:
     """Yield the cells of every claim of a hypothesis."""
     axis = known["axis"]
-    cells = [cell for cell in grid.settings if axis in cell.axes and _is_kept(grid, known, cell)]
+    cells = [cell for cell in grid.planned if axis in cell.axes and _is_kept(grid, known, cell)]
     values = list(dict.fromkeys(cell.axes[axis] for cell in cells))
     first = values[0] if values and known["first"] == "first" else known["first"]
     starts = [cell for cell in cells if cell.axes[axis] == first]

@@ -234,6 +234,11 @@ class Grid:
         return found
 
     @cached_property
+    def planned(self) -> list[Setting]:
+        """Return the settings of all cells, also of those that were not trained."""
+        return list(dict.fromkeys(Setting.of(cell["axes"]) for cell in self.record["cells"]))
+
+    @cached_property
     def shares(self) -> dict[Setting, float]:
         """Return the share of the target language of every setting."""
         return {Setting.of(cell["axes"]): float(cell.get(SHARE) or cell["axes"].get(SHARE) or 0)
@@ -243,7 +248,7 @@ class Grid:
     def varying(self) -> set[str]:
         """Return the axes in which cells differ."""
         values: dict[str, set[Any]] = {}
-        for setting in self.settings:
+        for setting in self.planned:
             for name, value in setting.axes.items():
                 values.setdefault(name, set()).add(value)
         return {name for name, found in values.items() if len(found) > 1}

@@ -81,6 +81,11 @@ def _tabulate_shares(label: str, cells: dict[float, CellScores], delta: float) -
     if left_out and found.curve is not None:
         named = ", ".join(map(format_percent, left_out))
         sentence += f" The curve leaves out {named}, where the cell does not exceed its baselines."
+    if mute := [share for share in left_out if share in found.sufficient]:
+        sentence += (
+            f" At {', '.join(map(format_percent, mute))}, the cell does not exceed its baselines: "
+            "that it is close to the best does not show that the share is sufficient."
+        )
     return SufficiencyTable(
         label=label,
         sentence=sentence,

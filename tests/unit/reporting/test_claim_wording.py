@@ -168,3 +168,17 @@ def test_a_share_that_shows_nothing_does_not_bend_the_curve(tmp_path: Path) -> N
     (table,) = sufficiency_tables(*scored_grid(tmp_path, scorer, cells=cells))
     assert "The curve leaves out 0\N{NO-BREAK SPACE}%" in table.sentence
     assert [row.gain == "" for row in table.rows] == [True, *[False] * 4, True]
+
+
+def test_a_share_that_shows_nothing_is_not_called_sufficient(tmp_path: Path) -> None:
+    """Where nothing was learned, every share is close to the best."""
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        del axes, row
+        return 0.2 + 0.01 * (rng.random() - 0.5), 0.2  # 20 % is the majority baseline
+
+    cells = [axes for axes in fake_grid.mix_axes() if not axes["text_only"]]
+    (table,) = sufficiency_tables(*scored_grid(tmp_path, scorer, cells=cells))
+    named = table.sentence.partition("of the best: ")[2]
+    assert named, table.sentence
+    assert "the cell does not exceed its baselines: that it is close to the best" in named
