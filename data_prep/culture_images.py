@@ -14,11 +14,12 @@ from pathlib import Path
 from core.io.files import atomic_write_bytes
 from core.io.reading import reading
 from core.process.options import given_path
-from core.rng import named_rng
-from data_prep.embedded.drawings import Painter, Style, StyledIcon
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 
 CULTURE_FOLDER = Path("data/culture")
+_EPILOG = """examples:
+  python -m data_prep.culture_images
+"""
 
 
 def draw_images(folder: Path, packages: PackageFolder) -> int:
@@ -27,6 +28,9 @@ def draw_images(folder: Path, packages: PackageFolder) -> int:
     Returns:
         The number of images drawn.
     """
+    from core.rng import named_rng
+    from data_prep.embedded.drawings import Painter, Style, StyledIcon
+
     painter = Painter(packages)
     table = folder / "en.csv"
     with (
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.culture_images",
         description="Draw the images of the example benchmark in data/culture from Noto Emoji.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--packages",

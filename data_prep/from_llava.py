@@ -11,14 +11,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from core.errors import ConfigError
 from core.io.files import sole_writer
+from core.process.loading import without_collection
 from core.process.options import (
     file_name,
     given_path,
@@ -26,9 +23,12 @@ from core.process.options import (
     number_between,
     whole_number,
 )
-from data_prep.foreign.columns import COLUMN_ROLES
-from data_prep.foreign.conversion import ConversionPlan, ConversionReport, convert
-from datamodules.shards.manifest import SUFFIX, Modality
+from data_prep.foreign.roles import COLUMN_NAMES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_prep.foreign.conversion import ConversionPlan, ConversionReport
 
 _DESCRIPTION = """\
 Convert conversations about images to shards on which a grid can train, in one language and without
@@ -52,26 +52,33 @@ examples:
 output:
   DIR/NAME_LANGUAGE.manifest.json and DIR/NAME_LANGUAGE-000000.tar, ...
 """
-_console = Console(stderr=True)
 
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert the files and print a summary."""
-    plan = _make_plan(_build_parser().parse_args(arguments))
+    options = _build_parser().parse_args(arguments)
+    with without_collection():
+        from rich.console import Console
+        from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+        from data_prep.foreign.conversion import convert
+        from datamodules.shards.manifest import SUFFIX
+
+    plan, console = _make_plan(options), Console(stderr=True)
     started = time.perf_counter()
     with (
         sole_writer(plan.out / f"{plan.name}_{plan.language}{SUFFIX}"),
         Progress(
             TextColumn("converting, {task.completed:,} rows"),
             TimeElapsedColumn(),
-            console=_console,
+            console=console,
             transient=True,
         ) as progress,
     ):
         task = progress.add_task("", total=None)
         report = convert(plan, lambda: progress.advance(task))
-    _print_report(plan, report, time.perf_counter() - started)
+    _print_report(console, plan, report, time.perf_counter() - started)
     return 0
 
 
@@ -104,7 +111,7 @@ def _build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="ROLE=COLUMN",
-        help=f"columns with unusual names; roles: {', '.join(COLUMN_ROLES)}",
+        help=f"columns with unusual names; roles: {', '.join(COLUMN_NAMES)}",
     )
     add("--licence", default="unknown", help="licence of the data (default: %(default)s)")
     add(
@@ -131,7 +138,9 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_plan(options: argparse.Namespace) -> ConversionPlan:
+def _make_plan(options: argparse.Namespace) -> "ConversionPlan":
+    from data_prep.foreign.conversion import ConversionPlan
+
     if options.images is not None and not options.images.is_dir():
         raise ConfigError(f"--images {options.images} is not a folder; correct it")
     columns = dict[str, str]()
@@ -164,26 +173,32 @@ def _name_of(file: str) -> str:
     return name
 
 
-def _print_report(plan: ConversionPlan, report: ConversionReport, seconds: float) -> None:
+def _print_report(
+    console: "Console", plan: "ConversionPlan", report: "ConversionReport", seconds: float
+) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from datamodules.shards.manifest import Modality
+
+    def show(text: str) -> None:
+        console.print(escape(text), soft_wrap=True, highlight=False)
+
     if report.ledger.dropped:
         table = Table("rows left out", "reason", "example")
         for reason, count in report.ledger.dropped.most_common():
             table.add_row(f"{count:,}", escape(reason), escape(report.ledger.examples[reason][0]))
-        _console.print(table)
+        console.print(table)
     if report.num_recoded:
-        _print(f"{report.num_recoded:,} images were re-encoded as PNG (rotated, or GIF, BMP ...)")
+        show(f"{report.num_recoded:,} images were re-encoded as PNG (rotated, or GIF, BMP ...)")
     for modality, manifest in report.manifests.items():
         count = report.num_samples[modality]
-        _print(f"{count:,} of {report.ledger.num_in:,} rows, {modality}: {manifest}")
+        show(f"{count:,} of {report.ledger.num_in:,} rows, {modality}: {manifest}")
     line = "conversations" if Modality.IMAGE_TEXT in report.manifests else "chat"
-    _print(
+    show(
         f"{seconds:.0f} s. Train on them: python -m experiments.run --exp smoke --set "
         f"data.sources.{line}={plan.out}"
     )
-
-
-def _print(text: str) -> None:
-    _console.print(escape(text), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,18 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-
-from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.io.files import sole_writer
+from core.process.loading import without_collection
 from core.process.options import file_name, given_path, language_code, number_between, whole_number
-from core.rng import named_rng
-from data_prep.choice_checks import check_text_only, print_rules
-from data_prep.prepare.benchmark_join import build
-from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
-from data_prep.shards.writer import SourceInfo, write_manifest, write_shards
-from datamodules.shards.manifest import SUFFIX, Modality
+from data_prep.prepare.recipe_folders import BENCHMARK_RECIPES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_prep.prepare.benchmark_recipe import BenchmarkRecipe
 
 _IMAGES_PER_SHARD = 500
 _EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
@@ -33,6 +30,14 @@ _EPILOG = """a source is LANGUAGE=LOCATION, where LOCATION is one of:
 Questions in several languages are matched by question_id, or by row number if the recipe names
 none. To add a benchmark, write a YAML file like data_prep/benchmarks/vqav2.yaml and pass its path
 to --recipe.
+
+examples:
+  python -m data_prep.import_benchmark --recipe culture --name mine \\
+      --source eu=mine/eu.csv en=mine/en.csv
+  python -m data_prep.import_benchmark --recipe vqav2 --name vqav2_eu \\
+      --source en=hub:lukasArana/vqa-v2-eu:en@COMMIT eu=hub:lukasArana/vqa-v2-eu:eu@COMMIT
+  python -m data_prep.import_benchmark --recipe mine.yaml --name mine --limit 10 \\
+      --source 'eu=rows/*.parquet'
 """
 
 
@@ -41,6 +46,8 @@ def shuffle_choices(items: Sequence[dict[str, Any]]) -> None:
 
     Items with the same texts get the same order, so that only their images distinguish them.
     """
+    from core.rng import named_rng
+
     for item in items:
         if "choices" not in item:
             continue
@@ -107,6 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tables that have the correct option in predictable positions",
     )
     options = parser.parse_args(arguments)
+    with without_collection():
+        from rich.console import Console
+
+        from core.config import load_config
+        from data_prep.prepare.benchmark_recipe import BenchmarkRecipe
+        from datamodules.shards.manifest import SUFFIX
+
     console = Console()
     path = known.get(options.recipe, Path(options.recipe))
     if not path.is_file():
@@ -131,10 +145,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_benchmark(
     options: argparse.Namespace,
-    recipe: BenchmarkRecipe,
+    recipe: "BenchmarkRecipe",
     sources: Mapping[str, str],
-    console: Console,
+    console: "Console",
 ) -> None:
+    with without_collection():
+        from rich.markup import escape
+
+        from data_prep.choice_checks import check_text_only, print_rules
+        from data_prep.prepare.benchmark_join import build
+        from data_prep.shards.writer import SourceInfo, write_manifest, write_shards
+        from datamodules.shards.manifest import Modality
+
     imported = build(recipe, sources, limit=options.limit, max_unusable=options.max_unusable)
     if options.shuffle_choices:
         shuffle_choices(imported.items)

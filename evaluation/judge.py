@@ -17,22 +17,29 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
+from typing import TYPE_CHECKING, Any
 
 from core.errors import DataError
-from core.io.endpoint import Endpoint, EndpointConfig, image_part
 from core.io.files import atomic_write_text, sole_writer
+from core.process.loading import without_collection
 from core.process.options import given_path, number_between, whole_number
-from evaluation.benchmarks.images import ImageLookup, open_images
-from evaluation.judge_summary import PROTOCOL, JudgeReport, JudgeVerdict, judge_record, summarise
-from evaluation.people.comparison import compare_systems
-from evaluation.people.preferences import save_preferences
-from evaluation.people.tasks import Task
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from core.io.endpoint import Endpoint
+    from evaluation.benchmarks.images import ImageLookup
+    from evaluation.judge_summary import JudgeReport, JudgeVerdict
+    from evaluation.people.tasks import Task
+
+_EPILOG = """examples:
+  python -m evaluation.judge --language eu --images data/embedded/benchmark_test.manifest.json \\
+      --pairs general=A/result/predictions.parquet adapted=B/result/predictions.parquet \\
+      --endpoint http://127.0.0.1:8000/v1 --model some-judge --out judged --save judged/preferences
+
+Questions, answers and images are sent to --endpoint only. Every pair is judged in both orders.
+Rerun the command to resume an interrupted run.
+"""
 _LABEL = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")
 DEFAULT_MAX_TOKENS = 1024
 SYSTEM = (
@@ -44,9 +51,15 @@ SYSTEM = (
 
 
 def judge_pair(
-    endpoint: Endpoint, task: Task, image: bytes | None, *, max_tokens: int = DEFAULT_MAX_TOKENS
-) -> list[JudgeVerdict]:
+    endpoint: "Endpoint",
+    task: "Task",
+    image: bytes | None,
+    *,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+) -> "list[JudgeVerdict]":
     """Judge one question in both orders, with replies of at most `max_tokens` tokens."""
+    from evaluation.judge_summary import JudgeVerdict
+
     names = sorted(task.content)
     verdicts = []
     for first, second in (names, names[::-1]):
@@ -81,8 +94,10 @@ def read_label(reply: str) -> str:
 
 
 def _build_messages(
-    task: Task, first: str, second: str, image: bytes | None
+    task: "Task", first: str, second: str, image: bytes | None
 ) -> list[dict[str, Any]]:
+    from core.io.endpoint import image_part
+
     text = (
         f"Question:\n{task.question}\n\nAnswer A:\n{task.content[first]}\n\n"
         f"Answer B:\n{task.content[second]}"
@@ -98,8 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.judge",
         description="Compare the open answers of two systems with a language model as judge.",
-        epilog="Questions, answers and images are sent to --endpoint only. Every pair is judged in "
-        "both orders. Rerun the command to resume an interrupted run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -163,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
+def run(options: argparse.Namespace, console: "Console") -> "list[JudgeReport]":
     """Judge all pairs and write verdicts.jsonl, report.json and, with --save, the preferences.
 
     An interrupted run resumes from the cache of the endpoint.
@@ -173,6 +188,16 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
         DataError: If the predictions can't be compared.
         EndpointError: If the endpoint refuses a request; earlier replies stay cached.
     """
+    with without_collection():
+        from rich.markup import escape
+        from rich.progress import track
+
+        from core.io.endpoint import Endpoint, EndpointConfig
+        from evaluation.benchmarks.images import open_images
+        from evaluation.judge_summary import PROTOCOL, judge_record, summarise
+        from evaluation.people.comparison import compare_systems
+        from evaluation.people.preferences import save_preferences
+
     (first, _, first_path), (second, _, second_path) = (
         pair.partition("=") for pair in options.pairs
     )
@@ -229,8 +254,10 @@ def run(options: argparse.Namespace, console: Console) -> list[JudgeReport]:
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    console = Console()
     options = build_parser().parse_args(arguments)
+    from rich.console import Console
+
+    console = Console()
     with sole_writer(options.out):
         run(options, console)
     return 0

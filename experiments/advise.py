@@ -8,14 +8,15 @@ from core.process.command import catch_user_errors
 import argparse
 import sys
 from collections.abc import Sequence
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from configuration.grid_request import GridRequest
 from core.errors import ConfigError
+from core.process.loading import without_collection
 from experiments.cli import add_grid_options
-from reporting.records import load_grid
-from reporting.sequential.advice import Advice, Advisor, Prices, training_hours
+
+if TYPE_CHECKING:
+    from reporting.sequential.advice import Advice
 
 _EPILOG = """examples:
   python -m experiments.advise --exp mix_ablation --price 0.02/item --gpu-hour 2.5
@@ -43,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--price", default="0/item", metavar="PRICE/item", help="price of a translated item")
     add("--gpu-hour", type=float, default=0.0, metavar="PRICE", help="price of an hour")
     options = parser.parse_args(arguments)
+    with without_collection():
+        from rich.console import Console
+
+        from reporting.records import load_grid
+        from reporting.sequential.advice import Advisor, Prices, training_hours
+
     prices = Prices(item=_parse_price(options.price), hour=options.gpu_hour)
     if options.items < 1 or prices.hour < 0:
         raise ConfigError("--items must be at least 1, and --gpu-hour at least 0")
@@ -87,7 +94,7 @@ def _parse_price(text: str) -> float:
     return price
 
 
-def _describe(advice: Advice) -> str:
+def _describe(advice: "Advice") -> str:
     if advice.refusal:
         return f"{advice.question}: can't be answered, because {advice.refusal}"
     gain = f"{100 * advice.gain:+.1f} points [{100 * advice.low:+.1f}, {100 * advice.high:+.1f}]"

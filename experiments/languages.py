@@ -11,23 +11,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
-from configuration.run_config import RunConfig
-from core.config import load_config
 from core.errors import ConfigError, DataError
+from core.process.loading import without_collection
 from core.process.options import given_path, language_code
-from datamodules.shards.manifest import SUFFIX
-from reporting.languages.page import write_language_page
-from reporting.languages.results import language_result, load_about, token_ratio
-from reporting.records import load_grid
 
 _EXPERIMENT = "language_ablation"
 _DATA = Path("data/embedded_languages")
-_EPILOG = """build the data of all languages first, in one folder:
-  python -m data_prep.embedded --languages en eu ca cy es ga gl ka fr is \\
+_EPILOG = """examples:
+  python -m data_prep.embedded --languages en eu ca cy es ga gl ka fr is --without-text \\
       --out data/embedded_languages
+      builds the data of all languages first, in one folder
+  python -m experiments.languages --languages eu ca cy es ga gl ka fr is
+  python -m experiments.languages --languages eu ca cy es ga gl ka fr is --report-only
+
 Every language has a grid of its own (language_ablation-PROFILE-CODE) with registered claims and a
 report. Stage runs that languages share, such as the features of the images, run once. A stopped
 command continues where it was; a language that failed is named in the report.
@@ -38,6 +34,12 @@ command continues where it was; a language that failed is named in the report.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train the grids and write the report; the exit status is that of the worst grid."""
     options = _parse(arguments)
+    with without_collection():
+        from rich.console import Console
+        from rich.markup import escape
+
+        from reporting.languages.results import load_about
+
     console = Console()
     if not options.data.is_dir():
         every = " ".join(["en", *options.languages])
@@ -121,6 +123,14 @@ def _grid_arguments(options: argparse.Namespace, code: str) -> list[str]:
 
 def _write_report(options: argparse.Namespace) -> Path:
     """Write the page about all languages whose grids have run."""
+    with without_collection():
+        from configuration.run_config import RunConfig
+        from core.config import load_config
+        from datamodules.shards.manifest import SUFFIX
+        from reporting.languages.page import write_language_page
+        from reporting.languages.results import language_result, token_ratio
+        from reporting.records import load_grid
+
     profile = Path("configs") / f"{options.profile}.yaml"
     config = load_config(RunConfig, profile, overrides=options.overrides)
     results, missing = [], []

@@ -11,14 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from core.errors import DataError
 from core.io.reading import reading
 from core.process.log import without_password
 from core.process.options import given_path
 from pipeline.store.notes import read_grid_json
+
+_EPILOG = """examples:
+  MLFLOW_TRACKING_URI=https://mlflow.example.org python -m experiments.sync
+  python -m experiments.sync --root mlruns/ca
+"""
 
 
 @catch_user_errors
@@ -26,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Upload every grid under a root and return 1 if an upload is incomplete."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sync",
-        description="Upload the runs of every grid in an output folder to the MLflow server, for "
-        "example after the server was unreachable. Runs that are already there are skipped.",
+        description="Upload the runs of every grid in an output folder to the MLflow server,\n"
+        "for example after the server was unreachable. Runs that are already there are skipped.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--root",
@@ -37,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="output folder of all runs (default: mlruns)",
     )
     options = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.markup import escape
+
     from reporting.tracking.local_store import check_database
     from reporting.tracking.sync import sync_grid  # MLflow is slow to import
 

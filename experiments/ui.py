@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlencode
 
-from rich.console import Console
-from rich.markup import escape
-
 from core.process.log import without_password
 from core.process.options import given_path, port_number
-from reporting.tracking.local_store import (
-    check_database,
-    newest_evaluations,
-    relocate_artifacts,
-)
-from reporting.tracking.server import SERVER_HOST, server_command
 
+_EPILOG = """examples:
+  python -m experiments.ui
+  python -m experiments.ui --root mlruns/ca --port 5001
+"""
 _MAX_COMPARED = 12
 """Evaluations in the prepared comparison: more do not fit onto the screen."""
 
@@ -37,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.ui",
         description="Serve the MLflow user interface for the runs in an output folder.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--root",
@@ -47,6 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--port", type=port_number, default=5000, help="port (default: 5000)")
     options = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.markup import escape
+
+    from reporting.tracking.local_store import check_database, relocate_artifacts
+    from reporting.tracking.server import SERVER_HOST, server_command
+
     console = Console(stderr=True)
     command = server_command(options.root, options.port)
     check_database(options.root)
@@ -66,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _links(root: Path, server: str) -> Iterator[str]:
     """Yield the address of every experiment in the training view, and of a comparison of cells."""
+    from reporting.tracking.local_store import newest_evaluations
+
     for number, name, runs in newest_evaluations(root, _MAX_COMPARED):
         yield f"  {name}: {server}/#/experiments/{number}/runs"
         if len(runs) > 1:

@@ -6,13 +6,13 @@ are never tokenised separately, which causes the "tokenization mismatch" of LLaV
 
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
+from core.chat.prompt_style import PromptStyle as PromptStyle
 from core.chat.templates import ChatTemplate
 from core.chat.tokens import IMAGE_MARK
 from core.config import to_plain
@@ -20,20 +20,6 @@ from core.errors import ConfigError, DataError
 from core.io.files import sha256_bytes
 from core.io.hub import LOADING_ERRORS, explain_hub_error, hub_arguments
 from core.samples import EncodedSample, Role, Sample, Turn
-
-
-class PromptStyle(StrEnum):
-    """Layout of the token sequence of a sample."""
-
-    PLAIN = "plain"
-    """Image, caption and end token, without the user's text (LLaVA stage 1)."""
-    CHAT = "chat"
-    """Whole conversation with its turn markers."""
-    SHARED_PREFIX = "shared_prefix"
-    """CHAT in which every question about an image is a branch after it: the image's tokens are
-    computed once, and branches do not attend to each other. Equal to CHAT without an image."""
-    FULL = "full"
-    """CHAT with a loss on every token after the first, for pretraining a language model."""
 
 
 def load_tokenizer(

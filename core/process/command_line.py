@@ -51,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Multimodal LLMs for low-resource languages: controlled experiments.",
         epilog=f"commands:\n{names}\n  {_COMPLETION:<10}print a script of shell completion: "
         'eval "$(irudimen completion bash)"\n\n'
+        "examples:\n"
+        "  irudimen run --exp smoke\n"
+        "  irudimen store list\n\n"
         "Run it in a checkout of the repository. `irudimen COMMAND --help` shows the options of a\n"
         "command; `irudimen COMMAND` is `python -m MODULE` with the same options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -5,17 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.errors import ConfigError, DataError, unknown_name
+from data_prep.foreign.roles import COLUMN_NAMES
 from data_prep.prepare.recipe import Kind, SourceRecipe
 
-_NAMES: dict[str, tuple[str, ...]] = {
-    "conversation": ("conversations", "messages", "conversation"),
-    "question": ("question", "instruction", "prompt", "query"),
-    "answer": ("answer", "output", "response"),
-    "caption": ("caption", "text", "txt"),
-    "image": ("image", "images", "image_path", "image_file", "file_name", "img", "path"),
-}
-"""Role -> usual names of its column, the most usual one first."""
-COLUMN_ROLES = tuple(_NAMES)
 _IMAGE = "image"
 _CALLED_FOR_RECORDS: dict[Kind, tuple[str, ...]] = {
     Kind.CHAT: ("conversation",),
@@ -63,8 +55,8 @@ def find_columns(row: Mapping[str, Any], file: str, given: Mapping[str, str]) ->
         DataError: If a column that the user names does not exist, or no kind of record fits.
     """
     for role, name in given.items():
-        if role not in _NAMES:
-            raise ConfigError(unknown_name("role in --columns", role, _NAMES))
+        if role not in COLUMN_NAMES:
+            raise ConfigError(unknown_name("role in --columns", role, COLUMN_NAMES))
         if name not in row:
             raise DataError(
                 f"{file} has no column '{name}' (--columns {role}={name}); its columns: "
@@ -72,7 +64,7 @@ def find_columns(row: Mapping[str, Any], file: str, given: Mapping[str, str]) ->
             )
     found = {
         role: given.get(role) or next((name for name in names if name in row), "")
-        for role, names in _NAMES.items()
+        for role, names in COLUMN_NAMES.items()
     }
     kinds = [k for k, roles in _CALLED_FOR_RECORDS.items() if all(found[role] for role in roles)]
     wanted = [k for k in kinds if any(role in given for role in _CALLED_FOR_RECORDS[k])]

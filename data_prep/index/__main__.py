@@ -10,20 +10,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from core.chat.format import PromptStyle
+from core.chat.prompt_style import PromptStyle
 from core.errors import ConfigError
 from core.io.files import sole_writer
+from core.process.loading import without_collection
 from core.process.options import file_name, given_path, language_code
-from data_prep.index.inputs import expand_shards, local_path
-from data_prep.index.lengths import LengthsPlan
-from data_prep.index.scan import AUTO, BuildReport, IndexPlan, build_source
-from datamodules.shards.manifest import SUFFIX, Modality
-from datamodules.storage.remote import RetryConfig, redact_url
+from datamodules.shards.modality import Modality
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_prep.index.scan import BuildReport, IndexPlan
 
 _DESCRIPTION = """\
 Turn existing WebDataset shards into a source: write one manifest, and one index per shard so that
@@ -60,18 +59,21 @@ Unusable samples (no text, no image or two, a broken header, an unsafe name, ...
 counted by reason. A share above --max-unusable is an error.
 """
 
-_console = Console(stderr=True)
-
 
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Index the shards and print a summary."""
     options = _build_parser().parse_args(arguments)
-    started = time.perf_counter()
+    with without_collection():
+        from rich.console import Console
+
+        from datamodules.shards.manifest import SUFFIX
+
+    started, console = time.perf_counter(), Console(stderr=True)
     plan = _make_plan(options)
     with sole_writer(plan.out / f"{plan.name}{SUFFIX}"):
-        report = _build_with_progress(plan)
-    _print_report(report, time.perf_counter() - started)
+        report = _build_with_progress(plan, console)
+    _print_report(console, report, time.perf_counter() - started)
     return 0
 
 
@@ -105,7 +107,7 @@ def _build_parser() -> argparse.ArgumentParser:
         default=Modality.IMAGE_TEXT.value,
         help="content of a sample (default: %(default)s)",
     )
-    add("--record", default=AUTO, help="location of the text, see below (default: %(default)s)")
+    add("--record", default="auto", help="location of the text, see below (default: %(default)s)")
     add("--licence", default="unknown", help="licence of the data (default: %(default)s)")
     add(
         "--provenance",
@@ -163,7 +165,13 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_plan(options: argparse.Namespace) -> IndexPlan:
+def _make_plan(options: argparse.Namespace) -> "IndexPlan":
+    with without_collection():
+        from data_prep.index.inputs import expand_shards, local_path
+        from data_prep.index.lengths import LengthsPlan
+        from data_prep.index.scan import IndexPlan
+        from datamodules.storage.remote import RetryConfig
+
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}, expected at least 1")
     if not 0.0 <= options.max_unusable <= 1.0:
@@ -193,14 +201,24 @@ def _make_plan(options: argparse.Namespace) -> IndexPlan:
     )
 
 
-def _build_with_progress(plan: IndexPlan) -> BuildReport:
+def _build_with_progress(plan: "IndexPlan", console: "Console") -> "BuildReport":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from data_prep.index.scan import build_source
+
     progress = Progress(
         TextColumn("indexing"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("shards, {task.fields[usable]:,} samples, {task.fields[unusable]:,} unusable"),
         TimeRemainingColumn(),
-        console=_console,
+        console=console,
         auto_refresh=False,  # a refresh thread would not survive the fork of the workers
     )
     with progress:
@@ -219,20 +237,24 @@ def _build_with_progress(plan: IndexPlan) -> BuildReport:
         return build_source(plan, on_shard)
 
 
-def _print_report(report: BuildReport, seconds: float) -> None:
+def _print_report(console: "Console", report: "BuildReport", seconds: float) -> None:
+    from rich.table import Table
+
+    from datamodules.storage.remote import redact_url
+
     if report.unusable:
         table = Table("unusable samples", "reason", "example")
         for reason, count in report.unusable.most_common():
             table.add_row(f"{count:,}", reason, report.examples[reason])
-        _console.print(table)
+        console.print(table)
     for shard in report.empty_shards:
-        _console.print(f"left out, no usable samples: {redact_url(shard)}", soft_wrap=True)
+        console.print(f"left out, no usable samples: {redact_url(shard)}", soft_wrap=True)
     if report.ignored:
         members = ", ".join(f"{kind} ({count:,})" for kind, count in report.ignored.most_common())
-        _console.print(f"ignored members: {members}", soft_wrap=True)
+        console.print(f"ignored members: {members}", soft_wrap=True)
     if report.num_reused:
-        _console.print(f"{report.num_reused} shards were scanned by an earlier build")
-    _console.print(
+        console.print(f"{report.num_reused} shards were scanned by an earlier build")
+    console.print(
         f"{report.num_samples:,} samples (record '{report.record}') in "
         f"{report.num_bytes / 1e9:.3f} GB, indexes {report.index_bytes / 1e6:.1f} MB, "
         f"{seconds:.0f} s: {report.manifest}",

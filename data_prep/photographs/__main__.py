@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the benchmarks and print what they contain."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.photographs",
-        description="Build benchmarks of photographs with human texts from the Debian packages "
-        "gcompris-qt-data and tuxpaint-stamps-default, of which 205 MB are downloaded once. The "
-        "same packages and options give the same bytes.",
+        description="Build benchmarks of photographs with human texts from the Debian packages\n"
+        "gcompris-qt-data and tuxpaint-stamps-default, of which 205 MB are downloaded once.\n"
+        "The same packages and options give the same bytes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

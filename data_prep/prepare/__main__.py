@@ -10,39 +10,36 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError
 from core.io.files import sole_writer
 from core.io.reading import read_json_file
 from core.process.loading import without_collection
 from core.process.options import given_path, whole_number
-from data_prep.prepare import planning
-from data_prep.prepare.recipe import PREPARE_RECIPES, load_recipe
-from data_prep.prepare.steps.finish import REPORT
-from data_prep.prepare.work import WorkPlan
+from data_prep.prepare.recipe_folders import PREPARE_RECIPES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data_prep.prepare.work import WorkPlan
 
 _DISPLAY_INTERVAL_S = 0.5
 _EPILOG = """examples:
-  # estimate the cost without preparing anything
   python -m data_prep.prepare --language eu --recipe paper --dry-run
-  # a small end-to-end run
+      estimates the cost without preparing anything
   python -m data_prep.prepare --language eu --recipe paper --limit 200
-  # translate with a Marian-style model (pip install '.[prepare]')
+      a small end-to-end run
   ct2-transformers-converter --model HiTZ/mt-hitz-en-eu --output_dir models/en-eu \\
       --copy_files source.spm target.spm
   python -m data_prep.prepare --language eu --recipe paper \\
       --set translate.backend=ctranslate2 translate.model=models/en-eu
-  # translate with a language model behind an OpenAI-compatible endpoint (vLLM or a provider)
+      translates with a Marian-style model (pip install '.[prepare]')
   python -m data_prep.prepare --language cy --recipe paper --set translate.backend=endpoint \\
       translate.endpoint.url=http://127.0.0.1:8000/v1 translate.endpoint.model=NAME
-  # read a source from a mirror or from local files
-  ... --set 'cc3m.place=/data/cc3m/*.parquet'
+      translates with a language model behind an OpenAI-compatible endpoint (vLLM or a provider)
+  python -m data_prep.prepare --language eu --recipe paper --set 'cc3m.place=/data/cc3m/*.parquet'
+      reads a source from a mirror or from local files
 
 Rerun the same command to resume an interrupted run; nothing is fetched or translated twice.
 The API key is read from the environment variable that translate.endpoint.key_variable names.
@@ -111,8 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def show_plan(console: Console, plan: WorkPlan) -> None:
+def show_plan(console: "Console", plan: "WorkPlan") -> None:
     """Print a table of the plan with its estimated cost."""
+    from rich.table import Table
+
+    from data_prep.prepare import planning
+
     table = Table(title=f"Recipe {plan.recipe} for '{plan.language}' in {plan.out}")
     for name in (
         "source",
@@ -155,9 +156,17 @@ def show_plan(console: Console, plan: WorkPlan) -> None:
     )
 
 
-def run_here(console: Console, plan: WorkPlan, workers: int) -> None:
+def run_here(console: "Console", plan: "WorkPlan", workers: int) -> None:
     """Run all steps on this machine and show their progress."""
     with without_collection():
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
         from data_prep.prepare.engine import Step, run_local
 
     columns = (
@@ -188,7 +197,7 @@ def _progress_update(done: float | None, status: str) -> dict[str, Any]:
 class _ProgressWatcher:
     """Thread that sums the progress files of running tasks and passes the sums to a display."""
 
-    def __init__(self, plan: WorkPlan, step: Any, show: Any) -> None:
+    def __init__(self, plan: "WorkPlan", step: Any, show: Any) -> None:
         self._folder, self._step, self._show = plan.work / "progress", step, show
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -228,8 +237,13 @@ class _ProgressWatcher:
         return status + (f", cost {sums['money']:,.2f}" if sums.get("money") else "")
 
 
-def show_report(console: Console, plan: WorkPlan) -> None:
+def show_report(console: "Console", plan: "WorkPlan") -> None:
     """Print how many rows each step received, wrote and left out, with the reasons."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from data_prep.prepare.steps.finish import REPORT
+
     report = read_json_file(plan.out / REPORT, fix="run the command again")
     table = Table(title="Rows per step")
     for name in ("source", "step", "in", "out", "left out"):
@@ -255,6 +269,12 @@ def show_report(console: Console, plan: WorkPlan) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan the preparation, run it and print its report."""
     options = build_parser().parse_args(arguments)
+    with without_collection():
+        from rich.console import Console
+
+        from data_prep.prepare import planning
+        from data_prep.prepare.recipe import load_recipe
+
     console = Console()
     out = options.out or Path("data/prepared") / options.language
     config, recipes = load_recipe(options.recipe, options.overrides)
@@ -278,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _submit(console: Console, plan: WorkPlan, options: argparse.Namespace) -> None:
+def _submit(console: "Console", plan: "WorkPlan", options: argparse.Namespace) -> None:
     with without_collection():
         from data_prep.prepare.engine import submit
 

@@ -8,15 +8,12 @@ import re
 import string
 import tokenize
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, DataError, unknown_name
 from core.io.reading import RepeatedKeyError, parse_json
 from evaluation.answers.rule import normalise_neutral
 from evaluation.benchmarks.item_texts import check_choices, parse_text
-
-BENCHMARK_RECIPES = Path(__file__).parents[1] / "benchmarks"
 
 NO_COLUMN = "no such column"
 """Fault of a row without a column that its recipe names."""

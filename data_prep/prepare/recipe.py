@@ -10,13 +10,11 @@ from pathlib import Path
 from core.config import load_config
 from core.errors import ConfigError, unknown_name
 from core.file_names import FILE_NAME, FILE_NAME_ADVICE
-from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
+from data_prep.prepare.benchmark_recipe import BenchmarkRecipe
 from data_prep.prepare.fetch import FetchConfig
+from data_prep.prepare.recipe_folders import BENCHMARK_RECIPES, PREPARE_RECIPES, SOURCES
 from data_prep.prepare.translation.quality import QualityConfig
 from data_prep.prepare.translation.translators import TranslateConfig
-
-SOURCES = Path(__file__).parents[1] / "sources"
-PREPARE_RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Kind(StrEnum):

@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from core.io.files import atomic_write_text, safe_join, sha256_file
 from core.io.reading import parse_json
 from datamodules.shards import reader as shards
 from datamodules.shards.index import ShardIndex
+from datamodules.shards.modality import Modality as Modality
 from datamodules.shards.reader import CachedFile, ShardReader
 from datamodules.shards.tar_scan import ScanRules, scan_tar
 from datamodules.storage.cache import ShardCache
@@ -34,14 +34,6 @@ INDEX_SUFFIX = ".index"
 _MAX_CONCURRENT_FETCHES = 16
 
 _Kind = TypeVar("_Kind")
-
-
-class Modality(StrEnum):
-    """Kind of content of the samples of a source."""
-
-    IMAGE_TEXT = "image-text"
-    TEXT = "text"
-    BENCHMARK = "benchmark"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,15 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
+from core.process.loading import without_collection
 from core.process.options import given_path, whole_number
-from evaluation.asking import AskingConfig
-from evaluation.benchmarks.prompting import INSTRUCTED_STYLE
-from evaluation.benchmarks.reply_limits import ReplyLimits
-from evaluation.export_tasks.packs import PackPlan, run_command, write_pack
-from evaluation.export_tasks.tasks import Harness
+from evaluation.export_tasks.harness import Harness
 
 _EPILOG = """\
 metrics of lmms-eval: vqa as vqav2_val; mc and capqa: exact match with the letter, or with the word
@@ -35,8 +29,21 @@ examples:
 @catch_user_errors
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pack and print how to run it."""
-    console = Console(stderr=True)
     options = _build_parser().parse_args(arguments)
+    with without_collection():
+        from rich.console import Console
+        from rich.markup import escape
+
+        from evaluation.asking import AskingConfig
+        from evaluation.benchmarks.prompting import INSTRUCTED_STYLE
+        from evaluation.benchmarks.reply_limits import ReplyLimits
+        from evaluation.export_tasks.packs import PackPlan, run_command, write_pack
+
+    console = Console(stderr=True)
+
+    def show(text: str) -> None:
+        console.print(escape(text), soft_wrap=True, highlight=False)
+
     limits = AskingConfig().limits
     if options.max_new_tokens is not None:
         limits = ReplyLimits(default=options.max_new_tokens, by_kind={})
@@ -45,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifests=tuple(options.manifest),
         out=options.out,
         languages=tuple(options.languages or ()),
-        style=options.style,
+        style=INSTRUCTED_STYLE if options.style is None else options.style,
         limits=limits,
     )
     pack = write_pack(plan)
     for task in pack.tasks:
-        _print(console, f"{task.num_items:>8,} items  {task.name}")
+        show(f"{task.num_items:>8,} items  {task.name}")
     for reason in pack.left_out:
-        _print(console, f"left out: {reason}")
-    _print(console, f"Run it: {run_command(plan, pack)}")
+        show(f"left out: {reason}")
+    show(f"Run it: {run_command(plan, pack)}")
     return 0
 
 
@@ -78,8 +85,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--languages", nargs="+", metavar="CODE", help="languages (default: all)")
     add(
         "--style",
-        default=INSTRUCTED_STYLE,
-        help="style of the prompts in languages/*/prompts.yaml (default: %(default)s)",
+        help="style of the prompts in languages/*/prompts.yaml (default: instructed)",
     )
     add(
         "--max-new-tokens",
@@ -88,10 +94,6 @@ def _build_parser() -> argparse.ArgumentParser:
         help="maximum number of tokens of a reply (default: that of the evaluation)",
     )
     return parser
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(escape(text), soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

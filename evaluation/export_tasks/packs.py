@@ -18,11 +18,11 @@ from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark
 from evaluation.benchmarks.prompting import load_prompts
 from evaluation.benchmarks.reply_limits import ReplyLimits
 from evaluation.export_tasks.data_files import write_questions
+from evaluation.export_tasks.harness import Harness
 from evaluation.export_tasks.tasks import (
     LM_EVAL_FUNCTIONS,
     LMMS_EVAL_FUNCTIONS,
     WITHOUT_METRIC,
-    Harness,
     question_task,
     text_task,
 )

@@ -1,18 +1,10 @@
 """Definitions of tasks: the YAML files of both harnesses and the functions that they name."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 from evaluation.benchmarks.items import Benchmark
-
-
-class Harness(StrEnum):
-    """Programs that tasks are written for."""
-
-    LMMS_EVAL = "lmms-eval"
-    LM_EVAL = "lm-eval"
-
+from evaluation.export_tasks.harness import Harness
 
 _EXACT = {
     "metric": "exact_match",

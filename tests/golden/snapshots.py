@@ -53,6 +53,7 @@ COMMANDS = (
     "experiments.compare",
     "experiments.export",
     "experiments.inspect_stream",
+    "experiments.languages",
     "experiments.store",
     "experiments.sync",
     "experiments.ui",

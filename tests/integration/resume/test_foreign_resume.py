@@ -1,14 +1,13 @@
 """`evaluation.run` continues after it was killed, and asks no stored question again."""
 
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from evaluation import run
+from evaluation import model_evaluation, run
 from evaluation.answerers.base import ModelReply
 from evaluation.answerers.cached import BATCHES_PER_SLICE
 from evaluation.answerers.hugging_face import HuggingFaceAnswerer
@@ -73,18 +72,19 @@ def test_a_killed_evaluation_resumes_with_equal_results(
 
 def test_replies_of_another_model_or_setting_are_not_taken(tmp_path: Path) -> None:
     write_llava(tmp_path / "model")
-    keys = [run._replies_key(options(tmp_path)), run._replies_key(options(tmp_path))]
-    keys.append(run._replies_key(options(tmp_path, "--dtype", "bfloat16")))
-    keys.append(run._replies_key(options(tmp_path, "--batch-size", "3")))
+    keys = [replies_key(tmp_path), replies_key(tmp_path)]
+    keys.append(replies_key(tmp_path, "--dtype", "bfloat16"))
+    keys.append(replies_key(tmp_path, "--batch-size", "3"))
     template = tmp_path / "model" / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    keys.append(run._replies_key(options(tmp_path)))
+    keys.append(replies_key(tmp_path))
     (tmp_path / "model").rename(tmp_path / "moved")
-    keys.append(run._replies_key(options(tmp_path, "--model", str(tmp_path / "moved"))))
+    keys.append(replies_key(tmp_path, "--model", str(tmp_path / "moved")))
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
     assert keys[-1] == keys[-2], "the folder of a checkpoint may be moved"
 
 
-def options(folder: Path, *more: str) -> Namespace:
-    return run.build_parser().parse_args(words(folder, "out", *more))
+def replies_key(folder: Path, *more: str) -> str:
+    options = run.build_parser().parse_args(words(folder, "out", *more))
+    return model_evaluation._replies_key(options)

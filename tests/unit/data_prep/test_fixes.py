@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataError
-from data_prep.fixes import Fix, apply_fixes, read_fixes
+from data_prep.corrections import Fix, apply_fixes, read_fixes
 from evaluation.benchmarks.items import load_benchmark
 from tests.support.evaluation_doubles import raw_items, write_benchmark
 

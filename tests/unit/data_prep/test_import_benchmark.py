@@ -13,7 +13,8 @@ from PIL import Image
 
 from core.config import load_config
 from data_prep.import_benchmark import main
-from data_prep.prepare.benchmark_recipe import BENCHMARK_RECIPES, BenchmarkRecipe
+from data_prep.prepare.benchmark_recipe import BenchmarkRecipe
+from data_prep.prepare.recipe_folders import BENCHMARK_RECIPES
 from datamodules.shards.manifest import load_manifest
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem, load_benchmark

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from core.errors import DataError
 from data_prep import native_checks
-from data_prep.native_study import main, question_with_options, split_questions
+from data_prep.native_split import question_with_options, split_questions
+from data_prep.native_study import main
 from datamodules.shards.manifest import load_manifest
 from datamodules.shards.source import Source
 

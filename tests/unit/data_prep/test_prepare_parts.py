@@ -23,7 +23,8 @@ from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.fetch import FetchConfig, Outcome, Wanted, fetch_all
 from data_prep.prepare.items import make_item, texts_of, with_texts
 from data_prep.prepare.reading import rows
-from data_prep.prepare.recipe import PREPARE_RECIPES, SOURCES, Kind, SourceRecipe, load_recipe
+from data_prep.prepare.recipe import Kind, SourceRecipe, load_recipe
+from data_prep.prepare.recipe_folders import PREPARE_RECIPES, SOURCES
 from data_prep.prepare.translation import quality, segments
 from data_prep.prepare.translation.memory import Memory
 from data_prep.prepare.translation.prompts import load_prompt

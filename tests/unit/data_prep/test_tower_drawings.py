@@ -7,7 +7,7 @@ from PIL import Image
 
 from core.io.images import decode_image
 from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
-from data_prep.tower_drawings import ICON_PACKAGES, clip_art_drawings, icon_drawings
+from data_prep.unlabelled_drawings import ICON_PACKAGES, clip_art_drawings, icon_drawings
 
 ICONS = {
     "width": 16, "height": 16, "aliases": {"rouge": {"parent": "red"}},

@@ -7,7 +7,8 @@ import pytest
 from core.config import dump_config
 from core.errors import ConfigError
 from evaluation.asking import ASKING_FILE, AskingConfig
-from evaluation.run import build_parser, choose_settings, main
+from evaluation.model_evaluation import choose_settings
+from evaluation.run import build_parser, main
 from tests.support.evaluation_doubles import small_benchmark
 
 

@@ -1,6 +1,10 @@
 """The command `irudimen` and its shell completion."""
 
+import argparse
+import importlib
 import importlib.util
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,14 +17,13 @@ from core.process import command_line
 _ROOT = Path(__file__).parents[4]
 _CALL = "import sys; from core.process.command_line import main; sys.exit(main(sys.argv[1:]))"
 
-
-_LIGHT = (
-    "data_prep.card",
-    "data_prep.embedded",
-    "data_prep.new_language",
-    "data_prep.photographs",
-    "evaluation.contamination",
-)
+_MODULES = {
+    ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__main__"): path
+    for package in ("data_prep", "evaluation", "experiments")
+    for path in sorted((_ROOT / package).rglob("*.py"))
+    if "\nif __name__ == " in path.read_text(encoding="utf-8")
+}
+"""Every command that is run with `python -m`."""
 _HELP = """import runpy, sys
 sys.argv = [sys.argv[1], "--help"]
 try:
@@ -30,14 +33,44 @@ except SystemExit:
 """
 
 
-@pytest.mark.parametrize("module", _LIGHT)
-def test_help_loads_no_heavy_library_and_has_examples(module):
+class _ParsedError(Exception):
+    """The options of a command are valid; it goes no further."""
+
+
+def check_examples(text, monkeypatch):
+    """Parse every example of a help text, and find the shipped files that it names."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(*arguments, **named):
+        parse(*arguments, **named)
+        raise _ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    examples = text.partition("\nexamples:\n")[2].replace("\\\n", " ")
+    found = re.findall(r"^ +(?:\w+=\S+ )?python -m (\S+)(.*)$", examples, re.MULTILINE)
+    assert found, "no examples"
+    for module, options in found:
+        is_package = _MODULES[module].name == "__main__.py"
+        command = importlib.import_module(f"{module}.__main__" if is_package else module)
+        with pytest.raises(_ParsedError):
+            command.main(shlex.split(options, comments=True))
+        for path in re.findall(r"(?:configs|data/embedded|data/culture)/[^\s']+", options):
+            assert (_ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_help_loads_no_heavy_library_and_has_valid_examples(module, monkeypatch):
     done = subprocess.run(
         [sys.executable, "-c", _HELP, module],
         capture_output=True, text=True, check=True, cwd=_ROOT,
     )  # fmt: skip
-    assert "\nexamples:\n" in done.stdout
     assert done.stdout.endswith("loaded: []\n")
+    check_examples(done.stdout, monkeypatch)
+
+
+def test_help_of_every_command_is_recorded():
+    recorded = {path.stem for path in (_ROOT / "tests/golden/help").glob("*.txt")}
+    assert recorded == _MODULES.keys()
 
 
 def irudimen(*arguments):
@@ -49,6 +82,7 @@ def irudimen(*arguments):
 
 def test_every_command_exists_and_is_listed():
     text = command_line.build_parser().format_help()
+    assert "\nexamples:\n" in text
     for name, (module, _) in command_line.COMMANDS.items():
         assert importlib.util.find_spec(module) is not None
         assert f"\n  {name} " in text
