@@ -16,14 +16,15 @@ from evaluation.people.tasks import Task, TaskKind
 
 _FIX_TEXT = "text"
 """Name of the question for a corrected translation."""
-_ANNOTATOR = "annotator"
+_JUDGED_BY = "judged_by"
+"""Name of the hidden field for the annotator of an exported judgement."""
 
 
 def to_label_studio(store: AnnotationStore, images: ImageLookup | None = None) -> str:
     """Return the tasks with their annotations in the JSON format of Label Studio.
 
-    Label Studio rejects a file whose annotators have no account, so their names are stored with the
-    answers (`meta`) and not as accounts.
+    Label Studio rejects a file whose annotators have no account, so their names are stored as an
+    answer to a hidden question and not as accounts.
 
     Args:
         store: The annotation database.
@@ -71,6 +72,8 @@ def label_config(kind: TaskKind, *, has_images: bool) -> str:
             ET.SubElement(choices, "Choice", value=answer)
     if kind is TaskKind.VALIDATE:
         ET.SubElement(view, "TextArea", name=_FIX_TEXT, toName="question", maxSubmissions="1")
+    hidden = ET.SubElement(view, "View", style="display: none")
+    ET.SubElement(hidden, "TextArea", name=_JUDGED_BY, toName="question", maxSubmissions="1")
     ET.indent(view)
     return ET.tostring(view, encoding="unicode") + "\n"
 
@@ -106,31 +109,34 @@ def from_label_studio(text: str) -> tuple[list[Judgement], list[str]]:
 
 
 def _annotations(task: Mapping[str, Any]) -> list[tuple[dict[str, Any], Any, dict[str, Any]]]:
-    """Return the fields of a task with the author and the answers of each annotation."""
+    """Return the fields of a task with the author and the answers of each annotation.
+
+    The author is the name that an export of ours has stored, else the account.
+    """
     if "data" not in task:  # JSON_MIN: fields, answers and annotator side by side
         data = dict(task)
-        names = (*JUDGED_ASPECTS[_kind_of(data)], _FIX_TEXT)
+        if data["annotator"] is None:  # a task without an annotation
+            return []
+        names = (*JUDGED_ASPECTS[_kind_of(data)], _FIX_TEXT, _JUDGED_BY)
         answers = {name: _single(task[name]) for name in names if name in task}
-        return [(data, task[_ANNOTATOR], answers)]
+        return [(data, answers.pop(_JUDGED_BY, data["annotator"]), answers)]
     data = task["data"]
-    return [
-        (data, _author(annotation), _answers(annotation, _kind_of(data)))
-        for annotation in task.get("annotations", [])
-    ]
+    found = []
+    for annotation in task.get("annotations", []):
+        answers = _answers(annotation)
+        author = answers.pop(_JUDGED_BY, None) or _account(annotation)
+        if annotation.get("was_cancelled"):
+            answers = dict.fromkeys(JUDGED_ASPECTS[_kind_of(data)], SKIP)
+        found.append((data, author, answers))
+    return found
 
 
-def _author(annotation: Mapping[str, Any]) -> Any:
-    """Return the name that an export of ours has stored, else the account."""
-    for part in annotation["result"]:
-        if name := (part.get("meta") or {}).get(_ANNOTATOR):
-            return name
-    author = annotation.get("completed_by")
-    return author["email"] if isinstance(author, dict) else author
+def _account(annotation: Mapping[str, Any]) -> Any:
+    account = annotation.get("completed_by")
+    return account["email"] if isinstance(account, dict) else account
 
 
-def _answers(annotation: Mapping[str, Any], kind: TaskKind) -> dict[str, Any]:
-    if annotation.get("was_cancelled"):
-        return dict.fromkeys(JUDGED_ASPECTS[kind], SKIP)
+def _answers(annotation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         part["from_name"]: (
             part["value"]["text"] if "text" in part["value"] else part["value"]["choices"]
@@ -144,15 +150,18 @@ def _single(value: Any) -> Any:
 
 
 def _results(store: AnnotationStore, judgement: Judgement) -> list[dict[str, Any]]:
+    answers = {**hide_names(store, judgement), _JUDGED_BY: judgement.annotator}
     return [
         {
             "from_name": name,
             "to_name": "question",
-            "type": "textarea" if name == _FIX_TEXT else "choices",
-            "value": {"text": [answer]} if name == _FIX_TEXT else {"choices": [answer]},
-            "meta": {_ANNOTATOR: judgement.annotator},
+            **(
+                {"type": "textarea", "value": {"text": [answer]}}
+                if name in (_FIX_TEXT, _JUDGED_BY)
+                else {"type": "choices", "value": {"choices": [answer]}}
+            ),
         }
-        for name, answer in sorted(hide_names(store, judgement).items())
+        for name, answer in sorted(answers.items())
     ]
 
 

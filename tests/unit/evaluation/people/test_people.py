@@ -263,7 +263,8 @@ def test_a_part_of_the_answers_is_left_out_and_named(
     """One such annotation used to refuse the whole file without naming the task."""
     judge_remaining(store, "ane", "general", "tie", "adapted", most=2)
     tasks = json.loads(label_studio.to_label_studio(store))
-    tasks[1]["annotations"][0]["result"].pop()
+    results = tasks[1]["annotations"][0]["result"]
+    results[:] = [part for part in results if part["from_name"] != "overall"]
     (tmp_path / "out.json").write_text(json.dumps(tasks))
     other = compared(tmp_path / "other.db", store.tasks, overlap=4)
     words = ["--db", str(other.path), "--import", "labelstudio", str(tmp_path / "out.json")]
@@ -277,19 +278,25 @@ def test_a_part_of_the_answers_is_left_out_and_named(
 
 
 def test_the_short_format_of_label_studio_is_read(store: AnnotationStore, tmp_path: Path) -> None:
-    """JSON_MIN has fields and answers side by side; it used to give no judgement at all."""
+    """JSON_MIN has fields and answers side by side, and one account for all that was imported."""
     judge_remaining(store, "ane", "general", "tie", "adapted", most=3)
+    judge_remaining(store, "jon", "tie", "skip", "tie", most=3)
     short = []
     for task in json.loads(label_studio.to_label_studio(store)):
         for annotation in task["annotations"]:
-            parts = annotation["result"]
-            answers = {part["from_name"]: part["value"]["choices"][0] for part in parts}
-            short.append(task["data"] | answers | {"annotator": "ane", "annotation_id": 7})
+            values = {part["from_name"]: part["value"] for part in annotation["result"]}
+            answers = {name: (v.get("choices") or v["text"])[0] for name, v in values.items()}
+            short.append(task["data"] | answers | {"annotator": 1, "annotation_id": 7})
+        if not task["annotations"]:
+            short.append(task["data"] | {"annotator": None, "annotation_id": None})
     found, left_out = label_studio.from_label_studio(json.dumps(short))
     other = compared(tmp_path / "other.db", store.tasks, overlap=4)
-    assert exchange.import_judgements(other, found) == 3
+    assert exchange.import_judgements(other, found) == 6
     assert not left_out
     assert other.judgements() == store.judgements()
+    del short[0]["judged_by"]
+    (first, *_), _ = label_studio.from_label_studio(json.dumps(short))
+    assert first.annotator == "1", "judged in Label Studio"
 
 
 def test_label_studio_gets_images_labels_and_no_accounts(
@@ -309,7 +316,8 @@ def test_label_studio_gets_images_labels_and_no_accounts(
     assert asked == {aspect: ["left", "right", "tie", "skip"] for aspect in aspects}
     assert not asked.keys() & tasks[0]["data"].keys(), "an answer would replace a field"
     results = [part for task in tasks for a in task["annotations"] for part in a["result"]]
-    assert {part["from_name"] for part in results} == asked.keys()
+    (hidden,) = view.iter("TextArea")
+    assert {part["from_name"] for part in results} == asked.keys() | {hidden.get("name")}
     assert (
         run.main(["--db", str(store.path), "--export", "labelstudio", str(tmp_path / "o.json")])
         == 0
