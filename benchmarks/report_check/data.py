@@ -183,12 +183,6 @@ class Training:
             mask &= np.isin(columns["answer_type"].astype(str), answers)
         return np.asarray(mask, dtype=bool)
 
-    def population(self, wanted: dict[str, list[str]]) -> np.ndarray:
-        """Return a mask of the questions of some kinds and answer types, in all languages."""
-        mask = np.isin(self.columns["benchmark"].astype(str), wanted["kinds"])
-        mask &= np.isin(self.columns["answer_type"].astype(str), wanted["answer_types"])
-        return np.asarray(mask)
-
     def read_json(self, kind: str, name: str) -> Any:
         """Return a JSON file of a result."""
         return json.loads((self.result(kind) / name).read_text())

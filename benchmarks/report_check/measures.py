@@ -48,42 +48,110 @@ def measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Meas
         return _measure_retention(grid, known["tasks"], language)
     if kind in ("people", "judge"):
         return None
-    first = grid.trainings[0]
-    mask = first.rows(language, "" if kind == "fidelity" or "contrast" in known else kind)
-    mask &= np.array([kind != "fidelity" or v is not None for v in first.columns["is_in_language"]])
-    groups = np.zeros(len(mask), dtype=int)
-    coefficients: tuple[float, ...] = (1.0,)
-    if "contrast" in known:
-        inside, outside = (first.population(known[n]) for n in ("population", "contrast"))
-        groups, coefficients = np.where(inside, 0, 1), (1.0, -1.0)
-        mask &= inside | outside
-    items = own.Items(first.columns["image_key"][mask], groups[mask], coefficients)
+    names = _datasets(grid, known)
+    columns = _joined(grid.trainings[0], names)
+    selected = _select(columns, known, kind, language, names[0])
+    if selected is None:
+        return None
+    mask, groups, coefficients = selected
+    items = own.Items(columns["image_key"][mask], groups, coefficients)
     values, parts, gaps = {}, {}, {}
     for setting, trainings in grid.settings.items():
-        blind, majority, score, own_values = [], [], [], []
-        for training in trainings:
-            columns = training.columns
-            assert (columns["question_id"] == first.columns["question_id"]).all()
-            plain = columns[grid.score_column]
-            is_open = ~np.isnan(plain)
-            scores = np.where(is_open, plain, columns["score"])[mask]
-            for prefix, into in (("blind_", blind), ("majority_", majority)):
-                column = columns[f"{prefix}{grid.score_column}"]
-                into.append(np.where(is_open, column, columns[f"{prefix}score"])[mask])
-            score.append(scores)
-            if kind == "fidelity":
-                own_values.append(columns["is_in_language"][mask].astype(float))
-            elif known.get("quantity") == "attributable" or known["second"] == "blind":
-                own_values.append(scores - blind[-1])
-            else:
-                own_values.append(scores)
-        values[setting] = np.array(own_values)
-        parts[setting] = np.mean(score, axis=0) - np.mean(blind, axis=0)
+        rows = [_read(grid, _joined(training, names), mask) for training in trainings]
+        assert all((one["asked"] == columns["question_id"][mask]).all() for one in rows)
+        score, blind, majority = (
+            np.array([one[name] for one in rows]) for name in ("score", "blind", "majority")
+        )
+        parts[setting] = (score - blind).mean(axis=0)
+        if kind == "fidelity":
+            values[setting] = np.array([one["in_language"].astype(float) for one in rows])
+        elif known.get("quantity") == "attributable" or known["second"] == "blind":
+            values[setting] = score - blind
+        elif known["second"] == "majority":
+            values[setting] = score - majority
+        else:
+            values[setting] = score
         if kind != "fidelity" and "contrast" not in known:
-            majority_gap = np.mean(score, axis=0) - np.mean(majority, axis=0)
-            gaps[setting] = [parts[setting], majority_gap]
+            gaps[setting] = [parts[setting], (score - majority).mean(axis=0)]
+    if "minus" in known:
+        values = _subtract(known["minus"], values)
     nothing = {setting: np.zeros(len(rows[0])) for setting, rows in values.items()}
-    return Measured(items, values, parts, gaps, nothing if known["second"] == "blind" else {})
+    is_alone = known["second"] in ("blind", "majority")
+    return Measured(items, values, parts, gaps, nothing if is_alone else {})
+
+
+def _select(
+    columns: dict[str, np.ndarray], known: dict[str, Any], kind: str, language: str, dataset: str
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]] | None:
+    """Return a mask of the questions, the part of each selected one, and the weights of parts."""
+    default = {"benchmark": dataset, "kinds": [] if kind == "fidelity" else [kind]}
+    inside = _population(columns, known.get("population", {}), default)
+    asked = np.asarray(columns["language"] == language)
+    if kind == "fidelity":
+        asked &= np.array([value is not None for value in columns["is_in_language"]])
+    selected, coefficients = inside & asked, (1.0,)
+    if "contrast" in known:
+        outside = _population(columns, known["contrast"], default) & ~inside & asked
+        if not outside.any():
+            return None
+        selected, coefficients = selected | outside, (1.0, -1.0)
+    if not (inside & asked).any():
+        return None
+    return selected, np.where(inside, 0, 1)[selected], coefficients
+
+
+def _read(grid: Grid, columns: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of one training; where the deciding one is missing, the plain one."""
+    is_open = ~np.isnan(columns[grid.score_column])
+    found = {
+        name: np.where(is_open, columns[f"{prefix}{grid.score_column}"], columns[f"{prefix}score"])
+        for name, prefix in (("score", ""), ("blind", "blind_"), ("majority", "majority_"))
+    }
+    found |= {"asked": columns["question_id"], "in_language": columns["is_in_language"]}
+    return {name: values[mask] for name, values in found.items()}
+
+
+def _datasets(grid: Grid, known: dict[str, Any]) -> list[str]:
+    """Return the benchmarks of a hypothesis: its own, then that of its population or contrast."""
+    names = [known.get("benchmark") or grid.trainings[0].datasets[0]]
+    for part in ("population", "contrast"):
+        names.append(known.get(part, {}).get("benchmark") or names[0])
+    return list(dict.fromkeys(names))
+
+
+def _joined(training: Training, names: list[str]) -> dict[str, np.ndarray]:
+    """Return the columns of some benchmarks, one behind the other."""
+    if names == [training.datasets[0]]:
+        return training.columns
+    found = [training.columns_of(name) for name in names]
+    return {column: np.concatenate([one[column] for one in found]) for column in found[0]}
+
+
+def _population(
+    columns: dict[str, np.ndarray], wanted: dict[str, Any], default: dict[str, Any]
+) -> np.ndarray:
+    """Return a mask of a part of the questions, in all languages; empty lists mean everything."""
+    mask = columns["dataset"] == (wanted.get("benchmark") or default["benchmark"])
+    kinds = wanted.get("kinds") or default["kinds"]
+    for column, values in (("benchmark", kinds), ("answer_type", wanted.get("answer_types")),
+                           ("question_type", wanted.get("question_types"))):  # fmt: skip
+        if values:
+            mask = mask & np.isin(columns[column].astype(str), values)
+    return np.asarray(mask, dtype=bool)
+
+
+def _subtract(
+    minus: dict[str, Any], values: dict[Setting, np.ndarray]
+) -> dict[Setting, np.ndarray]:
+    """Return the values less those of the cells with another value on one axis, seed by seed."""
+    ((axis, wanted),) = minus.items()
+    found = {}
+    for cell, rows in values.items():
+        others = [one for one in values if one.axes.get(axis) == wanted
+                  and one.without(axis) == cell.without(axis)]  # fmt: skip
+        if others and cell.axes.get(axis) != wanted:
+            found[cell] = rows - values[others[0]]
+    return found
 
 
 def _measure_retention(grid: Grid, patterns: list[str], language: str) -> Measured | None:
