@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoProcessor
+from transformers import AutoProcessor, Gemma3Processor
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from benchmarks.llava_baseline import Result, train_padded
@@ -72,7 +72,12 @@ class ProcessorCollator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """Collate one batch."""
-        images = [decode_image(sample.image) for sample in samples if sample.image is not None]
+        images: list[Any] = [decode_image(one.image) for one in samples if one.image is not None]
+        if images and isinstance(self.processor, Gemma3Processor):
+            # It takes a list for every conversation, of which the first must not be empty.
+            samples = sorted(samples, key=lambda one: one.image is None)
+            found = iter(images)
+            images = [[] if one.image is None else [next(found)] for one in samples]
         batch = self.processor(
             text=[self._render(sample) for sample in samples],
             images=images or None,

@@ -192,6 +192,10 @@ def _decide(claim: Expected) -> Expected:
     claim.kept = list(claim.pairs)
     if not claim.is_best and len(claim.pairs) > 1:
         claim.kept = [pair for pair in claim.pairs if not set(pair) & set(claim.silent)]
+    if not claim.is_best:
+        claim.kept = [pair for pair in claim.kept
+                      if not any({(cell, at) for cell in pair} <= measured.empty
+                                 for at in (0, 1))]  # fmt: skip
     if not claim.kept:
         return claim
     spread = own.training_spread(list(measured.values.values()), measured.items)

@@ -164,11 +164,12 @@ class Training:
         """Return the columns of a benchmark's predictions, sorted by question."""
         path = self.result("evaluate") / "predictions.parquet"
         table = pq.read_table(path, filters=[("dataset", "=", dataset)])
-        columns = {name: np.array(table[name].to_pylist(), dtype=object)
-                   for name in table.column_names}  # fmt: skip
-        for name in columns:
-            if "score" in name:
-                columns[name] = columns[name].astype(float)
+        columns = {}
+        for name in table.column_names:
+            column = np.empty(len(table), dtype=object)
+            for at, value in enumerate(table[name].to_pylist()):
+                column[at] = value  # lists of one length stay lists
+            columns[name] = column.astype(float) if "score" in name else column
         order = np.lexsort([columns[name].astype(str) for name in
                             ("language", "question_id", "benchmark")])  # fmt: skip
         return {name: values[order] for name, values in columns.items()}

@@ -25,6 +25,8 @@ class Measured:
     factor: float = 100
     """Factor from a value to a printed number: points, or bits per byte."""
     rounding: float = 0.0501
+    empty: set[tuple[Setting, int]] = field(default_factory=set)
+    """Cells that show nothing on the population (0) or the contrast (1)."""
 
     def mean(self, setting: Setting) -> np.ndarray:
         """Return the values of a cell, averaged over its trainings."""
@@ -55,29 +57,49 @@ def measure(grid: Grid, known: dict[str, Any], kind: str, language: str) -> Meas
         return None
     mask, groups, coefficients = selected
     items = own.Items(columns["image_key"][mask], groups, coefficients)
-    values, parts, gaps = {}, {}, {}
+    values, parts, found = {}, {}, {}
     for setting, trainings in grid.settings.items():
-        rows = [_read(grid, _joined(training, names), mask) for training in trainings]
+        rows = [_read_scores(grid, _joined(training, names), mask) for training in trainings]
         assert all((one["asked"] == columns["question_id"][mask]).all() for one in rows)
         score, blind, majority = (
             np.array([one[name] for one in rows]) for name in ("score", "blind", "majority")
         )
         parts[setting] = (score - blind).mean(axis=0)
+        values[setting] = score
         if kind == "fidelity":
             values[setting] = np.array([one["in_language"].astype(float) for one in rows])
-        elif known.get("quantity") == "attributable" or known["second"] == "blind":
-            values[setting] = score - blind
-        elif known["second"] == "majority":
-            values[setting] = score - majority
-        else:
-            values[setting] = score
-        if kind != "fidelity" and "contrast" not in known:
-            gaps[setting] = [parts[setting], (score - majority).mean(axis=0)]
+        elif (subtracted := _subtracted(known)) is not None:
+            values[setting] = score - (blind if subtracted == "blind" else majority)
+        found[setting] = [parts[setting], (score - majority).mean(axis=0)]
     if "minus" in known:
         values = _subtract(known["minus"], values)
     nothing = {setting: np.zeros(len(rows[0])) for setting, rows in values.items()}
     is_alone = known["second"] in ("blind", "majority")
-    return Measured(items, values, parts, gaps, nothing if is_alone else {})
+    measured = Measured(items, values, parts, {}, nothing if is_alone else {})
+    if "contrast" in known:
+        measured.empty = _find_empty(columns["image_key"][mask], groups, found)
+    elif kind != "fidelity":
+        measured.gaps = found
+    return measured
+
+
+def _subtracted(known: dict[str, Any]) -> str | None:
+    """Return the baseline that is subtracted from the score; None if it is the score itself."""
+    if known["second"] == "majority":
+        return "majority"
+    is_blind = known.get("quantity") == "attributable" or known["second"] == "blind"
+    return "blind" if is_blind else None
+
+
+def _find_empty(
+    images: np.ndarray, groups: np.ndarray, gaps: dict[Setting, list[np.ndarray]]
+) -> set[tuple[Setting, int]]:
+    """Return the cells that do not exceed their baselines on one of two kinds of questions."""
+    items = {at: own.plain(images[groups == at]) for at in (0, 1)}
+    return {
+        (cell, at) for cell, found in gaps.items() for at in items
+        if any(items[at].estimate(gap[groups == at]).p_above() > LEVEL for gap in found)
+    }  # fmt: skip
 
 
 def _select(
@@ -100,7 +122,9 @@ def _select(
     return selected, np.where(inside, 0, 1)[selected], coefficients
 
 
-def _read(grid: Grid, columns: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+def _read_scores(
+    grid: Grid, columns: dict[str, np.ndarray], mask: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return the scores of one training; where the deciding one is missing, the plain one."""
     is_open = ~np.isnan(columns[grid.score_column])
     found = {

@@ -32,7 +32,7 @@ hypotheses: dict[str, dict[str, Any]] = {
     },
     "culture_items_help_there_more": {
         **_COMMON,
-        "text": "Items of speakers ({first}) help on native questions more than on translated ones",
+        "text": "Items of speakers ({first}) are worth more on native than on translated questions",
         "first": "share_50",
         "population": {"benchmark": BENCHMARK},
         "contrast": {"question_types": ["choice"]},
@@ -40,7 +40,7 @@ hypotheses: dict[str, dict[str, Any]] = {
     },
     "fewer_culture_items_help_there_more": {
         **_COMMON,
-        "text": "Items of speakers ({first}) help on native questions more than on translated ones",
+        "text": "Items of speakers ({first}) are worth more on native than on translated questions",
         "first": "share_25",
         "population": {"benchmark": BENCHMARK},
         "contrast": {"question_types": ["choice"]},

@@ -58,6 +58,10 @@ _NO_VALUES = "not measured in this grid"
 _NO_CELL = (
     "no compared cell exceeds its blind and majority baselines, so no number of images decides it"
 )
+_NO_PART = (
+    "in every pair, neither cell exceeds its blind and majority baselines on one of the two kinds "
+    "of questions, so a difference between the kinds is no evidence"
+)
 _FROZEN = "no stage trains the language model of the compared cells, so its texts can't change"
 _NO_PAIR = (
     "no pooled pair of cells exceeds its blind and majority baselines, so no number of images "
@@ -100,6 +104,8 @@ class _Pending:
     seconds: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
     evidence: Mapping[Setting, CellScores] = dataclasses.field(default_factory=dict)
     """Values of the cells themselves, where the claim concerns differences to other cells."""
+    kinds: tuple[Mapping[Setting, CellScores], ...] = ()
+    """Values of the cells on each of two kinds of questions, for claims about their contrast."""
     record: PreferenceRecord | None = None
     """Preferences between the two cells, for claims about people or judges."""
 
@@ -188,6 +194,7 @@ class _Study:
             firsts=firsts,
             seconds=seconds,
             evidence=own,
+            kinds=tuple(map(self._values.cells, measure.kinds())),
         )
 
     def decide(self, pending: _Pending, *, alpha: float) -> Claim:
@@ -197,7 +204,7 @@ class _Study:
             pending: The claim and its cells.
             alpha: Level of a single claim, for which the needed images and seeds are computed.
         """
-        claim, hypothesis, ran = pending.claim, pending.hypothesis, pending.pairs
+        claim, hypothesis, ran = pending.claim, pending.hypothesis, [*pending.pairs]
         firsts, seconds = pending.firsts, pending.seconds
         if not ran:
             return claim
@@ -225,7 +232,16 @@ class _Study:
             outcome = _decide_best(hypothesis, first, named, replicated, margin=margin, alpha=alpha)
             empty = describe_cell(first, self._view) if first in silent else ""
             return _fill(_with_trainings(claim, pending, ran), outcome, empty=empty)
-        kept = list(ran)
+        ran = [pair for pair in ran if not _is_empty_contrast(pending.kinds, pair)]
+        if not ran:
+            return dataclasses.replace(claim, reason=_NO_PART)
+        if missing := len(pending.pairs) - len(ran):
+            note = (
+                f"left out {missing} of {len(pending.pairs)} pairs, in which neither cell exceeds "
+                "its baselines on one of the two kinds of questions"
+            )
+            claim = dataclasses.replace(claim, notes=(*claim.notes, note))
+        kept = ran
         empty = ""
         if len(ran) > 1:
             kept = [pair for pair in ran if not set(pair) & set(silent)]
@@ -269,6 +285,17 @@ class _Study:
             f"{found.num_cells} of the {len(compared)} compared cells, so the claim concerns "
             "learning rather than retention",
         )
+
+
+def _is_empty_contrast(
+    kinds: Sequence[Mapping[Setting, CellScores]], pair: tuple[Setting, Setting]
+) -> bool:
+    """Return whether both cells of a pair show nothing on one of two kinds of questions.
+
+    Their difference on it is noise between two models that do not see, and the contrast would be
+    decided by the other kind alone.
+    """
+    return any(all(cell in kind and shows_nothing(kind[cell]) for cell in pair) for kind in kinds)
 
 
 def _decide_best(

@@ -72,6 +72,13 @@ class Measure:
         """Return whether a retention task is part of the measure."""
         return any(fnmatchcase(task, pattern) for pattern in self.tasks)
 
+    def kinds(self) -> "tuple[Measure, ...]":
+        """Return the measures of the two kinds of questions of a contrast; none without one."""
+        if self.contrast is None:
+            return ()
+        kinds = (self.population, self.contrast)
+        return tuple(dataclasses.replace(self, population=k, contrast=None) for k in kinds)
+
     def describe(self) -> str:
         """Describe the measure in a few words."""
         names = {"score": "", "score_lmms": ", lmms-eval's score", "score_aware": ", aware score"}

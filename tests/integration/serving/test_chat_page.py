@@ -3,12 +3,10 @@
 import http.client
 import io
 import json
-import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,9 @@ from core.io.images import decode_image
 from core.samples import Turn
 from serving.chat_page.server import build_app
 from serving.talker import ChatAnswer
+from tests.support.browser import check_accessibility, check_layout, open_browser
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 CELL = "<b>cell</b>"
 REPLIES = {
     "markup": "<img src=x onerror=\"document.title='bad'\"><script>document.title='bad'</script>",
@@ -91,17 +89,12 @@ def ask(view: Any, text: str) -> str:
     return str(view.locator(".assistant").last.evaluate("box => box.firstChild.textContent"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 def test_texts_are_shown_as_texts_and_problems_are_explained(
-    server: tuple[str, uvicorn.Server], tmp_path: Path
+    server: tuple[str, uvicorn.Server],
 ) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     address, running = server
     errors: list[str] = []
-    with api.sync_playwright() as player:
-        browser = player.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
-        )
+    with open_browser() as browser:
         view = browser.new_context(viewport={"width": 800, "height": 600}).new_page()
         view.on("pageerror", lambda error: errors.append(str(error)))
         view.goto(address)
@@ -120,14 +113,13 @@ def test_texts_are_shown_as_texts_and_problems_are_explained(
         assert view.title() == "Irudimen"
         assert ask(view, "control") == "a\u2400b\u241b[31m\u2421 \ufffd\nc"
         assert ask(view, "long") == REPLIES["long"]
-        assert view.evaluate("document.documentElement.scrollWidth") <= 800
         assert ask(view, "turned") == REPLIES["turned"]
-        view.screenshot(path=str(tmp_path / "page.png"))
+        check_layout(view)
+        check_accessibility(view)
         check_remembered_turns(view)
         assert ask(view, "bug") == "Error in the server (500); see the output of the command."
         running.should_exit = running.force_exit = True
         wait(lambda: "does not respond" in ask(view, "Zer da hau?"))
-        browser.close()
     assert not errors
 
 

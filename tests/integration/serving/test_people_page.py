@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import shutil
 import socket
 import threading
 import time
@@ -20,21 +19,12 @@ from evaluation.people.measures import preferences
 from evaluation.people.page import build_app
 from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import Task, TaskKind
+from tests.support.browser import check_accessibility, check_layout, open_browser
 from tests.support.comparisons import comparison_of
 from tests.support.doubles import write_shard, write_source
 from tests.support.small_world import image
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NUM_TASKS = 6
 
 
@@ -168,15 +158,12 @@ def use_all_other_controls(view: Any) -> None:
         wait(lambda: view.inner_text("#progress").startswith(done))  # noqa: B023 - in this round
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 def test_two_annotators_judge_and_the_results_are_theirs(
     page: tuple[str, AnnotationStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     address, store = page
     errors: list[str] = []
-    with api.sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with open_browser() as browser:
         first, second = (browser.new_context().new_page() for _ in range(2))
         for view, name in ((first, "Ane"), (second, "Jon")):
             view.on("pageerror", lambda error: errors.append(str(error)))
@@ -184,12 +171,12 @@ def test_two_annotators_judge_and_the_results_are_theirs(
         assert first.inner_text("#send") == "Gorde"
         wait(lambda: first.evaluate("document.querySelector('#image').naturalWidth") == 96)
         assert "<b>katua</b>" in first.inner_text("#sides"), "shown as text, not as markup"
-        first.screenshot(path=str(tmp_path / "page.png"))
+        check_layout(first)
+        check_accessibility(first)
         judge_all_for_the_dog(first)
         use_all_other_controls(second)
         assert first.is_visible("#done")
         assert second.is_visible("#done"), "the other tasks went to Ane"
-        browser.close()
     assert not errors
     _, language, overall = preferences(store)
     assert (overall.num_wins, overall.num_losses, overall.num_skipped) == (6, 0, 3)

@@ -232,6 +232,21 @@ def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_contrast_is_not_decided_by_one_kind_of_questions_alone(tmp_path: Path) -> None:
+    """Where no cell sees on closed questions, a change of open ones is no contrast."""
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        is_open = row["benchmark"] == "vqa" and row["answer_type"] != "yes/no"
+        seen = 0.4 + 0.4 * (axes["target_share"] == 1.0) if is_open else 0.3
+        return float(rng.random() < seen), float(rng.random() < (0.0 if is_open else 0.3))
+
+    results = hypotheses.decide_claims(*scored_grid(tmp_path, scorer))
+    claim = claim_of(results, "open_and_closed_alike")
+    assert claim.verdict is Verdict.UNDECIDED or claim.verdict is None
+    assert "on one of the two kinds of questions" in claim.reason
+
+
+@pytest.mark.slow
 def test_retention_tasks_carry_claims(tmp_path: Path) -> None:
     grid, _ = scored_grid(tmp_path)
     rng = np.random.default_rng(0)
