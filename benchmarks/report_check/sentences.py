@@ -97,8 +97,9 @@ def _check_curve(
         images = trainings[0].columns["image_key"][rows]
         check_interval(checks, "summary: interval at 20 %", (found[1], found[2]), values, images,
                        _PRINTED)  # fmt: skip
-        zero = _take(lead, r"compared with ([\d.]+) % at a share of zero")[0]
-        checks.number("summary: accuracy at 0 %", zero, scores[line[0.0]], _PRINTED)
+        if 0.0 in line:
+            zero = _take(lead, r"compared with ([\d.]+) % at a share of zero")[0]
+            checks.number("summary: accuracy at 0 %", zero, scores[line[0.0]], _PRINTED)
     found = _take(lead, r"changes from ([\d.]+) % at a share of [\d.]+ % to ([\d.]+) %")
     for printed, share in zip(found, (min(line), max(line)), strict=False):
         own = _mean(grid, line[share], base)
