@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.io.files import sole_writer
+from core.process.options import given_path
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 
 _EPILOG = """examples:
@@ -31,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=given_path,
         default=Path("data/drawings"),
         metavar="DIR",
         help="folder of the shards and the manifest (default: %(default)s)",
     )
     parser.add_argument(
         "--packages",
-        type=Path,
+        type=given_path,
         default=DEFAULT_FOLDER,
         metavar="DIR",
         help="folder with the packages; missing ones are downloaded with npm and apt-get "

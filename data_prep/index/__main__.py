@@ -158,7 +158,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add(
         "--prompt-styles",
         nargs="+",
-        choices=list(PromptStyle),
+        choices=[style.value for style in PromptStyle],
         default=[PromptStyle.CHAT],
         help="prompt styles to measure (default: chat)",
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.io.files import sole_writer
+from core.process.options import given_path
 from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 
 _EPILOG = """Two benchmarks are written: photos (choice among four titles, yes/no about titles,
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add(
         "--out",
-        type=Path,
+        type=given_path,
         default=Path("data/embedded"),
         metavar="DIR",
         help="folder of the shards and manifests (default: %(default)s, where the profiles "
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add(
         "--packages",
-        type=Path,
+        type=given_path,
         default=DEFAULT_FOLDER,
         metavar="DIR",
         help="folder with the packages; missing ones are downloaded with apt-get and npm "

@@ -73,6 +73,12 @@ def test_help_of_every_command_is_recorded():
     assert recorded == _MODULES.keys()
 
 
+@pytest.mark.parametrize("module", _MODULES)
+def test_an_empty_path_is_no_path(module):
+    """An unset variable of the shell would name the working directory."""
+    assert "type=Path" not in _MODULES[module].read_text(encoding="utf-8")
+
+
 def irudimen(*arguments):
     return subprocess.run(
         [sys.executable, "-c", _CALL, *arguments],
