@@ -144,7 +144,7 @@ def _groups(grid: Grid, known: dict[str, Any]) -> Iterator[Group]:
             found: list[Setting | None] = [None]
             if second == _BEST:
                 found = [one for one in cells if one != cell
-                         and one.without(axis) == cell.without(axis)]  # fmt: skip
+                         and one.without(*apart) == cell.without(*apart)]  # fmt: skip
                 if len(found) < _MIN_SHARES - 1:
                     continue
             elif second not in (_BEFORE, *_BASELINES):
@@ -159,8 +159,9 @@ def _groups(grid: Grid, known: dict[str, Any]) -> Iterator[Group]:
 
 def _is_kept(grid: Grid, conditions: dict[str, Any], cell: Setting) -> bool:
     """Return whether a cell fulfils conditions of a hypothesis."""
+    known = {**grid.record.get("common", {}), **grid.fields[cell], **cell.axes}
     for path, wanted in conditions.items():
-        value = cell.axes.get(path, grid.record.get("common", {}).get(path))
+        value = known.get(path)
         if value not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
     return True
@@ -188,7 +189,8 @@ def _decide(claim: Expected) -> Expected:
     """Estimate the difference of a claim, less the lower limit of the claim."""
     measured = claim.measured
     cells = dict.fromkeys(cell for pair in claim.pairs for cell in pair if cell is not None)
-    claim.silent = [cell for cell in cells if measured.shows_nothing(cell)]
+    # A claim against a baseline is about whether the cell exceeds it.
+    claim.silent = [] if measured.before else [c for c in cells if measured.shows_nothing(c)]
     claim.kept = list(claim.pairs)
     if not claim.is_best and len(claim.pairs) > 1:
         claim.kept = [pair for pair in claim.pairs if not set(pair) & set(claim.silent)]

@@ -234,6 +234,11 @@ class Grid:
         return list(dict.fromkeys(Setting.of(cell["axes"]) for cell in self.record["cells"]))
 
     @cached_property
+    def fields(self) -> dict[Setting, dict[str, Any]]:
+        """Return the fields of every setting that named variants set and that are no axes."""
+        return {Setting.of(cell["axes"]): cell.get("fields") or {} for cell in self.record["cells"]}
+
+    @cached_property
     def shares(self) -> dict[Setting, float]:
         """Return the share of the target language of every setting."""
         return {Setting.of(cell["axes"]): float(cell.get(SHARE) or cell["axes"].get(SHARE) or 0)

@@ -178,7 +178,7 @@ def heterogeneity(differences: np.ndarray, items: Items) -> float:
     contrast = np.diff(np.eye(parts), axis=0)
     covariance = contrast @ (number / (number - 1) * effects @ effects.T) @ contrast.T
     gap, df = contrast @ means, parts - 1
-    q = float(gap @ np.linalg.solve(covariance, gap))
+    q = float(gap @ np.linalg.pinv(covariance, hermitian=True) @ gap)
     return float(stats.f.sf(q * (number - df) / (df * (number - 1)), df, number - df))
 
 
