@@ -1,20 +1,21 @@
 """Results of a grid as pandas tables, for notebooks and scripts."""
 
 import io
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
 from core.errors import DataError
 from evaluation.benchmarks.predictions import read_predictions
-from reporting.records import CellRecord, load_grid
+from reporting.records import CellRecord, GridRecord, load_grid
 from reporting.sections.tables import cells_csv
 
 
 def load_scores(
     experiment: str, *, profile: str = "embedded", root: str | Path = "mlruns", name: str = ""
 ) -> pd.DataFrame:
-    """Return one row per finished cell and metric.
+    """Return one row per finished cell and metric; a warning names the other cells.
 
     Args:
         experiment: Name of the experiment.
@@ -31,13 +32,15 @@ def load_scores(
     Raises:
         DataError: If there is no such grid, or one of its files is damaged.
     """
-    return pd.read_csv(io.StringIO(cells_csv(load_grid(Path(root), experiment, profile, name))))
+    grid = load_grid(Path(root), experiment, profile, name)
+    _warn_of_unfinished(grid)
+    return pd.read_csv(io.StringIO(cells_csv(grid)))
 
 
 def load_questions(
     experiment: str, *, profile: str = "embedded", root: str | Path = "mlruns", name: str = ""
 ) -> pd.DataFrame:
-    """Return one row per finished cell and question.
+    """Return one row per finished cell and question; a warning names the other cells.
 
     Args:
         experiment: Name of the experiment.
@@ -56,7 +59,18 @@ def load_questions(
     tables = [_questions_of(cell) for cell in grid.cells if cell.evaluation is not None]
     if not tables:
         raise DataError(f"no cell of {grid.folder} is finished")
+    _warn_of_unfinished(grid)
     return pd.concat(tables, ignore_index=True)
+
+
+def _warn_of_unfinished(grid: GridRecord) -> None:
+    missing = [cell.cell_id for cell in grid.cells if cell.evaluation is None]
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(grid.cells)} cells are not finished and are left out: "
+            f"{', '.join(missing)}",
+            stacklevel=3,
+        )
 
 
 def _questions_of(cell: CellRecord) -> pd.DataFrame:

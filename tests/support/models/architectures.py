@@ -254,8 +254,8 @@ class _CrossAttention(nn.Module):
 
 def _mllama(model: VisionLanguageModel) -> Reference:
     every = OPTIONS["cross_attention"]["every_n_blocks"]
+    # Place of every block of Llama among all blocks.
     places = [n + (n + 1) // every for n in range(NUM_LAYERS)]
-    """Place of every block of Llama among all blocks."""
     layers = [n for n in range(max(places)) if n not in places]
     config = _config(model) | {
         "num_hidden_layers": NUM_LAYERS + len(layers), "cross_attention_layers": layers,

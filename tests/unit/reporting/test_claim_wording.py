@@ -171,7 +171,7 @@ def test_a_share_that_shows_nothing_does_not_bend_the_curve(tmp_path: Path) -> N
 
 
 def test_a_share_that_shows_nothing_is_not_called_sufficient(tmp_path: Path) -> None:
-    """Where nothing was learned, every share is close to the best."""
+    """Every share is close to the best where nothing was learned."""
 
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         del axes, row

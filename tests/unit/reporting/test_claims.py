@@ -233,7 +233,7 @@ def test_open_and_closed_questions_are_compared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_contrast_is_not_decided_by_one_kind_of_questions_alone(tmp_path: Path) -> None:
-    """Where no cell sees on closed questions, a change of open ones is no contrast."""
+    """A change of open questions is no contrast if no cell sees on closed ones."""
 
     def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
         is_open = row["benchmark"] == "vqa" and row["answer_type"] != "yes/no"

@@ -29,7 +29,11 @@ def test_tables_have_every_finished_cell(folder: Path) -> None:
     grid = load_grid(root, "mix_ablation", "embedded")
     finished = {cell.cell_id: cell for cell in grid.cells if cell.evaluation is not None}
     assert len(finished) == len(grid.cells) - 1
-    scores, questions = (load("mix_ablation", root=root) for load in (load_scores, load_questions))
+    message = r"1 of 6 cells are not finished .*: "
+    with pytest.warns(UserWarning, match=message):
+        scores = load_scores("mix_ablation", root=root)
+    with pytest.warns(UserWarning, match=message):
+        questions = load_questions("mix_ablation", root=root)
     assert {*scores["cell_id"]} == {*questions["cell_id"]} == {*finished}
     for cell_id, cell in finished.items():
         assert cell.evaluation is not None
@@ -51,6 +55,7 @@ def test_a_grid_without_results_is_an_error(tmp_path: Path) -> None:
         load_questions("mix_ablation", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 6 cells")
 def test_the_notebook_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
