@@ -31,8 +31,12 @@ class ReadyMadeParts:
     """Where the model comes from, for messages."""
     features: None = None
     """The vision encoder always runs."""
-    attention: AttentionKind | None = AttentionKind.MASK
-    """The only kernel that every class accepts."""
+
+    @property
+    def attention(self) -> AttentionKind | None:
+        """Kernel that the class accepts on the device of the model."""
+        is_cpu = self.model.device.type == "cpu"
+        return self.model.rules.cpu_attention if is_cpu else AttentionKind.MASK
 
     @property
     def transform(self) -> Transform:

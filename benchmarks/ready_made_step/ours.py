@@ -15,6 +15,7 @@ from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import VlmModule
 from models.freezing import apply_freeze
+from models.language.attention import use_packed_attention
 from models.ready_made.loading import ReadyMadeSource, load_chat, load_ready_made
 
 IMAGES_PER_STEP, TEXTS_PER_STEP = 48, {"chat": 12, "text": 4}
@@ -80,8 +81,11 @@ def load_frozen(checkpoint: Path) -> PreTrainedModel:
 def run_ours(checkpoint: Path, stream: StreamConfig, *, num_steps: int, cache: Path) -> Result:
     """Train the Lightning module of stage 2 on the steps of the stream."""
     data = build_data(checkpoint, stream, num_steps=num_steps, cache=cache)
+    model = load_ready_made(ReadyMadeSource(path=str(checkpoint)))
+    use_packed_attention(model.stock, model.rules.cpu_attention)
+    model.attention = model.rules.cpu_attention
     module = VlmModule(
-        load_ready_made(ReadyMadeSource(path=str(checkpoint))),
+        model,
         policy=INSTRUCT_POLICY,
         optim=OptimConfig(lr=LR, warmup_fraction=0.0, min_lr_fraction=1.0),
         num_steps=num_steps,

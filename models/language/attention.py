@@ -1,19 +1,23 @@
-"""Attention within the documents of packed rows, by three equivalent kernels.
+"""Attention within the documents of packed rows, by four equivalent kernels.
 
-`mask` gives SDPA an explicit mask (any device), `flex` skips tiles that are masked entirely, and
-`varlen` is flash attention over documents of any length (no branches). One attention function is
-registered with the language model and selects the kernel from the inputs of the batch.
+`mask` gives SDPA an explicit mask (any device), `documents` calls SDPA for one document after the
+other (any device, no branches), `flex` skips tiles that are masked entirely, and `varlen` is flash
+attention over documents of any length (no branches). One attention function is registered with the
+language model and selects the kernel from the inputs of the batch.
 """
 
 import inspect
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from core.errors import ConfigError
 from core.samples import MicroBatch
 from models.language.block_mask import block_mask
+from models.language.generation import decoder_and_output_layer
 
 if TYPE_CHECKING:  # slow imports that most runs do not need
     from torch.nn.attention.flex_attention import BlockMask
@@ -29,6 +33,8 @@ class AttentionKind(StrEnum):
     """The fastest kernel that supports the device and the batch."""
     MASK = "mask"
     """SDPA with an explicit mask: any device, memory quadratic in the row length."""
+    DOCUMENTS = "documents"
+    """SDPA over each document: any device, for long rows; mask for micro-batches with branches."""
     FLEX = "flex"
     """Block-sparse flex attention (CUDA with Triton; rejected on a CPU)."""
     VARLEN = "varlen"
@@ -43,7 +49,8 @@ def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind)
     """
     if kind is AttentionKind.MASK:
         return
-    types = set(getattr(language_model.config, "layer_types", None) or ["full_attention"])
+    config = language_model.config.get_text_config()
+    types = set(getattr(config, "layer_types", None) or ["full_attention"])
     if types != {"full_attention"}:
         raise ConfigError(
             f"compute.attention={kind} supports full attention only, but "
@@ -52,7 +59,7 @@ def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(_NAME, packed_attention)
-    language_model.config._attn_implementation = _NAME
+    decoder_and_output_layer(language_model)[0].config._attn_implementation = _NAME
 
 
 def attention_inputs(
@@ -67,6 +74,9 @@ def attention_inputs(
             "cu_seqlens": micro_batch.document_starts,
             "max_seqlen": micro_batch.longest_document,
         }
+    if kind is AttentionKind.DOCUMENTS:
+        lengths = micro_batch.document_starts.diff().tolist()
+        return {"attention_mask": None, "document_lengths": lengths}
     if kind is AttentionKind.FLEX:
         return {"attention_mask": block_mask(micro_batch)}
     mask = document_mask(
@@ -89,6 +99,8 @@ def choose_kernel(
     """
     if kind is AttentionKind.MASK:
         return kind
+    if kind is AttentionKind.DOCUMENTS:
+        return AttentionKind.MASK if has_branches else kind
     if device.type != "cuda":
         if kind is AttentionKind.AUTO:
             return AttentionKind.MASK
@@ -120,6 +132,11 @@ def packed_attention(
     if starts is not None:
         return varlen_attention(
             query_BHTC, key_BGTC, value_BGTC, starts, longest, scale=kwargs.get("scaling")
+        ), None
+    lengths = kwargs.pop("document_lengths", None)
+    if lengths is not None:
+        return attention_by_document(
+            query_BHTC, key_BGTC, value_BGTC, lengths, scale=kwargs.get("scaling")
         ), None
     result: tuple[torch.Tensor, torch.Tensor | None]
     if attention_mask is None or isinstance(attention_mask, torch.Tensor):
@@ -164,6 +181,39 @@ def varlen_attention(
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query_BHTC, key_BGTC, value_BGTC)]
     out_NHC: torch.Tensor = varlen_attn(*flat, starts, starts, longest, longest, **options)
     return out_NHC.view(num_rows, num_tokens, num_heads, width)
+
+
+def attention_by_document(
+    query_BHTC: torch.Tensor,
+    key_BGTC: torch.Tensor,
+    value_BGTC: torch.Tensor,
+    lengths: Sequence[int],
+    *,
+    scale: float | None,
+) -> torch.Tensor:
+    """Causal attention within every document of the concatenated rows; returns (B, T, H, C).
+
+    Args:
+        query_BHTC: Queries.
+        key_BGTC: Keys, with as many heads as the queries or a divisor of their number.
+        value_BGTC: Values, likewise.
+        lengths: Tokens of every document, padding included; together they fill the rows.
+        scale: Factor of the scores; None for the default of SDPA.
+    """
+    num_rows, num_heads, num_tokens, width = query_BHTC.shape
+    parts = (query_BHTC, key_BGTC, value_BGTC)
+    # The gradient of a split is one concatenation; a slice's would be as large as all rows.
+    documents = [x.transpose(1, 2).flatten(0, 1).split(lengths) for x in parts]
+    outputs_LHC = [
+        functional.scaled_dot_product_attention(
+            *(part_LHC.transpose(0, 1)[None] for part_LHC in document),
+            is_causal=True,
+            scale=scale,
+            enable_gqa=num_heads != key_BGTC.shape[1],
+        )[0].transpose(0, 1)
+        for document in zip(*documents, strict=True)
+    ]
+    return torch.cat(outputs_LHC).view(num_rows, num_tokens, num_heads, width)
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -41,6 +41,9 @@ class ReadyMadeClass:
     has_rotary_axes: ClassVar[bool] = False
     """Whether `rotary_positions` replaces the position in the document."""
 
+    cpu_attention: ClassVar[AttentionKind] = AttentionKind.DOCUMENTS
+    """Kernel for packed rows on a CPU; elsewhere it is `mask`."""
+
     patches_per_token: int = 1
     """Patches of the vision encoder for each visual token."""
 

@@ -19,6 +19,7 @@ class Gemma3(ReadyMadeClass):
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
     tower: ClassVar[tuple[str, ...]] = ("model.vision_tower.",)
     connector: ClassVar[tuple[str, ...]] = ("model.multi_modal_projector.",)
+    cpu_attention: ClassVar[AttentionKind] = AttentionKind.MASK
 
     def attention_inputs(
         self, micro_batch: MicroBatch, kind: AttentionKind, dtype: torch.dtype

@@ -32,6 +32,21 @@ def test_varlen_attention_equals_masked_attention(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("with_branches", [False, True])
+def test_attention_by_document_equals_masked_attention(*, with_branches: bool) -> None:
+    """Documents with branches fall back to the mask."""
+    batch = packed(with_branches=with_branches, with_image=True)
+    expected = loss_and_gradients(build_model(), batch)
+    model = build_model()
+    use_packed_attention(model.language_model, AttentionKind.DOCUMENTS)
+    model.attention = AttentionKind.DOCUMENTS
+    has_mask = torch.is_tensor(
+        attention_inputs(batch, model.attention, torch.float32)["attention_mask"]
+    )
+    assert has_mask is with_branches
+    torch.testing.assert_close(loss_and_gradients(model, batch), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("with_branches", [False, True])
 def test_flex_attention_equals_masked_attention(

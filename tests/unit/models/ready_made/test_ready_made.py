@@ -15,6 +15,7 @@ from core.samples import Role, StepBatch, Turn, empty_micro_batch
 from models.accounting.ready_made_shapes import empty_shaped_ready_made
 from models.freezing import FreezePolicy, apply_freeze
 from models.language.adapters import TuningConfig, TuningKind, apply_tuning, merge_adapters
+from models.language.attention import AttentionKind, use_packed_attention
 from models.ready_made.loading import ReadyMadeSource, load_chat, load_ready_made
 from models.ready_made.model import ReadyMadeVlm
 from tests.support.models.foreign_classes import write_checkpoint
@@ -60,9 +61,14 @@ def test_visual_tokens_follow_from_the_size_alone(chat: ReadyMadeChat) -> None:
         np.testing.assert_array_equal(found.input_ids_T, expected.input_ids_T)
 
 
+@pytest.mark.parametrize("has_mask", [True, False])
 def test_packed_loss_and_gradients_equal_those_of_the_class(
-    folder: Path, chat: ReadyMadeChat, model: ReadyMadeVlm
+    folder: Path, chat: ReadyMadeChat, model: ReadyMadeVlm, *, has_mask: bool
 ) -> None:
+    model.attention = AttentionKind.MASK if has_mask else model.rules.cpu_attention
+    if not has_mask and model.attention is AttentionKind.MASK:
+        pytest.skip("this class always uses masks")
+    use_packed_attention(model.stock, model.attention)
     expected, grads = reference_loss(folder, chat)
     apply_freeze(model, FreezePolicy(tower=True, connector=True, language_model=True))
     packed = collate(chat, model.eval(), [SAMPLES[:2], SAMPLES[2:]])
