@@ -124,11 +124,12 @@ class VisionLanguageModel(nn.Module):
         embeds_BTD = self.embed(
             micro_batch.input_ids_BT, features_NPE, micro_batch.image_positions_M
         )
-        hidden_BTD: torch.Tensor = decoder_and_output_layer(self.language_model)[0](
+        decoder: Any = decoder_and_output_layer(self.language_model)[0]
+        hidden_BTD: torch.Tensor = decoder(
             inputs_embeds=embeds_BTD,
             position_ids=micro_batch.position_ids_BT,
             use_cache=False,
-            **attention_inputs(micro_batch, self.attention, embeds_BTD.dtype),
+            **attention_inputs(micro_batch, self.attention, embeds_BTD.dtype, decoder.config),
             **self._packed_arguments(features_NPE, micro_batch),
         ).last_hidden_state
         return hidden_BTD

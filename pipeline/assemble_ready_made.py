@@ -34,9 +34,9 @@ class ReadyMadeParts:
 
     @property
     def attention(self) -> AttentionKind | None:
-        """Kernel that the class accepts on the device of the model."""
+        """Kernel that every class accepts; that of a CPU has not been tried on a GPU."""
         is_cpu = self.model.device.type == "cpu"
-        return self.model.rules.cpu_attention if is_cpu else AttentionKind.MASK
+        return AttentionKind.DOCUMENTS if is_cpu else AttentionKind.MASK
 
     @property
     def transform(self) -> Transform:

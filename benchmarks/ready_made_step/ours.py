@@ -8,15 +8,18 @@ from transformers import PreTrainedModel
 from benchmarks.llava_baseline import LR, Result
 from benchmarks.train_step import FOLDER, OurClock
 from configuration.run_config import INSTRUCT_POLICY
+from configuration.trainer import Accelerator
 from core.chat.format import PromptStyle
 from datamodules.batches.step_dataset import PlannedSample, global_batches
 from datamodules.mixture.config import ComponentConfig, MixtureConfig
 from datamodules.mixture_datamodule import MixtureDataModule, StreamConfig
+from lightning_modules.compute import ComputeConfig
 from lightning_modules.optim import OptimConfig
 from lightning_modules.vlm_module import VlmModule
 from models.freezing import apply_freeze
-from models.language.attention import use_packed_attention
+from models.language.attention import AttentionKind
 from models.ready_made.loading import ReadyMadeSource, load_chat, load_ready_made
+from pipeline.trainer import apply_compute
 
 IMAGES_PER_STEP, TEXTS_PER_STEP = 48, {"chat": 12, "text": 4}
 """Samples per optimizer step: conversations about an image, conversations, running text."""
@@ -82,8 +85,7 @@ def run_ours(checkpoint: Path, stream: StreamConfig, *, num_steps: int, cache: P
     """Train the Lightning module of stage 2 on the steps of the stream."""
     data = build_data(checkpoint, stream, num_steps=num_steps, cache=cache)
     model = load_ready_made(ReadyMadeSource(path=str(checkpoint)))
-    use_packed_attention(model.stock, model.rules.cpu_attention)
-    model.attention = model.rules.cpu_attention
+    apply_compute(model, ComputeConfig(attention=AttentionKind.DOCUMENTS), Accelerator.CPU)
     module = VlmModule(
         model,
         policy=INSTRUCT_POLICY,

@@ -6,10 +6,11 @@ attention over documents of any length (no branches). One attention function is 
 language model and selects the kernel from the inputs of the batch.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.nn import functional
@@ -41,6 +42,35 @@ class AttentionKind(StrEnum):
     """Flash attention over documents (CUDA, 16-bit); flex for micro-batches with branches."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Documents:
+    """The documents of packed rows, laid one after the other."""
+
+    lengths: list[int]
+    """Tokens of every document; the padding of a row is one of them."""
+    masks: Mapping[int, torch.Tensor] = dataclasses.field(default_factory=dict)
+    """Masks (L, L) by index of the documents that are not causal."""
+
+    @classmethod
+    def of(cls, micro_batch: MicroBatch) -> Self:
+        """Return the documents of a micro-batch."""
+        return cls(micro_batch.document_starts.diff().tolist())
+
+    def mask(self, number: int, window: int | None) -> torch.Tensor | None:
+        """Return the boolean mask (L, L) of a document, or None if it is causal.
+
+        Args:
+            number: Index of the document.
+            window: Number of positions that a query sees, itself included; None for all.
+        """
+        length, mask_LL = self.lengths[number], self.masks.get(number)
+        if window is None or length <= window:
+            return mask_LL
+        places_L = torch.arange(length, device=None if mask_LL is None else mask_LL.device)
+        distances_LL = places_L[:, None] - places_L
+        return (distances_LL >= 0 if mask_LL is None else mask_LL) & (distances_LL < window)
+
+
 def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind) -> None:
     """Make a language model accept the result of `attention_inputs` for all kernels.
 
@@ -51,7 +81,7 @@ def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind)
         return
     config = language_model.config.get_text_config()
     types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if types != {"full_attention"}:
+    if kind is not AttentionKind.DOCUMENTS and types != {"full_attention"}:
         raise ConfigError(
             f"compute.attention={kind} supports full attention only, but "
             f"{type(language_model).__name__} has {sorted(types)}; use compute.attention=mask"
@@ -59,13 +89,21 @@ def use_packed_attention(language_model: "PreTrainedModel", kind: AttentionKind)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(_NAME, packed_attention)
-    decoder_and_output_layer(language_model)[0].config._attn_implementation = _NAME
+    decoder: Any = decoder_and_output_layer(language_model)[0]
+    decoder.config._attn_implementation = _NAME
 
 
 def attention_inputs(
-    micro_batch: MicroBatch, kind: AttentionKind, dtype: torch.dtype
+    micro_batch: MicroBatch, kind: AttentionKind, dtype: torch.dtype, config: Any = None
 ) -> dict[str, Any]:
-    """Return decoder arguments that separate the documents (and branches) of packed rows."""
+    """Return decoder arguments that separate the documents (and branches) of packed rows.
+
+    Args:
+        micro_batch: The rows.
+        kind: Kernel.
+        dtype: Type of additive masks.
+        config: Configuration of the decoder, whose layers may have sliding windows.
+    """
     device = micro_batch.document_ids_BT.device
     kind = choose_kernel(kind, device, dtype, has_branches=micro_batch.has_branches)
     if kind is AttentionKind.VARLEN:
@@ -75,8 +113,7 @@ def attention_inputs(
             "max_seqlen": micro_batch.longest_document,
         }
     if kind is AttentionKind.DOCUMENTS:
-        lengths = micro_batch.document_starts.diff().tolist()
-        return {"attention_mask": None, "document_lengths": lengths}
+        return {"attention_mask": None, "documents": Documents.of(micro_batch)}
     if kind is AttentionKind.FLEX:
         return {"attention_mask": block_mask(micro_batch)}
     mask = document_mask(
@@ -85,7 +122,7 @@ def attention_inputs(
         has_branches=micro_batch.has_branches,
     )
     # An additive mask: every layer would convert a boolean one again (a tenth of a CPU step).
-    return {"attention_mask": additive_mask(mask, dtype)}
+    return {"attention_mask": _by_layer_type(mask, micro_batch.position_ids_BT, dtype, config)}
 
 
 def choose_kernel(
@@ -133,11 +170,10 @@ def packed_attention(
         return varlen_attention(
             query_BHTC, key_BGTC, value_BGTC, starts, longest, scale=kwargs.get("scaling")
         ), None
-    lengths = kwargs.pop("document_lengths", None)
-    if lengths is not None:
-        return attention_by_document(
-            query_BHTC, key_BGTC, value_BGTC, lengths, scale=kwargs.get("scaling")
-        ), None
+    documents = kwargs.pop("documents", None)
+    if documents is not None:
+        options = {"scale": kwargs.get("scaling"), "window": kwargs.get("sliding_window")}
+        return attention_by_document(query_BHTC, key_BGTC, value_BGTC, documents, **options), None
     result: tuple[torch.Tensor, torch.Tensor | None]
     if attention_mask is None or isinstance(attention_mask, torch.Tensor):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -187,33 +223,61 @@ def attention_by_document(
     query_BHTC: torch.Tensor,
     key_BGTC: torch.Tensor,
     value_BGTC: torch.Tensor,
-    lengths: Sequence[int],
+    documents: Documents,
     *,
     scale: float | None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention within every document of the concatenated rows; returns (B, T, H, C).
+    """Attention within every document of the concatenated rows; returns (B, T, H, C).
 
     Args:
         query_BHTC: Queries.
         key_BGTC: Keys, with as many heads as the queries or a divisor of their number.
         value_BGTC: Values, likewise.
-        lengths: Tokens of every document, padding included; together they fill the rows.
+        documents: The documents, which fill the rows.
         scale: Factor of the scores; None for the default of SDPA.
+        window: Number of positions that a query sees, itself included; None for all.
     """
     num_rows, num_heads, num_tokens, width = query_BHTC.shape
-    parts = (query_BHTC, key_BGTC, value_BGTC)
     # The gradient of a split is one concatenation; a slice's would be as large as all rows.
-    documents = [x.transpose(1, 2).flatten(0, 1).split(lengths) for x in parts]
-    outputs_LHC = [
-        functional.scaled_dot_product_attention(
-            *(part_LHC.transpose(0, 1)[None] for part_LHC in document),
-            is_causal=True,
+    parts = [
+        torch.split(x.transpose(1, 2).flatten(0, 1), documents.lengths)
+        for x in (query_BHTC, key_BGTC, value_BGTC)
+    ]
+    outputs_LHC = []
+    for number, document in enumerate(zip(*parts, strict=True)):
+        mask_LL = documents.mask(number, window)
+        query_1HLC, key_1GLC, value_1GLC = (x_LHC.transpose(0, 1)[None] for x_LHC in document)
+        output_1HLC = functional.scaled_dot_product_attention(
+            query_1HLC,
+            key_1GLC,
+            value_1GLC,
+            attn_mask=mask_LL,
+            is_causal=mask_LL is None,
             scale=scale,
             enable_gqa=num_heads != key_BGTC.shape[1],
-        )[0].transpose(0, 1)
-        for document in zip(*documents, strict=True)
-    ]
+        )
+        outputs_LHC.append(output_1HLC[0].transpose(0, 1))
     return torch.cat(outputs_LHC).view(num_rows, num_tokens, num_heads, width)
+
+
+def _by_layer_type(
+    mask_B1TT: torch.Tensor, position_ids_BT: torch.Tensor, dtype: torch.dtype, config: Any
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return the additive mask, or one for each type of layer if some have a shorter window.
+
+    The window counts positions in a document, as it does for the document alone.
+    """
+    window = getattr(config, "sliding_window", None)
+    types = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    full = additive_mask(mask_B1TT, dtype)
+    if window is None or mask_B1TT.shape[-1] <= window or types == {"full_attention"}:
+        return full
+    distances_BTT = position_ids_BT[:, :, None] - position_ids_BT[:, None, :]
+    sliding = additive_mask(mask_B1TT & (distances_BTT < window)[:, None], dtype)
+    if types == {"sliding_attention"}:
+        return sliding
+    return {"full_attention": full, "sliding_attention": sliding}
 
 
 def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -41,9 +41,6 @@ class ReadyMadeClass:
     has_rotary_axes: ClassVar[bool] = False
     """Whether `rotary_positions` replaces the position in the document."""
 
-    cpu_attention: ClassVar[AttentionKind] = AttentionKind.DOCUMENTS
-    """Kernel for packed rows on a CPU; elsewhere it is `mask`."""
-
     patches_per_token: int = 1
     """Patches of the vision encoder for each visual token."""
 
@@ -92,7 +89,7 @@ class ReadyMadeClass:
         self, micro_batch: MicroBatch, kind: AttentionKind, dtype: torch.dtype
     ) -> dict[str, Any]:
         """Return the arguments of the forward pass that separate packed documents."""
-        return attention_inputs(micro_batch, kind, dtype)
+        return attention_inputs(micro_batch, kind, dtype, self.config.get_text_config())
 
     def join_images(self, images: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Join the inputs of several images, as the processor does for a batch."""

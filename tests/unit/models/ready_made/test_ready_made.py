@@ -61,14 +61,12 @@ def test_visual_tokens_follow_from_the_size_alone(chat: ReadyMadeChat) -> None:
         np.testing.assert_array_equal(found.input_ids_T, expected.input_ids_T)
 
 
-@pytest.mark.parametrize("has_mask", [True, False])
+@pytest.mark.parametrize("kind", [AttentionKind.MASK, AttentionKind.DOCUMENTS])
 def test_packed_loss_and_gradients_equal_those_of_the_class(
-    folder: Path, chat: ReadyMadeChat, model: ReadyMadeVlm, *, has_mask: bool
+    folder: Path, chat: ReadyMadeChat, model: ReadyMadeVlm, kind: AttentionKind
 ) -> None:
-    model.attention = AttentionKind.MASK if has_mask else model.rules.cpu_attention
-    if not has_mask and model.attention is AttentionKind.MASK:
-        pytest.skip("this class always uses masks")
-    use_packed_attention(model.stock, model.attention)
+    use_packed_attention(model.stock, kind)
+    model.attention = kind
     expected, grads = reference_loss(folder, chat)
     apply_freeze(model, FreezePolicy(tower=True, connector=True, language_model=True))
     packed = collate(chat, model.eval(), [SAMPLES[:2], SAMPLES[2:]])
