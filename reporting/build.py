@@ -15,8 +15,11 @@ from reporting.claims.claim_rows import claim_rows
 from reporting.claims.hypotheses import decide_claims
 from reporting.claims.preregistration import check_registration, load_registered
 from reporting.claims.sufficiency import sufficiency_tables
+from reporting.examples import gallery
+from reporting.examples.errors import KINDS as ERROR_KINDS
+from reporting.examples.errors import error_tables
 from reporting.records import GridRecord, load_grid
-from reporting.sections import figures, gallery, tables
+from reporting.sections import figures, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.drawn_lines import label_line, line_keys
 from reporting.sections.exposures import ENOUGH, exposure_sentences, exposure_tables
@@ -69,6 +72,7 @@ def build_report(
         atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
         scores = tables.score_table(grid, view)
         texts = {
+            **error_tables(gallery.select_cells(grid, view), view)[1],
             "scores.md": to_markdown(scores),
             "scores.tex": to_latex(scores),
             "data.bib": to_bibtex(grid),
@@ -126,6 +130,8 @@ def render_page(
         image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
+        errors=error_tables(gallery.select_cells(grid, view), view)[0],
+        error_titles=list(ERROR_KINDS.values()),
         stages=tables.stage_rows(grid),
         preferences=preference_section(grid),
         caveats=caveats(grid, view),

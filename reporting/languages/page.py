@@ -132,7 +132,7 @@ def _meta_tables(results: Sequence[LanguageResult]) -> list[StudyTable]:
     averages = StudyTable(
         title="Random-effects meta-analysis over languages",
         note="REML; intervals of Knapp and Hartung; prediction interval for the true value in a "
-        "new language (Higgins et al. 2009); standard deviation between languages; part of the "
+        "new language (Nagashima et al. 2019); standard deviation between languages; part of the "
         "variance that is not an error of measurement; test of equal languages.",
         columns=("outcome", "mean [95 %]", "new language", "SD", "I2", "p, equal"),
         rows=tuple(rows),

@@ -15,8 +15,9 @@ from evaluation.benchmarks.predictions import read_predictions, write_prediction
 from experiments import report as report_command
 from pipeline.store.states import State
 from reporting import build, series
+from reporting.examples import gallery
 from reporting.records import GridRecord, load_grid
-from reporting.sections import figures, gallery, inline_svg, tables
+from reporting.sections import figures, inline_svg, tables
 from reporting.sections.caveats import caveats
 from reporting.sections.model_sizes import size_table
 from reporting.study_facts.configuration import changed_fields, study_amounts
@@ -61,7 +62,9 @@ def _load(root: Path, name: str) -> tuple[GridRecord, series.View]:
 def test_page_needs_no_network(page: str) -> None:
     links = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
     assert not [
-        x for x in links if not x.startswith(("data:", "figures/", "cells.csv", *DOWNLOADS))
+        x
+        for x in links
+        if not x.startswith(("data:", "figures/", "errors/", "cells.csv", *DOWNLOADS))
     ]
     assert "@import" not in page
     assert "url(" not in page.replace("url(#", "")
@@ -69,7 +72,7 @@ def test_page_needs_no_network(page: str) -> None:
 
 
 def test_page_has_every_part(page: str) -> None:
-    for part in ("figures", "claims", "cells", "language", "gallery", "runs", "caveats"):
+    for part in ("figures", "claims", "cells", "language", "gallery", "errors", "runs", "caveats"):
         assert f'<section id="{part}">' in page
     assert page.count('<img src="data:image/webp') == gallery.NUM_IMAGES
     assert page.count("<svg") > len(series.PANELS)

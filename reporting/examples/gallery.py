@@ -26,8 +26,9 @@ _MAX_CELLS = 3
 _FULL_SCORE = 0.999
 _MAX_SIDE = 384
 _MAX_INLINE_BYTES = 40_000
-_COLUMNS = ("question_id", "benchmark", "answer_type", "language", "image_key", "question",
-            "answers", "choices", "expected", "output", "score")  # fmt: skip
+_COLUMNS = ("question_id", "dataset", "benchmark", "answer_type", "language", "image_key",
+            "question", "answers", "choices", "expected", "output", "parsed", "score",
+            "score_any_language", "is_refusal", "is_truncated")  # fmt: skip
 _KINDS = (("vqa", "other"), ("vqa", "number"), ("vqa", "other"), ("vqa", "yes/no"),
           ("mc", "choice"), ("capqa", "yes/no"))  # fmt: skip
 _LOG = get_logger("report")
@@ -175,28 +176,36 @@ def _collect_replies(
     return GalleryQuestion(
         language=language,
         question=row["question"],
-        accepted=_format_accepted(row),
+        accepted=format_accepted(row),
         replies=tuple(
             GalleryReply(
                 cell=label,
                 text=reply["output"].strip() or "(empty)",
-                mark=_grade(reply["score"]),
+                mark=grade(reply["score"]),
             )
             for label, reply in replies
         ),
     )
 
 
-def _format_accepted(row: Mapping[str, Any]) -> str:
-    """List the accepted answers, most frequent first, or the expected and the other choices."""
+def format_accepted(row: Mapping[str, Any], *, limit: int = 4) -> str:
+    """List the accepted answers, most frequent first, or the expected and the other choices.
+
+    Args:
+        row: Row of the predictions.
+        limit: Number of answers; with 1, other choices are not named.
+    """
     if row["choices"]:
+        if limit == 1:
+            return row["expected"] or ""
         others = [choice for choice in row["choices"] if choice != row["expected"]]
         return f"{row['expected']} (not {', '.join(others)})" if row["expected"] else ""
     answers = row["answers"]
-    return ", ".join(sorted(dict.fromkeys(answers), key=lambda a: -answers.count(a))[:4])
+    return ", ".join(sorted(dict.fromkeys(answers), key=lambda a: -answers.count(a))[:limit])
 
 
-def _grade(score: float) -> str:
+def grade(score: float) -> str:
+    """Return `right`, `partly` or `wrong`."""
     if score <= 0:
         return "wrong"
     return "right" if score > _FULL_SCORE else "partly"

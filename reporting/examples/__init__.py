@@ -1,0 +1,1 @@
+"""Single questions and replies: a random sample, and errors by type."""
