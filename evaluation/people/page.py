@@ -11,7 +11,7 @@ from core.errors import DataError
 from core.io import loopback
 from core.io.images import portable_image
 from evaluation.benchmarks.images import ImageLookup
-from evaluation.people.store import MAX_NAME, AnnotationStore, Judgement, check_name
+from evaluation.people.store import MAX_NAME, AnnotationStore, Judgement
 from evaluation.people.tasks import Task, TaskKind
 
 WEB_FOLDER = Path(__file__).parent / "web"
@@ -82,7 +82,7 @@ def _add_tasks(app: FastAPI, store: AnnotationStore, images: ImageLookup, langua
 
     @app.post("/api/next")
     def next_task(request: _AnnotatorRequest) -> dict[str, Any]:
-        check_name(request.annotator)
+        store.check_spelling(request.annotator)
         return _next_state(store, request.annotator)
 
 

@@ -190,6 +190,24 @@ class AnnotationStore:
         check_name(judgement.annotator)
         _check_answers(self.task(judgement.task_id), judgement.answers)
 
+    def check_spelling(self, name: str) -> None:
+        """Reject a name that differs from that of an annotator in upper and lower case alone.
+
+        Raises:
+            DataError: If it does, since one person would become two annotators.
+        """
+        check_name(name)
+        with self._connect() as connection:
+            rows = connection.execute("SELECT DISTINCT annotator FROM judgements").fetchall()
+        known = {str(row[0]) for row in rows}
+        alike = sorted(one for one in known if one.casefold() == name.casefold())
+        if alike and name not in known:
+            raise DataError(
+                f"'{alike[0]}' has judged tasks already; write the name like this to continue, or "
+                "choose another one",
+                "name",
+            )
+
     def undo(self, annotator: str) -> str | None:
         """Delete the latest judgement of an annotator and return the id of its task, if any."""
         with self._connect() as connection:
@@ -270,6 +288,11 @@ def _check_answers(task: Task, answers: dict[str, str]) -> None:
             if not text.strip() or len(text) > MAX_TEXT:
                 raise DataError(
                     f"a fix needs a text of 1 to {MAX_TEXT} characters, got {len(text)}", "text"
+                )
+            if text.strip() == clean_text(task.content.get("translation", "")).strip():
+                raise DataError(
+                    "the text of the fix is that of the translation; change it, or accept it",
+                    "text",
                 )
             expected |= {"text"}
     if set(answers) != expected:

@@ -188,3 +188,51 @@ def test_two_annotators_judge_and_the_results_are_theirs(
     capsys.readouterr()
     assert run.main(["--db", str(store.path), "--results"]) == 0
     assert json.loads(capsys.readouterr().out)[2]["populations"][0]["share"]["value"] == 1
+
+
+def test_keys_do_what_the_focused_control_says_and_a_reload_forgets_nothing(
+    page: tuple[str, AnnotationStore],
+) -> None:
+    address, store = page
+    with open_browser() as browser:
+        view = browser.new_context().new_page()
+        log_in(view, address, "Ane")
+        view.focus("#language")
+        view.keyboard.press("s")
+        view.select_option("#language", "en")
+        assert "which reply is more correct" in view.inner_text("#meaning")
+        tie = "button[data-name=content][data-offer=tie]"
+        view.focus(tie)
+        view.keyboard.press("Space")
+        assert view.get_attribute(tie, "aria-pressed") == "true"
+        assert view.evaluate("document.activeElement.dataset.offer") == "tie", "focus is kept"
+        assert view.inner_text("#error") == ""
+        assert view.inner_text("#progress").startswith("0 "), "the language was no skip"
+        view.reload()
+        wait(lambda: view.input_value("#name") == "Ane")
+        assert view.input_value("#language") == "en"
+        view.click("#begin")
+        view.wait_for_selector("#task:not([hidden])")
+        assert view.get_attribute(tie, "aria-pressed") == "true", "the started answer is back"
+        view.focus("#skip")
+        view.keyboard.press("Enter")
+        wait(lambda: view.inner_text("#progress").startswith("1 "))
+        assert view.inner_text("#error") == "", "Enter pressed the focused button and saved nothing"
+        (judged,) = store.judgements()
+        assert set(judged.answers.values()) == {"skip"}
+        for name in ("content", "language", "overall"):
+            view.click(f"button[data-name={name}][data-offer=tie]")
+        view.keyboard.press("Enter")  # the focused answer is given already
+        wait(lambda: view.inner_text("#progress").startswith("2 "))
+
+
+def test_a_name_in_another_case_is_no_second_annotator(page: tuple[str, AnnotationStore]) -> None:
+    address, _ = page
+    answers = {"content": "left", "language": "tie", "overall": "right"}
+    good = {"annotator": "Ane", "task_id": "vqa/0", "answers": answers}
+    assert ask(address, "/api/judge", good)[0] == 200
+    status, body = ask(address, "/api/next", {"annotator": "ane"})
+    assert status == 422
+    assert "'Ane' has judged tasks already" in json.loads(body)["error"]
+    assert ask(address, "/api/next", {"annotator": "Ane"})[0] == 200
+    assert ask(address, "/api/next", {"annotator": "Jon"})[0] == 200

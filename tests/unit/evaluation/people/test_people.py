@@ -152,6 +152,9 @@ def test_acceptance_of_translations(tmp_path: Path) -> None:
         store.judge(
             Judgement(task_id="0", annotator="jon", answers={"verdict": "fix", "text": " "})
         )
+    same = {"verdict": "fix", "text": f" {store.task('0').content['translation']}\n"}
+    with pytest.raises(DataError, match="is that of the translation; change it, or accept it"):
+        store.judge(Judgement(task_id="0", annotator="jon", answers=same))
     with pytest.raises(DataError, match="not comparisons"):
         preferences(store)
 
