@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ EXPERIMENT_COPY = "experiment.py"
 _MODEL_PREFIX = "model."
 """Fields of the model other than its backbone, which is a field of the cell."""
 _MAX_SHOWN = 4
+_MAX_NAME = 100
 
 
 def describe_grid(
@@ -68,7 +70,9 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     """
     if not before:
         return
-    fix = "store this grid under another name with --name NAME"
+    other = derived_name(now)
+    other = f"{other}-2" if other == name else other
+    fix = f"store this grid under another name, for example with --name {other}"
     for field in ("experiment", "profile"):
         if before[field] != now[field]:
             raise ConfigError(
@@ -91,6 +95,20 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
             f"grid '{name}' was run with --set {first}, this command has --set {second}, which "
             f"changes results; {fix}"
         )
+
+
+def derived_name(grid: Mapping[str, Any]) -> str:
+    """Return a name that tells a grid from those with other overrides.
+
+    Args:
+        grid: Description of the grid.
+    """
+    values = [
+        f"{key.rpartition('.')[2]}={value}"
+        for key, _, value in (one.partition("=") for one in grid.get("overrides", []))
+    ]
+    name = "-".join((grid["experiment"], grid["profile"], *values))
+    return re.sub(r"[^\w.=+-]+", "_", name)[:_MAX_NAME].rstrip("_")
 
 
 def git(*arguments: str) -> str:

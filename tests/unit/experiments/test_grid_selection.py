@@ -10,9 +10,10 @@ from configuration.grid_request import GridRequest
 from configuration.run_config import RunConfig
 from core.config import load_config
 from core.errors import ConfigError
+from core.file_names import FILE_NAME
 from experiments.grids import embedded_backbones, mix_ablation
 from experiments.registry import select, with_seeds
-from experiments.run_steps.grid_description import check_continues
+from experiments.run_steps.grid_description import check_continues, derived_name
 
 _NUM_CELLS = 12
 
@@ -98,8 +99,8 @@ def test_a_grid_may_gain_cells_and_change_its_results_with_the_code() -> None:
     ("now", "words"),
     [
         (_describe("x", "y", overrides=("instruct.num_steps=600",), result="b"),
-         ["(nothing)", "instruct.num_steps=600", "--name"]),
-        (_describe("x"), ["1 cells", "(y)", "--name"]),
+         ["(nothing)", "instruct.num_steps=600", "--name mix-embedded-num_steps=600"]),
+        (_describe("x"), ["1 cells", "(y)", "--name mix-embedded-2"]),
         ({**_describe("x", "y"), "profile": "paper"}, ["belongs to profile 'embedded'", "--name"]),
     ],
 )  # fmt: skip
@@ -107,6 +108,13 @@ def test_a_grid_never_overwrites_another_one(now: dict[str, Any], words: list[st
     with pytest.raises(ConfigError) as caught:
         check_continues("mix-embedded", _describe("x", "y"), now)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_derived_name_is_a_name_of_a_folder() -> None:
+    overrides = ("data.folder=../my data", "model.tower.grids=[1,3]", f"a.b={'x' * 200}")
+    name = derived_name(_describe("x", overrides=overrides))
+    assert name.startswith("mix-embedded-folder=.._my_data-grids=_1_3_-b=xxx")
+    assert FILE_NAME.fullmatch(name)
 
 
 def test_an_experiment_without_cells_never_overwrites_another_one() -> None:
