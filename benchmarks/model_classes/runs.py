@@ -138,10 +138,11 @@ def _answerer(parts: ModelParts) -> Answerer:
 
 
 def _questions(subject: Subject) -> list[VisualQuestion]:
-    """Return the same questions about each of some images."""
+    """Return two questions about each of some images, whose last words differ."""
+    words = " ".join(worlds.NAMES).split()
     return [
         VisualQuestion(
-            turns=(Turn(role=Role.USER, content=f"<image>\n{text}"),),
+            turns=(Turn(role=Role.USER, content=f"<image>\n{text} {words[number % len(words)]}"),),
             image=subject.image(number),
             max_new_tokens=_NUM_NEW,
         )

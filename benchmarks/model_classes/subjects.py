@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import safetensors.torch
+
 from benchmarks.model_classes.architecture import ARCHITECTURES, measure_architecture
 from benchmarks.model_classes.forward import measure_forward
 from experiments import run
@@ -25,8 +27,8 @@ SUBJECTS = (*CLASSES, *ARCHITECTURES)
 _ADAPTERS = ("instruct.tuning.rank=2", "instruct.optim.lr=0.002")
 """Settings of LoRA and QLoRA, whose rank and learning rate are those of large models otherwise."""
 
-_LOUD_RATE = 0.02
-"""Learning rate at which an architecture learns to give different answers in a few steps."""
+_FACTOR = 10
+"""Enlargement of the weights of the random language model behind an architecture."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,6 @@ class Architecture(Subject):
     def arguments(self, root: str, *settings: str) -> tuple[str, ...]:
         """Return the command line of the cell under some settings."""
         steps = [f"{stage}.num_steps={ranks.NUM_STEPS}" for stage in ("align", "instruct")]
-        steps.append(f"instruct.optim.lr={_LOUD_RATE}")
         own = [f"model.connector.kind={self.name}"]
         own += [f"model.connector.options.{self.name}={ARCHITECTURES[self.name]}"]
         used = own if ARCHITECTURES[self.name] else own[:1]
@@ -115,7 +116,7 @@ class Architecture(Subject):
 
     def adapters(self, tuning: str) -> tuple[str, ...]:
         """Return the settings of adapters; cross-attention leaves the language model frozen."""
-        settings = (*super().adapters(tuning), f"instruct.optim.lr={_LOUD_RATE}")
+        settings = super().adapters(tuning)
         if not get_connector_class(self.name).trains_language_model:
             settings += ("instruct.policy.language_model=true",)
         return settings
@@ -139,9 +140,19 @@ def build_subject(name: str, folder: Path) -> Subject:
     _forget_models()
     if name in ARCHITECTURES:
         worlds.build_world(folder)
+        _enlarge_weights(folder / "data" / "lm" / "model.safetensors")
         return Architecture(name=name, folder=folder)
     ready_world.build_ready_world(folder, name)
     return ReadyMadeClass(name=name, folder=folder)
+
+
+def _enlarge_weights(path: Path) -> None:
+    """Multiply the matrices of a random model, so that its answers depend on the questions."""
+    state = safetensors.torch.load_file(path)
+    larger = {
+        name: tensor * _FACTOR if tensor.ndim > 1 else tensor for name, tensor in state.items()
+    }
+    safetensors.torch.save_file(larger, path)
 
 
 def _forget_models() -> None:
