@@ -38,6 +38,8 @@ def apply_compute(model: AnyVlm, config: ComputeConfig, accelerator: Accelerator
     kind = config.attention
     if kind is AttentionKind.AUTO and accelerator is Accelerator.CPU:
         kind = AttentionKind.MASK
+    if kind is AttentionKind.DOCUMENTS and config.compile_blocks:
+        kind = AttentionKind.MASK  # blocks would be compiled again for the lengths of every batch
     use_packed_attention(model.language_model, kind)
     model.attention = kind
     model.loss_chunk = config.loss_chunk

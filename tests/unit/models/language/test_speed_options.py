@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from configuration.trainer import Accelerator
 from core.errors import ConfigError
+from lightning_modules.compute import ComputeConfig
 from models.language import attention
 from models.language.attention import AttentionKind, attention_inputs, use_packed_attention
 from models.language.blocks import checkpoint_activations, compile_blocks, decoder_blocks
 from models.loss import summed_cross_entropy
+from pipeline.trainer import apply_compute
 from tests.support.models.tiny_vlm import (
     VOCABULARY,
     build_model,
@@ -189,3 +192,11 @@ def test_a_chunked_loss_never_stores_all_logits() -> None:
 def test_attention_on_a_cpu_uses_a_mask() -> None:
     inputs = attention_inputs(packed(with_branches=False), AttentionKind.AUTO, torch.float32)
     assert inputs["attention_mask"].shape == (2, 1, 24, 24)
+
+
+def test_compiled_blocks_do_not_depend_on_the_lengths_of_documents() -> None:
+    """Otherwise they would be compiled again for every micro-batch."""
+    model = build_model()
+    compute = ComputeConfig(attention=AttentionKind.DOCUMENTS, compile_blocks=True)
+    apply_compute(model, compute, Accelerator.CPU)
+    assert model.attention is AttentionKind.MASK

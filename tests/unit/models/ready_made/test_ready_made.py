@@ -80,7 +80,12 @@ def test_packed_loss_and_gradients_equal_those_of_the_class(
         torch.testing.assert_close(found[name], grad, rtol=1e-5, atol=1e-5 * largest, msg=name)
 
 
-def test_every_part_has_weights_and_a_batch_of_padding_trains_none(model: ReadyMadeVlm) -> None:
+@pytest.mark.parametrize("kind", [AttentionKind.MASK, AttentionKind.DOCUMENTS])
+def test_every_part_has_weights_and_a_batch_of_padding_trains_none(
+    model: ReadyMadeVlm, kind: AttentionKind
+) -> None:
+    use_packed_attention(model.stock, kind)
+    model.attention = kind
     report = apply_freeze(model, FreezePolicy(tower=True, connector=True, language_model=True))
     assert [line.part for line in report.lines] == ["tower", "connector", "language_model"]
     assert all(line.trainable for line in report.lines)
