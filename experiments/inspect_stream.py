@@ -41,7 +41,7 @@ _EPILOG = """examples:
       samples of the first step of stage 2, for the cell with 20 % Basque
   python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --at 350 --sheet a.png
       samples of step 350, and its images with their first question
-  python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --range 0:700
+  python -m experiments.inspect_stream --exp mix_ablation --only share20_s0 --range 0:900
       realised and requested shares over the whole stage
   python -m experiments.inspect_stream --exp smoke --stage align --at 5 --world-size 4
       a step of stage 1, divided among four ranks

@@ -27,3 +27,12 @@ class GridPlan:
     """Hypotheses of the experiment itself, besides those of the project."""
     publish: Callable[[Store], Path]
     """Write the final output (a report or trained models) and return its path."""
+    note: str = ""
+    """What a reader of the scores has to know, as the experiment states it; else empty."""
+
+    def describe_selection(self) -> str:
+        """Name the cells that `--only` selects; empty if it selects all."""
+        chosen, every = self.graph.cells, self.full_graph.cells
+        if len(chosen) == len(every):
+            return ""
+        return f"{len(chosen)} of {len(every)} cells are selected: {', '.join(chosen)}"

@@ -86,6 +86,8 @@ class GridRun:
         if not self._states:  # a sequential grid trains several times
             for note in single_language_notes(cell.config for cell in self.plan.cells):
                 self._print_line(f"[yellow]{escape(note)}[/]")
+            if selection := self.plan.describe_selection():
+                self._print_line(escape(selection))
         self._write_description()
         with present(grid_folder(*self._grid_key) / RUNNING_MARK) as has_others:
             try:
@@ -109,6 +111,8 @@ class GridRun:
         if self.plan.cells:
             metric = self.plan.cells[0].config.report.deciding_metric
             show_results(self.console, self.graph, self.store, metric)
+            if self.plan.note:
+                self._print_line(f"[yellow]{escape(self.plan.note)}[/]")
         if failed:  # first, because writing the report may fail, too
             self._print_line("\n[bold red]Failed:[/]")
             show_failures(self.console, self.graph, self.store, failed)

@@ -58,6 +58,7 @@ def make_plan(request: GridRequest) -> GridPlan:
         cells=cells,
         hypotheses=getattr(experiment, "hypotheses", {}),
         publish=publish,
+        note=getattr(experiment, "NOTE", ""),
     )
 
 

@@ -56,6 +56,8 @@ def show_plan(
     if not is_verbose:
         console.print("--verbose prints every stage run with its address.", highlight=False)
     _show_missing(console, plan.graph)
+    if selection := plan.describe_selection():
+        console.print(escape(selection), soft_wrap=True, highlight=False)
     for note in single_language_notes(cell.config for cell in plan.cells):
         console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
     for cells in plan.full_graph.equal_cells():

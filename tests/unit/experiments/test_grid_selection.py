@@ -14,6 +14,7 @@ from core.file_names import FILE_NAME
 from experiments.grids import embedded_backbones, mix_ablation
 from experiments.registry import select, with_seeds
 from experiments.run_steps.grid_description import check_continues, derived_name
+from experiments.run_steps.planning import make_plan
 
 _NUM_CELLS = 12
 
@@ -61,6 +62,17 @@ def test_axes_and_fields_of_variants_select_cells() -> None:
         assert select(cells, [pattern]) == [cells[at] for at in found], pattern
     with pytest.raises(ConfigError, match="AXIS=VALUE"):
         select(cells, ["lr=1e-5"])
+
+
+def test_a_plan_names_the_selected_cells_and_what_its_scores_mean() -> None:
+    request = GridRequest(experiment="mix_ablation", only=("share20",), is_dry_run=True)
+    plan = make_plan(request)
+    names = "general_share20_s0, general_share20_txt_s0"
+    assert plan.describe_selection() == f"2 of {_NUM_CELLS} cells are selected: {names}"
+    assert plan.note == ""
+    smoke = make_plan(GridRequest(experiment="smoke", is_dry_run=True))
+    assert smoke.describe_selection() == ""
+    assert "meaningless" in smoke.note
 
 
 def test_other_cells_keep_the_number_of_seeds() -> None:
