@@ -40,6 +40,8 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     try:
         layers = [_escape_dollars(layer) for layer in layers]
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), *layers))
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_name_overrides(str(error), overrides)}") from error
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         inputs = ", ".join([*map(str, yamls), *overrides])
@@ -50,6 +52,18 @@ def load_config(schema: Any, *yamls: Path, overrides: Sequence[str] = ()) -> Any
     except OmegaConfBaseException as error:
         key = f"'{error.full_key}': " if error.full_key else ""
         raise ConfigError(f"configuration: {key}{str(error).splitlines()[0]}") from error
+
+
+def _name_overrides(message: str, overrides: Sequence[str]) -> str:
+    """Return the overrides that an error is about, which knows a field but not its section."""
+    paths = {override: override.partition("=")[0] for override in overrides}
+    meant = [
+        override
+        for override, path in paths.items()
+        if path not in message
+        and re.search(rf"\b{re.escape(path.rpartition('.')[2].strip())}\b", message)
+    ]
+    return f" (--set {' '.join(meant)})" if meant else ""
 
 
 def _read_section(path: Path, schema: type) -> dict[str, Any]:

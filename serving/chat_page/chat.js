@@ -5,6 +5,7 @@ const TEXTS = {
         remember: "Gogoratu elkarrizketa (eredua galdera solteekin ebaluatu da)", busy: "…",
         long: (most, got) => `Galdera luzeegia da: ${got} karaktere, gehienez ${most}.`,
         big: (most, got) => `Irudia handiegia da: ${got} byte, gehienez ${most}.`,
+        reduced: (width, height) => `Irudia txikitu egin da: ${width} x ${height} pixel.`,
         broken: "Fitxategi hau ez da nabigatzaileak ireki dezakeen irudia; aukeratu JPEG, PNG edo WebP bat.",
         full: "Elkarrizketa luzeegia da; hasi beste bat.",
         gone: "Zerbitzariak ez du erantzuten; martxan al dago komandoa?",
@@ -14,12 +15,14 @@ const TEXTS = {
         remember: "Remember the conversation (models are evaluated on single questions)", busy: "…",
         long: (most, got) => `The question is too long: ${got} characters, at most ${most}.`,
         big: (most, got) => `The image is too large: ${got} bytes, at most ${most}.`,
+        reduced: (width, height) => `The image was reduced to ${width} x ${height} pixels.`,
         broken: "This file is not an image that the browser can open; choose a JPEG, PNG or WebP.",
         full: "The conversation is too long; start a new one.",
         gone: "The server does not respond; is the command still running?",
         failed: (status) => `Error in the server (${status}); see the output of the command.` },
 };
 const MAX_CHARACTERS = 4000, MAX_IMAGE_BYTES = 12000000, MAX_TURNS = 41;  // as in server.py
+const REDUCED_SIDE = 2048, REDUCED_QUALITY = 0.95;  // of images with more bytes; towers see at most a few hundred pixels
 const at = (id) => document.getElementById(id);
 let image = null, texts = TEXTS.en, talks = [], busy = false;
 
@@ -69,24 +72,49 @@ function forget(message) {
   image = null;
   at("image").style.display = "none";
   at("hint").style.display = "";
+  at("reduced").textContent = "";
   restart();
   at("error").textContent = message;
 }
 
+// Photographs of phones may have more bytes than the server accepts.
+async function reduce(file) {
+  const bitmap = await createImageBitmap(file);
+  const scale = Math.min(1, REDUCED_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";  // as transparent pixels are decoded
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", REDUCED_QUALITY));
+  return { blob, note: texts.reduced(canvas.width, canvas.height) };
+}
+
 function take(file) {
   if (!file || busy) return;
-  if (file.size > MAX_IMAGE_BYTES) { forget(texts.big(MAX_IMAGE_BYTES, file.size)); return; }
+  if (file.size <= MAX_IMAGE_BYTES) { load(file, file.name, ""); return; }
+  forget(texts.big(MAX_IMAGE_BYTES, file.size));  // unless the browser can open and reduce it
+  reduce(file).then(({ blob, note }) => {
+    if (blob && blob.size <= MAX_IMAGE_BYTES && !image && !busy) load(blob, file.name, note);
+  }).catch(() => {});
+}
+
+function load(blob, name, note) {
   const reader = new FileReader();
   reader.onerror = () => forget(texts.broken);  // a folder, or a file that is gone
   reader.onload = () => {
     image = reader.result.slice(reader.result.indexOf(",") + 1);
     at("image").src = reader.result;
+    at("image").alt = name;
     at("image").style.display = "block";
     at("hint").style.display = "none";
+    at("reduced").textContent = note;
     restart();
     at("text").focus();
   };
-  reader.readAsDataURL(file);
+  reader.readAsDataURL(blob);
 }
 
 // Earlier turns change the answer, and evaluations ask single questions, so they are sent on request.

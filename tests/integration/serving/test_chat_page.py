@@ -15,6 +15,7 @@ from PIL import Image
 
 from core.errors import DataError
 from core.io.images import decode_image
+from core.rng import named_rng
 from core.samples import Turn
 from serving.chat_page.server import build_app
 from serving.talker import ChatAnswer
@@ -121,6 +122,27 @@ def test_texts_are_shown_as_texts_and_problems_are_explained(
         running.should_exit = running.force_exit = True
         wait(lambda: "does not respond" in ask(view, "Zer da hau?"))
     assert not errors
+
+
+def test_a_photograph_with_too_many_bytes_is_reduced(server: tuple[str, uvicorn.Server]) -> None:
+    address, _ = server
+    buffer = io.BytesIO()
+    noise = named_rng(0, "photograph").bytes(3 * 2400 * 2100)
+    Image.frombytes("RGB", (2400, 2100), noise).save(buffer, "PNG", compress_level=0)
+    assert len(buffer.getvalue()) > 12_000_000
+    with open_browser() as browser:
+        view = browser.new_page()
+        view.goto(address)
+        wait(lambda: view.locator("h2").count() == 1)
+        view.set_input_files("#file", upload("photo.png", buffer.getvalue()))
+        wait(lambda: view.evaluate("document.querySelector('#image').naturalWidth") == 2048)
+        assert view.inner_text("#reduced") == "The image was reduced to 2048 x 1792 pixels."
+        assert view.inner_text("#error") == ""
+        assert view.get_attribute("#image", "alt") == "photo.png"
+        assert ask(view, "Zer da hau?") == "1 turns", "the server decodes it"
+        view.set_input_files("#file", upload("small.png", png()))
+        wait(lambda: view.evaluate("document.querySelector('#image').naturalWidth") == 40)
+        assert view.inner_text("#reduced") == ""
 
 
 def check_remembered_turns(view: Any) -> None:

@@ -75,3 +75,28 @@ def test_fingerprint_depends_on_the_content() -> None:
     assert fingerprint(Inner()) == fingerprint({"rate": 0.1, "width": 4})
     assert fingerprint(Inner()) != fingerprint(Inner(width=5))
     assert fingerprint((1, 2)) == fingerprint([1, 2])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    num_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ConfigError(f"num_steps must be at least 1, got {self.num_steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Stages:
+    align: Stage = dataclasses.field(default_factory=Stage)
+    instruct: Stage = dataclasses.field(default_factory=Stage)
+
+
+def test_an_error_about_a_value_names_its_override() -> None:
+    overrides = ["align.num_steps=2", "instruct.num_steps=-5"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(Stages, overrides=overrides[1:])
+    expected = "num_steps must be at least 1, got -5 (--set instruct.num_steps=-5)"
+    assert str(caught.value) == expected
+    with pytest.raises(ConfigError, match=r"\(--set align\.num_steps=2 instruct\.num_steps=-5\)"):
+        load_config(Stages, overrides=overrides)
