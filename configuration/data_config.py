@@ -8,25 +8,12 @@ from evaluation.benchmarks.items import Benchmark
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguagesConfig:
-    """The languages of a study, by CLDR code."""
+    """The two languages of a study, by CLDR code."""
 
     base: str = "en"
     """The high-resource language."""
     target: str = "eu"
     """The low-resource language that the study is about."""
-    second: str = ""
-    """Another target language, of the mixture lines that name it; questions are not asked in it."""
-
-    def __post_init__(self) -> None:
-        """Validate that the languages differ."""
-        if self.base == self.target:
-            both = f"languages.base and languages.target are both '{self.base}'"
-            raise ConfigError(f"{both}; set two different languages")
-        if self.second in (self.base, self.target):
-            raise ConfigError(
-                f"languages.second is '{self.second}', as is the base or the target language; set "
-                "another one"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +72,7 @@ class DataConfig:
     images. Those that exist are evaluated in a separate stage run, and the report shows them
     separately; a missing one is left out, because they are not shipped."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Source -> smaller source that the experiment `smoke` reads instead."""
+    """Source -> smaller source that the experiments `smoke` and `first_cell` read instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)
     """Name -> source that a dry run may assume before it is prepared."""
 

@@ -14,7 +14,7 @@ from core.process.options import given_path, language_code
 
 _DESCRIPTION = """\
 Write languages/CODE/ for a new language, in which everything that Unicode CLDR and Debian know is
-filled in; ask for the rest; check the files; with --build, build the data and train a smoke run.
+filled in; ask for the rest; check the files; with --build, build the data and train a first cell.
 No programming is needed. A folder that exists is never overwritten unless --overwrite is given.
 """
 _EPILOG = """\
@@ -27,7 +27,8 @@ examples:
   python -m data_prep.new_language sw --check
       names every problem with file, line and fix
   python -m data_prep.new_language sw --build
-      builds data/embedded_sw, measures row lengths, and trains one tiny cell (minutes)
+      builds data/embedded_sw, measures row lengths, trains one cell on the language alone, and
+      prints what it answers (minutes)
 
 docs/guides/new-language.md describes the same steps.
 """
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     action.add_argument(
         "--build",
         action="store_true",
-        help="check the files, build the embedded data, and train a smoke run",
+        help="check the files, build the embedded data, and train a first cell",
     )
     parser.add_argument(
         "--overwrite",

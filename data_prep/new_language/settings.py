@@ -15,7 +15,11 @@ from datamodules.batches.lengths import measure_lengths
 from datamodules.shards.manifest import SUFFIX
 from datamodules.shards.source import Source
 
-_PROFILE = Path(__file__).parents[2] / "configs" / "embedded.yaml"
+GRID_PROFILE = "embedded"
+"""Profile of the experiments in a new language."""
+LENGTHS_FOLDER = Path("cache") / "lengths"
+"""Folder under the output folder of runs in which trainings look for the lengths of samples."""
+_PROFILE = Path(__file__).parents[2] / "configs" / f"{GRID_PROFILE}.yaml"
 _END_OF_TURN = 1
 _BASE = "en"
 
@@ -120,12 +124,13 @@ def grid_settings(
     ]
 
 
-def measure_rows(folder: Path, code: str) -> dict[str, int]:
+def measure_rows(folder: Path, code: str, lengths_folder: Path) -> dict[str, int]:
     """Return stage -> tokens of its longest sample in both languages.
 
     Args:
         folder: Folder of the embedded data.
         code: Language code.
+        lengths_folder: Folder of measured lengths.
     """
     profile = read_yaml(_PROFILE)
     backbone = _backbone(profile)
@@ -133,18 +138,16 @@ def measure_rows(folder: Path, code: str) -> dict[str, int]:
     num_image_tokens = sum(grid * grid for grid in profile["model"]["tower"]["grids"])
     template = TEMPLATES[backbone["template"]]
     chat = ChatFormat(tokenizer, template, num_image_tokens=num_image_tokens)
-    smoke = profile["data"]["smoke_sources"]
     longest: dict[str, int] = {}
     for stage in ("align", "instruct"):
         style = PromptStyle(profile[stage]["prompt_style"])
         parts = {**profile[stage]["visual"], **profile[stage].get("text_only", {})}
         names = {part["source"] for part in parts.values()}
-        names |= {smoke[name] for name in names if name in smoke}
         both = [f"{name}_{one}" for name in sorted(names) for one in (_BASE, code)]
         paths = [folder / f"{name}{SUFFIX}" for name in both]
         longest[stage] = max(
             (
-                measure_lengths(Source(path), chat, style, folder / ".lengths").longest
+                measure_lengths(Source(path), chat, style, lengths_folder).longest
                 for path in paths
                 if path.is_file()
             ),

@@ -18,8 +18,11 @@ from data_prep.embedded.packages import DEFAULT_FOLDER, PackageFolder
 from data_prep.embedded.wordings import load_language
 from data_prep.new_language.check import Problem, check_folder
 from data_prep.new_language.facts import LanguageFacts, gather_facts, list_help_packages
+from data_prep.new_language.first_cell import EXPERIMENT, find_predictions, measure_replies
 from data_prep.new_language.questions import ask_for_gaps, confirm
 from data_prep.new_language.settings import (
+    GRID_PROFILE,
+    LENGTHS_FOLDER,
     count_answer_tokens,
     grid_settings,
     measure_fertility,
@@ -86,7 +89,7 @@ def report_problems(code: str, folder: Path) -> int:
 
 
 def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
-    """Build the embedded data of a language, derive the settings, and train a smoke run.
+    """Build the embedded data of a language, derive the settings, and train a first cell.
 
     Args:
         code: Language code.
@@ -101,6 +104,7 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
         raise DataError(f"--build reads {FOLDER}; move {folder / code} there")
     if any(one.is_required for one in check_folder(code, folder)):
         return report_problems(code, folder)
+    started = time.perf_counter()
     facts = _gather(code, packages, load_language(code).name)
     names = facts.names | load_language(code).names
     if len(names) < MIN_CONCEPTS:
@@ -108,21 +112,28 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
             f"{folder / code / DATA}: {len(names)} objects have a name, {MIN_CONCEPTS} are needed; "
             "write more under `names`"
         )
+    _print(f"facts gathered in {time.perf_counter() - started:.0f} s")
     options = ["--languages", _BASE, code, "--out", str(out)]
     options += ["--packages", str(packages)] if packages else []
     _run("data_prep.embedded", options, "building the data")
-    started = time.perf_counter()
+    begin = time.perf_counter()
+    root = Path("mlruns") / code
     has_text = (out / f"text_{code}{SUFFIX}").is_file()
     settings = grid_settings(
         code,
         out,
         has_text=has_text,
         answer_tokens=count_answer_tokens(load_language(code), names.values()),
-        rows=measure_rows(out, code),
+        rows=measure_rows(out, code, root / LENGTHS_FOLDER),
     )
-    _print(f"lengths measured in {time.perf_counter() - started:.0f} s")
-    given = ["--root", f"mlruns/{code}", "--set", *settings]
-    _run("experiments.run", ["--exp", "smoke", *given], "training a smoke run")
+    _print(f"lengths measured in {time.perf_counter() - begin:.0f} s")
+    given = ["--root", str(root), "--set", *settings]
+    _run("experiments.run", ["--exp", EXPERIMENT, *given], "training a first cell")
+    predictions = find_predictions(root, f"{EXPERIMENT}-{GRID_PROFILE}")
+    _print(f"answers to questions in '{code}', counted in {predictions}:")
+    for line in measure_replies(predictions, code).describe():
+        _print(f"  {line}")
+    _print(f"all steps took {(time.perf_counter() - started) / 60:.1f} min")
     _print("the whole grid:")
     given.append(retention_setting(code, has_text=has_text))
     _print(shlex.join(["python", "-m", "experiments.run", "--exp", "mix_ablation", *given]))

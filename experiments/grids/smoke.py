@@ -8,7 +8,7 @@ from configuration.mixture_lines import MixtureLineConfig
 from configuration.run_config import RunConfig, TrainConfig
 from evaluation.retention import RetentionConfig
 
-NOTE = "These scores are meaningless: the cell was trained for a few steps, to try every stage."
+note = "These scores are meaningless: the cell was trained for a few steps, to try every stage."
 _STEPS = 10
 
 

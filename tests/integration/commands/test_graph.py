@@ -34,10 +34,9 @@ CELL_IDS = [
 GRIDS = [
     name
     for name in experiment_names()
-    if is_grid(get_experiment(name))
-    and not {"PROFILE", "NEEDED_FIELD"} & vars(get_experiment(name)).keys()
+    if is_grid(get_experiment(name)) and not hasattr(get_experiment(name), "PROFILE")
 ]
-"""Experiments that the default profile can plan without further settings."""
+"""Experiments that the default profile can plan."""
 TRAINED = ("align", "instruct")
 
 

@@ -20,7 +20,7 @@ from data_prep.new_language.facts import NO_LOCALE, LanguageFacts, gather_facts
 from data_prep.new_language.settings import grid_settings, retention_setting
 from data_prep.new_language.slots import fill, find_slots
 from data_prep.new_language.template import TYPOLOGY, single_words, write_files
-from experiments.grids import smoke
+from experiments.grids import first_cell
 
 SWAHILI = LanguageFacts(
     code="sw",
@@ -201,13 +201,19 @@ def test_settings_follow_from_the_data(tmp_path):
     assert "instruct.micro_batch_tokens=5000" in long
     assert "evaluate.max_new_tokens=40" in long
     assert "instruct.text_only.chat.samples_per_step=2" in long
-    # `--build` passes them to `smoke`, which must not set the same fields.
+    # `--build` passes them to `first_cell`, which must not set the same fields.
     base = load_config(RunConfig, Path("configs/embedded.yaml"), overrides=long)
-    (cell,) = (flatten(one) for one in smoke.cells(base))
+    (cell,) = (flatten(one) for one in first_cell.cells(base))
     paths = {setting.partition("=")[0] for setting in long}
     assert {path: cell[path] for path in paths & cell.keys()} == {
         path: value for path, value in flatten(base).items() if path in paths & cell.keys()
     }
+    shares = [cell[name] for name in ("cell.target_share", "align.target_share")]
+    assert shares == [1.0, 1.0]
+    shorter = load_config(RunConfig, Path("configs/embedded.yaml"),
+                          overrides=["align.num_steps=3", "instruct.num_steps=4"])  # fmt: skip
+    (short,) = first_cell.cells(shorter)
+    assert (short.align.num_steps, short.instruct.num_steps) == (3, 4)
 
 
 def test_number_words_lose_a_common_particle():
