@@ -102,6 +102,17 @@ def add_grid_options(
     return group
 
 
+def add_page_language(parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
+    """Add the option of the language in which a command writes its page."""
+    parser.add_argument(
+        "--page-language",
+        default="en",
+        metavar="CODE",
+        help="language of the page: en, eu, or another with a file in reporting/page_languages; a "
+        "page in another language than English is written next to the English one (default: en)",
+    )
+
+
 def request_of(args: argparse.Namespace) -> GridRequest:
     """Build the request from the options that `add_grid_options` has added."""
     name, file = GridRequest.split_experiment(args.exp)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from core.errors import ConfigError
 from core.process.options import given_path
+from experiments.cli import add_page_language
 
 _MAX_SIDES = 8
 _EPILOG = """examples:
@@ -22,6 +23,8 @@ _EPILOG = """examples:
       two cells, with all their seeds
   python -m experiments.compare mix_ablation-embedded mlruns/theirs/grids/mix_ablation-embedded
       a grid of another output folder
+  python -m experiments.compare mix_ablation-embedded longer --page-language eu
+      the page in Basque, comparison.eu.html
 
 The page shows differences in configuration, data and cost, curves, and paired differences of every
 score with 95 % intervals over images.
@@ -55,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder of the page (default: ROOT/comparisons/NAMES)",
     )
+    add_page_language(parser)
     return parser
 
 
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sides = load_sides(names, options.root)
     folder = "-vs-".join(re.sub(r"[^\w.=+-]+", "_", Path(name).name) for name in names)
     out = options.out or options.root / "comparisons" / folder[:100]
-    page = build_comparison(sides, out)
+    page = build_comparison(sides, out, page_language=options.page_language)
     console = Console()
     for sentence in summary_sentences(sides, paired_scores(sides)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from configuration.grid_request import GridRequest
 from core.process.options import given_path
-from experiments.cli import add_grid_options
+from experiments.cli import add_grid_options, add_page_language
 
 _EPILOG = """examples:
   python -m experiments.report --exp mix_ablation
   python -m experiments.report --exp full_grid --profile paper --out reports/full_grid
+  python -m experiments.report --exp mix_ablation --page-language eu
+      the page in Basque, report.eu.html
 """
 
 
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="folder of the report (default: ROOT/grids/NAME/report)",
     )
+    add_page_language(group)
     options = parser.parse_args(arguments)
     from rich.console import Console
 
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name=options.name,
         root=options.root,
         out=options.out,
+        page_language=options.page_language,
         tracked=tracked_registration(
             options.root, options.name or experiment_name, experiment_name=experiment_name
         ),

@@ -18,6 +18,8 @@ from reporting.claims.sufficiency import sufficiency_tables
 from reporting.examples import gallery
 from reporting.examples.errors import KINDS as ERROR_KINDS
 from reporting.examples.errors import error_tables
+from reporting.page_languages.page_strings import TEMPLATE_LANGUAGE, check_page_language
+from reporting.page_languages.translated_page import page_marks, write_page
 from reporting.records import GridRecord, load_grid
 from reporting.sections import figures, tables
 from reporting.sections.caveats import caveats
@@ -42,7 +44,7 @@ PAGE = "report.html"
 _TEMPLATES = Path(__file__).parent
 
 
-def build_report(
+def build_report(  # noqa: PLR0913 - all but the first are keywords
     experiment: str,
     *,
     profile: str = "embedded",
@@ -50,6 +52,7 @@ def build_report(
     root: Path = Path("mlruns"),
     out: Path | None = None,
     tracked: Registration | None = None,
+    page_language: str = TEMPLATE_LANGUAGE,
 ) -> Path:
     """Write the page, the figures and the CSV file, and return the path of the page.
 
@@ -60,10 +63,13 @@ def build_report(
         root: Output folder of the runs.
         out: Folder of the report; defaults to `report/` in the folder of the grid.
         tracked: Registration of the hypotheses that MLflow has, to be compared with the grid's own.
+        page_language: Language of the page, whose code is then in the name of its file.
 
     Raises:
+        ConfigError: If there are no strings in the language.
         DataError: If the grid does not exist or one of its files is damaged.
     """
+    check_page_language(page_language)
     grid = load_grid(root, experiment, profile, name)
     view = view_of(grid)
     folder = out or grid.folder / "report"
@@ -80,14 +86,27 @@ def build_report(
         for file, text in texts.items():
             atomic_write_text(folder / file, text)
         names = [*(str(path.relative_to(folder)) for path in files), "cells.csv", *texts]
-        atomic_write_text(folder / PAGE, render_page(grid, view, names, tracked))
-    return folder / PAGE
+        page = render_page(grid, view, names, tracked, page_language=page_language)
+        return write_page(folder / PAGE, page, page_language)
 
 
 def render_page(
-    grid: GridRecord, view: View, files: Sequence[str], tracked: Registration | None = None
+    grid: GridRecord,
+    view: View,
+    files: Sequence[str],
+    tracked: Registration | None = None,
+    *,
+    page_language: str = TEMPLATE_LANGUAGE,
 ) -> str:
-    """Return the HTML of the page; `files` are the links to its accompanying files."""
+    """Return the HTML of the page in English, with the marks that a translation needs.
+
+    Args:
+        grid: The grid.
+        view: Its presentation.
+        files: Links to the files that accompany the page.
+        tracked: Registration of the hypotheses that MLflow has.
+        page_language: Language of the page after its translation.
+    """
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -138,5 +157,6 @@ def render_page(
         changed_fields=changed_fields(grid),
         amounts=study_amounts(grid),
         files=files,
+        mark=page_marks(page_language),
         written=time.strftime("%Y-%m-%d %H:%M"),
     )

@@ -23,6 +23,8 @@ from reporting.comparison.differences import (
     paired_scores,
 )
 from reporting.comparison.sides import Side
+from reporting.page_languages.page_strings import TEMPLATE_LANGUAGE, check_page_language
+from reporting.page_languages.translated_page import page_marks, write_page
 from reporting.series import PANELS, Panel
 from reporting.tracking.upload_notes import RUN_FILE
 
@@ -30,26 +32,39 @@ COMPARISON_PAGE, TABLE, VALUES = "comparison.html", "differences.csv", "differen
 _UI = "http://127.0.0.1:5000/#"
 
 
-def build_comparison(sides: Sequence[Side], out: Path) -> Path:
+def build_comparison(
+    sides: Sequence[Side], out: Path, *, page_language: str = TEMPLATE_LANGUAGE
+) -> Path:
     """Write the page and its tables, and return the path of the page.
 
     Args:
         sides: At least two sides; the others are compared with the first one.
         out: Folder of the page.
+        page_language: Language of the page, whose code is then in the name of its file.
 
     Raises:
+        ConfigError: If there are no strings in the language.
         DataError: If the sides have nothing to compare.
     """
+    check_page_language(page_language)
     scores = paired_scores(sides)
     with locked(lock_path(out)):
         atomic_write_text(out / TABLE, differences_csv(scores))
         atomic_write_text(out / VALUES, json.dumps(differences_json(scores), indent=1))
-        atomic_write_text(out / COMPARISON_PAGE, render_comparison(sides, scores))
-    return out / COMPARISON_PAGE
+        page = render_comparison(sides, scores, page_language=page_language)
+        return write_page(out / COMPARISON_PAGE, page, page_language)
 
 
-def render_comparison(sides: Sequence[Side], scores: PairedScores) -> str:
-    """Return the HTML of the page."""
+def render_comparison(
+    sides: Sequence[Side], scores: PairedScores, *, page_language: str = TEMPLATE_LANGUAGE
+) -> str:
+    """Return the HTML of the page in English, with the marks that a translation needs.
+
+    Args:
+        sides: The sides.
+        scores: Their paired scores.
+        page_language: Language of the page after its translation.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,6 +83,7 @@ def render_comparison(sides: Sequence[Side], scores: PairedScores) -> str:
         mlflow=mlflow_link(sides),
         csv_name=TABLE,
         json_name=VALUES,
+        mark=page_marks(page_language),
         written=time.strftime("%Y-%m-%d %H:%M"),
     )
 

@@ -1,0 +1,1 @@
+"""Pages in languages other than English: one strings file each, applied to a finished page."""
