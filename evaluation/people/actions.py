@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from core.errors import ConfigError, DataError
 from core.io import loopback
 from core.io.files import atomic_write_text
 from core.io.reading import read_text_file
-from evaluation.benchmarks.images import open_images
-from evaluation.people import exchange, label_studio
+from evaluation.benchmarks.images import ImageLookup, open_images
+from evaluation.people import argilla, exchange, label_studio
 from evaluation.people.comparison import compare_systems
 from evaluation.people.judge_agreement import compare_with_people
 from evaluation.people.measures import acceptance, preferences
@@ -24,15 +24,17 @@ from evaluation.people.preferences import people_record, read_preferences, save_
 from evaluation.people.store import AnnotationStore
 from evaluation.people.tasks import TaskKind, validate_tasks
 
-_LABEL_STUDIO = "labelstudio"
-_EXPORTS = {
-    _LABEL_STUDIO: label_studio.to_label_studio,
-    "argilla": exchange.to_argilla,
-    "csv": exchange.to_csv,
+_Write = Callable[[AnnotationStore, ImageLookup | None], str]
+_Settings = Callable[..., str]
+_CSV = "csv"
+_EXPORTS: dict[str, tuple[_Write, str, _Settings]] = {
+    "labelstudio": (label_studio.to_label_studio, ".labels.xml", label_studio.label_config),
+    "argilla": (argilla.to_argilla, ".settings.json", argilla.dataset_settings),
 }
+"""How each program gets the tasks, and the settings of a project, in a file with that suffix."""
 _IMPORTS = {
-    _LABEL_STUDIO: label_studio.from_label_studio,
-    "argilla": lambda text: (exchange.from_argilla(text), []),
+    "labelstudio": label_studio.from_label_studio,
+    "argilla": argilla.from_argilla,
 }
 
 
@@ -48,7 +50,7 @@ def execute(options: argparse.Namespace, console: Console) -> None:
     )
     if options.import_from:
         kind, path = options.import_from
-        parse = _select_format(_IMPORTS, kind)
+        parse = _select_format(_IMPORTS, kind, tuple(_IMPORTS))
         text = read_text_file(Path(path))
         try:
             judgements, left_out = parse(text)
@@ -60,16 +62,10 @@ def execute(options: argparse.Namespace, console: Console) -> None:
         console.print(f"Imported {count} judgements, left out {len(left_out)}", highlight=False)
     elif options.export:
         kind, path = options.export
-        write = _select_format(_EXPORTS, kind)
-        if kind == _LABEL_STUDIO:
-            images = open_images(options.images) if options.images else None
-            atomic_write_text(Path(path), label_studio.to_label_studio(store, images))
-            config = Path(path).with_suffix(".labels.xml")
-            text = label_studio.label_config(store.kind, has_images=images is not None)
-            atomic_write_text(config, text)
-            console.print(f"Labelling configuration: {escape(str(config))}", highlight=False)
+        if kind == _CSV:
+            atomic_write_text(Path(path), exchange.to_csv(store))
         else:
-            atomic_write_text(Path(path), write(store))
+            _export_tasks(store, kind, Path(path), images=options.images, console=console)
         console.print(f"Judgements written to {escape(path)}", highlight=False)
     elif options.save:
         path = save_preferences(options.save, people_record(store))
@@ -108,6 +104,26 @@ def agreement_json(store: AnnotationStore, judge: Path) -> str:
     )
 
 
+def _export_tasks(
+    store: AnnotationStore, kind: str, path: Path, *, images: Path | None, console: Console
+) -> None:
+    """Write the tasks for an annotation program, and the settings of its project beside them."""
+    write, suffix, describe = _select_format(_EXPORTS, kind, (*_EXPORTS, _CSV))
+    lookup = open_images(images) if images else None
+    atomic_write_text(path, write(store, lookup))
+    settings = path.with_suffix(suffix)
+    atomic_write_text(settings, describe(store.kind, has_images=lookup is not None))
+    console.print(f"Settings of the project: {escape(str(settings))}", highlight=False)
+    keys = [task.image_key for task in store.tasks if task.image_key]
+    num_missing = sum(lookup is None or lookup(key) is None for key in keys)
+    if num_missing:
+        console.print(
+            f"[yellow]{num_missing} of {len(store.tasks)} tasks are exported without their "
+            "image;[/] name the manifest of the images with --images",
+            highlight=False,
+        )
+
+
 def _create_store(options: argparse.Namespace) -> AnnotationStore:
     if options.items:
         tasks = validate_tasks(options.items, most=options.most)
@@ -131,7 +147,7 @@ def _create_store(options: argparse.Namespace) -> AnnotationStore:
     return AnnotationStore.create(options.db, tasks, overlap=options.overlap, comparison=comparison)
 
 
-def _select_format(formats: Mapping[str, Any], kind: str) -> Any:
+def _select_format(formats: Mapping[str, Any], kind: str, names: Sequence[str]) -> Any:
     if kind not in formats:
-        raise ConfigError(f"unknown format '{kind}'; choose from {', '.join(formats)}")
+        raise ConfigError(f"unknown format '{kind}'; choose from {', '.join(names)}")
     return formats[kind]

@@ -1,64 +1,37 @@
-"""Export and import of judgements: records of Argilla, and CSV.
+"""Shared parts of the exports for annotation programs, import of their judgements, CSV table.
 
 The formats of the annotation programs are as blind as the annotation page: the replies are called
 left and right, in an order that is random per task, and system names do not occur. The CSV table
 is for analysis and contains the names.
 """
 
+import base64
 import csv
 import dataclasses
 import io
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.errors import DataError
-from core.io.reading import parse_json
-from evaluation.people.store import AnnotationStore, Judgement
+from core.io.images import portable_image
+from evaluation.benchmarks.images import ImageLookup
+from evaluation.people.store import (
+    FIX,
+    JUDGED_ASPECTS,
+    SKIP,
+    TIE,
+    VERDICTS,
+    AnnotationStore,
+    Judgement,
+)
 from evaluation.people.tasks import Task, TaskKind
 
+FIX_TEXT = "text"
+"""Name of the question for a corrected translation."""
+JUDGED_BY = "judged_by"
+"""Name of the hidden value that holds the annotators of exported judgements."""
 _EXPORT_SIDES = ""
 """Name that selects the sides of exported tasks; annotators can't have an empty name."""
-
-
-def to_argilla(store: AnnotationStore) -> str:
-    """Return records with responses as JSON lines, in the format of Argilla's `Record.to_dict`."""
-    by_task: dict[str, list[Judgement]] = {}
-    for judgement in store.judgements():
-        by_task.setdefault(judgement.task_id, []).append(judgement)
-    lines = []
-    for task in store.tasks:
-        responses: dict[str, list[dict[str, str]]] = {}
-        for judgement in by_task.get(task.task_id, []):
-            for name, answer in hide_names(store, judgement).items():
-                entry = {"value": answer, "user_id": judgement.annotator}
-                responses.setdefault(name, []).append(entry)
-        record = {"id": task.task_id, "fields": task_fields(store, task), "responses": responses}
-        lines.append(json.dumps(record, ensure_ascii=False))
-    return "\n".join(lines) + "\n"
-
-
-def from_argilla(text: str) -> list[Judgement]:
-    """Parse the responses of an Argilla export.
-
-    Raises:
-        DataError: If the text is not an export of annotation tasks.
-    """
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    try:
-        # Not splitlines: a text may contain other line separators, such as U+2028.
-        for line in filter(str.strip, text.split("\n")):
-            record = parse_json(line)
-            for name, responses in record["responses"].items():
-                for response in responses:
-                    key = (str(record["id"]), str(response["user_id"]))
-                    answers = found.setdefault(key, {})
-                    if name in answers:
-                        raise ValueError(f"{key} has two answers to '{name}'")
-                    answers[name] = response["value"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"not an Argilla export of annotation tasks: {error!r}") from error
-    return [foreign_judgement(task, name, answers) for (task, name), answers in found.items()]
 
 
 def to_csv(store: AnnotationStore) -> str:
@@ -97,7 +70,7 @@ def import_judgements(store: AnnotationStore, judgements: Iterable[Judgement]) -
 
 
 def foreign_judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> Judgement:
-    """Return a judgement of a foreign file.
+    """Return a judgement of a foreign file, without a corrected text that is blank.
 
     Raises:
         DataError: If a value is not text.
@@ -106,7 +79,8 @@ def foreign_judgement(task_id: Any, annotator: Any, answers: dict[str, Any]) -> 
         raise DataError(f"the annotation of task {task_id!r} contains values that are not text")
     if not isinstance(annotator, str | int):
         raise DataError(f"the annotator of task '{task_id}' is {annotator!r}; expected a name")
-    return Judgement(task_id=task_id, annotator=str(annotator), answers=answers)
+    given = {name: value for name, value in answers.items() if name != FIX_TEXT or value.strip()}
+    return Judgement(task_id=task_id, annotator=str(annotator), answers=given)
 
 
 def hide_names(store: AnnotationStore, judgement: Judgement) -> dict[str, str]:
@@ -133,3 +107,42 @@ def task_fields(store: AnnotationStore, task: Task) -> dict[str, Any]:
         "question": task.question,
         **content,
     }
+
+
+def image_field(task: Task, images: ImageLookup | None) -> dict[str, str]:
+    """Return the field of a task with its image as a data URI; nothing without an image.
+
+    Raises:
+        DataError: If the image can't be decoded.
+    """
+    content = images(task.image_key) if images is not None and task.image_key else None
+    if content is None:
+        return {}
+    portable, media_type = portable_image(content)
+    return {"image": f"data:{media_type};base64,{base64.b64encode(portable).decode()}"}
+
+
+def shown_answers(kind: TaskKind) -> tuple[str, ...]:
+    """Return the answers that annotators choose from."""
+    return ("left", "right", TIE, SKIP) if kind is TaskKind.COMPARE else tuple(VERDICTS)
+
+
+def kind_of_fields(fields: Mapping[str, Any]) -> TaskKind:
+    """Return the kind of an exported task by the names of its fields."""
+    return TaskKind.COMPARE if "left" in fields else TaskKind.VALIDATE
+
+
+def why_incomplete(judgement: Judgement, kind: TaskKind) -> str:
+    """Return which answers a judgement lacks or has in excess; an empty text if it is complete."""
+    answers = judgement.answers
+    where = f"task {judgement.task_id} by {judgement.annotator}"
+    missing = [aspect for aspect in JUDGED_ASPECTS[kind] if aspect not in answers]
+    if missing:
+        given = ", ".join(sorted(answers)) or "nothing"
+        return f"{where}: {given} is answered, {', '.join(missing)} is not"
+    if kind is TaskKind.VALIDATE:
+        if answers["verdict"] == FIX and FIX_TEXT not in answers:
+            return f"{where}: the verdict is {FIX}, but there is no text"
+        if answers["verdict"] != FIX and FIX_TEXT in answers:
+            return f"{where}: there is a text, but the verdict is {answers['verdict']}"
+    return ""

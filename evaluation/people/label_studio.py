@@ -1,23 +1,26 @@
 """Tasks and judgements in the JSON format of Label Studio, with the configuration of its labels."""
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from core.errors import DataError
-from core.io.images import portable_image
 from core.io.reading import parse_json
 from evaluation.benchmarks.images import ImageLookup
-from evaluation.people.exchange import foreign_judgement, hide_names, task_fields
-from evaluation.people.store import JUDGED_ASPECTS, SKIP, TIE, VERDICTS, AnnotationStore, Judgement
-from evaluation.people.tasks import Task, TaskKind
-
-_FIX_TEXT = "text"
-"""Name of the question for a corrected translation."""
-_JUDGED_BY = "judged_by"
-"""Name of the hidden field for the annotator of an exported judgement."""
+from evaluation.people.exchange import (
+    FIX_TEXT,
+    JUDGED_BY,
+    foreign_judgement,
+    hide_names,
+    image_field,
+    kind_of_fields,
+    shown_answers,
+    task_fields,
+    why_incomplete,
+)
+from evaluation.people.store import JUDGED_ASPECTS, SKIP, AnnotationStore, Judgement
+from evaluation.people.tasks import TaskKind
 
 
 def to_label_studio(store: AnnotationStore, images: ImageLookup | None = None) -> str:
@@ -38,7 +41,7 @@ def to_label_studio(store: AnnotationStore, images: ImageLookup | None = None) -
         by_task.setdefault(judgement.task_id, []).append(judgement)
     tasks = [
         {
-            "data": task_fields(store, task) | _image_field(task, images),
+            "data": task_fields(store, task) | image_field(task, images),
             "annotations": [
                 {"result": _results(store, judgement)}
                 for judgement in by_task.get(task.task_id, [])
@@ -63,17 +66,16 @@ def label_config(kind: TaskKind, *, has_images: bool) -> str:
     for name in ("question", *names):
         ET.SubElement(view, "Header", value=name)
         ET.SubElement(view, "Text", name=name, value=f"${name}")
-    answers = ("left", "right", TIE, SKIP) if kind is TaskKind.COMPARE else tuple(VERDICTS)
     for aspect in JUDGED_ASPECTS[kind]:
         ET.SubElement(view, "Header", value=aspect)
         options = {"name": aspect, "toName": "question", "required": "true"}
         choices = ET.SubElement(view, "Choices", options, choice="single-radio", showInline="true")
-        for answer in answers:
+        for answer in shown_answers(kind):
             ET.SubElement(choices, "Choice", value=answer)
     if kind is TaskKind.VALIDATE:
-        ET.SubElement(view, "TextArea", name=_FIX_TEXT, toName="question", maxSubmissions="1")
+        ET.SubElement(view, "TextArea", name=FIX_TEXT, toName="question", maxSubmissions="1")
     hidden = ET.SubElement(view, "View", style="display: none")
-    ET.SubElement(hidden, "TextArea", name=_JUDGED_BY, toName="question", maxSubmissions="1")
+    ET.SubElement(hidden, "TextArea", name=JUDGED_BY, toName="question", maxSubmissions="1")
     ET.indent(view)
     return ET.tostring(view, encoding="unicode") + "\n"
 
@@ -94,15 +96,10 @@ def from_label_studio(text: str) -> tuple[list[Judgement], list[str]]:
         for task in parse_json(text):
             for data, author, answers in _annotations(task):
                 judgement = foreign_judgement(data["task_id"], author, answers)
-                missing = [one for one in JUDGED_ASPECTS[_kind_of(data)] if one not in answers]
-                if not missing:
+                if reason := why_incomplete(judgement, kind_of_fields(data)):
+                    left_out.append(reason)
+                else:
                     found.append(judgement)
-                    continue
-                given = ", ".join(sorted(answers)) or "nothing"
-                left_out.append(
-                    f"task {judgement.task_id} by {judgement.annotator}: {given} is answered, "
-                    f"{', '.join(missing)} is not"
-                )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"not a Label Studio export of annotation tasks: {error!r}") from error
     return found, left_out
@@ -117,16 +114,16 @@ def _annotations(task: Mapping[str, Any]) -> list[tuple[dict[str, Any], Any, dic
         data = dict(task)
         if data["annotator"] is None:  # a task without an annotation
             return []
-        names = (*JUDGED_ASPECTS[_kind_of(data)], _FIX_TEXT, _JUDGED_BY)
+        names = (*JUDGED_ASPECTS[kind_of_fields(data)], FIX_TEXT, JUDGED_BY)
         answers = {name: _single(task[name]) for name in names if name in task}
-        return [(data, answers.pop(_JUDGED_BY, data["annotator"]), answers)]
+        return [(data, answers.pop(JUDGED_BY, data["annotator"]), answers)]
     data = task["data"]
     found = []
     for annotation in task.get("annotations", []):
         answers = _answers(annotation)
-        author = answers.pop(_JUDGED_BY, None) or _account(annotation)
+        author = answers.pop(JUDGED_BY, None) or _account(annotation)
         if annotation.get("was_cancelled"):
-            answers = dict.fromkeys(JUDGED_ASPECTS[_kind_of(data)], SKIP)
+            answers = dict.fromkeys(JUDGED_ASPECTS[kind_of_fields(data)], SKIP)
         found.append((data, author, answers))
     return found
 
@@ -150,28 +147,16 @@ def _single(value: Any) -> Any:
 
 
 def _results(store: AnnotationStore, judgement: Judgement) -> list[dict[str, Any]]:
-    answers = {**hide_names(store, judgement), _JUDGED_BY: judgement.annotator}
+    answers = {**hide_names(store, judgement), JUDGED_BY: judgement.annotator}
     return [
         {
             "from_name": name,
             "to_name": "question",
             **(
                 {"type": "textarea", "value": {"text": [answer]}}
-                if name in (_FIX_TEXT, _JUDGED_BY)
+                if name in (FIX_TEXT, JUDGED_BY)
                 else {"type": "choices", "value": {"choices": [answer]}}
             ),
         }
         for name, answer in sorted(answers.items())
     ]
-
-
-def _image_field(task: Task, images: ImageLookup | None) -> dict[str, str]:
-    content = images(task.image_key) if images is not None and task.image_key else None
-    if content is None:
-        return {}
-    portable, media_type = portable_image(content)
-    return {"image": f"data:{media_type};base64,{base64.b64encode(portable).decode()}"}
-
-
-def _kind_of(fields: Mapping[str, Any]) -> TaskKind:
-    return TaskKind.COMPARE if "left" in fields else TaskKind.VALIDATE

@@ -30,7 +30,8 @@ JUDGED_ASPECTS = {
     TaskKind.COMPARE: ("content", "language", "overall"),
     TaskKind.VALIDATE: ("verdict",),
 }
-VERDICTS = ("accept", "fix", "reject", SKIP)
+FIX = "fix"
+VERDICTS = ("accept", FIX, "reject", SKIP)
 MAX_NAME, MAX_TEXT = 60, 4000
 
 
@@ -283,7 +284,7 @@ def _check_answers(task: Task, answers: dict[str, str]) -> None:
         expected = set(JUDGED_ASPECTS[task.kind])
     else:
         allowed, expected = set(VERDICTS), {"verdict"}
-        if answers.get("verdict") == "fix":
+        if answers.get("verdict") == FIX:
             text = clean_text(answers.get("text", ""))
             if not text.strip() or len(text) > MAX_TEXT:
                 raise DataError(

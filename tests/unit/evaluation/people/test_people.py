@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
+from evaluation.benchmarks.images import ImageLookup
 from evaluation.benchmarks.predictions import SCHEMA, write_predictions
-from evaluation.people import exchange, label_studio, run
+from evaluation.people import argilla, exchange, label_studio, run
 from evaluation.people.comparison import compare_systems, draw_order
 from evaluation.people.measures import acceptance, preferences
 from evaluation.people.store import AnnotationStore, Judgement
@@ -231,18 +233,13 @@ def test_exports_for_annotators_are_blind_and_keep_ties(
 ) -> None:
     judge_remaining(store, "ane", "general", "tie", "adapted", most=3)
     judge_remaining(store, "jon", "tie", "skip", "tie", most=3)
-    text = {"labelstudio": label_studio.to_label_studio, "argilla": exchange.to_argilla}[kind](
-        store
-    )
+    text = {"labelstudio": label_studio.to_label_studio, "argilla": argilla.to_argilla}[kind](store)
     assert "general" not in text
     assert "adapted" not in text
     assert text.count('"tie"') == 3 + 6
     revealed = re.sub(r'"left"(?!:)', '"general"', text)
     other = compared(tmp_path / "other.db", store.tasks, overlap=4)
-    parse = {
-        "labelstudio": lambda text: label_studio.from_label_studio(text)[0],
-        "argilla": exchange.from_argilla,
-    }[kind]
+    parse = {"labelstudio": read_label_studio, "argilla": read_argilla}[kind]
     with pytest.raises(DataError, match="hidden"):
         exchange.import_judgements(other, parse(revealed))
     assert not other.judgements()
@@ -328,13 +325,121 @@ def test_label_studio_gets_images_labels_and_no_accounts(
     assert "Image" not in (tmp_path / "o.labels.xml").read_text()
 
 
+def argilla_records(store: AnnotationStore, images: ImageLookup | None = None) -> list[Any]:
+    return [json.loads(line) for line in argilla.to_argilla(store, images).split("\n")[:-1]]
+
+
+def test_argilla_gets_images_settings_and_users_with_uuids(
+    store: AnnotationStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Argilla rejects other user ids, and shows the fields that its settings name."""
+    judge_remaining(store, "ane", "general", "tie", "adapted", most=2)
+    judge_remaining(store, "jon", "tie", "tie", "skip", most=1)
+    records = [
+        json.loads(line)
+        for line in argilla.to_argilla(store, lambda _key: image(1)).split("\n")[:-1]
+    ]
+    settings = json.loads(argilla.dataset_settings(store.kind, has_images=True))
+    shown = {field["name"]: field["settings"]["type"] for field in settings["fields"]}
+    assert shown == {"image": "image", "question": "text", "left": "text", "right": "text"}
+    hidden = {name["name"] for name in settings["metadata"] if not name["visible_for_annotators"]}
+    asked = {
+        question["name"]: [option["value"] for option in question["settings"]["options"]]
+        for question in settings["questions"]
+    }
+    aspects = ("content", "language", "overall")
+    assert asked == {aspect: ["left", "right", "tie", "skip"] for aspect in aspects}
+    for record in records:
+        assert record["fields"].keys() == shown.keys()
+        assert record["fields"]["image"].startswith("data:image/webp;base64,")
+        assert record["metadata"].keys() <= hidden
+    users = {one["user_id"] for r in records for found in r["responses"].values() for one in found}
+    assert users == {argilla.user_id("ane"), argilla.user_id("jon")}
+    assert all(str(uuid.UUID(user)) == user for user in users)
+    assert argilla.user_id(argilla.user_id("ane")) == argilla.user_id("ane"), "UUIDs stay"
+    assert (
+        run.main(["--db", str(store.path), "--export", "argilla", str(tmp_path / "o.jsonl")]) == 0
+    )
+    assert '"image"' not in (tmp_path / "o.settings.json").read_text()
+    output = " ".join(capsys.readouterr().out.split())
+    assert "12 of 12 tasks are exported without their image" in output
+
+
+def test_responses_of_argilla_that_are_no_judgements_are_skips_or_left_out(
+    store: AnnotationStore,
+) -> None:
+    """Discarded responses are skipped tasks; drafts and parts are named."""
+    records = argilla_records(store)
+    user = str(uuid.uuid4())
+
+    def respond(record: dict[str, Any], status: str, *aspects: str) -> None:
+        entry = {"value": "tie", "user_id": user, "status": status}
+        record["responses"] = {aspect: [entry] for aspect in aspects}
+
+    respond(records[0], "submitted", "content", "language", "overall")
+    respond(records[1], "discarded", "content")
+    respond(records[2], "draft", "content", "language", "overall")
+    respond(records[3], "draft", "content")
+    found, left_out = argilla.from_argilla(json.dumps(records))
+    assert [(one.task_id, set(one.answers.values())) for one in found] == [
+        (records[0]["id"], {"tie"}), (records[1]["id"], {"skip"}),
+    ]  # fmt: skip
+    assert {one.annotator for one in found} == {user}
+    assert left_out == [
+        f"task {records[2]['id']} by {user}: is a draft",
+        f"task {records[3]['id']} by {user}: content is answered, language, overall is not",
+    ]
+    assert exchange.import_judgements(store, found) == 2
+
+
+@pytest.mark.parametrize("kind", ["labelstudio", "argilla"])
+@pytest.mark.parametrize(
+    ("verdict", "text", "reason"),
+    [
+        ("accept", " ", ""),
+        ("accept", "txakurra", "there is a text, but the verdict is accept"),
+        ("fix", "", "the verdict is fix, but there is no text"),
+    ],
+)
+def test_a_text_that_does_not_match_its_verdict_is_left_out_and_named(
+    tmp_path: Path, kind: str, verdict: str, text: str, reason: str
+) -> None:
+    """One such review used to refuse the whole file without naming the task."""
+    store = AnnotationStore.create(tmp_path / "v.db", [validate(i) for i in range(3)], overlap=2)
+    for number in (0, 1):
+        store.judge(
+            Judgement(
+                task_id=str(number), annotator="ane", answers={"verdict": "fix", "text": "TEXT"}
+            )
+        )
+    if kind == "labelstudio":
+        exported = json.loads(label_studio.to_label_studio(store))
+        first = next(one for one in exported if one["data"]["task_id"] == "0")
+        for part in first["annotations"][0]["result"]:
+            if part["from_name"] == "verdict":
+                part["value"] = {"choices": [verdict]}
+            elif part["from_name"] == "text":
+                part["value"] = {"text": [text]}
+        found, left_out = label_studio.from_label_studio(json.dumps(exported))
+    else:
+        records = argilla_records(store)
+        first = next(one for one in records if one["id"] == "0")
+        first["responses"]["verdict"][0]["value"] = verdict
+        first["responses"]["text"][0]["value"] = text
+        found, left_out = argilla.from_argilla(json.dumps(records))
+    assert left_out == ([f"task 0 by ane: {reason}"] if reason else [])
+    other = AnnotationStore.create(tmp_path / "w.db", store.tasks, overlap=2)
+    assert exchange.import_judgements(other, found) == (1 if reason else 2)
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
         st.sampled_from(
             ["data", "annotations", "result", "from_name", "value", "choices", "text", "task_id",
-             "completed_by", "email", "was_cancelled", "id", "responses", "user_id"]
+             "completed_by", "email", "was_cancelled", "id", "responses", "user_id", "fields",
+             "metadata", "judged_by", "status", "verdict", "overall"]
         ),
         inner,
         max_size=4,
@@ -347,13 +452,18 @@ def read_label_studio(text: str) -> list[Judgement]:
     return label_studio.from_label_studio(text)[0]
 
 
+def read_argilla(text: str) -> list[Judgement]:
+    return argilla.from_argilla(text)[0]
+
+
 @given(JSON_VALUES)
 def test_foreign_judgements_are_read_or_rejected(content: object) -> None:
     for parse, text in (
         (read_label_studio, json.dumps(content)),
         (read_label_studio, json.dumps([content])),
-        (exchange.from_argilla, json.dumps(content)),
-        (exchange.from_argilla, str(content)),
+        (read_argilla, json.dumps(content)),
+        (read_argilla, json.dumps([content])),
+        (read_argilla, str(content)),
     ):
         try:
             found = parse(text)
@@ -410,5 +520,5 @@ def test_replies_with_any_line_separator_survive_export_and_import(tmp_path: Pat
     store = compared(tmp_path / "a.db", tasks, overlap=1)
     judge_remaining(store, "ane", "general", "tie", "adapted")
     again = compared(tmp_path / "b.db", tasks, overlap=1)
-    found = exchange.from_argilla(exchange.to_argilla(store))
+    found = read_argilla(argilla.to_argilla(store))
     assert exchange.import_judgements(again, found) == len(store.judgements()) > 0
