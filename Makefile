@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones vlm_mix_ablation,$(basename $(notdir $(wildcard experiments/grids/*.py))))
+EXPERIMENTS := $(filter-out __init__ distilled_tower embedded_backbones language_pair vlm_mix_ablation,$(basename $(notdir $(wildcard experiments/grids/*.py))))
 export TOKENIZERS_PARALLELISM := false
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 

@@ -8,12 +8,25 @@ from evaluation.benchmarks.items import Benchmark
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguagesConfig:
-    """The two languages of a study, by CLDR code."""
+    """The languages of a study, by CLDR code."""
 
     base: str = "en"
     """The high-resource language."""
     target: str = "eu"
     """The low-resource language that the study is about."""
+    second: str = ""
+    """Another target language, of the mixture lines that name it; questions are not asked in it."""
+
+    def __post_init__(self) -> None:
+        """Validate that the languages differ."""
+        if self.base == self.target:
+            both = f"languages.base and languages.target are both '{self.base}'"
+            raise ConfigError(f"{both}; set two different languages")
+        if self.second in (self.base, self.target):
+            raise ConfigError(
+                f"languages.second is '{self.second}', as is the base or the target language; set "
+                "another one"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ stream only deals with steps and samples.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,12 +59,43 @@ def _stage_components(
     Raises:
         ConfigError: If a line is invalid, or text-only data do not fit inside the image data.
     """
+    if other := set(_line_languages(config)) - {config.languages.second}:
+        raise ConfigError(
+            f"a line of the mixture has language={min(other)}, but languages.second is "
+            f"'{config.languages.second}'; they must agree"
+        )
     visual = {name: _parallel_component(config, stage, name) for name in used_lines(stage.visual)}
     used_text = used_lines(text_only)
     text = {name: _text_component(config, stage, name, line) for name, line in used_text.items()}
     if text and stage.text_only_as is TextOnly.INSIDE:
         visual = _make_room(visual, text)
     return visual | text
+
+
+def trained_languages(config: RunConfig) -> tuple[str, ...]:
+    """Return the languages of the training data of a cell."""
+    return (config.languages.base, config.languages.target, *_line_languages(config))
+
+
+def check_second_language(configs: Sequence[RunConfig]) -> None:
+    """Check that a second target language has an effect on the cells of a grid.
+
+    Raises:
+        ConfigError: If no line of any cell is in it.
+    """
+    second = configs[0].languages.second if configs else ""
+    if second and not any(_line_languages(config) for config in configs):
+        raise ConfigError(
+            f"languages.second={second} has no effect, because no line of the mixture is in it; "
+            "use --exp language_pair, or set the `language` of lines"
+        )
+
+
+def _line_languages(config: RunConfig) -> list[str]:
+    """Return the languages that lines of the mixture name, sorted."""
+    sections = (config.align, config.instruct)
+    lines = [line for s in sections for line in (*s.visual.values(), *s.text_only.values())]
+    return sorted({line.language for line in lines} - {""})
 
 
 def used_lines(lines: Mapping[str, MixtureLineConfig]) -> dict[str, MixtureLineConfig]:

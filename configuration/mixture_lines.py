@@ -51,5 +51,7 @@ class MixtureLineConfig:
     base_only: bool = False
     """Serve an image source in the base language only, whatever the share; the share then concerns
     the other sources."""
+    language: str = ""
+    """Language in place of `languages.target`; only `languages.second` is possible."""
     phases: list[PhaseConfig] = dataclasses.field(default_factory=list)
     """Curriculum: values for later steps (docs/guides/mixtures.md)."""

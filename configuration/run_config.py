@@ -237,9 +237,6 @@ class RunConfig:
         """Validate across sections."""
         if self.cell.backbone not in self.backbones:
             raise ConfigError(unknown_name("backbone", self.cell.backbone, self.backbones))
-        if self.languages.base == self.languages.target:
-            both = f"languages.base and languages.target are both '{self.languages.base}'"
-            raise ConfigError(f"{both}; set two different languages")
         self._check_replaced_sources()
         self._check_family()
         stages = (

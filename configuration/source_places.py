@@ -55,7 +55,9 @@ def line_manifests(
             languages than those of the run.
         DataError: If a manifest there is damaged.
     """
-    languages = config.languages
+    languages = LanguagesConfig(
+        base=config.languages.base, target=line.language or config.languages.target
+    )
     key = line.source if line.source in config.data.sources else name
     if key in config.data.sources:
         place = config.data.sources[key]

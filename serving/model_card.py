@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from configuration.mixture import trained_languages
 from configuration.vlm_spec import VlmSpec
 from core.io.hub import is_hub_name
 from core.io.jsonl import read_jsonl
@@ -83,7 +84,7 @@ def _render_metadata(cell: TrainedCell, *, library: str) -> str:
     results = _results(cell)
     data = ModelCardData(
         model_name=cell.cell_id if results else None,
-        language=[languages.base, languages.target],
+        language=list(trained_languages(cell.config)),
         license="other",
         license_name="see-data",
         license_link="#data",

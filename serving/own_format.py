@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from configuration.mixture import trained_languages
 from configuration.vlm_spec import VlmSpec
 from core.config import dump_config, load_config, to_plain
 from core.errors import CheckpointError, ConfigError
@@ -127,11 +128,10 @@ def _write(folder: Path, cell: TrainedCell, parts: VlmParts, dtype: torch.dtype)
         shutil.copytree(tower.path, folder / _TOWER)
         tower = dataclasses.replace(tower, path=_TOWER)
     language_model = dataclasses.replace(spec.language_model, path=_LANGUAGE_MODEL, revision="")
-    languages = cell.config.languages
     described = OwnModel(
         format=_FORMAT,
         cell=cell.cell_id,
-        languages=[languages.base, languages.target],
+        languages=list(trained_languages(cell.config)),
         spec=dataclasses.replace(spec, tower=tower, language_model=language_model),
     )
     atomic_write_text(folder / MODEL_FILE, dump_config(described))

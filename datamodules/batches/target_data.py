@@ -50,7 +50,7 @@ class DataAmount:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TargetData:
-    """Amounts of a training stage by language."""
+    """Amounts of a training stage by language; a second target language is not part of them."""
 
     language: str
     """The target language."""
@@ -181,6 +181,8 @@ def _iterate_uses(
             if source.name not in lengths or (is_target and component.target is None):
                 continue
             if not source.has_images and source.language != language:
+                continue
+            if is_target and source.language != language:
                 continue
             part = "target_images" if source.language == language else "base_images"
             if not source.has_images:

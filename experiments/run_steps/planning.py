@@ -7,6 +7,7 @@ from types import ModuleType
 
 from configuration.axes import GridCell, flatten, name_cells
 from configuration.grid_request import GridRequest
+from configuration.mixture import check_second_language
 from configuration.run_config import RunConfig
 from core.config import load_config, to_plain
 from core.errors import ConfigError, unknown_name
@@ -70,6 +71,7 @@ def _load_configs(request: GridRequest, experiment: ModuleType) -> list[RunConfi
     base = load_config(RunConfig, profiles[request.profile], overrides=request.overrides)
     configs = make_cells(experiment, base)
     _check_overrides(request, base, configs)
+    check_second_language(configs)
     return with_seeds(configs, request.num_seeds, request.replicate)
 
 

@@ -10,7 +10,7 @@ from scipy import special
 
 from core.io.files import atomic_write_text
 from evaluation.statistics.meta_analysis import MIN_STUDIES, MetaAnalysis, random_effects
-from reporting.languages.results import MARGIN, Estimate, LanguageResult
+from reporting.languages.results import MARGIN, SMALL, Estimate, LanguageResult
 from reporting.sections import figures
 from reporting.studies.study_section import StudyFigure, StudyTable
 
@@ -25,6 +25,7 @@ _COVARIATES: tuple[tuple[str, Callable[[LanguageResult], float]], ...] = (
     ("relatedness to English", lambda one: one.about.relatedness),
 )
 _MIN_FOR_COVARIATES = 4
+_SMALLEST_P = 0.001
 
 
 def write_language_page(results: Sequence[LanguageResult], out: Path, *, missing: str = "") -> Path:
@@ -63,7 +64,13 @@ def conclusions(results: Sequence[LanguageResult]) -> list[str]:
             f"{title}: {100 * found.mean.value:.1f} on average over {len(results)} languages "
             f"[{100 * found.mean.low:.1f}, {100 * found.mean.high:.1f}]; for a new language, "
             f"{100 * low:.1f} to {100 * high:.1f} (95 % prediction interval). Languages differ by "
-            f"a standard deviation of {100 * found.tau:.1f} (p = {found.q_p_value:.3f})."
+            f"a standard deviation of {100 * found.tau:.1f} (p {_format_p(found.q_p_value)})."
+        )
+    if at_floor := [one.code for one in results if SMALL in one.silent]:
+        lines.append(
+            f"With {100 * SMALL:g} %, {', '.join(at_floor)} do not exceed the blank image and the "
+            "most frequent answer: their difference from 100 % says how far that is from nothing, "
+            "and would be larger if scores could be lower."
         )
     lines.append(
         "Languages are few and not drawn at random. Standard errors cover the choice of images; "
@@ -126,7 +133,7 @@ def _meta_tables(results: Sequence[LanguageResult]) -> list[StudyTable]:
         rows.append(
             (title, f"{100 * mean.value:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
              f"{100 * low:.1f} to {100 * high:.1f}", f"{100 * found.tau:.1f}",
-             f"{100 * found.i_squared:.0f} %", f"{found.q_p_value:.3f}")
+             f"{100 * found.i_squared:.0f} %", _format_p(found.q_p_value).removeprefix("= "))
         )  # fmt: skip
         slopes += [_slope_row(results, title, of, *covariate) for covariate in _COVARIATES]
     averages = StudyTable(
@@ -164,9 +171,13 @@ def _slope_row(
         title,
         name,
         f"{100 * slope.value:.1f} [{100 * slope.low:.1f}, {100 * slope.high:.1f}]",
-        f"{slope.p_value:.3f}",
+        _format_p(slope.p_value).removeprefix("= "),
         f"{100 * reach * slope.standard_error:.1f}",
     )
+
+
+def _format_p(p_value: float) -> str:
+    return f"= {p_value:.3f}" if p_value >= _SMALLEST_P else f"< {_SMALLEST_P}"
 
 
 def _curves(results: Sequence[LanguageResult]) -> StudyFigure:

@@ -24,7 +24,9 @@ ABOUT = "about.yaml"
 """File of a language folder with its script, family and relatedness to English."""
 MARGIN = 0.03
 """A share is sufficient if its accuracy is within this of the best, as in registered claims."""
-_SMALL, _FULL = 0.2, 1.0
+SMALL = 0.2
+"""The share that is claimed to suffice."""
+_FULL = 1.0
 _SEED = 0
 
 
@@ -96,13 +98,13 @@ def language_result(grid: GridRecord, *, tokens: float) -> LanguageResult:
         column=deciding_column(grid.deciding_metric),
     )
     cells = {float(str(dict(c)[SHARE])): v for c, v in Measurements(grid).cells(measure).items()}
-    if missing := sorted({_SMALL, _FULL} - cells.keys()):
+    if missing := sorted({SMALL, _FULL} - cells.keys()):
         raise DataError(f"{grid.folder}: the share {missing[0]:g} has not run yet", "missing")
     shares = sorted(cells)
     parts = align_items(cells[share] for share in shares)
     scores_SI, images = np.stack([part.values for part in parts]), parts[0].images
     means_RS = bootstrap_rows(total_clusters(scores_SI, images), seed=_SEED)
-    small, full = shares.index(_SMALL), shares.index(_FULL)
+    small, full = shares.index(SMALL), shares.index(_FULL)
     means_S = scores_SI.mean(axis=1)
     thresholds_R = np.array([sufficient_share(shares, row) for row in means_RS])
     return LanguageResult(

@@ -34,9 +34,10 @@ CELL_IDS = [
 GRIDS = [
     name
     for name in experiment_names()
-    if is_grid(get_experiment(name)) and not hasattr(get_experiment(name), "PROFILE")
+    if is_grid(get_experiment(name))
+    and not {"PROFILE", "NEEDED_FIELD"} & vars(get_experiment(name)).keys()
 ]
-"""Experiments that the default profile can plan."""
+"""Experiments that the default profile can plan without further settings."""
 TRAINED = ("align", "instruct")
 
 

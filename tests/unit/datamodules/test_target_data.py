@@ -1,5 +1,6 @@
 """Amounts of target-language data and exposures of answers, against counts made one by one."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -116,3 +117,28 @@ def test_a_mixture_of_one_language_has_neither(tmp_path):
     stream = MixtureStream(MixtureConfig(components={"text": part}))
     assert measure_target_data(stream, {}, num_steps=3) is None
     assert count_exposures(stream, {}, num_steps=3) is None
+
+
+def test_a_second_target_language_is_in_neither_part(tmp_path):
+    base, target = make_parallel(tmp_path, "cap", shard_sizes=(6, 4))
+    second = tmp_path / "cap_gl.manifest.json"
+    raw = json.loads(target.read_text())
+    second.write_text(json.dumps(raw | {"name": "cap_gl", "language": "gl"}))
+    parts = {
+        name: ComponentConfig(
+            base=str(base), target=str(manifest), target_share=0.5, samples_per_step=4
+        )
+        for name, manifest in (("first", target), ("second", second))
+    }
+    stream = MixtureStream(MixtureConfig(components=parts, seed=3))
+    lengths = {
+        source.name: SourceLengths(
+            num_tokens=np.full(len(source), 9, dtype=np.int32),
+            num_loss_tokens=np.full(len(source), 4, dtype=np.int32), faults={}, longest=9,
+        )
+        for component in stream.components for source in component.used_sources()
+    }  # fmt: skip
+    data = measure_target_data(stream, lengths, num_steps=30)
+    assert data.language == "eu"
+    assert data.target_images.num_samples == 30 * 2
+    assert data.base_images.num_samples == 30 * (2 + 2)

@@ -42,9 +42,10 @@ from reporting.dry_run.tables import format_span, show_plan
 GRIDS = [
     name
     for name in experiment_names()
-    if is_grid(get_experiment(name)) and not hasattr(get_experiment(name), "PROFILE")
+    if is_grid(get_experiment(name))
+    and not {"PROFILE", "NEEDED_FIELD"} & vars(get_experiment(name)).keys()
 ]
-"""Experiments that the default profile can plan."""
+"""Experiments that the default profile can plan without further settings."""
 CONNECTOR = 1024 * 4096 + 4096
 LLAMA_8B = 8_030_261_248
 TOWER = 303_507_456

@@ -79,6 +79,9 @@ def test_the_page_states_the_prediction_and_what_covariates_cannot_show(tmp_path
     assert "Left out: xx (no data)." in page
     assert "tokens relative to the base language" in page
     assert "not estimable" in page  # all languages of this test have one script
+    silent = [dataclasses.replace(one, silent=(0.0, 0.2)) for one in results[:2]]
+    (floor,) = (line for line in conclusions([*silent, *results[2:]]) if "do not exceed" in line)
+    assert f"With 20 %, {results[0].code}, {results[1].code} do not exceed" in floor
     few = conclusions(results[:2])
     assert few == ["2 languages: at least 3 are needed for an average."]
     same = [dataclasses.replace(one, threshold=results[0].threshold) for one in results]
