@@ -59,6 +59,11 @@ class FirstReplies:
     """Replies without a letter: digits, or nothing."""
     num_truncated: int
     """Replies that reached the limit of tokens."""
+    num_different: int
+    """Different replies."""
+    most_frequent: str
+    """The most frequent reply."""
+    num_most_frequent: int
     types: tuple[TypeScore, ...]
 
     @property
@@ -80,6 +85,8 @@ class FirstReplies:
             f"replies in the script of the answers ({script}): {share}"
             + (empty if self.num_without_letters else ""),
             f"truncated replies: {self.num_truncated} of {self.num_replies} ({truncated:.1f} %)",
+            f"different replies: {self.num_different}; the most frequent, '{self.most_frequent}', "
+            f"is {_PERCENT * self.num_most_frequent / max(1, self.num_replies):.1f} % of all",
             *(one.describe() for one in self.types),
         ]
 
@@ -118,6 +125,8 @@ def measure_replies(path: Path, code: str) -> FirstReplies:
     scripts = _scripts_of(answer for row in main for answer in row["answers"])
     counts = [count_scripts(row["output"]) for row in written]
     total = sum(counts, Counter[str]())
+    replies = Counter(str(row["output"]).strip() for row in written)
+    [(most_frequent, num_most_frequent)] = replies.most_common(1) or [("", 0)]
     return FirstReplies(
         scripts=scripts,
         num_replies=len(written),
@@ -125,6 +134,9 @@ def measure_replies(path: Path, code: str) -> FirstReplies:
         num_own_letters=sum(total[script] for script in scripts),
         num_without_letters=sum(not one for one in counts),
         num_truncated=sum(row["is_truncated"] for row in written),
+        num_different=len(replies),
+        most_frequent=most_frequent,
+        num_most_frequent=num_most_frequent,
         types=_score_types(main),
     )
 

@@ -9,8 +9,9 @@ note = (
     "The cell was trained for a few minutes, to see whether it answers in the language; see "
     "mix_ablation for scores."
 )
-_NUM_STEPS = {"align": 150, "instruct": 300}
-"""At most so many steps of each stage: enough to answer in the language, not to answer well."""
+_NUM_STEPS = {"align": 150, "instruct": 700}
+"""At most so many steps of each stage. After 200 of stage 2, replies were in the script of a new
+language, but most were yes or no."""
 
 
 def cells(base: RunConfig) -> list[RunConfig]:

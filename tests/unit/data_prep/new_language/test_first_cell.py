@@ -60,6 +60,7 @@ def test_replies_are_counted_in_the_predictions(tmp_path):
     lines = "\n".join(found.describe())
     assert "(GEORGIAN): 55.6 % of 9 letters; 1 replies have no letter" in lines
     assert "truncated replies: 1 of 4 (25.0 %)" in lines
+    assert "different replies: 4; the most frequent, 'ძაღლი', is 25.0 % of all" in lines
 
 
 def test_replies_without_letters_have_no_share(tmp_path):
