@@ -81,7 +81,8 @@ def check_languages(benchmark: str, languages: tuple[str, ...]) -> None:
     for language in languages:
         if language not in available:
             kind = f"language of benchmark '{manifest.name}'"
-            raise ConfigError(unknown_name(kind, language, available, fix="See data_prep."))
+            fix = "Build data in it (docs/guides/new-language.md) and set data.folder."
+            raise ConfigError(unknown_name(kind, language, available, fix=fix))
 
 
 def check_special_tokens(items: Sequence[BenchmarkItem], chat: ChatFormat) -> None:

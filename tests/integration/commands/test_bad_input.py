@@ -106,7 +106,7 @@ def run_stage(graph: Graph, kind: str) -> tuple[int, StageFolder]:
         (["--set", "cell.target_share=1.5"], ["cell.target_share", "between 0 and 1", "1.5"]),
         (["--set", "align.target_share=-0.1"], ["target_share", "between 0 and 1", "-0.1"]),
         (["--set", "backbones.general.template=embeded"], ["template 'embeded'", "'embedded'"]),
-        (["--set", "languages.target=xx"], ["'xx'", "Known: en, eu"]),
+        (["--set", "languages.target=xx"], ["'xx'", "Known: en, eu", "set data.folder"]),
         (["--set", "languages.target=en"], ["languages.target", "'en'"]),
         (["--set", "data.folder=nowhere"], ["nowhere/benchmark_test.manifest.json"]),
         (["--set", "align.visual.captions.source=captoin"], ["captoin_en.manifest.json"]),
