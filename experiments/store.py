@@ -25,9 +25,9 @@ _EPILOG = """examples:
       grids, their sizes, and what no grid needs
   python -m experiments.store show mix_ablation-embedded
       cells of a grid and the sizes of their stage runs
-  python -m experiments.store remove mix_ablation-embedded share20_s0 --yes
+  python -m experiments.store remove mix_ablation-embedded general_share20_s0 --yes
       results of a cell; the next run of the grid computes them again
-  python -m experiments.store remove mix_ablation-embedded share20_s0 --stage evaluate --yes
+  python -m experiments.store remove mix_ablation-embedded general_share20_s0 --stage evaluate --yes
       one stage run of a cell, and everything that was computed from it
   python -m experiments.store prune
       what no grid needs; nothing is deleted without --yes

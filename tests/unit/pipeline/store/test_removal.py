@@ -1,12 +1,18 @@
 """Removal and pruning, with a kill before every change of a file."""
 
 import multiprocessing
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+from configuration.axes import name_cells
+from configuration.run_config import RunConfig
+from core.config import load_config
 from core.errors import ConfigError, DataError
 from core.io.files import locked
+from experiments.grids import mix_ablation
 from pipeline.store.inventory import Inventory
 from pipeline.store.locks import changing_store, using_store
 from pipeline.store.removal import execute, plan_prune, plan_removal
@@ -152,3 +158,12 @@ def test_what_a_worker_uses_is_needed(world, held):
     assert [stage.address for stage in plan_prune(Inventory.of(world)).stages] == ["0fffffff"]
     removal = plan_removal(Inventory.of(world), "two")
     assert "0ddddddd" not in {stage.address for stage in removal.stages}
+
+
+@pytest.mark.parametrize("document", ["docs/running/results-on-disk.md", "experiments/store.py"])
+def test_documented_cells_exist(document):
+    cells = name_cells(mix_ablation.cells(load_config(RunConfig, Path("configs/embedded.yaml"))))
+    text = Path(document).read_text(encoding="utf-8")
+    named = re.findall(r"remove mix_ablation-embedded (\w+)", text)
+    assert len(named) == 2
+    assert set(named) <= {cell.cell_id for cell in cells}
