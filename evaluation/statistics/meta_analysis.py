@@ -120,7 +120,10 @@ def random_effects(
 
 
 def _predict(y_K: np.ndarray, v_K: np.ndarray) -> tuple[float, float]:
-    """Return the interval of Nagashima, Noma and Furukawa (2019), which covers few studies as well.
+    """Return an interval after Nagashima, Noma and Furukawa (2019), for few studies as well.
+
+    DEVIATION: the sum of squares has the weights of its own tau^2 instead of those without spread,
+    and errors are not below those of measurement.
 
     A new effect is drawn many times: tau^2 from its confidence distribution (the value at which the
     weighted sum of squares equals a draw of chi-squared), then the mean given tau^2 with the error

@@ -25,6 +25,7 @@ _COVARIATES: tuple[tuple[str, Callable[[LanguageResult], float]], ...] = (
     ("relatedness to English", lambda one: one.about.relatedness),
 )
 _MIN_FOR_COVARIATES = 4
+_TWO_GROUPS = 2
 _SMALLEST_P = 0.001
 
 
@@ -57,14 +58,18 @@ def conclusions(results: Sequence[LanguageResult]) -> list[str]:
     if len(results) < MIN_STUDIES:
         return [f"{len(results)} languages: at least {MIN_STUDIES} are needed for an average."]
     lines = []
-    for title, _, of in _OUTCOMES:
+    for title, key, of in _OUTCOMES:
+        if key == "threshold" and (rising := _rising(results)):
+            lines.append(rising)
+            continue
         found = _fit(results, of)
         low, high = found.prediction or (math.nan, math.nan)
         lines.append(
             f"{title}: {100 * found.mean.value:.1f} on average over {len(results)} languages "
             f"[{100 * found.mean.low:.1f}, {100 * found.mean.high:.1f}]; for a new language, "
             f"{100 * low:.1f} to {100 * high:.1f} (95 % prediction interval). Languages differ by "
-            f"a standard deviation of {100 * found.tau:.1f} (p {_format_p(found.q_p_value)})."
+            f"a standard deviation of {100 * found.tau:.1f} (p {_format_p(found.q_p_value)}). "
+            f"{_without_one(results, of)}"
         )
     if at_floor := [one.code for one in results if SMALL in one.silent]:
         lines.append(
@@ -79,6 +84,35 @@ def conclusions(results: Sequence[LanguageResult]) -> list[str]:
         "scores do not show."
     )
     return lines
+
+
+def _rising(results: Sequence[LanguageResult]) -> str:
+    """Say that every sufficient share lies between the last two shares; empty otherwise."""
+    before = {sorted(one.scores)[-2] for one in results}
+    if any(one.threshold.value <= max(before) for one in results):
+        return ""
+    return (
+        f"In every language, the accuracy still rises between {100 * max(before):g} % and the "
+        "largest share, so that no smaller share was found to suffice. The shares in the table are "
+        "interpolated where nothing was trained, and are not averaged here."
+    )
+
+
+def _without_one(
+    results: Sequence[LanguageResult], of: Callable[[LanguageResult], Estimate]
+) -> str:
+    """State the result without the language whose absence changes the spread most."""
+    if len(results) <= MIN_STUDIES:
+        return ""
+    spread = _fit(results, of).tau
+    others = {left.code: _fit([one for one in results if one is not left], of) for left in results}
+    code = max(others, key=lambda name: abs(others[name].tau - spread))
+    found = others[code]
+    return (
+        f"Without {code}: {100 * found.mean.value:.1f} "
+        f"[{100 * found.mean.low:.1f}, {100 * found.mean.high:.1f}], standard deviation "
+        f"{100 * found.tau:.1f} (p {_format_p(found.q_p_value)})."
+    )
 
 
 def _fit(
@@ -139,8 +173,8 @@ def _meta_tables(results: Sequence[LanguageResult]) -> list[StudyTable]:
     averages = StudyTable(
         title="Random-effects meta-analysis over languages",
         note="REML; intervals of Knapp and Hartung; prediction interval for the true value in a "
-        "new language (Nagashima et al. 2019); standard deviation between languages; part of the "
-        "variance that is not an error of measurement; test of equal languages.",
+        "new language (after Nagashima et al. 2019); standard deviation between languages; part of "
+        "the variance that is not an error of measurement; test of equal languages.",
         columns=("outcome", "mean [95 %]", "new language", "SD", "I2", "p, equal"),
         rows=tuple(rows),
     )
@@ -165,6 +199,8 @@ def _slope_row(
     values = [covariate(one) for one in results]
     if len(results) < _MIN_FOR_COVARIATES or len(set(values)) == 1:
         return (title, name, "not estimable: too few or equal values", "", "")
+    if len(set(values)) == _TWO_GROUPS and min(map(values.count, values)) == 1:
+        return (title, name, "not estimable: one language alone differs", "", "")
     slope = _fit(results, of, [values]).coefficients[1]
     reach = special.stdtrit(slope.df, 0.975) + special.stdtrit(slope.df, 0.8)
     return (
@@ -187,7 +223,7 @@ def _curves(results: Sequence[LanguageResult]) -> StudyFigure:
             values = [100 * one.scores[share].value for share in shares]
             axes.plot([100 * s for s in shares], values, marker="o", markersize=3.5,
                       color=f"C{number % 10}", label=one.code)  # fmt: skip
-        axes.set_xlabel("share of images in the target language, %")
+        axes.set_xlabel("share of target-language images in stage 2, %")
         axes.set_ylabel("VQA accuracy, %")
         axes.set_ylim(0, 103)
         axes.legend(ncols=2, frameon=False, fontsize=8)

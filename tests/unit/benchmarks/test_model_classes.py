@@ -52,11 +52,11 @@ def test_every_inequality_is_reported(place: tuple[str, ...], value: Any, fault:
     assert "**no**" in write_table({"qwen3_vl": changed(("resume",), False)})
 
 
-def test_the_stored_table_has_the_faults_that_the_guide_names() -> None:
+def test_the_stored_table_has_no_fault() -> None:
     rows = json.loads(OUT.with_suffix(".json").read_text())
     assert {*rows} <= {*SUBJECTS}
     found = [fault for name, row in rows.items() for fault in faults(name, row)]
-    assert found == ["qwen2_5_vl: weights of two ranks"]  # explained in the table
+    assert not found
     assert OUT.with_suffix(".md").read_text() == write_table(rows)
 
 

@@ -79,6 +79,21 @@ def test_the_page_states_the_prediction_and_what_covariates_cannot_show(tmp_path
     assert "Left out: xx (no data)." in page
     assert "tokens relative to the base language" in page
     assert "not estimable" in page  # all languages of this test have one script
+    flat = dataclasses.replace(results[0].threshold, value=0.2)
+    lines = conclusions([dataclasses.replace(results[0], threshold=flat), *results[1:]])
+    assert "Without " in lines[0]
+    assert "on average" in lines[1]
+    rising = [
+        dataclasses.replace(
+            one, scores={0.2: one.scores[0.2], 0.5: one.scores[0.2], 1.0: one.scores[1.0]},
+            threshold=dataclasses.replace(one.threshold, value=0.9),
+        )
+        for one in results
+    ]  # fmt: skip
+    assert "still rises between 50 % and the largest share" in conclusions(rising)[1]
+    alone = LanguageAbout(script="Geor", family="Celtic", relatedness=1)
+    odd = [dataclasses.replace(results[0], about=alone), *results[1:]]
+    assert "one language alone differs" in write_language_page(odd, tmp_path).read_text()
     silent = [dataclasses.replace(one, silent=(0.0, 0.2)) for one in results[:2]]
     (floor,) = (line for line in conclusions([*silent, *results[2:]]) if "do not exceed" in line)
     assert f"With 20 %, {results[0].code}, {results[1].code} do not exceed" in floor
