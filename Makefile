@@ -13,7 +13,7 @@ help:  ## list the targets
 
 env: $(VENV)/.ready  ## create the environment in .venv
 
-$(VENV)/.ready: requirements.lock tools/setup_environment.py
+$(VENV)/.ready: requirements.lock tools/setup_environment.py $(wildcard tools/torchvision_cpu/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is required; select one with make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
