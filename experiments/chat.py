@@ -120,7 +120,7 @@ def load_chat(args: argparse.Namespace) -> "tuple[list[Talker], str]":
     from serving.talker import load_own_talker, load_talkers
 
     if args.model:
-        language = args.language or describe_own(args.model).languages[-1]
+        language = args.language or describe_own(args.model).languages[1]
         talker = load_own_talker(
             args.model, language=language, style=args.style, max_new_tokens=args.max_new_tokens
         )
@@ -151,6 +151,8 @@ def chat_in_terminal(
     """
     from core.samples import Role, Turn
 
+    if not question:
+        console.print("[dim]An empty line ends the chat.[/]")
     history: dict[str, list[Turn]] = {talker.name: [] for talker in talkers}
     while text := question or _read_question(console):
         for talker in talkers:

@@ -44,7 +44,7 @@ class OwnModel:
     cell: str
     """Id of the cell."""
     languages: list[str]
-    """Base and target language."""
+    """Base language, target language, and a second target language if the cell has one."""
     spec: VlmSpec
     """Parts of the model."""
 

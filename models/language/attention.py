@@ -56,17 +56,18 @@ class Documents:
         """Return the documents of a micro-batch."""
         return cls(micro_batch.document_starts.diff().tolist())
 
-    def mask(self, number: int, window: int | None) -> torch.Tensor | None:
+    def mask(self, number: int, window: int | None, device: torch.device) -> torch.Tensor | None:
         """Return the boolean mask (L, L) of a document, or None if it is causal.
 
         Args:
             number: Index of the document.
             window: Number of positions that a query sees, itself included; None for all.
+            device: Device of a new mask.
         """
         length, mask_LL = self.lengths[number], self.masks.get(number)
         if window is None or length <= window:
             return mask_LL
-        places_L = torch.arange(length, device=None if mask_LL is None else mask_LL.device)
+        places_L = torch.arange(length, device=device)
         distances_LL = places_L[:, None] - places_L
         return (distances_LL >= 0 if mask_LL is None else mask_LL) & (distances_LL < window)
 
@@ -246,7 +247,7 @@ def attention_by_document(
     ]
     outputs_LHC = []
     for number, document in enumerate(zip(*parts, strict=True)):
-        mask_LL = documents.mask(number, window)
+        mask_LL = documents.mask(number, window, query_BHTC.device)
         query_1HLC, key_1GLC, value_1GLC = (x_LHC.transpose(0, 1)[None] for x_LHC in document)
         output_1HLC = functional.scaled_dot_product_attention(
             query_1HLC,

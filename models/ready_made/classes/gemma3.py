@@ -49,6 +49,6 @@ class Gemma3(ReadyMadeClass):
         masks = {}
         for number, is_image_L in enumerate(is_image_N.split(documents.lengths)):
             if is_image_L.any():
-                is_causal_LL = torch.ones(2 * [len(is_image_L)], dtype=torch.bool).tril()
-                masks[number] = is_causal_LL | (is_image_L[:, None] & is_image_L)
+                is_within_LL = is_image_L[:, None] & is_image_L
+                masks[number] = torch.ones_like(is_within_LL).tril() | is_within_LL
         return dataclasses.replace(documents, masks=masks)

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import socket
 import threading
@@ -79,12 +80,14 @@ def test_questions_are_asked_alone_unless_the_conversation_is_remembered() -> No
 
     for remembers in (False, True):
         typed = iter(["Zer da hau?", "Eta hau?", ""])
-        console, recorder = Console(quiet=True), Recorder()
+        console, recorder = Console(file=io.StringIO()), Recorder()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(console, "input", lambda _, typed=typed: next(typed))
             chat_in_terminal(console, [recorder], b"", remembers=remembers)  # type: ignore[list-item]
         earlier = ["Zer da hau?", "bat"] if remembers else []
         assert recorder.asked == [["Zer da hau?"], [*earlier, "Eta hau?"]]
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().startswith("An empty line ends the chat.\nbat\n")
 
 
 def test_invalid_questions_are_reported_with_a_fix(
