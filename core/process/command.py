@@ -96,5 +96,5 @@ def _reporting_errors(work: Callable[[], int]) -> int:
 def _report_stop(number: int) -> int:
     with contextlib.suppress(OSError, ValueError):  # the reader of the output may be gone
         sys.stdout.flush()
-        os.write(2, interrupts.notice(number))
+        interrupts.report_stop(number)
     return interrupts.EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED

@@ -73,6 +73,8 @@ class _CommandState:
         """Whether the process is about to exit, so that another signal has nothing left to do."""
         self.is_urgent = False
         """Whether another signal arrived meanwhile."""
+        self.is_reported = False
+        """Whether the line that says which signal ended the command has been written."""
 
 
 _STATE = _CommandState()
@@ -107,7 +109,7 @@ def install_handler() -> None:
 def begin_work() -> None:
     """Enter the main function of a command, if this process runs one."""
     install_handler()
-    _STATE.stopped_by = 0
+    _STATE.stopped_by, _STATE.is_reported = 0, False
     if _STATE.process_id == os.getpid():
         # The handler can't use a module whose import a signal interrupts.
         import psutil  # noqa: F401
@@ -162,10 +164,21 @@ def stop_command(number: int, frame: FrameType | None = None) -> None:
     raise CommandStopped(number)
 
 
-def notice(number: int) -> bytes:
-    """Return the line that says which signal ended a command."""
+def report_stop(number: int) -> None:
+    """Write the line that says which signal ended the command, if it has not been written.
+
+    Raises:
+        OSError: If nobody reads the output any more.
+    """
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return f"stopped by {name}\n".encode()
+    # Another signal between the two lines would write it again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        if not _STATE.is_reported:
+            os.write(2, f"stopped by {name}\n".encode())
+            _STATE.is_reported = True
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_at_once(number: int = signal.SIGINT) -> NoReturn:
@@ -177,7 +190,7 @@ def end_at_once(number: int = signal.SIGINT) -> NoReturn:
             if os.isatty(descriptor):  # a progress display hides it
                 os.write(descriptor, _SHOW_CURSOR)
     with contextlib.suppress(OSError):
-        os.write(2, notice(number))
+        report_stop(number)
     # No other thread may run between the next lines: that of a pool would replace its processes.
     sys.setswitchinterval(_NEVER_S)
     _kill(children)

@@ -149,6 +149,14 @@ def test_a_second_ctrl_c_while_the_first_is_handled(tmp_path: Path, phase: str) 
     check_ended(process)
 
 
+def test_a_stop_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """A signal between the report and the exit of the process used to report it again."""
+    interrupts.begin_work()
+    interrupts.report_stop(signal.SIGINT)
+    interrupts.report_stop(signal.SIGINT)
+    assert capfd.readouterr().err == "stopped by Ctrl-C\n"
+
+
 def test_ctrl_c_while_the_library_of_the_handler_is_imported(tmp_path: Path) -> None:
     """The handler used the half of the module that existed, which ended in a traceback."""
     (tmp_path / "psutil.py").write_text(
