@@ -17,7 +17,7 @@ from reporting.claims.preregistration import check_registration, load_registered
 from reporting.claims.sufficiency import sufficiency_tables
 from reporting.examples import gallery
 from reporting.examples.errors import KINDS as ERROR_KINDS
-from reporting.examples.errors import error_tables
+from reporting.examples.errors import error_files, error_rows
 from reporting.page_languages.page_strings import TEMPLATE_LANGUAGE, check_page_language
 from reporting.page_languages.translated_page import page_marks, write_page
 from reporting.records import GridRecord, load_grid
@@ -78,7 +78,7 @@ def build_report(  # noqa: PLR0913 - all but the first are keywords
         atomic_write_text(folder / "cells.csv", tables.cells_csv(grid))
         scores = tables.score_table(grid, view)
         texts = {
-            **error_tables(gallery.select_cells(grid, view), view)[1],
+            **error_files(gallery.select_cells(grid, view)),
             "scores.md": to_markdown(scores),
             "scores.tex": to_latex(scores),
             "data.bib": to_bibtex(grid),
@@ -149,7 +149,7 @@ def render_page(
         image_use=image_use_table(grid, view),
         gallery=gallery.build_gallery(grid, view),
         gallery_cells=[cell.cell_id for _, cell in gallery.select_cells(grid, view)],
-        errors=error_tables(gallery.select_cells(grid, view), view)[0],
+        errors=error_rows(gallery.select_cells(grid, view), view),
         error_titles=list(ERROR_KINDS.values()),
         stages=tables.stage_rows(grid),
         preferences=preference_section(grid),

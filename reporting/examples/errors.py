@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,28 +57,47 @@ def error_kind(row: Mapping[str, Any]) -> str:
     return "truncated" if row["is_truncated"] else "wrong"
 
 
-def error_tables(
-    cells: Sequence[tuple[str, CellRecord]], view: View
-) -> tuple[list[ErrorRow], dict[str, str]]:
-    """Return the errors by type of question, language and cell, and CSV files of all of them.
+def error_rows(cells: Sequence[tuple[str, CellRecord]], view: View) -> list[ErrorRow]:
+    """Return the errors by type of question, language and cell.
 
     Args:
         cells: Cells with their labels (`select_cells`).
         view: Axes and languages of the report.
     """
-    tables = [(label, cell.cell_id, read_rows(cell)) for label, cell in cells]
-    groups = sorted({_group(row) for _, _, table in tables for row in table.values()})
+    tables = [(label, read_rows(cell)) for label, cell in cells]
     order = {language: number for number, language in enumerate(view.languages)}
-    rows, files = [], {}
-    for group in sorted(groups, key=lambda g: (g[0], g[1], order.get(g[2], len(order)))):
-        dataset, answer_type, language = group
-        name = f"{_FOLDER}/{dataset}-{answer_type.replace('/', '-')}-{language}.csv"
-        files[name] = _to_csv([(cell, _of_group(table, group)) for _, cell, table in tables])
-        for label, _, table in tables:
+    groups = sorted(
+        _groups(table for _, table in tables),
+        key=lambda group: (group[0], group[1], order.get(group[2], len(order))),
+    )
+    rows = []
+    for group in groups:
+        for label, table in tables:
             if found := _of_group(table, group):
-                title = f"{dataset}, {answer_type}"
-                rows.append(_count(found, type_=title, language=language, cell=label, file=name))
-    return rows, files
+                rows.append(_count(found, group, label))
+    return rows
+
+
+def error_files(cells: Sequence[tuple[str, CellRecord]]) -> dict[str, str]:
+    """Return a CSV file of all errors for every type of question and language, by its name.
+
+    Args:
+        cells: Cells with their labels (`select_cells`).
+    """
+    tables = [(cell.cell_id, read_rows(cell)) for _, cell in cells]
+    return {
+        _file_name(group): _to_csv([(cell, _of_group(table, group)) for cell, table in tables])
+        for group in sorted(_groups(table for _, table in tables))
+    }
+
+
+def _groups(tables: Iterable[PredictionRows]) -> set[tuple[str, str, str]]:
+    return {_group(row) for table in tables for row in table.values()}
+
+
+def _file_name(group: tuple[str, str, str]) -> str:
+    dataset, answer_type, language = group
+    return f"{_FOLDER}/{dataset}-{answer_type.replace('/', '-')}-{language}.csv"
 
 
 def _group(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -89,9 +108,8 @@ def _of_group(table: PredictionRows, group: tuple[str, str, str]) -> list[dict[s
     return [row for _, row in sorted(table.items()) if _group(row) == group]
 
 
-def _count(
-    found: Sequence[Mapping[str, Any]], *, type_: str, language: str, cell: str, file: str
-) -> ErrorRow:
+def _count(found: Sequence[Mapping[str, Any]], group: tuple[str, str, str], cell: str) -> ErrorRow:
+    dataset, answer_type, language = group
     kinds = [error_kind(row) for row in found]
     counts = Counter(kinds)
     pairs = Counter(
@@ -102,13 +120,13 @@ def _count(
     # Equal counts are ordered by their texts, not by the order of the questions.
     frequent = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:_NUM_EXAMPLES]
     return ErrorRow(
-        type=type_,
+        type=f"{dataset}, {answer_type}",
         language=language,
         cell=cell,
         num_questions=len(found),
         shares=tuple(counts[kind] / len(found) for kind in KINDS),
         examples=tuple((accepted, reply, number) for (accepted, reply), number in frequent),
-        file=file,
+        file=_file_name(group),
     )
 
 

@@ -65,17 +65,16 @@ def conclusions(results: Sequence[LanguageResult]) -> list[str]:
         found = _fit(results, of)
         low, high = found.prediction or (math.nan, math.nan)
         lines.append(
-            f"{title}: {100 * found.mean.value:.1f} on average over {len(results)} languages "
-            f"[{100 * found.mean.low:.1f}, {100 * found.mean.high:.1f}]; for a new language, "
-            f"{100 * low:.1f} to {100 * high:.1f} (95 % prediction interval). Languages differ by "
-            f"a standard deviation of {100 * found.tau:.1f} (p {_format_p(found.q_p_value)}). "
-            f"{_without_one(results, of)}"
+            f"{title.capitalize()}: {100 * found.mean.value:.1f} on average over {len(results)} "
+            f"languages [{100 * found.mean.low:.1f}, {100 * found.mean.high:.1f}]; for a new "
+            f"language, {100 * low:.1f} to {100 * high:.1f} (95 % prediction interval). Languages "
+            f"differ by a standard deviation of {100 * found.tau:.1f} "
+            f"(p {_format_p(found.q_p_value)}). {_without_one(results, of)}"
         )
     if at_floor := [one.code for one in results if SMALL in one.silent]:
         lines.append(
             f"With {100 * SMALL:g} %, {', '.join(at_floor)} do not exceed the blank image and the "
-            "most frequent answer: their difference from 100 % says how far that is from nothing, "
-            "and would be larger if scores could be lower."
+            "most frequent answer. Their difference from 100 % is limited by this floor."
         )
     lines.append(
         "Languages are few and not drawn at random. Standard errors cover the choice of images; "

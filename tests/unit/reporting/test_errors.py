@@ -11,7 +11,7 @@ import pytest
 
 from reporting import build, series
 from reporting.examples import gallery
-from reporting.examples.errors import KINDS, error_kind, error_tables
+from reporting.examples.errors import KINDS, error_files, error_kind, error_rows
 from reporting.records import load_grid
 from tests.support import fake_grid
 
@@ -46,7 +46,7 @@ def test_numbers_and_files_agree_with_the_predictions(tmp_path: Path) -> None:
     grid = load_grid(tmp_path, "mix_ablation", "embedded")
     view = series.view_of(grid)
     cells = gallery.select_cells(grid, view)
-    rows, files = error_tables(cells, view)
+    rows, files = error_rows(cells, view), error_files(cells)
     page = build.build_report("mix_ablation", root=tmp_path)
     text = html.unescape(page.read_text(encoding="utf-8"))
     replies = {label: gallery.read_rows(cell) for label, cell in cells}

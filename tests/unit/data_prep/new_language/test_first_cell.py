@@ -1,4 +1,4 @@
-"""What a first cell answers: letters, truncated replies and scores, counted in predictions."""
+"""Letters, truncated replies and scores of a first cell are counted in its predictions."""
 
 from collections import Counter
 
