@@ -307,7 +307,9 @@ def test_the_command_resumes_after_any_kill(reference: Reference) -> None:
 
     stop_politely(world, root, arguments)
     assert finished_stages(root) == second
-    assert mlflow_runs(root) == runs
+    assert runs <= mlflow_runs(root)  # a command killed early had not created the run of stage 2
+    runs = mlflow_runs(root)
+    assert len({name for _, name in runs}) == len(runs), "MLflow has a run twice"
 
     code, output = worlds.run(world, arguments)
     assert code == 0, output
