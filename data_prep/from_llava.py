@@ -36,7 +36,8 @@ a translation. Every row is kept or counted by the reason why it can't be used.
 """
 _EPILOG = """\
 formats:
-  .json, .jsonl   LLaVA or ShareGPT: {"image": "a.jpg", "conversations": [{"from": "human", ...}]}
+  .json, .jsonl   LLaVA or ShareGPT: {"image": "a.jpg", "conversations": [{"from": "human", ...}]},
+                  or `messages` of chat APIs with images in their parts
   .parquet        Hugging Face: `messages` (texts, or parts of text and image) and `images`
   .csv, .tsv      columns image, question, answer, or image, caption
   .tar            WebDataset with such rows in KEY.json
@@ -191,6 +192,11 @@ def _print_report(
         console.print(table)
     if report.num_recoded:
         show(f"{report.num_recoded:,} images were re-encoded as PNG (rotated, or GIF, BMP ...)")
+    if report.num_respelled:
+        show(f"{report.num_respelled:,} paths of images are spelled differently in the file system")
+    if report.unused:
+        names = ", ".join(f"{name} ({count:,})" for name, count in report.unused.most_common())
+        show(f"columns that are not used, with the number of rows: {names}")
     for modality, manifest in report.manifests.items():
         count = report.num_samples[modality]
         show(f"{count:,} of {report.ledger.num_in:,} rows, {modality}: {manifest}")

@@ -1,12 +1,13 @@
 """Conversion of conversation files to the shards of one source, or two with text-only data."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from data_prep.foreign.columns import Columns, find_columns
+from data_prep.foreign.columns import check_roles, find_columns
 from data_prep.foreign.samples import convert_row
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.reading import rows
@@ -16,6 +17,8 @@ from datamodules.shards.manifest import Modality, ShardEntry
 
 _ALL_ROWS = 1 << 40
 _KEY_DIGITS = 9
+_FIRST_ROWS = 1000
+"""The conversion ends after so many rows if none of them can be used."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,10 @@ class ConversionReport:
     num_samples: dict[Modality, int]
     num_recoded: int
     """Images that were re-encoded as PNG."""
+    num_respelled: int
+    """Images whose file was found under another spelling of its path."""
+    unused: Counter[str]
+    """Columns that no record contains, and the number of rows that fill them."""
     ledger: Ledger
 
 
@@ -57,9 +64,12 @@ def convert(plan: ConversionPlan, on_row: Callable[[], None]) -> ConversionRepor
 
     Raises:
         DataError: If a file is damaged, or too many rows can't be used.
-        ConfigError: If a file does not exist or its format is not supported.
+        ConfigError: If a file does not exist or its format is not supported, or a role of
+            `plan.columns` is unknown.
     """
-    ledger, num_recoded = Ledger(), 0
+    check_roles(plan.columns)
+    ledger, num_recoded, num_respelled = Ledger(), 0, 0
+    filled, used = Counter[str](), set[str]()
     writers = {
         Modality.IMAGE_TEXT: _SourceWriter(plan, Modality.IMAGE_TEXT, plan.name),
         Modality.TEXT: _SourceWriter(plan, Modality.TEXT, f"{plan.name}_text"),
@@ -69,7 +79,6 @@ def convert(plan: ConversionPlan, on_row: Callable[[], None]) -> ConversionRepor
         for place in plan.files
         for part in rows.split(place, per_part=_ALL_ROWS)
     ]
-    columns: Columns | None = None
     for part in parts:
         for _, row in rows.read(part):
             if plan.limit and ledger.num_in >= plan.limit:
@@ -80,29 +89,42 @@ def convert(plan: ConversionPlan, on_row: Callable[[], None]) -> ConversionRepor
             try:
                 if isinstance(row, DroppedError):
                     raise row
-                columns = columns or find_columns(row, part.file, plan.columns)
+                filled.update(name for name, value in row.items() if value not in (None, ""))
+                columns = find_columns(row, plan.columns)
+                used.update(columns.names.values())
                 sample = convert_row(row, columns, plan.images)
             except DroppedError as error:
                 ledger.drop(f"row {key}", error)
+                if ledger.num_in == _FIRST_ROWS and not ledger.num_out:
+                    _check_budget(plan, ledger, filled)
                 continue
             num_recoded += sample.is_recoded
+            num_respelled += sample.is_respelled
             modality = Modality.TEXT if sample.image is None else Modality.IMAGE_TEXT
             content: dict[str, Any] = {"messages": sample.messages}
             writers[modality].add(ShardSample(key=key, content=content, image=sample.image))
             ledger.num_out += 1
     ledger.check("conversion")
-    _check_budget(plan, ledger)
+    _check_budget(plan, ledger, filled)
     manifests = {modality: path for modality, w in writers.items() if (path := w.close(ledger))}
     write_croissant(plan.out, plan.name)
     return ConversionReport(
         manifests=manifests,
         num_samples={modality: writers[modality].num_samples for modality in manifests},
         num_recoded=num_recoded,
+        num_respelled=num_respelled,
+        unused=Counter({name: filled[name] for name in filled if name not in used}),
         ledger=ledger,
     )
 
 
-def _check_budget(plan: ConversionPlan, ledger: Ledger) -> None:
+def _check_budget(plan: ConversionPlan, ledger: Ledger, filled: Counter[str]) -> None:
+    for role, name in plan.columns.items():
+        if name not in filled:
+            raise DataError(
+                f"no row has a value in the column '{name}' (--columns {role}={name}); the "
+                f"columns are {', '.join(filled)}"
+            )
     num_unusable = ledger.dropped.total()
     if ledger.num_out and num_unusable <= plan.max_unusable * ledger.num_in:
         return

@@ -23,6 +23,8 @@ _ROLE_OF_SPEAKER = {
     "system": "system",
 }
 _MAX_CHARACTERS = 100_000
+_NUMBERED_MARK = re.compile(r"<image[ _]?\d+>", re.IGNORECASE)
+"""Placeholder of one of several images, as in MMMU; a sample here has at most one image."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +165,7 @@ def _parse_conversation(value: Any) -> list[dict[str, str]]:
         text = _clean(content).strip() if isinstance(content, str) else ""
         if not text:
             raise DroppedError("empty text", repr(content)[:100])
-        _check_length(text)
+        _check_content(text)
         messages.append(_message(role, text))
     spoken = [message["role"] for message in messages if message["role"] != "system"]
     if spoken != ["user", "assistant"] * (len(spoken) // 2) or not spoken:
@@ -196,12 +198,14 @@ def _check_text(text: str, where: str) -> None:
         raise DroppedError("empty text", where)
     if IMAGE_MARK in text:
         raise DroppedError(f"text contains {IMAGE_MARK}", where)
-    _check_length(text)
+    _check_content(text)
 
 
-def _check_length(text: str) -> None:
+def _check_content(text: str) -> None:
     if len(text) > _MAX_CHARACTERS:
         raise DroppedError("text too long", f"{len(text):,} characters")
+    if mark := _NUMBERED_MARK.search(text):
+        raise DroppedError("placeholder of a numbered image", mark.group())
 
 
 def _read_text(row: Mapping[str, Any], column: str) -> str:

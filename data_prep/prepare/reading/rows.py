@@ -12,9 +12,9 @@ from huggingface_hub import HfApi
 from core.errors import ConfigError, DataError
 from core.io.files import safe_join
 from core.io.hub import explain_hub_error
-from core.io.reading import parse_json
 from core.process.log import get_logger
 from data_prep.prepare.faults import DroppedError
+from data_prep.prepare.reading.json_rows import parse_line, parse_rows
 from data_prep.prepare.reading.parquet_rows import count_parquet_rows, read_parquet_rows
 from data_prep.prepare.reading.tables import (
     UTF_16_MARKS,
@@ -223,26 +223,17 @@ def _read_jsonl(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
             yield number, line
             continue
         try:
-            row = parse_json(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            yield number, DroppedError("row is not JSON", str(error))
-            continue
-        yield number, _with_image(part, row)
+            row = parse_line(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            row = DroppedError("row is not UTF-8", str(error))
+        yield number, row if isinstance(row, DroppedError) else _with_image(part, row)
 
 
 def _read_json(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
-    try:
-        with fsspec.open(part.file, "rb") as file:
-            rows = parse_json(file.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{part.file} is not JSON: {error}; download it again", "damaged"
-        ) from error
-    if not isinstance(rows, list):
-        found = type(rows).__name__
-        raise DataError(f"{part.file} holds {found}; convert it to a list of rows", "damaged")
-    for number, row in _slice_part(rows, part):
-        yield number, _with_image(part, row)
+    with fsspec.open(part.file, "rb") as file:
+        content = file.read()
+    for number, row in _slice_part(parse_rows(content, part.file), part):
+        yield number, row if isinstance(row, DroppedError) else _with_image(part, row)
 
 
 def _read_tsv(part: Part) -> Iterator[tuple[int, DatasetRow | DroppedError]]:
@@ -311,6 +302,8 @@ def _slice_part(rows: Any, part: Part) -> Iterator[tuple[int, Any]]:
 
 def _with_image(part: Part, row: Any) -> DatasetRow | DroppedError:
     """Replace an `image` column that is a path by the bytes of the image."""
+    if isinstance(row, list):
+        return DroppedError("row is a list; a file that is one list is named .json", repr(row)[:80])
     if not isinstance(row, dict):
         return DroppedError("row is not an object", repr(row)[:80])
     if not part.reads_images:

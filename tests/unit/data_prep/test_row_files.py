@@ -80,3 +80,33 @@ def test_a_line_that_is_too_long_takes_no_other_line(
     assert isinstance(found[1], DroppedError)
     assert found[1].reason == "the line is too long"
     assert [one["a"] for one in (found[0], *found[2:])] == ["1", "2", "3"]
+
+
+def test_json_lines_may_be_named_json(tmp_path: Path) -> None:
+    lines = ['{"id": 1}', "", '{"id": 2', '{"id": 3}']
+    (tmp_path / "a.json").write_text("\r\n".join(lines), encoding="utf-8")
+    first, second, third = read_all(tmp_path / "a.json")
+    assert (first, third) == ({"id": 1}, {"id": 3})
+    assert second.reason == "row is not JSON"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b' {"a": 1}', "holds dict"),
+        (b'[{"a": 1}, {"a"', "is not JSON"),
+        ('[{"a": 1}]'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ('[{"a": "ñ"}]'.encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_a_json_file_without_rows_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_all(tmp_path / "a.json")
+
+
+def test_a_list_named_as_json_lines_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('[{"id": 1}]', encoding="utf-8")
+    (found,) = read_all(tmp_path / "a.jsonl")
+    assert "a file that is one list is named .json" in found.reason
