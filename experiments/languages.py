@@ -23,6 +23,8 @@ _EPILOG = """examples:
       builds the data of all languages first, in one folder
   python -m experiments.languages --languages eu ca cy es ga gl ka fr is
   python -m experiments.languages --languages eu ca cy es ga gl ka fr is --report-only
+  python -m experiments.languages --languages eu cy ga ka --replicate share20=3 share100=3
+      three trainings of the cells that are compared over languages
 
 Every language has a grid of its own (language_ablation-PROFILE-CODE) with registered claims and a
 report. Stage runs that languages share, such as the features of the images, run once. A stopped
@@ -88,6 +90,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--profile", default="embedded", help="configuration file in configs/ (default: embedded)")
     add("--root", type=given_path, default=Path("mlruns"), help="output folder (default: mlruns)")
     add("--seeds", type=int, default=1, help="training seeds per cell (default: 1)")
+    add(
+        "--replicate",
+        nargs="+",
+        default=[],
+        metavar="SELECTOR=N",
+        help="N training seeds for the cells of a selector, e.g. share20=3 (others: --seeds)",
+    )
     add("--jobs", type=int, default=0, metavar="N", help="CPU cores to use (default: all)")
     add(
         "--set",
@@ -116,6 +125,7 @@ def _grid_arguments(options: argparse.Namespace, code: str) -> list[str]:
     return [
         *("--exp", _EXPERIMENT, "--profile", options.profile, "--name", _grid_name(options, code)),
         *("--root", str(options.root), "--seeds", str(options.seeds), "--jobs", str(options.jobs)),
+        *(["--replicate", *options.replicate] if options.replicate else []),
         *(["--dry-run"] if options.dry_run else []),
         *("--set", *overrides),
     ]

@@ -10,7 +10,14 @@ from scipy import special
 
 from core.io.files import atomic_write_text
 from evaluation.statistics.meta_analysis import MIN_STUDIES, MetaAnalysis, random_effects
-from reporting.languages.results import MARGIN, SMALL, Estimate, LanguageResult
+from evaluation.statistics.trainings.training_variance import TrainingVariance
+from reporting.languages.results import (
+    MARGIN,
+    SMALL,
+    Estimate,
+    LanguageResult,
+    with_training_variance,
+)
 from reporting.sections import figures
 from reporting.studies.study_section import StudyFigure, StudyTable
 
@@ -37,6 +44,7 @@ def write_language_page(results: Sequence[LanguageResult], out: Path, *, missing
         out: Folder of the page.
         missing: Languages that are left out, with the reason; empty if there are none.
     """
+    results, variance = with_training_variance(results)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -44,7 +52,10 @@ def write_language_page(results: Sequence[LanguageResult], out: Path, *, missing
     tables = [_language_table(results), *_meta_tables(results)]
     page = environment.get_template("page.html").render(
         num=len(results),
-        sentences=[*([f"Left out: {missing}."] if missing else []), *conclusions(results)],
+        sentences=[
+            *([f"Left out: {missing}."] if missing else []),
+            *conclusions(results, variance),
+        ],
         figures=[_curves(results)],
         tables=tables,
     )
@@ -53,8 +64,15 @@ def write_language_page(results: Sequence[LanguageResult], out: Path, *, missing
     return out / "report.html"
 
 
-def conclusions(results: Sequence[LanguageResult]) -> list[str]:
-    """State the mean over languages, the prediction for a new one, and what stays open."""
+def conclusions(
+    results: Sequence[LanguageResult], variance: TrainingVariance | None = None
+) -> list[str]:
+    """State the mean over languages, the prediction for a new one, and what stays open.
+
+    Args:
+        results: Results of every language.
+        variance: Variance between trainings that their standard errors contain; None for none.
+    """
     if len(results) < MIN_STUDIES:
         return [f"{len(results)} languages: at least {MIN_STUDIES} are needed for an average."]
     lines = []
@@ -76,11 +94,17 @@ def conclusions(results: Sequence[LanguageResult]) -> list[str]:
             f"With {100 * SMALL:g} %, {', '.join(at_floor)} do not exceed the blank image and the "
             "most frequent answer. Their difference from 100 % is limited by this floor."
         )
+    trainings = (
+        "the variance between trainings is part of the differences between languages"
+        if variance is None
+        else "those of the difference between shares also cover the trainings, which differ by a "
+        f"standard deviation of {100 * variance.sd:.1f} points ({variance.num_cells} cells with "
+        f"several trainings, {variance.df} degrees of freedom)"
+    )
     lines.append(
         "Languages are few and not drawn at random. Standard errors cover the choice of images; "
-        "the variance between trainings is part of the differences between languages. The "
-        "wordings of languages without a reviewing speaker may be wrong in ways that their "
-        "scores do not show."
+        f"{trainings}. The wordings of languages without a reviewing speaker may be wrong in ways "
+        "that their scores do not show."
     )
     return lines
 

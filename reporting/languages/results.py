@@ -1,6 +1,7 @@
 """Results of the grid of one target language: scores by share, smallest sufficient share."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from core.yaml_text import read_yaml
 from evaluation.benchmarks.items import load_benchmarks
 from evaluation.statistics.intervals import Interval, mean_interval
 from evaluation.statistics.resampling import bootstrap_rows, total_clusters
+from evaluation.statistics.trainings.training_variance import TrainingVariance, training_variance
 from reporting.claims.claim_decisions import shows_nothing
 from reporting.claims.hypotheses_schema import ClaimKind
 from reporting.claims.measures import Measure, Measurements, deciding_column
@@ -67,6 +69,44 @@ class LanguageResult:
     """Accuracy with 20 % minus accuracy with 100 %."""
     threshold: Estimate
     """Smallest share within the margin of the best, interpolated linearly between shares."""
+    num_trainings: Mapping[float, int]
+    """Share -> number of trainings of its cell."""
+    trainings: TrainingVariance | None = None
+    """Variance between trainings of one cell; None if every cell was trained once."""
+
+
+def with_training_variance(
+    results: Sequence[LanguageResult],
+) -> tuple[list[LanguageResult], TrainingVariance | None]:
+    """Add the variance between trainings to the standard errors of the differences.
+
+    The variance is pooled over languages and shares, because two or three trainings of one cell
+    alone say little. Intervals of single languages stay those over images.
+
+    Returns:
+        The results and the pooled variance; the results as they are and None if every cell was
+        trained once.
+    """
+    parts = [one.trainings for one in results if one.trainings is not None]
+    if not parts:
+        return list(results), None
+    df = sum(part.df for part in parts)
+    pooled = TrainingVariance(
+        between=sum(part.df * part.between for part in parts) / df,
+        noise=sum(part.df * part.noise for part in parts) / df,
+        df=df,
+        num_cells=sum(part.num_cells for part in parts),
+    )
+    return [_with_variance(one, pooled.variance) for one in results], pooled
+
+
+def _with_variance(result: LanguageResult, variance: float) -> LanguageResult:
+    counts = [result.num_trainings[share] for share in (SMALL, _FULL)]
+    error = math.hypot(
+        result.difference.standard_error, math.sqrt(variance * sum(1 / count for count in counts))
+    )
+    difference = dataclasses.replace(result.difference, standard_error=error)
+    return dataclasses.replace(result, difference=difference)
 
 
 def load_about(code: str) -> LanguageAbout:
@@ -120,6 +160,8 @@ def language_result(grid: GridRecord, *, tokens: float) -> LanguageResult:
             means_S[small] - means_S[full], means_RS[:, small] - means_RS[:, full]
         ),
         threshold=_summarise(sufficient_share(shares, means_S), thresholds_R),
+        num_trainings={share: len(cells[share].seeds) for share in shares},
+        trainings=training_variance([part.to_seed_scores() for part in parts]),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.statistics.intervals import Interval
+from evaluation.statistics.trainings.training_variance import TrainingVariance
 from reporting.languages.page import conclusions, write_language_page
 from reporting.languages.results import (
     Estimate,
@@ -17,6 +18,7 @@ from reporting.languages.results import (
     load_about,
     sufficient_share,
     token_ratio,
+    with_training_variance,
 )
 from tests.support.scored_grid import scored_grid, sees
 
@@ -30,6 +32,7 @@ def _result(code: str, threshold: float, ratio: float = 1.5) -> LanguageResult:
         code=code, about=about, token_ratio=ratio, scores={0.2: score, 1.0: score}, silent=(),
         difference=Estimate(value=-0.1, standard_error=0.02, low=-0.14, high=-0.06),
         threshold=Estimate(value=threshold, standard_error=0.05, low=threshold, high=threshold),
+        num_trainings={0.2: 3, 1.0: 1},
     )  # fmt: skip
 
 
@@ -60,6 +63,45 @@ def test_a_grid_is_summarised_from_its_replies(tmp_path: Path) -> None:
     assert found.difference.low < found.difference.value < found.difference.high < 0
     assert 0.2 < found.threshold.value < 1.0
     assert 0.0 in found.silent  # below the majority score of 0.2
+
+
+def test_trainings_widen_the_standard_errors_by_their_pooled_variance() -> None:
+    plain = [_result(code, 0.5) for code in _LANGUAGES]
+    assert with_training_variance(plain) == (plain, None)
+    variances = [TrainingVariance(between=0.0005, noise=0.0001, df=2, num_cells=1),
+                 TrainingVariance(between=0.0002, noise=0.0001, df=4, num_cells=2)]  # fmt: skip
+    mixed = [dataclasses.replace(one, trainings=variance)
+             for one, variance in zip(plain, [*variances, *[None] * 7], strict=True)]  # fmt: skip
+    found, pooled = with_training_variance(mixed)
+    assert pooled is not None
+    assert (pooled.df, pooled.num_cells) == (6, 3)
+    assert pooled.variance == pytest.approx(0.0002)  # (2 * 0.0004 + 4 * 0.0001) / 6
+    # 0.02^2 over images, and 1/3 + 1/1 of the variance of a training.
+    assert found[-1].difference.standard_error ** 2 == pytest.approx(0.0004 + 0.0002 * 4 / 3)
+    assert (found[0].difference.low, found[0].difference.high) == (-0.14, -0.06)
+    assert "differ by a standard deviation of 1.4 points" in conclusions(found, pooled)[-1]
+
+
+@pytest.mark.slow
+def test_trainings_of_a_cell_are_averaged(tmp_path: Path) -> None:
+    shifts = {0: -0.1, 1: 0.0, 2: 0.1}
+    cells = [
+        {"target_share": share, "text_only": False, "backbone": "general", "stages": "both",
+         "seed": seed}
+        for share in (0.2, 1.0) for seed in (shifts if share == 0.2 else (0,))
+    ]  # fmt: skip
+
+    def scorer(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+        chance = 0.5 + shifts[axes["seed"]] if axes["target_share"] == 0.2 else 0.8
+        return sees(chance, 0.05)(axes, row, rng)
+
+    grid, _ = scored_grid(tmp_path, scorer, cells=cells)
+    found = language_result(grid, tokens=1.4)
+    assert found.num_trainings == {0.2: 3, 1.0: 1}
+    assert found.trainings is not None
+    assert (found.trainings.df, found.trainings.num_cells) == (2, 1)
+    assert found.trainings.sd == pytest.approx(0.1, abs=0.05)
+    assert found.difference.value == pytest.approx(-0.3, abs=0.12)
 
 
 def test_shipped_languages_state_their_typology_and_fertility_is_counted() -> None:
