@@ -1,4 +1,4 @@
-"""Command that writes the data card of prepared data from its manifests and its report.
+"""Command that writes the data card of a folder from its manifests, shards and report.
 
 python -m data_prep.card data/prepared/eu
 """
@@ -21,21 +21,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the card and print its path."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.card",
-        description="Write the data card (README.md) of prepared data: its sources, licences,\n"
-        "translations and the rows that were left out.",
+        description="Write the data card (README.md) of a folder of shards: its sources,\n"
+        "licences, translations, the rows that were left out, and a header with which\n"
+        "`load_dataset` of Hugging Face loads each set of shards by its name.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "folder",
         type=given_path,
-        help="folder of the prepared data, with its manifests; the card is written into it",
+        help="folder of the shards and their manifests; the card is written into it",
     )
     options = parser.parse_args(arguments)
     from rich.console import Console
     from rich.markup import escape
 
-    from data_prep.prepare.data_card import write_card
+    from data_prep.shards.data_card import write_card
 
     console = Console()
     path = write_card(options.folder)

@@ -16,10 +16,10 @@ from typing import Any
 from core.chat.tokens import IMAGE_MARK
 from core.errors import ConfigError, DataError
 from core.io.reading import reading
-from data_prep.prepare.data_card import write_card
 from data_prep.prepare.items import texts_of, with_texts
 from data_prep.prepare.reading.tables import read_table
 from data_prep.prepare.steps.produce import QUESTION_ITEMS, RECORDS
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import ShardSample, write_shard
 from datamodules.shards.manifest import (
     SUFFIX,
@@ -136,7 +136,7 @@ def apply_fixes(data: Path, out: Path, fixes: dict[str, list[Fix]], language: st
         if (data / "report.json").is_file():
             shutil.copy(data / "report.json", part)
         part.rename(out)
-    write_card(out)
+    write_metadata(out, out.name)
     return counts
 
 

@@ -154,6 +154,7 @@ def _write_benchmark(
 
         from data_prep.choice_checks import check_text_only, print_rules
         from data_prep.prepare.benchmark_join import build
+        from data_prep.shards.folder_metadata import write_metadata
         from data_prep.shards.writer import SourceInfo, write_manifest, write_shards
         from datamodules.shards.manifest import Modality
 
@@ -183,6 +184,7 @@ def _write_benchmark(
         else {},
     )
     manifest = write_manifest(options.out, info, shards)
+    write_metadata(options.out, options.name)
     for reason, count in imported.counts.most_common():
         console.print(f"{count:8,d}  {escape(reason)}", highlight=False)
     for language, found in rules.items():

@@ -21,6 +21,7 @@ from data_prep.choice_checks import check_text_only, print_rules
 from data_prep.prepare.benchmark_join import ImportedBenchmark
 from data_prep.prepare.benchmark_recipe import BenchmarkRecipe
 from data_prep.prepare.recipe_folders import BENCHMARK_RECIPES
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import Modality
 
@@ -118,6 +119,7 @@ def write_sides(
                           licence=licence, provenance=provenance,
                           statistics={"num_questions": len(train)})  # fmt: skip
         write_manifest(options.out, info, shards)
+    write_metadata(options.out, options.name)
     for language, found in rules.items():
         print_rules(console, language, found)
     console.print(

@@ -23,6 +23,7 @@ from data_prep.embedded.drawings import (
     white_canvas,
 )
 from data_prep.embedded.packages import PackageFolder, read_lock
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import Modality
 
@@ -100,4 +101,6 @@ def build_drawings(packages: PackageFolder, folder: Path, console: Console) -> P
         },
         statistics={"num_drawings": len(samples)},
     )  # fmt: skip
-    return write_manifest(folder, info, shards)
+    manifest = write_manifest(folder, info, shards)
+    write_metadata(folder, NAME)
+    return manifest

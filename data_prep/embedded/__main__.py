@@ -35,6 +35,8 @@ _OTHER_NAMES = (
     *("photos-*", "photos.*", ".photos.lock", "photo-descriptions-*", "photo_descriptions.*"),
 )
 """Files of `--with-dev` and of `data_prep.photographs`, which are not shipped."""
+_COLLECTED_NAMES = ("culture-*", "culture_*", "README.md", "croissant.json")
+"""Files of `data_prep.native_study`, and those that describe all sources of the folder."""
 _IGNORED = "\n".join(
     ("# Built with --with-dev or by data_prep.photographs; not shipped.", *_OTHER_NAMES, "")
 )
@@ -142,6 +144,7 @@ def _add_part_options(parser: argparse.ArgumentParser) -> None:
 
 def _build(builder: "Builder", folder: Path, *, with_dev: bool) -> None:
     from data_prep.embedded.drawings import DEV_STYLE, TEST_STYLE
+    from data_prep.shards.folder_metadata import write_metadata
 
     folder.mkdir(parents=True, exist_ok=True)
     builder.build_images(folder)
@@ -151,6 +154,7 @@ def _build(builder: "Builder", folder: Path, *, with_dev: bool) -> None:
     if with_dev:
         builder.build_benchmark(folder, "dev", DEV_STYLE)
     (folder / ".gitignore").write_text(_IGNORED, encoding="utf-8")
+    write_metadata(folder, "embedded")
 
 
 def _compare_with_build(builder: "Builder", folder: Path) -> None:
@@ -162,11 +166,12 @@ def _compare_with_build(builder: "Builder", folder: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
         _build(builder, fresh, with_dev=False)
-        built = {path.name: sha256_file(path) for path in sorted(fresh.iterdir())}
+        names = [path for path in sorted(fresh.iterdir()) if not _is_other(path)]
+        built = {path.name: sha256_file(path) for path in names}
         found = {
             path.name: sha256_file(path)
             for path in sorted(folder.glob("*"))
-            if path.is_file() and not any(path.match(pattern) for pattern in _OTHER_NAMES)
+            if path.is_file() and not _is_other(path)
         }
     found.setdefault(".gitignore", built[".gitignore"])
     wrong = sorted(file for file in built | found if built.get(file) != found.get(file))
@@ -176,6 +181,10 @@ def _compare_with_build(builder: "Builder", folder: Path) -> None:
             f"{', '.join(wrong)}; rebuild into --out, or restore them"
         )
     _open_console().log(f"{len(built)} files in {folder} are identical to the build")
+
+
+def _is_other(path: Path) -> bool:
+    return any(path.match(pattern) for pattern in (*_OTHER_NAMES, *_COLLECTED_NAMES))
 
 
 def _track(items: Iterable[_T], description: str, total: int) -> Iterable[_T]:

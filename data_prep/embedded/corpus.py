@@ -11,6 +11,7 @@ from data_prep.embedded.build import Builder
 from data_prep.embedded.planning.conversations import Chat, make_listing, make_yes_no
 from data_prep.embedded.planning.knowledge import HeldOut, held_out
 from data_prep.embedded.script_texts import write_script_texts
+from data_prep.shards.folder_metadata import write_metadata
 
 NUM_CHATS = 24_000
 NUM_LISTINGS = 12_000
@@ -34,6 +35,7 @@ def build_corpus(builder: Builder, folder: Path) -> None:
         chats = builder.chats(builder.plan.scaled(full), name, avoided.combinations, make)
         builder.write_chats(folder, name, _without(chats, avoided))
     write_script_texts(builder.packages, folder)
+    write_metadata(folder, "corpus")
 
 
 def _without(chats: list[Chat], avoided: HeldOut) -> list[Chat]:

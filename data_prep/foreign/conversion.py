@@ -11,7 +11,7 @@ from data_prep.foreign.columns import check_roles, find_columns
 from data_prep.foreign.samples import convert_row
 from data_prep.prepare.faults import DroppedError, Ledger
 from data_prep.prepare.reading import rows
-from data_prep.shards.croissant import write_croissant
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shard
 from datamodules.shards.manifest import Modality, ShardEntry
 
@@ -107,7 +107,7 @@ def convert(plan: ConversionPlan, on_row: Callable[[], None]) -> ConversionRepor
     ledger.check("conversion")
     _check_budget(plan, ledger, filled)
     manifests = {modality: path for modality, w in writers.items() if (path := w.close(ledger))}
-    write_croissant(plan.out, plan.name)
+    write_metadata(plan.out, plan.name)
     return ConversionReport(
         manifests=manifests,
         num_samples={modality: writers[modality].num_samples for modality in manifests},

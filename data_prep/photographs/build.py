@@ -18,6 +18,7 @@ from data_prep.photographs.items import Items, Planner, usable_titles
 from data_prep.photographs.naming import name_photographs
 from data_prep.photographs.photograph import ENGLISH, Photograph
 from data_prep.photographs.tuxpaint import TUX_PAINT, read_stamps
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import ShardSample, SourceInfo, write_manifest, write_shards
 from datamodules.shards.manifest import Modality
 from evaluation.benchmarks.gate import ItemGate
@@ -86,6 +87,7 @@ def build_photos(
     built = [writer.write(PHOTOS, titled, items, names_licence=NAMES_LICENCE)]
     if described := planner.description_items(photographs):
         built.append(writer.write(DESCRIPTIONS, photographs, described))
+    write_metadata(folder, PHOTOS)
     return built
 
 

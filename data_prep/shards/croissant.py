@@ -5,17 +5,19 @@ their hashes, and per source the texts and images in them. Unknown values are le
 the publisher of a data set adds its address, its creator and its date of publication.
 """
 
+import fnmatch
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from core.io.files import atomic_write_text
+from core.io.reading import read_json_file
 from datamodules.shards.manifest import SUFFIX, Manifest, Modality, load_manifest
 
 CROISSANT_FILE = "croissant.json"
+UNKNOWN_LICENCE = "unknown"
 _CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
-_UNKNOWN = "unknown"
 _TERMS = (
     "citeAs", "column", "extract", "field", "fileProperty", "fileObject", "fileSet", "format",
     "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet",
@@ -44,8 +46,38 @@ _KEY = r"([^/]+)\.[^.]+$"
 """The key of a sample in the name of a member."""
 
 
+def published_manifests(folder: Path) -> list[Manifest]:
+    """Return the manifests of a folder, by name, without those that its `.gitignore` names.
+
+    Raises:
+        DataError: If a manifest is damaged.
+    """
+    ignored, patterns = folder / ".gitignore", list[str]()
+    if ignored.is_file():
+        lines = (line.strip() for line in ignored.read_text(encoding="utf-8").splitlines())
+        patterns = [line for line in lines if line and not line.startswith("#")]
+    return [
+        load_manifest(path)
+        for path in sorted(folder.glob(f"*{SUFFIX}"))
+        if not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+    ]
+
+
+def stated_name(folder: Path) -> str:
+    """Return the name of the data set in the metadata of a folder; empty without metadata.
+
+    Raises:
+        DataError: If the metadata is damaged.
+    """
+    path = folder / CROISSANT_FILE
+    if not path.is_file():
+        return ""
+    content = read_json_file(path, fix="delete it; the command writes it again")
+    return str(content.get("name", ""))
+
+
 def write_croissant(folder: Path, name: str) -> Path:
-    """Write the metadata of all sources of a folder beside their manifests, and return its path.
+    """Write the metadata of a folder's sources beside their manifests, and return its path.
 
     Args:
         folder: Folder of the manifests.
@@ -54,8 +86,7 @@ def write_croissant(folder: Path, name: str) -> Path:
     Raises:
         DataError: If a manifest is damaged.
     """
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
-    content = describe([load_manifest(path) for path in paths], name)
+    content = describe(published_manifests(folder), name)
     path = folder / CROISSANT_FILE
     atomic_write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return path
@@ -64,7 +95,7 @@ def write_croissant(folder: Path, name: str) -> Path:
 def describe(manifests: Sequence[Manifest], name: str) -> dict[str, Any]:
     """Return the metadata of sources, which may share shards, as a JSON-LD document."""
     shards = {shard.path: shard for manifest in manifests for shard in manifest.shards}
-    licences = sorted({manifest.licence for manifest in manifests} - {_UNKNOWN})
+    licences = sorted({manifest.licence for manifest in manifests} - {UNKNOWN_LICENCE})
     languages = sorted({code for one in manifests for code in one.language.split(",")})
     return {
         "@context": _CONTEXT,

@@ -7,12 +7,11 @@ from typing import Any
 from core.config import to_plain
 from core.errors import DataError
 from core.io.files import atomic_write_text
-from data_prep.prepare.data_card import write_card
 from data_prep.prepare.faults import Ledger, read_ledger
 from data_prep.prepare.recipe import Kind
 from data_prep.prepare.steps.produce import RECORDS, Produced
 from data_prep.prepare.work import COLLECTED, JOINED, PRODUCED, SourcePlan, WorkPlan
-from data_prep.shards.croissant import write_croissant
+from data_prep.shards.folder_metadata import write_metadata
 from data_prep.shards.writer import SourceInfo, write_manifest
 from datamodules.shards.manifest import SUFFIX, Modality, ShardEntry, load_manifest
 
@@ -45,8 +44,7 @@ def finish(plan: WorkPlan) -> dict[str, Any]:
             atomic_write_text(path, "".join(f"{line}\n" for line in lines))
     _write_benchmarks_manifest(plan)
     atomic_write_text(plan.out / REPORT, json.dumps(report, ensure_ascii=False, indent=1) + "\n")
-    write_card(plan.out)
-    write_croissant(plan.out, plan.recipe)
+    write_metadata(plan.out, plan.recipe)
     return report
 
 

@@ -17,7 +17,6 @@ import yaml
 
 from data_prep.fixes import main as fix
 from data_prep.prepare.__main__ import main
-from data_prep.prepare.data_card import write_card
 from data_prep.prepare.translation.quality import CUT_OFF
 from data_prep.prepare.translation.translators import (
     Backend,
@@ -25,6 +24,7 @@ from data_prep.prepare.translation.translators import (
     Request,
     TranslateConfig,
 )
+from data_prep.shards.data_card import write_card
 from datamodules.shards.manifest import load_manifest, open_shard
 from evaluation.benchmarks.items import load_benchmark
 from evaluation.people.tasks import validate_tasks

@@ -256,7 +256,7 @@ def test_built_twice_gives_the_same_bytes(tmp_path: Path, packages: PackageFolde
         {path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders
     )
     assert first == second
-    assert len(first) == 6
+    assert len(first) == 8
     assert "21 photographs with texts in en, eu; 2 of them" in lines[0]
     photos, descriptions = built
     assert photos.num_photos == 19
