@@ -5,7 +5,6 @@ docs/guides/human-evaluation.md describes. The server runs on SQLite. Nothing is
 queued, so its search engine and its job queue are replaced.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -182,5 +181,9 @@ def test_judgements_come_back_as_they_were(
     again = tmp_path / "again.jsonl"
     assert run.main(["--db", str(other.path), "--export", "argilla", str(again)]) == 0
     assert account in again.read_text(), "an account of Argilla keeps its id"
-    rows = json.loads((tmp_path / f"{name}.plain.json").read_text())
-    assert all("status" not in one for r in rows for v in r["responses"].values() for one in v)
+    capsys.readouterr()
+    untouched = create(tmp_path / "plain.db")
+    words = ["--import", "argilla", str(tmp_path / f"{name}.plain.json")]
+    assert run.main(["--db", str(untouched.path), *words]) != 0
+    assert "responses have no status" in capsys.readouterr().err
+    assert untouched.judgements() == [], "to_json of Argilla drops the status"

@@ -392,6 +392,16 @@ def test_responses_of_argilla_that_are_no_judgements_are_skips_or_left_out(
     assert exchange.import_judgements(store, found) == 2
 
 
+def test_responses_of_argilla_without_status_are_refused(store: AnnotationStore) -> None:
+    """`to_json` of Argilla drops the status: a complete draft would count as a judgement."""
+    records = argilla_records(store)
+    entry = {"value": "tie", "user_id": str(uuid.uuid4())}
+    records[0]["responses"] = {name: [entry] for name in ("content", "language", "overall")}
+    records[1]["responses"] = {"content": [entry | {"status": None}]}
+    with pytest.raises(DataError, match=r"2 responses have no status.*human-evaluation\.md"):
+        argilla.from_argilla(json.dumps(records))
+
+
 @pytest.mark.parametrize("kind", ["labelstudio", "argilla"])
 @pytest.mark.parametrize(
     ("verdict", "text", "reason"),
