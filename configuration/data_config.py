@@ -84,6 +84,9 @@ class DataConfig:
     """Names of benchmark manifests in that folder whose images differ in kind from the training
     images. Those that exist are evaluated in a separate stage run, and the report shows them
     separately; a missing one is left out, because they are not shipped."""
+    fit_lengths: bool = False
+    """Whether rows and replies that are too short for the data become as long as needed. Otherwise,
+    they are an error."""
     smoke_sources: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source -> smaller source that the experiments `smoke` and `first_cell` read instead."""
     expected: dict[str, ExpectedSource] = dataclasses.field(default_factory=dict)

@@ -6,9 +6,11 @@ from pathlib import Path
 from configuration.converted_tables import convert_tables
 from configuration.data_config import LanguagesConfig
 from configuration.mixture_lines import MixtureLineConfig
+from configuration.replacing import replace_fields
 from configuration.run_config import RunConfig
 from core.errors import ConfigError
 from datamodules.shards.manifest import SUFFIX, Modality, load_manifest
+from evaluation.retention import TEXT_PREFIX
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,27 @@ def manifest_path(config: RunConfig, name: str) -> str:
         return f"{name}{SUFFIX}"
     paths = [f"{folder}/{name}{SUFFIX}" for folder in (config.data.folder, *config.data.folders)]
     return next((path for path in paths if Path(path).is_file()), paths[0])
+
+
+def with_language_tasks(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """Fill the languages of the run into the retention tasks, `{base}` and `{target}`.
+
+    Such a task about running text is left out if the data are here and have none in its language.
+
+    Returns:
+        The configuration, and the tasks that were left out.
+    """
+    tasks, left_out = list[str](), list[str]()
+    for task in config.retention.tasks:
+        name = task.replace("{base}", config.languages.base)
+        name = name.replace("{target}", config.languages.target)
+        manifest = manifest_path(config, name.removeprefix(TEXT_PREFIX))
+        is_missing = Path(config.data.folder).is_dir() and not Path(manifest).is_file()
+        if name != task and name.startswith(TEXT_PREFIX) and is_missing:
+            left_out.append(name)
+        else:
+            tasks.append(name)
+    return replace_fields(config, {"retention.tasks": tasks}), left_out
 
 
 def line_manifests(

@@ -4,7 +4,7 @@ Each message states what is wrong, the offending value, and the fix. The classes
 from the code that raises them, so that every layer can catch them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _MAX_NAMES, _NUM_NEAREST = 60, 12
@@ -19,6 +19,19 @@ class IrudimenError(Exception):
 
 class ConfigError(IrudimenError):
     """Invalid configuration value, name or combination."""
+
+
+class TooShortError(ConfigError):
+    """Length in the configuration that is too short for the data."""
+
+    def __init__(self, message: str, settings: Sequence[str]) -> None:
+        super().__init__(message, tuple(settings))
+        self.settings = tuple(settings)
+        """Overrides (KEY=VALUE) that are enough."""
+
+    def __str__(self) -> str:
+        """Return the message without the overrides."""
+        return str(self.args[0])
 
 
 class DataError(IrudimenError):

@@ -8,7 +8,7 @@ import dataclasses
 import string
 from collections.abc import Callable, Mapping, Sequence
 
-from core.errors import ConfigError
+from core.errors import TooShortError
 from evaluation.answers.yes_no import YesNoParser
 from evaluation.asking import AskingConfig
 from evaluation.benchmarks.items import Benchmark, BenchmarkItem
@@ -102,14 +102,15 @@ def check_reply_lengths(
         count_tokens: Counts tokens as the model generates them.
 
     Raises:
-        ConfigError: If there are such items; the message gives the limits that are enough.
+        TooShortError: If there are such items; the message gives the limits that are enough.
     """
     found = find_unreachable(items, settings, count_tokens)
     if found:
-        raise ConfigError(
+        enough = sufficient_settings(found, settings)
+        raise TooShortError(
             "some questions have no accepted answer that fits into the limit of a reply: "
-            f"{'; '.join(one.describe() for one in found)}. Set "
-            f"{' '.join(sufficient_settings(found, settings))}"
+            f"{'; '.join(one.describe() for one in found)}. Set {' '.join(enough)}",
+            enough,
         )
 
 

@@ -27,6 +27,8 @@ class GridPlan:
     """Hypotheses of the experiment itself, besides those of the project."""
     publish: Callable[[Store], Path]
     """Write the final output (a report or trained models) and return its path."""
+    adapted: tuple[str, ...] = ()
+    """Values that follow from the data instead of the profile, a sentence each."""
     note: str = ""
     """What a reader of the scores has to know, as the experiment states it; else empty."""
 

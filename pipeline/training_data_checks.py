@@ -66,6 +66,18 @@ def check_training_data(graph: Graph, store: Store) -> None:
     _check_row_lengths(trainings, sources)
 
 
+def settings_for_rows(graph: Graph, lengths_folder: Path) -> list[str]:
+    """Return the overrides with which the samples of all trainings fit into rows.
+
+    Args:
+        graph: The trainings; whether they are done makes no difference.
+        lengths_folder: Folder of measured lengths.
+    """
+    stages = [one.stage for one in graph.nodes.values() if isinstance(one.stage, TrainingStage)]
+    found = dict.fromkeys(_excesses(stages, _MeasuredSources(lengths_folder)))
+    return _sufficient_settings(stages, list(found))
+
+
 def _check_stream(
     node: StageNode, stage: TrainingStage | PretrainStage, sources: "_MeasuredSources"
 ) -> None:

@@ -22,12 +22,8 @@ from data_prep.new_language.first_cell import EXPERIMENT, find_predictions, meas
 from data_prep.new_language.questions import ask_for_gaps, confirm
 from data_prep.new_language.settings import (
     GRID_PROFILE,
-    LENGTHS_FOLDER,
-    count_answer_tokens,
     grid_settings,
     measure_fertility,
-    measure_rows,
-    retention_setting,
 )
 from data_prep.new_language.template import write_files
 from datamodules.shards.manifest import SUFFIX
@@ -116,18 +112,9 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
     options = ["--languages", _BASE, code, "--out", str(out)]
     options += ["--packages", str(packages)] if packages else []
     _run("data_prep.embedded", options, "building the data")
-    begin = time.perf_counter()
     root = Path("mlruns") / code
     has_text = (out / f"text_{code}{SUFFIX}").is_file()
-    settings = grid_settings(
-        code,
-        out,
-        has_text=has_text,
-        answer_tokens=count_answer_tokens(load_language(code), names.values()),
-        rows=measure_rows(out, code, root / LENGTHS_FOLDER),
-    )
-    _print(f"lengths measured in {time.perf_counter() - begin:.0f} s")
-    given = ["--root", str(root), "--set", *settings]
+    given = ["--root", str(root), "--set", *grid_settings(code, out, has_text=has_text)]
     _run("experiments.run", ["--exp", EXPERIMENT, *given], "training a first cell")
     predictions = find_predictions(root, f"{EXPERIMENT}-{GRID_PROFILE}")
     _print(f"answers to questions in '{code}', counted in {predictions}:")
@@ -135,7 +122,6 @@ def build(code: str, folder: Path, out: Path, packages: Path | None) -> int:
         _print(f"  {line}")
     _print(f"all steps took {(time.perf_counter() - started) / 60:.1f} min")
     _print("the whole grid:")
-    given.append(retention_setting(code, has_text=has_text))
     _print(shlex.join(["python", "-m", "experiments.run", "--exp", "mix_ablation", *given]))
     return 0
 

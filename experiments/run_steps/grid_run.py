@@ -86,6 +86,8 @@ class GridRun:
         if not self._states:  # a sequential grid trains several times
             for note in single_language_notes(cell.config for cell in self.plan.cells):
                 self._print_line(f"[yellow]{escape(note)}[/]")
+            for line in self.plan.adapted:
+                self._print_line(f"[yellow]{escape(line)}[/]")
             if selection := self.plan.describe_selection():
                 self._print_line(escape(selection))
         self._write_description()

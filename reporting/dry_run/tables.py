@@ -60,6 +60,8 @@ def show_plan(
         console.print(escape(selection), soft_wrap=True, highlight=False)
     for note in single_language_notes(cell.config for cell in plan.cells):
         console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True, highlight=False)
+    for line in plan.adapted:
+        console.print(f"[yellow]{escape(line)}[/]", soft_wrap=True, highlight=False)
     for cells in plan.full_graph.equal_cells():
         console.print(f"[yellow]{describe_equal_cells(cells)}[/]", soft_wrap=True, highlight=False)
 

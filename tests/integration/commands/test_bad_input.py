@@ -23,6 +23,7 @@ from experiments.run_steps.grid_run import GridRun
 from experiments.run_steps.planning import make_plan
 from models.weights import load_weights, save_weights
 from pipeline.graph import Graph
+from pipeline.grid_plan import GridPlan
 from pipeline.launchers import worker
 from pipeline.launchers.execution import Execution, write_execution
 from pipeline.store.states import State
@@ -213,6 +214,56 @@ def test_row_lengths_of_all_stages_and_sources_are_reported_together(
     check_training_data(plan_of(*enough), Store(Path(ROOT)))
     code, output = command(capsys, *worlds.grid_arguments(ROOT, "--dry-run", "--set", *short))
     assert (code, "Enough for all" in output) == (2, True)
+
+
+def fitting_plan(world: Path, *options: str) -> GridPlan:
+    """Plan with a profile whose rows and replies are too short, and that fits them to the data."""
+    changes = {
+        "row_tokens: 48": "row_tokens: 9",
+        "row_tokens: 96": "row_tokens: 16",
+        "micro_batch_tokens: 192": "micro_batch_tokens: 17",
+        "max_new_tokens: 8": "max_new_tokens: 1",
+        "benchmarks: [benchmark_test]": "benchmarks: [benchmark_test], fit_lengths: true",
+    }
+    text = (world / "configs" / f"{worlds.PROFILE}.yaml").read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (world / "configs" / "short.yaml").write_text(
+        text + "retention: {tasks: ['text:text_{base}', 'text:text_{target}']}"
+    )
+    arguments = ["--exp", "mix_ablation", "--profile", "short", "--root", ROOT, *options]
+    return make_plan(request_of(run.build_parser().parse_args(arguments)))
+
+
+@pytest.mark.slow
+def test_rows_and_replies_become_as_long_as_the_data_need(world: Path) -> None:
+    plan = fitting_plan(world)
+    check_training_data(plan.graph, Store(Path(ROOT)))
+    config = plan.cells[0].config
+    lengths = {"align.row_tokens": (config.align.row_tokens, 9),
+               "instruct.row_tokens": (config.instruct.row_tokens, 16),
+               "instruct.micro_batch_tokens": (config.instruct.micro_batch_tokens, 17),
+               "evaluate.max_new_tokens": (config.evaluate.max_new_tokens, 1)}  # fmt: skip
+    fitted, tasks = plan.adapted
+    for name, (now, before) in lengths.items():
+        assert now > before
+        assert f"{name}={now} ({before})" in fitted
+    assert config.align.micro_batch_tokens == 96, "it was enough"
+    assert config.retention.tasks == ["text:text_eu"]
+    assert tasks == "Text-only tasks without data are left out: text:text_en"
+    # The cells of a part of the grid are the same, and lengths of the user stay as they are.
+    assert fitting_plan(world, "--only", worlds.CELL).full_graph.nodes.keys() == (
+        plan.full_graph.nodes.keys()
+    )
+    given = fitting_plan(world, "--set", "align.row_tokens=10")
+    assert given.cells[0].config.align.row_tokens == 10
+    with pytest.raises(DataError, match=r"align: source 'caption_en'.*row_tokens=10"):
+        check_training_data(given.graph, Store(Path(ROOT)))
+    with pytest.raises(ConfigError, match="no accepted answer that fits into the limit"):
+        fitting_plan(world, "--set", "data.fit_lengths=false")
+    with pytest.raises(ConfigError, match="no accepted answer that fits into the limit"):
+        fitting_plan(world, "--set", "evaluate.max_new_tokens=1")
 
 
 @pytest.mark.slow

@@ -188,4 +188,4 @@ def test_values_may_be_written_as_text(found: AxisValue, wanted: Any, is_same: b
 def test_flatten_lists_every_leaf(base: RunConfig) -> None:
     leaves = flatten(base)
     assert leaves["cell.stages"] == Stages.BOTH.value
-    assert leaves["retention.tasks"] == '["text:text_en", "text:text_eu"]'
+    assert leaves["retention.tasks"] == '["text:text_{base}", "text:text_{target}"]'

@@ -17,7 +17,7 @@ from data_prep.new_language import facts as facts_module
 from data_prep.new_language import steps
 from data_prep.new_language.check import check_folder
 from data_prep.new_language.facts import NO_LOCALE, LanguageFacts, gather_facts
-from data_prep.new_language.settings import grid_settings, retention_setting
+from data_prep.new_language.settings import grid_settings
 from data_prep.new_language.slots import fill, find_slots
 from data_prep.new_language.template import TYPOLOGY, single_words, write_files
 from experiments.grids import first_cell
@@ -189,17 +189,10 @@ def test_a_folder_that_exists_is_kept(tmp_path, monkeypatch):
 
 
 def test_settings_follow_from_the_data(tmp_path):
-    plain = grid_settings("sw", tmp_path, has_text=True, answer_tokens=9, rows={"align": 90})
+    plain = grid_settings("sw", tmp_path, has_text=True)
     assert plain == ["languages.target=sw", f"data.folder={tmp_path}"]
-    tasks = "retention.tasks=[text:text_en,text:text_sw]"
-    assert retention_setting("sw", has_text=True) == tasks
-    assert retention_setting("ka", has_text=False) == "retention.tasks=[text:text_en]"
-    long = grid_settings(
-        "ka", tmp_path, has_text=False, answer_tokens=40, rows={"align": 192, "instruct": 5000}
-    )
-    assert "align.row_tokens=192" in long
-    assert "instruct.micro_batch_tokens=5000" in long
-    assert "evaluate.max_new_tokens=40" in long
+    long = grid_settings("ka", tmp_path, has_text=False)
+    assert "instruct.text_only.text.samples_per_step=0" in long
     assert "instruct.text_only.chat.samples_per_step=2" in long
     # `--build` passes them to `first_cell`, which must not set the same fields.
     base = load_config(RunConfig, Path("configs/embedded.yaml"), overrides=long)
