@@ -281,12 +281,22 @@ class GridTracker:
         return str(found[0].info.run_id) if found else ""
 
     def _ensure_note(self, stage_dir: Path) -> dict[str, Any]:
-        """Return the note of a stage and create its run if there is none."""
-        note = self._notes.read(stage_dir)
-        if not note["owner"]:
-            run_id = self._create_child(load_stage(stage_dir), tags={})
-            note["owner"] = note["runs"][self._ensure_parent()] = run_id
-            self._notes.write(stage_dir, note)
+        """Return the note of a stage and create its run if there is none.
+
+        A run whose grid was deleted in MLflow becomes a child of this grid.
+        """
+        note, parent = self._notes.read(stage_dir), self._ensure_parent()
+        owner, runs = note["owner"], note["runs"]
+        if not owner:
+            owner = self._create_child(load_stage(stage_dir), tags={})
+        elif parent in runs or any(
+            self._notes.is_active(grid) for grid, run in runs.items() if run == owner
+        ):
+            return note
+        else:
+            self._client.set_tag(owner, "mlflow.parentRunId", parent)
+        note["owner"] = runs[parent] = owner
+        self._notes.write(stage_dir, note)
         return note
 
     def _finish_stage(self, stage: StageRecord, note: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ class UploadNotes:
         """Read a note; one of another server or folder, or of a deleted run, is replaced."""
         note = read_note(stage_dir / RUN_FILE)
         is_ours = note.get("uri") == self._uri and note.get("root") == self._root
-        if is_ours and self._is_active(note["owner"]):
-            note["runs"] = {p: r for p, r in note["runs"].items() if self._is_active(r)}
+        if is_ours and self.is_active(note["owner"]):
+            note["runs"] = {p: r for p, r in note["runs"].items() if self.is_active(r)}
             return note
         return {
             "uri": self._uri, "root": self._root, "owner": "", "runs": {},
@@ -48,7 +48,8 @@ class UploadNotes:
         """Write a note."""
         atomic_write_text(stage_dir / RUN_FILE, json.dumps(note, indent=1))
 
-    def _is_active(self, run_id: str) -> bool:
+    def is_active(self, run_id: str) -> bool:
+        """Return whether MLflow has a run that is not deleted."""
         try:
             return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:

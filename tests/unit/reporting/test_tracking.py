@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow.cli
 import pytest
+from click.testing import CliRunner
 from sqlalchemy.exc import OperationalError
 
 from callbacks.metrics_log import JsonlLogger
@@ -215,6 +217,44 @@ def test_run_deleted_in_the_browser_is_created_again(root: Path) -> None:
     tracker.finish_stage(folder)
     assert _owner(folder) != deleted
     assert tracker._client.get_run(_owner(folder)).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "grid"])
+def test_runs_that_mlflow_gc_removed_come_back_once(root: Path, kind: str) -> None:
+    """The run of a grid is removed without its children, which used to be copied then."""
+
+    def content() -> list[tuple[Any, ...]]:
+        found, runs = MlflowClient(uri), _runs(root)
+        parents = {run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags}
+        assert len(parents) == 1
+        assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {None, *parents}
+        return sorted(
+            (
+                run.info.run_name, run.info.status, sorted(run.data.metrics.items()),
+                sorted(run.data.params.items()), len(run.inputs.dataset_inputs),
+                sorted(item.path for item in found.list_artifacts(run.info.run_id)),
+            )
+            for run in runs
+        )  # fmt: skip
+
+    uri = f"sqlite:///{root}/mlflow.db"
+    _track(root)
+    before = content()
+    removed = [run for run in _runs(root) if kind in run.info.run_name.split("(")[-1]]
+    assert len(removed) == (2 if kind == "evaluate" else 1)
+    for run in removed:
+        MlflowClient(uri).delete_run(run.info.run_id)
+    words = ["gc", "--backend-store-uri", uri, "--tracking-uri", uri]
+    result = CliRunner().invoke(mlflow.cli.cli, words)
+    assert result.exit_code == 0, result.output
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database:
+        rows = {name for (name,) in database.execute("select run_uuid from runs")}
+    assert not rows & {run.info.run_id for run in removed}
+    for _ in range(2):
+        _track(root)
+        assert content() == before
+    kept = {run.info.run_id for run in _runs(root)} & rows
+    assert kept == rows, "no other run was replaced"
 
 
 def test_failed_stage_is_tagged_with_its_error(root: Path) -> None:
