@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def line(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    checked = advisor.validate()
+    checked = advisor.surface.validate()
     line(
         f"{grid.title}: {checked.num_inside} of {checked.num_cells} withheld cells are inside "
         f"their 90 % prediction interval, with a mean error of {100 * checked.mean_error:.1f} "
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if checked.refusal:
         line(f"No advice: {checked.refusal}.")
         return 1
-    cell_id = options.at or advisor.best_cell()
-    line(f"At {cell_id}, gains of {advisor.measure.describe()} in {grid.target_language}:")
+    cell_id = options.at or advisor.surface.best_cell
+    line(f"At {cell_id}, gains of {advisor.surface.measure.describe()} in {grid.target_language}:")
     hours = {cell.cell_id: training_hours(cell) for cell in grid.cells}
     found = [
         advisor.more_items(cell_id, options.items, prices),

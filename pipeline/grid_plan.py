@@ -23,8 +23,9 @@ class GridPlan:
     """Execution settings of every stage run."""
     cells: tuple[GridCell, ...]
     """Every cell of the grid; empty for an experiment that trains no cells."""
-    hypotheses: Mapping[str, Mapping[str, Any]]
-    """Hypotheses of the experiment itself, besides those of the project."""
+    hypotheses: Mapping[str, Mapping[str, Any] | str]
+    """Hypotheses of the experiment itself, besides those of the project; or the reason why it
+    leaves out one of these."""
     publish: Callable[[Store], Path]
     """Write the final output (a report or trained models) and return its path."""
     adapted: tuple[str, ...] = ()

@@ -89,6 +89,8 @@ def _sides(
     fields: Mapping[Setting, Mapping[str, AxisValue]],
 ) -> tuple[list[list[Setting]], str]:
     """Return the cells that may be the first and the second of a pair, or why there are none."""
+    if hypothesis.left_out:
+        return [], f"the experiment leaves it out, because {hypothesis.left_out}"
     kept, reason = _filter_cells(hypothesis.only_if, planned, common, fields)
     if not reason and hypothesis.minus:
         kept = [cell for cell in kept if subtracted_cell(hypothesis, cell) in planned]

@@ -128,6 +128,8 @@ class Hypothesis:
     """Margin in bits per byte of texts (kind retention, tasks text:SOURCE)."""
     relative_margin: float | None = None
     """Margin as a fraction of the second score minus its blind score; replaces `margin`."""
+    left_out: str = ""
+    """Why the experiment of a grid leaves out the hypothesis; empty if it doesn't."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""

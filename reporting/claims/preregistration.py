@@ -7,6 +7,7 @@ evaluation that the grid uses, including those that it found in the store.
 """
 
 import dataclasses
+import json
 import tempfile
 import textwrap
 import time
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from core.config import load_config, to_plain
-from core.errors import ConfigError
+from core.errors import ConfigError, unknown_name
 from core.io.files import atomic_write_text, sha256_file
 from core.process.log import get_logger
 from core.yaml_text import read_yaml
@@ -33,8 +34,9 @@ SHIPPED = Path(__file__).parents[1] / "hypotheses.yaml"
 PUBLISHED_NAME = "registration.yaml"
 """File that `--register` writes for publication."""
 
-OwnHypotheses: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""Name of a hypothesis of an experiment -> its fields, as in the file."""
+OwnHypotheses: TypeAlias = Mapping[str, Mapping[str, Any] | str]
+"""Name of a hypothesis of an experiment -> its fields, as in the file; or name of a shipped one ->
+why the experiment leaves it out."""
 NO_HYPOTHESES: OwnHypotheses = MappingProxyType({})
 
 _COPY_NAME = "hypotheses.yaml"
@@ -136,17 +138,26 @@ def combine_hypotheses(own: OwnHypotheses) -> Hypotheses:
     """Return the shipped hypotheses with those of an experiment.
 
     Raises:
-        ConfigError: If a hypothesis is invalid, or has the name of a shipped one.
+        ConfigError: If a hypothesis is invalid or has the name of a shipped one, or if one that is
+            left out is not shipped.
     """
     shipped = load_hypotheses(SHIPPED)
     if not own:
         return shipped
-    if not isinstance(own, Mapping) or not all(isinstance(one, Mapping) for one in own.values()):
+    is_valid = isinstance(own, Mapping) and all(
+        isinstance(one, Mapping) or (isinstance(one, str) and one.strip()) for one in own.values()
+    )
+    if not is_valid:
         raise ConfigError(
             f"the hypotheses of the experiment are {own!r:.80}; expected names with the fields "
-            "that reporting/hypotheses.yaml explains"
+            "that reporting/hypotheses.yaml explains, or names of its hypotheses with the reason "
+            "why the experiment leaves them out"
         )
-    if both := sorted(set(own) & set(shipped.hypotheses)):
+    added = {name for name, one in own.items() if not isinstance(one, str)}
+    if unknown := sorted(set(own) - added - set(shipped.hypotheses)):
+        fix = "An experiment leaves out hypotheses of reporting/hypotheses.yaml only."
+        raise ConfigError(unknown_name("hypothesis", unknown[0], shipped.hypotheses, fix=fix))
+    if both := sorted(added & set(shipped.hypotheses)):
         raise ConfigError(
             f"the experiment's hypothesis '{both[0]}' has the name of one in "
             "reporting/hypotheses.yaml; rename it"
@@ -162,11 +173,19 @@ def combine_hypotheses(own: OwnHypotheses) -> Hypotheses:
 
 
 def _join_texts(own: OwnHypotheses) -> str:
-    """Return the text of the shipped file, with the hypotheses of an experiment at its end."""
+    """Return the text of the shipped file with the hypotheses of an experiment at its end.
+
+    Hypotheses that the experiment leaves out keep their place, and get the reason.
+    """
     text = SHIPPED.read_text(encoding="utf-8")
-    if not own:
+    for name, reason in own.items():
+        if isinstance(reason, str):
+            heading = f"  {name}:\n"
+            text = text.replace(heading, f"{heading}    left_out: {json.dumps(reason)}\n", 1)
+    fields = {name: one for name, one in own.items() if not isinstance(one, str)}
+    if not fields:
         return text
-    added = yaml.safe_dump(to_plain(own), sort_keys=False, allow_unicode=True)
+    added = yaml.safe_dump(to_plain(fields), sort_keys=False, allow_unicode=True)
     return f"{text}  # Hypotheses of the experiment itself:\n{textwrap.indent(added, '  ')}"
 
 
@@ -212,10 +231,15 @@ def check_registration(
 def has_changed(folder: Path) -> bool:
     """Return whether the shipped hypotheses differ from those of a grid in more than wording."""
     own = read_grid_json(folder, default={}).get("experiment_hypotheses") or ()
-    registered = load_registered(folder)
-    shipped = {name: h for name, h in registered.hypotheses.items() if name not in own}
-    registered = dataclasses.replace(registered, hypotheses=shipped)
-    return _without_wording(registered) != _without_wording(load_hypotheses(SHIPPED))
+    registered, present = (
+        _without_wording(
+            dataclasses.replace(
+                file, hypotheses={name: h for name, h in file.hypotheses.items() if name not in own}
+            )
+        )
+        for file in (load_registered(folder), load_hypotheses(SHIPPED))
+    )
+    return registered != present
 
 
 def _read_started(folder: Path) -> Registration | None:

@@ -144,7 +144,7 @@ def test_the_report_shows_the_path_and_the_savings(grid):
 
 def test_advice_is_validated_and_refused_outside_of_the_cells(grid):
     advisor = Advisor(grid)
-    checked = advisor.validate()
+    checked = advisor.surface.validate()
     assert checked.num_cells == 12
     assert not checked.refusal
     first = grid.cells[1].cell_id
