@@ -108,6 +108,26 @@ def evaluate(known: Runs, chosen: Sequence[int], held_out: Runs) -> list[Result]
     return found
 
 
+def left_out_coverage(known: Runs, chosen: Sequence[int]) -> float:
+    """Return how many of some runs are inside their interval if each is predicted from the others.
+
+    No held-out loss is read.
+    """
+    hits = list[bool]()
+    for at, target in enumerate(known.targets):
+        for left_out in chosen:
+            others = [run for run in chosen if run != left_out]
+            predicted = predict_losses(
+                known.shares_ND[others],
+                known.losses_NT[others, at],
+                known.shares_ND[[left_out]],
+                own=known.domains.index(target),
+            )
+            low_M, high_M = predicted.intervals(_CONFIDENCE)
+            hits.append(bool(low_M[0] <= known.losses_NT[left_out, at] <= high_M[0]))
+    return float(np.mean(hits))
+
+
 def summarise(name: str, repeats: Sequence[Sequence[Result]]) -> dict[str, object]:
     """Print and return the means over the losses, with their range over repetitions."""
     means = np.array([
@@ -131,9 +151,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of RegMix's CSV files")
     parser.add_argument("--runs", type=int, default=16, help="designed runs (default: 16)")
+    parser.add_argument("--left-out", action="store_true",
+                        help="only predict each designed run from the others")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(arguments)
-    pool, held_out = Runs.read(options.data, "train"), Runs.read(options.data, "test")
+    pool = Runs.read(options.data, "train")
+    if options.left_out:
+        covered = left_out_coverage(pool, choose_mixtures(pool.shares_ND, options.runs))
+        print(f"{options.runs} designed runs, each predicted from the others: {covered:.1%} inside")
+        return
+    held_out = Runs.read(options.data, "test")
     if (pool.domains, pool.targets) != (held_out.domains, held_out.targets):
         raise DataError(f"{options.data}: the columns of the two parts differ")
     every = len(pool.shares_ND)

@@ -14,7 +14,6 @@ from configuration.trainer import Accelerator
 from core.errors import ConfigError
 from evaluation.statistics.sequential.forecast import equal_errors, forecast
 from evaluation.statistics.sequential.study import SequentialStudy
-from evaluation.statistics.surfaces.cell_surface import SurfacePrior
 from experiments.run_steps.grid_description import common_fields
 from experiments.run_steps.registering import assumed_variances, planned_claims
 from pipeline.graph import Graph
@@ -32,8 +31,6 @@ from reporting.sequential.grid_claims import GridClaims, PlannedCell, grid_claim
 
 GPU_HOURS, _CORE_HOURS = "GPU-hours", "core-hours"
 _HOUR, _TEN = 3600.0, 10
-_MIN_START = 3
-_START_SHARE = 1 / 3
 _MAX_FORECASTS, _MIN_FORECASTS, _FORECAST_CELLS = 40, 10, 480
 """Simulated grids of a dry run: as many as have this number of cells, within the limits."""
 _CORRELATION = 0.5
@@ -153,12 +150,10 @@ def plan_sequential(
         chosen=options.decide,
     )
     hours = StageHours(plan, request.root, gpu)
-    number = len(cells)
     study = SequentialStudy(
-        prior=SurfacePrior.of(claims.axes),
+        axes=claims.axes,
         claims=claims.claims,
         costs=hours.added,
-        num_start=min(number, max(_MIN_START, math.ceil(number * _START_SHARE))),
     )
     return SequentialPlan(cells=cells, claims=claims, study=study, hours=hours)
 

@@ -9,7 +9,8 @@ import dataclasses
 import math
 
 from core.errors import ConfigError, StageFailedError
-from evaluation.statistics.sequential.study import Candidate, Look
+from evaluation.statistics.sequential.choice import Candidate
+from evaluation.statistics.sequential.study import Look
 from evaluation.statistics.surfaces.cell_surface import Observed
 from experiments.run_steps.grid_run import GridRun
 from experiments.run_steps.launching import LauncherName
@@ -85,7 +86,7 @@ class SequentialRun:
             "claims": dict(found.claims.texts),
             "measure": found.claims.measure.describe(),
             "level": found.study.alpha,
-            "certainty": found.study.certainty,
+            "certainty": list(found.study.certainties),
         }
         if journal.settings is None:
             # Registered first: the journal names the hypotheses by their hash.

@@ -12,7 +12,7 @@ from scipy import stats
 
 from configuration.axes import AxisValue
 from core.errors import DataError
-from evaluation.statistics.sequential.study import PREDICTION_LEVEL
+from evaluation.statistics.sequential.choice import PREDICTION_LEVEL
 from evaluation.statistics.surfaces.axes import CellAxes
 from evaluation.statistics.surfaces.cell_surface import (
     Observed,

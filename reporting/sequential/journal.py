@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from core.errors import DataError
 from evaluation.statistics.decisions import Verdict
-from evaluation.statistics.sequential.study import PREDICTION_LEVEL, Candidate, Look
+from evaluation.statistics.sequential.choice import PREDICTION_LEVEL, Candidate
+from evaluation.statistics.sequential.study import Look
 
 JOURNAL_NAME = "sequential.jsonl"
 _START, _PREDICTED, _SCORED, _LOOK, _END = "start", "predicted", "scored", "look", "end"

@@ -78,9 +78,15 @@ def _savings(journal: Journal) -> list[str]:
         f"The claims were decided on {settings['measure']} at a level of "
         f"{100 * float(settings['level']):g} % for all of them and all looks together; a claim was "
         f"closed early if the verdict of the full grid had a probability of "
-        f"{100 * float(settings['certainty']):g} % or more. Missing cells were predicted by the "
+        f"{_certainty(settings['certainty'])} % or more. Missing cells were predicted by the "
         "response surface, on which verdicts before the full grid rely.",
     ]
+
+
+def _certainty(value: float | list[float]) -> str:
+    """Return a certainty, or those of the two kinds of claims, in percent."""
+    values = value if isinstance(value, list) else [value]
+    return " or, for a claim about a mean difference, ".join(f"{100 * one:.3g}" for one in values)
 
 
 def _problems(grid: GridRecord, journal: Journal) -> list[str]:

@@ -56,6 +56,11 @@ class ContrastClaim:
         return 1 if self.is_two_sided else len(self.margins_K)
 
     @property
+    def is_about_best(self) -> bool:
+        """Return whether a cell is compared with others, of which any can refute the claim."""
+        return len(self.margins_K) > 1 and not self.is_two_sided
+
+    @property
     def points(self) -> tuple[int, ...]:
         """Points on which the claim depends."""
         return tuple(int(p) for p in np.flatnonzero(np.any(self.weights_KP != 0, axis=0)))

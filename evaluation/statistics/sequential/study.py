@@ -3,27 +3,29 @@
 After every training the response surface predicts the cells that are missing, and with them the
 verdict of every claim if the grid were completed. A claim is closed early if
 
-* the verdict of the complete grid is nearly certain (its predictive probability is at least
-  `certainty`; stochastic curtailment, Lan, Simon and Halperin 1982), and
-* for a verdict other than "undecided", the p-value under the surface is below the level that the
-  claim may spend at this look.
+* the verdict of the complete grid is nearly certain: its predictive probability is above
+  `CERTAINTIES` (stochastic curtailment, Lan, Simon and Halperin 1982),
+* for a verdict other than "undecided", the p-value under the surface is below the level (of a claim
+  about a mean difference: its part for one of the looks before the grid is complete), and
+* for the support of a claim about the best of several cells, every place of these on the numeric
+  axes has a trained cell, because no surface foresees a peak at a place without one.
 
-The level of a claim is divided between the looks: `EARLY_SHARE` of it equally between all looks
-before the last one, the rest is kept for the complete grid. By the union bound, the probability of
-a wrong verdict over all looks is at most the level, whatever the dependence between the looks.
-Comparisons of trained cells alone do not use the surface, so its assumptions concern the missing
-cells only, and the verdict of a complete grid is that of a paired test.
+Comparisons of trained cells alone do not use the surface: a verdict that they imply is certain. The
+surface's assumptions concern the missing cells only, and the verdict of a complete grid is that of
+a paired test, at `COMPLETE_SHARE` of the level; the rest is for verdicts before.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 
 import numpy as np
 
 from core.errors import DataError
 from core.rng import named_rng
 from evaluation.statistics.decisions import ALPHA, Verdict
+from evaluation.statistics.sequential.choice import Candidate, OpenClaim, rank_candidates
 from evaluation.statistics.sequential.claims import (
     ALL_VERDICTS,
     REFUTED,
@@ -32,25 +34,26 @@ from evaluation.statistics.sequential.claims import (
     ContrastClaim,
 )
 from evaluation.statistics.sequential.item_errors import ItemErrors
+from evaluation.statistics.surfaces.axes import CellAxes
 from evaluation.statistics.surfaces.cell_surface import (
+    WIDE_RISES,
     Observed,
     SurfacePosterior,
     SurfacePrior,
     fit_surface,
 )
-from evaluation.statistics.surfaces.design import d_optimal
+from evaluation.statistics.surfaces.design import v_optimal
 
-EARLY_SHARE = 0.1
-"""Part of a claim's level that is spent before the grid is complete."""
-CERTAINTY = 0.93
-"""Predictive probability of the complete grid's verdict at which a claim is closed."""
-PREDICTION_LEVEL = 0.9
-"""Level of the intervals that are registered before a cell is trained."""
-_TIE = 1e-9
-_NUM_DRAWS = 1024
-_EXPLAINED_WEIGHT = 0.05
-_NUM_BINS = 16
-"""Bins of the predicted value of a cell; each has 64 draws."""
+COMPLETE_SHARE = 0.9
+"""Part of a claim's level at which a complete grid decides it."""
+CERTAINTIES = (0.95, 0.97)
+"""Predictive probabilities of the complete grid's verdict above which a claim about the best of
+several cells, and one about a mean difference, are closed. The probability of the first jumps with
+every cell and is mostly higher when the claim is closed; that of the second hardly is."""
+_START_SHARE = 1 / 6
+_MIN_START = 2
+_LIKELY = 0.5
+_NUM_DRAWS = 512
 
 Costs = Callable[[int, Collection[int]], float]
 """GPU-hours that a point adds to trained ones, with which it may share stage runs."""
@@ -76,34 +79,6 @@ class ClaimState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """A cell that could be trained next."""
-
-    point: int
-    cost: float
-    """GPU-hours that it would add."""
-    reduction: float
-    """Expected reduction of the sum of the claims' risks."""
-    explained: float
-    """Part of the variance of the hardest contrast of each open claim that the cell explains,
-    summed over the claims."""
-    mean: float
-    """Prediction of the measured mean."""
-    low: float
-    """Lower end of the interval of `PREDICTION_LEVEL`."""
-    high: float
-
-    @property
-    def value(self) -> float:
-        """Expected reduction of risk per GPU-hour.
-
-        The risk of a claim whose verdict is nearly certain, but not yet shown, hardly changes. The
-        explained variance, with a small weight, then finds the cell that shows it.
-        """
-        return (self.reduction + _EXPLAINED_WEIGHT * self.explained) / max(self.cost, 1e-12)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
     """State of a sequential grid after some trainings."""
 
@@ -123,29 +98,37 @@ class Look:
 class SequentialStudy:
     """The fixed part of a sequential grid."""
 
-    prior: SurfacePrior
+    axes: CellAxes
+    """Places of the trainings of the complete grid."""
     claims: tuple[ContrastClaim, ...]
     costs: Costs
-    num_start: int
-    """Number of points that are trained before the first look."""
+    num_start: int = 0
+    """Number of points that are trained before the first look; 0 for a sixth, at least two."""
     alpha: float = ALPHA
     """Level of all claims together (Bonferroni)."""
-    certainty: float = CERTAINTY
+    certainties: tuple[float, float] = CERTAINTIES
+    """See `CERTAINTIES`; with 1, claims are closed by their own cells only."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not self.claims:
             raise DataError("a sequential grid needs at least one claim to decide")
-        if not 2 <= self.num_start <= self.num_points:  # noqa: PLR2004
+        if self.num_start and not _MIN_START <= self.num_start <= self.num_points:
             raise DataError(
-                f"a start set of {self.num_start} of {self.num_points} points; expected at least 2"
+                f"a start set of {self.num_start} of {self.num_points} points; expected at least "
+                f"{_MIN_START}"
             )
 
     @property
     def num_points(self) -> int:
         """Number of trainings of the complete grid."""
-        return self.prior.num_points
+        return self.axes.num_points
+
+    @cached_property
+    def prior(self) -> SurfacePrior:
+        """The surface before any training."""
+        return SurfacePrior.of(self.axes, rises=WIDE_RISES)
 
     @property
     def claim_alpha(self) -> float:
@@ -153,28 +136,45 @@ class SequentialStudy:
         return self.alpha / len(self.claims)
 
     @property
-    def early_alpha(self) -> float:
-        """Level of one claim at one look before the grid is complete."""
-        return self.claim_alpha * EARLY_SHARE / max(1, self.num_points - self.num_start)
-
-    @property
     def last_alpha(self) -> float:
         """Level of one claim when the grid is complete."""
-        return self.claim_alpha * (1 - EARLY_SHARE)
+        return self.claim_alpha * COMPLETE_SHARE
 
-    def start(self, *, noise_variance: float, given: Sequence[int] = ()) -> list[int]:
-        """Return the D-optimal set of points to train first.
+    @property
+    def early_alpha(self) -> float:
+        """Level of a claim about a mean difference at one look before the grid is complete."""
+        return self.claim_alpha * (1 - COMPLETE_SHARE) / self.num_points
+
+    def start(self, *, noise_variance: float) -> list[int]:
+        """Return the points to train first: those that tell most about the claims' contrasts.
+
+        Every claim counts alike, and so does every contrast of a claim, relative to its variance
+        before any training (a Bayesian V-optimal design). The points are at different places on the
+        numeric axes, as far as there are.
 
         Args:
             noise_variance: Expected variance of the mean of one training over the items.
-            given: Points that are trained already.
         """
-        covariance_PP = self.prior.functions_HPP.mean(axis=0)
-        values_P, vectors_PP = np.linalg.eigh(covariance_PP)
-        features_PP = vectors_PP * np.sqrt(np.maximum(values_P, 0.0))
-        noise = noise_variance + float(self.prior.training_H.mean())
-        number = max(self.num_start, len(given))
-        return d_optimal(features_PP, number, noise_variance=noise, given=given)
+        values_PP = self.prior.values.mean(axis=0)
+        values_PP -= values_PP.min()  # the common level, which any cell reveals
+        is_zero_P = np.any([np.zeros(self.num_points), *self.axes.zeros.values()], axis=0)
+        rows = list[np.ndarray]()
+        for claim in self.claims:
+            weights_KP = claim.weights_KP
+            # A regime at exactly zero varies most, and is rarely the best.
+            with_zero_K = np.any(weights_KP[:, is_zero_P] != 0, axis=1)
+            if claim.is_about_best and not with_zero_K.all():
+                weights_KP = weights_KP[~with_zero_K]
+            variances_K = ((weights_KP @ values_PP) * weights_KP).sum(axis=1)
+            rows.append(weights_KP / np.sqrt(variances_K * len(variances_K))[:, None])
+        number = self.num_start or max(_MIN_START, math.ceil(self.num_points * _START_SHARE))
+        return v_optimal(
+            values_PP,
+            min(number, self.num_points),
+            noise_variance=noise_variance,
+            weights_KP=np.concatenate(rows),
+            places_P=self.axes.places,
+        )
 
     def look(
         self,
@@ -196,50 +196,57 @@ class SequentialStudy:
         rng = named_rng(self.seed, "sequential look", *observed.points)
         values_NP = posterior.draw(rng, _NUM_DRAWS)
         means_NP = errors.draw_means(values_NP, rng)
-        states, verdicts = [], {}
+        states, open_claims, required = list[ClaimState](), list[OpenClaim](), set[int]()
         for claim in self.claims:
-            found_N = claim.verdicts(means_NP, errors.covariance_PP, observed.df, self.last_alpha)
-            verdicts[claim.name] = found_N
-            before = (closed or {}).get(claim.name)
-            states.append(self._state(claim, posterior, observed, errors, found_N, before))
-        is_open = [state.name for state in states if state.closed is None]
+            verdicts_N = claim.verdicts(
+                means_NP, errors.covariance_PP, observed.df, self.last_alpha
+            )
+            p_values = self._p_values(claim, posterior, observed, errors)
+            state = self._state(claim, observed, verdicts_N, p_values)
+            if before := (closed or {}).get(claim.name):
+                state = dataclasses.replace(state, closed=before)
+            states.append(state)
+            if state.closed is None:
+                open_claims.append(OpenClaim.of(claim, values_NP, verdicts_N))
+                if state.forecast[Verdict.SUPPORTED] > _LIKELY:
+                    required |= self._unseen(claim, observed.points)
         candidates = list[Candidate]()
-        if is_open and not is_complete:
-            draws = [
-                (verdicts[claim.name], _hardest(claim, values_NP))
-                for claim in self.claims
-                if claim.name in is_open
-            ]
-            candidates = self._candidates(observed, means_NP, draws, affordable)
+        if open_claims and not is_complete:
+            costs = {p: self.costs(p, observed.points) for p in range(self.num_points)
+                     if p not in observed.points}  # fmt: skip
+            costs = {point: cost for point, cost in costs.items() if cost <= affordable}
+            candidates = rank_candidates(means_NP, open_claims, costs, required)
         return Look(claims=tuple(states), candidates=tuple(candidates), is_complete=is_complete)
 
     def _state(
         self,
         claim: ContrastClaim,
-        posterior: SurfacePosterior,
         observed: Observed,
-        errors: ItemErrors,
         verdicts_N: np.ndarray,
-        before: Verdict | None,
+        p_values: tuple[float, float],
     ) -> ClaimState:
-        p_supported, p_refuted = self._p_values(claim, posterior, observed, errors)
+        """Return the state of a claim that no earlier look has closed."""
         counts_V = np.bincount(verdicts_N, minlength=len(ALL_VERDICTS)) / len(verdicts_N)
-        is_last = not set(claim.points) - set(observed.points)
-        alpha = self.last_alpha if is_last else self.early_alpha
         likely = int(counts_V.argmax())
-        supported, refuted = p_supported <= alpha, p_refuted <= alpha
-        closed = before
-        if before is None and is_last:
-            closed = ALL_VERDICTS[SUPPORTED if supported else REFUTED if refuted else UNDECIDED]
-        elif before is None and counts_V[likely] >= self.certainty:
-            is_shown = {SUPPORTED: supported, REFUTED: refuted, UNDECIDED: True}[likely]
-            closed = ALL_VERDICTS[likely] if is_shown else None
+        is_last = not set(claim.points) - set(observed.points)
+        alpha = self.last_alpha if is_last or claim.is_about_best else self.early_alpha
+        supported, refuted = (p_value <= alpha for p_value in p_values)
+        is_shown = {SUPPORTED: supported, REFUTED: refuted, UNDECIDED: True}[likely]
+        if is_last:
+            likely = SUPPORTED if supported else REFUTED if refuted else UNDECIDED
+            is_closed = True
+        else:
+            is_closed = bool(counts_V[likely] > self.certainties[not claim.is_about_best])
+            is_closed = is_closed and is_shown
+            is_closed = is_closed and not (
+                likely == SUPPORTED and self._unseen(claim, observed.points)
+            )
         return ClaimState(
             name=claim.name,
-            p_supported=p_supported,
-            p_refuted=p_refuted,
+            p_supported=p_values[0],
+            p_refuted=p_values[1],
             forecast=dict(zip(ALL_VERDICTS, map(float, counts_V), strict=True)),
-            closed=closed,
+            closed=ALL_VERDICTS[likely] if is_closed else None,
         )
 
     def _p_values(
@@ -258,78 +265,11 @@ class SequentialStudy:
         below_K = np.where(uses_surface_K, predicted_K, seen_K)
         return float(below_K.max()), float(claim.p_refuted(1 - below_K[None])[0])
 
-    def _candidates(
-        self,
-        observed: Observed,
-        means_NP: np.ndarray,
-        draws: Sequence[tuple[np.ndarray, np.ndarray]],
-        affordable: float,
-    ) -> list[Candidate]:
-        costs = {p: self.costs(p, observed.points) for p in range(self.num_points)}
-        free = [p for p in costs if p not in observed.points and costs[p] <= affordable]
-        if not free:
-            return []
-        sorted_NU = np.sort(means_NP[:, free], axis=0)
-        ranks = len(means_NP) * np.array([1 - PREDICTION_LEVEL, 1 + PREDICTION_LEVEL]) / 2
-        low_U, high_U = sorted_NU[ranks.astype(int)]
-        means_NU = means_NP[:, free]
-        reductions_U = np.sum([expected_reductions(means_NU, one_N) for one_N, _ in draws], axis=0)
-        explained_U = np.sum([_explained(means_NU, hard_N) for _, hard_N in draws], axis=0)
-        found = [
-            Candidate(
-                point=point,
-                cost=costs[point],
-                reduction=float(reduction),
-                explained=float(explained),
-                mean=float(mean),
-                low=float(low),
-                high=float(high),
-            )
-            for point, reduction, explained, mean, low, high in zip(
-                free,
-                reductions_U,
-                explained_U, sorted_NU.mean(axis=0), low_U, high_U,
-                strict=True,
-            )
-        ]  # fmt: skip
-        return sorted(found, key=lambda one: (-one.value, -(one.high - one.low), one.point))
-
-
-def _hardest(claim: ContrastClaim, values_NP: np.ndarray) -> np.ndarray:
-    """Return draws of the contrast that is the least certain to be positive, shape (N,)."""
-    contrasts_NK = values_NP @ claim.weights_KP.T + claim.margins_K
-    ratios_K = contrasts_NK.mean(axis=0) / np.maximum(contrasts_NK.std(axis=0), _TIE)
-    hardest_N: np.ndarray = contrasts_NK[:, int(ratios_K.argmin())]
-    return hardest_N
-
-
-def _explained(means_NU: np.ndarray, values_N: np.ndarray) -> np.ndarray:
-    """Return the squared correlation of each cell's mean with some values, shape (U,)."""
-    apart_NU, apart_N = means_NU - means_NU.mean(axis=0), values_N - values_N.mean()
-    scales_U = np.maximum((apart_NU**2).sum(axis=0) * (apart_N @ apart_N), _TIE**4)
-    explained_U: np.ndarray = (apart_N @ apart_NU) ** 2 / scales_U
-    return explained_U
-
-
-def expected_reductions(means_NU: np.ndarray, verdicts_N: np.ndarray) -> np.ndarray:
-    """Return by how much the value of each cell is expected to reduce the risk of a wrong verdict.
-
-    The draws are ordered by the value and divided into bins; within each, the most frequent verdict
-    is the best guess once the value is known (the partition estimator of the value of information,
-    Strong and Oakley 2014).
-
-    Args:
-        means_NU: Draws of the values that would be measured; their number is a multiple of the
-            number of bins.
-        verdicts_N: Verdict of the complete grid in the same draws, 0 to 2.
-
-    Returns:
-        The reduction for every cell, shape (U,).
-    """
-    number, num_cells = means_NU.shape
-    marked_NV = verdicts_N[:, None] == np.arange(len(ALL_VERDICTS))
-    ordered_NUV = marked_NV[np.argsort(means_NU, axis=0)]
-    counts_BUV = ordered_NUV.reshape(_NUM_BINS, -1, num_cells, len(ALL_VERDICTS)).sum(axis=1)
-    after_U = counts_BUV.max(axis=2).sum(axis=0) / number
-    reductions_U: np.ndarray = after_U - marked_NV.sum(axis=0).max() / number
-    return reductions_U
+    def _unseen(self, claim: ContrastClaim, trained: Collection[int]) -> set[int]:
+        """Return the points at places of a claim's compared cells that have no trained point."""
+        if not claim.is_about_best:
+            return set()
+        places_P = self.axes.places
+        compared = {int(place) for place in places_P[np.any(claim.weights_KP < 0, axis=0)]}
+        compared -= {int(places_P[point]) for point in trained}
+        return {point for point, place in enumerate(places_P) if int(place) in compared}

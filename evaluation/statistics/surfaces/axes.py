@@ -33,6 +33,13 @@ class CellAxes:
         every = [*self.curves.values(), *self.groups.values()]
         return len(every[0])
 
+    @property
+    def places(self) -> np.ndarray:
+        """Number of every point's place on the numeric axes together, shape (P,)."""
+        positions_CP = np.array([*self.curves.values(), np.zeros(self.num_points)])
+        places_P: np.ndarray = np.unique(positions_CP, axis=1, return_inverse=True)[1]
+        return places_P.reshape(-1)
+
     @classmethod
     def of(cls, points: Sequence[Mapping[str, Value]]) -> "CellAxes":
         """Read the axes of all points.

@@ -15,6 +15,7 @@ what the cells have in common does not count as evidence about their differences
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -33,16 +34,21 @@ _DROP_START = 0.5
 _SCALES = (0.06, 0.15, 0.4, 1.5)
 """Scales of the saturating exponential, as fractions of the axis."""
 _RISES = (0.02, 0.08, 0.25)
+WIDE_RISES = (0.02, 0.1, 0.5)
+"""Standard deviations of a curve's rise before most of its cells are trained; on grids whose
+language model knows no word of the target language, curves rise by up to 50 points."""
 _DEVIATIONS = (0.005, 0.02)
 _DROP_RATIO = 2.0
 """Prior standard deviation of the drop relative to that of the deviation."""
 _TRAINING_SDS = (0.004, 0.014)
 """Standard deviations of a training's shift; on the embedded profile about 1 point."""
+_MIN_WEIGHT = 1e-4
+"""Smallest weight of a hypothesis, relative to the largest; the others are left out."""
 _MAX_SEPARATE_SCALES = 2
 """Number of numeric axes up to which each has a scale of its own."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SurfacePrior:
     """H hypotheses about the scales and sizes of a surface over P points, equally likely before."""
 
@@ -60,7 +66,7 @@ class SurfacePrior:
         """Number of points."""
         return len(self.functions_HPP[0])
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         """Prior covariance of the values of the trainings."""
         is_training_P = np.ones(self.num_points)
@@ -71,17 +77,25 @@ class SurfacePrior:
         return values
 
     @classmethod
-    def of(cls, axes: CellAxes, *, mean: float = 0.5, scale: float = 1.0) -> "SurfacePrior":
+    def of(
+        cls,
+        axes: CellAxes,
+        *,
+        mean: float = 0.5,
+        scale: float = 1.0,
+        rises: Sequence[float] = _RISES,
+    ) -> "SurfacePrior":
         """Return the prior for the cells of a grid.
 
         Args:
             axes: Places of the points.
             mean: Prior mean of the values.
             scale: Unit of the values relative to a fraction of accuracy.
+            rises: Standard deviations of the rise of a curve, one per hypothesis.
         """
         separate = len(axes.curves) if len(axes.curves) <= _MAX_SEPARATE_SCALES else 1
         functions, trainings = [], []
-        sizes = (_RISES, _DEVIATIONS, _TRAINING_SDS)
+        sizes = (rises, _DEVIATIONS, _TRAINING_SDS)
         for lengths in itertools.product(_SCALES, repeat=separate):
             for rise, deviation, shift in itertools.product(*sizes):
                 functions.append(_function(axes, lengths, rise, deviation))
@@ -163,15 +177,16 @@ class SurfacePosterior:
         return mixture_interval(self.weights_H, means_H, sds_H, confidence)
 
     def draw(self, rng: np.random.Generator, number: int) -> np.ndarray:
-        """Return draws of the values, shape (number, P)."""
-        chosen_N = rng.choice(len(self.weights_H), size=number, p=self.weights_H)
-        used, inverse_N = np.unique(chosen_N, return_inverse=True)
-        roots = _roots(self.covariances_HPP[used])
+        """Return draws of the values, ordered by hypothesis, shape (number, P)."""
+        counts_H = rng.multinomial(number, self.weights_H)
+        used = np.flatnonzero(counts_H)
+        roots_UPP = _roots(self.covariances_HPP[used])
         noise_NP = rng.standard_normal((number, self.means_HP.shape[1]))
-        drawn: np.ndarray = self.means_HP[chosen_N] + np.einsum(
-            "npq,nq->np", roots[inverse_N], noise_NP
-        )
-        return drawn
+        parts = np.split(noise_NP, np.cumsum(counts_H[used])[:-1])
+        return np.concatenate([
+            self.means_HP[at] + part_NP @ root_PP.T
+            for at, part_NP, root_PP in zip(used, parts, roots_UPP, strict=True)
+        ])  # fmt: skip
 
     def _combine(self, weights_KP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         means_HK = self.means_HP @ weights_KP.T
@@ -216,13 +231,14 @@ def fit_surface(prior: SurfacePrior, observed: Observed) -> SurfacePosterior:
     solved_HT = np.linalg.solve(roots_HTT, np.broadcast_to(apart_T, total_HTT.shape[:2])[..., None])
     log_det_H = 2 * np.log(np.diagonal(roots_HTT, axis1=1, axis2=2)).sum(axis=1)
     log_H = -0.5 * (log_det_H + (solved_HT[..., 0] ** 2).sum(axis=1))
-    half_HTP = np.linalg.solve(roots_HTT, values_HPP[:, at])
-    means_HP = prior.mean + (half_HTP * solved_HT).sum(axis=1)
-    covariances_HPP = values_HPP - half_HTP.transpose(0, 2, 1) @ half_HTP
     top = log_H.max()
     weights_H = np.exp(log_H - top)
+    kept = np.flatnonzero(weights_H >= _MIN_WEIGHT)
+    half_HTP = np.linalg.solve(roots_HTT[kept], values_HPP[kept][:, at])
+    means_HP = prior.mean + (half_HTP * solved_HT[kept]).sum(axis=1)
+    covariances_HPP = values_HPP[kept] - half_HTP.transpose(0, 2, 1) @ half_HTP
     return SurfacePosterior(
-        weights_H=weights_H / weights_H.sum(),
+        weights_H=weights_H[kept] / weights_H[kept].sum(),
         means_HP=means_HP,
         covariances_HPP=covariances_HPP,
         log_evidence=float(top + np.log(weights_H.mean()) - len(at) * np.log(2 * np.pi) / 2),

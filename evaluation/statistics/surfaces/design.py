@@ -5,7 +5,8 @@ covariance) of the coefficients. With prior variances the criterion exists for f
 coefficients (Chaloner and Verdinelli 1995). Cells are added one by one, each the most informative
 given the others, and then exchanged while that improves the set (Fedorov 1972).
 
-A set is V-optimal (or I-optimal) if it leaves the least mean variance of predictions.
+A set is V-optimal (or I-optimal) if it leaves the least mean variance of predictions; here of every
+cell, or of some contrasts between cells.
 """
 
 from collections.abc import Collection, Sequence
@@ -55,24 +56,37 @@ def d_optimal(
     return [*given, *_exchange(features_PF, chosen, pool, list(given), noise_variance)]
 
 
-def v_optimal(kernel_PP: np.ndarray, number: int, *, noise_variance: float) -> list[int]:
+def v_optimal(
+    kernel_PP: np.ndarray,
+    number: int,
+    *,
+    noise_variance: float,
+    weights_KP: np.ndarray | None = None,
+    places_P: np.ndarray | None = None,
+) -> list[int]:
     """Return points that leave little mean variance, each the best given the ones before it.
 
     Args:
         kernel_PP: Prior covariance of the points.
         number: Number of points of the set.
         noise_variance: Variance of one observation.
+        weights_KP: Contrasts whose mean variance counts; None for the values of all points.
+        places_P: Place of every point; a place is used again once all are. None if all differ.
 
     Raises:
-        DataError: If there are fewer points than are asked for.
+        DataError: If the set would be empty or there are fewer points.
     """
     if not 1 <= number <= len(kernel_PP):
         raise DataError(f"a design of {number} cells among {len(kernel_PP)} candidates")
     left_PP, chosen = kernel_PP.copy(), list[int]()
     for _ in range(number):
         total_P = np.diagonal(left_PP) + noise_variance
-        gains_P = (left_PP**2).sum(axis=0) / total_P
+        spread_KP = left_PP if weights_KP is None else weights_KP @ left_PP
+        gains_P = (spread_KP**2).sum(axis=0) / total_P
         gains_P[chosen] = -np.inf
+        if places_P is not None:
+            is_used_P = np.isin(places_P, places_P[chosen])
+            gains_P[is_used_P & ~is_used_P.all()] = -np.inf
         point = int(gains_P.argmax())
         left_PP = left_PP - np.outer(left_PP[:, point], left_PP[:, point]) / total_P[point]
         chosen.append(point)

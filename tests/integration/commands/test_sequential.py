@@ -60,13 +60,13 @@ def test_a_grid_stops_at_its_budget_and_continues(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No claim is closed early, so that every cell is trained."""
-    study = partial(sequential_plan.SequentialStudy, certainty=1.01)
+    study = partial(sequential_plan.SequentialStudy, certainties=(1.0, 1.0))
     monkeypatch.setattr(sequential_plan, "SequentialStudy", study)
     folder = world / "mlruns" / "grids" / "shares-tiny"
     assert run.main(_arguments("--budget", "1e-9")) == 0
     journal = Journal.load(folder)
     assert journal.end == "no further cell fits into the budget"
-    assert len(journal.looks[-1]["trained"]) == 3
+    assert len(journal.looks[-1]["trained"]) == 2
     assert not journal.predictions()
 
     assert run.main(_arguments()) == 0
@@ -75,7 +75,7 @@ def test_a_grid_stops_at_its_budget_and_continues(
     assert set(journal.closed) == {"own_enough"}
     trained = journal.looks[-1]["trained"]
     predicted = journal.predictions()
-    assert (len(trained), len(predicted)) == (5, 2)
+    assert (len(trained), len(predicted)) == (5, 3)
     grid = load_grid(world / "mlruns", "shares", worlds.PROFILE)
     evaluations = {cell.cell_id: cell.evaluation for cell in grid.cells}
     for one in predicted:

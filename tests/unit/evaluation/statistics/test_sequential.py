@@ -9,6 +9,7 @@ from benchmarks.sequential.surfaces import Benchmark, axes, draw_observations, d
 from core.errors import DataError
 from core.rng import named_rng
 from evaluation.statistics.decisions import Verdict, non_inferiority
+from evaluation.statistics.sequential.choice import expected_reductions
 from evaluation.statistics.sequential.claims import (
     REFUTED,
     SUPPORTED,
@@ -19,9 +20,9 @@ from evaluation.statistics.sequential.claims import (
 )
 from evaluation.statistics.sequential.forecast import equal_errors, forecast, run_study
 from evaluation.statistics.sequential.item_errors import ItemErrors
-from evaluation.statistics.sequential.study import SequentialStudy, expected_reductions
+from evaluation.statistics.sequential.study import SequentialStudy
 from evaluation.statistics.surfaces.axes import CellAxes
-from evaluation.statistics.surfaces.cell_surface import Observed, SurfacePrior
+from evaluation.statistics.surfaces.cell_surface import Observed
 
 NUMBER = 12
 CLAIMS = (
@@ -34,9 +35,8 @@ BENCHMARK = Benchmark(num_clusters=4000, error=0.006, correlation=0.55)
 
 
 def study(**changes):
-    prior = SurfacePrior.of(CellAxes.of(axes()))
-    fields = {"prior": prior, "claims": CLAIMS, "costs": lambda _point, _trained: 1.0,
-              "num_start": 4, **changes}  # fmt: skip
+    fields = {"axes": CellAxes.of(axes()), "claims": CLAIMS, "costs": lambda _point, _trained: 1.0,
+              **changes}  # fmt: skip
     return SequentialStudy(**fields)
 
 
@@ -96,7 +96,7 @@ def test_clear_surfaces_are_decided_early_and_as_by_the_full_grid():
 
 
 def test_a_complete_grid_gets_the_verdicts_of_the_paired_tests():
-    found = study(certainty=1.01)  # never closed early, except by its own cells
+    found = study(certainties=(1.0, 1.0))  # never closed early, except by its own cells
     values = draw_values(named_rng(5, "truth"))
     means, covariance = draw_observations(named_rng(6, "noise"), values, BENCHMARK)
     outcome = run_study(found, means, covariance, df=3999, start=range(NUMBER))
@@ -108,9 +108,47 @@ def test_a_complete_grid_gets_the_verdicts_of_the_paired_tests():
 
 def test_the_level_is_divided_between_claims_and_looks():
     found = study()
-    looks = NUMBER - found.num_start
-    spent = len(CLAIMS) * (looks * found.early_alpha + found.last_alpha)
+    spent = len(CLAIMS) * (NUMBER * found.early_alpha + found.last_alpha)
     assert spent == pytest.approx(found.alpha)
+
+
+def look_at(found, values, points, *, error=0.002):
+    """Return a look at some cells with the measured means `values`."""
+    covariance = equal_errors(len(points), error**2, 0.5)
+    observed = Observed(points=tuple(points), means_T=np.asarray(values)[list(points)],
+                        covariance_TT=covariance, df=3999)  # fmt: skip
+    return found.look(observed)
+
+
+def test_a_verdict_that_trained_cells_imply_is_closed():
+    """A share that is clearly better refutes the claim, whatever the other cells measure."""
+    found = study(claims=CLAIMS[:1])
+    values = np.array([0.1, 0.4, 0.41, 0.42, 0.43, 0.5] * 2)
+    look = look_at(found, values, (1, 5))
+    assert look.claims[0].closed is Verdict.REFUTED
+    assert look.claims[0].forecast[Verdict.REFUTED] == 1.0
+    assert look.is_decided
+
+
+def test_support_waits_for_a_cell_at_every_compared_share():
+    """Cells with text-only data count, since both settings share their peaks."""
+    found = study(claims=CLAIMS[:1])
+    values = np.array([0.1, 0.5, 0.5, 0.5, 0.5, 0.5] * 2)
+    look = look_at(found, values, (0, 1, 2, 4, 5))
+    state = look.claims[0]
+    assert state.forecast[Verdict.SUPPORTED] > found.certainties[0]
+    assert state.closed is None
+    assert {one.point for one in look.candidates if one.is_required} == {3, 9}
+    assert look.candidates[0].is_required
+    assert look_at(found, values, (0, 1, 2, 4, 5, 9)).claims[0].closed is Verdict.SUPPORTED
+
+
+def test_the_start_set_compares_what_the_claims_compare():
+    start = study(claims=CLAIMS[:1]).start(noise_variance=0.006**2)
+    assert len(start) == 2
+    assert 1 in start
+    assert max(start) < 6  # nothing is claimed about cells with text-only data
+    assert len(study(num_start=5).start(noise_variance=0.006**2)) == 5
 
 
 def test_a_forecast_is_reproducible_and_cheap_cells_come_first():

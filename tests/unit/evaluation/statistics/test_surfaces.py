@@ -98,6 +98,25 @@ def test_a_d_optimal_set_takes_the_ends_of_a_line():
         d_optimal(features, 10, noise_variance=1e-4)
 
 
+def test_a_design_for_a_slope_takes_the_ends_of_a_line():
+    positions = np.linspace(-1, 1, 9)
+    features = np.stack([np.ones(9), positions], axis=1)
+    slope = (np.arange(9) == 8) - (np.arange(9) == 0).astype(float)
+    chosen = v_optimal(features @ features.T, 2, noise_variance=1e-4, weights_KP=slope[None])
+    assert set(chosen) == {0, 8}
+    places = np.arange(9) // 8  # all but the upper end are at one place
+    chosen = v_optimal(features @ features.T, 3, noise_variance=1e-4, places_P=places)
+    assert (8 in chosen[:2], len(set(chosen))) == (True, 3)
+    with pytest.raises(DataError, match="design of 10 cells"):
+        v_optimal(features @ features.T, 10, noise_variance=1e-4)
+
+
+def test_points_that_differ_in_groups_only_are_at_one_place():
+    places = CellAxes.of(CELLS).places
+    assert (places[:6] == places[6:]).all()
+    assert len(set(places)) == len(SHARES)
+
+
 def test_a_v_optimal_set_leaves_less_variance_than_random_ones():
     rng = named_rng(0, "kernel")
     root = rng.standard_normal((40, 6))

@@ -8,7 +8,8 @@ import pytest
 
 from core.errors import ConfigError, DataError
 from evaluation.statistics.decisions import RelativeMargin, Verdict
-from evaluation.statistics.sequential.study import Candidate, ClaimState, Look
+from evaluation.statistics.sequential.choice import Candidate
+from evaluation.statistics.sequential.study import ClaimState, Look
 from evaluation.statistics.sweeps.sufficiency import enough_decision, sufficient_shares
 from reporting.claims.measures import Measurements
 from reporting.claims.preregistration import load_registered
@@ -95,7 +96,8 @@ def test_a_journal_is_read_back_and_its_changes_are_found(grid, tmp_path):
     assert journal.settings is None
     journal.begin({"cells": ["x", "y", "z"], "start": ["x"], "claims": {"a": "A"}})
     journal.record_look(["x"], _look(), 1.0)
-    one = Candidate(point=1, cost=2.0, reduction=0.1, explained=0.3, mean=0.5, low=0.4, high=0.6)
+    one = Candidate(point=1, cost=2.0, reduction=0.1, explained=0.3, is_required=False,
+                    mean=0.5, low=0.4, high=0.6)  # fmt: skip
     journal.predict("y", one, 3.0)
     assert Journal.load(tmp_path).pending == "y"
     journal.score("y", 0.65)
@@ -121,10 +123,12 @@ def test_the_report_shows_the_path_and_the_savings(grid):
     sha = json.loads((grid.folder / "grid.json").read_text())["registration"]["sha256"]
     journal = Journal.load(grid.folder)
     journal.begin({"cells": cells, "start": cells[:1], "claims": {"a": "Claim A"}, "level": 0.05,
-                   "certainty": 0.9, "measure": "vqa", "unit": "GPU-hours", "full_hours": 12.0,
+                   "certainty": [0.9, 0.97], "measure": "vqa", "unit": "GPU-hours",
+                   "full_hours": 12.0,
                    "hypotheses_sha256": sha})  # fmt: skip
     journal.record_look(cells[:1], _look(), 1.0)
-    one = Candidate(point=1, cost=2.0, reduction=0.1, explained=0.3, mean=0.5, low=0.4, high=0.6)
+    one = Candidate(point=1, cost=2.0, reduction=0.1, explained=0.3, is_required=False,
+                    mean=0.5, low=0.4, high=0.6)  # fmt: skip
     journal.predict(cells[1], one, 3.0)
     journal.score(cells[1], 0.55)
     journal.record_look(cells[:2], _look(closed=Verdict.SUPPORTED), 3.0)
@@ -135,6 +139,7 @@ def test_the_report_shows_the_path_and_the_savings(grid):
     # The fake evaluations are older than this test, so the prediction is none.
     assert "1 predictions were registered after the evaluation of their cell had started" in text
     assert "1 of 1 measurements were inside" in text
+    assert "90 or, for a claim about a mean difference, 97 % or more" in text
     assert section.looks[1].added == cells[1]
     assert section.looks[1].states[0].startswith("supported (80 % supported")
     assert section.predictions[0].result == "inside"
