@@ -4,13 +4,15 @@ Intervals and comparisons of points need the scores per question; the metrics of
 suffice once several seeds are averaged.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.io.reading import reading
@@ -26,6 +28,12 @@ _COLUMNS = ("dataset", "benchmark", "answer_type", "language", "question_id", "i
             "majority_score_aware")  # fmt: skip
 _BASELINES = ("blind", "majority")
 _SEED = 0
+_MAX_FILES = 1024
+"""Predictions that are kept in memory. With fewer than a grid has cells, sections that read them
+one after the other would read each of them again."""
+_MAX_RESULTS = 1 << 16
+_Files: TypeAlias = tuple[tuple[Path, int], ...]
+"""Path of the predictions of every seed, and when they were written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +70,8 @@ def question_scores(
     Returns:
         The scores, or None if the predictions of a cell are not available.
     """
-    paths = [cell.stages["evaluate"].predictions for cell in cells]
-    if not paths or not all(path.is_file() for path in paths):
-        return None
-    parts = [_select(path, path.stat().st_mtime_ns, query, language) for path in paths]
-    common = set(parts[0].by_question).intersection(*(part.by_question for part in parts))
-    return QuestionScores(
-        by_question={
-            key: float(np.mean([part.by_question[key] for part in parts]))
-            for key in parts[0].by_question
-            if key in common
-        },
-        image_of=parts[0].image_of,
-    )
+    files = _predictions(cells)
+    return None if files is None else _average(files, query, language)
 
 
 def seed_averaged_interval(
@@ -84,12 +81,8 @@ def seed_averaged_interval(
 
     The interval covers the choice of images for these trained models, not other seeds.
     """
-    found = question_scores(cells, query, language)
-    if found is None or not found.by_question:
-        return None
-    images = [found.image_of[key] for key in found.by_question]
-    values = np.array(list(found.by_question.values()))
-    return mean_interval(values, images, seed=_SEED)
+    files = _predictions(cells)
+    return None if files is None else _interval(files, query, language)
 
 
 def exceeds_baselines(cells: Sequence[CellRecord], query: ItemQuery, language: str) -> bool | None:
@@ -104,18 +97,8 @@ def exceeds_baselines(cells: Sequence[CellRecord], query: ItemQuery, language: s
         Whether both one-sided tests, paired by question and clustered by image, reject at the 5 %
         level; None if a baseline was not measured.
     """
-    scores = question_scores(cells, query, language)
-    for name in _BASELINES:
-        column = f"{name}_{query.column}"
-        if scores is None or column not in _COLUMNS:
-            return None
-        baseline = question_scores(cells, replace(query, column=column), language)
-        if baseline is None or not baseline.by_question:
-            return None
-        (ours, theirs), images = common_scores((scores, baseline))
-        if one_sided_p_value(ours - theirs, images) > ALPHA:
-            return False
-    return True
+    files = _predictions(cells)
+    return None if files is None else _exceeds_baselines(files, query, language)
 
 
 def common_scores(parts: Sequence[QuestionScores]) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +110,54 @@ def common_scores(parts: Sequence[QuestionScores]) -> tuple[np.ndarray, np.ndarr
     keys = sorted(set(parts[0].by_question).intersection(*(part.by_question for part in parts)))
     scores = np.array([[part.by_question[key] for key in keys] for part in parts])
     return scores, np.array([parts[0].image_of[key] for key in keys])
+
+
+def _predictions(cells: Sequence[CellRecord]) -> _Files | None:
+    """Return the predictions of cells and when they were written; None if some are missing."""
+    paths = [cell.stages["evaluate"].predictions for cell in cells]
+    if not paths or not all(path.is_file() for path in paths):
+        return None
+    return tuple((path, path.stat().st_mtime_ns) for path in paths)
+
+
+# Every section of a report draws the same points: their intervals and tests are computed once.
+
+
+@lru_cache(maxsize=_MAX_RESULTS)
+def _interval(files: _Files, query: ItemQuery, language: str) -> Interval | None:
+    found = _average(files, query, language)
+    if not found.by_question:
+        return None
+    images = [found.image_of[key] for key in found.by_question]
+    values = np.array(list(found.by_question.values()))
+    return mean_interval(values, images, seed=_SEED)
+
+
+@lru_cache(maxsize=_MAX_RESULTS)
+def _exceeds_baselines(files: _Files, query: ItemQuery, language: str) -> bool | None:
+    scores = _average(files, query, language)
+    for name in _BASELINES:
+        column = f"{name}_{query.column}"
+        if column not in _COLUMNS:
+            return None
+        baseline = _average(files, replace(query, column=column), language)
+        if not baseline.by_question:
+            return None
+        (ours, theirs), images = common_scores((scores, baseline))
+        if one_sided_p_value(ours - theirs, images) > ALPHA:
+            return False
+    return True
+
+
+@lru_cache(maxsize=512)
+def _average(files: _Files, query: ItemQuery, language: str) -> QuestionScores:
+    parts = [_select(path, modified_ns, query, language) for path, modified_ns in files]
+    common = set(parts[0].by_question).intersection(*(part.by_question for part in parts))
+    keys = [key for key in parts[0].by_question if key in common]
+    means = np.mean([[part.by_question[key] for key in keys] for part in parts], axis=0)
+    return QuestionScores(
+        by_question=dict(zip(keys, means.tolist(), strict=True)), image_of=parts[0].image_of
+    )
 
 
 @lru_cache(maxsize=512)
@@ -150,9 +181,17 @@ def _select(path: Path, modified_ns: int, query: ItemQuery, language: str) -> Qu
     return QuestionScores(by_question=scores, image_of=images)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_MAX_FILES)
 def _read_columns(path: Path, modified_ns: int) -> dict[str, list[Any]]:
     del modified_ns  # part of the key of the cache
     with reading(path, fix="delete the result folder to run the evaluate stage again"):
         table = pq.read_table(path, columns=list(_COLUMNS))
-    return {name: table[name].to_pylist() for name in _COLUMNS}
+    return {name: _shared_values(table[name]) for name in _COLUMNS}
+
+
+def _shared_values(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values of a column; equal texts of all files are one object."""
+    values: list[Any] = column.to_pylist()
+    if not pa.types.is_string(column.type):
+        return values
+    return [value if value is None else sys.intern(value) for value in values]
