@@ -133,8 +133,10 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--language",
         nargs="+",
-        default=["eu"],
-        help="languages of the questions, each reported on its own (default: eu)",
+        default=[],
+        metavar="CODE",
+        help="languages of the questions, each reported on its own (default: the target language "
+        "of the systems)",
     )
     add(
         "--dataset",

@@ -77,9 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--max-new-tokens",
         type=whole_number(1),
-        default=64,
+        default=0,
         metavar="N",
-        help="maximum length of an answer (default: 64)",
+        help="maximum length of an answer (default: that of the cell's evaluation)",
     )
     add(
         "--remember",

@@ -2,9 +2,10 @@
 
 A stage run is expected to take as long as the finished ones of its kind that resemble it most:
 those with the fewest differing fields and files. The time of a training is proportional to its
-steps. Results of this machine count before those of others.
+steps, within limits. Results of this machine count before those of others.
 """
 
+import dataclasses
 import heapq
 import socket
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,30 @@ from pipeline.graph import Graph, StageNode
 from pipeline.store.notes import read_json, read_note
 from pipeline.store.states import State
 from pipeline.store.store import Store
+from planner.estimator import StageEstimate
 
 _STEPS = "num_steps"
 _IGNORED = frozenset({_STEPS, "seed"})
 """Last parts of fields that do not change the time of a step."""
 _MAX_SIMILAR = 5
+_MAX_SCALE = 4
+"""Largest ratio of steps: a very short training spends most of its time at its start."""
 _MINUTE, _HOUR = 60.0, 3600.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DescribedStage:
+    """Fields and files of a stage run that may change its time."""
+
+    config: Mapping[str, Any]
+    """Fields, by their paths."""
+    content: frozenset[Any]
+    """Files that it reads, with the hashes of their content."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], content: Mapping[str, str]) -> "DescribedStage":
+        """Return the description of nested fields and of files."""
+        return cls(config=dict(_leaves(config)), content=frozenset(content.items()))
 
 
 class StageDurations:
@@ -35,18 +54,18 @@ class StageDurations:
 
     def predict(self, node: StageNode) -> float | None:
         """Return the expected seconds of a whole stage run; None without a finished one."""
-        config = dict(_leaves(to_plain(node.stage, with_execution=False)))
-        content = {*node.content.items()}
+        described = describe_node(node)
+        steps = described.config.get(_STEPS)
         ranked = sorted(
-            (_distance(config, content, record), -float(record["ended"]), at)
+            (count_differences(described, record["described"]), -float(record["ended"]), at)
             for at, record in enumerate(self._finished(node.kind))
+            if _is_comparable(record["described"].config.get(_STEPS), steps)
         )
         similar = [
             self._finished(node.kind)[at]
             for distance, _, at in ranked[:_MAX_SIMILAR]
             if distance == ranked[0][0]
         ]
-        steps = config.get(_STEPS)
         times = [_scaled(record, steps) for record in similar]
         return median(times) if times else None
 
@@ -55,6 +74,38 @@ class StageDurations:
         found = [record for path in sorted(folder.glob("*")) if (record := _read_record(path))]
         here = [record for record in found if record["node"] == socket.gethostname()]
         return here or found
+
+
+def describe_node(node: StageNode) -> DescribedStage:
+    """Return the fields and files of a stage run of a graph that may change its time."""
+    return DescribedStage.of(to_plain(node.stage, with_execution=False), node.content)
+
+
+def planned_seconds(
+    graph: Graph, estimates: Mapping[str, StageEstimate], num_cores: int
+) -> dict[str, float]:
+    """Return the planned time of stage runs on some cores; what is unknown is missing.
+
+    Args:
+        graph: Stage runs of the command.
+        estimates: Address -> estimate of the planner.
+        num_cores: Cores that a stage run uses that uses all of them.
+    """
+    return {
+        address: one.cpu_seconds / _slots(graph.nodes[address], num_cores)
+        for address, one in estimates.items()
+        if one.cpu_seconds is not None
+    }
+
+
+def count_differences(one: DescribedStage, other: DescribedStage) -> int:
+    """Return the number of fields of one stage run and of files that differ in another."""
+    fields: int = sum(
+        one.config[name] != other.config.get(name)
+        for name in one.config
+        if name.rpartition(".")[2] not in _IGNORED
+    )
+    return fields + len(one.content ^ other.content)
 
 
 def remaining_seconds(
@@ -117,29 +168,20 @@ def _read_record(path: Any) -> dict[str, Any]:
     except DataError:
         return {}
     return {
-        "config": dict(_leaves(about.get("config", {}))),
-        "content": {*about.get("data", {}).items()},
+        "described": DescribedStage.of(about.get("config", {}), about.get("data", {})),
         "wall_s": float(status["wall_s"]),
         "ended": float(status.get("ended") or 0.0),
         "node": status.get("node", ""),
     }
 
 
-def _distance(config: Mapping[str, Any], content: set[Any], record: Mapping[str, Any]) -> int:
-    """Return the number of fields and files that differ and may change the time."""
-    other: Mapping[str, Any] = record["config"]
-    fields: int = sum(
-        config[name] != other.get(name)
-        for name in config
-        if name.rpartition(".")[2] not in _IGNORED
-    )
-    files: set[Any] = content ^ record["content"]
-    return fields + len(files)
+def _is_comparable(known: Any, steps: Any) -> bool:
+    return not (steps and known) or max(steps / known, known / steps) <= _MAX_SCALE
 
 
 def _scaled(record: Mapping[str, Any], steps: Any) -> float:
     """Return the time of a finished stage run, for another number of steps."""
-    known = record["config"].get(_STEPS)
+    known = record["described"].config.get(_STEPS)
     seconds: float = record["wall_s"]
     return seconds * steps / known if steps and known else seconds
 

@@ -119,14 +119,21 @@ def features_cost(image_flops: float, num_images: int) -> Cost:
     return Cost(flops=image_flops * num_images, memory=_with_reserve({}))
 
 
-def retention_cost(settings: RetentionConfig, model: Footprint) -> Cost:
+def retention_cost(
+    settings: RetentionConfig, model: Footprint, documents: Mapping[str, int]
+) -> Cost:
     """Return the cost of scoring the language model alone.
 
-    The sizes of lm-eval's tasks are unknown before they are downloaded and therefore assumed.
+    Args:
+        settings: Tasks and batch size.
+        model: Counts of the model.
+        documents: Task -> its number of documents. The sizes of lm-eval's tasks are unknown before
+            they are downloaded and therefore assumed.
     """
-    documents = settings.limit or _TASK_DOCUMENTS
-    tokens = len(settings.tasks) * documents * _DOCUMENT_TOKENS
-    load = Load(num_samples=len(settings.tasks) * documents, num_tokens=tokens)
+    sizes = [documents.get(task, _TASK_DOCUMENTS) for task in settings.tasks]
+    total = sum(min(size, settings.limit or size) for size in sizes)
+    tokens = total * _DOCUMENT_TOKENS
+    load = Load(num_samples=total, num_tokens=tokens)
     at_once = settings.batch_size * _DOCUMENT_TOKENS
     logits = at_once * model.vocab_size * _FLOAT * 2
     memory = {"frozen weights": model.language_model * settings.weights.num_bytes, "logits": logits}

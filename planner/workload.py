@@ -198,8 +198,8 @@ class Workloads:
             self._questions[path] = Counter((item.benchmark, item.answer_type) for item in items)
         return self._questions[path]
 
-    def num_images(self, manifests: tuple[str, ...]) -> int:
-        """Return the number of images of several sources."""
+    def num_samples(self, manifests: tuple[str, ...]) -> int:
+        """Return the number of samples of several sources."""
         return sum(
             self._expected[path][0].num_samples
             if self._is_missing(path)

@@ -90,7 +90,7 @@ def load_talkers(
         cells: Cells of one grid.
         language: Language of the prompt template.
         style: Prompt style in languages/*/prompts.yaml; empty for that of the cells' evaluation.
-        max_new_tokens: Maximum length of an answer.
+        max_new_tokens: Maximum length of an answer; 0 for that of the cells' evaluation.
 
     Raises:
         ConfigError: If the language lacks the prompt style.
@@ -103,7 +103,7 @@ def load_talkers(
         Talker(
             cell.cell_id,
             load_cell(cell, device),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens or cell.config.evaluate.max_new_tokens,
             template=template,
         )
         for cell in cells
@@ -123,6 +123,6 @@ def load_own_talker(folder: Path, *, language: str, style: str, max_new_tokens: 
     return Talker(
         described.cell,
         load_own(folder, compute_device(Accelerator.AUTO)),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or asking.max_new_tokens,
         template=book.templates[language][Benchmark.VQA],
     )

@@ -77,7 +77,8 @@ def execute(options: argparse.Namespace, console: Console) -> None:
             atomic_write_text(options.out, text + "\n")
     else:
         images = open_images(options.images) if options.images else lambda _key: None
-        app = build_app(store, images, language=options.language[0])
+        language = options.language[0] if options.language else store.tasks[0].language
+        app = build_app(store, images, language=language)
         console.print(f"Open http://{loopback.HOST}:{options.port}  (press Ctrl-C to stop)")
         loopback.serve(app, port=options.port)
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from core.errors import DataError
 from core.io.files import sha256_file
+from core.io.reading import read_json_file
 from core.rng import named_rng
 from evaluation.benchmarks.predictions import read_predictions
 from evaluation.people.tasks import RESERVED, Task, TaskKind
@@ -132,7 +133,8 @@ def compare_systems(
     Args:
         paths: predictions.parquet of the first and of the second system.
         names: Names of the two systems.
-        languages: Languages of the questions; the draw is separate for each of them.
+        languages: Languages of the questions; the draw is separate for each of them. Empty for the
+            target languages of the first system.
         datasets: Benchmarks of the questions, such as wildvision; empty for all.
         most: Maximum number of tasks per language, drawn at random from the questions with
             different replies; 0 for all.
@@ -156,7 +158,7 @@ def compare_systems(
     tables = [read_predictions(path) for path in paths]
     questions: list[ComparedQuestion] = []
     tasks: list[tuple[int, Task]] = []
-    for language in dict.fromkeys(languages):
+    for language in dict.fromkeys(languages or _target_languages(paths[0], tables[0])):
         replies = [_read_replies(table, language, datasets) for table in tables]
         if replies[0].keys() != replies[1].keys() or not replies[0]:
             raise DataError(
@@ -182,6 +184,26 @@ def compare_systems(
     )
     tasks.sort(key=lambda placed: placed[0])
     return comparison, [task for _, task in tasks]
+
+
+def _target_languages(path: Path, table: pa.Table) -> list[str]:
+    """Return the target languages of an evaluation, whose description is beside its result.
+
+    Raises:
+        DataError: If the predictions lie elsewhere and have questions in several languages.
+    """
+    described = path.parent.with_name("stage.json")
+    if described.is_file():
+        stage = read_json_file(described, fix="run the evaluate stage again")
+        base, *targets = stage["config"]["languages"]
+        return list(targets or [base])
+    found = sorted(set(table["language"].to_pylist()))
+    if len(found) > 1:
+        raise DataError(
+            f"{path} has questions in {', '.join(found)}, and no stage.json tells which of them is "
+            "the target language; choose with --language"
+        )
+    return found
 
 
 def _listed(datasets: Sequence[str]) -> str:

@@ -61,8 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--language",
         nargs="+",
-        default=["eu"],
-        help="languages of the compared questions; the first one is that of the page (default: eu)",
+        default=[],
+        metavar="CODE",
+        help="languages of the compared questions; the first one is that of the page (default: the "
+        "target language of the systems)",
     )
     add(
         "--dataset",

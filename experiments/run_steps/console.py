@@ -128,7 +128,7 @@ class GridProgress:
         """Update the display to the current states."""
         ended = [address for address in self._tasks if states[address] is not State.RUNNING]
         for address in ended:
-            self.clock.on_end(address)
+            self.clock.on_end(address, states[address])
         for address, state in states.items():
             if state is State.RUNNING:
                 self._show_running(address)

@@ -10,7 +10,7 @@ from rich.table import Table
 from configuration.mixture import expected_manifests, single_language_notes
 from configuration.trainer import Accelerator
 from core.process.machine import available_cores
-from pipeline.durations import StageDurations, format_left, remaining_seconds
+from pipeline.durations import StageDurations, format_left, planned_seconds, remaining_seconds
 from pipeline.graph import Graph, StageNode
 from pipeline.grid_plan import GridPlan
 from pipeline.stages.training import TrainingStage
@@ -76,10 +76,10 @@ def _show_cpu(
         for address, node in plan.graph.nodes.items()
         if not plan.graph.missing and (seconds := durations.predict(node)) is not None
     }
-    times = {address: one.cpu_seconds for address, one in estimates.items()} | known
+    times = planned_seconds(plan.graph, estimates, available_cores()) | known
 
     def row(address: str) -> PlannedRow:
-        estimate, seconds = estimates[address], times[address]
+        estimate, seconds = estimates[address], times.get(address)
         return PlannedRow(
             estimate=estimate,
             memory=f"{estimate.cpu_memory_mb:,.0f} MB",
@@ -88,8 +88,8 @@ def _show_cpu(
 
     _show_stages(console, plan.graph, root, row, is_verbose=is_verbose)
     to_run = _addresses_to_run(plan.graph, root)
-    total_s = sum(times[address] or 0.0 for address in to_run)
-    is_known = all(times[address] is not None for address in to_run)
+    total_s = sum(times.get(address, 0.0) for address in to_run)
+    is_known = all(address in times for address in to_run)
     measured = sum(address in known for address in to_run)
     source = f"{measured} of {len(to_run)} times from finished stage runs, the others planned"
     console.print(
@@ -100,9 +100,9 @@ def _show_cpu(
     )
 
 
-def _describe_wall(graph: Graph, to_run: list[str], times: Mapping[str, float | None]) -> str:
+def _describe_wall(graph: Graph, to_run: list[str], times: Mapping[str, float]) -> str:
     """Return how long the stage runs take side by side on all cores."""
-    left = {a: seconds for a in to_run if (seconds := times[a]) is not None}
+    left = {a: times[a] for a in to_run if a in times}
     states = {address: State.DONE for address in graph.nodes if address not in to_run}
     num_cores = available_cores()
     seconds = remaining_seconds(graph, states, left, num_cores)

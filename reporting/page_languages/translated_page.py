@@ -105,7 +105,7 @@ def write_page(path: Path, html: str, page_language: str) -> Path:
         _LOG.warning("%s; the others are in English: %s", counted, listed)
     else:
         listed.unlink(missing_ok=True)
-        _LOG.warning("%s", counted)
+        _LOG.info("%s", counted)
     return translated
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError, DataError
 from evaluation.benchmarks.images import ImageLookup
-from evaluation.benchmarks.predictions import SCHEMA, write_predictions
+from evaluation.benchmarks.predictions import SCHEMA, read_predictions, write_predictions
 from evaluation.people import argilla, exchange, label_studio, run
 from evaluation.people.comparison import compare_systems, draw_order
 from evaluation.people.measures import acceptance, preferences
@@ -216,6 +216,24 @@ def test_equal_replies_are_counted_but_not_shown(tmp_path: Path) -> None:
         compare_systems((first, shorter), ("a", "b"), languages=["eu"])
     pairs = ["--pairs", f"a={first}", f"b={first}"]
     assert run.main(["--db", str(tmp_path / "d.db"), *pairs]) == 2, "all replies are equal"
+
+
+def test_systems_are_compared_in_their_target_language(tmp_path: Path) -> None:
+    result = tmp_path / "evaluate" / "a1" / "result"
+    result.mkdir(parents=True)
+    in_store = predictions(result / "predictions.parquet", ["bat", "bi"])
+    copied = predictions(tmp_path / "copied.parquet", ["bat", "hiru"])
+    assert compare_systems((copied, in_store), ("a", "b"), languages=[])[0].languages == ("eu",)
+    (result.parent / "stage.json").write_text('{"config": {"languages": ["en", "ga"]}}')
+    with pytest.raises(DataError, match="0 and 0 questions in 'ga'"):
+        compare_systems((in_store, copied), ("a", "b"), languages=[])
+    table = read_predictions(copied)
+    other = table.set_column(
+        table.schema.get_field_index("language"), "language", pa.array(["eu", "en"])
+    )
+    write_predictions(copied, other.cast(SCHEMA))
+    with pytest.raises(DataError, match=r"questions in en, eu, .* choose with --language"):
+        compare_systems((copied, in_store), ("a", "b"), languages=[])
 
 
 def test_the_draw_depends_on_the_seed_and_the_language_only() -> None:
