@@ -79,8 +79,15 @@ def vary(
 
     Raises:
         ConfigError: If a path does not exist, a value has another type than its field, an axis has
-            no values, or two axes set the same field.
+            no values, two axes set the same field, or the base fixes a number of images that an
+            axis replaces.
     """
+    if base.cell.target_samples is not None and {"target_share", "target_samples"} & cell.keys():
+        raise ConfigError(
+            f"cell.target_samples={base.cell.target_samples}: the experiment varies the amount of "
+            "target-language data itself; use one that does not, such as stage_ablation, or an "
+            "experiment of your own (docs/guides/mixtures.md)"
+        )
     if "target_samples" in cell:
         cell = {"target_share": (None,), **cell}
     axes = {**(fields or {}), **{f"{_STUDY}.{name}": values for name, values in cell.items()}}

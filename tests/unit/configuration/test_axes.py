@@ -34,6 +34,15 @@ def test_a_number_of_images_names_cells_in_place_of_the_share(base: RunConfig) -
     assert "target_samples" not in name_cells([base])[0].axes
 
 
+def test_an_axis_does_not_replace_a_fixed_number_of_images() -> None:
+    overrides = ["cell.target_share=null", "cell.target_samples=500"]
+    base = load_config(RunConfig, Path("configs/embedded.yaml"), overrides=overrides)
+    for axis in ({"target_share": (0.2,)}, {"target_samples": (100,)}):
+        with pytest.raises(ConfigError, match=r"target_samples=500: .* such as stage_ablation"):
+            vary(base, **axis)
+    assert vary(base, seed=(1,))[0].cell.target_samples == 500
+
+
 def test_any_field_is_an_axis(base: RunConfig) -> None:
     kinds = ("linear", "mlp2x_gelu")
     fields = {"model.connector.kind": kinds, "instruct.num_steps": (10, 20)}
