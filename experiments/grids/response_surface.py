@@ -1,5 +1,6 @@
 """Images in each language, text-only data, steps of stage 2: how much does each of them add?"""
 
+import dataclasses
 from typing import Any
 
 from configuration.axes import vary
@@ -98,7 +99,12 @@ def cells(base: RunConfig) -> list[RunConfig]:
             "response_surface varies stage 2, but cell.stages=align_only; set it to both"
         )
     sizes = {path: source.num_samples for path, (source, _) in expected_manifests(base).items()}
-    unit, third = count_different_images(stage, sizes) // _UNITS, stage.num_steps // _LONG
+    third = stage.num_steps // _LONG
+    shortest = dataclasses.replace(stage, num_steps=max(1, third))
+    unit = min(
+        count_different_images(stage, sizes) // _UNITS,
+        count_different_images(shortest, sizes) // (2 * _HIGH),  # it sees the largest set, too
+    )
     if unit < 1 or third < 1:
         raise ConfigError(
             f"response_surface needs at least {_UNITS} images and {_LONG} steps in stage 2, but "
