@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from configuration.axes import AxisValue, flatten
+from configuration.replacing import replace_fields
 from configuration.run_config import RunConfig
+from configuration.source_places import with_language_tasks
 from core.config import load_config
 from core.errors import ConfigError
 from pipeline.store.records import StageRecord
@@ -48,7 +50,7 @@ def changed_fields(grid: GridRecord) -> list[ChangedField]:
     profile: dict[str, AxisValue] = {}
     if path.is_file():
         try:
-            profile = dict(flatten(load_config(RunConfig, path)))
+            profile = _profile_values(path, grid)
         except ConfigError:  # a profile of another version
             profile = {}
     names = [name for name in grid.common if name in profile and grid.common[name] != profile[name]]
@@ -61,6 +63,17 @@ def changed_fields(grid: GridRecord) -> list[ChangedField]:
         )
         for name in dict.fromkeys([*grid.changed, *names])
     ]
+
+
+def _profile_values(path: Path, grid: GridRecord) -> dict[str, AxisValue]:
+    """Return the values of a profile, with the retention tasks of the languages of the grid."""
+    profile = load_config(RunConfig, path)
+    names = ("languages.base", "languages.target", "data.folder")
+    same = replace_fields(
+        profile, {name: grid.common[name] for name in names if name in grid.common}
+    )
+    tasks = flatten(with_language_tasks(same)[0])["retention.tasks"]
+    return dict(flatten(profile)) | {"retention.tasks": tasks}
 
 
 def study_amounts(grid: GridRecord) -> list[Amount]:
