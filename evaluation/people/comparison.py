@@ -192,7 +192,7 @@ def _target_languages(path: Path, table: pa.Table) -> list[str]:
     Raises:
         DataError: If the predictions lie elsewhere and have questions in several languages.
     """
-    described = path.parent.with_name("stage.json")
+    described = path.absolute().parent.parent / "stage.json"
     if described.is_file():
         stage = read_json_file(described, fix="run the evaluate stage again")
         base, *targets = stage["config"]["languages"]

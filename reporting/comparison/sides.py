@@ -60,7 +60,8 @@ def load_sides(names: Sequence[str], root: Path) -> list[Side]:
 
 def _load_side(letter: str, name: str, root: Path) -> Side:
     text, _, cell = name.partition(CELL_SEPARATOR)
-    folder = Path(text) if (Path(text) / "grid.json").is_file() else root / "grids" / text
+    given = Path(text).absolute()  # its parents are used
+    folder = given if (given / "grid.json").is_file() else root / "grids" / text
     about = read_grid_json(folder, default={})
     experiment, profile = str(about.get("experiment", text)), str(about.get("profile", "embedded"))
     grid = load_grid(folder.parent.parent, experiment, profile, folder.name)

@@ -143,6 +143,7 @@ CASES = {
             "--pairs", "a=a.parquet", "b=b.parquet",
             "--images", "data/benchmark_test.manifest.json",
             "--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--out", "judged",
+            "--language", "eu",
         ),
         files={"a.parquet": "parquet", "data/benchmark_test.manifest.json": "json"},
     ),

@@ -6,6 +6,7 @@ import pytest
 
 from configuration.axes import name_cells, vary
 from configuration.run_config import RunConfig
+from configuration.source_places import with_language_tasks
 from core.config import load_config
 from core.errors import ConfigError
 from pipeline.graph import build_graph
@@ -13,6 +14,7 @@ from pipeline.graph import build_graph
 
 def plan(profile="embedded", *, overrides=(), **cell):
     base = load_config(RunConfig, Path(f"configs/{profile}.yaml"), overrides=overrides)
+    base, _ = with_language_tasks(base)
     return build_graph(name_cells(vary(base, **cell)), is_plan=True)
 
 

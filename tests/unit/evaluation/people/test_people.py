@@ -218,7 +218,9 @@ def test_equal_replies_are_counted_but_not_shown(tmp_path: Path) -> None:
     assert run.main(["--db", str(tmp_path / "d.db"), *pairs]) == 2, "all replies are equal"
 
 
-def test_systems_are_compared_in_their_target_language(tmp_path: Path) -> None:
+def test_systems_are_compared_in_their_target_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = tmp_path / "evaluate" / "a1" / "result"
     result.mkdir(parents=True)
     in_store = predictions(result / "predictions.parquet", ["bat", "bi"])
@@ -227,6 +229,10 @@ def test_systems_are_compared_in_their_target_language(tmp_path: Path) -> None:
     (result.parent / "stage.json").write_text('{"config": {"languages": ["en", "ga"]}}')
     with pytest.raises(DataError, match="0 and 0 questions in 'ga'"):
         compare_systems((in_store, copied), ("a", "b"), languages=[])
+    monkeypatch.chdir(result)
+    here = Path("predictions.parquet")
+    with pytest.raises(DataError, match="0 and 0 questions in 'ga'"):
+        compare_systems((here, copied), ("a", "b"), languages=[])
     table = read_predictions(copied)
     other = table.set_column(
         table.schema.get_field_index("language"), "language", pa.array(["eu", "en"])

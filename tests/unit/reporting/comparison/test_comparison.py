@@ -97,6 +97,14 @@ def test_only_equal_cells_are_paired_and_the_others_named(root):
     assert "Not finished in two-embedded: 1.0_False_general_both_1" in text
 
 
+def test_a_grid_in_the_working_directory_is_found(root, monkeypatch):
+    monkeypatch.chdir(root / "grids")
+    sides = load_sides(["one-embedded", "two-embedded"], root=Path("elsewhere"))
+    assert len(paired_scores(sides).rows) == len(
+        paired_scores(load_sides(["one-embedded", "two-embedded"], root)).rows
+    )
+
+
 def test_named_cells_are_compared_whatever_their_axes(root):
     names = ["one-embedded:0.0_False_general_both_0", "one-embedded:1.0_False_general_both_0"]
     sides = load_sides(names, root)
