@@ -15,6 +15,7 @@ from pipeline.store.records import Score
 from reporting.item_scores import ItemQuery, exceeds_baselines, seed_averaged_interval
 from reporting.records import CellRecord, GridRecord
 from reporting.settings import (
+    BASE_SAMPLES,
     SEED,
     SHARE,
     Setting,
@@ -28,7 +29,7 @@ from reporting.settings import (
 
 REFERENCE_SHARE = 0.2
 """PAPER: the share that is claimed to suffice."""
-_MIN_SHARES_FOR_A_CURVE = 3
+_MIN_POINTS = 3
 _PERCENT = 100
 
 
@@ -150,8 +151,7 @@ class Point:
     refusals: float | None
     """Percentage of replies that decline to answer."""
     exceeds_baselines: bool | None
-    """Whether the mean over seeds significantly exceeds its blind and majority baselines; None if a
-    baseline does not apply."""
+    """Whether the mean over seeds exceeds both baselines significantly; None if one is missing."""
     cells: tuple[CellRecord, ...]
     """The cells that are averaged, one per seed."""
 
@@ -204,7 +204,7 @@ class View:
         numeric = {
             name: len(values)
             for name, values in self.varying.items()
-            if len(values) >= _MIN_SHARES_FOR_A_CURVE and all(map(is_number, values))
+            if name != BASE_SAMPLES and len(values) >= _MIN_POINTS and all(map(is_number, values))
         }
         name = max(numeric, key=lambda axis: numeric[axis], default="")
         others = {tuple(pair for pair in setting if pair[0] != name) for setting in self.settings}
@@ -258,7 +258,7 @@ def make_view(
         settings=settings,
         shares=shares,
         seeds=seeds,
-        is_curve=len(shares) >= _MIN_SHARES_FOR_A_CURVE and num_places >= 2 * len(settings),
+        is_curve=len(shares) >= _MIN_POINTS and num_places >= 2 * len(settings),
     )
 
 

@@ -1,6 +1,8 @@
 """Settings: the axes of a grid besides amount and seed, which distinguish its cells, with labels.
 
-The amount of target-language data is a share or, in cells that have none, a number of images.
+The amount of target-language data is a share or, in cells that have none, a number of images. The
+number of images in the base language belongs to the setting: cells with as many images in both
+languages have the same share, whatever their number.
 
 The study's own axes have descriptive labels; any other configuration field that a grid varies is
 labelled with the end of its path, for example `connector.kind = linear`.
@@ -32,7 +34,7 @@ _TITLES: Mapping[str, str] = {
     _STAGES: "training stages",
 }
 
-_AMOUNTS = (SHARE, SAMPLES, BASE_SAMPLES)
+_AMOUNTS = (SHARE, SAMPLES)
 
 DESCRIPTIVE_AXES = frozenset(_TITLES)
 """Axes whose values are understood without a title."""
@@ -57,7 +59,8 @@ def configured_axes(axes: Mapping[str, AxisValue]) -> Setting:
     The last ones are the amount of target-language data: its share, or its number of images with
     that in the base language, if it is configured.
     """
-    others = without_amount(tuple(pair for pair in axes.items() if pair[0] != SEED))
+    apart = (SEED, *_AMOUNTS, BASE_SAMPLES)
+    others = tuple(pair for pair in axes.items() if pair[0] not in apart)
     if axes.get(SAMPLES) is not None:
         numbers = ((name, axes.get(name)) for name in (SAMPLES, BASE_SAMPLES))
         return (*others, *(pair for pair in numbers if pair[1] is not None))

@@ -8,8 +8,9 @@ import pytest
 
 from experiments.grids.response_surface import DESIGN
 from reporting.records import load_grid
+from reporting.sections.tables import score_table
 from reporting.sequential.advice import Advisor, Prices
-from reporting.series import view_of
+from reporting.series import MAIN_PANEL, lines, view_of
 from reporting.studies.response_surface import section
 from tests.support import fake_grid
 from tests.support.scored_grid import Scorer, scored_grid
@@ -19,8 +20,8 @@ _STEPS = "instruct.num_steps"
 
 def _cells() -> list[dict[str, Any]]:
     return [
-        {"target_share": 0.5, "text_only": has_text, "backbone": "general", "stages": "both",
-         "seed": 0, "target_samples": 100 * target, "base_samples": 100 * base,
+        {"target_share": target / (target + base), "text_only": has_text, "backbone": "general",
+         "stages": "both", "seed": 0, "target_samples": 100 * target, "base_samples": 100 * base,
          _STEPS: 300 * steps}
         for target, base, steps, has_text in DESIGN
     ]  # fmt: skip
@@ -64,6 +65,15 @@ def test_effects_and_withheld_cells_are_shown(tmp_path: Path) -> None:
         assert others[1] < 0 < others[2]
     assert "1,200" not in "".join(found.sentences)
     assert "target-language images 100 to 400" in found.sentences[2]
+
+
+def test_cells_of_one_share_with_other_amounts_are_not_averaged(tmp_path: Path) -> None:
+    fake_grid.make_grid(tmp_path, cells=_cells(), num_images=30)
+    grid, view = _load(tmp_path)
+    points = [point for line in lines(grid, view, MAIN_PANEL) for point in line.points]
+    assert len(points) == 2 * len(DESIGN)
+    assert {len(point.cells) for point in points} == {1}
+    assert len(score_table(grid, view).rows) == len(DESIGN)
 
 
 @pytest.mark.slow
