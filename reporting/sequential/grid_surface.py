@@ -24,7 +24,7 @@ from reporting.claims.hypotheses_schema import ClaimKind
 from reporting.claims.measures import Measure, Measurements, deciding_column
 from reporting.records import CellRecord, GridRecord
 from reporting.sequential.grid_claims import PlannedCell, observe
-from reporting.settings import configured_axes, is_number
+from reporting.settings import SEED, Setting, configured_axes, is_number
 
 _CONFIDENCE = 0.9
 """Level of the intervals of predicted recipes."""
@@ -49,9 +49,11 @@ class WithheldCell:
     """A trained cell, and what the others predict of its measurement."""
 
     cell_id: str
+    """Without the seed if the cell was trained with several."""
     predicted: Predicted
     """With the 90 % prediction interval of a measurement on the same questions."""
     measured: float
+    """Mean over the trainings."""
 
     @property
     def is_inside(self) -> bool:
@@ -67,7 +69,7 @@ class Validation:
 
     @property
     def num_cells(self) -> int:
-        """Number of trained cells."""
+        """Number of trained cells, each with all its trainings."""
         return len(self.cells)
 
     @property
@@ -111,7 +113,8 @@ class GridSurface:
         )
         cells = [PlannedCell(cell_id=c.cell_id, axes=c.axes, fields=c.fields) for c in grid.cells]
         observed = observe(cells, Measurements(grid), self.measure)
-        number = 0 if observed is None else len(observed.points)
+        points = () if observed is None else observed.points
+        number = len({configured_axes(grid.cells[point].axes) for point in points})
         if observed is None or number < _MIN_CELLS:
             raise DataError(
                 f"grid '{grid.name}' has {number} evaluated cells; advice needs at least "
@@ -161,9 +164,12 @@ class GridSurface:
         )
 
     def validate(self) -> Validation:
-        """Predict every trained cell from the others."""
-        prior, rows = SurfacePrior.of(self.axes), range(len(self._observed.points))
-        return Validation(cells=tuple(self._withhold(prior, at) for at in rows))
+        """Predict every trained recipe from the others, as the mean over its trainings."""
+        prior, trainings = SurfacePrior.of(self.axes), dict[Setting, list[int]]()
+        for row, point in enumerate(self._observed.points):
+            recipe = configured_axes(self._grid.cells[point].axes)
+            trainings.setdefault(recipe, []).append(row)
+        return Validation(cells=tuple(self._withhold(prior, rows) for rows in trainings.values()))
 
     def predict(self, recipes: Sequence[Axes]) -> list[Predicted]:
         """Predict the mean over trainings of some recipes."""
@@ -201,26 +207,30 @@ class GridSurface:
         prior = dataclasses.replace(SurfacePrior.of(CellAxes.of(points)), is_recipe_P=is_recipe_P)
         return fit_surface(prior, self._observed)
 
-    def _withhold(self, prior: SurfacePrior, at: int) -> WithheldCell:
+    def _withhold(self, prior: SurfacePrior, rows: Sequence[int]) -> WithheldCell:
+        """Predict the mean over the trainings of a recipe, without any of them."""
         observed = self._observed
-        kept = [row for row in range(len(observed.points)) if row != at]
+        kept = [row for row in range(len(observed.points)) if row not in rows]
         others = _select(observed, kept)
         known_TT = others.covariance_TT
-        crossed_T = observed.covariance_TT[at, kept]
+        crossed_T = observed.covariance_TT[np.ix_(rows, kept)].mean(0)
         found = fit_surface(prior, others)
         # The error of the withheld mean is predicted from those of the others.
         weights_P = np.zeros(prior.num_points)
-        weights_P[observed.points[at]] = 1.0
+        points = [observed.points[row] for row in rows]
+        weights_P[points] = 1 / len(rows)
         slopes_T = np.linalg.solve(known_TT, crossed_T)
         weights_P[list(others.points)] -= slopes_T
         shift = float(slopes_T @ others.means_T)
-        own = float(observed.covariance_TT[at, at] - slopes_T @ crossed_T)
+        own = float(observed.covariance_TT[np.ix_(rows, rows)].mean() - slopes_T @ crossed_T)
         low, high = found.interval(weights_P, PREDICTION_LEVEL, extra_variance=max(own, 0.0))
         value = float(weights_P @ found.mean) + shift
+        cell = self._grid.cells[points[0]]
+        seed = f"_s{cell.axes.get(SEED, 0)}" if len(rows) > 1 else ""
         return WithheldCell(
-            cell_id=self._grid.cells[observed.points[at]].cell_id,
+            cell_id=cell.cell_id.replace(seed, "", 1),
             predicted=Predicted(value=value, low=low + shift, high=high + shift),
-            measured=float(observed.means_T[at]),
+            measured=float(observed.means_T[list(rows)].mean()),
         )
 
 

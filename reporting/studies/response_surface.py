@@ -73,7 +73,7 @@ def section(grid: GridRecord, view: View) -> StudySection | None:
     withheld = StudyTable(
         title="Withheld cells",
         note="Every trained cell, predicted from all others, with its 90 % prediction interval, "
-        "and its measurement on the same questions; percent.",
+        "and its measurement on the same questions, as the mean over its seeds; percent.",
         columns=("cell", "predicted", "measured", "result"),
         rows=tuple(rows),
     )

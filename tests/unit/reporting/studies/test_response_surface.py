@@ -10,6 +10,7 @@ from experiments.grids.response_surface import DESIGN
 from reporting.records import load_grid
 from reporting.sections.tables import score_table
 from reporting.sequential.advice import Advisor, Prices
+from reporting.sequential.grid_surface import GridSurface
 from reporting.series import MAIN_PANEL, lines, view_of
 from reporting.studies.response_surface import section
 from tests.support import fake_grid
@@ -18,12 +19,13 @@ from tests.support.scored_grid import Scorer, scored_grid
 _STEPS = "instruct.num_steps"
 
 
-def _cells() -> list[dict[str, Any]]:
+def _cells(num_seeds: int = 1) -> list[dict[str, Any]]:
     return [
         {"target_share": target / (target + base), "text_only": has_text, "backbone": "general",
-         "stages": "both", "seed": 0, "target_samples": 100 * target, "base_samples": 100 * base,
+         "stages": "both", "seed": seed, "target_samples": 100 * target, "base_samples": 100 * base,
          _STEPS: 300 * steps}
         for target, base, steps, has_text in DESIGN
+        for seed in range(num_seeds)
     ]  # fmt: skip
 
 
@@ -37,8 +39,8 @@ def _score(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) 
     return float(rng.random() < _law(axes)), 0.0
 
 
-def _grid(root: Path, scorer: Scorer | None = _score) -> Any:
-    return scored_grid(root, scorer, cells=_cells())
+def _grid(root: Path, scorer: Scorer | None = _score, num_seeds: int = 1) -> Any:
+    return scored_grid(root, scorer, cells=_cells(num_seeds))
 
 
 @pytest.mark.slow
@@ -76,13 +78,22 @@ def test_cells_of_one_share_with_other_amounts_are_not_averaged(tmp_path: Path) 
     assert len(score_table(grid, view).rows) == len(DESIGN)
 
 
+def _jumps(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
+    right = 0.9 if (axes["target_samples"] * axes[_STEPS] // 300) % 3 else 0.1
+    return float(rng.random() < right), 0.0
+
+
+@pytest.mark.slow
+def test_all_trainings_of_a_cell_are_withheld_together(tmp_path: Path) -> None:
+    grid, _ = _grid(tmp_path, _jumps, num_seeds=3)
+    found = GridSurface(grid).validate()
+    assert found.num_cells == len({cell.cell_id for cell in found.cells}) == len(DESIGN)
+    assert found.mean_error > 0.1, "other trainings of a cell would predict it"
+
+
 @pytest.mark.slow
 def test_a_surface_that_fails_its_check_is_not_drawn(tmp_path: Path) -> None:
-    def jumps(axes: dict[str, Any], row: dict[str, Any], rng: np.random.Generator) -> Any:
-        right = 0.9 if (axes["target_samples"] * axes[_STEPS] // 300) % 3 else 0.1
-        return float(rng.random() < right), 0.0
-
-    grid, view = _grid(tmp_path, jumps)
+    grid, view = _grid(tmp_path, _jumps)
     found = section(grid, view)
     assert found is not None
     assert "No surface is shown" in found.sentences[1]
