@@ -108,14 +108,19 @@ def find_chat_cells(args: argparse.Namespace) -> "tuple[list[TrainedCell], str]"
     return cells, args.language or cells[0].config.languages.target
 
 
-def load_chat(args: argparse.Namespace) -> "tuple[list[Talker], str]":
-    """Load what answers, and return it with the language of the conversation.
+def load_chat(args: argparse.Namespace) -> "tuple[list[Talker], str, str]":
+    """Load what answers.
+
+    Returns:
+        What answers, the language of the conversation, and the manifest of the benchmark with
+        example images; empty for `--model`, which needs no data.
 
     Raises:
         ConfigError: If not exactly one of --run and --model is given.
     """
     if bool(args.run) == bool(args.model):
         raise ConfigError("give either --run CELL or --model FOLDER")
+    from datamodules.shards.manifest import SUFFIX
     from serving.own_format import describe_own
     from serving.talker import load_own_talker, load_talkers
 
@@ -124,12 +129,12 @@ def load_chat(args: argparse.Namespace) -> "tuple[list[Talker], str]":
         talker = load_own_talker(
             args.model, language=language, style=args.style, max_new_tokens=args.max_new_tokens
         )
-        return [talker], language
+        return [talker], language, ""
     cells, language = find_chat_cells(args)
     talkers = load_talkers(
         cells, language=language, style=args.style, max_new_tokens=args.max_new_tokens
     )
-    return talkers, language
+    return talkers, language, cells[0].evaluation.benchmarks[0] + SUFFIX
 
 
 def chat_in_terminal(
@@ -191,11 +196,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.ask is not None and not args.ask.strip():
         raise ConfigError("--ask is empty; write a question, or leave it out for several questions")
     image = b"" if args.page else _read_image(args.image)
-    talkers, language = load_chat(args)
+    talkers, language, benchmark = load_chat(args)
     if args.page:
+        from serving.chat_page.example_images import example_images
         from serving.chat_page.server import serve_page  # loads the web server, only needed here
 
-        serve_page(talkers, console, language=language, port=args.port)
+        examples = example_images(Path(benchmark)) if benchmark else []
+        serve_page(talkers, console, language=language, port=args.port, examples=examples)
     else:
         import torch
 

@@ -3,6 +3,7 @@ const TEXTS = {
   eu: { hint: "Aukeratu irudi bat, edo ekarri hona", ask: "Galdetu irudiari buruz", send: "Galdetu",
         clear: "Elkarrizketa berria", none: "(erantzun hutsa)", cut: "moztuta", image: "Aukeratu irudi bat lehenengo.",
         remember: "Gogoratu elkarrizketa (eredua galdera solteekin ebaluatu da)", busy: "…",
+        examples: "Adibideak", example: (number) => `${number}. adibidea`,
         long: (most, got) => `Galdera luzeegia da: ${got} karaktere, gehienez ${most}.`,
         big: (most, got) => `Irudia handiegia da: ${got} byte, gehienez ${most}.`,
         reduced: (width, height) => `Irudia txikitu egin da: ${width} x ${height} pixel.`,
@@ -13,6 +14,7 @@ const TEXTS = {
   en: { hint: "Choose an image, or drop it here", ask: "Ask about the image", send: "Ask",
         clear: "New conversation", none: "(empty answer)", cut: "truncated", image: "Choose an image first.",
         remember: "Remember the conversation (models are evaluated on single questions)", busy: "…",
+        examples: "Example images", example: (number) => `Example image ${number}`,
         long: (most, got) => `The question is too long: ${got} characters, at most ${most}.`,
         big: (most, got) => `The image is too large: ${got} bytes, at most ${most}.`,
         reduced: (width, height) => `The image was reduced to ${width} x ${height} pixels.`,
@@ -35,6 +37,8 @@ function setLanguage(code) {
   at("send").textContent = texts.send;
   at("clear").textContent = texts.clear;
   at("remember_text").textContent = texts.remember;
+  at("examples").setAttribute("aria-label", texts.examples);
+  at("examples").querySelectorAll("img").forEach((one, index) => { one.alt = texts.example(index + 1); });
 }
 
 // Control characters are shown by their symbols, so that a reply of nothing else is not invisible.
@@ -104,17 +108,28 @@ function take(file) {
 function load(blob, name, note) {
   const reader = new FileReader();
   reader.onerror = () => forget(texts.broken);  // a folder, or a file that is gone
-  reader.onload = () => {
-    image = reader.result.slice(reader.result.indexOf(",") + 1);
-    at("image").src = reader.result;
-    at("image").alt = name;
-    at("image").style.display = "block";
-    at("hint").style.display = "none";
-    at("reduced").textContent = note;
-    restart();
-    at("text").focus();
-  };
+  reader.onload = () => use(reader.result, name, note);
   reader.readAsDataURL(blob);
+}
+
+function use(uri, name, note) {
+  image = uri.slice(uri.indexOf(",") + 1);
+  at("image").src = uri;
+  at("image").alt = name;
+  at("image").style.display = "block";
+  at("hint").style.display = "none";
+  at("reduced").textContent = note;
+  restart();
+  at("text").focus();
+}
+
+function offer(uri) {
+  const button = document.createElement("button"), picture = document.createElement("img");
+  button.type = "button";
+  picture.src = uri;
+  button.append(picture);
+  button.addEventListener("click", () => { if (!busy) use(uri, picture.alt, ""); });
+  at("examples").append(button);
 }
 
 // Earlier turns change the answer, and evaluations ask single questions, so they are sent on request.
@@ -177,6 +192,7 @@ at("clear").addEventListener("click", () => { if (!busy) restart(); });
 at("language").addEventListener("change", () => setLanguage(at("language").value));
 
 fetch("api/cells").then((response) => response.json()).then((found) => {
+  found.examples.forEach(offer);
   setLanguage(found.language);
   talks = found.cells.map((cell) => {
     const box = document.createElement("div");

@@ -38,8 +38,14 @@ class _PageQuestion(BaseModel):
     turns: list[_PageTurn] = Field(min_length=1, max_length=_MAX_TURNS)
 
 
-def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
-    """Build the application: the static page, the list of cells, and the endpoint for questions."""
+def build_app(talkers: Sequence[Talker], *, language: str, examples: Sequence[str] = ()) -> FastAPI:
+    """Build the application: the static page, the list of cells, and the endpoint for questions.
+
+    Args:
+        talkers: The cells that answer.
+        language: Language of the page.
+        examples: Images to choose from, as data URIs.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     loopback.guard(app, max_bytes=_MAX_BODY_BYTES)
     by_name = {talker.name: talker for talker in talkers}
@@ -57,7 +63,7 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
 
     @app.get("/api/cells")
     def cells() -> dict[str, object]:
-        return {"cells": list(by_name), "language": language}
+        return {"cells": list(by_name), "language": language, "examples": list(examples)}
 
     @app.post("/api/ask")
     def ask(question: _PageQuestion) -> JSONResponse:
@@ -82,8 +88,15 @@ def build_app(talkers: Sequence[Talker], *, language: str) -> FastAPI:
     return app
 
 
-def serve_page(talkers: Sequence[Talker], console: Console, *, language: str, port: int) -> None:
+def serve_page(
+    talkers: Sequence[Talker],
+    console: Console,
+    *,
+    language: str,
+    port: int,
+    examples: Sequence[str] = (),
+) -> None:
     """Serve the page on this machine until Ctrl-C."""
-    app = build_app(talkers, language=language)
+    app = build_app(talkers, language=language, examples=examples)
     console.print(f"Open http://{loopback.HOST}:{port}  (press Ctrl-C to stop)", highlight=False)
     loopback.serve(app, port=port)

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,14 @@ from core.errors import DataError
 from core.io.images import decode_image
 from core.rng import named_rng
 from core.samples import Turn
+from serving.chat_page.example_images import example_images
 from serving.chat_page.server import build_app
 from serving.talker import ChatAnswer
 from tests.support.browser import check_accessibility, check_layout, open_browser
 
 pytestmark = pytest.mark.slow
 CELL = "<b>cell</b>"
+BENCHMARK = Path("data/embedded/benchmark_test.manifest.json")
 REPLIES = {
     "markup": "<img src=x onerror=\"document.title='bad'\"><script>document.title='bad'</script>",
     "control": "a\x00b\x1b[31m\x7f \ufffd\nc",
@@ -49,7 +52,8 @@ class FixedTalker:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, uvicorn.Server]]:
-    app = build_app([FixedTalker()], language="en")  # type: ignore[list-item]
+    examples = example_images(BENCHMARK)
+    app = build_app([FixedTalker()], language="en", examples=examples)  # type: ignore[list-item]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -143,6 +147,32 @@ def test_a_photograph_with_too_many_bytes_is_reduced(server: tuple[str, uvicorn.
         view.set_input_files("#file", upload("small.png", png()))
         wait(lambda: view.evaluate("document.querySelector('#image').naturalWidth") == 40)
         assert view.inner_text("#reduced") == ""
+
+
+def test_an_example_image_is_chosen_with_the_keyboard(server: tuple[str, uvicorn.Server]) -> None:
+    address, _ = server
+    with open_browser() as browser:
+        view = browser.new_page()
+        view.goto(address)
+        wait(lambda: view.locator("h2").count() == 1)
+        pictures = view.locator("#examples img")
+        assert pictures.count() == 6
+        wait(lambda: pictures.last.evaluate("one => one.naturalWidth") > 0)
+        assert len({pictures.nth(number).get_attribute("src") for number in range(6)}) == 6
+        assert pictures.last.get_attribute("alt") == "Example image 6"
+        view.focus("#examples button >> nth=5")
+        view.keyboard.press("Enter")
+        assert view.get_attribute("#image", "src") == pictures.last.get_attribute("src")
+        assert view.get_attribute("#image", "alt") == "Example image 6"
+        assert ask(view, "Zer da hau?") == "1 turns", "the server decodes it"
+        view.select_option("#language", "eu")
+        assert pictures.first.get_attribute("alt") == "1. adibidea"
+        check_layout(view)
+        check_accessibility(view)
+
+
+def test_a_page_without_readable_data_has_no_examples(tmp_path: Path) -> None:
+    assert example_images(tmp_path / "none.manifest.json") == []
 
 
 def check_remembered_turns(view: Any) -> None:
