@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,32 @@ def run_killed(work, at):
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0
+    return False
+
+
+def run_killed_at_size(work, num_bytes):
+    """Run a function in a forked process that the kernel kills once a file exceeds a size.
+
+    The file then has exactly `num_bytes` bytes, so that the kill is in the middle of writing it.
+
+    Returns:
+        Whether the process was killed; False if it ended before.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+            work()
+        except BaseException:  # noqa: BLE001  # the child must not continue with the tests
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGXFSZ
         return True
     assert os.waitstatus_to_exitcode(status) == 0
     return False

@@ -8,11 +8,18 @@ import tarfile
 import pytest
 
 from core.errors import CheckpointError, ConfigError, DataError
+from core.rng import named_rng
 from pipeline.store.bundle import write_bundle
 from pipeline.store.bundle_import import import_bundle
 from pipeline.store.inventory import Inventory
 from pipeline.store.store import Store
-from tests.unit.pipeline.store.kills import contents, make_stage, make_world, run_killed
+from tests.unit.pipeline.store.kills import (
+    contents,
+    make_stage,
+    make_world,
+    run_killed,
+    run_killed_at_size,
+)
 
 _STAGES = {"f0f0f0f0", "a1a1a1a1", "11111111", "e1e1e1e1", "22222222", "e2e2e2e2"}
 
@@ -135,11 +142,28 @@ def test_a_killed_bundle_leaves_the_old_file(world, tmp_path):
     out = tmp_path / "out" / "a.tar"
     bundle(world, out)
     old = out.read_bytes()
-    for at in range(0, 2_000, 5):
+    for at in range(2_000):
         if not run_killed(lambda: bundle(world, out, "two", has_weights=True), at):
             break
         assert out.read_bytes() == old
+    assert at > 1
     assert out.read_bytes() != old
+
+
+@pytest.mark.slow
+def test_a_bundle_killed_at_a_random_byte_leaves_the_old_file_and_the_store(world, tmp_path):
+    out = tmp_path / "out" / "a.tar"
+    bundle(world, out)
+    old, before = out.read_bytes(), contents(world)
+    bundle(world, tmp_path / "b.tar", "one", "two", has_weights=True)
+    new = (tmp_path / "b.tar").read_bytes()
+    for num_bytes in named_rng(0, "kills").integers(len(new), size=20).tolist():
+        work = lambda: bundle(world, out, "one", "two", has_weights=True)  # noqa: E731
+        assert run_killed_at_size(work, num_bytes), num_bytes
+        assert out.read_bytes() == old, num_bytes
+        assert contents(world) == before, num_bytes
+    bundle(world, out, "one", "two", has_weights=True)
+    assert out.read_bytes() == new
 
 
 def test_damaged_results_and_files_are_rejected(world, tmp_path):
