@@ -70,6 +70,36 @@ def test_no_kill_of_prune_loses_what_a_grid_needs(world, tmp_path):
     assert kills > 20
 
 
+@pytest.mark.slow
+def test_no_kill_of_a_removal_leaves_half_a_result_or_touches_others(world, tmp_path):
+    removed = ["e2e2e2e2", "22222222"]  # in this order
+    parts = {address: contents(world, {address}) for address in _NEEDED}
+    others = contents(world, _NEEDED - set(removed))
+    kills = 0
+    for at in range(10_000):
+        root = tmp_path / f"copy{at}"
+        shutil.copytree(world, root)
+
+        def work(root=root):
+            with changing_store(root):
+                execute(root, plan_removal(Inventory.of(root), "one", ["share20"]))
+
+        was_killed = run_killed(work, at)
+        assert contents(root, _NEEDED - set(removed)) == others, at
+        left = [a for a in removed if a in Inventory.of(root).stages]
+        assert left in (removed, removed[1:], []), at
+        for address in left:
+            assert contents(root, {address}) == parts[address], at
+        prune(root)
+        assert not (root / "store" / ".trash").exists()
+        shutil.rmtree(root)
+        if not was_killed:
+            break
+        kills += 1
+    assert kills > 10
+    assert left == []
+
+
 def test_a_cell_is_removed_with_what_only_it_needs(world):
     removal = plan_removal(Inventory.of(world), "one", ["share20"])
     assert [stage.address for stage in removal.stages] == ["e2e2e2e2", "22222222"]
