@@ -70,7 +70,9 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     """
     if not before:
         return
-    other = derived_name(now)
+    kept = set(before.get("overrides", []))
+    new_values = [one for one in now.get("overrides", []) if one not in kept]
+    other = derived_name({**now, "overrides": new_values})
     other = f"{other}-2" if other == name else other
     fix = f"store this grid under another name, for example with --name {other}"
     for field in ("experiment", "profile"):
@@ -90,10 +92,12 @@ def check_continues(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
         old[cell]["stages"] != new[cell]["stages"] for cell in old
     )
     if differs and before.get("overrides", []) != now["overrides"]:
-        first, second = (" ".join(x.get("overrides", [])) or "(nothing)" for x in (before, now))
+        old_values = [one for one in before.get("overrides", []) if one not in now["overrides"]]
+        first, second = (" ".join(x) or "(nothing)" for x in (old_values, new_values))
+        shared = " besides what both have in common" if kept & set(now["overrides"]) else ""
         raise ConfigError(
-            f"grid '{name}' was run with --set {first}, this command has --set {second}, which "
-            f"changes results; {fix}"
+            f"grid '{name}' was run with --set {first}, this command has --set {second}{shared}, "
+            f"which changes results; {fix}"
         )
 
 

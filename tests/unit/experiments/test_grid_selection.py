@@ -122,6 +122,16 @@ def test_a_grid_never_overwrites_another_one(now: dict[str, Any], words: list[st
     assert all(word in str(caught.value) for word in words)
 
 
+def test_a_refused_grid_names_only_the_values_that_differ() -> None:
+    before = _describe("x", overrides=("data.folder=data/embedded_ka", "languages.target=ka"))
+    now = _describe("x", result="b", overrides=(*before["overrides"], "instruct.num_steps=40"))
+    with pytest.raises(ConfigError) as raised:
+        check_continues("mix-embedded", before, now)
+    message = str(raised.value)
+    assert "--set (nothing), this command has --set instruct.num_steps=40 besides" in message
+    assert message.endswith("--name mix-embedded-num_steps=40")
+
+
 def test_a_derived_name_is_a_name_of_a_folder() -> None:
     overrides = ("data.folder=../my data", "model.tower.grids=[1,3]", f"a.b={'x' * 200}")
     name = derived_name(_describe("x", overrides=overrides))
