@@ -24,13 +24,13 @@ def example_images(manifest_path: Path) -> list[str]:
         At most `NUM_EXAMPLES` images; none, with a warning, if the data can't be read.
     """
     try:
-        return _read(manifest_path)
+        return _encode_examples(manifest_path)
     except (DataError, OSError) as error:
         _LOG.warning("the page has no example images, because they can't be read: %s", error)
         return []
 
 
-def _read(manifest_path: Path) -> list[str]:
+def _encode_examples(manifest_path: Path) -> list[str]:
     manifest = load_manifest(manifest_path)
     total = manifest.num_samples
     wanted = sorted({number * total // NUM_EXAMPLES for number in range(NUM_EXAMPLES)})
